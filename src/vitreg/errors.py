@@ -1,0 +1,27 @@
+"""What a user's mistake looks like: one sentence, the cause, the nearest valid choice. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can repair. The command line prints the sentence and exits with code 2, without a traceback."""
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to `count` of the choices that look most like `name`, best first; empty where nothing is close."""
+    return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.6)
+
+
+def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> UserError:
+    """Build the error for a name that does not exist: says what was asked for and names the nearest valid ones."""
+    choices = list(choices)
+    close = nearest(name, choices)
+    sentence = f"no {what} '{name}'" + (f" in {where}" if where else "") + "."
+    if close:
+        return UserError(f"{sentence} Did you mean {' or '.join(repr(c) for c in close)}?")
+    if len(choices) <= 12:
+        return UserError(f"{sentence} Known: {', '.join(sorted(choices))}.")
+    return UserError(sentence)

@@ -1,0 +1,186 @@
+"""What measuring leaves behind: plain values that serialise to JSON and can be drawn without a model or torch.
+
+The report reads these and nothing else. `ScanResult` is the documented schema ``vitreg.scan/1`` of ``result.json``:
+a field is never renamed or given another meaning within a version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+SCAN_SCHEMA = "vitreg.scan/1"
+
+VerdictKind = Literal["none", "high-norm", "low-norm", "position-locked"]
+Strength = Literal["none", "mild", "moderate", "strong"]
+Side = Literal["high", "low"]
+
+
+class Record(BaseModel):
+    """A frozen value; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Histogram(Record):
+    """Counts between edges: `len(edges) == len(counts) + 1`."""
+
+    edges: list[float]
+    counts: list[float]
+    unit: str = ""
+
+
+class Heatmap(Record):
+    """Values on a grid, rows first."""
+
+    rows: int
+    cols: int
+    values: list[list[float]]
+
+
+class ModelRecord(Record):
+    """What was scanned."""
+
+    spec: str
+    library: str
+    blocks: int
+    width: int
+    heads: int
+    parameters: int
+    patch: tuple[int, int] = Field(description="height, width in pixels")
+    image_size: tuple[int, int] = Field(description="height, width in pixels, as scanned")
+    grid: tuple[int, int] = Field(description="rows, cols")
+    tokens: dict[str, int] = Field(description="how many tokens of each role: cls, registers, other, patches")
+    weights: str = Field(description="where the weights came from: a file, 'library', 'random'")
+    weights_sha256: str
+    notes: list[str] = []
+
+
+class Skipped(Record):
+    """An image that was not scanned, and why."""
+
+    name: str
+    reason: str
+
+
+class ImagesRecord(Record):
+    """How many images were scanned and which were not."""
+
+    seen: int
+    skipped: list[Skipped] = []
+    interrupted: bool = False
+    planned: int | None = None
+
+
+class LayerRecord(Record):
+    """Patch-token norms of one block's output, before the final norm, pooled over images."""
+
+    index: int
+    median: float
+    p99: float
+    max: float
+    min: float
+    ratio: float | None = Field(description="median norm of the outliers / median norm of the rest; null without outliers")
+    threshold: float | None = Field(description="norm that separates outliers; null where the detector finds none")
+    side: Side | None = None
+    outlier_fraction: float
+    quantiles: dict[str, float]
+    histogram: Histogram = Field(description="of the norms, logarithmic edges")
+    cls_norm: float | None = Field(description="mean norm of the class token")
+    register_norms: list[float] = Field(description="mean norm of each register")
+    cls_attention: float | None = Field(None, description="share of the CLS-to-patch attention that outliers take")
+    received: float | None = Field(
+        None, description="attention an outlier receives / attention another patch receives, averaged over queries and heads"
+    )
+    sinks: float | None = Field(None, description="share of patches that receive over 8x the mean attention")
+    gates: dict[str, float | bool | None] = Field({}, description="the numbers behind found / not found")
+
+
+class VerdictRecord(Record):
+    """The answer: a kind, how strong, how sure, and why in plain words."""
+
+    kind: VerdictKind
+    strength: Strength
+    confidence: float = Field(description="share of bootstrap resamples of the images that give the same kind")
+    first_layer: int | None
+    peak_layer: int | None
+    outlier_fraction: float
+    threshold: float | None
+    ratio: float | None
+    sentence: str = Field(description="the verdict for a non-specialist")
+    reason: str = Field(description="why, with the numbers")
+    effects: dict[str, float] = Field({}, description="the ratios behind the strength")
+    advice: list[str] = []
+
+
+class RedundancyRecord(Record):
+    """Cosine of patch embeddings to their 4 neighbours, before position embeddings (Sec. 2.1, Fig. 5a)."""
+
+    outliers: Histogram
+    others: Histogram
+    outlier_mean: float | None
+    other_mean: float | None
+    auc: float | None = Field(description="probability that an outlier is more redundant than another patch")
+
+
+class Finding(Record):
+    """One line of the doctor: level, what, and what to do."""
+
+    level: Literal["ok", "note", "warning", "problem"]
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+class Provenance(Record):
+    """Enough to repeat the run."""
+
+    vitreg: str
+    command: str
+    started: str
+    seconds: float
+    python: str
+    packages: dict[str, str]
+    hardware: str
+    device: str
+    precision: str
+    processes: int
+    git: str | None = None
+    seed: int = 0
+
+
+class ScanResult(Record):
+    """The whole of ``result.json``."""
+
+    schema_: Literal["vitreg.scan/1"] = Field(SCAN_SCHEMA, alias="schema")
+    model: ModelRecord
+    images: ImagesRecord
+    settings: dict[str, Any]
+    layers: list[LayerRecord]
+    verdict: VerdictRecord
+    positions: Heatmap | None = Field(None, description="share of images with an outlier here, at the peak layer (Fig. 10)")
+    redundancy: RedundancyRecord | None = None
+    per_image: Histogram | None = Field(None, description="how many images carry n outliers at the peak layer")
+    examples: list[str] = Field([], description="images shown on the page, most outliers first")
+    lint: list[Finding] = []
+    provenance: Provenance
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image of the page: maps of its patch tokens at the peak layer. Arrays are float32 unless said otherwise."""
+
+    name: str
+    image: np.ndarray  # uint8 [H, W, 3], as the model saw it, before normalisation
+    outliers: np.ndarray  # bool [rows, cols]
+    norms: np.ndarray  # [rows, cols]
+    cls_attention: np.ndarray | None  # [rows, cols], mean over heads, last block
+    register_attention: np.ndarray  # [R, rows, cols]
+    pca: np.ndarray  # [rows, cols, 3] in 0..1
+    attends: np.ndarray  # int32 [P, K]: the K patches each patch attends to most, row-major indices
+    attends_share: np.ndarray  # [P, K]: their attention
