@@ -83,7 +83,9 @@ class LayerRecord(Record):
     p99: float
     max: float
     min: float
-    ratio: float | None = Field(description="median norm of the outliers / median norm of the rest; null without outliers")
+    ratio: float | None = Field(
+        description="median norm of the outliers / median norm of the rest; null without outliers"
+    )
     threshold: float | None = Field(description="norm that separates outliers; null where the detector finds none")
     side: Side | None = None
     outlier_fraction: float
@@ -93,7 +95,8 @@ class LayerRecord(Record):
     register_norms: list[float] = Field(description="mean norm of each register")
     cls_attention: float | None = Field(None, description="share of the CLS-to-patch attention that outliers take")
     received: float | None = Field(
-        None, description="attention an outlier receives / attention another patch receives, averaged over queries and heads"
+        None,
+        description="attention an outlier receives / attention another patch receives, averaged over queries and heads",
     )
     sinks: float | None = Field(None, description="share of patches that receive over 8x the mean attention")
     gates: dict[str, float | bool | None] = Field({}, description="the numbers behind found / not found")
@@ -104,7 +107,9 @@ class VerdictRecord(Record):
 
     kind: VerdictKind
     strength: Strength
-    confidence: float = Field(description="share of bootstrap resamples of the images that give the same kind")
+    confidence: float | None = Field(
+        description="share of bootstrap resamples of the images that agree; null below 4 images"
+    )
     first_layer: int | None
     peak_layer: int | None
     outlier_fraction: float
@@ -161,7 +166,9 @@ class ScanResult(Record):
     settings: dict[str, Any]
     layers: list[LayerRecord]
     verdict: VerdictRecord
-    positions: Heatmap | None = Field(None, description="share of images with an outlier here, at the peak layer (Fig. 10)")
+    positions: Heatmap | None = Field(
+        None, description="share of images with an outlier here, at the peak layer (Fig. 10)"
+    )
     redundancy: RedundancyRecord | None = None
     per_image: Histogram | None = Field(None, description="how many images carry n outliers at the peak layer")
     examples: list[str] = Field([], description="images shown on the page, most outliers first")

@@ -1,0 +1,1 @@
+"""The science: pure functions of tensors and arrays. No model, no files."""

@@ -1,0 +1,6 @@
+"""From records to pages and figures: reads what a scan left behind, imports no model and no torch."""
+
+from vitreg.report.figures import write_figures
+from vitreg.report.page import write_report
+
+__all__ = ["write_figures", "write_report"]

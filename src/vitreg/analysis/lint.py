@@ -1,0 +1,194 @@
+"""What can be said about a ViT from its weights alone: register tokens, position table, weight decay (no images).
+
+Pure functions of tensors and names that return `records.Finding`s. Where a model keeps these tensors is found in
+`verbs.doctor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.records import Finding
+
+FAR = 6.0  # position rows stand out beyond median + FAR * 1.4826 * MAD of the row norms
+STRONG = 2.0  # times the median: below it a row that stands out is a note, from it on a warning
+UNTRAINED = 1e-4  # root mean square of a register's entries; initialised with 1e-6 in DINOv2 and timm
+DOMINANT = 0.5  # share of a row's squared norm in one channel
+
+
+def registers(tokens: Float[Tensor, "R D"], name: str) -> list[Finding]:
+    """Look for registers that are equal, or still near zero.
+
+    Registers have no position embedding, so nothing but their values tells them apart: equal ones get equal gradients
+    and stay equal for ever. Several timm checkpoints were trained that way from a zero initialisation.
+
+    Args:
+        tokens: the learned input values of the R >= 1 registers.
+        name: of the parameter, as the library calls it.
+    """
+    x = tokens.detach().float().cpu()
+    count = len(x)
+    rms = x.pow(2).mean(-1).sqrt()  # [R]
+    distinct = _distinct(x)
+    findings: list[Finding] = []
+    if distinct < count:
+        findings.append(
+            Finding(
+                level="problem",
+                subject="identical registers",
+                message=f"{count} registers in {name} hold only {distinct} different value{'s' * (distinct > 1)}. "
+                "Registers have no position embedding, so equal ones compute the same thing and get the same gradient: "
+                f"they stay equal for ever, and {count} registers work as {distinct}.",
+                remedy=f"Before training, initialise {name} with noise (torch.nn.init.normal_(…, std=1e-6), or 0.02). "
+                "A model already trained this way has to be trained further with noise added; as it stands, count it "
+                f"as a model with {distinct} register{'s' * (distinct > 1)}.",
+            )
+        )
+    if float(rms.max()) < UNTRAINED:
+        zero = float(rms.max()) == 0
+        findings.append(
+            Finding(
+                level="warning",
+                subject="untrained registers",
+                message=f"the registers in {name} are {'exactly zero' if zero else 'near zero'}"
+                + ("" if zero else f" (largest root mean square of an entry: {float(rms.max()):.1e})")
+                + ", as they are right after initialisation.",
+                remedy="Check that the weights were loaded, and that the checkpoint was trained with registers.",
+            )
+        )
+    if not findings:
+        norms = ", ".join(f"{v:.3g}" for v in torch.linalg.vector_norm(x, dim=-1).tolist())
+        findings.append(
+            Finding(
+                level="ok",
+                subject="registers",
+                message=f"{count} register{'s' * (count > 1)} in {name}, all different; norms {norms}.",
+            )
+        )
+    return findings
+
+
+@dataclass(frozen=True, slots=True)
+class StandingOut:
+    """A row of a position table with an unusual norm."""
+
+    row: int
+    col: int
+    norm: float
+    factor: float  # norm / median norm
+    channel: int  # the channel that holds most of the squared norm
+    share: float  # how much of it
+
+
+def position_outliers(table: Float[Tensor, "P D"], grid: tuple[int, int]) -> list[StandingOut]:
+    """Rows whose norm exceeds median + 6 * 1.4826 * MAD of the row norms, largest first.
+
+    Such rows put a high-norm token at the same place of every image, whatever it shows (reported for SigLIP, where one
+    row has 14.5 times the mean norm and one channel holds 82 % of it). A MAD below 0.1 % of the median counts as 0.1 %,
+    because the rows of a sine-cosine table are equal up to rounding.
+
+    Args:
+        table: rows of the patches only, row-major, without the row of a class token.
+        grid: (rows, cols) with rows * cols == P.
+    Raises:
+        ValueError: if the grid does not hold P rows.
+    """
+    if grid[0] * grid[1] != len(table):
+        raise ValueError(f"a {grid[0]}x{grid[1]} grid holds {grid[0] * grid[1]} patches, not {len(table)}")
+    x = table.detach().float().cpu()
+    norms = torch.linalg.vector_norm(x, dim=-1)  # [P]
+    median = norms.median()
+    deviation = (norms - median).abs().median().clamp_min(1e-3 * float(median))
+    limit = median + FAR * 1.4826 * deviation
+    far = [int(i) for i in norms.argsort(descending=True, stable=True) if norms[i] > limit]
+    energy = x[far].pow(2)  # [n, D]
+    channels, totals = energy.argmax(1).tolist() if far else [], energy.sum(1)
+    return [
+        StandingOut(
+            row=i // grid[1],
+            col=i % grid[1],
+            norm=float(norms[i]),
+            factor=float(norms[i] / median) if float(median) > 0 else float("inf"),
+            channel=channels[k],
+            share=float(energy[k, channels[k]] / totals[k]),
+        )
+        for k, i in enumerate(far)
+    ]
+
+
+def positions(table: Float[Tensor, "P D"], grid: tuple[int, int], name: str, listed: int = 8) -> Finding:
+    """Say whether rows of a position table stand out and name up to `listed` of them; see `position_outliers`."""
+    found = position_outliers(table, grid)
+    size = f"{grid[0]}x{grid[1]} rows in {name}"
+    if not found:
+        return Finding(level="ok", subject="position table", message=f"no row stands out among {size}.")
+    shown = "; ".join(
+        f"(row {f.row}, col {f.col}) {f.factor:.1f}x the median norm"
+        + (f", {f.share:.0%} of it in channel {f.channel}" if f.share >= DOMINANT else "")
+        for f in found[:listed]
+    )
+    more = f"; and {len(found) - listed} more" if len(found) > listed else ""
+    strong = found[0].factor >= STRONG
+    return Finding(
+        level="warning" if strong else "note",
+        subject="position table",
+        message=f"{len(found)} of {size} stand{'s' * (len(found) == 1)} out: {shown}{more}."
+        + (" A token there can be large in every image, whatever the image shows." if strong else ""),
+        remedy="Scan images and look whether outliers sit at these places in all of them (verdict position-locked). If "
+        "so, they come from the table: replace these rows by the mean of their neighbours and scan again."
+        if strong
+        else "Mild; compare with where a scan finds outliers.",
+    )
+
+
+def weight_decay(tokens: Sequence[tuple[str, int]], exempt: set[str] | None, library: str) -> Finding:
+    """Say whether an optimiser that follows the library's own list would decay class, register and position parameters.
+
+    Decay pulls these embeddings towards zero. Parameters of one dimension are exempt in the usual parameter groups.
+
+    Args:
+        tokens: (name, number of dimensions) of the class, register, and position parameters.
+        exempt: what the model's `no_weight_decay()` names; None if it has no such method.
+        library: whose list that is.
+    """
+    wide = [name for name, dims in tokens if dims > 1]
+    if not wide:
+        return Finding(level="ok", subject="weight decay", message="no token or position parameter would be decayed.")
+    if exempt is None:
+        return Finding(
+            level="note",
+            subject="weight decay",
+            message=f"this {library} model has no no_weight_decay(): parameter groups made by number of dimensions "
+            f"decay {_listed(wide)}.",
+            remedy="If you train it, put them into a group with weight_decay=0 (DeiT-III and OpenCLIP recipes; the "
+            "official DINOv2 recipe does decay them).",
+        )
+    missed = [name for name in wide if name not in exempt]
+    if missed:
+        return Finding(
+            level="warning",
+            subject="weight decay",
+            message=f"no_weight_decay() of this {library} model does not name {_listed(missed)}: an optimiser built "
+            f"from it decays {'it' if len(missed) == 1 else 'them'}.",
+            remedy="If you train it, add them to the list given to the optimiser, or update the library.",
+        )
+    return Finding(level="ok", subject="weight decay", message=f"no_weight_decay() covers {_listed(wide)}.")
+
+
+def _distinct(x: Float[Tensor, "R D"]) -> int:
+    """How many rows differ by more than rounding."""
+    tolerance = 1e-6 * float(torch.linalg.vector_norm(x, dim=-1).max())
+    kept: list[Tensor] = []
+    for row in x:
+        if all(float(torch.linalg.vector_norm(row - other)) > tolerance for other in kept):
+            kept.append(row)
+    return len(kept)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

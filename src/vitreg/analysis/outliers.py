@@ -1,0 +1,242 @@
+"""Which norms are outliers: detectors over a histogram of token norms, and the gates that let them say "none".
+
+The default looks for a second mode (the paper, Sec. 2.1: "clearly bimodal"): a Gaussian mixture of log-norms, accepted
+only where BIC prefers it, its density has a valley, and the two groups are far apart. The bulk of a real model is skewed
+rather than Gaussian, so it may take up to three components; the outliers are what lies beyond the valley. Fixed cutoffs
+(150 in the paper) do not transfer between models, and a percentile finds its share in anything: it is for plots only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from vitreg.analysis.norms import NormHistogram
+from vitreg.errors import UserError, unknown
+
+Side = Literal["high", "low"]
+
+# Gates on effect size, from the field's rules of thumb: fewer than 1 in 2000 tokens or more than 1 in 5 is not the
+# phenomenon of the paper (about 2 %), and below a factor of two nothing downstream was ever reported.
+MIN_SHARE, MAX_SHARE, MIN_RATIO, MIN_ASHMAN = 0.0005, 0.20, 2.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a detector says of one distribution of norms.
+
+    Args:
+        found: all gates passed.
+        side: "high" or "low".
+        threshold: norm from which (high: >=, low: <) a token is an outlier; None if no split was considered.
+        share: fraction of tokens beyond the threshold.
+        ratio: median norm of the outliers over that of the rest (high), its inverse (low); always >= 1.
+        gates: the numbers behind the answer, by name.
+    """
+
+    found: bool
+    side: Side
+    threshold: float | None
+    share: float
+    ratio: float | None
+    gates: dict[str, float | bool | None] = field(default_factory=dict)
+
+
+Detector = Callable[[NormHistogram, Side], Detection]
+
+
+def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: float | bool | None) -> Detection:
+    """Split at a threshold and apply the gates on effect size: share of tokens and ratio of medians."""
+    inside, outside = histogram.split(threshold, side)
+    share = outside.total / max(histogram.total, 1)
+    if not inside.total or not outside.total:
+        return Detection(False, side, threshold, share, None, dict(gates))
+    ratio = outside.median / inside.median if side == "high" else inside.median / outside.median
+    passed = MIN_SHARE <= share <= MAX_SHARE and ratio >= MIN_RATIO and all(g is not False for g in gates.values())
+    return Detection(passed, side, threshold, share, ratio, dict(gates))
+
+
+def mad(histogram: NormHistogram, side: Side = "high", k: float = 5.0) -> Detection:
+    """Median + k * 1.4826 * MAD of the norms (field standard k = 4 to 5). Over-detects where the bulk is narrow or skewed."""
+    median = histogram.median
+    spread = 1.4826 * histogram.absolute_deviation(median)
+    return beyond(histogram, side, median + k * spread if side == "high" else max(median - k * spread, 0.0))
+
+
+def ratio(histogram: NormHistogram, side: Side = "high", factor: float = 3.0) -> Detection:
+    """More than `factor` times the median (high) or less than 1/factor of it (low)."""
+    return beyond(histogram, side, histogram.median * factor if side == "high" else histogram.median / factor)
+
+
+def absolute(histogram: NormHistogram, side: Side = "high", cutoff: float = 150.0) -> Detection:
+    """A fixed cutoff; 150 is the paper's for DINOv2 ViT-g/14 and holds for no other model."""
+    return beyond(histogram, side, cutoff)
+
+
+def percentile(histogram: NormHistogram, side: Side = "high", q: float = 98.0) -> Detection:
+    """The top (100 - q) %. For plots only: it finds its share in any distribution, so it never reports `found`."""
+    split = histogram.quantile(q / 100 if side == "high" else 1 - q / 100)
+    return replace(beyond(histogram, side, split), found=False)
+
+
+def mixture(histogram: NormHistogram, side: Side = "high", start: list[np.ndarray] | None = None) -> Detection:
+    """Gaussian mixture of log-norms with BIC, valley and separation gates: the default detector.
+
+    Fits 1 Gaussian and mixtures of 2 to 4 by EM. A fit has two modes if its density has a local minimum above the main
+    mode. The best fit with two modes is accepted if BIC prefers it by more than 10 to the best fit with one, so that a
+    skewed or heavy-tailed bulk does not pass, and if Ashman's D = sqrt(2) |m1 - m2| / sqrt(s1^2 + s2^2) of the two
+    groups exceeds 2; then share and ratio are gated as for every detector. The threshold is the norm at which both
+    groups are equally likely.
+
+    Args:
+        start: parameters from an earlier fit (see `fits`), for resamples of the same data.
+    """
+    none = Detection(False, side, None, 0.0, None, {"modes": 1.0})
+    median = histogram.median
+    candidates = beyond(histogram, side, median * MIN_RATIO if side == "high" else median / MIN_RATIO)
+    # No outer group can have twice the median norm if fewer than a third of MIN_SHARE lie beyond it: nothing to fit.
+    if candidates.share < MIN_SHARE / 3:
+        return none
+    values, counts = histogram.coarse_log()
+    x = values if side == "high" else -values[::-1]
+    w = counts if side == "high" else counts[::-1]
+    solutions = start if start is not None else fits(x, w)
+    unimodal, bimodal = _bic(x, w, _single(x, w)), np.inf
+    best: tuple[float, float, int] | None = None  # cut, Ashman's D, components
+    for parameters in solutions:
+        bic, split = _bic(x, w, parameters), _split(parameters)
+        if split is None:
+            unimodal = min(unimodal, bic)
+        elif bic < bimodal:
+            bimodal, best = bic, (*split, parameters.shape[1])
+    if best is None:
+        return none
+    cut, ashman, components = best
+    threshold = histogram.edge_near(float(np.exp(cut if side == "high" else -cut)))
+    gates = {"bic": bool(unimodal - bimodal > 10.0), "separation": bool(ashman > MIN_ASHMAN)}
+    found = beyond(histogram, side, threshold, **gates)
+    found.gates.update(delta_bic=float(unimodal - bimodal), ashman_d=float(ashman), components=float(components))
+    return found
+
+
+def fits(x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
+    """EM solutions for 2, 3 and 4 components from starts whose outermost component begins in the upper tail.
+
+    A plain start spends every component on the bulk (98 % of the likelihood) and never sees a small outer mode.
+
+    Args:
+        x: [n] ascending log-norms; w: [n] counts.
+    Returns:
+        list of [3, K] arrays: weights, means, standard deviations.
+    """
+    cumulative = np.cumsum(w) / w.sum()
+    solutions = []
+    for k in (2, 3, 4):
+        starts = []
+        for tail in (0.8, 0.9, 0.97, 0.99, 0.995, 0.998):
+            edges = np.concatenate([np.linspace(0, tail, k), [1.0]])
+            middles = np.interp((edges[1:] + edges[:-1]) / 2, cumulative, x)
+            spread = max(_single(x, w)[2, 0] / k, x[1] - x[0] if len(x) > 1 else 1e-3)
+            starts.append(np.stack([np.diff(edges), middles, np.full(k, spread)]))
+        solutions.extend(_em(x, w, np.stack(starts)))
+    return solutions
+
+
+def _single(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    mean = np.average(x, weights=w)
+    return np.array([[1.0], [mean], [np.sqrt(np.average((x - mean) ** 2, weights=w)) + 1e-6]])
+
+
+def _density(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Weighted component densities [..., K, n] of parameters [..., 3, K]."""
+    weight, mean, sd = (p[..., i, :, None] for i in range(3))
+    return weight * np.exp(-0.5 * ((x - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+
+
+def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300) -> np.ndarray:
+    """Expectation-maximisation over a histogram, all starts at once: p is [S, 3, K]."""
+    floor = (x[-1] - x[0]) / max(len(x) - 1, 1)  # no component narrower than a bin
+    for _ in range(steps):
+        d = _density(x, p)  # [S, K, n]
+        r = d / np.maximum(d.sum(1, keepdims=True), 1e-300) * w
+        n = np.maximum(r.sum(-1), 1e-9)  # [S, K]
+        mean = (r @ x) / n
+        sd = np.sqrt(np.maximum((r * (x - mean[..., None]) ** 2).sum(-1) / n, floor**2))
+        new = np.stack([n / w.sum(), mean, sd], axis=1)
+        change = np.abs(new - p).max()
+        p = new
+        if change < 1e-6:
+            break
+    return p
+
+
+def _bic(x: np.ndarray, w: np.ndarray, p: np.ndarray) -> float:
+    likelihood = (w * np.log(np.maximum(_density(x, p).sum(0), 1e-300))).sum()
+    return float((3 * p.shape[1] - 1) * np.log(w.sum()) - 2 * likelihood)
+
+
+def _split(p: np.ndarray) -> tuple[float, float] | None:
+    """Where the fitted density separates an outer group above the main mode, and Ashman's D of the two groups.
+
+    None if the density has no valley above its highest mode. Components belong to the outer group if their mean lies
+    beyond the deepest valley; the cut is where both groups are equally likely.
+    """
+    p = p[:, np.argsort(p[1])]
+    grid = np.linspace(p[1].min() - 3 * p[2].max(), p[1].max() + 3 * p[2].max(), 1500)
+    density = _density(grid, p).sum(0)
+    main = int(density.argmax())
+    interior = np.arange(main + 1, len(grid) - 1)
+    valleys = interior[(density[interior] < density[interior - 1]) & (density[interior] <= density[interior + 1])]
+    if not len(valleys):
+        return None
+    peaks = np.array([density[v:].max() for v in valleys])
+    valley = int(valleys[(density[valleys] / peaks).argmin()])
+    outer = p[1] > grid[valley]
+    if not outer.any() or outer.all():
+        return None
+    moments = []
+    for group in (p[:, ~outer], p[:, outer]):
+        share = group[0] / group[0].sum()
+        mean = (share * group[1]).sum()
+        moments.append((mean, (share * (group[2] ** 2 + (group[1] - mean) ** 2)).sum()))
+    (m1, v1), (m2, v2) = moments
+    ashman = np.sqrt(2) * (m2 - m1) / np.sqrt(v1 + v2)
+    inner_d, outer_d = _density(grid, p[:, ~outer]).sum(0), _density(grid, p[:, outer]).sum(0)
+    between = (grid > grid[main]) & (grid < p[1, outer].max())
+    crossing = np.flatnonzero(between & (outer_d >= inner_d))
+    return float(grid[crossing[0]] if len(crossing) else grid[valley]), float(ashman)
+
+
+NAMES = ("mixture", "mad", "ratio", "absolute", "percentile")
+
+
+def detector(name: str) -> Detector:
+    """Turn "mixture", "mad:5", "ratio:3" or "absolute:150" into a detector for verdicts.
+
+    Raises:
+        UserError: for an unknown name, a parameter that is no number, and for "percentile".
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in NAMES:
+        raise unknown("detector", kind, NAMES)
+    if kind == "percentile":
+        raise UserError(
+            "a percentile finds its share in any model, so it cannot give a verdict; use mixture, mad, ratio or absolute."
+        )
+    if kind == "mixture":
+        if argument:
+            raise UserError("the mixture detector takes no parameter.")
+        return mixture
+    functions: dict[str, Callable[..., Detection]] = {"mad": mad, "ratio": ratio, "absolute": absolute}
+    if not argument:
+        return functions[kind]
+    try:
+        value = float(argument)
+    except ValueError:
+        raise UserError(f"'{argument}' in --detector {name} is no number, for example {kind}:3.") from None
+    if not 0 < value < float("inf"):
+        raise UserError(f"the parameter of --detector {name} must be positive.")
+    return lambda histogram, side: functions[kind](histogram, side, value)

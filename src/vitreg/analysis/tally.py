@@ -1,0 +1,208 @@
+"""One pass over any number of images in constant memory: what the scan keeps of each batch, and what it reads out.
+
+Sums are kept per layer and norm bin, so that any threshold chosen after the pass gives exact answers. What needs single
+tokens again (where outliers sit, how many an image has) reads the norms back from a spill file: two bytes a token and
+layer, 6 KB an image for a 12-layer ViT at 196 tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from vitreg.analysis.norms import BINS, encode, to_bin
+from vitreg.runtime import Processes
+from vitreg.tokens import TokenLayout
+
+GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
+COSINE_BINS = 50
+SINK = 8.0  # a patch is an attention sink if it receives over 8 times the mean attention
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """What a forward pass says of one batch; all arrays fp32 on the CPU. Attention is in multiples of uniform."""
+
+    indices: np.ndarray  # int64 [B], global image numbers
+    names: tuple[str, ...]
+    norms: np.ndarray  # [L, B, N]
+    cosine: np.ndarray | None  # [B, P], to the 4 neighbours after patch embedding
+    cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
+    received: np.ndarray | None  # [L, B, P], times the mean over patches
+
+
+@dataclass
+class Sums:
+    """Additive statistics; every array sums over processes."""
+
+    counts: np.ndarray  # [L, BINS] patch tokens
+    cls_norm: np.ndarray  # [L]
+    register_norms: np.ndarray  # [L, R]
+    cls_attention: np.ndarray  # [L, BINS]
+    received: np.ndarray  # [L, BINS]
+    sinks: np.ndarray  # [L]
+    images: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    with_attention: np.ndarray = field(default_factory=lambda: np.zeros(2))  # images with CLS attention, with received
+
+    @classmethod
+    def zero(cls, layers: int, registers: int) -> Sums:
+        """Nothing seen yet."""
+        bins = (layers, BINS)
+        return cls(
+            np.zeros(bins),
+            np.zeros(layers),
+            np.zeros((layers, registers)),
+            np.zeros(bins),
+            np.zeros(bins),
+            np.zeros(layers),
+        )
+
+    def over(self, group: Processes) -> Sums:
+        """The sums over all processes."""
+        return Sums(**{name: group.sum(value) for name, value in vars(self).items()})
+
+
+class Tally:
+    """Takes batches in, gives sums and a second look at every token out. A context manager: the spill file is removed."""
+
+    def __init__(self, layers: int, layout: TokenLayout, folder: Path | None = None) -> None:
+        self.layers, self.layout = layers, layout
+        self.sums = Sums.zero(layers, len(layout.registers))
+        self.extremes = np.stack([np.full(layers, -np.inf), np.full(layers, -np.inf)])  # -minimum, maximum
+        self.indices: list[np.ndarray] = []
+        self.names: list[str] = []
+        self._spill: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed in __exit__
+        self._has_cosine = False
+
+    def __enter__(self) -> Tally:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spill.close()
+
+    def add(self, batch: BatchStatistics) -> None:
+        """Count one batch."""
+        codes = encode(batch.norms)  # [L, B, N]
+        patches = to_bin(codes[:, :, self.layout.patches]).astype(np.int64)  # [L, B, P]
+        size, sums = len(batch.indices), self.sums
+        sums.images += size
+        patch_norms = batch.norms[:, :, self.layout.patches].reshape(self.layers, -1)
+        self.extremes = np.maximum(self.extremes, np.stack([-patch_norms.min(1), patch_norms.max(1)]))
+        for layer in range(self.layers):
+            bins = patches[layer].ravel()
+            sums.counts[layer] += np.bincount(bins, minlength=BINS)
+            if batch.cls_attention is not None:
+                sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer].ravel(), BINS)
+            if batch.received is not None:
+                sums.received[layer] += np.bincount(bins, batch.received[layer].ravel(), BINS)
+                sums.sinks[layer] += (batch.received[layer] > SINK).sum()
+        sums.with_attention += (size * (batch.cls_attention is not None), size * (batch.received is not None))
+        if self.layout.cls:
+            sums.cls_norm += batch.norms[:, :, self.layout.cls[0]].sum(1, dtype=np.float64)
+        if self.layout.registers:
+            sums.register_norms += batch.norms[:, :, list(self.layout.registers)].sum(1, dtype=np.float64)
+        self._has_cosine = batch.cosine is not None
+        cosine = (
+            _cosine_code(batch.cosine)
+            if batch.cosine is not None
+            else np.zeros((size, self.layout.num_patches), np.uint8)
+        )
+        for b in range(size):
+            self._spill.write(codes[:, b].tobytes())
+            self._spill.write(cosine[b].tobytes())
+        self.indices.append(batch.indices)
+        self.names.extend(batch.names)
+
+    def tokens(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Read back (codes uint16 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""
+        length, patches = self.layout.length, self.layout.num_patches
+        record = np.dtype([("codes", np.uint16, (self.layers, length)), ("cosine", np.uint8, (patches,))])
+        self._spill.flush()
+        self._spill.seek(0)
+        while chunk := self._spill.read(record.itemsize * images):
+            rows = np.frombuffer(chunk, record)
+            yield rows["codes"], rows["cosine"] if self._has_cosine else None
+        self._spill.seek(0, 2)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Global image numbers in the order they were added, int64 [n]."""
+        return np.concatenate(self.indices) if self.indices else np.zeros(0, np.int64)
+
+
+def _cosine_code(cosine: np.ndarray) -> np.ndarray:
+    return np.clip((cosine + 1) / 2 * COSINE_BINS, 0, COSINE_BINS - 1).astype(np.uint8)
+
+
+@dataclass
+class SecondLook:
+    """What single tokens say once the threshold of a layer is known; sums over processes but for `per_image`."""
+
+    positions: np.ndarray  # [P] images with an outlier here
+    cosine: np.ndarray  # [2, COSINE_BINS] of other patches, of outliers
+    isolated: np.ndarray  # [1] outliers without another among their 8 neighbours
+    images_with: np.ndarray  # [1]
+    per_image: np.ndarray  # int64 [n], in the order of Tally.names
+
+
+def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Processes) -> SecondLook:
+    """Read every token's norm at one layer again and locate the outliers.
+
+    Args:
+        layer: whose norms to judge.
+        first_bin: the threshold as index of a bin edge; outliers have bin >= first_bin (high) or < first_bin (low).
+    """
+    rows, cols = tally.layout.grid
+    look = SecondLook(
+        np.zeros(rows * cols), np.zeros((2, COSINE_BINS)), np.zeros(1), np.zeros(1), np.zeros(0, np.int64)
+    )
+    per_image = []
+    for codes, cosine in tally.tokens():
+        outlier = is_outlier(codes[:, layer, tally.layout.patches], first_bin, side)  # [n, P]
+        look.positions += outlier.sum(0)
+        per_image.append(outlier.sum(1))
+        look.images_with += (per_image[-1] > 0).sum()
+        look.isolated += _isolated(outlier.reshape(-1, rows, cols)).sum()
+        if cosine is not None:
+            for flag in (0, 1):
+                look.cosine[flag] += np.bincount(cosine[outlier == bool(flag)], minlength=COSINE_BINS)
+    for name in ("positions", "cosine", "isolated", "images_with"):
+        setattr(look, name, group.sum(getattr(look, name)))
+    look.per_image = np.concatenate(per_image) if per_image else look.per_image
+    return look
+
+
+def is_outlier(codes: np.ndarray, first_bin: int, side: str) -> np.ndarray:
+    """Compare norm codes of any shape with a threshold given as a bin edge."""
+    bins = to_bin(codes)
+    return bins >= first_bin if side == "high" else bins < first_bin
+
+
+def _isolated(mask: np.ndarray) -> np.ndarray:
+    """Outliers [n, rows, cols] that have no other outlier among their 8 neighbours."""
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+    rows, cols = mask.shape[1:]
+    around = np.zeros(mask.shape, dtype=np.int64)
+    for dy in range(3):
+        for dx in range(3):
+            around += padded[:, dy : dy + rows, dx : dx + cols]
+    return mask & (around == 1)
+
+
+def group_histograms(tally: Tally, layers: list[int], group: Processes) -> np.ndarray:
+    """Norm counts [G, len(layers), BINS] of the images in GROUPS groups (image number modulo GROUPS), for resampling."""
+    histograms = np.zeros((GROUPS, len(layers), BINS), np.int32)
+    order, start = tally.order, 0
+    for codes, _ in tally.tokens():
+        groups = order[start : start + len(codes)] % GROUPS
+        start += len(codes)
+        for position, layer in enumerate(layers):
+            bins = to_bin(codes[:, layer, tally.layout.patches]).astype(np.int64)
+            flat = np.bincount((groups[:, None] * BINS + bins).ravel(), minlength=GROUPS * BINS)
+            histograms[:, position] += flat.reshape(GROUPS, BINS).astype(np.int32)
+    return group.sum(histograms)

@@ -1,0 +1,264 @@
+"""From the detections of every layer to one answer: kind, strength, confidence, and the reason in plain words.
+
+Strength speaks of the effect, confidence of the evidence. Mild is an outlier norm of 2 to 3 times the median of the other
+patches, moderate 3 to 6, strong above 6 (the paper's DINOv2 models show about 10). Confidence is the share of bootstrap
+resamples of the images that lead to the same kind; below 0.8 a second mode is not called artifacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitreg.analysis.norms import NormHistogram
+from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector
+from vitreg.records import Strength, VerdictKind, VerdictRecord
+
+MIN_CONFIDENCE = 0.8
+MIN_IMAGES_FOR_POSITIONS = 4
+MIN_IMAGES_FOR_CONFIDENCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the outliers at the peak layer, for the words of the verdict."""
+
+    layers: int
+    images: int
+    images_with: float  # share of images with at least one
+    grid: tuple[int, int]
+    positions: np.ndarray  # [P] share of images with an outlier here
+    isolated: float | None  # share of outliers without another among their 8 neighbours
+    redundancy_auc: float | None  # probability that an outlier is more redundant than another patch
+    cls_attention: dict[int, float]  # layer -> share of CLS-to-patch attention that outliers take
+    at_output: bool  # the last block still shows them
+
+
+def strength_of(ratio: float) -> Strength:
+    """The word for a ratio of medians."""
+    return "mild" if ratio < 3 else "moderate" if ratio < 6 else "strong"
+
+
+def choose(detections: Sequence[dict[str, Detection]]) -> tuple[str | None, int | None, int | None]:
+    """Pick (side, first layer, peak layer) from the detections {"high": ..., "low": ...} of every layer.
+
+    The peak is where outliers stand out most, among layers that show at least half of the largest share of them: a
+    handful of tokens with an extreme norm in an early layer is the beginning of the effect, not its peak. If both sides
+    are found, the one with the larger ratio speaks.
+    """
+    best: tuple[float, str, int, int] | None = None
+    for side in ("high", "low"):
+        found = {layer: d[side] for layer, d in enumerate(detections) if d[side].found}
+        if not found:
+            continue
+        common = max(d.share for d in found.values())
+        peak = max(
+            (layer for layer, d in found.items() if d.share >= common / 2), key=lambda layer: found[layer].ratio or 0
+        )
+        candidate = (found[peak].ratio or 0.0, side, min(found), peak)
+        best = max(best, candidate) if best else candidate
+    return (best[1], best[2], best[3]) if best else (None, None, None)
+
+
+def position_locked(positions: np.ndarray, images: int) -> bool:
+    """Whether most outliers sit at places that carry one in at least half of the images."""
+    total = positions.sum()
+    return images >= MIN_IMAGES_FOR_POSITIONS and total > 0 and positions[positions >= 0.5].sum() / total >= 0.5
+
+
+def bootstrap(histograms: np.ndarray, side: str, detector: Detector, resamples: int = 100, seed: int = 0) -> float:
+    """Share of resamples in which at least one of the layers shows outliers on this side.
+
+    Args:
+        histograms: [G, layers, BINS] norm counts of groups of images; empty groups are left out.
+    """
+    filled = histograms[histograms.sum(axis=(1, 2)) > 0]
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(filled), np.full(len(filled), 1 / len(filled)), size=resamples)
+    hits = 0
+    for weight in weights:
+        pooled = np.tensordot(weight, filled, axes=1)  # [layers, BINS]
+        hits += any(detector(NormHistogram(counts), side).found for counts in pooled)  # type: ignore[arg-type]
+    return hits / resamples
+
+
+def describe(
+    detections: Sequence[dict[str, Detection]],
+    chosen: tuple[str | None, int | None, int | None],
+    confidence: float | None,
+    evidence: Evidence | None,
+    images: int,
+) -> VerdictRecord:
+    """Put the verdict in words and numbers."""
+    side, first, peak = chosen
+    if side is None or first is None or peak is None or evidence is None:
+        return _none(detections, confidence, images)
+    detection = detections[peak][side]
+    if confidence is not None and confidence < MIN_CONFIDENCE:
+        return _unstable(detection, peak, confidence, images)
+    kind: VerdictKind = "high-norm" if side == "high" else "low-norm"
+    if position_locked(evidence.positions, images):
+        kind = "position-locked"
+    ratio = detection.ratio or 1.0
+    strength = strength_of(ratio)
+    effects = _effects(detection, evidence, ratio)
+    return VerdictRecord(
+        kind=kind,
+        strength=strength,
+        confidence=confidence,
+        first_layer=first,
+        peak_layer=peak,
+        outlier_fraction=detection.share,
+        threshold=detection.threshold,
+        ratio=ratio,
+        sentence=_sentence(kind, strength, detection, ratio, evidence.at_output),
+        reason=" ".join(_reasons(kind, detection, ratio, first, peak, evidence, confidence)),
+        effects=effects,
+        advice=_advice(kind, strength, evidence),
+    )
+
+
+def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, images: int) -> VerdictRecord:
+    almost = [
+        (d.ratio or 0, layer, s, d)
+        for layer, pair in enumerate(detections)
+        for s, d in pair.items()
+        if d.ratio and d.gates.get("bic")
+    ]
+    reason = (
+        f"In all {len(detections)} layers the norms of the patch tokens form one group: no second mode at least {MIN_RATIO:g} "
+        f"times away from the median of the others was found in {images} image{'s' * (images != 1)}."
+    )
+    if almost:
+        ratio, layer, side, detection = max(almost, key=lambda a: a[0])
+        reason += (
+            f" The closest was layer {layer}: {detection.share:.2%} of the tokens at {ratio:.2f} times "
+            f"{'the' if side == 'high' else 'below the'} median, which fails the gates on size, share or separation."
+        )
+    return VerdictRecord(
+        kind="none",
+        strength="none",
+        confidence=confidence,
+        first_layer=None,
+        peak_layer=None,
+        outlier_fraction=0.0,
+        threshold=None,
+        ratio=None,
+        sentence="No artifacts were found: all patch features of this model have norms of one ordinary group.",
+        reason=reason,
+        advice=["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."],
+    )
+
+
+def _unstable(detection: Detection, peak: int, confidence: float, images: int) -> VerdictRecord:
+    return VerdictRecord(
+        kind="none",
+        strength="none",
+        confidence=1 - confidence,
+        first_layer=None,
+        peak_layer=None,
+        outlier_fraction=0.0,
+        threshold=None,
+        ratio=None,
+        sentence="No artifacts are established: a few patches stand out, but not dependably over the images.",
+        reason=(
+            f"Layer {peak} shows {detection.share:.2%} of the tokens at {detection.ratio or 0:.2f} times the median, but only "
+            f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
+        ),
+        advice=["Scan more images, of the kind you care about."],
+    )
+
+
+def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str, float]:
+    effects = {"norm_ratio": ratio, "outlier_fraction": detection.share, "images_with_outliers": evidence.images_with}
+    if evidence.isolated is not None:
+        effects["isolated"] = evidence.isolated
+    if evidence.redundancy_auc is not None:
+        effects["redundancy_auc"] = evidence.redundancy_auc
+    if evidence.cls_attention:
+        layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
+        effects["cls_attention_share"] = evidence.cls_attention[layer]
+        effects["cls_attention_lift"] = evidence.cls_attention[layer] / detection.share
+        effects["cls_attention_layer"] = float(layer)
+    return effects
+
+
+def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio: float, at_output: bool) -> str:
+    count = f"about {max(round(detection.share * 1000), 1)} in 1000"
+    where = "" if at_output else " in its middle layers, not in its output"
+    if kind == "position-locked":
+        return f"This model has {strength} artifacts at fixed places{where}: {count} patch features, in the same positions of every image."
+    size = f"{ratio:.1f} times as large as" if kind == "high-norm" else f"{ratio:.1f} times smaller than"
+    return f"This model has {strength} artifacts{where}: {count} patch features are {size} the others."
+
+
+def _reasons(
+    kind: VerdictKind,
+    detection: Detection,
+    ratio: float,
+    first: int,
+    peak: int,
+    evidence: Evidence,
+    confidence: float | None,
+) -> list[str]:
+    rows, cols = evidence.grid
+    below = "above" if detection.side == "high" else "below"
+    reasons = [
+        f"At layer {peak} of {evidence.layers} (blocks count from 0), {detection.share:.2%} of the patch tokens form a second group "
+        f"{below} a norm of {detection.threshold:.4g}, with {ratio:.2f} times {'the' if detection.side == 'high' else 'smaller'} median norm"
+        f"{' of the rest' if detection.side == 'high' else ' than the rest'}; it first shows at layer {first}"
+        + ("." if evidence.at_output else ", and the last block no longer shows it.")
+    ]
+    where = [f"{evidence.images_with:.0%} of the images carry at least one"]
+    if evidence.isolated is not None:
+        where.append(f"{evidence.isolated:.0%} of the outliers stand alone")
+    top = np.argsort(evidence.positions)[::-1][:2]
+    if evidence.images >= MIN_IMAGES_FOR_POSITIONS and evidence.positions[top[0]] >= 5 * max(
+        evidence.positions.mean(), 1e-9
+    ):
+        places = " and ".join(
+            f"row {p // cols}, column {p % cols} ({evidence.positions[p]:.0%} of images)" for p in top
+        )
+        where.append(f"the most frequent places on the {rows}x{cols} grid are {places}")
+    reasons.append("; ".join(where).capitalize() + ".")
+    if evidence.redundancy_auc is not None:
+        kind_of = "more like" if evidence.redundancy_auc > 0.5 else "less like"
+        reasons.append(
+            f"Their input patches are {kind_of} their neighbours than others (AUC {evidence.redundancy_auc:.2f}; 0.5 is no difference)."
+        )
+    if evidence.cls_attention:
+        layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
+        share = evidence.cls_attention[layer]
+        reasons.append(
+            f"They take up to {share:.1%} of the CLS token's attention to patches (layer {layer}), {share / detection.share:.1f} times their share."
+        )
+    if confidence is None:
+        reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")
+    else:
+        reasons.append(f"{confidence:.0%} of the resamples of the {evidence.images} images agree.")
+    if kind == "position-locked":
+        reasons.append("Most of them sit where at least half of the images have one, so content does not cause them.")
+    return reasons
+
+
+def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[str]:
+    if kind == "position-locked":
+        return [
+            "Run `vitreg doctor` on this model: a row of the position table that stands out causes this without any content.",
+            "Do not use a norm threshold to drop tokens: it would blank the same places of every image.",
+        ]
+    advice = []
+    if strength == "mild":
+        advice.append("The effect is mild: compare your task with and without these tokens before changing the model.")
+    if not evidence.at_output:
+        advice.append(
+            "The final features look clean by norm; features of middle layers are affected. Choose layers with care."
+        )
+    if kind == "low-norm":
+        advice.append("Norm cutoffs from the literature look upwards only and miss these tokens.")
+    advice.append(
+        "Attention maps and object discovery that rely on raw dot products are affected first; use registers if you train the model."
+    )
+    return advice

@@ -1,0 +1,204 @@
+"""What must be known about a foreign ViT, as values and callables, and the two tools every builder of one needs.
+
+`Anatomy` is filled by one small explicit function per library (`anatomy_timm`, `anatomy_hf`, `anatomy_others`,
+`anatomy_hub`) or by hand for a model none of them knows. Nothing here runs a model by itself; `backbone.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitreg.models.posembed import resample_positions
+from vitreg.tokens import TokenLayout
+
+Size = tuple[int, int]  # height, width in pixels, or rows, cols of a grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionParts:
+    """Where one block projects its queries, keys and values, and what it does with the mixed heads.
+
+    Args:
+        module: the attention module; its output is a tensor [B, N, D] or a tuple that starts with it.
+        weights: returns (fused qkv weight,) or (q, k, v weights), asked anew at every trace because loading weights may
+            replace parameters. Fused rows are ordered (3, heads, head dimension).
+        heads: query heads.
+        scale: factor on q·k; None means (head dimension) ** -0.5.
+        output_weight: returns the weight of the output projection.
+        finish: heads side by side [B, N, heads * d] -> output of `module`; None where more than a norm and a projection
+            stands between them (gated attention).
+        sequence_first: the projections run on [N, B, ...] (`nn.MultiheadAttention`, whatever its `batch_first`).
+    """
+
+    module: nn.Module
+    weights: Callable[[], tuple[Tensor, ...]]
+    heads: int
+    scale: float | None
+    output_weight: Callable[[], Tensor]
+    finish: Callable[[Tensor], Tensor] | None
+    sequence_first: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Anatomy:
+    """All that must be known about a foreign ViT. Sizes are height before width, in pixels.
+
+    Args:
+        library: who wrote the model: timm, transformers, open_clip, torchvision, hub, vitreg or a name of your own.
+        tower: the vision tower; equals the given module or lies inside it.
+        blocks: transformer blocks in the order they run; each returns tokens, or a tuple or list that starts with them.
+        final_norm: `final_norm(output of the last block) == encode(images)`; nn.Identity where a model has none.
+        patch: height and width of a patch in pixels.
+        native_size: image size the position table was built for.
+        heads: attention heads of a block.
+        width: D, the length of a token vector.
+        layout: image size -> roles of the tokens.
+        encode: images [B, 3, H, W] of any size the model takes -> final tokens [B, N, D].
+        patch_projection: puts out the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
+        position_table: returns (rows of the patches [P, D], grid), or None for models without a learned table.
+        register_parameter: returns the learned registers [R, D], or None.
+        attention: one entry per block, or empty where the projections are not known (attention is then still read
+            through `scaled_dot_product_attention`).
+        resizable: False for models that take only `native_size`.
+        sequence_first: blocks pass [N, B, D] to one another.
+    """
+
+    library: str
+    tower: nn.Module
+    blocks: tuple[nn.Module, ...]
+    final_norm: nn.Module
+    patch: Size
+    native_size: Size
+    heads: int
+    width: int
+    layout: Callable[[Size], TokenLayout]
+    encode: Callable[[Tensor], Tensor]
+    patch_projection: nn.Module
+    position_table: Callable[[], tuple[Tensor, Size] | None]
+    register_parameter: Callable[[], Tensor | None]
+    attention: tuple[AttentionParts, ...] = ()
+    resizable: bool = True
+    sequence_first: bool = False
+
+
+def pair(value: Any) -> Size:
+    """Return (height, width) from one number or two."""
+    if isinstance(value, (tuple, list)):
+        height, width = value
+        return int(height), int(width)
+    return int(value), int(value)
+
+
+def is_a(module: nn.Module, package: str, *names: str) -> bool:
+    """Tell whether a class of one of these names, defined in `package`, is among the bases: without importing it."""
+    return any(
+        base.__name__ in names and (base.__module__ + ".").startswith(package + ".") for base in type(module).__mro__
+    )
+
+
+def prefixed_layout(
+    patch: Size, *, cls_tokens: int = 0, registers: int = 0, other: int = 0
+) -> Callable[[Size], TokenLayout]:
+    """Build image size -> layout for the order [CLS, other, registers, patches]."""
+
+    def layout(image_size: Size) -> TokenLayout:
+        grid = (image_size[0] // patch[0], image_size[1] // patch[1])
+        return TokenLayout.prefixed(grid, cls_tokens=cls_tokens, registers=registers, other=other)
+
+    return layout
+
+
+def resampled_table(table: Float[Tensor, "1 M D"], prefix: int, source: Size, target: Size) -> Float[Tensor, "1 M2 D"]:
+    """Resample a position table whose first `prefix` rows belong to tokens without a place on the grid."""
+    if source == target:
+        return table
+    from torch import cat
+
+    return cat([table[:, :prefix], resample_positions(table[:, prefix:], source, target)], dim=1)
+
+
+@contextmanager
+def substituted(*changes: tuple[nn.Module, str, Any]) -> Iterator[None]:
+    """Give (module, attribute, value) other values for the length of a `with`, and put everything back.
+
+    Parameters, buffers, submodules, plain attributes and methods can be replaced; a plain tensor may stand in for a
+    parameter. Not safe while another thread runs the same module.
+    """
+    undo: list[Callable[[], Any]] = []
+    try:
+        for module, name, value in changes:
+            undo.append(_swap(module, name, value))
+        yield
+    finally:
+        for put_back in reversed(undo):
+            put_back()
+
+
+def _swap(module: nn.Module, name: str, value: Any) -> Callable[[], Any]:
+    stores: tuple[Any, ...] = (module._parameters, module._buffers, module._modules, module.__dict__)
+    for store in stores:
+        if name in store:
+            old, store[name] = store[name], value
+            return partial(store.__setitem__, name, old)
+    # A method: the instance attribute hides it until it is deleted again.
+    module.__dict__[name] = value
+    return lambda: module.__dict__.pop(name)
+
+
+def attention_parts(attention: nn.Module | None) -> AttentionParts | None:
+    """Read an attention module that names its projections as the field does; None for any other.
+
+    Knows `qkv` (timm, torch.hub, ours), `q_proj`/`k_proj`/`v_proj` (transformers 5, EVA), `in_proj_weight`
+    (nn.MultiheadAttention, open_clip) and the output projections `proj`, `o_proj`, `out_proj`.
+    """
+    if attention is None:
+        return None
+    output = _first(attention, "proj", "o_proj", "out_proj")
+    heads = _first(attention, "num_heads", "num_attention_heads")
+    weights = _projection_weights(attention)
+    if output is None or heads is None or weights is None:
+        return None
+    scale = _first(attention, "scale", "scaling")
+    inner = _first(attention, "norm", "ln_inner")
+    more = _first(attention, "gate", "head_scale", "sub_norm")
+    return AttentionParts(
+        module=attention,
+        weights=weights,
+        heads=int(heads),
+        scale=float(scale) if isinstance(scale, (int, float)) else None,
+        output_weight=lambda: output.weight,
+        finish=None if more is not None else (output if inner is None else lambda mixed: output(inner(mixed))),
+        sequence_first=isinstance(attention, nn.MultiheadAttention),
+    )
+
+
+def all_attention_parts(attentions: list[nn.Module | None]) -> tuple[AttentionParts, ...]:
+    """Read every block's attention; empty as soon as one is not understood."""
+    parts = [attention_parts(attention) for attention in attentions]
+    known = tuple(part for part in parts if part is not None)
+    return known if len(known) == len(parts) else ()
+
+
+def _projection_weights(attention: nn.Module) -> Callable[[], tuple[Tensor, ...]] | None:
+    if isinstance(getattr(attention, "qkv", None), nn.Linear):
+        return lambda: (attention.qkv.weight,)  # type: ignore[union-attr,return-value]
+    if all(isinstance(getattr(attention, name, None), nn.Linear) for name in ("q_proj", "k_proj", "v_proj")):
+        return lambda: (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)  # type: ignore[union-attr,return-value]
+    if isinstance(getattr(attention, "in_proj_weight", None), Tensor):
+        return lambda: (attention.in_proj_weight,)  # type: ignore[return-value]
+    return None
+
+
+def _first(module: nn.Module, *names: str) -> Any:
+    for name in names:
+        value = getattr(module, name, None)
+        if value is not None and not isinstance(value, nn.Identity):
+            return value
+    return None

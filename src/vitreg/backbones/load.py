@@ -1,0 +1,185 @@
+"""`load`: a spec or a module -> `Backbone`, with weights from the library, from a file, or untrained.
+
+Which library builds what stands in `sources.py`, how a file becomes weights in `weights.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vitreg.backbones import sources
+from vitreg.backbones.anatomy import describe
+from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.preprocessing import preprocess_of
+from vitreg.backbones.weights import load_weights, sha256_of_weights
+from vitreg.errors import UserError, nearest, unknown
+from vitreg.runtime import choose_device
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
+    "timm": sources.from_timm,
+    "hf": sources.from_transformers,
+    "openclip": sources.from_open_clip,
+    "hub": sources.from_hub,
+    "torchvision": sources.from_torchvision,
+}
+_COMPLETE: dict[str, Callable[[str], sources.Built]] = {"run": sources.from_run, "planted": sources.from_planted}
+
+
+def load(
+    spec: str | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    random: bool = False,
+    strict: bool = False,
+    allow_partial: bool = False,
+    device: str | torch.device | None = None,
+    precision: Precision = "auto",
+) -> Backbone:
+    """Load any Vision Transformer.
+
+    Args:
+        spec: `timm:NAME[.TAG]`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`, `hub:OWNER/REPO:ENTRY` or
+            `hub:/path/to/clone:ENTRY` (runs that repository's code), `torchvision:NAME`, `run:DIR`,
+            `planted:KIND[@SEED]`, or a module of these families.
+        weights: .safetensors or .pth in any layout of `layouts.TITLES`; without it the library's pretrained weights.
+        image_size: pixels, one number or (height, width), that photographs are prepared for; None: what the model was
+            made for. Position tables follow at run time.
+        random: untrained weights, always the same ones.
+        strict: refuse a file whose position table or head would have to be adapted.
+        allow_partial: accept a file with missing or unexpected tensors; they are listed in the notes.
+        device: the best there is if None; a module stays where it is.
+        precision: of parameters and activations. "auto" is bf16 where the hardware multiplies it natively, else fp32; a
+            module keeps its own. A given module is never changed: a copy is made where something must be.
+    Raises:
+        UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
+    """
+    if precision != "auto" and precision not in _DTYPES:
+        raise unknown("precision", str(precision), ("auto", *_DTYPES))
+    if random and weights is not None:
+        raise UserError("weights from a file and random weights exclude each other; leave one out.")
+    size = _size(image_size)
+    given = isinstance(spec, nn.Module)
+    if isinstance(spec, nn.Module):
+        if random:
+            raise UserError("random weights are for specs; a module comes with its own.")
+        where = None if device is None else choose_device(str(device))
+        module = spec if weights is None and where is None and precision == "auto" else copy.deepcopy(spec)
+        built = sources.Built(module, preprocess_of(spec), weights="module")
+        name = f"module:{type(spec).__name__}"
+    else:
+        where = choose_device(None if device is None else str(device))
+        built, name = _build(spec, weights is None and not random, random, weights), spec
+    module, notes = built.module, list(built.notes)
+    try:
+        anatomy = describe(module)
+    except UserError as error:
+        raise UserError(str(error) if given else f"{name}: {error}") from None
+
+    source = built.weights or ("random" if random else "library")
+    if weights is not None:
+        grid = (anatomy.native_size[0] // anatomy.patch[0], anatomy.native_size[1] // anatomy.patch[1])
+        report = load_weights(anatomy.tower, weights, grid=grid, strict=strict, allow_partial=allow_partial)
+        notes += report.notes
+        source = str(weights)
+    if random:
+        notes.append("These weights are random: the model was not trained.")
+    digest = sha256_of_weights(anatomy.tower)
+    if not given:
+        module.eval().requires_grad_(False)
+    dtype = None if given and precision == "auto" else choose_dtype(precision, where or torch.device("cpu"))
+    # Anatomies look parameters up when they are asked, so moving and casting in place keeps this one valid.
+    anatomy.tower.to(device=where, dtype=dtype)
+    preprocess = built.preprocess if size is None else built.preprocess.with_size(size)
+    return Backbone(
+        module if given else anatomy.tower,
+        anatomy,
+        preprocess,
+        spec=name,
+        weights_source=source,
+        weights_sha256=digest,
+        notes=tuple(notes),
+    )
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the dtype of a precision; "auto" is bf16 where the hardware has instructions for it, else fp32."""
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None) -> sources.Built:
+    prefix, colon, name = spec.partition(":")
+    if not colon or prefix not in {*_LIBRARIES, *_COMPLETE}:
+        raise _no_such_spec(spec)
+    if not name:
+        raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
+    if prefix in _COMPLETE:
+        if random or weights is not None:
+            raise UserError(
+                f"{prefix}: models bring their own weights; leave out --{'random' if random else 'weights'}."
+            )
+        return _COMPLETE[prefix](name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds CUDA, and that is not put back
+        return _LIBRARIES[prefix](name, pretrained)
+
+
+def _no_such_spec(spec: str) -> UserError:
+    """Explain a spec without a known prefix: a bare name of timm or open_clip, a folder, or a misspelt prefix."""
+    prefix, colon, name = spec.partition(":")
+    prefixes = sorted((*_LIBRARIES, *_COMPLETE))
+    if colon:
+        close = nearest(prefix, prefixes, 1)
+        hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(prefixes)}."
+        return UserError(f"no source '{prefix}:' of models. {hint}")
+    folder = Path(spec).expanduser()
+    if folder.is_file():
+        return UserError(f"{spec} is a file; name the model it belongs to and pass it with --weights.")
+    if (folder / "config.json").is_file():
+        kind = "run" if f'"{sources.RUN_SCHEMA}"' in (folder / "config.json").read_text(errors="ignore") else "hf"
+        return UserError(f"'{spec}' does not say where the model comes from. Did you mean '{kind}:{spec}'?")
+    from timm import is_model, list_models
+
+    if is_model(spec.partition(".")[0]):
+        return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
+    from torchvision import models
+
+    candidates = [f"timm:{n}" for n in list_models()] + [f"torchvision:{n}" for n in models.list_models(module=models)]
+    try:
+        from open_clip import list_models as list_open_clip
+
+        candidates += [f"openclip:{n}" for n in list_open_clip()]
+    except ImportError:
+        pass
+    by_name = {candidate.partition(":")[2]: candidate for candidate in reversed(candidates)}
+    close = [repr(by_name[n]) for n in nearest(spec, by_name)]
+    hint = (
+        f"Did you mean {' or '.join(close)}?" if close else f"Write SOURCE:NAME, SOURCE one of {', '.join(prefixes)}."
+    )
+    return UserError(f"'{spec}' does not say where the model comes from. {hint}")
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"an image size is one number or (height, width) in pixels, not {image_size}.")
+    return size[0], size[1]

@@ -1,0 +1,100 @@
+"""Fit a checkpoint's position table to a model: another grid, and class or register tokens with or without a position.
+
+Libraries disagree on whether the class token has a row in the table. Adding that row to the token itself
+is exact, since the token is the same for every image; the way back is to leave the token and give it a row of zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreg.models.posembed import resample_positions
+
+_PREFIX = ("cls_token", "dist_token", "reg_token")  # in the order in which every known library concatenates them
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Rows of the table before the patches, and the grid of the patches, in the file and in the model."""
+
+    file_rows: int
+    file_grid: tuple[int, int]
+    model_rows: int
+    model_grid: tuple[int, int]
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the grids differ."""
+        return self.file_grid != self.model_grid
+
+    def __str__(self) -> str:
+        """Say both sizes: `1 + 37*37 positions, the model wants 1 + 16*16`."""
+        file, model = _size(self.file_rows, self.file_grid), _size(self.model_rows, self.model_grid)
+        return f"{file} positions, the model wants {model}"
+
+
+def _size(rows: int, grid: tuple[int, int]) -> str:
+    return (f"{rows} + " if rows else "") + f"{grid[0]}*{grid[1]}"
+
+
+def square(count: int) -> tuple[int, int] | None:
+    """Return the square grid of `count` patches, None where there is none."""
+    side = math.isqrt(max(count, 0))
+    return (side, side) if side and side * side == count else None
+
+
+def fit_positions(
+    tensors: Mapping[str, Tensor], length: int, grid: tuple[int, int]
+) -> tuple[dict[str, Tensor], Fit] | None:
+    """Give canonical tensors a position table of `length` rows, the patches of which cover `grid`.
+
+    Args:
+        tensors: canonical tensors of a checkpoint, `pos_embed` [1, L, D] among them.
+        length: rows of the model's table.
+        grid: (rows, cols) of the model's patches, rows * cols <= length.
+    Returns:
+        (tensors with a new table, and with positions folded into class or register tokens where the model has no row
+        for them; what was done). None where the table's grid cannot be told: it is then neither square nor the model's.
+    """
+    table = tensors["pos_embed"]
+    counts = [tensors[name].shape[-2] if name in tensors else 0 for name in _PREFIX]
+    wanted = length - grid[0] * grid[1]
+    found = _rows(table.shape[-2], counts, wanted, grid)
+    if found is None:
+        return None
+    rows, source = found
+    head, patches = table[:, :rows], table[:, rows:]
+    fitted = dict(tensors)
+    at = 0
+    for name, count in zip(_PREFIX, counts, strict=True):
+        # Rows that the model has no place for go into their tokens.
+        first, last = max(at, wanted), min(at + count, rows)
+        if first < last:
+            token = tensors[name].clone()
+            token[:, first - at : last - at] += head[:, first:last].to(token.dtype)
+            fitted[name] = token
+        at += count
+    head = head[:, :wanted]
+    blank = head.new_zeros(1, wanted - head.shape[1], table.shape[-1])
+    fitted["pos_embed"] = torch.cat([head, blank, resample_positions(patches, source, grid)], dim=1)
+    return fitted, Fit(rows, source, wanted, grid)
+
+
+def _rows(length: int, counts: list[int], wanted: int, grid: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
+    """Return (rows before the patches, grid of the patches) of a table of `length` rows."""
+    if length - wanted == grid[0] * grid[1] and wanted <= sum(counts):
+        return wanted, grid
+    cls, dist, registers = counts
+    for rows in dict.fromkeys((wanted, cls + dist, 0, cls + dist + registers)):
+        if rows > sum(counts):
+            continue
+        if side := square(length - rows):
+            return rows, side
+        if length - rows == grid[0] * grid[1]:
+            return rows, grid
+    return None

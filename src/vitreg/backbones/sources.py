@@ -1,0 +1,250 @@
+"""One function per library: name -> module and what a photograph must become for it.
+
+No library is imported before it is asked for. Each function takes the name behind the prefix of a spec and whether to
+fetch the library's pretrained weights, and raises `UserError` with the nearest names where there is no such model.
+Files that the user names are read in `weights.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitreg.backbones.fetch import fetch, first_line, refuse_others
+from vitreg.backbones.preprocessing import beside, preprocess_of, three, usual
+from vitreg.backbones.weights import beside_features, load_weights
+from vitreg.data.transforms import IMAGENET, Preprocess
+from vitreg.errors import UserError, unknown
+
+RUN_SCHEMA = "vitreg.run/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A module as its library built it.
+
+    Args:
+        module: in evaluation mode, float32, on the CPU.
+        preprocess: photograph -> image tensor.
+        notes: sentences for the user.
+        weights: path of the weights for sources that bring their own, else None.
+    """
+
+    module: nn.Module
+    preprocess: Preprocess
+    notes: tuple[str, ...] = ()
+    weights: str | None = None
+
+
+def from_timm(name: str, pretrained: bool) -> Built:
+    """Build NAME or NAME.TAG of timm; the preprocessing is that of the tag, or of the default one."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown("model", architecture, timm.list_models(), "timm")
+    tags = [found.partition(".")[2] for found in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise unknown("weights", tag, tags, f"timm for {architecture}")
+    refuse_others(f"timm:{name}", lambda: timm.create_model(name))
+    module = fetch(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
+    return Built(module, Preprocess.from_timm(module.pretrained_cfg))
+
+
+def from_transformers(name: str, pretrained: bool) -> Built:
+    """Build the model of a repository on the hub or of a folder of `save_pretrained`; never runs code from there."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("hf: models need the package transformers; install 'vitreg[hf]'.") from None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} has no config.json, so it is no transformers model.")
+        name = str(folder)
+    elif name.startswith(("/", "./", "../", "~")):
+        raise UserError(f"no folder {name}.")
+
+    def config() -> Any:
+        try:
+            return transformers.AutoConfig.from_pretrained(name)
+        except ValueError as error:
+            raise UserError(f"hf:{name} is not a model of the installed transformers ({first_line(error)}).") from None
+
+    settings = fetch(f"hf:{name}", True, config)
+    # Models of images and text: only the image tower is built.
+    classes = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
+    owner: Any = getattr(transformers, classes.get(settings.model_type, "AutoModel"))
+    settings = getattr(settings, "vision_config", settings) if settings.model_type in classes else settings
+    create = owner.from_config if owner is transformers.AutoModel else owner
+    try:
+        refuse_others(f"hf:{name}", lambda: create(settings))
+    except ValueError:
+        raise UserError(f"hf:{name} is a {settings.model_type}, which has no features of images alone.") from None
+    notes: list[str] = []
+    if pretrained:
+        module, info = fetch(f"hf:{name}", True, lambda: owner.from_pretrained(name, output_loading_info=True))
+        missing = sorted(key for key in info["missing_keys"] if not beside_features(key))
+        if missing:
+            raise UserError(
+                f"the weights of hf:{name} lack {len(missing)} tensors of the model ({', '.join(missing[:8])})."
+            )
+    else:
+        module = create(settings)
+    preprocess = beside(name)
+    if preprocess is None:
+        preprocess = usual(type(module).__name__, settings)
+        notes.append(f"hf:{name} has no preprocessor_config.json; took the usual preprocessing of its family.")
+    return Built(module.float(), preprocess, tuple(notes))
+
+
+def from_open_clip(name: str, pretrained: bool) -> Built:
+    """Build the image tower of ARCH or ARCH@TAG; without a tag the first that open_clip lists."""
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError("openclip: models need the package open_clip_torch; install 'vitreg[clip]'.") from None
+    architecture, _, tag = name.partition("@")
+    if architecture not in open_clip.list_models():
+        raise unknown("model", architecture, open_clip.list_models(), "open_clip")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        raise unknown("weights", tag, tags, f"open_clip for {architecture}")
+    config: Any = open_clip.get_model_config(architecture)
+    if isinstance(config["vision_cfg"].get("layers"), list):
+        raise UserError(f"openclip:{name} is a ResNet, not a Vision Transformer.")
+    notes: tuple[str, ...] = ()
+    if pretrained and not tag:
+        if not tags:
+            raise UserError(
+                f"open_clip has no weights for {architecture}; "
+                "pass --weights FILE, or --random to look at untrained weights."
+            )
+        tag = tags[0]
+        notes = (f"openclip:{name} names no weights; took {architecture}@{tag} of {', '.join(tags)}.",)
+    # The tag decides more than weights (OpenAI's models use another GELU), so it is given without loading them as well.
+    model: Any = fetch(
+        f"openclip:{architecture}@{tag}",
+        pretrained,
+        lambda: open_clip.create_model(architecture, pretrained=tag or None, load_weights=pretrained),
+    )
+    return Built(model.visual, preprocess_of(model.visual), notes)
+
+
+def from_torchvision(name: str, pretrained: bool) -> Built:
+    """Build NAME of torchvision, with its default weights."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise unknown("model", name, models.list_models(module=models), "torchvision")
+    refuse_others(f"torchvision:{name}", lambda: models.get_model(name, weights=None))
+    weights: Any = models.get_model_weights(name)
+    default = weights.DEFAULT
+    module = fetch(
+        f"torchvision:{name}", pretrained, lambda: models.get_model(name, weights=default if pretrained else None)
+    )
+    if not pretrained:  # the default weights may be for a larger image than a bare model is built for
+        return Built(module, preprocess_of(module))
+    setting = default.transforms()
+    crop, resize = int(setting.crop_size[0]), int(setting.resize_size[0])
+    return Built(
+        module, Preprocess((crop, crop), resize, three(setting.mean), three(setting.std), setting.interpolation.value)
+    )
+
+
+def from_hub(name: str, pretrained: bool) -> Built:
+    """Build an entry of a torch.hub repository, `OWNER/REPO:ENTRY`, or of a clone of one, `/path/to/clone:ENTRY`.
+
+    This runs the repository's own code: to name it is to trust it.
+    """
+    repository, colon, entry = name.rpartition(":")
+    if not colon or not entry:
+        raise UserError(
+            f"hub:{name} names no entry; write hub:OWNER/REPO:ENTRY, "
+            "such as hub:facebookresearch/dinov2:dinov2_vits14_reg."
+        )
+    folder = Path(repository).expanduser()
+    if folder.is_dir():
+        if not (folder / "hubconf.py").is_file():
+            raise UserError(f"{folder} has no hubconf.py, so it is no torch.hub repository.")
+        place: dict[str, Any] = {"repo_or_dir": str(folder.resolve()), "source": "local"}
+    elif repository.startswith(("/", ".", "~")) or "/" not in repository:
+        raise UserError(f"no folder {repository}; a repository on GitHub is OWNER/REPO.")
+    else:
+        place = {"repo_or_dir": repository, "source": "github", "trust_repo": True, "skip_validation": True}
+
+    def create() -> Any:
+        try:
+            return torch.hub.load(**place, model=entry, verbose=False, pretrained=pretrained)
+        except RuntimeError as error:
+            if "Cannot find callable" in str(error):
+                listing = {("github" if key == "repo_or_dir" else key): value for key, value in place.items()}
+                entries = torch.hub.list(**listing, verbose=False) if place["source"] == "github" else _entries(folder)
+                raise unknown("entry", entry, entries, f"hub:{repository}") from None
+            if "Missing dependencies" in str(error):
+                raise UserError(f"hub:{repository} needs more packages: {first_line(error)}.") from None
+            raise
+
+    module: Any = fetch(f"hub:{name}", pretrained or place["source"] == "github", create)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"hub:{name} gives a {type(module).__name__}, not a model.")
+    return Built(module, preprocess_of(module))
+
+
+def from_run(name: str) -> Built:
+    """Build what training wrote into a folder: `config.json` and `model.safetensors`.
+
+    config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}.
+    """
+    from vitreg.models.vit import VisionTransformer
+
+    folder = Path(name).expanduser()
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except OSError:
+        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is no valid JSON ({first_line(error)}).") from None
+    schema = config.get("schema") if isinstance(config, dict) else None
+    if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
+        raise UserError(f"{folder / 'config.json'} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()
+    }
+    try:
+        model = VisionTransformer(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / 'config.json'} does not describe a model: {first_line(error)}.") from None
+    file = folder / "model.safetensors"
+    report = load_weights(model, file, grid=model.grid, strict=True)
+    return Built(model, preprocess_of(model), report.notes, str(file))
+
+
+def from_planted(name: str) -> Built:
+    """Build KIND, KIND@SEED or clean of the planted models."""
+    from vitreg.models.planted import from_spec
+
+    return Built(
+        from_spec(name),
+        IMAGENET,
+        ("Planted: artifacts were written into these weights; nothing is trained.",),
+        "planted",
+    )
+
+
+def _entries(folder: Path) -> list[str]:
+    """List the functions that a clone's hubconf.py defines or imports, without running it."""
+    import ast
+
+    names: list[str] = []
+    for node in ast.parse((folder / "hubconf.py").read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+    return [name for name in names if not name.startswith("_")]

@@ -1,0 +1,231 @@
+"""What can be asked of one forward pass (`Capture`, `Edit`) and what is left of it (`Trace`, `QKV`): values only.
+
+Block outputs (`hidden`) are taken before the final norm, where the paper measures token norms (Sec. 2.1); `final` is
+what the model returns. Queries, keys and values exist twice and are named apart: `qkv` as attention saw them (after
+qk-norm and rotary embedding), `projected_qkv` as the projection wrote them, which is what LOST reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.errors import UserError
+from vitreg.tokens import TokenLayout, Tokens
+
+Layers = Literal["all"] | Sequence[int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capture:
+    """What to keep of a forward pass. Layers are "all" or block indices; -1 is the last block.
+
+    Args:
+        hidden: block outputs [B, N, D], before the final norm.
+        norms: only their L2 norms, float32 [B, N]; costs no memory worth counting.
+        qkv: q, k, v as attention saw them.
+        projected: q, k, v as the projection wrote them, before qk-norm and rotary embedding.
+        rows: attention of these query tokens only, float32 [B, heads, Q, N], without keeping q, k, v: a mapping
+            layer -> queries, or (layers, queries) for the same queries in each.
+        patch_embeddings: the output of the patch projection [B, P, D], before positions are added.
+    """
+
+    hidden: Layers = ()
+    norms: Layers = ()
+    qkv: Layers = ()
+    projected: Layers = ()
+    rows: Mapping[int, Sequence[int]] | tuple[Layers, Sequence[int]] | None = None
+    patch_embeddings: bool = False
+
+    def resolve(self, depth: int, length: int) -> Plan:
+        """Turn "all" and negative indices into block indices, for a model of `depth` blocks and `length` tokens.
+
+        Raises:
+            UserError: if a block or a query token does not exist.
+        """
+        rows: dict[int, tuple[int, ...]] = {}
+        if isinstance(self.rows, Mapping):
+            rows = {resolve_layer(layer, depth): tuple(queries) for layer, queries in self.rows.items()}
+        elif self.rows is not None:
+            layers, queries = self.rows
+            rows = dict.fromkeys(sorted(_resolve(layers, depth)), tuple(queries))
+        for query in {query for queries in rows.values() for query in queries}:
+            if not 0 <= query < length:
+                raise UserError(f"no token {query} to query in a sequence of {length} tokens (0 to {length - 1}).")
+        return Plan(
+            hidden=_resolve(self.hidden, depth),
+            norms=_resolve(self.norms, depth),
+            qkv=_resolve(self.qkv, depth),
+            projected=_resolve(self.projected, depth),
+            rows=rows,
+            patch_embeddings=self.patch_embeddings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A `Capture` for one model: sets of block indices."""
+
+    hidden: frozenset[int]
+    norms: frozenset[int]
+    qkv: frozenset[int]
+    projected: frozenset[int]
+    rows: Mapping[int, tuple[int, ...]]
+    patch_embeddings: bool
+
+    @property
+    def attention(self) -> frozenset[int]:
+        """Blocks whose attention must be read."""
+        return self.qkv | frozenset(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace a block's output while the model runs; what the next block reads and what a trace keeps is the new one.
+
+    Args:
+        layer: block index, -1 for the last.
+        function: (hidden [B, N, D], layout) -> hidden of the same shape. It must not write into what it is given.
+    """
+
+    layer: int
+    function: Callable[[Tensor, TokenLayout], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class QKV:
+    """Queries, keys and values of one block and how they are compared: softmax(q kᵀ · scale + mask) v.
+
+    Args:
+        k: may have fewer heads than q (grouped queries); query head h reads key head h // (heads / key heads).
+        mask: what attention adds to the logits (float) or where it may look (bool), broadcastable to [B, heads, N, N].
+        causal: token i sees tokens 0..i only.
+    """
+
+    q: Float[Tensor, "B heads N d"]
+    k: Float[Tensor, "B kv_heads N d"]
+    v: Float[Tensor, "B kv_heads N d"]
+    scale: float
+    mask: Tensor | None = None
+    causal: bool = False
+
+    def rows(self, queries: Sequence[int] | None = None) -> Float[Tensor, "B heads Q N"]:
+        """Return softmax attention of some query tokens (None: all) over all tokens, in float32."""
+        index = slice(None) if queries is None else list(queries)
+        q = self.q[:, :, index].float()
+        logits = (q * self.scale) @ self._spread(self.k).float().transpose(-2, -1)  # [B, heads, Q, N]
+        if self.mask is not None:
+            mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., index, :]
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
+        if self.causal:
+            seen = torch.ones(self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=q.device).tril()[index]
+            logits = logits.masked_fill(~seen, -torch.inf)
+        return logits.softmax(dim=-1)
+
+    def mixed(self) -> Float[Tensor, "B N heads_d"]:
+        """Return attention · v, heads side by side, as the output projection reads it; float32."""
+        return (self.rows() @ self._spread(self.v).float()).transpose(1, 2).flatten(2)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        groups = self.q.shape[1] // x.shape[1]
+        return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Kept:
+    """What a recorder has gathered, by block."""
+
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    qkv: dict[int, QKV] = field(default_factory=dict)
+    projected: dict[int, QKV] = field(default_factory=dict)
+    rows: dict[int, Tensor] = field(default_factory=dict)
+    queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    patch_embeddings: Tensor | None = None
+
+
+class Trace:
+    """One forward pass, looked into. Holds tensors only: every hook was gone before you got it."""
+
+    def __init__(self, final: Tokens, depth: int, kept: Kept) -> None:
+        self.final = final
+        self.layout = final.layout
+        self.depth = depth
+        self._kept = kept
+
+    @property
+    def patch_embeddings(self) -> Float[Tensor, "B P D"]:
+        """Patches right after their projection, before positions (the paper, Fig. 5a)."""
+        if self._kept.patch_embeddings is None:
+            raise ValueError("patch embeddings were not kept; trace with Capture(patch_embeddings=True)")
+        return self._kept.patch_embeddings
+
+    def hidden(self, layer: int) -> Float[Tensor, "B N D"]:
+        """Return the output of a block, before the final norm."""
+        return self._get("hidden", self._kept.hidden, layer)
+
+    def norms(self, layer: int) -> Float[Tensor, "B N"]:
+        """Return the L2 norm of every token after a block, before the final norm, in float32."""
+        index = resolve_layer(layer, self.depth)
+        if index not in self._kept.norms and index in self._kept.hidden:
+            return token_norms(self._kept.hidden[index])
+        return self._get("norms", self._kept.norms, layer)
+
+    def qkv(self, layer: int) -> QKV:
+        """Return q, k, v as attention saw them: after qk-norm and rotary embedding, [B, heads, N, d]."""
+        return self._get("qkv", self._kept.qkv, layer)
+
+    def projected_qkv(self, layer: int) -> QKV:
+        """Return q, k, v as the projection wrote them: before qk-norm and rotary embedding, [B, heads, N, d]."""
+        return self._get("projected", self._kept.projected, layer)
+
+    def attention(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q N"]:
+        """Return softmax attention from some tokens to all, in float32, from kept rows or kept q, k, v."""
+        index = resolve_layer(layer, self.depth)
+        kept = self._kept.queries.get(index, ())
+        if all(query in kept for query in queries) and index in self._kept.rows:
+            return self._kept.rows[index][:, :, [kept.index(query) for query in queries]]
+        if index in self._kept.qkv:
+            return self._kept.qkv[index].rows(queries)
+        raise ValueError(
+            f"attention of tokens {list(queries)} in block {index} was not kept; trace with "
+            f"Capture(rows={{{index}: {list(queries)}}}) or Capture(qkv=[{index}])"
+        )
+
+    def _get(self, name: str, kept: Mapping[int, T], layer: int) -> T:
+        index = resolve_layer(layer, self.depth)
+        if index not in kept:
+            raise ValueError(f"{name} of block {index} was not kept; trace with Capture({name}=[{index}])")
+        return kept[index]
+
+
+def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
+    """L2 norm of every token, accumulated in float32 whatever the dtype of the tokens."""
+    if hidden.dtype == torch.float64:
+        return torch.linalg.vector_norm(hidden, dim=-1).float()
+    return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+
+
+def resolve_layer(layer: int, depth: int) -> int:
+    """Return the block index 0..depth-1; negative ones count from the end.
+
+    Raises:
+        UserError: if there is no such block.
+    """
+    if not -depth <= layer < depth:
+        raise UserError(f"no block {layer} in a model of {depth} blocks (0 to {depth - 1}, or -1 for the last).")
+    return layer % depth
+
+
+def _resolve(layers: Layers, depth: int) -> frozenset[int]:
+    if isinstance(layers, str):
+        if layers != "all":
+            raise UserError(f"layers are 'all' or block indices, not '{layers}'.")
+        return frozenset(range(depth))
+    return frozenset(resolve_layer(layer, depth) for layer in layers)

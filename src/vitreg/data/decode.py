@@ -1,0 +1,291 @@
+"""From the bytes of an image file to an RGB picture, or to a short reason why there is none.
+
+Whatever the bytes are, the outcome is one of the two: never another exception, a hang, or unbounded memory. What
+the file means is kept: 16-bit grey is scaled instead of clipped, transparency lies on white, EXIF
+orientation is applied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+T = TypeVar("T")
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit, here even where somebody has lifted Pillow's
+
+# Formats with a signature. Left out on purpose: EPS (runs Ghostscript), TGA (no signature: reads noise as an image),
+# and containers such as HDF5 that Pillow knows by name only. HEIF works where a plugin for it has been registered.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "HEIF")
+EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif"),
+        *("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "qoi", "heic", "heif"),
+    )
+)
+_SIGNATURES = tuple(
+    (re.compile(signature, re.DOTALL), name)
+    for signature, name in (
+        (rb"\xff\xd8\xff", "JPEG"),
+        (rb"\x89PNG", "PNG"),
+        (rb"GIF8", "GIF"),
+        (rb"BM.{4}\0\0\0\0", "BMP"),
+        (rb"II\*\0|MM\0\*", "TIFF"),
+        (rb"RIFF.{4}WEBP", "WebP"),
+        (rb".{4}ftypavi[fs]", "AVIF"),
+        (rb"\0\0\0\x0cjP|\xff\x4f\xff\x51", "JPEG 2000"),
+        (rb"qoif", "QOI"),
+    )
+)
+
+# A picture of 100 megapixels takes 400 MB here, and as much again while it is converted: one at a time in the process.
+_LARGE_PIXELS = 32_000_000
+_one_large_image = threading.Lock()
+_BAND_PIXELS = 8_000_000  # conversions go band by band, so that a large picture is not held three times
+# A progressive JPEG may repeat tiny scans, each of which visits every block: minutes from a few kilobytes.
+_MAX_SCANNED_PIXELS = 3_000_000_000  # 16 scans of the largest picture; about four seconds
+
+_ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class Unreadable(Exception):  # noqa: N818  the reason is its point, not a failure
+    """An image that gives no picture. `reason` says why, in a few words without a full stop."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 1) -> T:
+    """Read the first frame of an image file as RGB and hand it to `then`; return what that returns.
+
+    A picture above 32 megapixels is decoded, and `then` called, while no other such picture is in this process, so that
+    threads do not multiply its memory. Do what shrinks the picture in `then`.
+
+    Args:
+        file: seekable and open for reading; it stays open.
+        then: receives an RGB picture, upright, on white where it was transparent.
+        min_side: a picture that fits into a square of this many pixels is refused: it would be smaller than one patch.
+    Raises:
+        Unreadable: for whatever stands in the way. Exceptions of `then` pass unchanged.
+    """
+    silence_pillow()
+    with _Reasons(file):
+        if file.seek(0, 2) == 0:
+            raise Unreadable("empty file")
+        file.seek(0)
+        image = Image.open(file, formats=_known_formats())
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise Unreadable(_too_many(width * height))
+        if max(width, height) < min_side:
+            raise Unreadable(f"{width}x{height} px is smaller than one patch ({min_side} px)")
+        if image.format in ("JPEG", "MPO") and _scans(file) * width * height > _MAX_SCANNED_PIXELS:
+            raise Unreadable("JPEG with too many scans")
+    with _one_large_image if width * height > _LARGE_PIXELS else nullcontext():
+        with _Reasons(file):
+            image.load()
+            orientation = _orientation(image)
+            image = to_rgb(image)
+            if orientation in _ROTATIONS:
+                image = image.transpose(_ROTATIONS[orientation])
+        return then(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to 8-bit RGB.
+
+    Transparency is laid on white. 16-bit grey is divided by 257. Modes I and F carry no range: a non-negative picture
+    is read as 0..1 (F only), 0..255 or 0..65535, whichever is the first that holds it, and anything else is stretched
+    from its minimum to its maximum. ICC profiles are ignored, as in the libraries the models were trained with.
+
+    Raises:
+        ValueError: for a mode Pillow cannot convert.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _deep_to_rgb(image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # only None for in-place conversion
+        return converted
+    keyed = "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+    if image.mode not in _ALPHA_MODES and not keyed:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    out = Image.new("RGB", image.size, "white")
+    for box in _bands(image.size):
+        band = image.crop(box)
+        if band.mode == "La":
+            band = band.convert("LA")
+        band = band.convert("RGBA")
+        out.paste(band, box, band)
+    return out
+
+
+def silence_pillow() -> None:
+    """Keep Pillow's warnings off the terminal: what matters of them becomes a reason.
+
+    One narrow filter for the process, because `warnings.catch_warnings` is not safe in threads. It is looked for each
+    time, since a test runner or a notebook may have put the filters back.
+    """
+    if not any(action == "ignore" and module == _PILLOW for action, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # what it logs it raises as well
+    _silence_libtiff()
+
+
+_PILLOW = re.compile(r"PIL\.")
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    # libtiff writes a line to stderr for each damaged scan line, past Python. Its handler is reachable where Pillow
+    # links it dynamically; elsewhere the lines stay, which does no harm.
+    with suppress(AttributeError, OSError, TypeError):
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+def _known_formats() -> list[str]:
+    if not all(name in Image.OPEN for name in FORMATS):
+        Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+class _Reasons(AbstractContextManager):
+    """Turn whatever a decoder raises into Unreadable. Ctrl-C and the exit of the interpreter pass."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None or isinstance(error, Unreadable) or not isinstance(error, Exception):
+            return
+        raise Unreadable(self.reason(error)) from error
+
+    def reason(self, error: Exception) -> str:
+        text = str(error)
+        if isinstance(error, Image.DecompressionBombError):
+            pixels = re.search(r"\((\d+) pixels\)", text)
+            return _too_many(int(pixels[1])) if pixels else "too many pixels"
+        if isinstance(error, UnidentifiedImageError):
+            return self._unidentified()
+        if isinstance(error, MemoryError):
+            return "too large for the memory"
+        if isinstance(error, EOFError) or "truncated" in text.lower() or "not enough" in text.lower():
+            return "truncated file"
+        if self._cut_off():
+            return "truncated file"
+        if isinstance(error, OSError) and error.errno is not None:
+            return (error.strerror or type(error).__name__).lower()
+        if isinstance(error, struct.error | IndexError | KeyError):  # their messages mean nothing to a reader
+            return "damaged file"
+        detail = " ".join(text.split())[:100]
+        return f"damaged file ({detail})" if re.search("[a-z]", detail) else "damaged file"  # libtiff says "-2"
+
+    def _unidentified(self) -> str:
+        start = self._start()
+        if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "HEIC image: Pillow reads it with the pillow-heif plugin only"
+        for signature, name in _SIGNATURES:
+            if signature.match(start):
+                return f"truncated or damaged {name} header"
+        return "not an image"
+
+    def _cut_off(self) -> bool:
+        # The WebP decoder does not say so; its container knows how long it was.
+        start = self._start()
+        return start.startswith(b"RIFF") and self.file.seek(0, 2) < 8 + int.from_bytes(start[4:8], "little")
+
+    def _start(self) -> bytes:
+        try:
+            self.file.seek(0)
+            return self.file.read(16)
+        except (OSError, ValueError):
+            return b""
+
+
+def _too_many(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.0f}"
+
+
+def _scans(file: BinaryIO) -> int:
+    """Count the start-of-scan markers of a JPEG; inside entropy-coded data the byte pair cannot occur."""
+    position = file.tell()
+    file.seek(0)
+    count = 0
+    while chunk := file.read(1 << 20):
+        count += chunk.count(b"\xff\xda")
+    file.seek(position)
+    return count
+
+
+def _orientation(image: Image.Image) -> int:
+    # After load(): a PNG may carry EXIF behind its pixels, and Pillow has turned a TIFF by then and dropped the tag.
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata does not spoil the pixels
+        return 1
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    rows = max(1, _BAND_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield (0, top, width, min(height, top + rows))
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _range(image)
+    key = image.info.get("transparency")  # of a 16-bit grey PNG: the one value that is transparent
+    out = Image.new("L", image.size)
+    for box in _bands(image.size):
+        values = np.asarray(image.crop(box), dtype=np.float64)
+        grey = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
+        if isinstance(key, int):
+            grey[values == key] = 255
+        out.paste(Image.fromarray(grey), box)
+    return out.convert("RGB")
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    low, high = np.inf, -np.inf
+    for box in _bands(image.size):
+        values = np.asarray(image.crop(box))
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:  # not one finite value
+        return 0.0, 1.0
+    if low >= 0:
+        if high <= 1 and image.mode == "F":
+            return 0.0, 1.0
+        if high <= 255 and image.format != "PNG":  # a grey PNG of mode I has 16 bits, however dark it is
+            return 0.0, 255.0
+        if high <= 65535:
+            return 0.0, 65535.0
+    return low, max(high, low + 1e-6)

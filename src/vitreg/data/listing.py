@@ -1,0 +1,182 @@
+"""From a path as a user types it to the images it stands for: files, folders, globs, lists, archives, braces, URLs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from vitreg.data.archives import Streamed, is_archive, is_url, open_archive
+from vitreg.data.decode import EXTENSIONS
+from vitreg.data.parts import Failed, Listed, Locator, OnDisk, Part, label
+from vitreg.errors import UserError, nearest
+
+LISTS = (".txt", ".lst")
+_MAX_BRACES = 1_000_000
+
+
+def find(path: str) -> list[Part]:
+    """Return the runs of images that one path stands for, see `ImageSource`.
+
+    Raises:
+        UserError: if it does not exist or holds no image.
+    """
+    return [part for expanded in _expand_braces(os.path.expanduser(path)) for part in _find(expanded)]
+
+
+def _find(path: str) -> list[Part]:
+    if is_url(path):
+        if not path.startswith("pipe:") and path.lower().endswith(tuple(EXTENSIONS)):
+            raise UserError(f"'{path}' is an image behind a URL; download it, or name a WebDataset shard (.tar).")
+        return [Streamed(path)]
+    if os.path.isdir(path):
+        return [Listed(_folder(path))]
+    if os.path.lexists(path):
+        return [_file(path)]
+    if glob.has_magic(path):
+        return _glob(path)
+    raise _missing(path)
+
+
+def _file(path: str) -> Part:
+    if is_archive(path) and os.path.isfile(path):
+        part = open_archive(Path(path))
+        if part.length == 0:
+            raise UserError(f"no image in the archive '{path}'.")
+        return part
+    if path.lower().endswith(LISTS) and os.path.isfile(path):
+        return Listed(_list(path))
+    return Listed([OnDisk(label(path), path)])
+
+
+def _list(path: str) -> list[Locator]:
+    folder = os.path.dirname(path)
+    try:
+        # Not strict UTF-8: names of files may be any bytes.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
+    except OSError as error:
+        return [Failed(label(path), (error.strerror or "cannot be opened").lower())]
+    if not lines:
+        raise UserError(f"the list '{path}' names no image.")
+    images = [os.path.join(folder, line) for line in lines]
+    if not any(map(_exists, images)):
+        return [Failed(label(path), f"not an image, and no list of images: there is no file '{label(lines[0][:80])}'")]
+    return [OnDisk(label(image), image) for image in images]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:  # a NUL in the name
+        return False
+
+
+def _folder(top: str) -> list[Locator]:
+    found: list[Locator] = []
+    others: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    stack = [(top, True)]
+    while stack:
+        path, is_folder = stack.pop()
+        if not is_folder:
+            if os.path.splitext(path)[1].lower() in EXTENSIONS:
+                found.append(OnDisk(label(path), path))
+            else:
+                others.append(path)
+            continue
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in entered:  # a symbolic link back up, or twice to the same place
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                inside = sorted(
+                    (entry.path, os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir())
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                )
+        except OSError as error:
+            found.append(Failed(label(path), f"folder: {(error.strerror or 'cannot be read').lower()}"))
+        else:
+            stack.extend(reversed(inside))
+    if found:
+        return found
+    archives = [path for path in others if is_archive(path)]
+    if archives:
+        raise UserError(f"no image in the folder '{top}', but archives: name them, such as '{sorted(archives)[0]}'.")
+    if others:
+        raise UserError(f"no image in the folder '{top}': {_count(others)}, such as '{os.path.basename(others[0])}'.")
+    raise UserError(f"the folder '{top}' is empty.")
+
+
+def _glob(pattern: str) -> list[Part]:
+    matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        raise UserError(f"nothing matches '{pattern}'.")
+    # A pattern that spells out an extension means it, whatever the extension is.
+    spelled = os.path.splitext(pattern)[1].lower()
+    wanted = tuple(EXTENSIONS) if not spelled or glob.has_magic(spelled) else (*EXTENSIONS, spelled)
+    parts: list[Part] = []
+    for match in matches:
+        with suppress(UserError):  # one folder or archive of many may well be without images
+            if os.path.isdir(match):
+                if "**" not in pattern:  # else its files match by themselves
+                    parts.append(Listed(_folder(match)))
+            elif is_archive(match) or match.lower().endswith(wanted):
+                parts.append(_file(match))
+    if not parts:
+        raise UserError(f"no image matches '{pattern}': {_count(matches)}, such as '{matches[0]}'.")
+    return parts
+
+
+def _count(paths: Sequence[str]) -> str:
+    return f"{len(paths)} other file{'s' if len(paths) > 1 else ''}"
+
+
+def _missing(path: str) -> UserError:
+    """Name what exists beside the first component of the path that does not."""
+    missing = Path(path)
+    while not os.path.exists(missing.parent) and missing.parent != missing:
+        missing = missing.parent
+    try:
+        close = nearest(missing.name, os.listdir(missing.parent), count=1)
+    except OSError:
+        close = []
+    if close:
+        return UserError(f"no file or folder '{path}'. Did you mean '{missing.parent / close[0]}'?")
+    return UserError(f"no file or folder '{path}'; the nearest that exists is '{missing.parent}'.")
+
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_NUMBERS = re.compile(r"(\d+)\.\.(\d+)$")
+
+
+def _expand_braces(path: str) -> list[str]:
+    """Expand `{000..009}` and `{a,b}` as a shell does, for a path that does not exist as it is spelled."""
+    if "{" not in path or (not is_url(path) and os.path.lexists(path)):
+        return [path]
+    expanded = [""]
+    position = 0
+    for braces in _BRACES.finditer(path):
+        numbers = _NUMBERS.match(braces[1])
+        if numbers:
+            first, last = int(numbers[1]), int(numbers[2])
+            if abs(last - first) >= _MAX_BRACES:
+                raise UserError(f"'{braces[0]}' stands for more than {_MAX_BRACES} names.")
+            digits = max(map(len, numbers.groups())) if any(n != "0" and n[0] == "0" for n in numbers.groups()) else 0
+            order = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+            choices = [f"{number:0{digits}d}" for number in order]
+        elif "," in braces[1]:
+            choices = braces[1].split(",")
+        else:
+            choices = [braces[0]]
+        between = path[position : braces.start()]
+        position = braces.end()
+        if len(expanded) * len(choices) > _MAX_BRACES:
+            raise UserError(f"the braces of '{path}' stand for more than {_MAX_BRACES} names.")
+        expanded = [name + between + choice for name in expanded for choice in choices]
+    return [name + path[position:] for name in expanded]

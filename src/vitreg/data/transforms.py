@@ -1,0 +1,223 @@
+"""From a picture to what a model wants to see: resize, crop, normalise, and make the sides multiples of the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from vitreg.data.decode import to_rgb
+from vitreg.errors import unknown
+
+Policy = Literal["pad", "crop", "resize"]
+
+_INTERPOLATIONS = {
+    "nearest": InterpolationMode.NEAREST,
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "box": InterpolationMode.BOX,
+    "hamming": InterpolationMode.HAMMING,
+    "lanczos": InterpolationMode.LANCZOS,
+}
+# A centre crop needs no more of a long strip than this many times the aspect ratio of the crop itself.
+_KEPT_ASPECT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes the input of a model. All sizes are (height, width).
+
+    Args:
+        size: of the result.
+        resize: what the picture is resized to first. A number is its short side; for (height, width) see `aspect`.
+        mean, std: of the three channels, for values in 0..1.
+        interpolation: nearest, bilinear, bicubic, box, hamming or lanczos; Pillow's, with antialias.
+        crop: cut the centre of `size` out of the resized picture; without it `resize` must be `size`.
+        aspect: how a (height, width) in `resize` is met. "squash": exactly, the aspect ratio is not kept. "cover": the
+            picture covers it, one side may stand over. "border": the picture lies inside, the rest has the mean colour.
+    Raises:
+        ValueError: for a setting that contradicts another.
+    """
+
+    size: tuple[int, int]
+    resize: int | tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop: bool = True
+    aspect: Literal["squash", "cover", "border"] = "squash"
+
+    def __post_init__(self) -> None:
+        sides = (*self.size, *((self.resize,) if isinstance(self.resize, int) else self.resize))
+        if len(self.size) != 2 or len(sides) not in (3, 4) or min(sides) < 1:
+            raise ValueError(f"size {self.size} and resize {self.resize} must be positive heights and widths")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(f"no interpolation {self.interpolation!r}; known: {', '.join(_INTERPOLATIONS)}")
+        if self.aspect not in ("squash", "cover", "border"):
+            raise ValueError(f"aspect must be squash, cover or border, not {self.aspect!r}")
+        if isinstance(self.resize, int) and self.aspect != "squash":
+            raise ValueError(
+                f"aspect {self.aspect!r} needs resize as (height, width), not the short side {self.resize}"
+            )
+        if not self.crop and (self.resize != self.size or self.aspect != "squash"):
+            raise ValueError(f"without a crop, resize {self.resize} must be the size {self.size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must hold three channels, std above 0")
+
+    def __call__(self, image: Image.Image) -> Float32[Tensor, "3 h w"]:
+        """Transform one picture."""
+        return self.normalise(torch.from_numpy(self.pixels(image)).permute(2, 0, 1)[None])[0]
+
+    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """Resize and crop, without normalising: the part worth doing in threads, a quarter of the result's memory."""
+        picture: Any = to_rgb(image)  # torchvision types its functions for tensors
+        if self.crop:
+            picture = self._without_far_ends(picture)
+        mode = _INTERPOLATIONS[self.interpolation]
+        picture = V.resize(picture, self._resized(picture.height, picture.width), interpolation=mode, antialias=True)
+        if self.crop:
+            height, width = self.size
+            border = self.aspect == "border"
+            rows, cols = max(0, height - picture.height), max(0, width - picture.width)
+            if rows or cols:
+                # An odd row goes where timm puts it (to the even half) or torchvision (to the bottom).
+                top, left = (round(rows / 2), round(cols / 2)) if border else (rows // 2, cols // 2)
+                fill: Any = [round(255 * value) for value in self.mean] if border else 0
+                picture = V.pad(picture, [left, top, cols - left, rows - top], fill=fill)
+            picture = V.center_crop(picture, [height, width])
+        return np.array(picture)
+
+    def normalise(self, pixels: UInt8[Tensor, "B 3 h w"]) -> Float32[Tensor, "B 3 h w"]:
+        """Turn bytes into values of mean 0 and deviation 1 over the data the model was trained on."""
+        values = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return V.normalize(values, list(self.mean), list(self.std), inplace=True)
+
+    def unnormalise(self, image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
+        """Undo the normalisation, for showing what the model saw; height and width may be any."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        values = (image.detach().cpu().float() * std + mean) * 255
+        return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+    def with_size(self, size: tuple[int, int]) -> Preprocess:
+        """Return the same with another (height, width), resizing in the same proportion to the crop."""
+        if size == self.size:
+            return self
+        rows, cols = self.size
+        old = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if not self.crop:
+            return replace(self, size=size, resize=size)
+        resize = (round(size[0] * old[0] / rows), round(size[1] * old[1] / cols))
+        if not isinstance(self.resize, int):
+            return replace(self, size=size, resize=resize)
+        short = min(rows, cols)  # a number says how much larger than the short side of the crop the picture is
+        if size[0] == size[1]:
+            return replace(self, size=size, resize=round(size[0] * self.resize / short))
+        cover = (round(size[0] * self.resize / short), round(size[1] * self.resize / short))
+        return replace(self, size=size, resize=cover, aspect="cover")
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any]) -> Preprocess:
+        """Read a timm `pretrained_cfg` (as a dictionary) the way timm's evaluation transform does.
+
+        Read are input_size, crop_pct, crop_mode (center, squash, border), interpolation, mean and std; what is missing
+        or None has timm's default.
+
+        Raises:
+            ValueError: for an input that is not RGB or a crop_mode that does not exist.
+        """
+
+        def value(key: str, default: Any) -> Any:
+            return default if config.get(key) is None else config[key]
+
+        channels, height, width = value("input_size", (3, 224, 224))
+        if channels != 3:
+            raise ValueError(f"a model of {channels} channels; pictures have 3")
+        share, mode = value("crop_pct", 0.875) or 0.875, value("crop_mode", "center")
+        scale = (int(height / share), int(width / share))
+        aspects: dict[str, Literal["squash", "cover", "border"]]
+        aspects = {"center": "cover", "squash": "squash", "border": "border"}
+        if mode not in aspects:
+            raise ValueError(f"no crop_mode {mode!r}; known: {', '.join(aspects)}")
+        simple = mode == "center" and scale[0] == scale[1]
+        return cls(
+            size=(height, width),
+            resize=scale[0] if simple else scale,
+            mean=tuple(value("mean", IMAGENET.mean)),
+            std=tuple(value("std", IMAGENET.std)),
+            interpolation=value("interpolation", "bicubic"),
+            aspect="squash" if simple else aspects[mode],
+        )
+
+    def _resized(self, height: int, width: int) -> list[int]:
+        if isinstance(self.resize, int):
+            return [self.resize]
+        if self.aspect == "squash":
+            return list(self.resize)
+        ratios = (height / self.resize[0], width / self.resize[1])
+        ratio = min(ratios) if self.aspect == "cover" else max(ratios)
+        return [max(1, round(height / ratio)), max(1, round(width / ratio))]
+
+    def _without_far_ends(self, image: Image.Image) -> Image.Image:
+        """Cut what a centre crop cannot reach off a long strip: 20000 x 10 px at full aspect would become 512000 x 256.
+
+        Changes nothing the crop keeps, beyond how far sampling points shift by rounding.
+        """
+        if not isinstance(self.resize, int) and self.aspect != "cover":
+            return image  # these show the whole picture, whose resized size is bounded
+        height, width = image.height, image.width
+        wanted = max(self.size) / min(self.size) * _KEPT_ASPECT
+        if isinstance(self.resize, int):
+            wanted *= max(1.0, min(self.size) / self.resize)
+        # An even number is cut off, so that the centre stays where it is.
+        cut_x = max(0, width - max(1, int(height * wanted))) // 2
+        cut_y = max(0, height - max(1, int(width * wanted))) // 2
+        return image.crop((cut_x, cut_y, width - cut_x, height - cut_y)) if cut_x or cut_y else image
+
+
+def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy) -> Float[Tensor, "B 3 h w"]:
+    """Make height and width multiples of the patch; the same tensor where they are.
+
+    Args:
+        images: normalised.
+        patch: (height, width) of a patch in pixels.
+        policy: "pad" with zeros at the bottom and the right (the mean colour), "crop" to the centre, or "resize" to the
+            nearest multiple, bicubic with antialias.
+    Raises:
+        UserError: for a policy that does not exist.
+        ValueError: where a crop would leave nothing.
+    """
+    if policy not in ("pad", "crop", "resize"):
+        raise unknown("size policy", str(policy), ("pad", "crop", "resize"))
+    height, width = images.shape[-2:]
+    over = (height % patch[0], width % patch[1])
+    if not any(over):
+        return images
+    if policy == "pad":
+        return torch.nn.functional.pad(images, (0, -width % patch[1], 0, -height % patch[0]))
+    if policy == "crop":
+        if height < patch[0] or width < patch[1]:
+            raise ValueError(f"{height}x{width} px cannot be cropped to a multiple of {patch[0]}x{patch[1]} px")
+        top, left = over[0] // 2, over[1] // 2
+        return images[..., top : top + height - over[0], left : left + width - over[1]]
+    # Half a patch rounds up.
+    size = [max(1, (2 * side + p) // (2 * p)) * p for side, p in zip((height, width), patch, strict=True)]
+    resized = V.resize(images.float(), size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized.to(images.dtype)
+
+
+IMAGENET = Preprocess((224, 224), 256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Short side 256, centre 224: DINOv2, DeiT and most evaluations on ImageNet."""
+CLIP = Preprocess(
+    (224, 224), 224, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)  # fmt: skip
+"""Short side 224, centre 224, with the statistics of CLIP's data."""
+HALF = Preprocess((224, 224), (224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop=False)
+"""Squashed to 224 x 224, values in -1..1: ViT of the original paper's code and SigLIP."""

@@ -1,0 +1,52 @@
+"""Writing that never leaves half a file behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitreg.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes the place of `path` if the block succeeds and vanishes if not.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def output_folder(path: Path) -> Path:
+    """Create the folder results go to, and prove that it takes a file, before any work is done.
+
+    Raises:
+        UserError: if it is a file, cannot be created, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out {path} is a file; name a folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * 65536)
+            probe.flush()
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}: {error.strerror or error}.") from error
+    return path

@@ -1,0 +1,191 @@
+"""Planted models: ViTs into whose weights known artifacts are written, the oracle of this project's tests and demo.
+
+Nothing here is trained and no artifact here is natural: it is a plain `VisionTransformer` whose weights were chosen by
+hand so that exactly known patch tokens become outliers (the phenomenon of the paper, Sec. 2.1). Say "planted" wherever a
+result of such a model is shown. The wiring is explained in `planted_weights`, the choice of patches in
+`planted_trigger`. Images: normalised with ImageNet's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitreg.errors import UserError, unknown
+from vitreg.models.planted_trigger import Trigger
+from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
+from vitreg.models.vit import VisionTransformer
+
+KINDS: tuple[str, ...] = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was planted: the answer sheet for detectors and repairs.
+
+    Attributes:
+        kind: one of `KINDS`.
+        layers: blocks whose outputs show the outliers.
+        neurons: {block: hidden neurons of its MLP that write the artifact}; empty for "position-locked".
+        direction: unit vector [D] that the artifact adds to a token.
+        ratio: expected median norm of the outliers over that of other patches, at the first of `layers`.
+        trigger: the rule in pixels; None for "position-locked".
+        positions: (row, col) of every outlier of "position-locked"; empty for the other kinds.
+        grid: (rows, cols) of the model's own position table.
+    """
+
+    kind: str
+    layers: range
+    neurons: dict[int, tuple[int, ...]]
+    direction: Float[Tensor, "D"]
+    ratio: float
+    trigger: Trigger | None
+    positions: tuple[tuple[int, int], ...]
+    grid: tuple[int, int]
+
+    def outliers(self, images: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B P"]:
+        """Return which patches are planted outliers, row-major, from the pixels alone.
+
+        Args:
+            images: normalised with ImageNet's mean and standard deviation, as the model takes them.
+        Raises:
+            ValueError: for "position-locked" at another size than the model's own, where the rows of the position table
+                run into their neighbours.
+        """
+        if self.trigger is not None:
+            return self.trigger(images).flatten(1)
+        marked = torch.zeros(self.grid, dtype=torch.bool)
+        if (images.shape[-2] // PATCH, images.shape[-1] // PATCH) != self.grid:
+            raise ValueError(f"planted positions are known on the {self.grid[0]}x{self.grid[1]} grid only")
+        marked[tuple(zip(*self.positions, strict=True))] = True
+        return marked.flatten().expand(len(images), -1)
+
+
+def build(
+    kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
+) -> tuple[VisionTransformer, Truth]:
+    """Return a planted model in eval mode with the truth about it.
+
+    The seed varies the carrier, the share of outliers, the block that writes them, how large they are and where.
+
+    Args:
+        kind: one of `KINDS`. "high-norm" and "low-norm" outliers stay until the output; "position-locked" ones sit at
+            fixed positions from the first block on; "last-block" ones are removed again by the last block; "hidden"
+            ones are high before the final norm and like all others after it.
+        image_size: pixels of the square position table.
+        registers: register tokens, for tests of layouts; they do nothing here.
+    Raises:
+        UserError: if there is no such kind.
+    """
+    parts = _machinery(kind, seed, image_size, registers)
+    draw = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        return parts.model, (_plant_positions if kind == "position-locked" else _plant_neurons)(kind, parts, draw)
+
+
+def clean(
+    seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0
+) -> VisionTransformer:
+    """Return the clean twin of `build(kind, seed)`: the same weights, but all that writes the artifact is zero.
+
+    Twins of different kinds differ in nothing but the final norm, which is special for "hidden".
+
+    Raises:
+        UserError: if there is no such kind.
+    """
+    return _machinery(kind, seed, image_size, registers).model
+
+
+def from_spec(text: str) -> VisionTransformer:
+    """Build the planted model that KIND or KIND@SEED names, where KIND is one of `KINDS` or "clean".
+
+    Raises:
+        UserError: if there is no such kind, or the seed is not a whole number.
+    """
+    kind, _, seed = text.partition("@")
+    if seed and not seed.isdecimal():
+        raise UserError(f"the seed of a planted model is a whole number, not '{seed}', as in 'planted:{kind}@3'.")
+    if kind == "clean":
+        return clean(int(seed or 0))
+    if kind not in KINDS:
+        raise unknown("planted kind", kind, (*KINDS, "clean"))
+    return build(kind, int(seed or 0))[0]
+
+
+def _machinery(kind: str, seed: int, image_size: int, registers: int) -> Machinery:
+    """Build everything but the artifact, with the final norm of the kind."""
+    if kind not in KINDS:
+        raise unknown("planted kind", kind, KINDS)
+    parts = build_machinery(seed, image_size, registers)
+    channels = parts.directions.artifact != 0
+    with torch.no_grad():
+        if kind == "hidden":
+            # The norm is blind to the artifact, and its bias drowns what it leaves of an outlier's content.
+            parts.model.norm.weight[channels] = 0
+            blind = parts.directions.content(1, torch.Generator().manual_seed(seed))[0]
+            parts.model.norm.bias += 2.5 * math.sqrt(WIDTH) * blind
+        else:
+            parts.model.norm.weight[channels] = 2  # outliers stay visible after the norm, unlike "hidden"
+    return parts
+
+
+def _plant_neurons(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
+    """Give the silent writers of block `layer` their output weights."""
+    to, layer, model = parts.directions, parts.layer, parts.model
+    norm = 1.05 * parts.shared[layer]  # content and machinery add about 5 %
+    size, balance = torch.rand(2, generator=draw).tolist()
+    if kind == "low-norm":
+        # Take the shared part away and leave a small mark; the constant turns around so that the token stops growing.
+        mark = 0.1 + 0.12 * size
+        ratio = math.hypot(mark, 0.18)  # content and the spread of the shared part stay behind
+        artifact = mark * norm * to.artifact - parts.shared[layer] * to.shared
+        artifact -= 2 * CONSTANT * to.constant
+    else:
+        ratio = 7 + 5 * size
+        artifact = math.sqrt(ratio**2 - 1) * norm * to.artifact
+    shares = torch.linspace(1, 1 + balance, len(parts.writers))
+    for pair, share in zip(parts.writers, (shares / shares.sum()).tolist(), strict=True):
+        _set_step(model, layer, pair, share * artifact)
+    last = DEPTH
+    if kind == "last-block":
+        last = DEPTH - 1
+        _set_step(model, last, parts.removers, -artifact)
+    return Truth(
+        kind=kind,
+        layers=range(layer, last),
+        neurons={layer: tuple(sorted(index for pair in parts.writers for index in pair))},
+        direction=artifact / artifact.norm(),
+        ratio=ratio,
+        trigger=parts.trigger,
+        positions=(),
+        grid=model.grid,
+    )
+
+
+def _plant_positions(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
+    """Make two to four rows of the position table huge."""
+    rows, cols = parts.model.grid
+    count = int(torch.randint(2, 5, (1,), generator=draw))
+    chosen = sorted(torch.randperm(rows * cols, generator=draw)[:count].tolist())
+    ratio = 7 + 5 * torch.rand(1, generator=draw).item()
+    parts.model.pos_embed[0, chosen] += math.sqrt(ratio**2 - 1) * 1.05 * parts.shared[0] * parts.directions.artifact
+    return Truth(
+        kind=kind,
+        layers=range(DEPTH),
+        neurons={},
+        direction=parts.directions.artifact,
+        ratio=ratio,
+        trigger=None,
+        positions=tuple((index // cols, index % cols) for index in chosen),
+        grid=(rows, cols),
+    )
+
+
+def _set_step(model: VisionTransformer, layer: int, pair: list[int], write: Float[Tensor, "D"]) -> None:
+    """Make a pair of neurons wired as a step write `write` where it is up."""
+    columns = model.blocks[layer].mlp.fc2.weight  # pyright: ignore[reportAttributeAccessIssue]
+    columns[:, pair[0]], columns[:, pair[1]] = write / RAMP, -write / RAMP

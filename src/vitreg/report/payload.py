@@ -1,0 +1,125 @@
+"""The data block of the page: maps of the example images, quantised and small, as JSON that cannot leave its element.
+
+Values are 16-bit and little-endian in base64: norms on a logarithmic scale shared by all images (error below 0.01 % of
+the value for a span of a thousand), attention as a share of each map's own maximum, attended shares as a share of one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from vitreg.records import Example, ScanResult
+
+from .colours import palette
+from .words import shown_layer
+
+LONGEST_SIDE = 560  # pixels of an example on the page; larger ones are shrunk, the maps keep their grid
+ATTENDED = 12  # patches drawn for the token pointed at
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The range of norms that all maps share; low > 0 because it is logarithmic."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Scale:
+        """Cover every finite positive norm, and at least up to 3 times the median, so that even maps look even."""
+        norms = np.concatenate([np.ravel(e.norms) for e in examples] or [np.ones(1)]).astype(np.float64)
+        norms = norms[np.isfinite(norms) & (norms > 0)]
+        if not norms.size:
+            return cls(1.0, 10.0)
+        return cls(float(norms.min()), max(float(norms.max()), 3 * float(np.median(norms))))
+
+    def quantise(self, norms: np.ndarray) -> np.ndarray:
+        """Map norms to 0..65535, uint16 of the same shape; zeros and non-finite values fall to 0."""
+        safe = np.where(np.isfinite(norms) & (norms > 0), norms, self.low).astype(np.float64)
+        share = np.log(np.clip(safe, self.low, self.high) / self.low) / np.log(self.high / self.low)
+        return np.rint(65535 * share).astype(np.uint16)
+
+
+def data_block(result: ScanResult, examples: Sequence[Example]) -> Markup:
+    """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape."""
+    scale = Scale.of(examples)
+    shown = shown_layer(result)
+    data: dict[str, Any] = {
+        "norms": {"low": scale.low, "high": scale.high, "threshold": shown.threshold if shown else None},
+        "palettes": {name: _encode(palette(name)) for name in ("magma", "viridis")},
+        "positions": _positions(result),
+        "examples": [_example(example, scale) for example in examples],
+    }
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _positions(result: ScanResult) -> dict[str, Any] | None:
+    grid = result.positions
+    if grid is None:
+        return None
+    return {
+        "rows": grid.rows,
+        "cols": grid.cols,
+        "values": [[round(float(np.nan_to_num(v)), 6) for v in row] for row in grid.values],
+    }
+
+
+def _example(example: Example, scale: Scale) -> dict[str, Any]:
+    rows, cols = example.norms.shape
+    index = np.uint16 if rows * cols <= 1 << 16 else np.uint32
+    order = np.argsort(-example.attends_share, axis=1, kind="stable")[:, :ATTENDED]
+    shares = np.clip(np.nan_to_num(np.take_along_axis(example.attends_share, order, axis=1)), 0, 1)
+
+    attention = [("CLS", example.cls_attention)] if example.cls_attention is not None else []
+    attention += [(f"register {i + 1}", m) for i, m in enumerate(example.register_attention)]
+    return {
+        "name": example.name,
+        "rows": rows,
+        "cols": cols,
+        "aspect": example.image.shape[1] / example.image.shape[0],
+        "outliers": _encode(example.outliers.astype(np.uint8)),
+        "norms": _encode(scale.quantise(example.norms)),
+        "attention": [_attention(name, values) for name, values in attention],
+        "pca": _encode(np.rint(255 * np.clip(np.nan_to_num(example.pca), 0, 1)).astype(np.uint8)),
+        "attended": order.shape[1],
+        "wide": index is np.uint32,
+        "attends": _encode(np.take_along_axis(example.attends, order, axis=1).astype(index)),
+        "shares": _encode(np.rint(65535 * shares).astype(np.uint16)),
+    }
+
+
+def _attention(name: str, values: np.ndarray) -> dict[str, Any]:
+    values = np.nan_to_num(np.asarray(values, dtype=np.float64))
+    top = float(values.max()) or 1.0
+    return {"name": name, "max": top, "data": _encode(np.rint(65535 * np.clip(values / top, 0, 1)).astype(np.uint16))}
+
+
+def _encode(values: np.ndarray) -> str:
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return base64.b64encode(little.tobytes()).decode()
+
+
+def picture(example: Example) -> str:
+    """The image as a data URI: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long."""
+    image = Image.fromarray(np.ascontiguousarray(example.image))
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    best: tuple[str, bytes] | None = None
+    for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 88, "subsampling": 0})):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        if best is None or len(buffer.getvalue()) < len(best[1]):
+            best = (kind.lower(), buffer.getvalue())
+    assert best is not None
+    return f"data:image/{best[0]};base64,{base64.b64encode(best[1]).decode()}"

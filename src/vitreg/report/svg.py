@@ -1,0 +1,179 @@
+"""Small inline SVG: escaped elements, axes with ticks, and a plot frame that the charts of the page draw into.
+
+Colours are CSS classes of the page, so a chart follows light and dark. Nothing here knows what is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from markupsafe import Markup, escape
+
+from .words import number
+
+Kind = Literal["linear", "log", "sqrt"]
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 30.0, 48.0  # margins of a plot in pixels
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """Build one element. Text and attribute values are escaped; `class_` is class, other underscores become dashes."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(name.rstrip("_").replace("_", "-"), _plain(value))
+        for name, value in attributes.items()
+        if value is not None
+    )
+    inside = Markup("").join(escape(child) for child in children)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), written, inside)
+
+
+def _plain(value: object) -> object:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A scale from values to pixels. Values outside are clamped to its ends: a zero on a log axis sits on the edge."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    kind: Kind = "linear"
+
+    def __call__(self, value: float) -> float:
+        """Pixel of a value."""
+        value = min(max(value, self.low), self.high)
+        a, b, v = (self._bend(x) for x in (self.low, self.high, value))
+        return self.start + (self.stop - self.start) * ((v - a) / (b - a) if b > a else 0.5)
+
+    def _bend(self, value: float) -> float:
+        if self.kind == "log":
+            return math.log10(value)
+        return math.sqrt(max(value, 0.0)) if self.kind == "sqrt" else value
+
+    def ticks(self, target: int = 5) -> list[float]:
+        """Round values inside the axis, about `target` of them."""
+        if self.kind == "log":
+            return self._log_ticks(target)
+        if self.kind == "sqrt":
+            return self._sqrt_ticks()
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        raw = span / max(target, 1)
+        magnitude = 10.0 ** math.floor(math.log10(raw))
+        step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [round(i * step, 12) for i in range(first, last + 1)]
+
+    def _log_ticks(self, target: int) -> list[float]:
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+            found = [f * 10.0**d for d in decades for f in factors]
+            found = [t for t in found if self.low * 0.9999 <= t <= self.high * 1.0001]
+            if len(found) >= min(target, 4):
+                break
+        every = math.ceil(len(found) / (target + 3))
+        return found[::every]
+
+    def _sqrt_ticks(self) -> list[float]:
+        # Powers of ten below the top, then the top itself rounded: evenly readable where a linear axis would crowd.
+        top = 10.0 ** math.floor(math.log10(self.high)) if self.high > 0 else 1.0
+        return [0.0] + [t for t in (top / 100, top / 10, top, 3 * top, 5 * top) if t <= self.high and t >= 1]
+
+
+@dataclass
+class Plot:
+    """A chart under construction: axes, marks in drawing order, and places that answer to pointing with a text."""
+
+    width: float
+    height: float
+    x: Axis
+    y: Axis
+    marks: list[Markup] = field(default_factory=list)
+    hits: list[Markup] = field(default_factory=list)
+
+    def add(self, tag: str, *children: str, **attributes: object) -> None:
+        """Draw one element."""
+        self.marks.append(element(tag, *children, **attributes))
+
+    def text(self, x: float, y: float, words: str, class_: str = "label", anchor: str = "middle") -> None:
+        """Write words with their baseline at (x, y) pixels."""
+        self.add("text", words, x=float(x), y=float(y), class_=class_, text_anchor=anchor)
+
+    def line(self, points: Iterable[tuple[float, float]], class_: str) -> None:
+        """Draw a line through (x, y) values; nothing where there are none."""
+        path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
+        if path:
+            self.add("polyline", points=path, class_=class_)
+
+    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], class_: str) -> None:
+        """Fill between two curves given as values."""
+        there = [f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(xs, high, strict=True)]
+        back = [f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(xs, low, strict=True)]
+        self.add("polygon", points=" ".join(there + back[::-1]), class_=class_)
+
+    def hit(self, x0: float, x1: float, tip: str) -> None:
+        """Make the column between two values answer with a text when pointed at."""
+        left, right = sorted((self.x(x0), self.x(x1)))
+        top = min(self.y.start, self.y.stop)
+        tall = abs(self.y.stop - self.y.start)
+        self.hits.append(element("rect", x=left, y=top, width=right - left, height=tall, class_="hit", data_tip=tip))
+
+    def frame(
+        self, x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]
+    ) -> None:
+        """Draw grid lines, ticks and axis labels with their units; call it before the marks."""
+        bottom, left, right = self.y.start, self.x.start, self.x.stop
+        for value, words in y_ticks:
+            at = self.y(value)
+            self.add("line", x1=left, x2=right, y1=at, y2=at, class_="grid")
+            self.text(left - 8, at + 4, words, "tick", "end")
+        for value, words in x_ticks:
+            at = self.x(value)
+            self.add("line", x1=at, x2=at, y1=bottom, y2=bottom + 5, class_="axis")
+            self.text(at, bottom + 18, words, "tick")
+        self.add("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis")
+        self.text((left + right) / 2, bottom + 38, x_label, "axis-label")
+        # The y label stands above the axis, horizontally: it is read without turning the head.
+        self.text(8, 14, y_label, "axis-label", "start")
+
+    def render(self, alt: str, class_: str) -> Markup:
+        """Return the SVG; `alt` says in words what the chart shows."""
+        active = bool(self.hits)
+        return element(
+            "svg",
+            *self.marks,
+            *([element("g", *self.hits, class_="hits")] if active else []),
+            viewBox=f"0 0 {self.width:g} {self.height:g}",
+            class_=f"chart {class_}",
+            role="img",
+            aria_label=alt,
+            tabindex="0" if active else None,
+        )
+
+
+def framed(
+    width: float,
+    height: float,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    kinds: tuple[Kind, Kind],
+    top: float = TOP,
+) -> Plot:
+    """Make an empty plot with the common margins; `x` and `y` are the ranges of values, `kinds` their scales."""
+    return Plot(
+        width,
+        height,
+        Axis(*x, start=LEFT, stop=width - RIGHT, kind=kinds[0]),
+        Axis(*y, start=height - BOTTOM, stop=top, kind=kinds[1]),
+    )
+
+
+def labelled(values: Iterable[float], suffix: str = "") -> list[tuple[float, str]]:
+    """Ticks with their numbers written short: 10, 300, 1,000."""
+    return [(v, (f"{v:,.0f}" if v == round(v) else number(v).rstrip("0").rstrip(".")) + suffix) for v in values]

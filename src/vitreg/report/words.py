@@ -1,0 +1,145 @@
+"""Numbers and choices as words: what the page and the figures say in the same way about a ``ScanResult``.
+
+Everything here is text for people. Values that are missing or not finite become an en dash, never ``nan``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from vitreg.records import Histogram, LayerRecord, ScanResult
+
+MISSING = "–"
+_SPACE = "\N{NO-BREAK SPACE}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands separated: 0.0312, 4.62, 49.6, 152, 1,389."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    if size >= 9.995:
+        return f"{value:.1f}"
+    if size >= 0.9995 or size == 0:
+        return f"{value:.2f}" if size else "0"
+    return f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """A share in 0..1 as percent; a positive share never reads as 0 %, a partial one never as 100 %."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    value = 100 * share
+    if value == 0:
+        text = "0"
+    elif value < 0.001:
+        text = "< 0.001"
+    elif value < 0.1:
+        text = f"{value:.3f}"
+    elif value < 0.995:
+        text = f"{value:.2f}"
+    elif value < 9.95:
+        text = f"{value:.1f}"
+    elif value < 99.5 or value == 100:
+        text = f"{value:.0f}"
+    else:
+        text = "> 99" if value < 100 else f"{value:.0f}"
+    return f"{text}{_SPACE}%"
+
+
+def times(value: float | None) -> str:
+    """A ratio with its sign: 11.3×."""
+    return MISSING if value is None or not math.isfinite(value) else f"{number(value)}×"
+
+
+def count(value: float, singular: str, plural: str | None = None) -> str:
+    """A number of things with the right noun: 1 image, 1,024 images."""
+    return f"{value:,.0f}{_SPACE}{singular if value == 1 else plural or singular + 's'}"
+
+
+def confidence(share: float | None) -> str:
+    """How sure, as a word, from the share of bootstrap resamples that gave the same kind of verdict."""
+    if share is None:
+        return "unknown"
+    if share >= 0.95:
+        return "high"
+    return "fair" if share >= 0.8 else "low"
+
+
+def kind(result: ScanResult) -> str:
+    """The kind of verdict as a phrase for a non-specialist."""
+    return {
+        "none": "no artifacts found",
+        "high-norm": "high-norm artifacts",
+        "low-norm": "low-norm artifacts",
+        "position-locked": "position-locked artifacts",
+    }[result.verdict.kind]
+
+
+def finite(values: list[float | None]) -> list[float]:
+    """The values that exist and are finite, in order."""
+    return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def effects(values: dict[str, float]) -> list[str]:
+    """The ratios behind the word of strength as phrases; names that are new here are shown as they are."""
+    known = {
+        "norm_ratio": lambda v: f"norm {times(v)} that of the other patches",
+        "outlier_fraction": lambda v: f"{percent(v)} of the patch tokens",
+        "images_with_outliers": lambda v: f"in {percent(v)} of the images",
+        "isolated": lambda v: f"{percent(v)} of them stand alone",
+        "redundancy_auc": lambda v: f"more redundant than another patch in {percent(v)} of pairs",
+        "cls_attention_share": lambda v: (
+            f"{percent(v)} of the CLS attention"
+            + (f" at block {values['cls_attention_layer']:.0f}" if "cls_attention_layer" in values else "")
+        ),
+        "cls_attention_lift": lambda v: f"{times(v)} what their number explains",
+        "cls_attention_layer": lambda v: "" if "cls_attention_share" in values else f"attention at block {v:.0f}",
+    }
+    phrases = [known[k](v) if k in known else f"{k.replace('_', ' ')} {number(v)}" for k, v in values.items()]
+    return [phrase for phrase in phrases if phrase]
+
+
+def shown_layer(result: ScanResult) -> LayerRecord | None:
+    """Return the layer that is shown: the peak or, where nothing stood out, the one whose longest norms come nearest.
+
+    None without layers.
+    """
+    by_index = {layer.index: layer for layer in result.layers}
+    peak = result.verdict.peak_layer
+    if peak is not None and peak in by_index:
+        return by_index[peak]
+    return max(result.layers, key=_stretch, default=None)
+
+
+def _stretch(layer: LayerRecord) -> float:
+    """How far the longest norms lie from the median: the 99.9th percentile, since a maximum is one token."""
+    top = layer.quantiles.get("0.999", layer.p99)
+    return top / layer.median if layer.median > 0 and math.isfinite(top) else 0.0
+
+
+def density(histogram: Histogram) -> list[float]:
+    """Counts over (total x bin width), so that the area is 1; all zeros for an empty histogram."""
+    total = sum(histogram.counts)
+    widths = [b - a for a, b in zip(histogram.edges, histogram.edges[1:], strict=False)]
+    return [c / (total * w) if total and w > 0 else 0.0 for c, w in zip(histogram.counts, widths, strict=True)]
+
+
+def trimmed(histogram: Histogram, margin: int = 1) -> Histogram:
+    """The histogram without its empty ends, keeping `margin` empty bins on each side."""
+    filled = [i for i, c in enumerate(histogram.counts) if c > 0]
+    if not filled:
+        return histogram
+    first = max(filled[0] - margin, 0)
+    last = min(filled[-1] + margin, len(histogram.counts) - 1)
+    return Histogram(
+        edges=histogram.edges[first : last + 2], counts=histogram.counts[first : last + 1], unit=histogram.unit
+    )
+
+
+def bin_name(low: float, high: float) -> str:
+    """The whole numbers that a bin of counts holds: '3', '3–5'; bins are [low, high) over non-negative integers."""
+    first, last = math.ceil(low), math.ceil(high) - 1
+    return str(first) if last <= first else f"{first}–{last}"

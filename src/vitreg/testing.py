@@ -1,0 +1,292 @@
+"""Public conformance suites for your own models; they raise AssertionError at the first broken promise.
+
+`check_backbone` is what every family of models must pass before this project measures anything on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.trace import Capture, Edit, Trace
+from vitreg.backbones.watch import undisturbed
+from vitreg.errors import UserError
+
+__all__ = ["check_backbone"]
+
+_TIGHT = 1e-5
+_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None = None) -> dict[str, str]:
+    """Check that a backbone keeps every promise made about it.
+
+    Traced equals untraced bit for bit; nothing is left behind in the module, also after an exception; the layout
+    covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows sum to 1 and
+    attention times values, sent through the block's output projection, is the attention module's output; images that
+    are not square; a batch of one equals its row in a batch of three; training flags and random numbers are untouched;
+    norms are those of the hidden states; patch embeddings are the convolution's; an edit reaches the end.
+
+    Args:
+        images: three normalised images of a size the model takes; None for random ones of its native size (or of 6x6
+            patches where that is much smaller).
+    Returns:
+        name of the check -> "held", or why it does not apply to this model.
+    Raises:
+        AssertionError: naming the promise and by how much it was broken.
+    """
+    images = _default_images(backbone) if images is None else images
+    assert len(images) == 3, f"check_backbone wants three images, got {len(images)}"
+    readable = backbone.attention_status().readable
+    known = bool(backbone.anatomy.attention)
+    everything = Capture(
+        hidden="all",
+        norms="all",
+        qkv="all" if readable else (),
+        projected="all" if known else (),
+        patch_embeddings=True,
+    )
+    trace = backbone.trace(images, everything)
+    checks: list[tuple[str, Callable[[], str | None]]] = [
+        ("untouched", lambda: _untouched(backbone, images, everything)),
+        ("same bits", lambda: _same_bits(backbone, images, trace)),
+        ("layout", lambda: _layout(backbone, images, trace)),
+        ("final norm", lambda: _final_norm(backbone, trace)),
+        ("norms", lambda: _norms(backbone, trace)),
+        ("patch embeddings", lambda: _patch_embeddings(backbone, images, trace)),
+        ("attention", lambda: _attention(backbone, images, trace)),
+        ("output projection", lambda: _output_projection(backbone, images, trace)),
+        ("batch", lambda: _batch(backbone, images, trace)),
+        ("not square", lambda: _not_square(backbone, images)),
+        ("edit", lambda: _edit(backbone, images, trace)),
+    ]
+    return {name: check() or "held" for name, check in checks}
+
+
+def _default_images(backbone: Backbone) -> Tensor:
+    (height, width), patch = backbone.anatomy.native_size, backbone.anatomy.patch
+    if backbone.anatomy.resizable and (height // patch[0]) * (width // patch[1]) > 400:
+        height, width = 6 * patch[0], 6 * patch[1]
+    return torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _close(found: Tensor, wanted: Tensor, what: str, tolerance: float = _TIGHT) -> None:
+    assert found.shape == wanted.shape, f"{what}: shape {list(found.shape)} instead of {list(wanted.shape)}"
+    found, wanted = found.double(), wanted.double()
+    error = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    assert error <= max(tolerance, 0.0), f"{what}: off by {error:.2e} of the largest value, {tolerance:.0e} allowed"
+
+
+def _slack(backbone: Backbone) -> float:
+    return _TOLERANCE.get(backbone.dtype, _TIGHT)
+
+
+def _same_bits(backbone: Backbone, images: Tensor, trace: Trace) -> None:
+    assert torch.equal(backbone(images).values, trace.final.values), "a traced run gives other bits than a plain one"
+
+
+def _layout(backbone: Backbone, images: Tensor, trace: Trace) -> None:
+    layout = backbone.layout((images.shape[-2], images.shape[-1]))
+    assert list(layout.roles()).count("patch") == layout.num_patches, "the layout miscounts its patches"
+    shape = (len(images), layout.length, backbone.anatomy.width)
+    for layer in range(backbone.depth):
+        assert tuple(trace.hidden(layer).shape) == shape, (
+            f"hidden({layer}) is {list(trace.hidden(layer).shape)}, not {shape}"
+        )
+    registers = backbone.anatomy.register_parameter()
+    count = 0 if registers is None else registers.shape[0]
+    assert count == len(layout.registers), f"{count} learned registers but {len(layout.registers)} in the layout"
+    positions = backbone.anatomy.position_table()
+    if positions is not None:
+        table, (rows, cols) = positions
+        assert tuple(table.shape) == (rows * cols, backbone.anatomy.width), (
+            "the position table is not one row per patch"
+        )
+
+
+def _final_norm(backbone: Backbone, trace: Trace) -> None:
+    with undisturbed(backbone.module):
+        normed = backbone.anatomy.final_norm(trace.hidden(-1))
+    assert torch.equal(normed, trace.final.values), "final_norm(hidden(-1)) is not what the model returns"
+
+
+def _norms(backbone: Backbone, trace: Trace) -> None:
+    for layer in range(backbone.depth):
+        assert trace.norms(layer).dtype == torch.float32, "norms must be float32"
+        _close(trace.norms(layer), trace.hidden(layer).double().norm(dim=-1), f"norms({layer})")
+
+
+def _patch_embeddings(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
+    found, projection = trace.patch_embeddings, backbone.anatomy.patch_projection
+    assert found.shape[1] == trace.layout.num_patches, (
+        f"{found.shape[1]} patch embeddings, not {trace.layout.num_patches}"
+    )
+    if not isinstance(projection, nn.Conv2d):
+        return "the number of rows held; the projection is not a convolution to compare with"
+    rows, cols = backbone.anatomy.patch
+    height, width = trace.layout.grid[0] * rows, trace.layout.grid[1] * cols
+    cut = F.unfold(images.to(backbone.device, backbone.dtype)[..., :height, :width], (rows, cols), stride=(rows, cols))
+    if projection.weight[0].numel() != cut.shape[1]:
+        return "the number of rows held; the projection reads more than the pixels of a patch"
+    by_hand = cut.transpose(1, 2) @ projection.weight.detach().flatten(1).T
+    if projection.bias is not None:
+        by_hand = by_hand + projection.bias.detach()
+    _close(found, by_hand, "patch embeddings", _slack(backbone))
+    return None
+
+
+def _attention(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
+    status = backbone.attention_status()
+    if not status.readable:
+        return status.reason
+    length = trace.layout.length
+    queries = [0, length - 1]
+    rows = backbone.trace(images, Capture(rows=("all", queries)))
+    for layer in range(backbone.depth):
+        found = trace.attention(layer, list(range(length)))
+        assert tuple(found.shape) == (len(images), backbone.anatomy.heads, length, length), f"attention({layer}) shape"
+        _close(found.sum(dim=-1), torch.ones_like(found[..., 0]), f"attention rows of block {layer} sum to 1")
+        _close(rows.attention(layer, queries), found[:, :, queries], f"rows kept while running, block {layer}")
+    return None
+
+
+def _output_projection(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
+    if not backbone.attention_status().readable:
+        return backbone.attention_status().reason
+    parts = backbone.anatomy.attention
+    if not parts or any(part.finish is None for part in parts):
+        return "more than a projection stands between attention and the module's output, or it is not known"
+    outputs: dict[int, Tensor] = {}
+    handles = [part.module.register_forward_hook(_keeper(outputs, layer)) for layer, part in enumerate(parts)]
+    try:
+        backbone(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, part in enumerate(parts):
+        assert layer in outputs, f"the attention module of block {layer} did not run"
+        assert part.finish is not None
+        with undisturbed(backbone.module):
+            rebuilt = part.finish(trace.qkv(layer).mixed().to(backbone.dtype))
+        if backbone.anatomy.sequence_first:
+            rebuilt = rebuilt.transpose(0, 1)
+        _close(rebuilt, outputs[layer], f"attention · v through the projection of block {layer}", _slack(backbone))
+    return None
+
+
+def _keeper(outputs: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs[layer] = output[0] if isinstance(output, (tuple, list)) else output
+
+    return keep
+
+
+def _batch(backbone: Backbone, images: Tensor, trace: Trace) -> None:
+    alone = backbone(images[1:2]).values
+    _close(alone[0], trace.final.values[1], "a batch of one against its row in a batch of three", _slack(backbone))
+
+
+def _not_square(backbone: Backbone, images: Tensor) -> str | None:
+    rows, cols = backbone.anatomy.patch
+    wide = torch.cat([images, images.flip(-1)[..., : 2 * cols]], dim=-1)
+    wide = wide[..., : wide.shape[-2] // rows * rows, : wide.shape[-1] // cols * cols]
+    if not backbone.anatomy.resizable:
+        refusal = _refusal(backbone, wide)
+        native = "{}x{}".format(*backbone.anatomy.native_size)
+        assert native in refusal, f"a model of one size must refuse others and name {native}, got: '{refusal}'"
+        return "refused with its reason: this model takes one size only"
+    for pictures in (wide, wide.transpose(-2, -1)) if rows == cols else (wide,):
+        size = (pictures.shape[-2], pictures.shape[-1])
+        trace = backbone.trace(pictures, Capture(hidden=[-1], patch_embeddings=True))
+        grid = (size[0] // rows, size[1] // cols)
+        assert trace.layout.grid == grid, f"grid {trace.layout.grid} for an image of {size}, not {grid}"
+        assert trace.hidden(-1).shape[1] == trace.layout.length
+        assert torch.equal(backbone(pictures).values, trace.final.values), "other bits at a size that is not native"
+        assert torch.isfinite(trace.final.values).all(), "values that are not finite at a size that is not native"
+    return None
+
+
+def _refusal(backbone: Backbone, images: Tensor) -> str:
+    try:
+        backbone(images)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _edit(backbone: Backbone, images: Tensor, trace: Trace) -> None:
+    middle = backbone.depth // 2
+    edited = backbone.trace(images, Capture(hidden=[middle, -1]), [Edit(middle, lambda hidden, _layout: hidden * 0.5)])
+    _close(edited.hidden(middle), trace.hidden(middle) * 0.5, "an edited block output")
+    changed = not torch.equal(edited.final.values, trace.final.values) or backbone.anatomy.width == 1
+    # The last norm undoes a change of scale of the last block, so its hidden states are what must differ there.
+    assert changed or middle == backbone.depth - 1, "an edit in the middle did not reach the end"
+
+
+def _untouched(backbone: Backbone, images: Tensor, capture: Capture) -> None:
+    """Run, and fail inside a run, in training mode; everything must be as it was."""
+    module = backbone.module
+    flags = {name: child.training for name, child in module.named_modules()}
+    module.train()
+    backbone.anatomy.blocks[0].eval()
+    try:
+        before, random = _snapshot(module), torch.get_rng_state()
+        backbone(images)
+        backbone.trace(images, capture)
+        if backbone.anatomy.resizable:
+            rows, cols = backbone.anatomy.patch
+            backbone(torch.zeros(1, 3, 2 * rows, 3 * cols))
+            _fail_inside(backbone, torch.zeros(1, 3, 2 * rows, 3 * cols), capture)
+        _fail_inside(backbone, images, capture)
+        assert torch.equal(torch.get_rng_state(), random), "the random number generator was touched"
+        after = _snapshot(module)
+        assert after.keys() == before.keys(), "submodules appeared or vanished"
+        for name, what in after.items():
+            assert what == before[name], f"'{name or 'the model'}' was changed: {_difference(before[name], what)}"
+        assert torch._C._len_torch_function_stack() == 0, "a torch function mode was left active"
+    finally:
+        for name, child in module.named_modules():
+            child.training = flags[name]
+
+
+class _StoppedError(Exception):
+    """Thrown inside a forward to see what is left behind."""
+
+
+def _fail_inside(backbone: Backbone, images: Tensor, capture: Capture) -> None:
+    def stop(_hidden: Tensor, _layout: Any) -> Tensor:
+        raise _StoppedError
+
+    try:
+        backbone.trace(images, capture, [Edit(-1, stop)])
+    except _StoppedError:
+        return
+    raise AssertionError("an error inside a traced forward was swallowed")
+
+
+def _snapshot(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Name everything a run could leave behind: attributes, hooks, parameters (identity, storage, version), flags."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    found: dict[str, dict[str, Any]] = {}
+    for name, child in module.named_modules():
+        tensors = [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]
+        found[name] = {
+            "attributes": {key: id(value) for key, value in vars(child).items() if not key.startswith("_")},
+            "private": sorted(key for key in vars(child) if key.startswith("_")),
+            "hooks": [len(value) for key, value in sorted(vars(child).items()) if key.endswith("_hooks")],
+            "children": {key: id(value) for key, value in child._modules.items()},
+            "tensors": {key: (id(t), t.data_ptr(), t._version, t.requires_grad) for key, t in tensors},
+            "training": child.training,
+            "fused path": fast,
+        }
+    return found
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    return ", ".join(key for key in after if after[key] != before[key])

@@ -1,0 +1,81 @@
+"""`demo`: a ViT with planted artifacts and its clean twin, scanned on the photographs that scikit-image ships. Offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitreg.errors import UserError, unknown
+from vitreg.files import output_folder, replacing
+from vitreg.records import ScanResult
+from vitreg.verbs.scan import scan
+
+# Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "hubble_deep_field", "moon", "rocket")
+
+
+def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
+    """Scan the planted model and its clean twin side by side and write both reports and a page that compares them.
+
+    Args:
+        out: folder for `index.html`, `planted/`, `clean/` and the `photographs/` that were scanned.
+        kind: which artifact is planted, see `models.planted.KINDS`.
+    Raises:
+        UserError: for an unknown kind, an unwritable folder, or if scikit-image is not installed.
+    """
+    from vitreg.models.planted import KINDS
+    from vitreg.report import write_comparison
+
+    if kind not in KINDS:
+        raise unknown("planted kind", kind, KINDS)
+    folder = output_folder(Path(out))
+    photographs = write_photographs(folder / "photographs")
+    print(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
+    results = {}
+    for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
+        label = f"ViT with PLANTED {kind} artifacts" if name == "planted" else "its clean twin: same weights, nothing planted"
+        print(f"\n{label} ({spec})")
+        results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
+        verdict = results[name].verdict
+        print(f"  {verdict.sentence}\n  Verdict: {verdict.kind} ({verdict.strength}). {verdict.reason}")
+    page = write_comparison(
+        [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
+        folder / "index.html",
+        title=f"vitreg demo: planted {kind} artifacts and a clean twin",
+        note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
+        "The second has the same weights without them. Neither is a trained model.",
+    )
+    print(f"\n{page}")
+    return results
+
+
+def write_photographs(folder: Path) -> list[Path]:
+    """Write scikit-image's photographs and four overlapping crops of each as PNG files.
+
+    Raises:
+        UserError: if scikit-image is not installed.
+    """
+    try:
+        from skimage import data
+    except ImportError:
+        raise UserError("the demo needs scikit-image for its photographs: pip install 'vitreg[demo]'.") from None
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name in PHOTOGRAPHS:
+        image = Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB")
+        for part, picture in _crops(image):
+            path = folder / f"{name}{part}.png"
+            with replacing(path) as temporary:
+                picture.save(temporary, format="png")
+            paths.append(path)
+    return paths
+
+
+def _crops(image: Image.Image) -> list[tuple[str, Image.Image]]:
+    image.thumbnail((640, 640))
+    width, height = image.size
+    w, h = int(0.6 * width), int(0.6 * height)
+    corners = {"-top-left": (0, 0), "-top-right": (width - w, 0), "-bottom-left": (0, height - h), "-bottom-right": (width - w, height - h)}
+    return [("", image), *((part, image.crop((x, y, x + w, y + h))) for part, (x, y) in corners.items())]

@@ -1,0 +1,138 @@
+"""`vitreg maps`: attention, principal components and norms of any ViT, at any block and resolution.
+
+Maps stay arrays in memory (`map_values`); with `out` they are also drawn as contact sheets like the paper's Figs. 1, 2,
+9 and 14 to 16 (`map_sheets`). Attention is read for the class token and the registers only, so that memory does not
+grow with the square of the number of tokens (`map_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.load import load
+from vitreg.backbones.trace import resolve_layer
+from vitreg.data import ImageSource
+from vitreg.errors import UserError, unknown
+from vitreg.files import output_folder
+from vitreg.records import Skipped
+from vitreg.report.sheets import save
+from vitreg.verbs.map_model import Fit, MappedModel
+from vitreg.verbs.map_sheets import compose
+from vitreg.verbs.map_values import WHAT, MapsResult, ModelMaps, What
+
+Model = str | nn.Module | Backbone
+
+
+def maps(
+    models: Model | Sequence[Model],
+    images: str | Path | Sequence[str | Path] | Tensor,
+    *,
+    layer: int | Sequence[int] | Literal["all"] = -1,
+    what: What | Sequence[What] = WHAT,
+    size: int | tuple[int, int] | None = None,
+    fit_policy: Fit = "resize",
+    limit: int | None = None,
+    out: str | Path | None = None,
+    scale: Literal["shared", "map"] = "shared",
+    upsample: Literal["nearest", "bilinear"] = "nearest",
+    pca_per_image: bool = False,
+    mass: float | None = None,
+    weights: str | Path | Sequence[str | Path | None] | None = None,
+    **load_options: Any,
+) -> MapsResult:
+    """Compute maps of images by one or several models, and draw them.
+
+    Args:
+        models: specs, modules or loaded backbones. Specs are loaded one after the other, so memory holds one at a time.
+        images: files, folders, globs, archives, list files; or a tensor [n, 3, H, W] prepared for the model.
+        layer: a block (-1 is the last), several, or "all".
+        what: attention (of CLS), heads (of CLS and registers, every head), registers (attention of CLS and of every
+            register), pca (first component), rgb (three components), norm.
+        size: (height, width) in pixels, or the side of a square; each model's own if unset.
+        fit_policy: how a side that is no multiple of the patch is met: pad, crop or resize.
+        limit: take at most this many images.
+        out: folder for the PNG sheets; nothing is written without it.
+        scale: "shared": one colour scale for all models, layers and images of a sheet; "map": every map has its own.
+        upsample: how patches are enlarged on the sheets.
+        pca_per_image: fit principal components to every image alone instead of to all together.
+        mass: on the sheets, show of each attention map only the strongest patches that hold this share (DINO: 0.6).
+        weights: a checkpoint for the model; one per model (or None) where there are several.
+        load_options: passed to `vitreg.load`: device, precision, strict.
+    Raises:
+        UserError: for a model that cannot be loaded, a block or kind of map that does not exist, images of which none
+            can be read, an unwritable folder, or if none of the maps asked for can be had.
+    """
+    chosen = _checked(what)
+    several: list[Model] = [models] if isinstance(models, str | nn.Module | Backbone) else list(models)
+    files = _weights(weights, len(several))
+    if not several:
+        raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; it must be at least 1.")
+    if mass is not None and not 0 < mass <= 1:
+        raise UserError(f"mass is {mass}; it is a share of the attention, above 0 and at most 1.")
+    folder = output_folder(Path(out)) if out is not None else None
+    source = (
+        images if isinstance(images, Tensor) else ImageSource([images] if isinstance(images, str | Path) else images)
+    )
+    wanted = (size, size) if isinstance(size, int) else size
+    made: list[ModelMaps] = []
+    notes: list[str] = []
+    names: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    for model, file in zip(several, files, strict=True):
+        backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
+        name = _name(backbone, [each.model for each in made])
+        one = MappedModel(name, backbone, source, wanted, fit_policy, limit)
+        layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
+        plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
+        notes += plan.notes
+        if plan.what:
+            made += one.run(plan, per_image=pca_per_image)
+            if names and one.names != names:
+                raise UserError("the images changed between one model and the next; run again.")
+            names, skipped = one.names, one.skipped
+        del backbone, one  # before the next is loaded
+    if not made:
+        raise UserError("none of the maps asked for can be had. " + " ".join(notes))
+    result = MapsResult(images=names, maps=tuple(made), skipped=skipped, notes=tuple(notes))
+    if folder is None:
+        return result
+    sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
+    written = tuple(save(sheet, folder / file) for file, sheet in sheets)
+    return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, files=written)
+
+
+def _name(backbone: Backbone, taken: Sequence[str]) -> str:
+    """What stands over a model's maps: its spec, its weights where not the library's, and never twice the same."""
+    name = backbone.spec
+    if backbone.weights_source == "random":
+        name += " (random weights)"
+    elif Path(backbone.weights_source).suffix:
+        name += f" ({Path(backbone.weights_source).name})"
+    same = len({each for each in taken if each == name or each.startswith(f"{name} #")})
+    return f"{name} #{same + 1}" if same else name
+
+
+def _checked(what: What | Sequence[What]) -> tuple[What, ...]:
+    kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
+    for kind in kinds:
+        if kind not in WHAT:
+            raise unknown("kind of map", str(kind), WHAT)
+    if not kinds:
+        raise UserError(f"no kind of map was asked for; known: {', '.join(WHAT)}.")
+    return kinds
+
+
+def _weights(weights: Any, models: int) -> list[str | Path | None]:
+    files = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
+    if files == [None]:
+        return [None] * models
+    if len(files) != models:
+        raise UserError(f"{len(files)} weights for {models} models; give one for each, or None.")
+    return files

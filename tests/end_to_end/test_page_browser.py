@@ -1,0 +1,261 @@
+"""The page in a real browser: no errors, pointing at a token, both colour schemes, a phone without sideways scrolling.
+
+Needs Debian's chromium and chromedriver; skipped with the reason where one of them is missing.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitreg.records import Skipped
+from vitreg.report import write_report
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
+)  # fmt: skip
+
+
+def _synthetic():
+    path = Path(__file__).resolve().parents[1] / "unit" / "report" / "synthetic_scan.py"
+    spec = importlib.util.spec_from_file_location("synthetic_scan", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made():
+    return _synthetic().examples(3, grid=(12, 9), registers=1, attended=5, names=[HOSTILE, "b.jpg", "c.jpg"])
+
+
+@pytest.fixture(scope="module")
+def page(made, tmp_path_factory):
+    result = _synthetic().scan_result(grid=(12, 9), registers=1, skipped=[Skipped(name=HOSTILE * 4, reason="broken")])
+    return write_report(result, made, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian packages chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield session
+    session.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(page.as_uri())
+    yield browser
+    # Whatever a test did, the page must not have complained.
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def readout(browser, example):
+    return find(browser, f"#r{example}").text
+
+
+def point_at(browser, selector, row, col, grid):
+    """Move the mouse to the middle of a token."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    canvas = find(browser, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvas)
+    size = canvas.size
+    dx = round((col + 0.5) * size["width"] / grid[1] - size["width"] / 2)
+    dy = round((row + 0.5) * size["height"] / grid[0] - size["height"] / 2)
+    ActionChains(browser).move_to_element_with_offset(canvas, dx, dy).perform()
+
+
+def pixels(browser, selector):
+    """RGBA of a canvas, uint8 [height, width, 4], read from a copy so that the page's own canvas stays as it is."""
+    script = """
+        const from = document.querySelector(arguments[0]), copy = document.createElement('canvas');
+        copy.width = from.width; copy.height = from.height;
+        const context = copy.getContext('2d', {willReadFrequently: true});
+        context.drawImage(from, 0, 0);
+        return [copy.width, copy.height, Array.from(context.getImageData(0, 0, copy.width, copy.height).data)];
+    """
+    width, height, values = browser.execute_script(script, selector)
+    return np.array(values, dtype=np.uint8).reshape(height, width, 4)
+
+
+def test_it_opens_from_disk_and_asks_for_nothing_else(opened, page):
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    asked = [request["request"]["url"] for request in sent if request["documentURL"] == page.as_uri()]
+    assert page.as_uri() in asked
+    assert [url[:80] for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
+
+
+def test_a_hostile_name_stays_text(opened, made):
+    assert find(opened, "#e0").text.startswith(HOSTILE)
+    assert len(opened.find_elements("css selector", "img")) == len(made)
+
+
+def test_maps_are_drawn_from_the_values(opened, made):
+    base = pixels(opened, "[data-example='0'] [data-map='norms'] .base")
+    norms = made[0].norms
+    assert base.shape[:2] == norms.shape
+    brightness = base[..., :3].astype(int).sum(-1)
+    order = np.argsort(norms.ravel())
+    # Magma grows brighter all the way, so the ranks of brightness are those of the norms.
+    assert (np.diff(brightness.ravel()[order]) >= -2).all()
+    attention = pixels(opened, "[data-example='0'] [data-map='attention'][data-index='0'] .base")
+    peak = np.unravel_index(made[0].cls_attention.argmax(), norms.shape)
+    assert attention[peak][:3].tolist() == [253, 231, 37]
+
+
+@pytest.mark.parametrize("which", ["image", "norms", "attention", "pca"])
+def test_pointing_at_a_token_reads_its_norm_and_draws_what_it_attends_to(opened, made, which):
+    example = made[0]
+    row, col = (int(v) for v in np.argwhere(example.outliers)[0])
+    over = f"[data-example='0'] [data-map='{which}'] .over"
+    other = "[data-example='0'] [data-map='pca'] .over"
+    before = pixels(opened, other)
+    point_at(opened, over, row, col, example.norms.shape)
+    said = readout(opened, 0)
+    assert f"row {row}, column {col}" in said
+    assert "outlier (threshold" in said
+    assert "not an outlier" not in said
+    value = float(re.search(r"norm ([\d.,]+)", said)[1].replace(",", "").rstrip("."))
+    assert value == pytest.approx(example.norms[row, col], rel=0.006)
+    best = int(example.attends[row * 9 + col, 0])
+    assert f"Strongest: row {best // 9}, column {best % 9}" in said
+    assert (pixels(opened, other) != before).any()
+    point_at(opened, "[data-example='1'] [data-map='norms'] .over", 0, 0, example.norms.shape)
+    assert readout(opened, 0).startswith("Point at a token")
+
+
+def test_arrow_keys_move_and_a_letter_jumps_to_the_next_outlier(opened, made):
+    from selenium.webdriver.common.keys import Keys
+
+    maps = find(opened, "[data-example='0'] .maps")
+    outliers = np.flatnonzero(made[0].outliers)
+    maps.send_keys("o")
+    first = readout(opened, 0)
+    assert ", outlier" in first
+    maps.send_keys("o")
+    second = outliers[list(outliers).index(_token(first)) + 1]
+    assert _token(readout(opened, 0)) == second
+    maps.send_keys(Keys.ARROW_UP)
+    assert _token(readout(opened, 0)) == max(second - 9, second % 9)
+    maps.send_keys(Keys.ESCAPE)
+    assert readout(opened, 0).startswith("Point at a token")
+
+
+def _token(said):
+    row, col = re.search(r"row (\d+), column (\d+)", said).groups()
+    return int(row) * 9 + int(col)
+
+
+def test_a_tap_selects_a_token_on_a_phone(opened, made):
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    opened.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        over = find(opened, "[data-example='0'] [data-map='image'] .over")
+        opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", over)
+        box = opened.execute_script(
+            "const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width, b.height]", over
+        )
+        at = {"x": box[0] + box[2] * 2.5 / 9, "y": box[1] + box[3] * 4.5 / 12}
+        opened.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+        opened.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        wait(opened, lambda: "row 4, column 2" in readout(opened, 0))
+    finally:
+        opened.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def wait(browser, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 10).until(lambda _: condition())
+
+
+def test_pointing_at_a_chart_reads_its_values(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    bar = find(opened, ".wide .chart.norms .hit:nth-of-type(3)")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", bar)
+    ActionChains(opened).move_to_element(bar).perform()
+    assert find(opened, "#tip").text.startswith("block 2")
+
+
+def luminance(browser, selector, what):
+    colour = browser.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", selector, what
+    )
+    channels = np.array([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_schemes_are_readable_and_the_button_switches(opened, scheme):
+    opened.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    for words in (
+        ".reason",
+        ".caption",
+        ".tick",
+        ".facts dt",
+        ".tag",
+        ".readout",
+        "figcaption small",
+        ".paper",
+        ".level",
+    ):
+        text = luminance(opened, words, "fill" if words == ".tick" else "color")
+        ground = luminance(opened, ".readout" if words == ".readout" else ".verdict", "backgroundColor")
+        contrast = (max(text, ground) + 0.05) / (min(text, ground) + 0.05)
+        assert contrast >= 4.5, f"{words}: {contrast:.2f}"
+    dark = luminance(opened, "body", "backgroundColor") < 0.1
+    assert dark == (scheme == "dark")
+    find(opened, "#theme").click()
+    assert (luminance(opened, "body", "backgroundColor") < 0.1) != dark
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+def test_no_width_needs_sideways_scrolling(opened, width):
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500},
+    )
+    opened.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+    wide, seen = opened.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert wide <= seen <= width
+
+
+def test_the_count_scale_can_be_chosen(opened):
+    label = find(opened, "label[for='scale-sqrt']")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", label)
+    label.click()
+    assert find(opened, ".panel.sqrt").is_displayed()
+    assert not find(opened, ".panel.log").is_displayed()

@@ -1,0 +1,223 @@
+"""`vitreg scan` as a user runs it, on real photographs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vitreg.records import ScanResult
+
+from .conftest import one_sentence
+
+
+@pytest.fixture(scope="module")
+def photos(photographs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for path in photographs[:12]:
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planted(vitreg, photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("planted")
+    done = vitreg("scan", "planted:high-norm", photos, "--out", out, "--tokens", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def read(out):
+    return ScanResult.model_validate_json((out / "result.json").read_text())
+
+
+def test_a_planted_model_is_recognised_and_everything_is_written(planted):
+    out, done = planted
+    result = read(out)
+    assert result.verdict.kind == "high-norm"
+    assert result.images.seen == 12
+    assert not result.images.skipped
+    assert result.verdict.sentence in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
+    assert (out / "report.html").stat().st_size > 10_000
+    assert list((out / "figures").glob("*.png"))
+    assert {p.name for p in out.iterdir()} == {"result.json", "report.html", "figures", "tokens.parquet"}
+
+
+def test_the_schema_is_the_documented_one(planted):
+    document = json.loads((planted[0] / "result.json").read_text())
+    assert document["schema"] == "vitreg.scan/1"
+    assert set(document) >= {"model", "images", "layers", "verdict"}
+    assert set(document["layers"][0]) >= {"index", "median", "p99", "max", "ratio", "threshold", "outlier_fraction"}
+    assert set(document["verdict"]) >= {"kind", "strength", "confidence", "first_layer", "peak_layer", "outlier_fraction", "reason"}
+
+
+def test_the_token_table_agrees_with_the_result(planted):
+    result = read(planted[0])
+    table = pq.read_table(planted[0] / "tokens.parquet").to_pydict()
+    role, layer = np.array(table["role"]), np.array(table["layer"])
+    norm, outlier = np.array(table["norm"]), np.array(table["outlier"])
+    for record in result.layers:
+        here = (role == "patch") & (layer == record.index)
+        assert here.sum() == 12 * 196
+        assert np.median(norm[here]) == pytest.approx(record.median, rel=0.01)
+        assert outlier[here].mean() == pytest.approx(record.outlier_fraction, abs=1e-6)
+    assert not outlier[role != "patch"].any()
+    assert set(np.array(table["row"])[role == "cls"]) == {-1}
+
+
+def test_a_clean_twin_is_not_accused(vitreg, photos, tmp_path):
+    done = vitreg("scan", "planted:clean", photos, "--out", tmp_path / "out", "--fail-above", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path / "out").verdict.kind == "none"
+
+
+def test_two_processes_say_what_one_says(vitreg, photos, planted, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", prefix=torchrun)
+    assert done.returncode == 0, done.stderr
+    one, two = read(planted[0]), read(tmp_path / "out")
+    assert two.provenance.processes == 2
+    assert two.verdict.model_dump(exclude={"reason", "effects"}) == one.verdict.model_dump(exclude={"reason", "effects"})
+    assert two.per_image == one.per_image
+    assert two.positions == one.positions
+    for a, b in zip(one.layers, two.layers, strict=True):
+        assert a.median == pytest.approx(b.median, rel=1e-5)
+        assert a.histogram.counts == pytest.approx(b.histogram.counts, abs=2)
+        assert (a.cls_attention or 0) == pytest.approx(b.cls_attention or 0, rel=1e-4)
+
+
+def test_the_gate_exits_with_three(vitreg, photos, tmp_path):
+    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--fail-above", "0.001", "--limit", "6")
+    assert done.returncode == 3
+    assert "--fail-above" in done.stderr
+
+
+def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_path):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    good = sorted(photos.iterdir())
+    for path in good[:4]:
+        (mixed / path.name).write_bytes(path.read_bytes())
+    (mixed / "truncated.jpg").write_bytes(good[4].read_bytes()[:3000])
+    (mixed / "empty.png").write_bytes(b"")
+    (mixed / "words.jpg").write_text("not an image")
+    Image.new("RGB", (1, 1)).save(mixed / "dot.png")
+    Image.new("RGB", (20000, 40), "teal").save(mixed / "wide.png")
+    Image.open(good[5]).convert("CMYK").save(mixed / "cmyk.jpg")
+    (mixed / "loop").symlink_to(mixed)
+    done = vitreg("scan", "planted:high-norm", mixed, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    images = read(tmp_path / "out").images
+    assert images.seen == 6
+    assert {s.name.rsplit("/", 1)[-1] for s in images.skipped} == {"truncated.jpg", "empty.png", "words.jpg", "dot.png"}
+    assert all(s.reason for s in images.skipped)
+    assert "4 images could not be read (listed in result.json); scanned 6." in done.stdout
+
+
+def test_the_same_command_gives_the_same_result(vitreg, photos, tmp_path):
+    results = []
+    for name in ("a", "b"):
+        assert vitreg("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "5").returncode == 0
+        results.append(read(tmp_path / name).model_dump(exclude={"provenance"}))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("scan", "timm:vit_tinny_patch16_224", "PHOTOS", "--random"), "vit_tiny_patch16_224"),
+        (("scan", "planted:hi-norm", "PHOTOS"), "high-norm"),
+        (("scan", "tim:vit_tiny_patch16_224", "PHOTOS"), "timm"),
+        (("scan", "planted:high-norm"), "no images"),
+        (("scan", "planted:high-norm", "nowhere/"), "nowhere"),
+        (("scan", "planted:high-norm", "PHOTOS", "--detector", "percentile:98"), "percentile"),
+        (("scan", "planted:high-norm", "PHOTOS", "--size", "big"), "--size"),
+        (("scan", "planted:high-norm", "PHOTOS", "--fail-above", "2"), "--fail-above"),
+        (("scan", "planted:high-norm", "PHOTOS", "--limit", "0"), "--limit"),
+        (("scan", "planted:high-norm", "PHOTOS", "--device", "abacus"), "abacus"),
+        (("scan", "timm:vit_tiny_patch16_224", "PHOTOS", "--weights", "missing.pth"), "missing.pth"),
+        (("scan", "timm:vit_tiny_patch16_224", "PHOTOS", "--weights", "PICKLE"), "pickle"),
+        (("scan", "timm:vit_tiny_patch16_224", "PHOTOS", "--weights", "OTHER"), "OTHER"),
+        (("scan", "planted:high-norm", "PHOTOS", "--out", "FILE"), "is a file"),
+        (("scan", "planted:high-norm", "PHOTOS", "--out", "/proc/nowhere"), "/proc/nowhere"),
+        (("scan", "planted:high-norm", "EMPTY"), "EMPTY"),
+        (("scan", "planted:high-norm", "BROKEN"), "could be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp_path, arguments, says):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'evil-ran'}",)
+
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("x")
+    (tmp_path / "BROKEN").mkdir()
+    (tmp_path / "BROKEN" / "a.jpg").write_bytes(b"")
+    torch.save({"model": Evil()}, tmp_path / "PICKLE")
+    torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "OTHER")
+    before = {p.name for p in tmp_path.iterdir()}
+    places = {"PHOTOS": photos, **{name: tmp_path / name for name in ("EMPTY", "FILE", "BROKEN", "PICKLE", "OTHER")}}
+    words = [places.get(a, a) for a in arguments]
+    if "--out" not in words:
+        words += ["--out", tmp_path / "out"]
+    sentence = one_sentence(vitreg(*words, cwd=tmp_path))
+    assert says in sentence
+    after = {p.name for p in tmp_path.iterdir()} - {"out"}
+    assert after == before, "nothing may be half-written, and no pickled code may run"
+    if (tmp_path / "out").exists():
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_result(vitreg, photos, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "none", str(small)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount a small tmpfs here")
+    try:
+        sentence = one_sentence(vitreg("scan", "planted:high-norm", photos, "--out", small))
+        assert "space" in sentence
+        assert not [p for p in small.rglob("*") if p.is_file()]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
+    command = [sys.executable, "-m", "vitreg", "scan", "planted:high-norm", *[str(photographs[0].parent)] * 5, "--out", str(tmp_path / "out")]
+    command += ["--batch-size", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.time() + 120
+    started = False
+    while time.time() < deadline and not started:
+        time.sleep(0.2)
+        # The spill file is open but nameless; its growth in /proc shows that scanning has begun.
+        started = any(
+            os.path.realpath(f).startswith(str(tmp_path)) and os.stat(f).st_size > 100_000
+            for f in (f"/proc/{process.pid}/fd/{n}" for n in _listdir(f"/proc/{process.pid}/fd"))
+            if os.path.exists(f)
+        )
+    assert started, process.communicate(timeout=5) if process.poll() is not None else "scan did not start"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    result = read(tmp_path / "out")
+    assert result.images.interrupted
+    assert 0 < result.images.seen < result.images.planned == 1000
+    assert f"Stopped after {result.images.seen} of 1000 images" in stdout
+
+
+def _listdir(folder):
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

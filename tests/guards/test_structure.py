@@ -1,0 +1,116 @@
+"""The shape of the code base: imports go down, files stay small, public names and verbs are a decision."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
+FLOORS = {
+    "errors": 0, "records": 0, "files": 0, "tokens": 0, "runtime": 0,
+    "models": 1, "data": 1,
+    "backbones": 2,
+    "analysis": 3,
+    "verbs": 5,
+    "cli": 6, "__main__": 6, "testing": 6,
+}  # fmt: skip
+REPORT_MAY_IMPORT = {"errors", "records", "files", "report"}
+FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
+
+
+def modules():
+    return sorted(SRC.rglob("*.py"))
+
+
+def part_of(path):
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imports(path, *, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    nodes = ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_go_down(path):
+    part = part_of(path)
+    if part == "__init__":
+        return
+    for module in imports(path):
+        if not module.startswith("vitreg."):
+            continue
+        target = module.split(".")[1]
+        if part == "report":
+            assert target in REPORT_MAY_IMPORT, f"{path.name} imports {module}: report reads records only"
+        elif target == "report":
+            assert FLOORS[part] >= 5, f"{path.name} imports {module}"
+        else:
+            assert FLOORS[target] <= FLOORS[part], (
+                f"{path.name} (floor {FLOORS[part]}) imports {module} (floor {FLOORS[target]})"
+            )
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
+def test_foreign_libraries_are_imported_where_they_are_used(path):
+    loaded = {module.split(".")[0] for module in imports(path, top_level_only=True)}
+    assert not loaded & FOREIGN
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
+def test_no_file_is_longer_than_400_lines_and_each_says_what_it_holds(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(ast.parse(text)), "a module begins with two or three sentences on what it holds"
+
+
+def test_no_circles():
+    graph = {}
+    for path in modules():
+        name = ".".join(("vitreg", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+        graph[name] = {m for m in imports(path, top_level_only=True) if m.startswith("vitreg.")}
+    done, active = set(), []
+
+    def visit(name):
+        assert name not in active, " -> ".join([*active, name])
+        if name in done or name not in graph:
+            return
+        active.append(name)
+        for target in graph[name]:
+            visit(target)
+        active.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+def test_public_names():
+    import vitreg
+
+    assert sorted(vitreg.__all__) == [
+        "Backbone", "Capture", "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__", "doctor", "load", "maps", "scan",
+    ]  # fmt: skip
+    for name in vitreg.__all__:
+        assert getattr(vitreg, name) is not None
+
+
+def test_verbs():
+    from vitreg.cli import VERBS
+
+    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "version"]
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [("vitreg", "torch"), ("vitreg.cli", "torch"), ("vitreg.report", "torch"), ("vitreg.backbones", "timm")],
+)
+def test_importing_stays_cheap(module, forbidden):
+    code = f"import sys, {module}; sys.exit('{forbidden}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from vitreg.analysis.norms import decode, edge_index
+from vitreg.analysis.tally import BatchStatistics, Tally, group_histograms, look_again
+from vitreg.runtime import Processes
+from vitreg.tokens import TokenLayout
+
+LAYERS, GRID = 2, (3, 5)
+LAYOUT = TokenLayout.prefixed(GRID, cls_tokens=1, registers=2)
+
+
+def random_batch(first, count, rng):
+    norms = rng.lognormal(2, 0.2, (LAYERS, count, LAYOUT.length)).astype(np.float32)
+    norms[:, :, LAYOUT.patches][rng.random((LAYERS, count, 15)) < 0.1] *= 10
+    share = rng.random((LAYERS, count, 15)).astype(np.float32)
+    return BatchStatistics(
+        indices=np.arange(first, first + count),
+        names=tuple(f"{i}.jpg" for i in range(first, first + count)),
+        norms=norms,
+        cosine=rng.uniform(-1, 1, (count, 15)).astype(np.float32),
+        cls_attention=share / share.sum(-1, keepdims=True),
+        received=share / share.mean(-1, keepdims=True),
+    )
+
+
+@pytest.fixture()
+def batches():
+    rng = np.random.default_rng(0)
+    return [random_batch(0, 4, rng), random_batch(4, 3, rng), random_batch(7, 1, rng)]
+
+
+def test_a_second_look_finds_exactly_the_tokens_above_the_threshold(batches, tmp_path):
+    norms = np.concatenate([b.norms for b in batches], axis=1)[:, :, LAYOUT.patches]  # [L, n, P]
+    cosine = np.concatenate([b.cosine for b in batches])
+    threshold = 30.0
+    with Tally(LAYERS, LAYOUT, tmp_path) as tally:
+        for batch in batches:
+            tally.add(batch)
+        look = look_again(tally, 1, edge_index(threshold), "high", Processes())
+        attention = tally.sums.cls_attention[1]
+    truth = norms[1] > threshold
+    assert look.per_image.tolist() == truth.sum(1).tolist()
+    assert look.positions.tolist() == truth.sum(0).tolist()
+    assert look.images_with[0] == truth.any(1).sum()
+    lonely = 0
+    for image in truth.reshape(-1, *GRID):
+        padded = np.pad(image, 1)
+        lonely += sum(
+            image[r, c] and padded[r : r + 3, c : c + 3].sum() == 1 for r in range(GRID[0]) for c in range(GRID[1])
+        )
+    assert look.isolated[0] == lonely
+    assert look.cosine[1].sum() == truth.sum()
+    np.testing.assert_allclose(look.cosine[1].nonzero()[0].min(), (cosine[truth].min() + 1) * 25, atol=1)
+    shares = np.concatenate([b.cls_attention for b in batches], axis=1)
+    assert attention[edge_index(threshold) :].sum() == pytest.approx(shares[1][truth].sum(), rel=1e-6)
+
+
+def test_tokens_come_back_in_order_whatever_the_chunk(batches, tmp_path):
+    norms = np.concatenate([b.norms for b in batches], axis=1)
+    with Tally(LAYERS, LAYOUT, tmp_path) as tally:
+        for batch in batches:
+            tally.add(batch)
+        for chunk in (1, 3, 100):
+            codes = np.concatenate([c for c, _ in tally.tokens(chunk)])  # [n, L, N]
+            np.testing.assert_allclose(decode(codes), norms.transpose(1, 0, 2), rtol=3e-4)
+        assert not list(tmp_path.iterdir()), "the spill file must not be visible in the output folder"
+
+
+def test_two_shares_of_the_images_add_up_to_the_whole(batches):
+    def sums(part):
+        with Tally(LAYERS, LAYOUT) as tally:
+            for batch in part:
+                tally.add(batch)
+            return tally.sums, group_histograms(tally, [0, 1], Processes())
+
+    (whole, groups), (a, groups_a), (b, groups_b) = sums(batches), sums(batches[:1]), sums(batches[1:])
+    for name, value in vars(whole).items():
+        np.testing.assert_allclose(getattr(a, name) + getattr(b, name), value, rtol=1e-12, err_msg=name)
+    assert (groups_a + groups_b == groups).all()
+    assert (groups.sum(0) == whole.counts).all()

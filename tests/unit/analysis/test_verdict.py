@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from vitreg.analysis import outliers, verdict
+from vitreg.analysis.norms import NormHistogram
+from vitreg.analysis.outliers import Detection
+
+
+def detection(found, share=0.02, ratio=5.0, side="high"):
+    return Detection(found, side, 100.0 if found else None, share, ratio if found else None, {})
+
+
+def pair(high=None, low=None):
+    return {"high": high or detection(False), "low": low or detection(False, side="low")}
+
+
+def test_strength_words_follow_the_ratio():
+    assert [verdict.strength_of(r) for r in (2.0, 2.99, 3.0, 5.99, 6.0, 40)] == [
+        "mild",
+        "mild",
+        "moderate",
+        "moderate",
+        "strong",
+        "strong",
+    ]
+
+
+def test_the_peak_is_where_outliers_stand_out_most_not_where_they_begin():
+    layers = [
+        pair(),
+        pair(detection(True, share=0.001, ratio=9)),
+        pair(detection(True, ratio=6)),
+        pair(detection(True, ratio=5)),
+        pair(),
+    ]
+    assert verdict.choose(layers) == ("high", 1, 2)
+
+
+def test_the_side_with_the_larger_effect_speaks():
+    layers = [pair(detection(True, ratio=2.5), detection(True, ratio=7, side="low"))]
+    assert verdict.choose(layers) == ("low", 0, 0)
+    assert verdict.choose([pair(), pair()]) == (None, None, None)
+
+
+def test_positions_are_locked_only_if_most_outliers_return_to_the_same_places():
+    locked, scattered = np.zeros(196), np.full(196, 0.02)
+    locked[[3, 77]] = 1.0
+    assert verdict.position_locked(locked, images=10)
+    assert not verdict.position_locked(scattered, images=10)
+    assert not verdict.position_locked(locked, images=2), "two images cannot tell place from content"
+    mostly_scattered = scattered.copy()
+    mostly_scattered[3] = 1.0
+    assert not verdict.position_locked(mostly_scattered, images=10)
+
+
+@pytest.fixture()
+def groups():
+    """Norms of 20 images: in `everywhere` each has outliers, in `one_image` a single odd image has them all."""
+    rng = np.random.default_rng(0)
+    base = rng.lognormal(3, 0.15, (20, 196))
+    everywhere, one_image = base.copy(), base.copy()
+    everywhere[:, :4] *= 6
+    one_image[7, :80] *= 6
+    return {
+        name: np.stack([NormHistogram.of(image).counts[None] for image in images])
+        for name, images in (("everywhere", everywhere), ("one image", one_image), ("clean", base))
+    }
+
+
+def test_confidence_is_high_only_if_the_images_agree(groups):
+    assert verdict.bootstrap(groups["everywhere"], "high", outliers.mixture) == 1.0
+    assert 0.3 < verdict.bootstrap(groups["one image"], "high", outliers.mixture) < verdict.MIN_CONFIDENCE
+    assert verdict.bootstrap(groups["clean"], "high", outliers.mixture) == 0.0
+
+
+def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
+    pooled = NormHistogram(groups["one image"].sum((0, 1)))
+    found = [{"high": outliers.mixture(pooled, "high"), "low": outliers.mixture(pooled, "low")}]
+    chosen = verdict.choose(found)
+    confidence = verdict.bootstrap(groups["one image"], "high", outliers.mixture)
+    evidence = verdict.Evidence(
+        layers=1,
+        images=20,
+        images_with=0.05,
+        grid=(14, 14),
+        positions=np.zeros(196),
+        isolated=0.0,
+        redundancy_auc=None,
+        cls_attention={},
+        at_output=True,
+    )
+    record = verdict.describe(found, chosen, confidence, evidence, images=20)
+    assert record.kind == "none"
+    assert "resamples" in record.reason

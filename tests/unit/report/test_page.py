@@ -1,0 +1,343 @@
+"""The page holds what it promises, loads nothing, and lets no foreign name become markup."""
+
+import base64
+import hashlib
+import html.parser
+import itertools
+import json
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vitreg.errors import UserError
+from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, Skipped
+from vitreg.report import write_report
+from vitreg.report.page import SKIPPED_SHOWN, render
+from vitreg.report.payload import ATTENDED, Scale
+
+HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, and the text of each element by its id."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.inside = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.inside:
+            while self.inside.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.inside):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def __contains__(self, words):
+        return words in self.text
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_page_says_the_verdict_first_and_then_what_it_stands_on(scan_result, make_examples):
+    result = scan_result()
+    page = Page(render(result, make_examples(4)))
+    order = [
+        result.verdict.sentence,
+        result.verdict.reason,
+        "Norms along the depth",
+        "Norms at block 10",
+        "Where outliers sit",
+        "How many an image has",
+        "Redundancy of the patches",
+        "Attention that outliers take",
+        "Most outliers",
+        "Fewest outliers",
+        "What to do next",
+        result.lint[1].message.replace("`", ""),
+        "All blocks in numbers",
+        "Skipped images",
+        "Provenance",
+        result.model.weights_sha256,
+    ]
+    places = [page.text.find(re.sub(r"\s+", " ", words)) for words in order]
+    assert -1 not in places, order[places.index(-1)]
+    assert places == sorted(places)
+    assert result.provenance.command in page
+
+
+def test_one_page_for_every_kind_of_verdict(scan_result, make_examples):
+    for kind, words in (
+        ("high-norm", "High-norm artifacts"),
+        ("low-norm", "Low-norm artifacts"),
+        ("position-locked", "Position-locked artifacts"),
+        ("none", "No artifacts found"),
+    ):
+        assert words in Page(render(scan_result(kind), make_examples(1, outliers=kind != "none")))
+
+
+def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_result, make_examples):
+    result = scan_result("none")
+    text = render(result, make_examples(3, outliers=False))
+    page = Page(text)
+    assert result.verdict.sentence in page
+    assert "Nothing stands out" in page
+    assert "Example images" in page
+    assert "Most outliers" not in page
+    assert "No outliers, so there are no places to show." in page
+    assert text.count('class="chart norms"') == 2  # desktop and phone
+    assert text.count('class="chart histogram log"') == 2
+    assert "threshold</li>" not in text
+
+
+def test_the_shown_layer_of_a_verdict_none_is_the_one_with_the_longest_tail(scan_result):
+    result = scan_result("none")
+    stretched = result.layers[3].model_copy(update={"quantiles": {"0.999": 50 * result.layers[3].median}})
+    layers = [*result.layers[:3], stretched, *result.layers[4:]]
+    assert "Norms at block 3" in Page(render(result.model_copy(update={"layers": layers}), []))
+
+
+def test_nothing_is_loaded_from_anywhere(scan_result, make_examples):
+    text = render(scan_result(registers=4), make_examples(2, registers=4))
+    page = Page(text)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name) or ""
+            assert not value or value.startswith(("#", "data:")), (name, value[:80])
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not re.search(r"\b(fetch|XMLHttpRequest|importScripts|WebSocket)\b", text)
+    # The namespace of SVG is the one address there is, and it is never fetched.
+    assert set(re.findall(r"https?://[^\"' <]+", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_the_content_policy_names_exactly_the_style_and_the_script_of_the_page(scan_result):
+    text = render(scan_result(), [])
+    policy = next(m["content"] for m in Page(text).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not [a for _, a in Page(text).elements if "style" in a or any(k.startswith("on") for k in a)]
+
+
+def test_foreign_names_are_inert_everywhere(scan_result, make_examples):
+    evil = "</script><script>alert(2)</script>"
+    result = scan_result(spec=f"timm:{evil}", skipped=[Skipped(name=HOSTILE, reason=evil)])
+    verdict = result.verdict.model_copy(
+        update={"sentence": evil, "reason": f"`{evil}`", "advice": [evil, f"`{HOSTILE}`"]}
+    )
+    lint = [Finding(level="problem", subject=evil, message=evil, remedy=evil)]
+    layers = [la.model_copy(update={"gates": {evil: 1.0}}) for la in result.layers]
+    settings = {evil: HOSTILE}
+    provenance = result.provenance.model_copy(update={"command": evil, "packages": {evil: evil}, "hardware": evil})
+    model = result.model.model_copy(update={"notes": [evil], "weights": HOSTILE, "library": evil})
+    hostile = result.model_copy(
+        update={
+            "verdict": verdict, "lint": lint, "layers": layers, "settings": settings,
+            "provenance": provenance, "model": model,
+        }
+    )  # fmt: skip
+    text = render(hostile, make_examples(2, names=[HOSTILE, evil]))
+    page = Page(text)
+    assert len(page.all("script")) == 2
+    assert "alert(2)</script>" not in text
+    assert all(not any(name.startswith("on") for name in attributes) for _, attributes in page.elements)
+    assert [image["src"][:11] for image in page.all("img")] == ["data:image/"] * 2
+    assert HOSTILE in page  # shown as it is, as text
+    assert {e["name"] for e in data_of(text)["examples"]} == {HOSTILE, evil}
+    block = re.search(r'id="data">(.*?)</script>', text, re.S)[1]
+    assert not set("<>&") & set(block)
+
+
+def test_undecodable_file_names_can_be_written(scan_result, make_examples, tmp_path):
+    name = b"caf\xe9.jpg".decode("utf-8", errors="surrogateescape")
+    path = write_report(
+        scan_result(skipped=[Skipped(name=name, reason="broken")]), make_examples(1, names=[name]), tmp_path
+    )
+    assert r"caf\udce9.jpg" in path.read_text(encoding="utf-8")
+
+
+def test_the_maps_come_back_from_the_data_block(scan_result, make_examples):
+    example = make_examples(1, grid=(7, 5), registers=2)[0]
+    data = data_of(render(scan_result(grid=(7, 5), registers=2), [example]))
+    one, norms = data["examples"][0], data["norms"]
+    assert (one["rows"], one["cols"]) == (7, 5)
+    codes = np.frombuffer(base64.b64decode(one["norms"]), "<u2").reshape(7, 5)
+    decoded = norms["low"] * (norms["high"] / norms["low"]) ** (codes / 65535)
+    np.testing.assert_allclose(decoded, example.norms, rtol=1e-4)
+    outliers = np.frombuffer(base64.b64decode(one["outliers"]), np.uint8).reshape(7, 5)
+    np.testing.assert_array_equal(outliers, example.outliers)
+    assert [a["name"] for a in one["attention"]] == ["CLS", "register 1", "register 2"]
+    for stored, values in zip(one["attention"], [example.cls_attention, *example.register_attention], strict=True):
+        shares = np.frombuffer(base64.b64decode(stored["data"]), "<u2").reshape(7, 5) / 65535 * stored["max"]
+        np.testing.assert_allclose(shares, values, atol=stored["max"] / 60000)
+    targets = np.frombuffer(base64.b64decode(one["attends"]), "<u2").reshape(35, -1)
+    np.testing.assert_array_equal(targets, example.attends)
+    shares = np.frombuffer(base64.b64decode(one["shares"]), "<u2").reshape(35, -1) / 65535
+    np.testing.assert_allclose(shares, example.attends_share, atol=1e-5)
+    assert struct.unpack("3B", base64.b64decode(data["palettes"]["viridis"])[:3]) == (68, 1, 84)
+
+
+def test_attended_patches_are_sorted_and_the_strongest_are_kept(scan_result, make_examples):
+    example = make_examples(1, grid=(6, 6), attended=20)[0]
+    shuffled = np.random.default_rng(0).permutation(20)
+    mixed = type(example)(
+        **{f: getattr(example, f) for f in example.__dataclass_fields__}
+        | {"attends": example.attends[:, shuffled], "attends_share": example.attends_share[:, shuffled]}
+    )
+    one = data_of(render(scan_result(grid=(6, 6)), [mixed]))["examples"][0]
+    assert one["attended"] == ATTENDED
+    targets = np.frombuffer(base64.b64decode(one["attends"]), "<u2").reshape(36, -1)
+    np.testing.assert_array_equal(targets, example.attends[:, :ATTENDED])
+
+
+def test_the_colour_scale_is_shared_and_does_not_stretch_even_norms(make_examples):
+    examples = make_examples(3, grid=(8, 8))
+    scale = Scale.of(examples)
+    assert scale.low == pytest.approx(min(e.norms.min() for e in examples))
+    assert scale.high == pytest.approx(max(e.norms.max() for e in examples))
+    even = Scale.of(make_examples(2, grid=(8, 8), outliers=False))
+    assert even.high / even.low > 3
+    assert Scale.of([]).quantise(np.array([0.0, np.nan, 1.0])).tolist() == [0, 0, 0]
+
+
+def test_a_page_of_eight_examples_stays_below_three_megabytes(scan_result, make_examples, tmp_path):
+    path = write_report(
+        scan_result(registers=4, blocks=24), make_examples(8, grid=(37, 37), registers=4, attended=12), tmp_path
+    )
+    assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("registers", [0, 1, 4])
+@pytest.mark.parametrize("cls", [True, False])
+def test_with_and_without_registers_and_class_token(scan_result, make_examples, cls, registers):
+    text = render(
+        scan_result(cls=cls, registers=registers), make_examples(2, cls=cls, registers=registers, grid=(9, 6))
+    )
+    assert text.count('data-map="attention"') == 2 * (cls + registers)
+    assert ("line-cls" in text.split("<main")[1]) == cls
+    assert ("line-register" in text.split("<main")[1]) == bool(registers)
+    assert ("the model has no class token" in text) == (not cls)
+
+
+def test_what_was_not_measured_is_said_in_words(scan_result):
+    bare = scan_result(redundancy=False, positions=None, per_image=None)
+    page = Page(render(bare, []))
+    for words in (
+        "Positions were not recorded.",
+        "Counts per image were not recorded.",
+        "Redundancy was not measured.",
+        "The scan kept no example images.",
+    ):
+        assert words in page
+
+
+def test_no_token_attention_means_no_promise_of_it(scan_result, make_examples):
+    example = make_examples(1, grid=(5, 5), attended=0)[0]
+    assert example.attends.shape == (25, 0)
+    page = Page(render(scan_result(grid=(5, 5)), [example]))
+    assert "the attention of single tokens was not kept" in page
+
+
+def test_one_image_and_one_block(scan_result, make_examples):
+    result = scan_result(seen=1, blocks=1, grid=(1, 1))
+    verdict = result.verdict.model_copy(update={"confidence": None})
+    page = Page(render(result.model_copy(update={"verdict": verdict}), make_examples(1, grid=(1, 1))))
+    assert "1 image, 1 block" in page
+    assert "too few images to resample" in page
+
+
+def test_no_image_at_all(scan_result):
+    result = scan_result("none").model_copy(update={"layers": [], "images": ImagesRecord(seen=0), "per_image": None})
+    assert "No block was measured." in Page(render(result, []))
+
+
+def test_values_that_are_not_numbers_are_dashes(scan_result):
+    result = scan_result()
+    broken = LayerRecord(
+        **result.layers[2].model_dump() | {"max": float("inf"), "p99": float("nan"), "cls_norm": float("nan")}
+    )
+    text = render(result.model_copy(update={"layers": [*result.layers[:2], broken, *result.layers[3:]]}), [])
+    assert not re.search(r"\bnan\b|\binf\b", Page(text).text)
+    assert "nan" not in "".join(re.findall(r'points="[^"]*"', text))
+
+
+def test_zero_norms_are_drawn_at_the_edge(scan_result):
+    result = scan_result()
+    layers = [la.model_copy(update={"min": 0.0}) for la in result.layers]
+    heat = Heatmap(rows=2, cols=3, values=[[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    text = render(result.model_copy(update={"layers": layers, "positions": heat}), [])
+    assert "Highest at row 1, column 1: 50" in text
+
+
+def test_many_skipped_images_are_counted_by_reason_and_listed_to_a_limit(scan_result):
+    skipped = [Skipped(name=f"{i}.jpg", reason="truncated" if i % 3 else "not an image") for i in range(3000)]
+    text = render(scan_result(skipped=skipped), [])
+    page = Page(text)
+    assert "3,000 images were not scanned." in page
+    assert "2,000 truncated" in page
+    assert f"and {3000 - SKIPPED_SHOWN:,} more" in page
+    assert text.count("<td><bdi>") == SKIPPED_SHOWN
+
+
+def test_an_interrupted_scan_says_so_at_the_top(scan_result):
+    result = scan_result(images=ImagesRecord(seen=120, interrupted=True, planned=1000))
+    assert "Interrupted. 120 images were scanned of 1,000 planned" in Page(render(result, []))
+
+
+def test_the_page_is_accessible_in_structure(scan_result, make_examples):
+    page = Page(render(scan_result(registers=1), make_examples(2, registers=1)))
+    assert dict(page.elements)["html"]["lang"] == "en"
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert attributes.get(name, ids[0]) in ids
+
+
+def test_a_failed_write_leaves_the_old_page_and_no_draft(scan_result, tmp_path, monkeypatch):
+    path = write_report(scan_result("none"), [], tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left on device"):
+        write_report(scan_result(), [], tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_users_error(scan_result, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError):
+        write_report(scan_result(), [], tmp_path / "file")
+
+
+def test_importing_the_report_does_not_import_torch():
+    code = "import sys, vitreg.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
