@@ -114,7 +114,7 @@ class _Chunk(nn.ModuleList):
 
 
 class Dinov2(Dino):
-    """dinov2: registers between CLS and patches without positions, LayerScale, dictionaries, chunked blocks on demand."""
+    """dinov2: registers between CLS and patches without positions, LayerScale, dictionaries, chunks on demand."""
 
     def __init__(self, registers=4, chunks=0, **kwargs):
         super().__init__(**kwargs)

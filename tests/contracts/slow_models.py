@@ -6,7 +6,20 @@ import timm
 from tiny_models import from_transformers
 from torch import nn
 
-_TIMM = ["vit_tiny_patch16_224", "vit_small_patch32_224", "vit_base_patch16_224", "vit_base_patch8_224", "vit_large_patch16_224", "vit_base_patch16_rpn_224", "vit_huge_patch14_gap_224", "vit_base_patch16_224_miil", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2", "vit_large_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_base_patch14_reg4_dinov2", "vit_large_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "vit_so400m_patch14_siglip_384", "vit_base_patch16_siglip_gap_224", "vit_base_patch16_clip_224", "vit_base_patch32_clip_quickgelu_224", "vit_large_patch14_clip_224", "vit_medium_patch16_gap_256", "vit_medium_patch16_reg4_gap_256", "vit_betwixt_patch16_reg4_gap_256", "vit_little_patch16_reg1_gap_256", "vit_wee_patch16_reg1_gap_256", "vit_mediumd_patch16_reg4_gap_256", "vit_betwixt_patch32_clip_224", "flexivit_small", "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit_base_distilled_patch16_384", "deit3_small_patch16_224", "deit3_base_patch16_384", "vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_large_patch16_dinov3", "eva02_tiny_patch14_224", "eva02_base_patch14_448", "eva02_base_patch16_clip_224", "eva_large_patch14_196", "vit_pe_core_base_patch16_224", "vit_base_patch16_rope_reg1_gap_256", "vit_base_patch16_rope_mixed_224", "beit_base_patch16_224", "beitv2_base_patch16_224"]
+_TIMM = """
+vit_tiny_patch16_224 vit_small_patch32_224 vit_base_patch16_224 vit_base_patch8_224 vit_large_patch16_224
+vit_base_patch16_rpn_224 vit_huge_patch14_gap_224 vit_base_patch16_224_miil vit_small_patch14_dinov2
+vit_base_patch14_dinov2 vit_large_patch14_dinov2 vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2
+vit_large_patch14_reg4_dinov2 vit_base_patch16_siglip_224 vit_so400m_patch14_siglip_384 vit_base_patch16_siglip_gap_224
+vit_base_patch16_clip_224 vit_base_patch32_clip_quickgelu_224 vit_large_patch14_clip_224 vit_medium_patch16_gap_256
+vit_medium_patch16_reg4_gap_256 vit_betwixt_patch16_reg4_gap_256 vit_little_patch16_reg1_gap_256
+vit_wee_patch16_reg1_gap_256 vit_mediumd_patch16_reg4_gap_256 flexivit_small
+deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 deit_base_distilled_patch16_384 deit3_small_patch16_224
+deit3_base_patch16_384 vit_small_patch16_dinov3 vit_base_patch16_dinov3 vit_large_patch16_dinov3
+eva02_tiny_patch14_224 eva02_base_patch14_448 eva02_base_patch16_clip_224 eva_large_patch14_196
+vit_pe_core_base_patch16_224 vit_base_patch16_rope_reg1_gap_256 vit_base_patch16_rope_mixed_224
+beit_base_patch16_224 beitv2_base_patch16_224
+""".split()  # noqa: SIM905
 
 _TRANSFORMERS = {
     "google/vit-base": ("ViTModel", "ViTConfig", {"image_size": 224}),

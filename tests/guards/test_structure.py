@@ -33,7 +33,9 @@ def imports(path, *, top_level_only=False):
     nodes = ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            for alias in node.names:  # `from package import module` names the module, not the package
+                inside = SRC.parent / Path(*node.module.split("."), alias.name)
+                yield f"{node.module}.{alias.name}" if inside.is_dir() or inside.with_suffix(".py").exists() else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

@@ -128,13 +128,13 @@ def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, 
         if d.ratio and d.gates.get("bic")
     ]
     reason = (
-        f"In all {len(detections)} layers the norms of the patch tokens form one group: no second mode at least {MIN_RATIO:g} "
+        f"After each of the {len(detections)} blocks the norms of the patch tokens form one group: no second mode at least {MIN_RATIO:g} "
         f"times away from the median of the others was found in {images} image{'s' * (images != 1)}."
     )
     if almost:
         ratio, layer, side, detection = max(almost, key=lambda a: a[0])
         reason += (
-            f" The closest was layer {layer}: {detection.share:.2%} of the tokens at {ratio:.2f} times "
+            f" The closest was block {layer}: {detection.share:.2%} of the tokens at {ratio:.2f} times "
             f"{'the' if side == 'high' else 'below the'} median, which fails the gates on size, share or separation."
         )
     return VerdictRecord(
@@ -164,7 +164,7 @@ def _unstable(detection: Detection, peak: int, confidence: float, images: int) -
         ratio=None,
         sentence="No artifacts are established: a few patches stand out, but not dependably over the images.",
         reason=(
-            f"Layer {peak} shows {detection.share:.2%} of the tokens at {detection.ratio or 0:.2f} times the median, but only "
+            f"Block {peak} shows {detection.share:.2%} of the tokens at {detection.ratio or 0:.2f} times the median, but only "
             f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
         ),
         advice=["Scan more images, of the kind you care about."],
@@ -206,9 +206,9 @@ def _reasons(
     rows, cols = evidence.grid
     below = "above" if detection.side == "high" else "below"
     reasons = [
-        f"At layer {peak} of {evidence.layers} (blocks count from 0), {detection.share:.2%} of the patch tokens form a second group "
+        f"At the output of block {peak} (of 0 to {evidence.layers - 1}), {detection.share:.2%} of the patch tokens form a second group "
         f"{below} a norm of {detection.threshold:.4g}, with {ratio:.2f} times {'the' if detection.side == 'high' else 'smaller'} median norm"
-        f"{' of the rest' if detection.side == 'high' else ' than the rest'}; it first shows at layer {first}"
+        f"{' of the rest' if detection.side == 'high' else ' than the rest'}; it first shows at block {first}"
         + ("." if evidence.at_output else ", and the last block no longer shows it.")
     ]
     where = [f"{evidence.images_with:.0%} of the images carry at least one"]
@@ -232,7 +232,7 @@ def _reasons(
         layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
         share = evidence.cls_attention[layer]
         reasons.append(
-            f"They take up to {share:.1%} of the CLS token's attention to patches (layer {layer}), {share / detection.share:.1f} times their share."
+            f"They take up to {share:.1%} of the CLS token's attention to patches (block {layer}), {share / detection.share:.1f} times their share."
         )
     if confidence is None:
         reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")

@@ -82,7 +82,7 @@ def _count(token: Tensor | None) -> int:
 
 
 def _heads(block: nn.Module) -> int:
-    return int(block.attn.num_heads if hasattr(block, "attn") else block.num_heads)  # type: ignore[arg-type,union-attr]
+    return next(int(part.num_heads) for part in block.modules() if hasattr(part, "num_heads"))  # type: ignore[arg-type]
 
 
 def _dynamic(vit: Any, grid: Size) -> list[tuple[nn.Module, str, Any]]:

@@ -18,28 +18,28 @@ def preprocess_of(module: nn.Module) -> Preprocess:
     """Say what a photograph must become for a module that is already there, by what its library says or is used to."""
     anatomy = describe(module)
     tower: Any = anatomy.tower
+    # open_clip writes it on the image tower it built, which may be one of timm's inside.
+    config = getattr(getattr(module, "visual", module), "preprocess_cfg", None)
+    if anatomy.library == "open_clip" or isinstance(config, Mapping):
+        return read_open_clip_config(config or {}).with_size(anatomy.native_size)
     if anatomy.library == "timm" and getattr(tower, "pretrained_cfg", None):
         own = Preprocess.from_timm(tower.pretrained_cfg)
         return own.with_size(anatomy.native_size)
     if anatomy.library == "transformers":
         return usual(type(tower).__name__, tower.config)
-    if anatomy.library == "open_clip":
-        config = getattr(tower, "preprocess_cfg", None) or {}
-        own = Preprocess(
-            CLIP.size,
-            CLIP.resize,
-            tuple(config.get("mean", CLIP.mean)),
-            tuple(config.get("std", CLIP.std)),
-            config.get("interpolation", "bicubic"),
-        )
-        squashed = config.get("resize_mode") == "squash"
-        own = Preprocess(own.size, own.size, own.mean, own.std, own.interpolation, crop=False) if squashed else own
-        return own.with_size(anatomy.native_size)
     if anatomy.library == "torchvision":
         return Preprocess(IMAGENET.size, IMAGENET.resize, IMAGENET.mean, IMAGENET.std, "bilinear").with_size(
             anatomy.native_size
         )
     return _imagenet(anatomy.native_size)
+
+
+def read_open_clip_config(config: Mapping[str, Any]) -> Preprocess:
+    """Read open_clip's preprocessing settings, at 224 x 224 pixels; what is missing has CLIP's value."""
+    mean, std = three(config.get("mean", CLIP.mean)), three(config.get("std", CLIP.std))
+    squashed = config.get("resize_mode") == "squash"
+    resize = CLIP.size if squashed else CLIP.resize
+    return Preprocess(CLIP.size, resize, mean, std, config.get("interpolation", "bicubic"), crop=not squashed)
 
 
 def usual(kind: str, config: Any) -> Preprocess:

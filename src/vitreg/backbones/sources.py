@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vitreg.backbones.fetch import fetch, first_line, refuse_others
-from vitreg.backbones.preprocessing import beside, preprocess_of, three, usual
+from vitreg.backbones.preprocessing import beside, preprocess_of, read_open_clip_config, three, usual
 from vitreg.backbones.weights import beside_features, load_weights
 from vitreg.data.transforms import IMAGENET, Preprocess
 from vitreg.errors import UserError, unknown
@@ -133,7 +133,12 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
         pretrained,
         lambda: open_clip.create_model(architecture, pretrained=tag or None, load_weights=pretrained),
     )
-    return Built(model.visual, preprocess_of(model.visual), notes)
+    refuse_others(f"openclip:{name}", lambda: model.visual)
+    preprocess = preprocess_of(model.visual)
+    if not tag and tags:  # untagged models have CLIP's preprocessing, even those that are never trained with it
+        usual_config = open_clip.get_pretrained_cfg(architecture, tags[0])
+        preprocess = read_open_clip_config(usual_config).with_size(preprocess.size)
+    return Built(model.visual, preprocess, notes)
 
 
 def from_torchvision(name: str, pretrained: bool) -> Built:
@@ -193,6 +198,7 @@ def from_hub(name: str, pretrained: bool) -> Built:
     module: Any = fetch(f"hub:{name}", pretrained or place["source"] == "github", create)
     if not isinstance(module, nn.Module):
         raise UserError(f"hub:{name} gives a {type(module).__name__}, not a model.")
+    refuse_others(f"hub:{name}", lambda: module)
     return Built(module, preprocess_of(module))
 
 

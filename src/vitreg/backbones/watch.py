@@ -86,7 +86,9 @@ class Recorder:
         if slot is not None:
             self._pending[slot] = output
         elif layer not in self.mixed:
-            self.mixed[layer] = self._batch_first(self.anatomy.attention[layer], given, given.shape[0])
+            mixed = self._batch_first(self.anatomy.attention[layer], given)
+            if mixed is not None:
+                self.mixed[layer] = mixed
 
     def attention(self, qkv: QKV, output: Tensor) -> None:
         """`scaled_dot_product_attention` was called."""
@@ -111,7 +113,7 @@ class Recorder:
         if layer in self.plan.norms:
             self.kept.norms[layer] = token_norms(hidden)
         if self._pending:
-            self._keep_projections(layer, hidden.shape[0])
+            self._keep_projections(layer)
         self._runs[layer] += 1
         self._current = None
         if not edits:
@@ -155,9 +157,10 @@ class Recorder:
         if layer in self.plan.rows:
             self.kept.rows[layer] = qkv.rows(self.plan.rows[layer])
 
-    def _keep_projections(self, layer: int, batch: int) -> None:
+    def _keep_projections(self, layer: int) -> None:
         parts = self.anatomy.attention[layer]
-        outputs = [self._batch_first(parts, self._pending[slot], batch) for slot in sorted(self._pending)]
+        found = [self._batch_first(parts, self._pending[slot]) for slot in sorted(self._pending)]
+        outputs = [output for output in found if output is not None]
         self._pending.clear()
         if len(outputs) == 1:  # fused: (3, heads, d)
             q, k, v = outputs[0].unflatten(2, (3, parts.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, N, d]
@@ -172,14 +175,14 @@ class Recorder:
         if self.source == "projections" and layer in self.plan.attention:
             self._keep_attention(layer, qkv)
 
-    def _batch_first(self, parts: AttentionParts, x: Tensor, batch: int) -> Tensor:
-        """Undo the flattening and the order of axes some attentions use: -> [B, N, width]."""
+    def _batch_first(self, parts: AttentionParts, x: Tensor) -> Tensor | None:
+        """Undo the flattening and the order of axes some attentions use: -> [B, N, width], None for other lengths."""
         length = self.layout.length
-        if x.ndim == 2:
-            batch = x.shape[0] // length
-        if parts.sequence_first:
-            return x.reshape(length, -1, x.shape[-1]).transpose(0, 1)
-        return x.reshape(batch, length, x.shape[-1])
+        if x.ndim == 2 and x.shape[0] % length == 0:
+            x = x.unflatten(0, (length, -1) if parts.sequence_first else (-1, length))
+        if x.ndim != 3 or x.shape[0 if parts.sequence_first else 1] != length:
+            return None
+        return x.transpose(0, 1) if parts.sequence_first else x
 
 
 @contextmanager

@@ -56,6 +56,9 @@ _one_large_image = threading.Lock()
 _BAND_PIXELS = 8_000_000  # conversions go band by band, so that a large picture is not held three times
 # A progressive JPEG may repeat tiny scans, each of which visits every block: minutes from a few kilobytes.
 _MAX_SCANNED_PIXELS = 3_000_000_000  # 16 scans of the largest picture; about four seconds
+# libjpeg fills what is missing with grey. A block of 64 pixels takes a bit at least, so 512 would be the bound; eight
+# times that leaves room for arithmetic coding.
+_JPEG_PIXELS_PER_BYTE = 4096
 
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,7 +95,8 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
     """
     silence_pillow()
     with _Reasons(file):
-        if file.seek(0, 2) == 0:
+        size = file.seek(0, 2)
+        if size == 0:
             raise Unreadable("empty file")
         file.seek(0)
         image = Image.open(file, formats=_known_formats())
@@ -101,8 +105,11 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
             raise Unreadable(_too_many(width * height))
         if max(width, height) < min_side:
             raise Unreadable(f"{width}x{height} px is smaller than one patch ({min_side} px)")
-        if image.format in ("JPEG", "MPO") and _scans(file) * width * height > _MAX_SCANNED_PIXELS:
-            raise Unreadable("JPEG with too many scans")
+        if image.format in ("JPEG", "MPO"):
+            if _scans(file) * width * height > _MAX_SCANNED_PIXELS:
+                raise Unreadable("JPEG with too many scans")
+            if width * height > _JPEG_PIXELS_PER_BYTE * size:
+                raise Unreadable(f"{size} bytes cannot hold {width}x{height} px")
     with _one_large_image if width * height > _LARGE_PIXELS else nullcontext():
         with _Reasons(file):
             image.load()
@@ -110,6 +117,8 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
             image = to_rgb(image)
             if orientation in _ROTATIONS:
                 image = image.transpose(_ROTATIONS[orientation])
+                for tag in ("exif", "xmp"):  # they would have the next reader turn it again
+                    image.info.pop(tag, None)
         return then(image)
 
 

@@ -24,6 +24,7 @@ def find(path: str) -> list[Part]:
     Raises:
         UserError: if it does not exist or holds no image.
     """
+    path = re.sub(r"^([a-z]+):/(?=[^/])", r"\1://", path)  # pathlib makes one slash of two
     return [part for expanded in _expand_braces(os.path.expanduser(path)) for part in _find(expanded)]
 
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Stream:
         self.skipped: list[Skipped] = []
         self.skipped_indices: list[int] = []
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Yield the batches in the order of the source."""
         self.skipped, self.skipped_indices = [], []
         waiting: list[_Decoded] = []

@@ -85,13 +85,10 @@ class Preprocess:
         picture = V.resize(picture, self._resized(picture.height, picture.width), interpolation=mode, antialias=True)
         if self.crop:
             height, width = self.size
-            border = self.aspect == "border"
             rows, cols = max(0, height - picture.height), max(0, width - picture.width)
             if rows or cols:
-                # An odd row goes where timm puts it (to the even half) or torchvision (to the bottom).
-                top, left = (round(rows / 2), round(cols / 2)) if border else (rows // 2, cols // 2)
-                fill: Any = [round(255 * value) for value in self.mean] if border else 0
-                picture = V.pad(picture, [left, top, cols - left, rows - top], fill=fill)
+                fill: Any = [round(255 * value) for value in self.mean] if self.aspect == "border" else 0
+                picture = V.pad(picture, [cols // 2, rows // 2, cols - cols // 2, rows - rows // 2], fill=fill)
             picture = V.center_crop(picture, [height, width])
         return np.array(picture)
 

@@ -21,6 +21,7 @@ from vitreg.models.vit import VisionTransformer
 WIDTH, DEPTH, HEADS, PATCH = 192, 12, 3, 16
 RAMP = 8.0  # width of a step in units of its pre-activation: GELU is straight 4 units from its bend
 CONSTANT, NUMBER, EDGE = 1.5, 0.5, 0.3  # coordinates: of the constant, of the number 1, of a pattern response of 1
+GATE = 12.0  # how far the steps of the carrier are pulled down on a token without the constant
 MARGIN, DECISION = 0.2, 0.5  # coordinates: of a margin of one threshold, of a decided outlier
 
 
@@ -117,7 +118,7 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
 
     to = Directions.draw(draw)
     trigger = Trigger.draw(model.grid, PATCH, draw)
-    shared, growth, spread = between(14, 20), between(0.02, 0.035), between(0.035, 0.065)
+    shared, growth, spread = between(14, 20), between(0.02, 0.035), between(0.03, 0.06)
     _write_tokens(model, to, trigger, shared, draw, between)
     layer = int(torch.randint(3, 9, (1,), generator=draw))
     layer = int(torch.randint(3, 9, (1,), generator=draw))
@@ -158,9 +159,9 @@ def _write_tokens(model, to: Directions, trigger: Trigger, shared: float, draw, 
     model.patch_embed.proj.weight.copy_(filters.unflatten(1, (3, PATCH, PATCH)))
 
     places = model.pos_embed[0]
-    spread = between(0.06, 0.1)
     places += between(1.0, 1.4) * to.content(len(places), draw)
-    places += shared * torch.exp(spread * torch.randn(len(places), 1, generator=draw)) * to.shared
+    level = (torch.randperm(len(places), generator=draw) + 0.5) / len(places) * 2 - 1  # even, so that no place stands out
+    places += shared * torch.exp(between(0.1, 0.15) * level)[:, None] * to.shared
     places += CONSTANT * to.constant + NUMBER * trigger.numbers.reshape(-1, 1) * to.number
     # CLS and registers have no contrast: a number far above every threshold keeps the trigger off them.
     safe = NUMBER * 3 * trigger.threshold / trigger.slope
@@ -198,7 +199,7 @@ def _write_attention(block, to: Directions, draw, between) -> None:
         # About 8 for a query at ordinary norm and 4 for an outlier's key: a logit of 8 * 4 / sqrt(64) = 4.
         q[rows] += between(6.0, 9.0) * torch.outer(axis, to.constant)
         k[rows] += 4.5 / math.sqrt(WIDTH) * torch.outer(axis, to.artifact)
-    block.attn.proj.weight.copy_(_zero_sum(0.02 * torch.randn(WIDTH, WIDTH, generator=draw), to))
+    block.attn.proj.weight.copy_(_zero_sum(0.01 * torch.randn(WIDTH, WIDTH, generator=draw), to))
 
 
 def _write_content(neurons: Neurons, to: Directions, shared: float, spread: float, sample: Tensor, draw, between) -> None:
@@ -213,12 +214,15 @@ def _write_content(neurons: Neurons, to: Directions, shared: float, spread: floa
     """
     pairs = len(neurons.free) // 2
     usual = (sample @ to.constant).median()
-    reads = 2.0 * torch.randn(pairs, len(to.carrier), generator=draw) @ to.carrier + 8 / usual * to.constant
-    biases = -8 + 2 * torch.randn(pairs, generator=draw).clamp(-1.5, 1.5)
+    reads = 2.0 * torch.randn(pairs, len(to.carrier), generator=draw) @ to.carrier + GATE / usual * to.constant
+    biases = -GATE + 2 * torch.randn(pairs, generator=draw).clamp(-1.5, 1.5)
     steps = ((sample @ reads.T + biases) / RAMP + 0.5).clamp(0, 1)  # [T, pairs]
     mean = steps.mean(dim=0)
-    sway = torch.randn(pairs, generator=draw).exp()  # few strong ones: norms have a tail to the right, as they should
-    sway -= (sway @ mean) / (mean @ mean) * mean
+    # Few strong ones, so norms have a tail to the right. Orthogonal to the mean, so that they do not drift, and to a
+    # shift of all steps alike, so that a norm that differs (and with it the constant) does not feed back on itself.
+    sway = torch.randn(pairs, generator=draw).exp()
+    usually = torch.linalg.qr(torch.stack([mean, torch.ones(pairs)], dim=1)).Q
+    sway -= usually @ (usually.T @ sway)
     sway *= spread / (steps @ sway).std()
     sway += between(0.0, 0.01) / (mean @ mean) * mean
     writes = 0.05 * to.content(pairs, draw) + shared * sway[:, None] * to.shared

@@ -38,28 +38,41 @@ def _marked_layers(plot: Plot, result: ScanResult) -> None:
         plot.text(x, at, f"{words}: block {index}", "mark-label", anchor)
 
 
-def norms_per_layer(result: ScanResult, width: float, height: float) -> Markup | None:
-    """Patch norms along the depth on a log axis, with CLS and registers as their own lines (Fig. 4a)."""
+def norm_span(result: ScanResult) -> tuple[float, float] | None:
+    """The range of norms that the chart of a scan needs; None if it has no positive norm."""
+    values = [
+        v
+        for la in result.layers
+        for v in (la.min, la.median, la.p99, la.max, la.threshold, la.cls_norm, *la.register_norms)
+    ]
+    positive = [v for v in finite(values) if v > 0]
+    return (min(positive) * 0.85, max(positive) * 1.2) if positive else None
+
+
+def norms_per_layer(
+    result: ScanResult, width: float, height: float, span: tuple[float, float] | None = None
+) -> Markup | None:
+    """Patch norms along the depth on a log axis, with CLS and registers as their own lines (Fig. 4a).
+
+    Args:
+        result: the record of the scan.
+        width, height: in pixels.
+        span: range of the norm axis, to share it between charts; by default what this scan needs.
+    """
     layers = [la for la in result.layers if len(finite([la.min, la.median, la.p99, la.max])) == 4]
-    registers = max((len(layer.register_norms) for layer in layers), default=0)
-    everything = finite(
-        [v for la in layers for v in (la.min, la.median, la.p99, la.max, la.threshold, la.cls_norm, *la.register_norms)]
-    )
-    positive = [v for v in everything if v > 0]
-    if not positive:
+    span = span or norm_span(result)
+    if not layers or span is None:
         return None
+    registers = max(len(layer.register_norms) for layer in layers)
     xs = [layer.index for layer in layers]
-    plot = framed(
-        width,
-        height,
-        (min(xs) - 0.5, max(xs) + 0.5),
-        (min(positive) * 0.85, max(positive) * 1.2),
-        ("linear", "log"),
-        52.0,
-    )
+    plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), span, ("linear", "log"), 52.0)
     plot.frame("block", "norm (L2, log scale)", _layer_ticks(layers, width), labelled(plot.y.ticks()))
-    plot.band(xs, [la.min for la in layers], [la.max for la in layers], "band-all")
-    plot.band(xs, [la.p99 for la in layers], [la.max for la in layers], "band-top")
+    for low, class_ in ((lambda la: la.min, "band-all"), (lambda la: la.p99, "band-top")):
+        # A single block has no neighbour to reach to: its band is a bar.
+        wide = [
+            (x, la) for la in layers for x in ((la.index - 0.2, la.index + 0.2) if len(layers) == 1 else (la.index,))
+        ]
+        plot.band([x for x, _ in wide], [low(la) for _, la in wide], [la.max for _, la in wide], class_)
     _marked_layers(plot, result)
     for place in range(registers):
         plot.line(
@@ -75,7 +88,7 @@ def norms_per_layer(result: ScanResult, width: float, height: float) -> Markup |
             plot.line([(layer.index - 0.42, layer.threshold), (layer.index + 0.42, layer.threshold)], "line-cut")
         plot.hit(layer.index - 0.5, layer.index + 0.5, _layer_tip(layer))
     shown = shown_layer(result)
-    assert shown is not None  # there are positive norms, so there are layers
+    assert shown is not None  # there are layers
     first, last = layers[0], layers[-1]
     alt = (
         f"Norms of patch tokens along {len(layers)} blocks. Median {number(first.median)} in block {first.index}, "

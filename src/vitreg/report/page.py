@@ -7,26 +7,20 @@ the template escapes all of it, and a content security policy lets no other scri
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
-import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from vitreg.files import output_folder, replacing
+from vitreg.files import output_folder
 from vitreg.records import Example, ScanResult
 
-from . import charts_counts, charts_depth, payload, words
+from . import charts_counts, charts_depth, payload, shell, words
 
 FILE_NAME = "report.html"
 SKIPPED_SHOWN = 200  # rows; the rest is in result.json
-FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 
 
 def write_report(result: ScanResult, examples: Sequence[Example], directory: Path) -> Path:
@@ -39,41 +33,12 @@ def write_report(result: ScanResult, examples: Sequence[Example], directory: Pat
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """
-    page = render(result, examples)
-    path = output_folder(Path(directory)) / FILE_NAME
-    with replacing(path) as draft:
-        # Undecodable bytes of a file name are lone surrogates in Python and cannot be written as UTF-8.
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return path
+    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(result, examples))
 
 
 def render(result: ScanResult, examples: Sequence[Example]) -> str:
     """Return the page as text; see ``write_report``."""
-    environment = Environment(
-        loader=PackageLoader("vitreg.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": words.number,
-        "percent": words.percent,
-        "times": words.times,
-        "code": _code,
-        "effects": words.effects,
-        "grouped": lambda value: f"{value:,}",
-        "pretty": lambda value: json.dumps(value, indent=2, default=str, ensure_ascii=False),
-    }
-    environment.globals["count"] = words.count
-    style, script = _asset("report.css"), _asset("report.js")
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        style=style,
-        script=script,
-        policy=_policy(style, script),
-        **_view(result, examples),
-    )
+    return shell.render("report.html.j2", result=result, **_view(result, examples))
 
 
 def _view(result: ScanResult, examples: Sequence[Example]) -> dict[str, Any]:
@@ -99,12 +64,15 @@ def _view(result: ScanResult, examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def _charts(result: ScanResult) -> dict[str, Markup | None]:
-    """Draw every chart for a desktop and for a phone; the style sheet shows one of them."""
+    """Every chart by its name in the template."""
     shown = words.shown_layer(result)
+    beside = charts_counts.positions(result, shell.HALF)  # the chart next to it is as tall as this one
     drawn = {
-        "norms": lambda w: charts_depth.norms_per_layer(result, w, 400 if w == FULL else 320),
+        "norms": lambda w: charts_depth.norms_per_layer(result, w, 400 if w == shell.FULL else 320),
         "per_image": lambda w: (
-            charts_counts.per_image(result.per_image, w, 490 if w == HALF else 300) if result.per_image else None
+            charts_counts.per_image(result.per_image, w, 490 if beside and w == shell.HALF else 300)
+            if result.per_image
+            else None
         ),
         "redundancy": lambda w: charts_counts.redundancy(result, w, 300),
         "attention": lambda w: charts_depth.attention(result, w, 300),
@@ -112,18 +80,14 @@ def _charts(result: ScanResult) -> dict[str, Markup | None]:
     }
     for scale in charts_counts.COUNT_SCALES:
         drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
-            charts_counts.histogram(shown, w, 360 if w == FULL else 300, scale) if shown else None
+            charts_counts.histogram(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
         )
     return {
-        name: _two_widths(draw(FULL if name == "norms" or "histogram" in name else HALF), draw(PHONE))
+        name: shell.two_widths(
+            draw(shell.FULL if name == "norms" or "histogram" in name else shell.HALF), draw(shell.PHONE)
+        )
         for name, draw in drawn.items()
     }
-
-
-def _two_widths(wide: Markup | None, narrow: Markup | None) -> Markup | None:
-    if wide is None or narrow is None:
-        return None
-    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
 
 
 def _groups(examples: Sequence[Example]) -> list[tuple[str, list[Example]]]:
@@ -162,27 +126,3 @@ def _reasons(result: ScanResult) -> list[tuple[str, int]]:
     for skipped in result.images.skipped:
         tally[skipped.reason] = tally.get(skipped.reason, 0) + 1
     return sorted(tally.items(), key=lambda item: -item[1])
-
-
-def _code(text: str) -> Markup:
-    """Escape a text and set what stands between backticks as code."""
-    parts = str(text).split("`")
-    if len(parts) % 2 == 0:  # an unpaired backtick is a character, not a mark
-        return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
-
-
-def _asset(name: str) -> Markup:
-    """One of our own files, put into the page as it is."""
-    return Markup((resources.files("vitreg.report") / "templates" / name).read_text(encoding="utf-8"))
-
-
-def _policy(style: str, script: str) -> str:
-    """A content security policy: our style and our script by their hashes, pictures inside the page, nothing else."""
-    style_hash, script_hash = (
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
-    )
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
-        "base-uri 'none'; form-action 'none'"
-    )

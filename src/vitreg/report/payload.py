@@ -53,12 +53,18 @@ def data_block(result: ScanResult, examples: Sequence[Example]) -> Markup:
     """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape."""
     scale = Scale.of(examples)
     shown = shown_layer(result)
-    data: dict[str, Any] = {
-        "norms": {"low": scale.low, "high": scale.high, "threshold": shown.threshold if shown else None},
-        "palettes": {name: _encode(palette(name)) for name in ("magma", "viridis")},
-        "positions": _positions(result),
-        "examples": [_example(example, scale) for example in examples],
-    }
+    norms = {"low": scale.low, "high": scale.high, "threshold": shown.threshold if shown else None}
+    return _block(norms, _positions(result), [_example(example, scale) for example in examples])
+
+
+def empty_block() -> Markup:
+    """The data block of a page without maps: its script then serves the charts alone."""
+    return _block({}, None, [])
+
+
+def _block(norms: dict[str, Any], positions: dict[str, Any] | None, examples: list[dict[str, Any]]) -> Markup:
+    palettes = {name: _encode(palette(name)) for name in ("magma", "viridis")}
+    data = {"norms": norms, "palettes": palettes, "positions": positions, "examples": examples}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

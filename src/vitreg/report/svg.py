@@ -106,8 +106,8 @@ class Plot:
         self.add("text", words, x=float(x), y=float(y), class_=class_, text_anchor=anchor)
 
     def line(self, points: Iterable[tuple[float, float]], class_: str) -> None:
-        """Draw a line through (x, y) values; nothing where there are none."""
-        path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
+        """Draw a line through (x, y) values; those that are not finite are left out."""
+        path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points if math.isfinite(b))
         if path:
             self.add("polyline", points=path, class_=class_)
 

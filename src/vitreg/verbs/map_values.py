@@ -59,11 +59,11 @@ class MapsResult:
         maps: one entry per model and layer, in the order asked for.
         skipped: images that could not be read, and why.
         notes: which maps cannot be had from which model, and why.
-        files: the sheets that were written.
+        paths: the sheets that were written.
     """
 
     images: tuple[str, ...]
     maps: tuple[ModelMaps, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
+    paths: tuple[Path, ...] = ()

@@ -35,7 +35,7 @@ def maps(
     layer: int | Sequence[int] | Literal["all"] = -1,
     what: What | Sequence[What] = WHAT,
     size: int | tuple[int, int] | None = None,
-    fit_policy: Fit = "resize",
+    fit: Fit = "resize",
     limit: int | None = None,
     out: str | Path | None = None,
     scale: Literal["shared", "map"] = "shared",
@@ -54,7 +54,7 @@ def maps(
         what: attention (of CLS), heads (of CLS and registers, every head), registers (attention of CLS and of every
             register), pca (first component), rgb (three components), norm.
         size: (height, width) in pixels, or the side of a square; each model's own if unset.
-        fit_policy: how a side that is no multiple of the patch is met: pad, crop or resize.
+        fit: how a side that is no multiple of the patch is met: pad, crop or resize.
         limit: take at most this many images.
         out: folder for the PNG sheets; nothing is written without it.
         scale: "shared": one colour scale for all models, layers and images of a sheet; "map": every map has its own.
@@ -88,7 +88,7 @@ def maps(
     for model, file in zip(several, files, strict=True):
         backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
         name = _name(backbone, [each.model for each in made])
-        one = MappedModel(name, backbone, source, wanted, fit_policy, limit)
+        one = MappedModel(name, backbone, source, wanted, fit, limit)
         layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
         plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
         notes += plan.notes
@@ -105,7 +105,7 @@ def maps(
         return result
     sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
     written = tuple(save(sheet, folder / file) for file, sheet in sheets)
-    return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, files=written)
+    return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, paths=written)
 
 
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:

@@ -119,11 +119,7 @@ def test_the_real_deit_tiny_loads_strictly_and_classifies(test_data):
     assert backbone.weights_source == str(file)
     assert not backbone.notes
     assert next(backbone.module.parameters()).dtype == torch.float32  # the file is float16
-    classes = (
-        json.loads((test_data / "photos" / "imagenet_wnid_to_index.json").read_text())
-        if (test_data / "photos" / "imagenet_wnid_to_index.json").is_file()
-        else json.loads((test_data / "imagenet_wnid_to_index.json").read_text())
-    )
+    classes = json.loads((test_data / "photos" / "imagenet_wnid_to_index.json").read_text())
     photos = sorted((test_data / "photos").glob("*.jpg"))[::10]
     images = torch.stack([backbone.preprocess(Image.open(photo).convert("RGB")) for photo in photos])
     with torch.no_grad():
@@ -250,6 +246,10 @@ def test_the_image_tower_of_an_open_clip_model_loads():
     assert (backbone.anatomy.library, backbone.anatomy.patch) == ("open_clip", (32, 32))
     assert backbone.preprocess.mean == (0.48145466, 0.4578275, 0.40821073)
     assert backbone(torch.randn(1, 3, 64, 64)).values.shape == (1, 5, 768)
+    siglip = load("openclip:ViT-B-16-SigLIP", random=True, device="cpu").preprocess  # a timm tower inside
+    assert (siglip.size, siglip.resize, siglip.crop, siglip.mean) == ((224, 224), (224, 224), False, (0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"openclip:convnext_base: .* is not a Vision Transformer"):
+        load("openclip:convnext_base", random=True, device="cpu")
     with pytest.raises(UserError, match="Did you mean 'ViT-B-32'"):
         load("openclip:ViT-B-3", random=True)
     with pytest.raises(UserError, match="Did you mean 'openai'"):

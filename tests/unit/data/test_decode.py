@@ -178,7 +178,7 @@ def test_a_transparent_grey_level_is_white():
 
 def test_of_an_animation_the_first_frame_counts():
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
-    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+    for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO"):
         got = read(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
         red, green, blue = got.getpixel((10, 10))
         assert (red > 240, green < 20, blue < 20) == (True, True, True), kind
@@ -202,6 +202,7 @@ def test_exif_orientation_is_applied(picture, orientation):
     for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100})):
         got = read(encoded(stored, kind, exif=exif.tobytes() if kind != "TIFF" else exif, **options))
         assert got.size == (48, 32), kind
+        assert got.getexif().get(0x0112, 1) == 1 or orientation == 1
         assert np.abs(np.asarray(got, int) - np.asarray(picture, int)).mean() < 3, kind
 
 

@@ -128,7 +128,12 @@ def test_a_strip_does_not_grow_without_bound(monkeypatch):
 
     monkeypatch.setattr("vitreg.data.transforms.V.resize", spy)
     for image in (noise(20000, 10), noise(10, 20000), noise(20000, 1)):
-        for settings in (IMAGENET, HALF, IMAGENET.with_size((224, 112)), Preprocess.from_timm(config(crop_mode="border"))):
+        for settings in (
+            IMAGENET,
+            HALF,
+            IMAGENET.with_size((224, 112)),
+            Preprocess.from_timm(config(crop_mode="border")),
+        ):
             assert settings(image).shape == (3, *settings.size)
     assert max(seen) <= 32 * 256 * 256
 
@@ -207,5 +212,5 @@ def test_fit_resizes_to_the_nearest_multiple_and_at_least_one_patch():
 
 
 def test_fit_names_the_nearest_policy():
-    with pytest.raises(UserError, match="'resise'.*Did you mean 'resize'"):
+    with pytest.raises(UserError, match=r"'resise'.*Did you mean 'resize'"):
         fit(torch.rand(1, 3, 15, 15), (14, 14), "resise")

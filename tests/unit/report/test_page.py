@@ -100,13 +100,20 @@ def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_r
     text = render(result, make_examples(3, outliers=False))
     page = Page(text)
     assert result.verdict.sentence in page
-    assert "Nothing stands out" in page
+    assert "No artifact was established" in page
     assert "Example images" in page
     assert "Most outliers" not in page
     assert "No outliers, so there are no places to show." in page
     assert text.count('class="chart norms"') == 2  # desktop and phone
     assert text.count('class="chart histogram log"') == 2
     assert "threshold</li>" not in text
+
+
+def test_candidates_of_a_verdict_none_are_called_candidates(scan_result):
+    heat = Heatmap(rows=1, cols=2, values=[[0.0, 0.5]])
+    words = "candidates that did not hold up"
+    assert words in Page(render(scan_result("none", positions=heat), []))
+    assert words not in Page(render(scan_result(positions=heat), []))
 
 
 def test_the_shown_layer_of_a_verdict_none_is_the_one_with_the_longest_tail(scan_result):

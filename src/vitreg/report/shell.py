@@ -1,0 +1,82 @@
+"""What every page is made with: the template engine, our style and script, and the policy that allows only these."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from vitreg.files import replacing
+
+from . import words
+
+FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template. Values are escaped; the style, the script and the policy are put in under these names."""
+    environment = Environment(
+        loader=PackageLoader("vitreg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": words.number,
+        "percent": words.percent,
+        "times": words.times,
+        "code": _code,
+        "effects": words.effects,
+        "grouped": lambda value: f"{value:,}",
+        "pretty": lambda value: json.dumps(value, indent=2, default=str, ensure_ascii=False),
+    }
+    environment.globals["count"] = words.count
+    style, script = _asset("report.css"), _asset("report.js")
+    return environment.get_template(template).render(
+        style=style, script=script, policy=_policy(style, script), **values
+    )
+
+
+def write(path: Path, page: str) -> Path:
+    """Write a page as a whole or not at all. Raises UserError if the folder does not take it."""
+    with replacing(path) as draft:
+        # Undecodable bytes of a file name are lone surrogates in Python and cannot be written as UTF-8.
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def two_widths(wide: Markup | None, narrow: Markup | None) -> Markup | None:
+    """Put a chart for a desktop and one for a phone into the page; the style sheet shows one of them."""
+    if wide is None or narrow is None:
+        return None
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
+
+
+def _code(text: str) -> Markup:
+    """Escape a text and set what stands between backticks as code."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:  # an unpaired backtick is a character, not a mark
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def _asset(name: str) -> Markup:
+    """One of our own files, put into the page as it is."""
+    return Markup((resources.files("vitreg.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy: our style and our script by their hashes, pictures inside the page, nothing else."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
