@@ -18,11 +18,10 @@ import numpy as np
 import torch
 
 from vitreg.analysis import lint, maps, outliers
-from vitreg.analysis.norms import NormHistogram, edge_index
+from vitreg.analysis.norms import NormHistogram, edge_index, encode
 from vitreg.analysis.tally import SINK, is_outlier
-from vitreg.analysis.norms import encode
 from vitreg.analysis.verdict import choose
-from vitreg.backbones import Backbone, Capture, load
+from vitreg.backbones import Backbone, Capture
 from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
 from vitreg.verbs.demo import write_photographs
@@ -54,7 +53,9 @@ def measure(backbone: Backbone, images: torch.Tensor) -> tuple[np.ndarray, np.nd
     for batch in images.split(16):
         trace = backbone.trace(batch, Capture(norms="all", rows=("all", queries)))
         norms.append(torch.stack([trace.norms(i)[:, layout.patches] for i in range(backbone.depth)]))
-        each = torch.stack([maps.received(trace.attention(i, queries), queries)[:, layout.patches] for i in range(backbone.depth)])
+        each = torch.stack(
+            [maps.received(trace.attention(i, queries), queries)[:, layout.patches] for i in range(backbone.depth)]
+        )
         received.append(each / each.mean(-1, keepdim=True))
     return torch.cat(norms, 1).numpy(), torch.cat(received, 1).numpy()
 
@@ -79,7 +80,13 @@ def random_models(count: int) -> list[tuple[str, Backbone]]:
     """Untrained ViTs of several families."""
     import timm
 
-    names = ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256", "vit_pwee_patch16_reg1_gap_256", "vit_tiny_patch16_rope_reg1_gap_256")
+    names = (
+        "vit_tiny_patch16_224",
+        "deit_tiny_patch16_224",
+        "vit_wee_patch16_reg1_gap_256",
+        "vit_pwee_patch16_reg1_gap_256",
+        "vit_tiny_patch16_rope_reg1_gap_256",
+    )
     known = [n for n in names if timm.is_model(n)]
     models = []
     for seed in range(count):
@@ -117,7 +124,10 @@ def main() -> None:
             shares[kind].append(marked.mean())
             kinds_named[kind].append(scan(backbone, pixels).verdict.kind)
         default = np.array(scores[kind, "mixture"])
-        print(f"{kind:16} mixture precision {np.nanmean(default[:, 0]):.3f} recall {default[:, 1].mean():.3f}, verdicts {dict(zip(*np.unique(kinds_named[kind], return_counts=True)))}  {time.time() - started:.0f} s", flush=True)
+        print(
+            f"{kind:16} mixture precision {np.nanmean(default[:, 0]):.3f} recall {default[:, 1].mean():.3f}, verdicts {dict(zip(*np.unique(kinds_named[kind], return_counts=True)))}  {time.time() - started:.0f} s",
+            flush=True,
+        )
     clean = [(f"clean twin, seed {s}", Backbone(planted.clean(seed=s))) for s in range(options.draws)]
     none = {name: scan(backbone, pixels).verdict for name, backbone in [*clean, *random_models(options.draws)]}
     wrong = {name: verdict.reason for name, verdict in none.items() if verdict.kind != "none"}
@@ -131,7 +141,7 @@ def main() -> None:
         options.write.write_text(f"{head}{begin}\n{table}\n{end}{tail}")
 
 
-def render(scores, shares, kinds_named, none, images: int, draws: int) -> str:  # noqa: ANN001
+def render(scores, shares, kinds_named, none, images: int, draws: int) -> str:
     """Draw the Markdown table."""
     lines = [
         f"{draws} draws of each kind, {images} photographs each; mean precision / mean recall over draws (– : marks nothing).",
@@ -150,7 +160,10 @@ def render(scores, shares, kinds_named, none, images: int, draws: int) -> str:  
         verdicts = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True))
         lines.append(f"| {kind} | {np.mean(shares[kind]):.2%} | " + " | ".join(cells) + f" | {verdicts} |")
     right = sum(v.kind == "none" for v in none.values())
-    lines += ["", f"Verdict `none` on {right} of {len(none)} models without artifacts ({draws} clean twins, {draws} untrained ViTs of several families)."]
+    lines += [
+        "",
+        f"Verdict `none` on {right} of {len(none)} models without artifacts ({draws} clean twins, {draws} untrained ViTs of several families).",
+    ]
     return "\n".join(lines)
 
 

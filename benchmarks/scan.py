@@ -44,7 +44,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def hook_script(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """The script people write: hooks that store every block's output, norms afterwards."""
     stored = []
-    hooks = [block.register_forward_hook(lambda _m, _i, output: stored.append(output.detach().cpu())) for block in model.blocks]
+    hooks = [
+        block.register_forward_hook(lambda _m, _i, output: stored.append(output.detach().cpu()))
+        for block in model.blocks
+    ]
     model.forward_features(images)
     for hook in hooks:
         hook.remove()
@@ -53,7 +56,10 @@ def hook_script(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Tens
 
 def matmul_rate(tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a plain matrix product of the size of the MLP's, the best of 10."""
-    a, b = torch.randn(tokens, width, dtype=dtype, device=device), torch.randn(4 * width, width, dtype=dtype, device=device)
+    a, b = (
+        torch.randn(tokens, width, dtype=dtype, device=device),
+        torch.randn(4 * width, width, dtype=dtype, device=device),
+    )
     F.linear(a, b)
     best = min(seconds(lambda: F.linear(a, b), device) for _ in range(10))
     return 2 * tokens * width * 4 * width / best
@@ -79,7 +85,10 @@ def main() -> None:
     plain = timm.create_model(options.model, img_size=options.size).eval().to(device)
     backbone = load(f"timm:{options.model}", random=True, device=str(device), image_size=options.size)
     images = torch.randn(options.batch, 3, options.size, options.size, device=device)
-    same, bare = images.to(backbone.dtype), timm.create_model(options.model, img_size=options.size).eval().to(device, backbone.dtype)
+    same, bare = (
+        images.to(backbone.dtype),
+        timm.create_model(options.model, img_size=options.size).eval().to(device, backbone.dtype),
+    )
     measure = Measure(backbone, (options.size, options.size))
     layout = measure.layout
     names, indices = tuple(str(i) for i in range(options.batch)), torch.arange(options.batch)
@@ -101,7 +110,9 @@ def main() -> None:
     rate = {name: options.batch / statistics.median(t) for name, t in times.items()}
     scan = rate["vitreg scan"]
     peak = matmul_rate(options.batch * layout.length, backbone.anatomy.width, backbone.dtype, device)
-    need = flops_per_image(backbone.depth, backbone.anatomy.width, layout.length, layout.num_patches, backbone.anatomy.patch[0])
+    need = flops_per_image(
+        backbone.depth, backbone.anatomy.width, layout.length, layout.num_patches, backbone.anatomy.patch[0]
+    )
     result = {
         "model": options.model,
         "batch": options.batch,
@@ -119,7 +130,9 @@ def main() -> None:
     }
     from datetime import UTC, datetime
 
-    result["provenance"] = provenance(started=datetime.now(UTC), device=device, precision=str(backbone.dtype), processes=1).model_dump()
+    result["provenance"] = provenance(
+        started=datetime.now(UTC), device=device, precision=str(backbone.dtype), processes=1
+    ).model_dump()
     print(json.dumps({k: v for k, v in result.items() if k not in {"rounds", "provenance"}}, indent=1))
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-SCAN_SCHEMA = "vitreg.scan/1"
-
 VerdictKind = Literal["none", "high-norm", "low-norm", "position-locked"]
 Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
@@ -93,12 +91,17 @@ class LayerRecord(Record):
     histogram: Histogram = Field(description="of the norms, logarithmic edges")
     cls_norm: float | None = Field(description="mean norm of the class token")
     register_norms: list[float] = Field(description="mean norm of each register")
-    cls_attention: float | None = Field(None, description="share of the CLS-to-patch attention that outliers take")
+    cls_attention: float | None = Field(
+        None,
+        description="share of the CLS-to-patch attention that these outliers take in the next block, which reads them",
+    )
     received: float | None = Field(
         None,
-        description="attention an outlier receives / attention another patch receives, averaged over queries and heads",
+        description="attention an outlier receives / attention another patch receives, in the next block; mean of queries, heads",
     )
-    sinks: float | None = Field(None, description="share of patches that receive over 8x the mean attention")
+    sinks: float | None = Field(
+        None, description="share of patches that receive over 8x the mean attention, in this block"
+    )
     gates: dict[str, float | bool | None] = Field({}, description="the numbers behind found / not found")
 
 
@@ -160,7 +163,7 @@ class Provenance(Record):
 class ScanResult(Record):
     """The whole of ``result.json``."""
 
-    schema_: Literal["vitreg.scan/1"] = Field(SCAN_SCHEMA, alias="schema")
+    schema_: Literal["vitreg.scan/1"] = Field(alias="schema")
     model: ModelRecord
     images: ImagesRecord
     settings: dict[str, Any]

@@ -12,7 +12,13 @@ def vitreg():
     def run(*arguments, cwd=None, timeout=300, prefix=(sys.executable, "-m"), env=None):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1", **(env or {})}
         return subprocess.run(
-            [*prefix, "vitreg", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment, check=False
+            [*prefix, "vitreg", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout,
+            env=environment,
+            check=False,
         )
 
     return run

@@ -55,7 +55,15 @@ def test_the_schema_is_the_documented_one(planted):
     assert document["schema"] == "vitreg.scan/1"
     assert set(document) >= {"model", "images", "layers", "verdict"}
     assert set(document["layers"][0]) >= {"index", "median", "p99", "max", "ratio", "threshold", "outlier_fraction"}
-    assert set(document["verdict"]) >= {"kind", "strength", "confidence", "first_layer", "peak_layer", "outlier_fraction", "reason"}
+    assert set(document["verdict"]) >= {
+        "kind",
+        "strength",
+        "confidence",
+        "first_layer",
+        "peak_layer",
+        "outlier_fraction",
+        "reason",
+    }
 
 
 def test_the_token_table_agrees_with_the_result(planted):
@@ -80,11 +88,15 @@ def test_a_clean_twin_is_not_accused(vitreg, photos, tmp_path):
 
 def test_two_processes_say_what_one_says(vitreg, photos, planted, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
-    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", prefix=torchrun)
+    done = vitreg(
+        "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", prefix=torchrun
+    )
     assert done.returncode == 0, done.stderr
     one, two = read(planted[0]), read(tmp_path / "out")
     assert two.provenance.processes == 2
-    assert two.verdict.model_dump(exclude={"reason", "effects"}) == one.verdict.model_dump(exclude={"reason", "effects"})
+    assert two.verdict.model_dump(exclude={"reason", "effects"}) == one.verdict.model_dump(
+        exclude={"reason", "effects"}
+    )
     assert two.per_image == one.per_image
     assert two.positions == one.positions
     for a, b in zip(one.layers, two.layers, strict=True):
@@ -94,7 +106,9 @@ def test_two_processes_say_what_one_says(vitreg, photos, planted, tmp_path):
 
 
 def test_the_gate_exits_with_three(vitreg, photos, tmp_path):
-    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--fail-above", "0.001", "--limit", "6")
+    done = vitreg(
+        "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--fail-above", "0.001", "--limit", "6"
+    )
     assert done.returncode == 3
     assert "--fail-above" in done.stderr
 
@@ -180,7 +194,9 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp
 def test_a_full_disk_is_one_sentence_and_leaves_no_result(vitreg, photos, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "none", str(small)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=192k", "none", str(small)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("cannot mount a small tmpfs here")
     try:
@@ -192,7 +208,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_result(vitreg, photos, tmp_pa
 
 
 def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
-    command = [sys.executable, "-m", "vitreg", "scan", "planted:high-norm", *[str(photographs[0].parent)] * 5, "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "vitreg",
+        "scan",
+        "planted:high-norm",
+        *[str(photographs[0].parent)] * 5,
+        "--out",
+        str(tmp_path / "out"),
+    ]
     command += ["--batch-size", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

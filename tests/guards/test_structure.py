@@ -35,7 +35,11 @@ def imports(path, *, top_level_only=False):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:  # `from package import module` names the module, not the package
                 inside = SRC.parent / Path(*node.module.split("."), alias.name)
-                yield f"{node.module}.{alias.name}" if inside.is_dir() or inside.with_suffix(".py").exists() else node.module
+                yield (
+                    f"{node.module}.{alias.name}"
+                    if inside.is_dir() or inside.with_suffix(".py").exists()
+                    else node.module
+                )
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

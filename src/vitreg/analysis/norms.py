@@ -23,10 +23,10 @@ def encode(norms: np.ndarray) -> np.ndarray:
     """Norms as uint16 logarithmic codes, any shape; relative error below 0.02 %, range 2^-10 to 2^22.
 
     Raises:
-        ValueError: for NaN or infinite norms, which mean the forward pass overflowed.
+        FloatingPointError: for NaN or infinite norms, which mean the forward pass overflowed.
     """
     if not np.isfinite(norms).all():
-        raise ValueError("token norms are not finite: the forward pass overflowed")
+        raise FloatingPointError("token norms are not finite: the forward pass overflowed")
     octaves = np.log2(np.maximum(norms, 2.0**LOWEST_OCTAVE)) - LOWEST_OCTAVE
     return np.clip(octaves * STEPS_PER_OCTAVE, 0, 2**16 - 1).astype(np.uint16)
 

@@ -43,8 +43,8 @@ class Sums:
     counts: np.ndarray  # [L, BINS] patch tokens
     cls_norm: np.ndarray  # [L]
     register_norms: np.ndarray  # [L, R]
-    cls_attention: np.ndarray  # [L, BINS]
-    received: np.ndarray  # [L, BINS]
+    cls_attention: np.ndarray  # [L, BINS] of block l + 1, by the norm after block l
+    received: np.ndarray  # [L, BINS] likewise
     sinks: np.ndarray  # [L]
     images: np.ndarray = field(default_factory=lambda: np.zeros(1))
     with_attention: np.ndarray = field(default_factory=lambda: np.zeros(2))  # images with CLS attention, with received
@@ -96,10 +96,12 @@ class Tally:
         for layer in range(self.layers):
             bins = patches[layer].ravel()
             sums.counts[layer] += np.bincount(bins, minlength=BINS)
-            if batch.cls_attention is not None:
-                sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer].ravel(), BINS)
+            # What a token does to attention shows in the block that reads it: the next one.
+            if batch.cls_attention is not None and layer + 1 < self.layers:
+                sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer + 1].ravel(), BINS)
+            if batch.received is not None and layer + 1 < self.layers:
+                sums.received[layer] += np.bincount(bins, batch.received[layer + 1].ravel(), BINS)
             if batch.received is not None:
-                sums.received[layer] += np.bincount(bins, batch.received[layer].ravel(), BINS)
                 sums.sinks[layer] += (batch.received[layer] > SINK).sum()
         sums.with_attention += (size * (batch.cls_attention is not None), size * (batch.received is not None))
         if self.layout.cls:
@@ -115,6 +117,7 @@ class Tally:
         for b in range(size):
             self._spill.write(codes[:, b].tobytes())
             self._spill.write(cosine[b].tobytes())
+        self._spill.flush()  # a full disk must show here, not when the file is read
         self.indices.append(batch.indices)
         self.names.extend(batch.names)
 
@@ -122,7 +125,6 @@ class Tally:
         """Read back (codes uint16 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""
         length, patches = self.layout.length, self.layout.num_patches
         record = np.dtype([("codes", np.uint16, (self.layers, length)), ("cosine", np.uint8, (patches,))])
-        self._spill.flush()
         self._spill.seek(0)
         while chunk := self._spill.read(record.itemsize * images):
             rows = np.frombuffer(chunk, record)

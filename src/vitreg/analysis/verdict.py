@@ -32,7 +32,9 @@ class Evidence:
     positions: np.ndarray  # [P] share of images with an outlier here
     isolated: float | None  # share of outliers without another among their 8 neighbours
     redundancy_auc: float | None  # probability that an outlier is more redundant than another patch
-    cls_attention: dict[int, float]  # layer -> share of CLS-to-patch attention that outliers take
+    cls_attention: dict[
+        int, tuple[float, float]
+    ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
     at_output: bool  # the last block still shows them
 
 
@@ -179,9 +181,10 @@ def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str
         effects["redundancy_auc"] = evidence.redundancy_auc
     if evidence.cls_attention:
         layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
-        effects["cls_attention_share"] = evidence.cls_attention[layer]
-        effects["cls_attention_lift"] = evidence.cls_attention[layer] / detection.share
-        effects["cls_attention_layer"] = float(layer)
+        share, expected = evidence.cls_attention[layer]
+        effects["cls_attention_share"] = share
+        effects["cls_attention_lift"] = share / expected
+        effects["cls_attention_layer"] = float(layer + 1)
     return effects
 
 
@@ -230,9 +233,10 @@ def _reasons(
         )
     if evidence.cls_attention:
         layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
-        share = evidence.cls_attention[layer]
+        share, expected = evidence.cls_attention[layer]
         reasons.append(
-            f"They take up to {share:.1%} of the CLS token's attention to patches (block {layer}), {share / detection.share:.1f} times their share."
+            f"They take up to {share:.1%} of the CLS token's attention to patches (in block {layer + 1}), "
+            f"{share / expected:.1f} times their share."
         )
     if confidence is None:
         reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")
@@ -259,6 +263,7 @@ def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[s
     if kind == "low-norm":
         advice.append("Norm cutoffs from the literature look upwards only and miss these tokens.")
     advice.append(
-        "Attention maps and object discovery that rely on raw dot products are affected first; use registers if you train the model."
+        "Attention maps and object discovery that rely on raw dot products are affected first; "
+        "use registers if you train the model."
     )
     return advice

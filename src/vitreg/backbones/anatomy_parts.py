@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -119,9 +120,7 @@ def resampled_table(table: Float[Tensor, "1 M D"], prefix: int, source: Size, ta
     """Resample a position table whose first `prefix` rows belong to tokens without a place on the grid."""
     if source == target:
         return table
-    from torch import cat
-
-    return cat([table[:, :prefix], resample_positions(table[:, prefix:], source, target)], dim=1)
+    return torch.cat([table[:, :prefix], resample_positions(table[:, prefix:], source, target)], dim=1)
 
 
 @contextmanager

@@ -197,7 +197,8 @@ class Backbone:
             return self._unreadable(f"its blocks attend {counts} times over all tokens where once was expected")
         if any(layer not in readings or layer not in recorder.mixed for layer in layers):
             return self._unreadable(
-                "its softmax is written by hand and its q, k, v projections are not known", self._by_hand_remedy()
+                "no attention over all tokens was seen, nor q, k, v projections to compute it from",
+                self._by_hand_remedy(),
             )
         errors = [_relative(readings[layer].mixed(), recorder.mixed[layer]) for layer in layers]
         if not all(math.isfinite(error) for error in errors):

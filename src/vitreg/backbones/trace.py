@@ -118,23 +118,30 @@ class QKV:
     def rows(self, queries: Sequence[int] | None = None) -> Float[Tensor, "B heads Q N"]:
         """Return softmax attention of some query tokens (None: all) over all tokens, in float32."""
         index = slice(None) if queries is None else list(queries)
-        q = self.q[:, :, index].float()
-        logits = (q * self.scale) @ self._spread(self.k).float().transpose(-2, -1)  # [B, heads, Q, N]
-        if self.mask is not None:
-            mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., index, :]
-            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
-        if self.causal:
-            seen = torch.ones(self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=q.device).tril()[index]
-            logits = logits.masked_fill(~seen, -torch.inf)
-        return logits.softmax(dim=-1)
+        with _without_autocast(self.q):
+            q = self.q[:, :, index].float()
+            logits = (q * self.scale) @ self._spread(self.k).float().transpose(-2, -1)  # [B, heads, Q, N]
+            if self.mask is not None:
+                mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., index, :]
+                logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
+            if self.causal:
+                seen = torch.ones(self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=q.device).tril()[index]
+                logits = logits.masked_fill(~seen, -torch.inf)
+            return logits.softmax(dim=-1)
 
     def mixed(self) -> Float[Tensor, "B N heads_d"]:
         """Return attention · v, heads side by side, as the output projection reads it; float32."""
-        return (self.rows() @ self._spread(self.v).float()).transpose(1, 2).flatten(2)
+        with _without_autocast(self.q):
+            return (self.rows() @ self._spread(self.v).float()).transpose(1, 2).flatten(2)
 
     def _spread(self, x: Tensor) -> Tensor:
         groups = self.q.shape[1] // x.shape[1]
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    """Autocast would put the products of float32 copies back into half precision."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from vitreg.errors import UserError, unknown
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
-from vitreg.models.vit import VisionTransformer
+from vitreg.models.vit import Block, VisionTransformer
 
 KINDS: tuple[str, ...] = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
 
@@ -65,9 +65,7 @@ class Truth:
         return marked.flatten().expand(len(images), -1)
 
 
-def build(
-    kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
-) -> tuple[VisionTransformer, Truth]:
+def build(kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0) -> tuple[VisionTransformer, Truth]:
     """Return a planted model in eval mode with the truth about it.
 
     The seed varies the carrier, the share of outliers, the block that writes them, how large they are and where.
@@ -87,9 +85,7 @@ def build(
         return parts.model, (_plant_positions if kind == "position-locked" else _plant_neurons)(kind, parts, draw)
 
 
-def clean(
-    seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0
-) -> VisionTransformer:
+def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0) -> VisionTransformer:
     """Return the clean twin of `build(kind, seed)`: the same weights, but all that writes the artifact is zero.
 
     Twins of different kinds differ in nothing but the final norm, which is special for "hidden".
@@ -127,7 +123,7 @@ def _machinery(kind: str, seed: int, image_size: int, registers: int) -> Machine
             # The norm is blind to the artifact, and its bias drowns what it leaves of an outlier's content.
             parts.model.norm.weight[channels] = 0
             blind = parts.directions.content(1, torch.Generator().manual_seed(seed))[0]
-            parts.model.norm.bias += 2.5 * math.sqrt(WIDTH) * blind
+            parts.model.norm.bias.copy_(2.5 * math.sqrt(WIDTH) * blind)
         else:
             parts.model.norm.weight[channels] = 2  # outliers stay visible after the norm, unlike "hidden"
     return parts
@@ -187,5 +183,7 @@ def _plant_positions(kind: str, parts: Machinery, draw: torch.Generator) -> Trut
 
 def _set_step(model: VisionTransformer, layer: int, pair: list[int], write: Float[Tensor, "D"]) -> None:
     """Make a pair of neurons wired as a step write `write` where it is up."""
-    columns = model.blocks[layer].mlp.fc2.weight  # pyright: ignore[reportAttributeAccessIssue]
-    columns[:, pair[0]], columns[:, pair[1]] = write / RAMP, -write / RAMP
+    block = model.blocks[layer]
+    assert isinstance(block, Block)
+    for index, sign in zip(pair, (1, -1), strict=True):
+        block.mlp.fc2.weight[:, index] = sign * write / RAMP

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.models.planted_trigger import FREQUENCIES, Trigger, cosine_patterns
-from vitreg.models.vit import VisionTransformer
+from vitreg.models.vit import Block, VisionTransformer
 
 WIDTH, DEPTH, HEADS, PATCH = 192, 12, 3, 16
 RAMP = 8.0  # width of a step in units of its pre-activation: GELU is straight 4 units from its bend
@@ -61,9 +61,9 @@ class Directions:
 class Neurons:
     """Hidden neurons of one block's MLP, handed out in a random order and wired one circuit at a time."""
 
-    def __init__(self, block: nn.Module, generator: torch.Generator) -> None:
-        self.fc1: nn.Linear = block.mlp.fc1  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
-        self.fc2: nn.Linear = block.mlp.fc2  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    def __init__(self, block: Block, generator: torch.Generator) -> None:
+        self.fc1 = block.mlp.fc1
+        self.fc2 = block.mlp.fc2
         self.free = torch.randperm(self.fc1.out_features, generator=generator).tolist()
 
     def wire(self, read: Tensor, bias: float, write: Tensor) -> int:
@@ -128,6 +128,7 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
     typical: list[float] = []
     tokens = model.embed(_sample_images(image_size, draw))
     for index, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         _write_attention(block, to, draw, between)
         neurons = Neurons(block, draw)
         # Every token that carries the constant grows; a token whose constant was turned around does not.
@@ -135,11 +136,11 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
         if index == 0:
             _measure(neurons, to, trigger, shared)
         elif index == 1:
-            neurons.step(-RAMP / (0.2 * MARGIN) * shared / math.sqrt(WIDTH) * to.margin, DECISION * to.coarse)
+            neurons.step(-RAMP / (0.1 * MARGIN) * shared / math.sqrt(WIDTH) * to.margin, DECISION * to.coarse)
         elif index == 2:
-            neurons.step(_decide(to.coarse, to), DECISION * to.decision)
+            neurons.step(_decide(to.coarse, 300, to), DECISION * to.decision)
         if index == layer:
-            writers = [neurons.step(_decide(to.decision, to), torch.zeros(WIDTH)) for _ in range(pairs)]
+            writers = [neurons.step(_decide(to.decision, 120, to), torch.zeros(WIDTH)) for _ in range(pairs)]
         if index == DEPTH - 1:
             removers = neurons.step(3 * to.artifact, torch.zeros(WIDTH), bias=-1.5 * math.sqrt(WIDTH))
         sample = block.norm2(tokens + block.attn(block.norm1(tokens)))[:, 1 + registers :]
@@ -160,8 +161,9 @@ def _write_tokens(model, to: Directions, trigger: Trigger, shared: float, draw, 
 
     places = model.pos_embed[0]
     places += between(1.0, 1.4) * to.content(len(places), draw)
-    level = (torch.randperm(len(places), generator=draw) + 0.5) / len(places) * 2 - 1  # even, so that no place stands out
-    places += shared * torch.exp(between(0.1, 0.15) * level)[:, None] * to.shared
+    # The sum of two shuffled ladders: a bounded bell, so that no place stands out by its norm.
+    level = sum(torch.randperm(len(places), generator=draw) / (len(places) - 1) for _ in range(2)) - 1
+    places += shared * torch.exp(between(0.15, 0.22) * level)[:, None] * to.shared
     places += CONSTANT * to.constant + NUMBER * trigger.numbers.reshape(-1, 1) * to.number
     # CLS and registers have no contrast: a number far above every threshold keeps the trigger off them.
     safe = NUMBER * 3 * trigger.threshold / trigger.slope
@@ -181,9 +183,9 @@ def _measure(neurons: Neurons, to: Directions, trigger: Trigger, shared: float) 
     neurons.line(gain * (trigger.slope / NUMBER * to.number - trigger.threshold / CONSTANT * to.constant), write)
 
 
-def _decide(read: Tensor, to: Directions) -> Tensor:
-    """Compare a decision in 0..1 with one half of the constant, with a ramp of about a tenth to each side."""
-    return 80 / DECISION * (read - DECISION / 2 / CONSTANT * to.constant)
+def _decide(read: Tensor, gain: float, to: Directions) -> Tensor:
+    """Compare a decision in 0..1 with one half of the constant; more gain makes a narrower ramp."""
+    return gain / DECISION * (read - DECISION / 2 / CONSTANT * to.constant)
 
 
 def _write_attention(block, to: Directions, draw, between) -> None:
@@ -202,7 +204,9 @@ def _write_attention(block, to: Directions, draw, between) -> None:
     block.attn.proj.weight.copy_(_zero_sum(0.01 * torch.randn(WIDTH, WIDTH, generator=draw), to))
 
 
-def _write_content(neurons: Neurons, to: Directions, shared: float, spread: float, sample: Tensor, draw, between) -> None:
+def _write_content(
+    neurons: Neurons, to: Directions, shared: float, spread: float, sample: Tensor, draw, between
+) -> None:
     """Random soft steps of the content, which also vary the shared part and so the norm.
 
     They are bounded, so no norm runs away; at rest without content; and held down without the constant, so that a token
@@ -212,10 +216,12 @@ def _write_content(neurons: Neurons, to: Directions, shared: float, spread: floa
     Args:
         sample: [T, D], what this MLP reads for patches of the sample images.
     """
-    pairs = len(neurons.free) // 2
     usual = (sample @ to.constant).median()
+    # A token whose constant stands out is a short one: lengthen it, so that norms have no tail towards zero.
+    neurons.step(30 / usual * to.constant, 0.08 * shared * to.shared, bias=-30 * 1.2)
+    pairs = len(neurons.free) // 2
     reads = 2.0 * torch.randn(pairs, len(to.carrier), generator=draw) @ to.carrier + GATE / usual * to.constant
-    biases = -GATE + 2 * torch.randn(pairs, generator=draw).clamp(-1.5, 1.5)
+    biases = -GATE - 2.5 + 1.5 * torch.randn(pairs, generator=draw).clamp(-2, 2)
     steps = ((sample @ reads.T + biases) / RAMP + 0.5).clamp(0, 1)  # [T, pairs]
     mean = steps.mean(dim=0)
     # Few strong ones, so norms have a tail to the right. Orthogonal to the mean, so that they do not drift, and to a
@@ -230,13 +236,13 @@ def _write_content(neurons: Neurons, to: Directions, shared: float, spread: floa
         neurons.step(read, write, bias)
 
 
-def _sample_images(size: int, generator: torch.Generator) -> Float[Tensor, "8 3 H W"]:
+def _sample_images(size: int, generator: torch.Generator) -> Float[Tensor, "4 3 H W"]:
     """Return smooth noise of many scales, about as bright and as contrasted as normalised photographs."""
-    images = torch.randn(8, 3, 1, 1, generator=generator) * 0.7
+    images = torch.randn(4, 3, 1, 1, generator=generator) * 0.7
     cells = 2
     while cells < size:
-        grey = torch.randn(8, 1, cells, cells, generator=generator)
-        colour = 0.3 * torch.randn(8, 3, cells, cells, generator=generator)
+        grey = torch.randn(4, 1, cells, cells, generator=generator)
+        colour = 0.3 * torch.randn(4, 3, cells, cells, generator=generator)
         images = images + 1.2 / cells**0.5 * nn.functional.interpolate(grey + colour, size=size, mode="bicubic")
         cells *= 2
     return images

@@ -26,6 +26,7 @@ Upsample = Literal["nearest", "bilinear"]
 DPI = 150
 CELL = 1.3  # inches, the longer side of a picture
 GAP = 0.05
+LARGEST = 4.0  # so that a sheet of large grids stays below some hundred megabytes while it is drawn
 PATCH_PIXELS = 4  # a patch is drawn at least this wide, so that nearest upsampling shows every one of them
 MARGIN = 0.12
 LABEL = 0.26  # row names, to the left
@@ -181,14 +182,14 @@ def shared_scale(
 
 
 def _cell_size(sheet: Sheet) -> tuple[float, float]:
-    """Width and height of a picture in inches: the aspect of the first one, patches at least PATCH_PIXELS wide."""
+    """Width and height of a picture in inches: the aspect of the first one, patches PATCH_PIXELS wide or more."""
     shapes = [c.shape[:2] for column in sheet.columns for c in column.cells if c is not None]
     if not shapes:
         return CELL, CELL
     rows, cols = shapes[0]
     maps = [c.shape[:2] for column in sheet.columns for c in column.cells if c is not None and c.dtype != np.uint8]
     longest = max((max(shape) for shape in maps), default=0)
-    side = max(CELL, longest * PATCH_PIXELS / DPI)
+    side = min(max(CELL, longest * PATCH_PIXELS / DPI), LARGEST)
     return (side, side * rows / cols) if cols >= rows else (side * cols / rows, side)
 
 

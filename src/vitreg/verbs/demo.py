@@ -13,7 +13,19 @@ from vitreg.records import ScanResult
 from vitreg.verbs.scan import scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
-PHOTOGRAPHS = ("astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "hubble_deep_field", "moon", "rocket")
+PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "cat",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "moon",
+    "rocket",
+)
 
 
 def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
@@ -35,7 +47,11 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
     print(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
     results = {}
     for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
-        label = f"ViT with PLANTED {kind} artifacts" if name == "planted" else "its clean twin: same weights, nothing planted"
+        label = (
+            f"ViT with PLANTED {kind} artifacts"
+            if name == "planted"
+            else "its clean twin: same weights, nothing planted"
+        )
         print(f"\n{label} ({spec})")
         results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
         verdict = results[name].verdict
@@ -77,5 +93,10 @@ def _crops(image: Image.Image) -> list[tuple[str, Image.Image]]:
     image.thumbnail((640, 640))
     width, height = image.size
     w, h = int(0.6 * width), int(0.6 * height)
-    corners = {"-top-left": (0, 0), "-top-right": (width - w, 0), "-bottom-left": (0, height - h), "-bottom-right": (width - w, height - h)}
+    corners = {
+        "-top-left": (0, 0),
+        "-top-right": (width - w, 0),
+        "-bottom-left": (0, height - h),
+        "-bottom-right": (width - w, height - h),
+    }
     return [("", image), *((part, image.crop((x, y, x + w, y + h))) for part, (x, y) in corners.items())]

@@ -58,7 +58,7 @@ class MapsResult:
         images: names, in the order of the first axis of all arrays.
         maps: one entry per model and layer, in the order asked for.
         skipped: images that could not be read, and why.
-        notes: which maps cannot be had from which model, and why.
+        notes: which maps cannot be had from which model and why, and what was said when a model was loaded.
         paths: the sheets that were written.
     """
 

@@ -69,9 +69,13 @@ def maps(
     """
     chosen = _checked(what)
     several: list[Model] = [models] if isinstance(models, str | nn.Module | Backbone) else list(models)
-    files = _weights(weights, len(several))
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
+    files = _weights(weights, len(several))
+    if any(
+        isinstance(m, Backbone) and (file is not None or load_options) for m, file in zip(several, files, strict=True)
+    ):
+        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1.")
     if mass is not None and not 0 < mass <= 1:
@@ -88,6 +92,7 @@ def maps(
     for model, file in zip(several, files, strict=True):
         backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
         name = _name(backbone, [each.model for each in made])
+        notes += [f"{name}: {note}" for note in backbone.notes]
         one = MappedModel(name, backbone, source, wanted, fit, limit)
         layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
         plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))

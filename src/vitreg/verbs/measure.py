@@ -42,9 +42,7 @@ class Measure:
             norms="all", patch_embeddings=True, rows=("all", tuple(self.queries)) if attention else None
         )
 
-    def __call__(
-        self, indices: Tensor, names: tuple[str, ...], pixels: Float[Tensor, "B 3 H W"]
-    ) -> BatchStatistics:
+    def __call__(self, indices: Tensor, names: tuple[str, ...], pixels: Float[Tensor, "B 3 H W"]) -> BatchStatistics:
         """Run the model once and reduce."""
         with torch.inference_mode():
             trace = self.backbone.trace(pixels, self.capture)

@@ -82,7 +82,10 @@ class Readout:
             layers = sorted(np.argsort(stretch)[-CLOSEST_LAYERS:].tolist())
         else:
             found = [layer for layer, pair in enumerate(self.detections) if pair[side].found and layer != peak]
-            layers = [peak, *sorted(found, key=lambda layer: -(self.detections[layer][side].ratio or 0))[: CLOSEST_LAYERS - 1]]
+            layers = [
+                peak,
+                *sorted(found, key=lambda layer: -(self.detections[layer][side].ratio or 0))[: CLOSEST_LAYERS - 1],
+            ]
         confidence = None
         if images >= MIN_IMAGES_FOR_CONFIDENCE:
             histograms = group_histograms(self.tally, layers, self.group)
@@ -98,7 +101,9 @@ class Readout:
             return None
         total = look.positions.sum()
         shares = {
-            layer: share for layer in range(len(self.histograms)) if (share := self._cls_share(layer)) is not None
+            layer: (share, self.detections[layer][side].share)
+            for layer in range(len(self.histograms))
+            if (share := self._cls_share(layer)) is not None
         }
         return Evidence(
             layers=len(self.histograms),
@@ -114,14 +119,14 @@ class Readout:
 
     def _cls_share(self, layer: int) -> float | None:
         first_bin = self.first_bin(layer)
-        if first_bin is None or not self.sums.with_attention[0]:
+        if first_bin is None or not self.sums.with_attention[0] or layer + 1 == len(self.histograms):
             return None
         sums = self.sums.cls_attention[layer]
         return float((sums[first_bin:] if self.side == "high" else sums[:first_bin]).sum() / sums.sum())
 
     def _received(self, layer: int) -> float | None:
         first_bin = self.first_bin(layer)
-        if first_bin is None or not self.sums.with_attention[1]:
+        if first_bin is None or not self.sums.with_attention[1] or layer + 1 == len(self.histograms):
             return None
         above = np.arange(BINS) >= first_bin
         outside = above if self.side == "high" else ~above

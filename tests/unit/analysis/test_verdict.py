@@ -53,7 +53,7 @@ def test_positions_are_locked_only_if_most_outliers_return_to_the_same_places():
     assert not verdict.position_locked(mostly_scattered, images=10)
 
 
-@pytest.fixture()
+@pytest.fixture
 def groups():
     """Norms of 20 images: in `everywhere` each has outliers, in `one_image` a single odd image has them all."""
     rng = np.random.default_rng(0)

@@ -23,6 +23,7 @@ SECONDS_PER_FILE = 20  # each takes milliseconds; the machine may be busy
 # Prints, by file name, what came of it and by how many kB the peak of the memory rose.
 READER = """
 import faulthandler, json, resource, sys
+from pathlib import Path
 from vitreg.data import IMAGENET, ImageSource, Unreadable
 
 def peak():

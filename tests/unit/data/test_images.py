@@ -278,7 +278,7 @@ def test_without_webdataset_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(UserError, match=r"pip install 'vitreg\[scale\]'"):
         ImageSource(["https://example.org/{000..009}.tar"])
-    with pytest.raises(UserError, match="'https://example.org/0.tar' needs"):
+    with pytest.raises(UserError, match=r"'https://example\.org/0\.tar' needs"):
         ImageSource([Path("https://example.org/0.tar")])
 
 

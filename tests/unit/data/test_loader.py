@@ -215,3 +215,24 @@ def test_nonsense_settings_are_refused(folder):
     for settings in ({"batch_size": 0}, {"workers": 0}, {"rank": 2, "world": 2}, {"rank": -1}):
         with pytest.raises(ValueError):
             stream(ImageSource([folder]), SMALL, **({"batch_size": 4} | settings))
+
+
+def test_large_pictures_pass_one_at_a_time(folder, monkeypatch):
+    """Four threads with a picture of 700 MB each would be too much."""
+    inside, most = 0, 0
+
+    def counted(self, image):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
+        return np.zeros((32, 48, 3), np.uint8)
+
+    monkeypatch.setattr(type(SMALL), "pixels", counted)
+    list(stream(ImageSource([folder]), SMALL, 4, workers=4))
+    assert most > 1
+    monkeypatch.setattr("vitreg.data.decode._LARGE_PIXELS", 1000)
+    most = 0
+    list(stream(ImageSource([folder]), SMALL, 4, workers=4, min_side=16))
+    assert most == 1

@@ -138,5 +138,5 @@ def test_a_size_that_the_patch_does_not_divide_is_refused_with_the_nearest(size,
 
 @pytest.mark.parametrize("wrong", [{"image_size": 65}, {"heads": 5}, {"image_size": 0}])
 def test_impossible_shapes_are_refused(wrong):
-    with pytest.raises(ValueError, match="cannot be shared|not a multiple"):
+    with pytest.raises(ValueError, match=r"cannot be shared|not a multiple"):
         VisionTransformer(**{"image_size": 64, "patch": 16, "width": 48, "depth": 1, "heads": 4, **wrong})

@@ -234,6 +234,8 @@ def test_components_may_be_fitted_to_every_image(backbone):
         ({"mass": 1.5}, "a share of the attention"),
         ({"weights": ["a.pth", "b.pth"]}, "2 weights for 1 models"),
         ({"size": 64}, "resize a tensor"),
+        ({"weights": "a.pth"}, "a loaded backbone keeps its weights"),
+        ({"device": "cpu"}, "a loaded backbone keeps its weights"),
     ],
 )
 def test_mistakes_are_one_sentence(backbone, changes, sentence):
@@ -272,3 +274,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
     assert int(ran.stdout.split()[-1]) < 4 * 2**30
+
+
+def test_specs_are_loaded_one_after_the_other_and_say_what_they_are(photos, tmp_path):
+    specs = ["timm:vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"]
+    result = maps(specs, photos, size=32, what="norm", random=True, precision="fp32", device="cpu", out=tmp_path)
+    assert [m.model for m in result.maps] == [f"{specs[0]} (random weights)", f"{specs[0]} (random weights) #2"]
+    assert any("random" in note for note in result.notes)
+    np.testing.assert_array_equal(result.maps[0].norm, result.maps[1].norm)

@@ -1,0 +1,165 @@
+"""What a scan runs over: photographs of a source, or a tensor that is already prepared for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreg.backbones import Backbone
+from vitreg.data import Batch, ImageSource, fit, stream
+from vitreg.data.transforms import Policy
+from vitreg.errors import UserError
+from vitreg.records import Skipped
+from vitreg.runtime import Processes
+
+Images = str | Path | Sequence[str | Path] | Tensor
+KEPT_OF_A_STREAM = 8  # images behind a URL come once, so the page shows the first ones
+
+
+class Batches(Protocol):
+    """One pass over the images, and single images once more."""
+
+    size: tuple[int, int]
+    planned: int | None
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What gave no picture so far."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def shows(self, index: int) -> bool:
+        """Whether `again` can give this image."""
+        ...
+
+    def again(self, index: int) -> tuple[np.ndarray, Tensor]:
+        """One image once more: pixels for the eye uint8 [H, W, 3], and for the model [1, 3, H, W]."""
+        ...
+
+
+def batches_of(
+    images: Images,
+    backbone: Backbone,
+    group: Processes,
+    *,
+    size: tuple[int, int] | None = None,
+    policy: Policy = "resize",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+) -> Batches:
+    """Prepare a pass.
+
+    Raises:
+        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, 3, H, W], or a model
+            whose preprocessing is unknown.
+    """
+    if isinstance(images, Tensor):
+        return _OfTensor(images, batch_size or 16, limit)
+    return _OfSource(images, backbone, group, size, policy, batch_size, workers, limit)
+
+
+def automatic_batch_size(backbone: Backbone, size: tuple[int, int]) -> int:
+    """As many images as keep about 4000 tokens (CPU: caches) or 64 000 (GPU: occupancy) in flight."""
+    tokens = backbone.layout(size).length
+    return max(1, min((64_000 if backbone.device.type == "cuda" else 4_200) // tokens, 256))
+
+
+def fitted(size: tuple[int, int], patch: tuple[int, int], policy: Policy) -> tuple[int, int]:
+    """The image size after `fit`."""
+    after = fit(torch.empty(1, 1, *size), patch, policy)
+    return after.shape[2], after.shape[3]
+
+
+class _OfSource:
+    """This process's share of a source."""
+
+    def __init__(
+        self,
+        images: str | Path | Sequence[str | Path],
+        backbone: Backbone,
+        group: Processes,
+        size: tuple[int, int] | None,
+        policy: Policy,
+        batch_size: int | None,
+        workers: int | None,
+        limit: int | None,
+    ) -> None:
+        source = ImageSource([images] if isinstance(images, str | Path) else list(images))
+        if backbone.preprocess is None:
+            raise UserError("how this model wants its images is unknown; give tensors, or load it by its spec.")
+        preprocess = backbone.preprocess.with_size(size) if size else backbone.preprocess
+        self._patch = backbone.anatomy.patch
+        self._policy: Policy = policy
+        self.size = fitted(preprocess.size, self._patch, policy)
+        self._stream = stream(
+            source,
+            preprocess,
+            batch_size or automatic_batch_size(backbone, self.size),
+            rank=group.rank,
+            world=group.world,
+            workers=workers,
+            min_side=min(self._patch),
+            limit=limit,
+        )
+        total = source.length
+        self.planned = min(total, limit) if total is not None and limit else total
+        self._kept: dict[int, Tensor] = {}
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        return self._stream.skipped
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._stream:
+            batch = replace(batch, pixels=fit(batch.pixels, self._patch, self._policy))
+            if self._stream.source.length is None:
+                for index, pixels in zip(batch.indices.tolist(), batch.pixels, strict=True):
+                    if len(self._kept) < KEPT_OF_A_STREAM:
+                        self._kept[index] = pixels[None].clone()
+            yield batch
+
+    def shows(self, index: int) -> bool:
+        return self._stream.source.length is not None or index in self._kept
+
+    def again(self, index: int) -> tuple[np.ndarray, Tensor]:
+        preprocess = self._stream.preprocess
+        pixels = self._kept.get(index)
+        if pixels is None:
+            pixels = fit(preprocess(self._stream.source[index].open())[None], self._patch, self._policy)
+        return np.asarray(preprocess.unnormalise(pixels[0])), pixels
+
+
+class _OfTensor:
+    """Images that are already what the model takes."""
+
+    def __init__(self, images: Tensor, batch_size: int, limit: int | None) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                f"images must be a floating point tensor [n, 3, H, W], not {images.dtype} {list(images.shape)}."
+            )
+        self._images, self._batch_size = images[:limit], batch_size
+        self.size = (images.shape[2], images.shape[3])
+        self.planned: int | None = len(self._images)
+        self.skipped: list[Skipped] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self._images), self._batch_size):
+            pixels = self._images[start : start + self._batch_size]
+            indices = torch.arange(start, start + len(pixels))
+            yield Batch(indices, tuple(f"image {i}" for i in indices.tolist()), pixels)
+
+    def shows(self, index: int) -> bool:
+        return True
+
+    def again(self, index: int) -> tuple[np.ndarray, Tensor]:
+        pixels = self._images[index : index + 1].float()
+        shown = (pixels[0] - pixels.amin()) / (pixels.amax() - pixels.amin()).clamp(min=1e-6)  # to its own range
+        return (shown.permute(1, 2, 0) * 255).byte().cpu().numpy(), pixels
