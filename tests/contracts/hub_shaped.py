@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 
@@ -180,6 +181,23 @@ class Deit(nn.Module):
         return self.head(self.forward_features(x)[0])
 
 
+class DistilledOfTimm(VisionTransformer):
+    """deit's own distilled class: a subclass of timm's ViT whose features are two pooled tokens."""
+
+    def __init__(self, **kwargs):
+        super().__init__(img_size=64, embed_dim=48, depth=3, num_heads=3, **kwargs)
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, 48))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 2, 48))
+
+    def forward_features(self, x):
+        x = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), x], dim=1)
+        for block in [self.pos_drop, *self.blocks]:
+            x = block(x + self.pos_embed if block is self.pos_drop else x)
+        x = self.norm(x)
+        return x[:, 0], x[:, 1]
+
+
 class RotatingAttention(nn.Module):
     """Rotary embedding on the patches, through `scaled_dot_product_attention` or by hand."""
 
@@ -194,11 +212,13 @@ class RotatingAttention(nn.Module):
         B, N, C = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q), rotate(k)
-        if self.fused:
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+        attend = F.scaled_dot_product_attention if self.fused else by_hand
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(B, N, C))
+
+
+def by_hand(q, k, v):
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
 
 
 def rotate(x):

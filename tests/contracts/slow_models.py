@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from tiny_models import from_transformers
 from torch import nn
@@ -62,7 +64,14 @@ def build_named(name: str) -> nn.Module:
     if library == "openclip":
         import open_clip
 
-        return open_clip.create_model(name, pretrained=None, load_weights=False)
+        model: Any = open_clip.create_model(name, pretrained=None, load_weights=False).visual
+        if hasattr(model, "trunk"):
+            model.trunk.blocks = model.trunk.blocks[:2]
+        else:
+            model.transformer.resblocks = model.transformer.resblocks[:2]
+        return model
     import torchvision
 
-    return getattr(torchvision.models, name)(weights=None)
+    model = getattr(torchvision.models, name)(weights=None)
+    model.encoder.layers = model.encoder.layers[:2]
+    return model

@@ -110,6 +110,9 @@ def test_wrappers_are_followed():
     wrapper = nn.Module()
     wrapper.module = vit
     assert describe(wrapper).tower is vit
+    compiled = nn.Module()  # as torch.compile wraps
+    compiled._orig_mod = vit
+    assert describe(compiled).tower is vit
 
 
 def test_an_anatomy_made_by_hand_serves_a_module_nobody_knows():

@@ -41,6 +41,7 @@ TABLES = {
     "hub dinov2 chunked": ("pos_embed", 1, None),
     "hub deit": ("pos_embed", 1, None),
     "hub deit distilled": ("pos_embed", 2, None),
+    "hub deit distilled of timm": ("pos_embed", 2, None),
     "hub deit3": ("pos_embed", 0, None),
 }
 

@@ -105,6 +105,10 @@ FAMILIES: dict[str, Row] = {
     "timm eva02": (lambda: from_timm("eva02_tiny_patch14_224", embed_dim=96), (), (0,), ()),
     "timm dinov3": (lambda: from_timm("vit_small_patch16_dinov3", embed_dim=96), (1, 2, 3, 4), (0,), ()),
     "timm beit": (lambda: from_timm("beit_base_patch16_224"), (), (0,), ()),
+    "timm hybrid": (lambda: from_timm("vit_tiny_r_s16_p8_224", embed_dim=48), (), (0,), ()),
+    "timm parallel blocks": (lambda: from_timm("vit_base_patch16_xp_224"), (), (0,), ()),
+    "timm two attentions": (lambda: from_timm("vit_small_patch16_18x2_224"), (), (0,), ()),
+    "timm differential": (lambda: from_timm("vit_dwee_patch16_reg1_gap_256", embed_dim=96), (0,), (), ()),
     "hf vit": (lambda: from_transformers("ViTModel", "ViTConfig"), (), (0,), ()),
     "hf vit oblong": (lambda: from_transformers("ViTModel", "ViTConfig", image_size=(64, 96)), (), (0,), ()),
     "hf vit eager": (lambda: from_transformers("ViTModel", "ViTConfig", "eager"), (), (0,), ()),
@@ -141,12 +145,17 @@ FAMILIES: dict[str, Row] = {
     "hub dinov2 chunked": (lambda: hub_shaped.Dinov2(registers=2, chunks=3), (1, 2), (0,), ()),
     "hub deit": (hub_shaped.Deit, (), (0,), ()),
     "hub deit distilled": (lambda: hub_shaped.Deit(distilled=True), (), (0,), (1,)),
+    "hub deit distilled of timm": (hub_shaped.DistilledOfTimm, (), (0,), (1,)),
     "hub deit3": (lambda: hub_shaped.Deit(patch_positions_only=True), (), (0,), ()),
     "hub dinov3": (hub_shaped.Dinov3, (1, 2, 3, 4), (0,), ()),
 }
 # Families that cannot be held to every check, with the check and a word of its reason.
 EXEMPT = {
     "timm beit": {"not square": "one size"},
+    "timm hybrid": {"patch embeddings": "more than the pixels"},
+    "timm parallel blocks": {"output projection": "not known"},
+    "timm two attentions": {"attention": "2 times", "output projection": "2 times"},
+    "timm differential": {"attention": "2 times", "output projection": "2 times"},
 }
 
 

@@ -1,25 +1,53 @@
-"""Run the command line as a user does, in its own process."""
+"""Run the command line as a user does: through its entry point, or in its own process where that matters."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 
 
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="session")
 def vitreg():
-    def run(*arguments, cwd=None, timeout=300, prefix=(sys.executable, "-m"), env=None):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1", **(env or {})}
-        return subprocess.run(
-            [*prefix, "vitreg", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            timeout=timeout,
-            env=environment,
-            check=False,
-        )
+    """The entry point with its arguments, in this process: importing torch anew takes longer than most scans."""
+    from vitreg.__main__ import main
+
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with (
+            mock.patch.object(sys, "argv", ["vitreg", *map(str, arguments)]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as stop:
+                code = stop.code or 0
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def vitreg_process():
+    """The command line in a process of its own."""
+
+    def run(*arguments, prefix=(sys.executable, "-m"), timeout=300):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command = [*prefix, "vitreg", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
     return run
 

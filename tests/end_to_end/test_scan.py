@@ -86,9 +86,9 @@ def test_a_clean_twin_is_not_accused(vitreg, photos, tmp_path):
     assert read(tmp_path / "out").verdict.kind == "none"
 
 
-def test_two_processes_say_what_one_says(vitreg, photos, planted, tmp_path):
+def test_two_processes_say_what_one_says(vitreg_process, photos, planted, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
-    done = vitreg(
+    done = vitreg_process(
         "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", prefix=torchrun
     )
     assert done.returncode == 0, done.stderr
@@ -135,10 +135,10 @@ def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_pa
     assert "4 images could not be read (listed in result.json); scanned 6." in done.stdout
 
 
-def test_the_same_command_gives_the_same_result(vitreg, photos, tmp_path):
+def test_the_same_command_gives_the_same_result_in_another_process(vitreg, vitreg_process, photos, tmp_path):
     results = []
-    for name in ("a", "b"):
-        assert vitreg("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "5").returncode == 0
+    for name, run in (("a", vitreg), ("b", vitreg_process)):
+        assert run("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "5").returncode == 0
         results.append(read(tmp_path / name).model_dump(exclude={"provenance"}))
     assert results[0] == results[1]
 
@@ -165,7 +165,7 @@ def test_the_same_command_gives_the_same_result(vitreg, photos, tmp_path):
         (("scan", "planted:high-norm", "BROKEN"), "could be read"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp_path, arguments, says):
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp_path, monkeypatch, arguments, says):
     import torch
 
     class Evil:
@@ -183,7 +183,8 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp
     words = [places.get(a, a) for a in arguments]
     if "--out" not in words:
         words += ["--out", tmp_path / "out"]
-    sentence = one_sentence(vitreg(*words, cwd=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sentence = one_sentence(vitreg(*words))
     assert says in sentence
     after = {p.name for p in tmp_path.iterdir()} - {"out"}
     assert after == before, "nothing may be half-written, and no pickled code may run"

@@ -21,7 +21,7 @@ EVERYTHING = Capture(hidden="all", qkv="all", projected="all")
 
 def close(found, wanted):
     assert found.shape == wanted.shape
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.detach().abs().max().item())
 
 
 def randomised(model):

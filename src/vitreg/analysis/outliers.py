@@ -22,6 +22,8 @@ Side = Literal["high", "low"]
 # Gates on effect size, from the field's rules of thumb: fewer than 1 in 2000 tokens or more than 1 in 5 is not the
 # phenomenon of the paper (about 2 %), and below a factor of two nothing downstream was ever reported.
 MIN_SHARE, MAX_SHARE, MIN_RATIO, MIN_ASHMAN = 0.0005, 0.20, 2.0, 2.0
+COMPONENTS = (2, 3, 4)
+TAILS = (0.8, 0.9, 0.97, 0.99, 0.995, 0.998)  # where the outermost component of a start begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def percentile(histogram: NormHistogram, side: Side = "high", q: float = 98.0) -
     return replace(beyond(histogram, side, split), found=False)
 
 
-def mixture(histogram: NormHistogram, side: Side = "high", start: list[np.ndarray] | None = None) -> Detection:
+def mixture(histogram: NormHistogram, side: Side = "high") -> Detection:
     """Gaussian mixture of log-norms with BIC, valley and separation gates: the default detector.
 
     Fits 1 Gaussian and mixtures of 2 to 4 by EM. A fit has two modes if its density has a local minimum above the main
@@ -90,9 +92,6 @@ def mixture(histogram: NormHistogram, side: Side = "high", start: list[np.ndarra
     skewed or heavy-tailed bulk does not pass, and if Ashman's D = sqrt(2) |m1 - m2| / sqrt(s1^2 + s2^2) of the two
     groups exceeds 2; then share and ratio are gated as for every detector. The threshold is the norm at which both
     groups are equally likely.
-
-    Args:
-        start: parameters from an earlier fit (see `fits`), for resamples of the same data.
     """
     none = Detection(False, side, None, 0.0, None, {"modes": 1.0})
     median = histogram.median
@@ -103,10 +102,9 @@ def mixture(histogram: NormHistogram, side: Side = "high", start: list[np.ndarra
     values, counts = histogram.coarse_log()
     x = values if side == "high" else -values[::-1]
     w = counts if side == "high" else counts[::-1]
-    solutions = start if start is not None else fits(x, w)
     unimodal, bimodal = _bic(x, w, _single(x, w)), np.inf
     best: tuple[float, float, int] | None = None  # cut, Ashman's D, components
-    for parameters in solutions:
+    for parameters in fits(x, w):
         bic, split = _bic(x, w, parameters), _split(parameters)
         if split is None:
             unimodal = min(unimodal, bic)
@@ -133,16 +131,18 @@ def fits(x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
         list of [3, K] arrays: weights, means, standard deviations.
     """
     cumulative = np.cumsum(w) / w.sum()
-    solutions = []
-    for k in (2, 3, 4):
-        starts = []
-        for tail in (0.8, 0.9, 0.97, 0.99, 0.995, 0.998):
+    spread = float(_single(x, w)[2, 0])
+    starts = []
+    for k in COMPONENTS:
+        for tail in TAILS:
             edges = np.concatenate([np.linspace(0, tail, k), [1.0]])
             middles = np.interp((edges[1:] + edges[:-1]) / 2, cumulative, x)
-            spread = max(_single(x, w)[2, 0] / k, x[1] - x[0] if len(x) > 1 else 1e-3)
-            starts.append(np.stack([np.diff(edges), middles, np.full(k, spread)]))
-        solutions.extend(_em(x, w, np.stack(starts)))
-    return solutions
+            # All starts run in one array; a component of weight 0 stays at 0 and takes no part.
+            start = np.tile([[0.0], [0.0], [1.0]], COMPONENTS[-1])
+            start[:, :k] = np.diff(edges), middles, np.full(k, spread / k + 1e-3)
+            starts.append(start)
+    sizes = [k for k in COMPONENTS for _ in TAILS]
+    return [p[:, :k] for k, p in zip(sizes, _em(x, w, np.stack(starts)), strict=True)]
 
 
 def _single(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -156,20 +156,27 @@ def _density(x: np.ndarray, p: np.ndarray) -> np.ndarray:
     return weight * np.exp(-0.5 * ((x - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
 
 
-def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300) -> np.ndarray:
+def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300, tolerance: float = 1e-5) -> np.ndarray:
     """Expectation-maximisation over a histogram, all starts at once: p is [S, 3, K]."""
     floor = (x[-1] - x[0]) / max(len(x) - 1, 1)  # no component narrower than a bin
+    centre = np.average(x, weights=w)
+    x = x - centre  # so that second moments lose no digits
+    powers = np.stack([np.ones_like(x), x, x**2], axis=1) * w[:, None]  # [n, 3]
+    p = p.copy()
+    p[:, 1] -= centre
     for _ in range(steps):
-        d = _density(x, p)  # [S, K, n]
-        r = d / np.maximum(d.sum(1, keepdims=True), 1e-300) * w
-        n = np.maximum(r.sum(-1), 1e-9)  # [S, K]
-        mean = (r @ x) / n
-        sd = np.sqrt(np.maximum((r * (x - mean[..., None]) ** 2).sum(-1) / n, floor**2))
-        new = np.stack([n / w.sum(), mean, sd], axis=1)
+        density = _density(x, p)  # [S, K, n]
+        density /= np.maximum(density.sum(1, keepdims=True), 1e-300)
+        zeroth, first, second = np.moveaxis(density @ powers, -1, 0)  # [S, K]
+        n = np.maximum(zeroth, 1e-12)
+        mean = first / n
+        sd = np.sqrt(np.maximum(second / n - mean**2, floor**2))
+        new = np.stack([zeroth / w.sum(), mean, sd], axis=1)
         change = np.abs(new - p).max()
         p = new
-        if change < 1e-6:
+        if change < tolerance:
             break
+    p[:, 1] += centre
     return p
 
 

@@ -29,6 +29,7 @@ def describe(module: nn.Module) -> Anatomy:
     """
     inside = module
     while True:
+        inside = inside._modules.get("_orig_mod") or inside  # torch.compile's wrapper answers for what it wraps
         for read in _BUILDERS:
             anatomy = read(inside)
             if anatomy is not None:

@@ -23,8 +23,12 @@ from vitreg.backbones.anatomy_parts import (
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 
-# register parameter -> attribute that counts it: dinov2, dinov3
-_REGISTERS = {"register_tokens": "num_register_tokens", "storage_tokens": "n_storage_tokens"}
+# register parameter -> attribute that counts it: dinov2, dinov3, subclasses of timm's ViT
+_REGISTERS = {
+    "register_tokens": "num_register_tokens",
+    "storage_tokens": "n_storage_tokens",
+    "reg_token": "num_reg_tokens",
+}
 
 
 def read_ours(module: nn.Module) -> Anatomy | None:

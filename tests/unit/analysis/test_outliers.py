@@ -106,7 +106,7 @@ def test_em_agrees_with_scikit_learn_from_the_same_start():
     counts, edges = np.histogram(data, bins=600)
     middles = (edges[1:] + edges[:-1]) / 2
     start = np.array([[0.9, 0.1], [0.0, 1.4], [0.3, 0.3]])
-    ours = outliers._em(middles, counts.astype(float), start[None], steps=2000)[0]
+    ours = outliers._em(middles, counts.astype(float), start[None], steps=2000, tolerance=1e-9)[0]
     theirs = GaussianMixture(
         2,
         weights_init=start[0],
