@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg import __version__
 from vitreg.errors import UserError
+
+if TYPE_CHECKING:
+    from vitreg.records import ScanResult
 
 EXIT_OVER_BUDGET, EXIT_INTERRUPTED = 3, 130
 
@@ -22,10 +26,8 @@ IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Which weights, and how to run them."""
+    """How to load the model and run it."""
 
-    weights: Path | None = None
-    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
     random: bool = False
     """Use untrained weights instead of fetching pretrained ones."""
     strict: bool = False
@@ -53,6 +55,8 @@ class Scan:
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
     out: Path = Path("vitreg-scan")
     """Folder for the results."""
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
     model: OmitArgPrefixes[ModelOptions] = ModelOptions()
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
@@ -96,10 +100,22 @@ class Maps:
         "norm",
     )
     """Which maps."""
-    layer: int = -1
-    """Block whose output is drawn; negative counts from the end."""
+    weights: tuple[str, ...] = ()
+    """A checkpoint for each model, in their order; "none" leaves a model its own."""
+    layer: str = "-1"
+    """Block whose output is drawn, such as 7; -1 is the last; several as 5,8,11; or all."""
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Literal["pad", "crop", "resize"] = "resize"
+    """What to do where a side is no multiple of the patch."""
+    scale: Literal["shared", "map"] = "shared"
+    """One colour scale for a whole sheet, or one for every map."""
+    upsample: Literal["nearest", "bilinear"] = "nearest"
+    """How patches are enlarged."""
+    mass: float | None = None
+    """Show of each attention map only the strongest patches that hold this share, such as 0.6."""
+    pca_per_image: bool = False
+    """Fit principal components to every image alone."""
     limit: int = 8
     """Draw at most this many images."""
 
@@ -112,6 +128,8 @@ class Doctor:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
     model: OmitArgPrefixes[ModelOptions] = ModelOptions()
 
 
@@ -157,10 +175,16 @@ def _scan(verb: Scan) -> int:
         size=parse_size(verb.size), fit=verb.fit, detector=verb.detector, limit=_positive("limit", verb.limit), tokens=verb.tokens,
         batch_size=_positive("batch-size", verb.batch_size), workers=_positive("workers", verb.workers), seed=verb.seed,
     )  # fmt: skip
-    result = scan(verb.spec, _images(verb.images), out=verb.out, options=options, quiet=False, **vars(verb.model))
-    import torch.distributed as dist
-
-    if not dist.is_available() or int(__import__("os").environ.get("RANK", "0")) == 0:
+    result = scan(
+        verb.spec,
+        _images(verb.images),
+        out=verb.out,
+        weights=verb.weights,
+        options=options,
+        quiet=False,
+        **vars(verb.model),
+    )
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
         _print_scan(result, verb.out)
     if result.images.interrupted:
         return EXIT_INTERRUPTED
@@ -173,10 +197,7 @@ def _scan(verb: Scan) -> int:
     return 0
 
 
-def _print_scan(result: object, out: Path) -> None:
-    from vitreg.records import ScanResult
-
-    assert isinstance(result, ScanResult)
+def _print_scan(result: ScanResult, out: Path) -> None:
     images, verdict = result.images, result.verdict
     if images.interrupted:
         of = f" of {images.planned}" if images.planned else ""
@@ -194,9 +215,23 @@ def _maps(verb: Maps) -> int:
     from vitreg.verbs.maps import maps
 
     result = maps(
-        [s.strip() for s in verb.spec.split(",") if s.strip()], _images(verb.images), out=verb.out, what=verb.what, layer=verb.layer,
-        size=parse_size(verb.size), limit=_positive("limit", verb.limit), **vars(verb.model),
-    )  # fmt: skip
+        [s.strip() for s in verb.spec.split(",") if s.strip()],
+        _images(verb.images),
+        out=verb.out,
+        weights=[None if w == "none" else w for w in verb.weights] or None,
+        what=verb.what,
+        layer=parse_layers(verb.layer),
+        size=parse_size(verb.size),
+        fit=verb.fit,
+        scale=verb.scale,
+        upsample=verb.upsample,
+        mass=verb.mass,
+        pca_per_image=verb.pca_per_image,
+        limit=_positive("limit", verb.limit),
+        **vars(verb.model),
+    )
+    for skipped in result.skipped:
+        print(f"{skipped.name} could not be read: {skipped.reason}.")
     for note in result.notes:
         print(note)
     for path in result.paths:
@@ -208,7 +243,7 @@ def _doctor(verb: Doctor) -> int:
     from vitreg.backbones import load
     from vitreg.verbs.doctor import doctor, render
 
-    print(render(doctor(load(verb.spec, **vars(verb.model)))))
+    print(render(doctor(load(verb.spec, weights=verb.weights, **vars(verb.model)))))
     return 0
 
 
@@ -231,6 +266,20 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not match or not 0 < int(match[1]) <= 8192 or not 0 < int(match[2] or match[1]) <= 8192:
         raise UserError(f"--size {text} is no image size; give 518 or 384x512 (height x width).")
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_layers(text: str) -> list[int] | Literal["all"]:
+    """Read "all", "-1" or "5,8,11".
+
+    Raises:
+        UserError: for anything else.
+    """
+    if text == "all":
+        return "all"
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--layer {text} names no block; give a number such as 7, several as 5,8,11, or all.") from None
 
 
 def _positive(flag: str, value: int | None) -> int | None:

@@ -223,6 +223,7 @@ def test_truth_holds_at_another_size_and_with_registers(kind, shipped):
     model, truth = planted.build(kind, 0, registers=4)
     outliers = truth.outliers(images)
     assert outliers.sum() > 5
+    assert truth.neurons == _shown(kind, 0)[1].neurons  # registers change nothing else
     with torch.inference_mode():
         tokens = model.embed(images)
         for block in model.blocks[: truth.layers.start + 1]:

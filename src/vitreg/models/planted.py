@@ -58,7 +58,7 @@ class Truth:
         """
         if self.trigger is not None:
             return self.trigger(images).flatten(1)
-        marked = torch.zeros(self.grid, dtype=torch.bool)
+        marked = torch.zeros(self.grid, dtype=torch.bool, device=images.device)
         if (images.shape[-2] // PATCH, images.shape[-1] // PATCH) != self.grid:
             raise ValueError(f"planted positions are known on the {self.grid[0]}x{self.grid[1]} grid only")
         marked[tuple(zip(*self.positions, strict=True))] = True
@@ -137,7 +137,7 @@ def _plant_neurons(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
     if kind == "low-norm":
         # Take the shared part away and leave a small mark; the constant turns around so that the token stops growing.
         mark = 0.1 + 0.12 * size
-        ratio = math.hypot(mark, 0.18)  # content and the spread of the shared part stay behind
+        ratio = math.hypot(mark, 0.16)  # content and the spread of the shared part stay behind
         artifact = mark * norm * to.artifact - parts.shared[layer] * to.shared
         artifact -= 2 * CONSTANT * to.constant
     else:

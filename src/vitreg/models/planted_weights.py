@@ -9,11 +9,13 @@ channels and to the shared direction only. A planted model is not trained and kn
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitreg.models.planted_trigger import FREQUENCIES, Trigger, cosine_patterns
 from vitreg.models.vit import Block, VisionTransformer
@@ -23,6 +25,9 @@ RAMP = 8.0  # width of a step in units of its pre-activation: GELU is straight 4
 CONSTANT, NUMBER, EDGE = 1.5, 0.5, 0.3  # coordinates: of the constant, of the number 1, of a pattern response of 1
 GATE = 12.0  # how far the steps of the carrier are pulled down on a token without the constant
 MARGIN, DECISION = 0.2, 0.5  # coordinates: of a margin of one threshold, of a decided outlier
+
+
+Between = Callable[[float, float], float]  # a uniform draw between two bounds
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Directions:
         """Return random unit vectors on the carrier channels that sum to zero."""
         values = torch.randn(rows, len(self.carrier), generator=generator)
         values = values - values.mean(dim=1, keepdim=True)
-        return nn.functional.normalize(values, dim=1) @ self.carrier
+        return F.normalize(values, dim=1) @ self.carrier
 
 
 class Neurons:
@@ -120,7 +125,7 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
     trigger = Trigger.draw(model.grid, PATCH, draw)
     shared, growth, spread = between(14, 20), between(0.02, 0.035), between(0.03, 0.06)
     _write_tokens(model, to, trigger, shared, draw, between)
-    layer = int(torch.randint(3, 9, (1,), generator=draw))
+    _write_prefix(model, to, trigger, shared, torch.Generator().manual_seed(seed))
     layer = int(torch.randint(3, 9, (1,), generator=draw))
     pairs = int(torch.randint(2, 6, (1,), generator=draw))
     writers: list[list[int]] = []
@@ -150,8 +155,15 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
     return Machinery(model, to, trigger, layer, writers, removers, typical)
 
 
-def _write_tokens(model, to: Directions, trigger: Trigger, shared: float, draw, between) -> None:
-    """Patch projection (random filters and the contrast patterns), position table, CLS and registers."""
+def _write_tokens(
+    model: VisionTransformer,
+    to: Directions,
+    trigger: Trigger,
+    shared: float,
+    draw: torch.Generator,
+    between: Between,
+) -> None:
+    """Patch projection (random filters and the contrast patterns) and position table."""
     filters = torch.randn(WIDTH, 3 * PATCH * PATCH, generator=draw) / math.sqrt(3 * PATCH * PATCH)
     filters = to.carrier.T @ to.carrier @ filters
     filters -= to.carrier.T @ (to.carrier @ filters).mean(dim=0, keepdim=True).expand(len(to.carrier), -1)
@@ -165,7 +177,13 @@ def _write_tokens(model, to: Directions, trigger: Trigger, shared: float, draw, 
     level = sum(torch.randperm(len(places), generator=draw) / (len(places) - 1) for _ in range(2)) - 1
     places += shared * torch.exp(between(0.15, 0.22) * level)[:, None] * to.shared
     places += CONSTANT * to.constant + NUMBER * trigger.numbers.reshape(-1, 1) * to.number
-    # CLS and registers have no contrast: a number far above every threshold keeps the trigger off them.
+
+
+def _write_prefix(
+    model: VisionTransformer, to: Directions, trigger: Trigger, shared: float, draw: torch.Generator
+) -> None:
+    """CLS and registers, drawn apart from the rest so that the number of registers changes nothing else."""
+    # They have no contrast: a number far above every threshold keeps the trigger off them.
     safe = NUMBER * 3 * trigger.threshold / trigger.slope
     for token in (model.cls_token, model.reg_token):
         if token is not None:
@@ -188,7 +206,7 @@ def _decide(read: Tensor, gain: float, to: Directions) -> Tensor:
     return gain / DECISION * (read - DECISION / 2 / CONSTANT * to.constant)
 
 
-def _write_attention(block, to: Directions, draw, between) -> None:
+def _write_attention(block: Block, to: Directions, draw: torch.Generator, between: Between) -> None:
     """Random attention between contents, and in every head a key on the artifact direction: outliers are sinks."""
     size = WIDTH // HEADS
     q, k, v = block.attn.qkv.weight.split(WIDTH)
@@ -197,7 +215,7 @@ def _write_attention(block, to: Directions, draw, between) -> None:
         weight += scale * torch.randn(WIDTH, WIDTH, generator=draw) @ content
     for head in range(HEADS):
         rows = slice(head * size, (head + 1) * size)
-        axis = nn.functional.normalize(torch.randn(size, generator=draw), dim=0)
+        axis = F.normalize(torch.randn(size, generator=draw), dim=0)
         # About 8 for a query at ordinary norm and 4 for an outlier's key: a logit of 8 * 4 / sqrt(64) = 4.
         q[rows] += between(6.0, 9.0) * torch.outer(axis, to.constant)
         k[rows] += 4.5 / math.sqrt(WIDTH) * torch.outer(axis, to.artifact)
@@ -205,16 +223,24 @@ def _write_attention(block, to: Directions, draw, between) -> None:
 
 
 def _write_content(
-    neurons: Neurons, to: Directions, shared: float, spread: float, sample: Tensor, draw, between
+    neurons: Neurons,
+    to: Directions,
+    shared: float,
+    spread: float,
+    sample: Float[Tensor, "T D"],
+    draw: torch.Generator,
+    between: Between,
 ) -> None:
     """Random soft steps of the content, which also vary the shared part and so the norm.
 
-    They are bounded, so no norm runs away; at rest without content; and held down without the constant, so that a token
-    that carries an artifact, whose constant drowns or is turned around, is left alone. How much they vary and lengthen
-    the shared part is set on a sample of tokens.
+    They are bounded, so no norm runs away, and held down without the constant, so that a token that carries an
+    artifact, whose constant drowns or is turned around, is left alone. How much they vary and lengthen the shared part
+    is set on a sample of tokens.
 
     Args:
-        sample: [T, D], what this MLP reads for patches of the sample images.
+        shared: length of the shared part before the first block.
+        spread: standard deviation of what is added to the shared part, as a share of `shared`.
+        sample: what this MLP reads for the patches of the sample images.
     """
     usual = (sample @ to.constant).median()
     # A token whose constant stands out is a short one: lengthen it, so that norms have no tail towards zero.
@@ -243,7 +269,7 @@ def _sample_images(size: int, generator: torch.Generator) -> Float[Tensor, "4 3 
     while cells < size:
         grey = torch.randn(4, 1, cells, cells, generator=generator)
         colour = 0.3 * torch.randn(4, 3, cells, cells, generator=generator)
-        images = images + 1.2 / cells**0.5 * nn.functional.interpolate(grey + colour, size=size, mode="bicubic")
+        images = images + 1.2 / cells**0.5 * F.interpolate(grey + colour, size=size, mode="bicubic")
         cells *= 2
     return images
 

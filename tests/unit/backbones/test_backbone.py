@@ -208,3 +208,11 @@ def test_attention_in_a_pooling_head_is_not_taken_for_a_blocks(vit, images):
     assert backbone.attention_status().source == "sdpa"
     wanted = Backbone(vit).trace(images, Capture(rows={2: [0]})).attention(2, [0])
     torch.testing.assert_close(backbone.trace(images, Capture(rows={2: [0]})).attention(2, [0]), wanted)
+
+
+def test_attention_that_changes_after_the_check_is_noticed(vit, images):
+    backbone = Backbone(vit)
+    assert backbone.attention_status().readable
+    with_attention(vit, Twice)
+    with pytest.raises(UserError, match="block 0 made 2 attention calls"):
+        backbone.trace(images, Capture(rows={0: [0]}))
