@@ -125,8 +125,7 @@ def main() -> None:
             kinds_named[kind].append(scan(backbone, pixels).verdict.kind)
         default = np.array(scores[kind, "mixture"])
         print(
-            f"{kind:16} mixture precision {np.nanmean(default[:, 0]):.3f} recall {default[:, 1].mean():.3f}, verdicts {dict(zip(*np.unique(kinds_named[kind], return_counts=True)))}  {time.time() - started:.0f} s",
-            flush=True,
+            f"{kind:16} {np.nanmean(default, 0).round(3)} {kinds_named[kind]} {time.time() - started:.0f} s", flush=True
         )
     clean = [(f"clean twin, seed {s}", Backbone(planted.clean(seed=s))) for s in range(options.draws)]
     none = {name: scan(backbone, pixels).verdict for name, backbone in [*clean, *random_models(options.draws)]}
@@ -162,7 +161,7 @@ def render(scores, shares, kinds_named, none, images: int, draws: int) -> str:
     right = sum(v.kind == "none" for v in none.values())
     lines += [
         "",
-        f"Verdict `none` on {right} of {len(none)} models without artifacts ({draws} clean twins, {draws} untrained ViTs of several families).",
+        f"Verdict `none` on {right} of {len(none)} models without artifacts: {draws} clean twins, {draws} untrained ViTs.",
     ]
     return "\n".join(lines)
 

@@ -47,7 +47,12 @@ def main() -> None:
             peaks[seen] = peak
             print(f"{seen} images: peak {peak / 1024:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
     few, many = sorted(peaks)
-    result = {"model": options.model, "size": options.size, "peak_kib": peaks, "ratio": round(peaks[many] / peaks[few], 4)}
+    result = {
+        "model": options.model,
+        "size": options.size,
+        "peak_kib": peaks,
+        "ratio": round(peaks[many] / peaks[few], 4),
+    }
     print(json.dumps(result))
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)

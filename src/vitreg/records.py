@@ -92,17 +92,17 @@ class LayerRecord(Record):
     cls_norm: float | None = Field(description="mean norm of the class token")
     register_norms: list[float] = Field(description="mean norm of each register")
     cls_attention: float | None = Field(
-        None,
+        default=None,
         description="share of the CLS-to-patch attention that these outliers take in the next block, which reads them",
     )
     received: float | None = Field(
-        None,
+        default=None,
         description="attention an outlier receives / attention another patch receives, in the next block; mean of queries, heads",
     )
     sinks: float | None = Field(
-        None, description="share of patches that receive over 8x the mean attention, in this block"
+        default=None, description="share of patches that receive over 8x the mean attention, in this block"
     )
-    gates: dict[str, float | bool | None] = Field({}, description="the numbers behind found / not found")
+    gates: dict[str, float | bool | None] = Field(default={}, description="the numbers behind found / not found")
 
 
 class VerdictRecord(Record):
@@ -120,7 +120,7 @@ class VerdictRecord(Record):
     ratio: float | None
     sentence: str = Field(description="the verdict for a non-specialist")
     reason: str = Field(description="why, with the numbers")
-    effects: dict[str, float] = Field({}, description="the ratios behind the strength")
+    effects: dict[str, float] = Field(default={}, description="the ratios behind the strength")
     advice: list[str] = []
 
 
@@ -170,11 +170,11 @@ class ScanResult(Record):
     layers: list[LayerRecord]
     verdict: VerdictRecord
     positions: Heatmap | None = Field(
-        None, description="share of images with an outlier here, at the peak layer (Fig. 10)"
+        default=None, description="share of images with an outlier here, at the peak layer (Fig. 10)"
     )
     redundancy: RedundancyRecord | None = None
-    per_image: Histogram | None = Field(None, description="how many images carry n outliers at the peak layer")
-    examples: list[str] = Field([], description="images shown on the page, most outliers first")
+    per_image: Histogram | None = Field(default=None, description="how many images carry n outliers at the peak layer")
+    examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
     lint: list[Finding] = []
     provenance: Provenance
 

@@ -44,14 +44,14 @@ def from_transformers(name: str, config: str, attention: str = "sdpa", **kwargs)
 def from_open_clip(**kwargs) -> nn.Module:
     from open_clip.transformer import VisionTransformer as Tower
 
-    small = {"image_size": 64, "patch_size": 16, "width": 48, "layers": 3, "heads": 3, "mlp_ratio": 2, "output_dim": 32}
+    small = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 3, "heads": 4, "mlp_ratio": 2, "output_dim": 32}
     return Tower(**{**small, **kwargs})
 
 
 def open_clip_model() -> nn.Module:
     import open_clip
 
-    vision = {"image_size": 64, "patch_size": 16, "width": 48, "layers": 3, "head_width": 16}
+    vision = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 3, "head_width": 16}
     return open_clip.CLIP(32, vision, {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1})
 
 
@@ -64,9 +64,10 @@ def open_clip_with_timm_tower() -> nn.Module:
 
 
 def from_torchvision() -> nn.Module:
+    # An even number of heads: PyTorch has a fused path for those only, which a backbone must keep off.
     from torchvision.models import VisionTransformer as Tower
 
-    return Tower(image_size=64, patch_size=16, num_layers=3, num_heads=3, hidden_dim=48, mlp_dim=96)
+    return Tower(image_size=64, patch_size=16, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=96)
 
 
 def clip_model() -> nn.Module:

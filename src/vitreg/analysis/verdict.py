@@ -207,11 +207,15 @@ def _reasons(
     confidence: float | None,
 ) -> list[str]:
     rows, cols = evidence.grid
-    below = "above" if detection.side == "high" else "below"
+    high = detection.side == "high"
+    size = (
+        f"{ratio:.2f} times the median norm of the rest"
+        if high
+        else f"a median norm {ratio:.2f} times smaller than the rest"
+    )
     reasons = [
-        f"At the output of block {peak} (of 0 to {evidence.layers - 1}), {detection.share:.2%} of the patch tokens form a second group "
-        f"{below} a norm of {detection.threshold:.4g}, with {ratio:.2f} times {'the' if detection.side == 'high' else 'smaller'} median norm"
-        f"{' of the rest' if detection.side == 'high' else ' than the rest'}; it first shows at block {first}"
+        f"At the output of block {peak} (of 0 to {evidence.layers - 1}), {detection.share:.2%} of the patch tokens form a second "
+        f"group {'above' if high else 'below'} a norm of {detection.threshold:.4g}, with {size}; it first shows at block {first}"
         + ("." if evidence.at_output else ", and the last block no longer shows it.")
     ]
     where = [f"{evidence.images_with:.0%} of the images carry at least one"]

@@ -68,7 +68,8 @@ def read_timm(module: nn.Module) -> Anatomy | None:
         width=vit.embed_dim,
         layout=prefixed_layout(patch, cls_tokens=cls_tokens, registers=registers, other=other),
         encode=encode,
-        patch_projection=embed.proj,
+        # A convolutional stem that already has the width of the tokens leaves its projection out.
+        patch_projection=embed.backbone if isinstance(embed.proj, nn.Identity) else embed.proj,
         position_table=position_table,
         register_parameter=lambda: vit.reg_token[0] if registers else None,
         attention=all_attention_parts([getattr(block, "attn", None) for block in blocks]),
