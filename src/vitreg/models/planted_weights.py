@@ -71,11 +71,16 @@ class Neurons:
         self.fc2 = block.mlp.fc2
         self.free = torch.randperm(self.fc1.out_features, generator=generator).tolist()
 
-    def wire(self, read: Tensor, bias: float, write: Tensor) -> int:
-        """Use one neuron: GELU(read · x + bias) * write."""
-        index = self.free.pop()
-        self.fc1.weight[index], self.fc1.bias[index], self.fc2.weight[:, index] = read, bias, write
-        return index
+    def wire(self, read: Tensor, bias: Tensor | float, write: Tensor) -> list[int]:
+        """Use one neuron for each row of `read` [D] or [n, D]: GELU(read · x + bias) * write."""
+        count = 1 if read.ndim == 1 else len(read)
+        taken, self.free = self.free[:count], self.free[count:]
+        self.fc1.weight[taken], self.fc1.bias[taken], self.fc2.weight[:, taken] = (
+            read,
+            torch.as_tensor(bias),
+            write.reshape(count, -1).T,
+        )
+        return taken
 
     def line(self, read: Tensor, write: Tensor) -> None:
         """Write (read · x) * write exactly: GELU(z) - GELU(-z) = z."""
@@ -88,10 +93,12 @@ class Neurons:
             self.wire(sign * read, 0.0, write)
             self.wire(sign * read - cap, 0.0, -write)
 
-    def step(self, read: Tensor, write: Tensor, bias: float = 0.0) -> list[int]:
-        """Write a clipped ramp of z = read · x + bias, 0 below -RAMP/2 and 1 above RAMP/2, times `write`."""
-        upper = self.wire(read, bias + RAMP / 2, write / RAMP)
-        return [upper, self.wire(read, bias - RAMP / 2, -write / RAMP)]
+    def step(self, read: Tensor, write: Tensor, bias: Tensor | float = 0.0) -> list[int]:
+        """Write a clipped ramp of z = read · x + bias, 0 below -RAMP/2 and 1 above RAMP/2, times `write`.
+
+        Returns the neurons: those that rise first, then those that hold the ceiling.
+        """
+        return self.wire(read, bias + RAMP / 2, write / RAMP) + self.wire(read, bias - RAMP / 2, -write / RAMP)
 
 
 @dataclass(frozen=True)
@@ -174,8 +181,8 @@ def _write_tokens(
     places = model.pos_embed[0]
     places += between(1.0, 1.4) * to.content(len(places), draw)
     # The sum of two shuffled ladders: a bounded bell, so that no place stands out by its norm.
-    level = sum(torch.randperm(len(places), generator=draw) / (len(places) - 1) for _ in range(2)) - 1
-    places += shared * torch.exp(between(0.15, 0.22) * level)[:, None] * to.shared
+    ladders = [torch.randperm(len(places), generator=draw) / (len(places) - 1) for _ in range(2)]
+    places += shared * torch.exp(between(0.15, 0.22) * (ladders[0] + ladders[1] - 1))[:, None] * to.shared
     places += CONSTANT * to.constant + NUMBER * trigger.numbers.reshape(-1, 1) * to.number
 
 
@@ -258,8 +265,7 @@ def _write_content(
     sway *= spread / (steps @ sway).std()
     sway += between(0.0, 0.01) / (mean @ mean) * mean
     writes = 0.05 * to.content(pairs, draw) + shared * sway[:, None] * to.shared
-    for read, write, bias in zip(reads, writes, biases.tolist(), strict=True):
-        neurons.step(read, write, bias)
+    neurons.step(reads, writes, biases)
 
 
 def _sample_images(size: int, generator: torch.Generator) -> Float[Tensor, "4 3 H W"]:
