@@ -8,7 +8,6 @@ attend as well.
 
 from __future__ import annotations
 
-import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitreg.backbones.anatomy_parts import Anatomy, AttentionParts
+from vitreg.backbones.explicit import attention_body, faster_attention
 from vitreg.backbones.trace import QKV, Edit, Kept, Plan, Trace, resolve_layer, token_norms
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout, Tokens
@@ -230,7 +230,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self:
-                return _attention_body(*args, **kwargs)
+                return attention_body(*args, **kwargs)
         output = func(*args, **kwargs)
         if func is F.linear:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
@@ -256,21 +256,6 @@ def _qkv(
     return QKV(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, attn_mask, is_causal)
 
 
-def _without_dispatch(function: Any) -> Any:
-    """Return the same code with its own check for function modes answered no.
-
-    `F.multi_head_attention_forward` hands itself to any active mode before it does anything, so calling it again under
-    the mode would never end, and calling it without hides the attention inside. This copy skips only that first check.
-    """
-    names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
-    copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-_attention_body = _without_dispatch(F.multi_head_attention_forward)
-
-
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Run without gradients, in evaluation mode and without PyTorch's fused encoder path, which bypasses the mode.
@@ -283,7 +268,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for child in training:
             child.training = False
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
+        with torch.no_grad(), faster_attention(module):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
