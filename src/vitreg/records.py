@@ -163,7 +163,7 @@ class Provenance(Record):
 class ScanResult(Record):
     """The whole of ``result.json``."""
 
-    schema_: Literal["vitreg.scan/1"] = Field(alias="schema")
+    schema_: Literal["vitreg.scan/1"] = Field(default="vitreg.scan/1", alias="schema")
     model: ModelRecord
     images: ImagesRecord
     settings: dict[str, Any]

@@ -35,6 +35,7 @@ class Evidence:
     cls_attention: dict[
         int, tuple[float, float]
     ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
+    received: dict[int, float]  # layer -> attention an outlier receives from the next block / that of another patch
     at_output: bool  # the last block still shows them
 
 
@@ -185,6 +186,8 @@ def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str
         effects["cls_attention_share"] = share
         effects["cls_attention_lift"] = share / expected
         effects["cls_attention_layer"] = float(layer + 1)
+    if evidence.received:
+        effects["attention_received"] = max(evidence.received.values())
     return effects
 
 
@@ -242,6 +245,12 @@ def _reasons(
             f"They take up to {share:.1%} of the CLS token's attention to patches (in block {layer + 1}), "
             f"{share / expected:.1f} times their share."
         )
+    if evidence.received:
+        layer = max(evidence.received, key=lambda k: evidence.received[k])
+        if evidence.received[layer] >= 2:
+            reasons.append(
+                f"In block {layer + 1} each of them receives {evidence.received[layer]:.0f} times the attention that another patch does."
+            )
     if confidence is None:
         reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")
     else:

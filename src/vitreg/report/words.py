@@ -97,6 +97,7 @@ def effects(values: dict[str, float]) -> list[str]:
         ),
         "cls_attention_lift": lambda v: f"{times(v)} what their number explains",
         "cls_attention_layer": lambda v: "" if "cls_attention_share" in values else f"attention at block {v:.0f}",
+        "attention_received": lambda v: f"each receives up to {times(v)} the attention of another patch",
     }
     phrases = [known[k](v) if k in known else f"{k.replace('_', ' ')} {number(v)}" for k, v in values.items()]
     return [phrase for phrase in phrases if phrase]

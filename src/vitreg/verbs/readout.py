@@ -114,6 +114,7 @@ class Readout:
             isolated=float(look.isolated[0] / total) if total else None,
             redundancy_auc=_auc(look.cosine[0], look.cosine[1]),
             cls_attention=shares,
+            received={k: r for k in range(len(self.histograms)) if (r := self._received(k)) is not None},
             at_output=self.detections[-1][side].found,
         )
 

@@ -87,6 +87,7 @@ def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
         isolated=0.0,
         redundancy_auc=None,
         cls_attention={},
+        received={},
         at_output=True,
     )
     record = verdict.describe(found, chosen, confidence, evidence, images=20)
