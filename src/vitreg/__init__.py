@@ -1,4 +1,4 @@
-"""vitreg: see, measure and fix feature artifacts of Vision Transformers; train them with registers.
+"""vitreg: see and measure feature artifacts of Vision Transformers.
 
 ``vitreg.load``, ``vitreg.scan``, ``vitreg.maps`` and ``vitreg.doctor`` do what the verbs of the command line do, on specs,
 modules and tensors. They are imported when first used, so that ``import vitreg`` costs nothing.

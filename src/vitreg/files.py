@@ -34,6 +34,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def printable(text: str) -> str:
+    """Make a text fit for JSON and UTF-8: paths on Linux may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def output_folder(path: Path) -> Path:
     """Create the folder results go to, and prove that it takes a file, before any work is done.
 

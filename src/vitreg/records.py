@@ -82,7 +82,7 @@ class LayerRecord(Record):
     max: float
     min: float
     ratio: float | None = Field(
-        description="median norm of the outliers / median norm of the rest; null without outliers"
+        description="median norm of outliers / of the rest, on the low side the inverse: never below 1; null without outliers"
     )
     threshold: float | None = Field(description="norm that separates outliers; null where the detector finds none")
     side: Side | None = None

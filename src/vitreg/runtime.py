@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from vitreg.errors import UserError
+from vitreg.files import printable
 from vitreg.records import Provenance
 
 
@@ -107,7 +108,9 @@ def provenance(*, started: datetime, device: torch.device, precision: str, proce
             versions[package] = metadata.version(package)
     return Provenance(
         vitreg=__version__,
-        command=shlex.join(["vitreg", *sys.argv[1:]]) if Path(sys.argv[0]).stem in {"vitreg", "__main__"} else "Python",
+        command=printable(shlex.join(["vitreg", *sys.argv[1:]]))
+        if Path(sys.argv[0]).stem in {"vitreg", "__main__"}
+        else "Python",
         started=started.isoformat(timespec="seconds"),
         seconds=round((datetime.now(UTC) - started).total_seconds(), 2),
         python=platform.python_version(),

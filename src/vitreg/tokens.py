@@ -1,4 +1,4 @@
-"""Which index of a ViT's sequence plays which role, and token tensors that know it (facts.md section 1.1).
+"""Which index of a ViT's sequence plays which role, and token tensors that know it.
 
 Registers are found by what a library says about its model, never by counting from the front; grids are rows x cols,
 height first. Everything that slices tokens in this project goes through here.

@@ -1,6 +1,6 @@
 """Token norms, counted: a code of two bytes per norm, and histograms that answer questions about millions of them.
 
-Norms are L2, of block outputs before the final norm (facts.md section 8.1: after it 11.3x becomes 1.08x), in fp32. They
+Norms are L2, of block outputs before the final norm (after it a factor of 11.3 becomes 1.08), in fp32. They
 are kept as logarithms in steps of 1/2048 octave (0.03 %), and counted in bins of 1/128 octave (0.5 %). Thresholds lie on
 bin edges, so counting by bins gives exactly what looking at every token again would give.
 """
@@ -26,7 +26,7 @@ def encode(norms: np.ndarray) -> np.ndarray:
         FloatingPointError: for NaN or infinite norms, which mean the forward pass overflowed.
     """
     if not np.isfinite(norms).all():
-        raise FloatingPointError("token norms are not finite: the forward pass overflowed")
+        raise FloatingPointError("token norms are not finite")
     octaves = np.log2(np.maximum(norms, 2.0**LOWEST_OCTAVE)) - LOWEST_OCTAVE
     return np.clip(octaves * STEPS_PER_OCTAVE, 0, 2**16 - 1).astype(np.uint16)
 

@@ -52,6 +52,7 @@ Detector = Callable[[NormHistogram, Side], Detection]
 
 def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: float | bool | None) -> Detection:
     """Split at a threshold and apply the gates on effect size: share of tokens and ratio of medians."""
+    threshold = histogram.edge_near(threshold)  # what is reported is what was counted
     inside, outside = histogram.split(threshold, side)
     share = outside.total / max(histogram.total, 1)
     if not inside.total or not outside.total:
@@ -113,7 +114,7 @@ def mixture(histogram: NormHistogram, side: Side = "high") -> Detection:
     if best is None:
         return none
     cut, ashman, components = best
-    threshold = histogram.edge_near(float(np.exp(cut if side == "high" else -cut)))
+    threshold = float(np.exp(cut if side == "high" else -cut))
     gates = {"bic": bool(unimodal - bimodal > 10.0), "separation": bool(ashman > MIN_ASHMAN)}
     found = beyond(histogram, side, threshold, **gates)
     found.gates.update(delta_bic=float(unimodal - bimodal), ashman_d=float(ashman), components=float(components))

@@ -15,12 +15,12 @@ from typing import IO
 
 import numpy as np
 
-from vitreg.analysis.norms import BINS, encode, to_bin
+from vitreg.analysis.norms import BINS, NormHistogram, encode, to_bin
 from vitreg.runtime import Processes
 from vitreg.tokens import TokenLayout
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
-COSINE_BINS = 50
+COSINE_BINS = 250  # of 0.008; codes are one byte
 SINK = 8.0  # a patch is an attention sink if it receives over 8 times the mean attention
 
 
@@ -31,6 +31,7 @@ class BatchStatistics:
     indices: np.ndarray  # int64 [B], global image numbers
     names: tuple[str, ...]
     norms: np.ndarray  # [L, B, N]
+    entering: np.ndarray | None  # [B, N], norms of the tokens that enter block 0
     cosine: np.ndarray | None  # [B, P], to the 4 neighbours after patch embedding
     cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
     received: np.ndarray | None  # [L, B, P], times the mean over patches
@@ -77,7 +78,7 @@ class Tally:
         self.indices: list[np.ndarray] = []
         self.names: list[str] = []
         self._spill: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed in __exit__
-        self._has_cosine = False
+        self._has_cosine = self.knows_entering = False
 
     def __enter__(self) -> Tally:
         return self
@@ -114,8 +115,11 @@ class Tally:
             if batch.cosine is not None
             else np.zeros((size, self.layout.num_patches), np.uint8)
         )
+        self.knows_entering = batch.entering is not None
+        entering = encode(batch.norms[0] if batch.entering is None else batch.entering)
         for b in range(size):
             self._spill.write(codes[:, b].tobytes())
+            self._spill.write(entering[b].tobytes())
             self._spill.write(cosine[b].tobytes())
         self._spill.flush()  # a full disk must show here, not when the file is read
         self.indices.append(batch.indices)
@@ -123,12 +127,26 @@ class Tally:
 
     def tokens(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Read back (codes uint16 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""
+        for rows in self._records(images):
+            yield rows["codes"], rows["cosine"] if self._has_cosine else None
+
+    def entering(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Read back (codes uint16 [n, L, N], codes of the norms entering block 0 [n, N])."""
+        for rows in self._records(images):
+            yield rows["codes"], rows["entering"]
+
+    def _records(self, images: int) -> Iterator[np.ndarray]:
         length, patches = self.layout.length, self.layout.num_patches
-        record = np.dtype([("codes", np.uint16, (self.layers, length)), ("cosine", np.uint8, (patches,))])
+        record = np.dtype(
+            [
+                ("codes", np.uint16, (self.layers, length)),
+                ("entering", np.uint16, (length,)),
+                ("cosine", np.uint8, (patches,)),
+            ]
+        )
         self._spill.seek(0)
         while chunk := self._spill.read(record.itemsize * images):
-            rows = np.frombuffer(chunk, record)
-            yield rows["codes"], rows["cosine"] if self._has_cosine else None
+            yield np.frombuffer(chunk, record)
         self._spill.seek(0, 2)
 
     @property
@@ -177,6 +195,40 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
         setattr(look, name, group.sum(getattr(look, name)))
     look.per_image = np.concatenate(per_image) if per_image else look.per_image
     return look
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the outliers of one layer come from.
+
+    Args:
+        entering_ratio: their median norm over that of other patches (low side: inverse) before block 0; None if unknown.
+        positions: [P] images with an outlier here.
+    """
+
+    entering_ratio: float | None
+    positions: np.ndarray
+
+
+def origins(tally: Tally, found: list[tuple[int, str, int]], group: Processes) -> list[Origin]:
+    """Look at the tokens of several detections (layer, side, first_bin) before the first block, in one pass."""
+    patches = tally.layout.patches
+    positions = np.zeros((len(found), tally.layout.num_patches))
+    entering = np.zeros((len(found), 2, BINS))
+    for codes, before in tally.entering() if found else ():
+        bins = to_bin(before[:, patches]).astype(np.int64)
+        for row, (layer, side, first_bin) in enumerate(found):
+            outlier = is_outlier(codes[:, layer, patches], first_bin, side)
+            positions[row] += outlier.sum(0)
+            for flag in (0, 1):
+                entering[row, flag] += np.bincount(bins[outlier == bool(flag)], minlength=BINS)
+    positions, entering = group.sum(positions), group.sum(entering)
+    result = []
+    for row, (_, side, _) in enumerate(found):
+        others, outliers = (NormHistogram(counts.astype(np.int64)).median for counts in entering[row])
+        ratio = outliers / others if side == "high" else others / outliers
+        result.append(Origin(float(ratio) if tally.knows_entering and np.isfinite(ratio) else None, positions[row]))
+    return result
 
 
 def is_outlier(codes: np.ndarray, first_bin: int, side: str) -> np.ndarray:

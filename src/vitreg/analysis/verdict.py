@@ -65,6 +65,16 @@ def choose(detections: Sequence[dict[str, Detection]]) -> tuple[str | None, int 
     return (best[1], best[2], best[3]) if best else (None, None, None)
 
 
+def inherited(detection: Detection, entering_ratio: float | None) -> bool:
+    """Whether the tokens came in with most of their unusual norm, so that the blocks did not make it.
+
+    The norm of a patch embedding follows brightness and contrast: white or plain grey patches can form a mode of their own
+    before the first block, also in an untrained model. An artifact is made by the blocks: they must account for at least
+    half of the ratio, on a logarithmic scale.
+    """
+    return entering_ratio is not None and detection.ratio is not None and entering_ratio**2 > detection.ratio
+
+
 def position_locked(positions: np.ndarray, images: int) -> bool:
     """Whether most outliers sit at places that carry one in at least half of the images."""
     total = positions.sum()
@@ -101,6 +111,8 @@ def describe(
     detection = detections[peak][side]
     if confidence is not None and confidence < MIN_CONFIDENCE:
         return _unstable(detection, peak, confidence, images)
+    if confidence is None and evidence.images_with < 1:
+        return _few(detection, peak, evidence, images)
     kind: VerdictKind = "high-norm" if side == "high" else "low-norm"
     if position_locked(evidence.positions, images):
         kind = "position-locked"
@@ -131,15 +143,19 @@ def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, 
         if d.ratio and d.gates.get("bic")
     ]
     reason = (
-        f"After each of the {len(detections)} blocks the norms of the patch tokens form one group: no second mode at least {MIN_RATIO:g} "
-        f"times away from the median of the others was found in {images} image{'s' * (images != 1)}."
+        f"After none of the {len(detections)} blocks a second group of patch tokens, made by the model and at least {MIN_RATIO:g} times "
+        f"away from the median of the others, was found in {images} image{'s' * (images != 1)}."
     )
     if almost:
         ratio, layer, side, detection = max(almost, key=lambda a: a[0])
-        reason += (
-            f" The closest was block {layer}: {detection.share:.2%} of the tokens at {ratio:.2f} times "
-            f"{'the' if side == 'high' else 'below the'} median, which fails the gates on size, share or separation."
-        )
+        size = f"{ratio:.2f} times {'the median norm of the rest' if side == 'high' else 'smaller than the rest'}"
+        reason += f" The closest was block {layer}: {detection.share:.2%} of the tokens at {size}, "
+        entering = detection.gates.get("entering_ratio")
+        if detection.gates.get("made_by_blocks") is False and entering is not None:
+            reason += f"but they enter the first block with {entering:.2f} times: the pixels make it, not the model"
+            reason += "." if images >= MIN_IMAGES_FOR_POSITIONS else ", or the position table (more images would tell)."
+        else:
+            reason += "which fails the gates on size, share or separation."
     return VerdictRecord(
         kind="none",
         strength="none",
@@ -167,8 +183,27 @@ def _unstable(detection: Detection, peak: int, confidence: float, images: int) -
         ratio=None,
         sentence="No artifacts are established: a few patches stand out, but not dependably over the images.",
         reason=(
-            f"Block {peak} shows {detection.share:.2%} of the tokens at {detection.ratio or 0:.2f} times the median, but only "
+            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but only "
             f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
+        ),
+        advice=["Scan more images, of the kind you care about."],
+    )
+
+
+def _few(detection: Detection, peak: int, evidence: Evidence, images: int) -> VerdictRecord:
+    return VerdictRecord(
+        kind="none",
+        strength="none",
+        confidence=None,
+        first_layer=None,
+        peak_layer=None,
+        outlier_fraction=0.0,
+        threshold=None,
+        ratio=None,
+        sentence="No artifacts are established: there are too few images, and not all of them show any.",
+        reason=(
+            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
+            f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
         ),
         advice=["Scan more images, of the kind you care about."],
     )

@@ -157,6 +157,7 @@ class Kept:
     rows: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
     patch_embeddings: Tensor | None = None
+    entering_norms: Tensor | None = None
 
 
 class Trace:
@@ -174,6 +175,11 @@ class Trace:
         if self._kept.patch_embeddings is None:
             raise ValueError("patch embeddings were not kept; trace with Capture(patch_embeddings=True)")
         return self._kept.patch_embeddings
+
+    @property
+    def entering_norms(self) -> Float[Tensor, "B N"] | None:
+        """L2 norm of every token entering block 0, float32; kept with any norms. None where the library hides it."""
+        return self._kept.entering_norms
 
     def hidden(self, layer: int) -> Float[Tensor, "B N D"]:
         """Return the output of a block, before the final norm."""

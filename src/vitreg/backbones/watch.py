@@ -74,9 +74,12 @@ class Recorder:
 
     # Called by the hooks and the mode, in the order in which things happen in a block.
 
-    def enter(self, layer: int) -> None:
+    def enter(self, layer: int, inputs: tuple[Any, ...]) -> None:
         """Block `layer` starts."""
         self._current = layer
+        if layer == 0 and self.plan.norms and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 3:
+            hidden = inputs[0].transpose(0, 1) if self.anatomy.sequence_first else inputs[0]
+            self.kept.entering_norms = token_norms(hidden) if hidden.shape[1] == self.layout.length else None
         self._pending.clear()
 
     def projection(self, layer: int, slot: int | None, given: Tensor, output: Tensor) -> None:
@@ -205,7 +208,7 @@ def watching(recorder: Recorder) -> Iterator[None]:
 
 
 def _entering(recorder: Recorder, layer: int) -> Callable[..., None]:
-    return lambda _module, _inputs: recorder.enter(layer)
+    return lambda _module, inputs: recorder.enter(layer, inputs)
 
 
 def _patches(recorder: Recorder) -> Callable[..., None]:

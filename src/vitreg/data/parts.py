@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from vitreg.data.decode import Unreadable
+from vitreg.files import printable
 
 
 class Locator(Protocol):
@@ -105,11 +106,7 @@ class Listed:
 
 def label(name: str) -> str:
     """Make a name fit for JSON: file names on Linux may hold bytes that are no text."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return name
+    return printable(name)
 
 
 def os_reason(error: Exception) -> str:

@@ -70,6 +70,8 @@ def confidence(share: float | None) -> str:
 
 def kind(result: ScanResult) -> str:
     """The kind of verdict as a phrase for a non-specialist."""
+    if result.verdict.kind == "none" and result.verdict.sentence.startswith("No artifacts are established"):
+        return "not established"
     return {
         "none": "no artifacts found",
         "high-norm": "high-norm artifacts",
@@ -83,10 +85,12 @@ def finite(values: list[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def effects(values: dict[str, float]) -> list[str]:
+def effects(values: dict[str, float], low: bool = False) -> list[str]:
     """The ratios behind the word of strength as phrases; names that are new here are shown as they are."""
     known = {
-        "norm_ratio": lambda v: f"norm {times(v)} that of the other patches",
+        "norm_ratio": lambda v: f"norm {times(v)} {'smaller than' if low else ''} that of the other patches".replace(
+            "  ", " "
+        ),
         "outlier_fraction": lambda v: f"{percent(v)} of the patch tokens",
         "images_with_outliers": lambda v: f"in {percent(v)} of the images",
         "isolated": lambda v: f"{percent(v)} of them stand alone",

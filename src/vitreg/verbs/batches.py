@@ -49,7 +49,7 @@ def batches_of(
     backbone: Backbone,
     group: Processes,
     *,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     policy: Policy = "resize",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -63,7 +63,10 @@ def batches_of(
     """
     if isinstance(images, Tensor):
         return _OfTensor(images, batch_size or 16, limit)
-    return _OfSource(images, backbone, group, size, policy, batch_size, workers, limit)
+    if not isinstance(images, str | Path) and not all(isinstance(path, str | Path) for path in images):
+        raise UserError("images are paths, or one floating point tensor [n, 3, H, W].")
+    square = (size, size) if isinstance(size, int) else size
+    return _OfSource(images, backbone, group, square, policy, batch_size, workers, limit)
 
 
 def automatic_batch_size(backbone: Backbone, size: tuple[int, int]) -> int:
@@ -74,7 +77,14 @@ def automatic_batch_size(backbone: Backbone, size: tuple[int, int]) -> int:
 
 def fitted(size: tuple[int, int], patch: tuple[int, int], policy: Policy) -> tuple[int, int]:
     """The image size after `fit`."""
-    after = fit(torch.empty(1, 1, *size), patch, policy)
+    try:
+        after = fit(torch.empty(1, 1, *size), patch, policy)
+    except ValueError as error:
+        raise UserError(f"{error}; choose a larger size.") from None
+    if after.shape[2] * after.shape[3] < 4 * patch[0] * patch[1]:
+        raise UserError(
+            f"images of {size[0]}x{size[1]} px hold fewer than 4 patches of {patch[0]}x{patch[1]}; choose a larger size."
+        )
     return after.shape[2], after.shape[3]
 
 

@@ -62,6 +62,7 @@ class Measure:
             indices=indices.numpy(),
             names=names,
             norms=norms.float().cpu().numpy(),
+            entering=None if trace.entering_norms is None else trace.entering_norms.cpu().numpy(),
             cosine=cosine.cpu().numpy(),
             cls_attention=torch.stack(cls).cpu().numpy() if cls else None,
             received=torch.stack(received).cpu().numpy() if received else None,

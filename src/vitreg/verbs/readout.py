@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from vitreg.analysis.norms import BINS, NormHistogram, edge_index, edges
-from vitreg.analysis.outliers import Detection, Detector
-from vitreg.analysis.tally import COSINE_BINS, SecondLook, Sums, Tally, group_histograms, is_outlier, look_again
-from vitreg.analysis.verdict import MIN_IMAGES_FOR_CONFIDENCE, Evidence, bootstrap, choose, describe
+from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector, beyond
+from vitreg.analysis.tally import (
+    COSINE_BINS,
+    SecondLook,
+    Sums,
+    Tally,
+    group_histograms,
+    is_outlier,
+    look_again,
+    origins,
+)
+from vitreg.analysis.verdict import (
+    MIN_IMAGES_FOR_CONFIDENCE,
+    Evidence,
+    bootstrap,
+    choose,
+    describe,
+    inherited,
+    position_locked,
+)
 from vitreg.backbones import Backbone
+from vitreg.files import printable
 from vitreg.records import Heatmap, Histogram, LayerRecord, ModelRecord, RedundancyRecord, VerdictRecord
 from vitreg.runtime import Processes
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+COSINE_MERGE = 5  # bins of the record
 CLOSEST_LAYERS = 3  # a resample is judged by the layers with the largest effect; more would rarely change it
 
 
@@ -33,6 +53,7 @@ class Readout:
         self.detections: list[dict[str, Detection]] = [
             {"high": detector(h, "high"), "low": detector(h, "low")} for h in self.histograms
         ]
+        self._ruled_out = self._rule_out_inherited()
         self.chosen = choose(self.detections)
         self.verdict = self._verdict(detector, seed)
         if self.verdict.kind == "none":
@@ -64,6 +85,30 @@ class Readout:
         first_bin = self.first_bin(layer)
         return np.zeros(codes.shape, bool) if first_bin is None else is_outlier(codes, first_bin, self.side)
 
+    def _rule_out_inherited(self) -> set[tuple[int, str]]:
+        """Withdraw detections of tokens that entered the model with their norm, unless positions explain them.
+
+        Returns:
+            (layer, side) of the withdrawn detections, and of layers without one whose tail beyond twice the median is of
+            the same origin: a resample that finds a mode in these finds nothing that the blocks made.
+        """
+        splits: dict[tuple[int, str], Detection] = {}
+        for layer, (both, histogram) in enumerate(zip(self.detections, self.histograms, strict=True)):
+            for side, twice in (("high", histogram.median * MIN_RATIO), ("low", histogram.median / MIN_RATIO)):
+                splits[layer, side] = both[side] if both[side].found else beyond(histogram, both[side].side, twice)
+        splits = {pair: split for pair, split in splits.items() if split.ratio is not None}
+        asked = [(*pair, edge_index(split.threshold or 0.0)) for pair, split in splits.items()]
+        images = int(self.sums.images[0])
+        ruled_out = set()
+        for ((layer, side), split), origin in zip(splits.items(), origins(self.tally, asked, self.group), strict=True):
+            late = inherited(split, origin.entering_ratio) and not position_locked(origin.positions / images, images)
+            if late:
+                ruled_out.add((layer, side))
+            if split.found:
+                gates = {**split.gates, "entering_ratio": origin.entering_ratio, "made_by_blocks": not late}
+                self.detections[layer][side] = replace(split, found=not late, gates=gates)
+        return ruled_out
+
     @cached_property
     def _look(self) -> SecondLook:
         side, _, peak = choose(self.detections)
@@ -77,10 +122,8 @@ class Readout:
         images = int(self.sums.images[0])
         side, _, peak = self.chosen
         look = self._look
-        if side is None or peak is None:
-            stretch = [max(h.quantile(0.999) / h.median, h.median / h.quantile(0.001)) for h in self.histograms]
-            layers = sorted(np.argsort(stretch)[-CLOSEST_LAYERS:].tolist())
-        else:
+        layers: list[int] = []
+        if side is not None and peak is not None:
             found = [layer for layer, pair in enumerate(self.detections) if pair[side].found and layer != peak]
             layers = [
                 peak,
@@ -88,12 +131,22 @@ class Readout:
             ]
         confidence = None
         if images >= MIN_IMAGES_FOR_CONFIDENCE:
-            histograms = group_histograms(self.tally, layers, self.group)
             if side is not None:
-                confidence = bootstrap(histograms, side, detector, seed=seed)
+                confidence = bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed)
             else:
-                confidence = 1 - max(bootstrap(histograms, s, detector, seed=seed) for s in ("high", "low"))
+                confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
         return describe(self.detections, self.chosen, confidence, self._evidence(look, images), images)
+
+    def _false_alarms(self, side: str, detector: Detector, seed: int) -> float:
+        """Share of resamples that would find outliers, in the layers with the longest tail on this side."""
+
+        def tail(layer: int) -> float:
+            h = self.histograms[layer]
+            return h.quantile(0.999) / h.median if side == "high" else h.median / max(h.quantile(0.001), 1e-12)
+
+        layers = [layer for layer in range(len(self.histograms)) if (layer, side) not in self._ruled_out]
+        layers = sorted(layers, key=tail)[-CLOSEST_LAYERS:]
+        return bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed) if layers else 0.0
 
     def _evidence(self, look: SecondLook, images: int) -> Evidence | None:
         side, _, peak = self.chosen
@@ -178,10 +231,11 @@ class Readout:
             return None
         grid = np.linspace(-1, 1, COSINE_BINS + 1)
         middles = (grid[1:] + grid[:-1]) / 2
-        rounded = [_round(e) for e in grid]
+        drawn = [_round(e) for e in grid[::COSINE_MERGE]]
+        merged = [counts.reshape(-1, COSINE_MERGE).sum(1).tolist() for counts in (outliers, others)]
         return RedundancyRecord(
-            outliers=Histogram(edges=rounded, counts=outliers.tolist(), unit="cosine"),
-            others=Histogram(edges=rounded, counts=others.tolist(), unit="cosine"),
+            outliers=Histogram(edges=drawn, counts=merged[0], unit="cosine"),
+            others=Histogram(edges=drawn, counts=merged[1], unit="cosine"),
             outlier_mean=_round((outliers @ middles) / outliers.sum()) if outliers.sum() else None,
             other_mean=_round((others @ middles) / others.sum()),
             auc=_maybe(_auc(others, outliers)),
@@ -202,7 +256,7 @@ class Readout:
         layout = self.tally.layout
         anatomy = backbone.anatomy
         return ModelRecord(
-            spec=backbone.spec or type(backbone.module).__name__,
+            spec=printable(backbone.spec),
             library=anatomy.library,
             blocks=backbone.depth,
             width=anatomy.width,
@@ -217,9 +271,9 @@ class Readout:
                 "other": len(layout.other),
                 "patches": layout.num_patches,
             },
-            weights=backbone.weights_source,
+            weights=printable(backbone.weights_source),
             weights_sha256=backbone.weights_sha256,
-            notes=[*backbone.notes, *notes],
+            notes=[printable(note) for note in (*backbone.notes, *notes)],
         )
 
 

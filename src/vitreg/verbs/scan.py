@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vitreg.analysis.outliers import detector as detector_named
 from vitreg.analysis.tally import Tally
@@ -33,9 +34,9 @@ from vitreg.verbs.token_table import write_token_table
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How to scan. Every field is a flag of `vitreg scan`."""
+    """How to scan."""
 
-    size: tuple[int, int] | None = None  # height, width in pixels; the model's own if unset
+    size: int | tuple[int, int] | None = None  # pixels, one number or (height, width); the model's own if unset
     fit: Policy = "resize"  # what to do where a side is no multiple of the patch
     detector: str = "mixture"  # mixture | mad[:k] | ratio[:factor] | absolute[:cutoff]
     limit: int | None = None  # scan at most this many images
@@ -44,6 +45,16 @@ class ScanOptions:
     tokens: bool = False  # also write tokens.parquet: one row per token and layer
     examples: int = 8  # images shown on the page, half with most outliers, half with fewest
     seed: int = 0  # of the bootstrap over images
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}.")
+        if self.seed < 0 or self.examples < 0:
+            raise UserError("seed and examples must not be negative.")
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
 
 
 def scan(
@@ -71,6 +82,10 @@ def scan(
         UserError: for a model that cannot be loaded, images of which none can be read, or an unwritable folder.
     """
     options = options or ScanOptions()
+    if isinstance(model, Backbone) and (weights is not None or load_options):
+        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
+    if isinstance(images, Tensor) and options.size is not None:
+        raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
     detector = detector_named(options.detector)
     started = datetime.now(UTC)
     folder = output_folder(Path(out)) if out is not None else None
@@ -90,6 +105,10 @@ def scan(
                 raise UserError(_nothing_read(skipped, interrupted))
             readout = Readout(tally, sums, group, detector, options.seed)
             table = _gather_counts(tally, readout, group)
+            if folder is not None and group.first:
+                for stale in folder.glob("tokens*.parquet"):
+                    stale.unlink()
+            group.gather(None)  # nobody writes a part before the old ones are gone
             if folder is not None and options.tokens:
                 write_token_table(folder, tally, readout, group)
         shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
@@ -129,7 +148,9 @@ def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> boo
                 try:
                     tally.add(measure(batch.indices, batch.names, batch.pixels))
                 except FloatingPointError as error:
-                    raise UserError(f"{error} in {measure.backbone.dtype}; try --precision fp32.") from error
+                    full = measure.backbone.dtype == torch.float32
+                    remedy = "the images or the weights hold NaN or infinite values" if full else "try --precision fp32"
+                    raise UserError(f"{error} in {measure.backbone.dtype}; {remedy}.") from error
                 except OSError as error:
                     raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
                 advance(len(batch.indices))

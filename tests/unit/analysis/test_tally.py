@@ -18,6 +18,7 @@ def random_batch(first, count, rng):
         indices=np.arange(first, first + count),
         names=tuple(f"{i}.jpg" for i in range(first, first + count)),
         norms=norms,
+        entering=rng.lognormal(1, 0.2, (count, LAYOUT.length)).astype(np.float32),
         cosine=rng.uniform(-1, 1, (count, 15)).astype(np.float32),
         cls_attention=share / share.sum(-1, keepdims=True),
         received=share / share.mean(-1, keepdims=True),
@@ -51,7 +52,7 @@ def test_a_second_look_finds_exactly_the_tokens_above_the_threshold(batches, tmp
         )
     assert look.isolated[0] == lonely
     assert look.cosine[1].sum() == truth.sum()
-    np.testing.assert_allclose(look.cosine[1].nonzero()[0].min(), (cosine[truth].min() + 1) * 25, atol=1)
+    np.testing.assert_allclose(look.cosine[1].nonzero()[0].min(), (cosine[truth].min() + 1) * 125, atol=1)
     shares = np.concatenate([b.cls_attention for b in batches], axis=1)
     entering = norms[0] > threshold  # attention of block 1 reads what block 0 put out
     assert attention[edge_index(threshold) :].sum() == pytest.approx(shares[1][entering].sum(), rel=1e-6)
