@@ -125,6 +125,7 @@ def main() -> None:
         "cost_over_own_forward": round(rate[f"vitreg forward, {backbone.dtype}"] / scan - 1, 4),
         "matmul_tflops": round(peak / 1e12, 3),
         "share_of_matmul_rate": round(scan * need / peak, 4),
+        "bound_over_timm_fp32": round(peak / need / rate["timm fp32 forward_features"], 3),  # at 100 % of that rate
         "rounds": {name: [round(v, 4) for v in t] for name, t in times.items()},
         "numpy": np.__version__,
     }

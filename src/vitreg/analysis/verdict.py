@@ -230,7 +230,7 @@ def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio
     count = f"about {max(round(detection.share * 1000), 1)} in 1000"
     where = "" if at_output else " in its middle layers, not in its output"
     if kind == "position-locked":
-        return f"This model has {strength} artifacts at fixed places{where}: {count} patch features, in the same positions of every image."
+        return f"This model has {strength} artifacts at fixed places{where}: {count} patch features, again and again in the same positions."
     size = f"{ratio:.1f} times as large as" if kind == "high-norm" else f"{ratio:.1f} times smaller than"
     return f"This model has {strength} artifacts{where}: {count} patch features are {size} the others."
 

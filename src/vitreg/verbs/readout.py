@@ -104,7 +104,7 @@ class Readout:
             late = inherited(split, origin.entering_ratio) and not position_locked(origin.positions / images, images)
             if late:
                 ruled_out.add((layer, side))
-            if split.found:
+            if self.detections[layer][side].found:
                 gates = {**split.gates, "entering_ratio": origin.entering_ratio, "made_by_blocks": not late}
                 self.detections[layer][side] = replace(split, found=not late, gates=gates)
         return ruled_out

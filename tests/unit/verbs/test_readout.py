@@ -1,0 +1,99 @@
+"""From sums to records, on made-up norms: what the blocks made is found, what came in with the pixels is not."""
+
+import numpy as np
+import pytest
+
+from vitreg.analysis.outliers import detector
+from vitreg.analysis.tally import BatchStatistics, Tally
+from vitreg.runtime import Processes
+from vitreg.tokens import TokenLayout
+from vitreg.verbs.readout import Readout
+
+LAYERS, GRID = 4, (8, 8)
+LAYOUT = TokenLayout.prefixed(GRID, cls_tokens=1, registers=2)
+PATCHES = LAYOUT.num_patches
+
+
+def read(norms, entering, images):
+    batch = BatchStatistics(
+        indices=np.arange(images),
+        names=tuple(map(str, range(images))),
+        norms=norms.astype(np.float32),
+        entering=entering.astype(np.float32),
+        cosine=None,
+        cls_attention=None,
+        received=None,
+    )
+    with Tally(LAYERS, LAYOUT) as tally:
+        tally.add(batch)
+        readout = Readout(tally, tally.sums, Processes(), detector("mixture"), seed=0)
+        return readout, readout.layers
+
+
+@pytest.fixture
+def tokens():
+    """Ordinary norms [L, n, N], entering norms [n, N], and a scattered 3 % of the patches as a mask [n, N]."""
+    rng = np.random.default_rng(0)
+    images = 20
+    marked = np.zeros((images, LAYOUT.length), bool)
+    marked[:, LAYOUT.patches] = rng.random((images, PATCHES)) < 0.03
+    return rng.lognormal(3, 0.12, (LAYERS, images, LAYOUT.length)), rng.lognormal(1, 0.12, marked.shape), marked
+
+
+def test_outliers_made_by_the_blocks_are_found_in_exactly_their_layers(tokens):
+    norms, entering, marked = tokens
+    norms[1:3][:, marked] *= 8
+    readout, layers = read(norms, entering, 20)
+    assert readout.verdict.kind == "high-norm"
+    assert [layer.threshold is not None for layer in layers] == [False, True, True, False]
+    assert (readout.verdict.first_layer, layers[1].gates["made_by_blocks"]) == (1, True)
+    assert layers[1].gates["entering_ratio"] == pytest.approx(1, abs=0.1)
+    assert "no longer shows it" in readout.verdict.reason
+
+
+def test_outliers_that_enter_with_their_norm_are_the_pixels_doing(tokens):
+    norms, entering, marked = tokens
+    norms[:, marked] *= 3
+    entering[marked] *= 4
+    readout, layers = read(norms, entering, 20)
+    assert readout.verdict.kind == "none"
+    assert "pixels" in readout.verdict.reason
+    assert readout.verdict.confidence == 1.0
+    assert all(layer.threshold is None for layer in layers)
+
+
+def test_the_same_at_fixed_places_is_the_position_table(tokens):
+    norms, entering, _ = tokens
+    norms[:, :, [10, 40]] *= 6
+    entering[:, [10, 40]] *= 6
+    readout, _ = read(norms, entering, 20)
+    assert readout.verdict.kind == "position-locked"
+    assert readout.verdict.first_layer == 0
+
+
+def test_a_modest_head_start_does_not_excuse_the_blocks(tokens):
+    norms, entering, marked = tokens
+    norms[2:, marked] *= 6
+    entering[marked] *= 1.8
+    assert read(norms, entering, 20)[0].verdict.kind == "high-norm"
+
+
+def test_registers_and_cls_are_never_counted_as_patches(tokens):
+    norms, entering, _ = tokens
+    norms[:, :, [0, 1, 2]] *= 50
+    readout, layers = read(norms, entering, 20)
+    assert readout.verdict.kind == "none"
+    assert layers[0].max < 100
+    assert layers[0].register_norms[0] > 500
+    assert layers[0].cls_norm > 500
+
+
+def test_with_fewer_than_four_images_all_must_show_them(tokens):
+    norms, entering, marked = tokens
+    norms, entering, marked = norms[:, :3], entering[:3], marked[:3].copy()
+    marked[2] = False
+    norms[1:, marked] *= 8
+    readout, _ = read(norms, entering, 3)
+    assert readout.verdict.kind == "none"
+    assert readout.verdict.confidence is None
+    assert "all must show them" in readout.verdict.reason
