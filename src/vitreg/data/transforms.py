@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from vitreg.data.decode import to_rgb
-from vitreg.errors import unknown
+from vitreg.errors import UserError, unknown
 
 Policy = Literal["pad", "crop", "resize"]
 
@@ -188,8 +188,7 @@ def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy
         policy: "pad" with zeros at the bottom and the right (the mean colour), "crop" to the centre, or "resize" to the
             nearest multiple, bicubic with antialias.
     Raises:
-        UserError: for a policy that does not exist.
-        ValueError: where a crop would leave nothing.
+        UserError: for a policy that does not exist, or where a crop would leave nothing.
     """
     if policy not in ("pad", "crop", "resize"):
         raise unknown("size policy", str(policy), ("pad", "crop", "resize"))
@@ -201,7 +200,9 @@ def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy
         return torch.nn.functional.pad(images, (0, -width % patch[1], 0, -height % patch[0]))
     if policy == "crop":
         if height < patch[0] or width < patch[1]:
-            raise ValueError(f"{height}x{width} px cannot be cropped to a multiple of {patch[0]}x{patch[1]} px")
+            raise UserError(
+                f"{height}x{width} px cannot be cropped to a multiple of {patch[0]}x{patch[1]} px; choose a larger size."
+            )
         top, left = over[0] // 2, over[1] // 2
         return images[..., top : top + height - over[0], left : left + width - over[1]]
     # Half a patch rounds up.

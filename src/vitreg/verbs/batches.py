@@ -77,10 +77,7 @@ def automatic_batch_size(backbone: Backbone, size: tuple[int, int]) -> int:
 
 def fitted(size: tuple[int, int], patch: tuple[int, int], policy: Policy) -> tuple[int, int]:
     """The image size after `fit`."""
-    try:
-        after = fit(torch.empty(1, 1, *size), patch, policy)
-    except ValueError as error:
-        raise UserError(f"{error}; choose a larger size.") from None
+    after = fit(torch.empty(1, 1, *size), patch, policy)
     if after.shape[2] * after.shape[3] < 4 * patch[0] * patch[1]:
         raise UserError(
             f"images of {size[0]}x{size[1]} px hold fewer than 4 patches of {patch[0]}x{patch[1]}; choose a larger size."

@@ -198,7 +198,7 @@ def test_fit_pads_zeros_at_the_bottom_and_the_right():
 def test_fit_crops_the_centre():
     images = torch.rand(1, 3, 31, 47)
     assert torch.equal(fit(images, (14, 14), "crop"), images[..., 1:29, 2:44])
-    with pytest.raises(ValueError, match="13x47 px cannot be cropped"):
+    with pytest.raises(UserError, match="13x47 px cannot be cropped"):
         fit(torch.rand(1, 3, 13, 47), (14, 14), "crop")
 
 
