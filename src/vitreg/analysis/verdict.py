@@ -156,56 +156,51 @@ def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, 
             reason += "." if images >= MIN_IMAGES_FOR_POSITIONS else ", or the position table (more images would tell)."
         else:
             reason += "which fails the gates on size, share or separation."
-    return VerdictRecord(
-        kind="none",
-        strength="none",
-        confidence=confidence,
-        first_layer=None,
-        peak_layer=None,
-        outlier_fraction=0.0,
-        threshold=None,
-        ratio=None,
-        sentence="No artifacts were found: all patch features of this model have norms of one ordinary group.",
-        reason=reason,
-        advice=["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."],
+    return _no_artifacts(
+        confidence,
+        "No artifacts were found: this model gives no group of patch features an unusual norm.",
+        reason,
+        ["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."],
     )
 
 
 def _unstable(detection: Detection, peak: int, confidence: float, images: int) -> VerdictRecord:
-    return VerdictRecord(
-        kind="none",
-        strength="none",
-        confidence=1 - confidence,
-        first_layer=None,
-        peak_layer=None,
-        outlier_fraction=0.0,
-        threshold=None,
-        ratio=None,
-        sentence="No artifacts are established: a few patches stand out, but not dependably over the images.",
-        reason=(
+    return _no_artifacts(
+        1 - confidence,
+        "No artifacts are established: a few patches stand out, but not dependably over the images.",
+        (
             f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but only "
             f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
         ),
-        advice=["Scan more images, of the kind you care about."],
+        ["Scan more images, of the kind you care about."],
     )
 
 
 def _few(detection: Detection, peak: int, evidence: Evidence, images: int) -> VerdictRecord:
+    return _no_artifacts(
+        None,
+        "No artifacts are established: there are too few images, and not all of them show any.",
+        (
+            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
+            f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
+        ),
+        ["Scan more images, of the kind you care about."],
+    )
+
+
+def _no_artifacts(confidence: float | None, sentence: str, reason: str, advice: list[str]) -> VerdictRecord:
     return VerdictRecord(
         kind="none",
         strength="none",
-        confidence=None,
+        confidence=None if confidence is None else round(confidence, 4),
         first_layer=None,
         peak_layer=None,
         outlier_fraction=0.0,
         threshold=None,
         ratio=None,
-        sentence="No artifacts are established: there are too few images, and not all of them show any.",
-        reason=(
-            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
-            f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
-        ),
-        advice=["Scan more images, of the kind you care about."],
+        sentence=sentence,
+        reason=reason,
+        advice=advice,
     )
 
 
