@@ -122,6 +122,9 @@ class VerdictRecord(Record):
     reason: str = Field(description="why, with the numbers")
     effects: dict[str, float] = Field(default={}, description="the ratios behind the strength")
     advice: list[str] = []
+    undecided: bool = Field(
+        default=False, description="kind none because the images do not agree, not because none was seen"
+    )
 
 
 class RedundancyRecord(Record):

@@ -173,6 +173,7 @@ def _unstable(detection: Detection, peak: int, confidence: float, images: int) -
             f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
         ),
         ["Scan more images, of the kind you care about."],
+        undecided=True,
     )
 
 
@@ -185,10 +186,13 @@ def _few(detection: Detection, peak: int, evidence: Evidence, images: int) -> Ve
             f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
         ),
         ["Scan more images, of the kind you care about."],
+        undecided=True,
     )
 
 
-def _no_artifacts(confidence: float | None, sentence: str, reason: str, advice: list[str]) -> VerdictRecord:
+def _no_artifacts(
+    confidence: float | None, sentence: str, reason: str, advice: list[str], *, undecided: bool = False
+) -> VerdictRecord:
     return VerdictRecord(
         kind="none",
         strength="none",
@@ -201,6 +205,7 @@ def _no_artifacts(confidence: float | None, sentence: str, reason: str, advice: 
         sentence=sentence,
         reason=reason,
         advice=advice,
+        undecided=undecided,
     )
 
 

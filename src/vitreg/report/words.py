@@ -70,7 +70,7 @@ def confidence(share: float | None) -> str:
 
 def kind(result: ScanResult) -> str:
     """The kind of verdict as a phrase for a non-specialist."""
-    if result.verdict.kind == "none" and result.verdict.sentence.startswith("No artifacts are established"):
+    if result.verdict.undecided:
         return "not established"
     return {
         "none": "no artifacts found",

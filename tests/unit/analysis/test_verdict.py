@@ -92,4 +92,5 @@ def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
     )
     record = verdict.describe(found, chosen, confidence, evidence, images=20)
     assert record.kind == "none"
+    assert record.undecided
     assert "resamples" in record.reason

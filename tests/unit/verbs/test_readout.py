@@ -96,4 +96,5 @@ def test_with_fewer_than_four_images_all_must_show_them(tokens):
     readout, _ = read(norms, entering, 3)
     assert readout.verdict.kind == "none"
     assert readout.verdict.confidence is None
+    assert readout.verdict.undecided
     assert "all must show them" in readout.verdict.reason
