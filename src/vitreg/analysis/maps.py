@@ -84,11 +84,6 @@ def mass_mask(maps: Float[Tensor, "*batch rows cols"], mass: float = 0.6) -> Boo
     )
 
 
-def norm_map(patches: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B rows cols"]:
-    """L2 norm of each patch token on its grid (the paper's Fig. 16). Meant for hidden states before the final norm."""
-    return torch.linalg.vector_norm(patches.float(), dim=-1).unflatten(1, grid)
-
-
 @dataclass(frozen=True, slots=True)
 class Components:
     """Fitted principal components: project with `scores`, whitened to unit variance over the fitted tokens."""
