@@ -205,7 +205,8 @@ def from_hub(name: str, pretrained: bool) -> Built:
 def from_run(name: str) -> Built:
     """Build what training wrote into a folder: `config.json` and `model.safetensors`.
 
-    config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}.
+    config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and where it was
+    not trained on ImageNet's statistics "preprocess": {arguments of data.transforms.Preprocess}.
     """
     from vitreg.models.vit import VisionTransformer
 
@@ -219,16 +220,18 @@ def from_run(name: str) -> Built:
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
         raise UserError(f"{folder / 'config.json'} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
-    arguments: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()
-    }
     try:
-        model = VisionTransformer(**arguments)
+        model = VisionTransformer(**_with_tuples(config["model"]))
+        preprocess = Preprocess(**_with_tuples(config["preprocess"])) if "preprocess" in config else preprocess_of(model)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / 'config.json'} does not describe a model: {first_line(error)}.") from None
     file = folder / "model.safetensors"
     report = load_weights(model, file, grid=model.grid, strict=True)
-    return Built(model, preprocess_of(model), report.notes, str(file))
+    return Built(model, preprocess, report.notes, str(file))
+
+
+def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def from_planted(name: str) -> Built:

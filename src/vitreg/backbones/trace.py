@@ -121,7 +121,7 @@ class QKV:
         with _without_autocast(self.q):
             q = self.q[:, :, index].float()
             # Keys lie strided in the fused projection; made contiguous first, the product takes less than half the time.
-            keys = self._spread(self.k).contiguous().float()
+            keys = self._spread(self.k).to(torch.float32, memory_format=torch.contiguous_format)
             logits = (q * self.scale) @ keys.transpose(-2, -1)  # [B, heads, Q, N]
             if self.mask is not None:
                 mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., index, :]

@@ -11,6 +11,7 @@ from vitreg.analysis import maps
 from vitreg.analysis.locality import neighbour_cosine
 from vitreg.analysis.tally import BatchStatistics
 from vitreg.backbones import Backbone, Capture
+from vitreg.runtime import keep_freed_memory
 from vitreg.tokens import TokenLayout
 
 SAMPLED_QUERIES = 16
@@ -35,6 +36,7 @@ class Measure:
     """
 
     def __init__(self, backbone: Backbone, image_size: tuple[int, int], *, attention: bool = True) -> None:
+        keep_freed_memory()
         self.backbone, self.layout, self.attention = backbone, backbone.layout(image_size), attention
         self.patch_queries = sampled_queries(self.layout)
         self.queries = [*self.layout.cls[:1], *self.patch_queries]
