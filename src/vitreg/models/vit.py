@@ -7,89 +7,32 @@ Small and readable on purpose. Its state dict is timm's, so that what is trained
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitreg.errors import UserError
+from vitreg.models.block import Attention, Block, LayerScale, Mlp, SwiGLU, pack, unpack
+from vitreg.models.depth import DepthPlan
 from vitreg.models.posembed import resample_positions
 from vitreg.tokens import TokenLayout
+
+__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "SwiGLU", "VisionTransformer", "publish"]
 
 
 class PatchEmbed(nn.Module):
     """Cut the image into patches and project each one: a convolution whose stride is its kernel."""
 
-    def __init__(self, patch: tuple[int, int], width: int) -> None:
+    def __init__(self, patch: tuple[int, int], width: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=bias)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
         """Return the patches row-major, before position embeddings."""
         return self.proj(images).flatten(2).transpose(1, 2)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused q, k, v projection."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Attend from every token to every token."""
-        B, N, D = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, D / heads]
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, N, D))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Apply to each token on its own."""
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class LayerScale(nn.Module):
-    """Multiply each channel of a residual branch by a learned gain."""
-
-    def __init__(self, width: int, init: float) -> None:
-        super().__init__()
-        self.init = init
-        self.gamma = nn.Parameter(torch.full((width,), init))
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Scale the branch."""
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: x + LS(attention(LN x)), then x + LS(mlp(LN x))."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, layer_scale: float | None) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Return the residual stream after this block."""
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 class VisionTransformer(nn.Module):
@@ -104,15 +47,26 @@ class VisionTransformer(nn.Module):
         patch: pixels, one number or (height, width).
         width: D, the channels of a token.
         registers: R, how many register tokens.
+        mlp: "mlp", or "swiglu", which takes two thirds of the hidden width, rounded up to 8.
         layer_scale: initial gain of every residual branch, None for branches without one.
         num_classes: 0 for no classifier; `head` is then the identity.
         cls_token: without one the head reads the mean of the patch tokens.
+        pool: what the head reads: CLS, or the mean of the patch tokens (never registers).
+        pre_norm: a LayerNorm before the first block and no bias in the patch projection, as in CLIP.
+        register_init, token_init: standard deviation of the registers and of CLS at the start.
+        register_positions: add a learned position of their own to the registers; `published_state` folds it in.
+        register_depth: block before which registers enter. Before it they pass by unchanged and unseen. timm loads such
+            weights but has no such option: it would let the registers in at the first block.
+        mask_token: learn a token that replaces the embeddings of masked patches (iBOT).
     Raises:
-        ValueError: if the width is not a multiple of the heads, or the image size not one of the patch.
+        ValueError: if the width is not a multiple of the heads, the image size not one of the patch, or there is no
+            block for the registers to enter.
     """
 
     reg_token: nn.Parameter | None
     cls_token: nn.Parameter | None
+    reg_pos: nn.Parameter | None
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -123,14 +77,25 @@ class VisionTransformer(nn.Module):
         heads: int = 6,
         *,
         registers: int = 0,
+        mlp: Literal["mlp", "swiglu"] = "mlp",
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
         num_classes: int = 0,
         cls_token: bool = True,
+        pool: Literal["cls", "mean"] = "cls",
+        pre_norm: bool = False,
+        norm_eps: float = 1e-6,
+        register_init: float = 1e-6,
+        token_init: float = 1e-6,
+        register_positions: bool = False,
+        register_depth: int = 0,
+        mask_token: bool = False,
     ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
+        if not 0 <= register_depth < max(depth, 1):
+            raise ValueError(f"registers cannot enter before block {register_depth} of {depth}")
         self.patch = _pair(patch)
         self.image_size = _pair(image_size)
         rows, cols = (side // p for side, p in zip(self.image_size, self.patch, strict=True))
@@ -139,19 +104,31 @@ class VisionTransformer(nn.Module):
         self.grid = (rows, cols)
         self.width = width
         self.num_registers = registers
+        self.pool = pool if cls_token else "mean"
+        self.register_init, self.token_init = register_init, token_init
 
-        self.patch_embed = PatchEmbed(self.patch, width)
+        self.patch_embed = PatchEmbed(self.patch, width, bias=not pre_norm)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if cls_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.pos_embed = nn.Parameter(torch.empty(1, rows * cols, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, layer_scale) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.reg_pos = nn.Parameter(torch.empty(1, registers, width)) if registers and register_positions else None
+        self.mask_token = nn.Parameter(torch.empty(1, width)) if mask_token else None
+        self.norm_pre = nn.LayerNorm(width, eps=norm_eps) if pre_norm else nn.Identity()
+        place = (int(cls_token), int(cls_token) + registers)  # of the registers in the sequence
+        self.blocks = nn.ModuleList(
+            Block(
+                width, heads, mlp_ratio, layer_scale,
+                mlp=mlp, norm_eps=norm_eps, bypass=place if registers and number < register_depth else None,
+            )
+            for number in range(depth)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fill every parameter as DINOv2 does: linear layers and positions 0.02, CLS and registers 1e-6."""
+        """Fill every parameter as DINOv2 does: linear layers and positions 0.02, CLS and registers 1e-6 unless told."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -160,10 +137,14 @@ class VisionTransformer(nn.Module):
                 module.reset_parameters()
             elif isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, module.init)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for token in (self.cls_token, self.reg_token):
+        for table in (self.pos_embed, self.reg_pos):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02)
+        for token, std in ((self.cls_token, self.token_init), (self.reg_token, self.register_init)):
             if token is not None:
-                nn.init.normal_(token, std=1e-6)
+                nn.init.normal_(token, std=std)
+        if self.mask_token is not None:
+            nn.init.zeros_(self.mask_token)
 
     def layout(self, image_size: tuple[int, int] | None = None) -> TokenLayout:
         """Say which index of the sequence plays which role for an image of (height, width) pixels.
@@ -174,28 +155,122 @@ class VisionTransformer(nn.Module):
         grid = self.grid if image_size is None else self._grid(image_size)
         return TokenLayout.prefixed(grid, cls_tokens=int(self.cls_token is not None), registers=self.num_registers)
 
-    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+    def embed(
+        self, images: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B P"] | None = None
+    ) -> Float[Tensor, "B N D"]:
         """Return the tokens that enter the first block: patches with their positions, after CLS and registers.
 
+        Args:
+            mask: patches whose embedding the mask token replaces; their position stays.
         Raises:
             UserError: if a side of the images is not a multiple of the patch.
+            ValueError: for a mask on a model without a mask token.
         """
         grid = self._grid((images.shape[-2], images.shape[-1]))
-        patches = self.patch_embed(images) + resample_positions(self.pos_embed, self.grid, grid)
-        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        return torch.cat([*(token.expand(len(images), -1, -1) for token in prefix), patches], dim=1)
+        patches = self.patch_embed(images)  # [B, P, D]
+        if mask is not None:
+            if self.mask_token is None:
+                raise ValueError("a model built without mask_token=True cannot mask patches")
+            patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
+        patches = patches + resample_positions(self.pos_embed, self.grid, grid)
+        registers = self.reg_token
+        if registers is not None and self.reg_pos is not None:
+            registers = registers + self.reg_pos
+        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, registers) if token is not None]
+        return self.norm_pre(torch.cat([*prefix, patches], dim=1))
 
-    def forward_features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Return all tokens after the final norm."""
-        x = self.embed(images)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+    def forward_features(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        *,
+        mask: Bool[Tensor, "B P"] | None = None,
+        depth: DepthPlan | None = None,
+        registers_kept: Bool[Tensor, "B R"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Return all tokens after the final norm.
+
+        Args:
+            mask: patches that the mask token replaces, before positions are added.
+            depth: which samples skip which branch.
+            registers_kept: False hides a register of a sample from its other tokens, which are then as if the model
+                did not have it.
+        """
+        return self.forward_stacks([images], masks=[mask], depths=[depth], registers_kept=[registers_kept])[0]
+
+    def forward_stacks(
+        self,
+        stacks: Sequence[Float[Tensor, "_B 3 _H _W"]],
+        *,
+        masks: Sequence[Tensor | None] | None = None,
+        depths: Sequence[DepthPlan | None] | None = None,
+        registers_kept: Sequence[Tensor | None] | None = None,
+    ) -> list[Float[Tensor, "_B _N D"]]:
+        """Return what `forward_features` returns for stacks of images of different sizes, computed together.
+
+        All but attention runs on the tokens of all stacks at once (DINOv2's multi-crop in one pass).
+
+        Args:
+            masks, depths, registers_kept: one for each stack, or None for none at all.
+        """
+        masks = [None] * len(stacks) if masks is None else masks
+        tokens = [  # whoever overrides `embed` need not know of masks
+            self.embed(images) if mask is None else self.embed(images, mask)
+            for images, mask in zip(stacks, masks, strict=True)
+        ]
+        return self.encode(tokens, depths=depths, registers_kept=registers_kept)
+
+    def encode(
+        self,
+        tokens: Sequence[Float[Tensor, "_B _N D"]],
+        *,
+        depths: Sequence[DepthPlan | None] | None = None,
+        registers_kept: Sequence[Tensor | None] | None = None,
+    ) -> list[Float[Tensor, "_B _N D"]]:
+        """Run blocks and final norm on stacks of tokens that `embed` made, with all patches or some (MAE).
+
+        Args:
+            tokens: for each stack CLS and registers, then any number of patches.
+            depths, registers_kept: as of `forward_stacks`.
+        """
+        nothing = [None] * len(tokens)
+        seen = [self._seen(x, kept) for x, kept in zip(tokens, registers_kept or nothing, strict=True)]
+        plans = [p and p.to(x.device) for x, p in zip(tokens, depths or nothing, strict=True)]
+        stacks = list(tokens)
+        for number, block in enumerate(self.blocks):
+            draws = [None if plan is None else plan.of(number) for plan in plans]
+            if len(stacks) == 1:  # bare tensors: whoever hooks blocks wants to see [B, N, D]
+                stacks = [block(stacks[0], draws[0], seen[0])]
+            else:
+                stacks = block(stacks, draws, seen)
+        packed, shapes = pack(stacks)
+        return unpack(self.norm(packed), shapes)
+
+    def pooled(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+        """Return what the head reads of the final tokens: CLS, or the mean patch."""
+        if self.pool == "cls":
+            return tokens[:, 0]
+        return tokens[:, self.num_registers + int(self.cls_token is not None) :].mean(dim=1)
+
+    def classify(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B C"]:
+        """Return the head's answer to the final tokens."""
+        return self.head(self.pooled(tokens))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        """Return the head's answer to CLS, or to the mean patch token of a model without CLS."""
-        x = self.forward_features(images)
-        return self.head(x[:, 0] if self.cls_token is not None else x[:, self.num_registers :].mean(dim=1))
+        """Return the head's answer to CLS or to the mean patch token, as `pool` says."""
+        return self.classify(self.forward_features(images))
+
+    def published_state(self) -> dict[str, Tensor]:
+        """Return the weights that timm loads with strict=True, and so does this class without training's extras."""
+        return publish(self.state_dict())
+
+    def _seen(self, tokens: Float[Tensor, "B N D"], kept: Bool[Tensor, "B R"] | None) -> Bool[Tensor, "B N"] | None:
+        """Say which tokens may be attended to: all but the registers that a sample has not kept."""
+        if kept is None:
+            return None
+        start = int(self.cls_token is not None)
+        seen = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        seen[:, start : start + self.num_registers] = kept.to(tokens.device)
+        return seen
 
     def _grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return (rows, cols) for an image size, refusing sizes that the patch does not divide."""
@@ -206,6 +281,17 @@ class VisionTransformer(nn.Module):
                 f"{self.patch[0]}x{self.patch[1]} patch; the nearest size is {close[0]}x{close[1]}."
             )
         return image_size[0] // self.patch[0], image_size[1] // self.patch[1]
+
+
+def publish(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the state dict of a `VisionTransformer` into timm's: no mask token, registers with their positions.
+
+    For states that were gathered from shards; otherwise `VisionTransformer.published_state`.
+    """
+    published = {name: value.detach() for name, value in state.items() if name not in ("mask_token", "reg_pos")}
+    if "reg_pos" in state:
+        published["reg_token"] = (state["reg_token"] + state["reg_pos"]).detach()
+    return published
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,111 @@
+"""The shape of our Vision Transformer as a setting: named sizes and every knob that registers have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitreg.errors import UserError, unknown
+
+# name: (width, depth, heads). H is DeiT-III's, of 14-pixel patches; g is DINOv2's.
+SIZES = {
+    "T": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "H": (1280, 32, 16),
+    "g": (1536, 40, 24),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which Vision Transformer is trained."""
+
+    size: str = "S"
+    """T, S, B, L, H or g; width, depth and heads override it one by one."""
+    width: int | None = None
+    """Channels of a token."""
+    depth: int | None = None
+    """Blocks."""
+    heads: int | None = None
+    """Attention heads."""
+    patch: int = 16
+    """Side of a patch in pixels."""
+    image_size: int = 224
+    """Side of the images whose positions are stored; other sizes are interpolated, antialiased."""
+    registers: int = 4
+    """Learnable extra tokens, dropped at the output."""
+    register_init: float = 1e-6
+    """Standard deviation; 0 would leave registers equal for ever."""
+    register_positions: bool = False
+    """Give registers a position embedding of their own."""
+    register_depth: int = 0
+    """Block before which registers enter; 0 is the paper's."""
+    register_dropout: float = 0.0
+    """Chance that a register is hidden from a sample's other tokens during training."""
+    register_decorrelation: float = 0.0
+    """Weight of a penalty on similar registers (the paper's future work)."""
+    mlp: Literal["mlp", "swiglu"] = "mlp"
+    """Feed-forward network; DINOv2 from scratch on ImageNet-22k uses swiglu."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the width; swiglu takes two thirds of it, rounded up to 8."""
+    layer_scale: float | None = 1e-4
+    """Initial gain of residual branches."""
+    drop_path: float = 0.0
+    """Chance that a sample skips a residual branch, the same for all blocks."""
+    drop_path_mode: Literal["sample", "subset"] = "sample"
+    """Draw for every sample, or compute a branch for a fixed number of samples only (DINOv2, saves time)."""
+    token_init: float = 1e-6
+    """Standard deviation of CLS."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What the head reads: CLS, or the mean patch (never registers)."""
+    pre_norm: bool = False
+    """A LayerNorm before the first block, as in CLIP."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm; CLIP's is 1e-5."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `VisionTransformer`, fit for JSON.
+
+        Raises:
+            UserError: for a size that does not exist, or a shape that cannot be built.
+        """
+        if self.size not in SIZES:
+            raise unknown("model size", self.size, SIZES)
+        width, depth, heads = SIZES[self.size]
+        width, depth, heads = self.width or width, self.depth or depth, self.heads or heads
+        if width % heads:
+            raise UserError(f"a width of {width} cannot be shared by {heads} heads; make it a multiple of them.")
+        if self.image_size % self.patch or self.image_size < self.patch:
+            near = max(1, round(self.image_size / self.patch)) * self.patch
+            raise UserError(
+                f"an image_size of {self.image_size} is no multiple of the {self.patch}-pixel patch; {near} is."
+            )
+        if not 0 <= self.register_depth < depth:
+            raise UserError(f"register_depth {self.register_depth} is no block; they go from 0 to {depth - 1}.")
+        if self.registers > 1 and self.register_init <= 0 and not self.register_positions:
+            raise UserError("registers that start equal stay equal for ever; set register_init above 0, such as 1e-6.")
+        return {
+            "image_size": self.image_size,
+            "patch": self.patch,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "registers": self.registers,
+            "mlp": self.mlp,
+            "mlp_ratio": self.mlp_ratio,
+            "layer_scale": self.layer_scale,
+            "cls_token": True,
+            "pool": self.pool,
+            "pre_norm": self.pre_norm,
+            "norm_eps": self.norm_eps,
+            "register_init": self.register_init,
+            "register_positions": self.register_positions,
+            "register_depth": self.register_depth,
+            "token_init": self.token_init,
+        }
+
+    def published_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the `VisionTransformer` that `published_state` fits: positions of registers are folded."""
+        return self.arguments() | {"register_positions": False}
