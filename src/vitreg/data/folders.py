@@ -1,0 +1,116 @@
+"""Image folders: ROOT/<class>/*, or one folder of images without classes for self-supervision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitreg.data.decode import EXTENSIONS
+from vitreg.data.example import Example, Strings, picture, some
+from vitreg.data.listing import find
+from vitreg.data.parts import Failed, Listed, OnDisk, label
+from vitreg.errors import UserError
+
+VALIDATION = ("val", "valid", "validation", "test")
+
+
+class FolderSet:
+    """The images of a folder.
+
+    Its sub-folders are the classes, in the order of their names, searched recursively as `ImageSource` does; a folder
+    without any, or with images outside them only, is a set without classes.
+
+    Args:
+        root: the folder.
+        classes: number the classes by this order instead, that of the training side.
+    Raises:
+        UserError: for a folder without images or one that cannot be read, or a class that is not in `classes`.
+    """
+
+    def __init__(self, root: str, classes: Sequence[str] | None = None) -> None:
+        found = class_names(root)
+        per_class = [_images(os.path.join(root, name)) for name in found]
+        stray = _direct(root)
+        self.notes: tuple[str, ...] = ()
+        if not any(per_class):
+            self.classes, self.labels = None, None
+            self._paths = Strings(stray or _images(root, needed=True))
+            return
+        if classes is None:
+            classes = [label(name) for name in found]
+        strange = [label(name) for name in found if label(name) not in set(classes)]
+        if strange:
+            raise UserError(f"'{root}' has classes that the training side has not: {some(strange)}.")
+        numbers = {name: number for number, name in enumerate(classes)}
+        self.classes = tuple(classes)
+        self.labels = np.repeat(
+            np.array([numbers[label(name)] for name in found], np.int64), [len(paths) for paths in per_class]
+        )
+        self._paths = Strings(path for paths in per_class for path in paths)
+        if stray:
+            self.notes = (
+                f"{len(stray)} images lie directly in '{root}', beside the folders of classes, and are not used.",
+            )
+
+    def __len__(self) -> int:
+        """Count the image files."""
+        return len(self._paths)
+
+    def read(self, index: int) -> Example:
+        """Decode one image. Raises Unreadable."""
+        target = None if self.labels is None else int(self.labels[index])
+        return Example(picture(OnDisk(self.name(index), self._paths[index])), target)
+
+    def name(self, index: int) -> str:
+        """Return the path."""
+        return label(self._paths[index])
+
+
+def class_names(root: str) -> list[str]:
+    """List the sub-folders of a folder, sorted, without hidden ones. Raises UserError if it cannot be read."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read the folder '{root}': {(error.strerror or 'unknown error').lower()}.") from error
+
+
+def validation_folder(root: str) -> str | None:
+    """Return the folder of the validation images that lies beside ROOT/train, if there is one."""
+    if not os.path.isdir(os.path.join(root, "train")):
+        return None
+    folders = [os.path.join(root, name) for name in VALIDATION]
+    return next((folder for folder in folders if os.path.isdir(folder)), None)
+
+
+def training_folder(root: str) -> str:
+    """Return ROOT/train where it exists, else ROOT."""
+    train = os.path.join(root, "train")
+    return train if os.path.isdir(train) else root
+
+
+def _images(folder: str, *, needed: bool = False) -> list[str]:
+    """List the image files of a folder; none is an error only where they are needed."""
+    try:
+        parts = find(folder)
+    except UserError:  # a class without images: `concerns` names it
+        if needed:
+            raise
+        return []
+    paths = []
+    for part in parts:
+        assert isinstance(part, Listed)  # what find gives for a folder
+        for locator in part.locators:
+            if isinstance(locator, Failed):
+                raise UserError(f"cannot read '{locator.name}': {locator.reason}.")
+            assert isinstance(locator, OnDisk)
+            paths.append(locator.path)
+    return paths
+
+
+def _direct(root: str) -> list[str]:
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    return [os.path.join(root, name) for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]

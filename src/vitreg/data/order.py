@@ -1,0 +1,79 @@
+"""Which sample stands at which position of a run: a pure function of the seed.
+
+A run is one sequence of positions over all its epochs, cut into steps. Nothing here remembers how far a run got.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+# Official DeiT drops what its repeated augmentation leaves over 256 samples.
+_WHOLE = 256
+
+
+class Place(NamedTuple):
+    """What stands at a position: a sample, in which epoch, and which of its repeats (`draw`) this is."""
+
+    index: int
+    epoch: int
+    draw: int
+
+
+@dataclass(slots=True)
+class Order:
+    """An endless order of epochs, each of them a new permutation.
+
+    With `repeats` above 1 this is repeated augmentation (Hoffer et al. 2020) as DeiT does it: each sample stands
+    `repeats` times in a row, and an epoch ends after as many positions as there are samples, so it shows a part of the
+    samples only. Like DeiT's sampler it then has floor(length / 256) * 256 positions; a set below 256, of which
+    nothing would be left, keeps its length. DeiT deals the positions out to its processes one by one, so that the
+    copies of a step meet on different processes; ours stand next to each other in the global batch.
+
+    Args:
+        length: samples in the set.
+        seed: of the permutations.
+        repeats: copies in a row.
+        shuffle: without it every epoch goes through the set from its start.
+    """
+
+    length: int
+    seed: int
+    repeats: int = 1
+    shuffle: bool = True
+    _permutations: dict[int, Int64[np.ndarray, " n"]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.repeats < 1 or self.seed < 0:
+            raise ValueError(f"length {self.length} and repeats {self.repeats} start at 1, seed {self.seed} at 0")
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions of one epoch."""
+        if self.repeats == 1 or self.length < _WHOLE:
+            return self.length
+        return self.length // _WHOLE * _WHOLE
+
+    def at(self, position: int) -> Place:
+        """Return what stands at a position of the run.
+
+        Raises:
+            ValueError: for a negative position.
+        """
+        if position < 0:
+            raise ValueError(f"position {position} lies before the run")
+        epoch, offset = divmod(position, self.epoch_length)
+        rank, draw = divmod(offset, self.repeats)
+        return Place(int(self._permutation(epoch)[rank]) if self.shuffle else rank, epoch, draw)
+
+    def _permutation(self, epoch: int) -> Int64[np.ndarray, " n"]:
+        """Sort random keys: numpy promises the bits of Philox for ever, but not what its shuffles make of them."""
+        if epoch not in self._permutations:
+            keys = np.random.Philox(np.random.SeedSequence([self.seed, epoch])).random_raw(self.length)
+            while len(self._permutations) > 1:  # a batch may lie across the end of an epoch
+                del self._permutations[min(self._permutations)]
+            self._permutations[epoch] = np.argsort(keys, kind="stable")
+        return self._permutations[epoch]

@@ -1,0 +1,34 @@
+"""Where the training images lie, as a setting. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["auto", "folder", "shards", "table", "torchvision"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images a run learns from, and which it is judged by."""
+
+    root: str = ""
+    """Folder of class folders, shards (shards/{000..009}.tar, URLs too), .json/.csv/.tsv, or torchvision:NAME[:FOLDER]."""
+    val: str | None = None
+    """The validation side; if unset, the one that lies beside the training side (ROOT/train, ROOT/val), if any."""
+    kind: Kind = "auto"
+    """What root and val are; auto looks at the path."""
+    image_key: str | None = None
+    """Column or key of the image file in a .csv, .tsv or .json; usual names are found by themselves."""
+    caption_key: str | None = None
+    """Column or key of the caption, in the .json members of shards too; usual names are found by themselves."""
+    limit: int | None = None
+    """Train on this many images, evenly spread over the set."""
+    limit_val: int | None = None
+    """Validate on this many images, evenly spread over the set."""
+    workers: int | None = None
+    """Processes that decode and augment, for each process that trains; as many as there are processors if unset."""
+    cache: str | None = None
+    """Folder for shards fetched from URLs; ~/.cache/vitreg/shards if unset."""
+    download: bool = False
+    """Let torchvision download its set."""
