@@ -1,0 +1,134 @@
+"""Settings as frozen dataclasses: to and from plain data, strictly, and what differs between two of them.
+
+The dataclasses stand beside what reads them. A choice between several (the recipes) is told apart by their field
+`kind`. Values are checked by pydantic; unknown keys are refused here, with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from vitreg.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def encode(config: Any) -> dict[str, Any]:
+    """Return the settings as plain data, fit for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def decode(kind: type[T], data: Any, *, where: str = "the configuration") -> T:
+    """Build a config dataclass from plain data. Missing keys have their defaults, no other key may be there.
+
+    Raises:
+        UserError: one sentence that names the key, what is wrong, and the nearest known key.
+    """
+    _refuse_unknown_keys(kind, data, where, ())
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(_keys(first["loc"], data))
+        raise UserError(f"{where}: {key or 'the whole'}: {_plain(first['msg'])}, not {first['input']!r}.") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a .json or .toml file of settings.
+
+    Raises:
+        UserError: if it cannot be read or parsed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no valid {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not a table of settings.")
+    return data
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, table by table; a table of another `kind` replaces the whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        same = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
+        merged[key] = merge(old, value) if same else value  # pyright: ignore[reportArgumentType]
+    return merged
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"model.registers": 4, ...} of nested tables."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """List what changed, as "optim.lr: 0.001 -> 0.002"."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> None:
+    kind = _chosen(kind, data)
+    if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
+        return
+    hints = typing.get_type_hints(kind)
+    for key, value in data.items():
+        if key not in hints:
+            close = nearest(str(key), hints) or sorted(hints)[:12]
+            known = " or ".join(repr(".".join((*path, name))) for name in close[:3])
+            raise UserError(f"{where}: no setting '{'.'.join((*path, str(key)))}'. Did you mean {known}?")
+        _refuse_unknown_keys(hints[key], value, where, (*path, key))
+
+
+def _chosen(kind: Any, data: Any) -> Any:
+    """Of a union of dataclasses, the one whose `kind` the data names."""
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    for member in typing.get_args(kind):
+        if dataclasses.is_dataclass(member) and isinstance(data, dict):
+            kinds = {field.name: field.default for field in dataclasses.fields(member)}
+            if data.get("kind") in (None, kinds.get("kind")):
+                return member
+    return None
+
+
+def _keys(place: tuple[Any, ...], data: Any) -> list[str]:
+    """The keys of an error's place; pydantic puts the `kind` of a chosen table between them."""
+    keys = []
+    for part in place:
+        if isinstance(data, dict) and part not in data and part == data.get("kind"):
+            continue
+        keys.append(str(part))
+        data = data.get(part) if isinstance(data, dict) else None
+    return keys
+
+
+def _plain(message: str) -> str:
+    return (message[:1].lower() + message[1:]).replace("input should", "should").replace("input tag", "tag")

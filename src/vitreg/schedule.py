@@ -1,0 +1,139 @@
+"""Durations as people write them, and schedules as pure functions of the step: nothing to save, resuming is exact.
+
+The learning-rate curves are those of the official code of DINOv2, DeiT-III and OpenCLIP. They differ in whether the
+warm-up reaches the peak on its last step or after it, and in where the cosine begins.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from vitreg.errors import UserError, unknown
+
+Unit = Literal["steps", "epochs", "examples", "percent"]
+RateCurve = Literal["dinov2", "deit", "clip"]
+
+_DURATION = re.compile(
+    r"(-?)(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(%|[a-z]*)\s*(.*)"
+)  # sign, number, exponent, word, rest
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "steps": "steps"}
+_UNITS |= {"ep": "epochs", "epoch": "epochs", "epochs": "epochs"}
+_UNITS |= {"example": "examples", "examples": "examples", "images": "examples", "samples": "examples"}
+_UNITS |= {"%": "percent", "percent": "percent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A length of training in the unit it was given in; exact, so that 1.1 epochs of 10 steps are 11 and not 12."""
+
+    amount: Fraction
+    unit: Unit
+
+    def steps(self, *, epoch_steps: int, batch: int, total: int | None = None) -> int:
+        """Return the fewest optimiser steps that last so long; 0 only for a duration of 0.
+
+        Args:
+            epoch_steps: optimiser steps of one epoch.
+            batch: samples per optimiser step, over all processes.
+            total: steps of the whole run; None while it is the length of the run itself that is asked for.
+        Raises:
+            UserError: for a percentage while there is no whole to take it of.
+        """
+        if self.unit == "percent":
+            if total is None:
+                raise UserError(
+                    f"the length of a run cannot be {float(self.amount):g}% of itself; "
+                    "say '5000 steps', '300 epochs' or '1.28M examples'."
+                )
+            return math.ceil(self.amount * total / 100)
+        each = {"steps": Fraction(1), "epochs": Fraction(epoch_steps), "examples": Fraction(1, batch)}
+        return math.ceil(self.amount * each[self.unit])
+
+
+def parse_duration(text: str) -> Duration:
+    """Read "5000 steps", "300 epochs", "90ep", "0.5 epochs", "1.28M examples", "10%", or "5000", which is steps.
+
+    Raises:
+        UserError: if it is no number with a known unit, is negative, more than 100 %, or a broken number of steps.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    if not found:
+        raise UserError(f"'{text}' is no duration; say '5000 steps', '300 epochs', '1.28M examples' or '10%'.")
+    sign, number, exponent, word, rest = found.groups()
+    multiple = _MULTIPLES.get(word)
+    word = f"{word} {rest}".strip() if multiple is None else rest
+    if word not in _UNITS:
+        raise unknown("unit of time", word, [name for name in _UNITS if name], f"the duration '{text}'")
+    if sign:
+        raise UserError(f"a duration cannot be negative, '{text}' is; say '0 steps' for none.")
+    amount, unit = Fraction(number + (exponent or "")) * (multiple or 1), _UNITS[word]
+    if unit == "steps" and amount.denominator != 1:
+        raise UserError(f"'{text}' is no whole number of steps; a unit may be missing, as in '{number} epochs'.")
+    if unit == "percent" and amount > 100:
+        raise UserError(f"'{text}' is longer than the run it is a share of.")
+    return Duration(amount, unit)
+
+
+def linear(step: int, start: float, end: float, steps: int) -> float:
+    """Go in a straight line from `start` at step 0 to `end` at step `steps`, and stay there.
+
+    The official code spans N steps whose last one has the end value, as numpy's linspace does: that is `steps` = N - 1.
+    DINOv2's teacher temperature over 37 500 steps is `linear(step, 0.04, 0.07, 37_499)`.
+    """
+    if step >= steps:
+        return end
+    return start + (end - start) * step / steps
+
+
+def cosine(step: int, start: float, end: float, steps: int) -> float:
+    """Go along half a cosine from `start` at step 0 to `end` at step `steps`, and stay there.
+
+    DINOv2's weight decay and teacher momentum, with the length of the run as `steps`.
+    """
+    if step >= steps:
+        return end
+    return start + (end - start) * (1 - math.cos(math.pi * step / steps)) / 2
+
+
+def warmup_cosine(
+    step: int,
+    *,
+    peak: float,
+    end: float,
+    warmup: int,
+    total: int,
+    warmup_start: float = 0.0,
+    curve: RateCurve = "dinov2",
+) -> float:
+    """Rise in a straight line for `warmup` steps, then fall along half a cosine until step `total`.
+
+    Args:
+        step: optimiser steps done before this one.
+        peak, end: rates after the warm-up and from step `total` on.
+        warmup, total: in optimiser steps.
+        warmup_start: rate from which the warm-up rises.
+        curve: "dinov2" starts at `warmup_start` and is at the peak on the last step of the warm-up and again on the
+            first of the cosine; "deit" (timm) would reach the peak one step later, but its cosine has begun at step 0
+            and is below it by then; "clip" is at the peak on the last step too, but already above `warmup_start` on
+            the first.
+    """
+    if step < warmup:
+        if curve == "clip":
+            return linear(step + 1, warmup_start, peak, warmup)
+        return linear(step, warmup_start, peak, max(1, warmup - 1) if curve == "dinov2" else warmup)
+    before = 0 if curve == "deit" else warmup
+    return cosine(step - before, peak, end, total - before)
+
+
+def step_of_official_deit(step: int, epoch_steps: int) -> int:
+    """Return the step whose rate official DeiT uses at `step`: its schedule moves once per epoch, and one epoch late.
+
+    It is advanced after each epoch by the number of the epoch that is over, so that epochs 0 and 1 both run at the
+    first value.
+    """
+    return max(0, step // epoch_steps - 1) * epoch_steps
