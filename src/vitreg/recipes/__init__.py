@@ -1,0 +1,1 @@
+"""Training recipes: what is learned from what, one final module each."""

@@ -1,0 +1,198 @@
+"""Training with captions as OpenCLIP does (the paper, Sec. 3.1): every image is told its own text among those of the batch.
+
+The image tower is our ViT with registers, which pass CLIP's first LayerNorm as CLS does. The text tower and the words
+come from open_clip, so that both can be compared with what it publishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from types import ModuleType
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from vitreg.data.augment import check_scale
+from vitreg.data.batch import TrainBatch
+from vitreg.errors import UserError
+from vitreg.models.depth import draw_depth
+from vitreg.models.settings import ModelConfig
+from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.losses import clip_loss
+from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.recipe import Progress, StepOutput
+from vitreg.recipes.registers import keep_registers, register_penalty
+
+VOCABULARY = 49408  # of CLIP's byte-pair encoding; its last word ends a text, and there the text tower is read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipConfig:
+    """OpenCLIP. The defaults are its ViT-B/16; the paper publishes no hyper-parameters of its own."""
+
+    kind: Literal["clip"] = "clip"
+    """Names this recipe in configuration files."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Smallest and largest share of the picture's area that the crop covers; there is no flip (texts say left and right)."""
+    embed_dim: int = 512
+    """Width in which images and texts are compared."""
+    text_width: int = 512
+    """Channels of a token of the text tower."""
+    text_heads: int = 8
+    """Attention heads of the text tower."""
+    text_layers: int = 12
+    """Blocks of the text tower."""
+    context: int = 77
+    """Tokens of a text, start and end included; what is longer is cut."""
+    scale_start: float = 1 / 0.07
+    """Factor on the cosine similarities at the start; its logarithm is learned."""
+    scale_max: float = 100.0
+    """Largest factor on the cosine similarities; the smallest is 1."""
+    group: int = 1
+    """Consecutive samples that share draws of stochastic depth; drop_path_mode = subset needs more than one."""
+
+    def __post_init__(self) -> None:
+        check_scale("crop_scale", self.crop_scale)
+        if self.text_width % self.text_heads:
+            raise UserError(
+                f"a text tower of {self.text_width} channels cannot be shared by {self.text_heads} heads; "
+                "make text_width a multiple of text_heads."
+            )
+        if not 1 <= self.scale_start <= self.scale_max:
+            raise UserError(
+                f"scale_start is {self.scale_start:g}, but training keeps the scale from 1 to scale_max, "
+                f"{self.scale_max:g}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """CLIP's byte-pair encoding. A value of one number, so that it travels cheaply to the workers of a loader."""
+
+    context: int = 77
+
+    def __call__(self, texts: list[str]) -> Int64[Tensor, "B L"]:
+        """Return the ids of each text, lower-cased, between the start and end tokens, cut or filled with zeros to L."""
+        return _open_clip().tokenize(texts, context_length=self.context)
+
+
+@final
+class Clip(nn.Module):
+    """An image tower and a text tower that meet in one space."""
+
+    def __init__(self, model: ModelConfig, config: ClipConfig) -> None:
+        super().__init__()
+        self.model, self.config, self.group = model, config, config.group
+        self.visual = VisionTransformer(**model.arguments())
+        init_as_openclip(self.visual)
+        width = self.visual.width
+        self.projection = nn.Parameter(width**-0.5 * torch.randn(width, config.embed_dim))
+        self.text: nn.Module = _open_clip().transformer.TextTransformer(
+            context_length=config.context,
+            vocab_size=VOCABULARY,
+            width=config.text_width,
+            heads=config.text_heads,
+            layers=config.text_layers,
+            output_dim=config.embed_dim,
+        )
+        # One element and not none: FSDP2 refuses to shard a scalar.
+        self.logit_scale = nn.Parameter(torch.full((1,), log(config.scale_start)))
+
+    def tokenizer(self) -> Tokenizer:
+        """Return what turns captions into the targets of a batch."""
+        return Tokenizer(self.config.context)
+
+    def encode_image(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+        """Return the place of each image in the common space, of length 1."""
+        return self.place(self.visual.forward_features(images))
+
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B E"]:
+        """Return the place of each text in the common space, of length 1."""
+        return F.normalize(self.text(tokens).float(), dim=-1)
+
+    def place(self, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B E"]:
+        """Project what the image tower says in its final CLS (or in its mean patch, as `pool` says)."""
+        return F.normalize((self.visual.pooled(tokens) @ self.projection).float(), dim=-1)
+
+    def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
+        """Compare every image with every text of the global batch, and tell each its own.
+
+        Raises:
+            UserError: if the images have no captions.
+        """
+        if batch.targets is None:
+            raise UserError("CLIP learns from images with captions, and these have none.")
+        images = batch.views[0][0]  # [B, 3, H, W]
+        depth = draw_depth(
+            self.model.drop_path, len(self.visual.blocks), len(images), self.model.drop_path_mode, self.group, progress
+        )
+        kept = keep_registers(self.model, len(images), self.group, progress)
+        tokens = self.visual.forward_features(images, depth=depth, registers_kept=kept)  # [B, N, W]
+        scale = self.logit_scale.exp()
+        loss, accuracy = clip_loss(self.place(tokens), self.encode_text(batch.targets), scale)
+        metrics = {"contrastive": loss.detach(), "scale": scale.detach().squeeze(), "batch_top1": accuracy}
+        penalty = register_penalty(self.model, [tokens[:, self.visual.layout().registers]])
+        if penalty is not None:
+            loss = loss + penalty
+            metrics["decorrelation"] = penalty.detach()
+        return StepOutput(loss, metrics, len(images))
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Keep the factor on the similarities from 1 to `scale_max`."""
+        self.logit_scale.clamp_(0.0, log(self.config.scale_max))
+
+    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """Sort the weights of both towers, the projection and the logit scale."""
+        return group_parameters(self, optim)
+
+    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+        """Start from another image tower."""
+        return fill(self.visual)
+
+    def backbone(self) -> VisionTransformer:
+        """The image tower, without the projection."""
+        return self.visual
+
+    def why_whole_batch(self) -> str | None:
+        """A micro-batch would offer its images fewer wrong texts."""
+        return (
+            "the loss of CLIP compares every image with every text of the step; "
+            "to save memory set --run.checkpoint-activations, or use more processes."
+        )
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks of the image tower, then those of the text tower."""
+        return [*self.visual.blocks, *self.text.get_submodule("transformer.resblocks").children()]
+
+
+@torch.no_grad()
+def init_as_openclip(tower: VisionTransformer) -> None:
+    """Fill linear layers and positions as OpenCLIP does; CLS and registers keep what the model's settings say.
+
+    Its image tower has PyTorch's defaults but for the positions, width^-0.5 wide, and attention, whose projection to
+    q, k and v is Xavier-uniform as one matrix, without biases at the start.
+    """
+    for module in tower.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    for block in tower.blocks:
+        attention = block.get_submodule("attn")
+        nn.init.xavier_uniform_(attention.get_parameter("qkv.weight"))
+        nn.init.zeros_(attention.get_parameter("qkv.bias"))
+        nn.init.zeros_(attention.get_parameter("proj.bias"))
+    nn.init.normal_(tower.pos_embed, std=tower.width**-0.5)
+
+
+def _open_clip() -> ModuleType:
+    """Return the package that has the text tower and the words."""
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError("CLIP trains with open_clip's text tower; pip install 'vitreg[clip]' brings it.") from None
+    return open_clip

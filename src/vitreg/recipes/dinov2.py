@@ -1,0 +1,221 @@
+"""DINOv2 (Oquab et al. 2023) as the paper trains it (Sec. 3.1): DINO on CLS, iBOT on hidden patches, KoLeo on the batch.
+
+The student sees two large crops with hidden patches and several small ones; its teacher, an average of the student over
+time, sees the large ones whole. Registers take part in attention and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from vitreg.data.batch import TrainBatch
+from vitreg.data.multicrop import MultiCropConfig
+from vitreg.models.heads import DinoHead
+from vitreg.models.settings import ModelConfig
+from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.average import move_towards
+from vitreg.recipes.losses import cls_losses, ibot_loss, koleo
+from vitreg.recipes.masking import MaskConfig, draw_block_masks, masks_weight
+from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.recipe import Progress, StepOutput
+from vitreg.recipes.registers import register_penalty
+from vitreg.recipes.teacher import Targets, Tower, teacher_of, teacher_temperature
+from vitreg.schedule import cosine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DinoV2Config:
+    """DINOv2. The defaults are the ViT-L/14 from scratch on ImageNet-22k, which the paper uses."""
+
+    kind: Literal["dinov2"] = "dinov2"
+    """Names this recipe in configuration files."""
+    crops: MultiCropConfig = field(default_factory=MultiCropConfig)
+    """From picture to two global and several local crops."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Which patches of the student's global crops are hidden."""
+    prototypes: int = 131072
+    """Logits of the head on CLS."""
+    hidden: int = 2048
+    """Width of the hidden layers of both heads."""
+    bottleneck: int = 384
+    """Width in which the head on CLS compares features with prototypes."""
+    separate_heads: bool = True
+    """Give patches a head of their own; otherwise the head on CLS serves both (the official short recipe)."""
+    ibot_prototypes: int = 131072
+    """Logits of the separate head on patches."""
+    ibot_bottleneck: int = 256
+    """Bottleneck of the separate head on patches."""
+    norm_last_layer: bool = False
+    """Keep the prototypes at length 1 (DINO); DINOv2 trains their length too."""
+    student_temp: float = 0.1
+    """Temperature of the student's softmax."""
+    teacher_temp_start: float = 0.04
+    """Temperature of the teacher's targets at the first step."""
+    teacher_temp: float = 0.07
+    """Temperature of the teacher's targets after the warm-up."""
+    teacher_temp_epochs: float = 30.0
+    """Length of the linear warm-up of the teacher's temperature."""
+    centring: Literal["sinkhorn", "softmax"] = "sinkhorn"
+    """Spread the targets over the prototypes by Sinkhorn-Knopp, or subtract a running mean (the short recipe)."""
+    centre_momentum: float = 0.9
+    """Share of the old centre kept at each step; for centring = softmax."""
+    dino_weight: float = 1.0
+    """Weight of the loss on CLS, local and global."""
+    ibot_weight: float = 1.0
+    """Weight of the loss on hidden patches, a mean over all global crops, with hidden patches or not (as officially)."""
+    koleo_weight: float = 0.1
+    """Weight of the spreading of CLS features, for each of the two global crops."""
+    momentum: float = 0.994
+    """Share of the old teacher kept at the first step."""
+    momentum_end: float = 1.0
+    """Share of the old teacher kept at the end, reached along a cosine."""
+    freeze_last_layer: float = 1.0
+    """Epochs during which the prototypes do not learn."""
+    epoch_steps: int = 1250
+    """Optimiser steps that count as an epoch, whatever the size of the data (official: 1250)."""
+    group: int = 32
+    """Consecutive samples that share masks, stochastic depth and KoLeo's neighbours; officially the images of one GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenPatches:
+    """Patches of the student's global crops that it does not see and must name.
+
+    Args:
+        mask: of every crop, crop by crop.
+        place: of the M hidden patches in the flattened mask.
+        crop_share: 1 / (hidden patches of the same crop).
+        group_share: 1 / (hidden patches of the same group of samples).
+    """
+
+    mask: Bool[Tensor, "2*B P"]
+    place: Int64[Tensor, "M"]
+    crop_share: Float[Tensor, "M"]
+    group_share: Float[Tensor, "M"]
+
+    def choose(self, patches: Float[Tensor, "2*B P D"]) -> Float[Tensor, "M D"]:
+        """Return the hidden patches."""
+        return patches.flatten(0, 1).index_select(0, self.place)
+
+
+def hide_patches(
+    config: MaskConfig, grid: tuple[int, int], samples: int, group: int, progress: Progress, device: torch.device
+) -> HiddenPatches:
+    """Draw the hidden patches of two global crops of each sample, group by group as officially GPU by GPU."""
+    drawn = [
+        draw_block_masks(2 * group, grid, config, progress.generator("masks", number))  # [2g, P]
+        for number in progress.groups(samples, group)
+    ]
+    by_group = torch.stack(drawn).unflatten(1, (2, group))  # [G, 2, g, P]
+    group_share = by_group / by_group.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    mask, group_share = (x.transpose(0, 1).flatten(0, 2) for x in (by_group, group_share))  # [2B, P]
+    place = mask.flatten().nonzero()[:, 0]  # found here, on the CPU, so that the device need not be waited for
+    return HiddenPatches(
+        *(x.to(device, non_blocking=True) for x in (mask, place, masks_weight(mask), group_share[mask]))
+    )
+
+
+@final
+class DinoV2(nn.Module):
+    """A student, its teacher and their heads. A batch has a stack of two global views and one of local views."""
+
+    def __init__(self, model: ModelConfig, config: DinoV2Config) -> None:
+        super().__init__()
+        self.model, self.config, self.group = model, config, config.group
+        vit = VisionTransformer(**model.arguments(), mask_token=True)
+
+        def head(prototypes: int, bottleneck: int) -> DinoHead:
+            return DinoHead(vit.width, config.hidden, bottleneck, prototypes, norm_last_layer=config.norm_last_layer)
+
+        separate = head(config.ibot_prototypes, config.ibot_bottleneck) if config.separate_heads else None
+        self.student = Tower(vit, head(config.prototypes, config.bottleneck), separate)
+        self.teacher = teacher_of(self.student)
+        self.cls_targets = Targets(config.prototypes, config.centring, config.centre_momentum)
+        patch_prototypes = config.ibot_prototypes if config.separate_heads else config.prototypes
+        self.patch_targets = Targets(patch_prototypes, config.centring, config.centre_momentum)
+
+    def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
+        """Compare what the student makes of every crop with what the teacher makes of the global ones."""
+        config, vit = self.config, self.student.backbone
+        crops, B = batch.views[0], len(batch)  # [2, B, 3, H, W]
+        layout = vit.layout((crops.shape[-2], crops.shape[-1]))
+        hidden = hide_patches(config.masks, layout.grid, B, self.group, progress, crops.device)
+        cls_targets, patch_targets = self.teach(crops, hidden, progress)  # [2, B, K], [M, L]
+
+        tokens = self.student.study(self.model, batch.views, hidden.mask, self.group, progress)
+        cls = [vit.pooled(stack) for stack in tokens]  # [2B, D] and [V * B, D]
+        cls_logits, patch_logits = self.student.project(torch.cat(cls), hidden.choose(tokens[0][:, layout.patches]))
+        local, across = cls_losses(cls_logits.unflatten(0, (-1, B)), cls_targets, config.student_temp)
+        ibot = ibot_loss(patch_logits, patch_targets, config.student_temp, hidden.crop_share, crops=2 * B)
+        spread = 2 * koleo(cls[0], self.group)  # a mean over both crops, officially a sum
+
+        loss = config.dino_weight * (local + across) + config.ibot_weight * ibot + config.koleo_weight * spread
+        metrics = {
+            "dino_local": local, "dino_global": across, "ibot": ibot, "koleo": spread,
+            "teacher_entropy": torch.special.entr(cls_targets).sum(-1).mean(),
+        }  # fmt: skip
+        penalty = register_penalty(self.model, [stack[:, layout.registers] for stack in tokens])
+        if penalty is not None:
+            loss = loss + penalty
+            metrics["decorrelation"] = penalty
+        return StepOutput(loss, {name: value.detach() for name, value in metrics.items()}, B)
+
+    @torch.no_grad()
+    def teach(
+        self, crops: Float[Tensor, "2 B 3 H W"], hidden: HiddenPatches, progress: Progress
+    ) -> tuple[Float[Tensor, "2 B K"], Float[Tensor, "M L"]]:
+        """Return what the student should say of each crop, and of each hidden patch. The teacher sees all patches."""
+        config, vit = self.config, self.teacher.backbone
+        temperature = teacher_temperature(
+            progress, config.teacher_temp_start, config.teacher_temp, config.teacher_temp_epochs
+        )
+        tokens = vit.forward_features(crops.flatten(0, 1))  # [2B, N, D]
+        layout = vit.layout((crops.shape[-2], crops.shape[-1]))
+        cls, patches = self.teacher.project(vit.pooled(tokens), hidden.choose(tokens[:, layout.patches]))
+        cls_targets = self.cls_targets(cls, temperature, cls.new_ones(len(cls)))
+        return cls_targets.unflatten(0, (2, -1)), self.patch_targets(patches, temperature, hidden.group_share)
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Move the centres, and the teacher towards the student."""
+        self.cls_targets.move()
+        self.patch_targets.move()
+        momentum = cosine(progress.step, self.config.momentum, self.config.momentum_end, progress.total)
+        move_towards(self.teacher, self.student, momentum)
+
+    def train(self, mode: bool = True) -> DinoV2:
+        """Leave the teacher as it is, in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """Sort the weights of the student; prototypes do not learn in the first epoch."""
+        frozen = round(self.config.freeze_last_layer * self.config.epoch_steps)
+        return self.student.parameter_groups(optim, "student", frozen)
+
+    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+        """Start student and teacher from other weights."""
+        notes = fill(self.student.backbone)
+        move_towards(self.teacher, self.student, 0.0)
+        return notes
+
+    def backbone(self) -> VisionTransformer:
+        """The teacher's network."""
+        return self.teacher.backbone
+
+    def why_whole_batch(self) -> str | None:
+        """Sinkhorn-Knopp spreads the targets of the whole batch; centres are gathered over micro-batches exactly."""
+        if self.config.centring == "sinkhorn":
+            return "Sinkhorn-Knopp balances the teacher's targets over the whole batch; centring = softmax can be split"
+        return None
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks of student and teacher."""
+        return [*self.student.backbone.blocks, *self.teacher.backbone.blocks]

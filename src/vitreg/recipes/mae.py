@@ -1,0 +1,163 @@
+"""A masked autoencoder (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
+
+The paper names it beside self-distillation (Sec. 4) and does not train it; here it can be trained with registers too.
+They belong to the encoder alone: the mask never hides them, and they are dropped before the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from vitreg.data.augment import check_scale
+from vitreg.data.batch import TrainBatch
+from vitreg.errors import UserError
+from vitreg.models.depth import draw_depth
+from vitreg.models.heads import MaeDecoder, sincos_positions
+from vitreg.models.settings import ModelConfig
+from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.losses import mae_loss, patchify
+from vitreg.recipes.masking import draw_random_masks
+from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.recipe import Progress, StepOutput
+from vitreg.recipes.registers import keep_registers, register_penalty
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaeConfig:
+    """MAE. The defaults are those of its official pre-training on ImageNet-1k."""
+
+    kind: Literal["mae"] = "mae"
+    """Names this recipe in configuration files."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the picture's area that the crop covers, before a random flip."""
+    mask_ratio: float = 0.75
+    """Share of the patches that are hidden from the encoder."""
+    norm_pixels: bool = True
+    """Predict the pixels of a patch after subtracting their mean and dividing by their standard deviation."""
+    decoder_width: int = 512
+    """Channels of a token of the decoder."""
+    decoder_depth: int = 8
+    """Blocks of the decoder."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder."""
+    group: int = 1
+    """Consecutive samples that share draws of masks and stochastic depth; drop_path_mode = subset needs more than one."""
+
+    def __post_init__(self) -> None:
+        check_scale("crop_scale", self.crop_scale)
+        if not 0 < self.mask_ratio < 1:
+            raise UserError(f"mask_ratio must lie between 0 and 1 to leave something to see, not {self.mask_ratio:g}.")
+        if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
+            raise UserError(
+                f"a decoder of {self.decoder_width} channels and {self.decoder_heads} heads cannot be built; "
+                "make decoder_width a multiple of decoder_heads and of 4."
+            )
+
+
+@final
+class Mae(nn.Module):
+    """An encoder that is kept and a decoder that is thrown away after training."""
+
+    def __init__(self, model: ModelConfig, config: MaeConfig) -> None:
+        super().__init__()
+        self.model, self.config, self.group = model, config, config.group
+        self.encoder = VisionTransformer(**model.arguments())
+        if self.encoder.width % 4:
+            raise UserError(
+                f"MAE's positions want a width that is a multiple of 4; model.width is {self.encoder.width}."
+            )
+        init_as_mae(self.encoder)
+        self.decoder = MaeDecoder(
+            self.encoder.width,
+            self.encoder.patch,
+            self.encoder.grid,
+            config.decoder_width,
+            config.decoder_depth,
+            config.decoder_heads,
+        )
+
+    def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
+        """Hide patches, encode the others, predict the pixels of all and compare the hidden ones."""
+        images = batch.views[0][0]  # [B, 3, H, W]
+        layout = self.encoder.layout()
+        hidden = draw_random_masks(len(images), layout.grid, self.config.mask_ratio, self.group, progress)  # [B, P]
+        visible = places_of(~hidden).to(images.device)  # [B, K]
+        depth = draw_depth(
+            self.model.drop_path, len(self.encoder.blocks), len(images), self.model.drop_path_mode, self.group, progress
+        )
+        kept = keep_registers(self.model, len(images), self.group, progress)
+        tokens = keep_patches(self.encoder.embed(images), visible, layout.patches)  # [B, 1 + R + K, D]
+        (tokens,) = self.encoder.encode([tokens], depths=[depth], registers_kept=[kept])
+        pixels = self.decoder(tokens[:, layout.cls], tokens[:, layout.patches.start :], visible)  # [B, P, h * w * 3]
+        loss = mae_loss(
+            pixels, patchify(images, self.encoder.patch), hidden.to(images.device), norm_pixels=self.config.norm_pixels
+        )
+        metrics = {"reconstruction": loss.detach()}
+        penalty = register_penalty(self.model, [tokens[:, layout.registers]])
+        if penalty is not None:
+            loss = loss + penalty
+            metrics["decorrelation"] = penalty.detach()
+        return StepOutput(loss, metrics, len(images))
+
+    def after_step(self, progress: Progress) -> None:
+        """Nothing follows a step."""
+
+    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """Sort the weights of the encoder and the decoder."""
+        return group_parameters(self, optim)
+
+    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+        """Start from another encoder."""
+        return fill(self.encoder)
+
+    def backbone(self) -> VisionTransformer:
+        """The encoder; shown whole images it sees all patches."""
+        return self.encoder
+
+    def why_whole_batch(self) -> str | None:
+        """Every image has the same number of hidden patches and none meets another: any split is exact."""
+        return None
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks of the encoder, then those of the decoder."""
+        return [*self.encoder.blocks, *self.decoder.blocks]
+
+
+def places_of(chosen: Bool[Tensor, "B P"]) -> Int64[Tensor, "B K"]:
+    """Return the places of the chosen patches of each image, in order; every image has K of them."""
+    return chosen.nonzero()[:, 1].view(len(chosen), -1)
+
+
+def keep_patches(
+    tokens: Float[Tensor, "B N D"], visible: Int64[Tensor, "B K"], patches: slice
+) -> Float[Tensor, "B M D"]:
+    """Drop the patches that are not visible; CLS and registers stay. Positions have been added and stay with the patches.
+
+    Args:
+        tokens: CLS, registers, then all patches.
+        visible: places of the patches that stay.
+        patches: where in the sequence patches lie.
+    """
+    kept = tokens[:, patches].take_along_dim(visible[..., None], dim=1)  # [B, K, D]
+    return torch.cat([tokens[:, : patches.start], kept], dim=1)
+
+
+@torch.no_grad()
+def init_as_mae(encoder: VisionTransformer) -> None:
+    """Fill linear layers and patch projection as MAE does, and fix the positions: sines and cosines that never learn.
+
+    CLS and registers keep what the model's settings say (officially CLS is 0.02 wide; registers there are none).
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(encoder.patch_embed.proj.weight.flatten(1))  # a view: as the linear layer that it is
+    encoder.pos_embed.copy_(sincos_positions(encoder.grid, encoder.width))
+    encoder.pos_embed.requires_grad_(False)

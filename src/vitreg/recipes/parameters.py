@@ -1,0 +1,145 @@
+"""Which parameters decay, how fast each learns, and which are clipped together.
+
+The rules read a parameter's name, its number of dimensions and whether it belongs to the Vision Transformer that is
+trained or to a head or another tower beside it. Reference: DINOv2's parameter groups; with no token decayed they are
+those of DeiT-III and of today's OpenCLIP.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from vitreg.models.vit import VisionTransformer
+from vitreg.schedule import RateCurve
+
+# Last parts of the names of learned tokens and position tables: ours, then OpenCLIP's text and image towers'.
+TOKENS = frozenset({"cls_token", "reg_token", "mask_token", "pos_embed", "reg_pos"})
+TOKENS |= {"class_embedding", "positional_embedding", "cls_emb"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """How weights are updated. Learning rates and decay are schedules of the step, set at every step."""
+
+    name: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB as DeiT-III uses it (it clips the global gradient norm to 1 by itself)."""
+    lr: float = 1e-3
+    """Peak learning rate, before lr_scaling."""
+    lr_scaling: Literal["none", "linear512", "sqrt1024"] = "none"
+    """Multiply lr by batch / 512 (DeiT) or by the root of batch / 1024 (DINOv2); min_lr and warmup_lr stay."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the run."""
+    warmup: str = "5%"
+    """Duration of the linear warm-up, such as "10 epochs", "5000 steps" or "5%" of the run."""
+    warmup_lr: float = 0.0
+    """Learning rate at which the warm-up starts."""
+    curve: RateCurve = "dinov2"
+    """Whose warm-up and cosine, to the step: deit's cosine begins under the warm-up, clip's first step is not at 0."""
+    per_epoch: bool = False
+    """Move the learning rate once per epoch and one epoch late, as official DeiT does."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay at the start, times the learning rate at every step."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end, reached along a cosine; constant if unset."""
+    layer_decay: float = 1.0
+    """Multiplies the learning rate once per block counted from the output; tokens and patch projection learn slowest."""
+    patch_embed_lr: float = 1.0
+    """Multiplies the learning rate of the patch projection (0.2 in DINOv2)."""
+    clip: float | None = None
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    clip_each_module: bool = False
+    """Clip the backbone and each head by their own norm, as DINOv2 does, instead of all by one."""
+    decay_tokens: bool = False
+    """Decay registers, CLS, mask token and positions too, as official DINOv2 does; DeiT-III and OpenCLIP do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParamGroup:
+    """Parameters with the same treatment.
+
+    Args:
+        names: as in the recipe's `named_parameters`, for messages, checkpoints and tests.
+        lr_scale, decay_scale: multiply the scheduled values.
+        module: what is clipped together: "backbone", or the recipe's own name of a head or another tower.
+        frozen_steps: steps during which the learning rate is 0 (the last layer of DINO heads).
+    """
+
+    names: tuple[str, ...]
+    params: tuple[nn.Parameter, ...]
+    lr_scale: float = 1.0
+    decay_scale: float = 1.0
+    module: str = "backbone"
+    frozen_steps: int = 0
+
+
+def group_parameters(recipe: nn.Module, optim: OptimConfig, *, frozen_last_layer: int = 0) -> list[ParamGroup]:
+    """Sort every trainable parameter of a recipe into exactly one group; frozen ones (the teacher) are in none.
+
+    Layer decay and the multiplier of the patch projection act inside the recipe's `VisionTransformer`s only; all that
+    stands beside them (heads, decoder, text tower, logit scale) learns at the full rate.
+
+    Args:
+        recipe: holds the modules; before or after sharding.
+        frozen_last_layer: steps during which parameters of a `last_layer` do not learn (DINO heads: one epoch).
+    """
+    depths = {
+        f"{name}." if name else "": len(module.blocks)
+        for name, module in recipe.named_modules()
+        if isinstance(module, VisionTransformer)
+    }
+    groups: dict[tuple[float, float, str, int], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in recipe.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tower = next((prefix for prefix in depths if name.startswith(prefix)), None)
+        if tower is None:
+            lr_scale, module = 1.0, name.split(".")[0]
+        else:
+            inside, module = name.removeprefix(tower), "backbone"
+            lr_scale = optim.layer_decay ** layers_above(inside, depths[tower])
+            lr_scale *= optim.patch_embed_lr if inside.startswith("patch_embed.") else 1.0
+        decay_scale = float(decays(name, parameter.ndim, tokens=optim.decay_tokens))
+        frozen_steps = frozen_last_layer if "last_layer" in name.split(".") else 0
+        groups.setdefault((lr_scale, decay_scale, module, frozen_steps), []).append((name, parameter))
+    return [
+        ParamGroup(tuple(name for name, _ in members), tuple(parameter for _, parameter in members), *treatment)
+        for treatment, members in groups.items()
+    ]
+
+
+def decays(name: str, dimensions: int, *, tokens: bool) -> bool:
+    """Say whether weight decay acts on a parameter: on matrices and kernels, and on tokens and positions if asked to.
+
+    Biases, norms, LayerScale and the logit scale have fewer than two dimensions.
+
+    Args:
+        name: with or without the prefixes of the modules around it.
+        dimensions: of the parameter.
+        tokens: decay registers, CLS, mask token and position tables.
+    """
+    return dimensions >= 2 and (tokens or name.split(".")[-1] not in TOKENS)
+
+
+def layers_above(name: str, depth: int) -> int:
+    """Count the layers between a parameter of a Vision Transformer and its output, for layer-wise decay.
+
+    Args:
+        name: inside the `VisionTransformer`.
+        depth: number of its blocks.
+    Returns:
+        0 for the final norm and the head, 1 for the last block, `depth` for the first one, `depth` + 1 for what comes
+        before the blocks: tokens, positions, patch projection and the norm after it.
+    """
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return depth - int(block[1])
+    entrance = name in TOKENS or name.startswith(("patch_embed.", "norm_pre."))
+    return depth + 1 if entrance else 0

@@ -1,0 +1,81 @@
+"""The teacher's logits as targets: by Sinkhorn-Knopp, or by subtracting a running centre (DINO, iBOT, DINOv2).
+
+Both keep the teacher from giving one answer to everything, and both look at the samples of all processes.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.recipes.losses import full_precision
+from vitreg.recipes.reduce import max_over_processes, sum_over_processes
+
+
+@torch.no_grad()
+@full_precision
+def sinkhorn(logits: Float[Tensor, "N K"], temperature: float, iterations: int = 3) -> Float[Tensor, "N K"]:
+    """Spread N samples, of all processes together, evenly over K prototypes (Caron et al. 2020, SwAV; DINOv2).
+
+    >>> Q = exp(logits / temperature)
+    >>> Q = Q / Q.sum()
+    >>> for _ in range(iterations):
+    ...     for k in range(K): Q[:, k] = Q[:, k] / Q[:, k].sum() / K     # every prototype weighs the same
+    ...     for n in range(N): Q[n] = Q[n] / Q[n].sum() / N              # every sample weighs the same
+    >>> return N * Q
+
+    The loop's total, K and N cancel: a whole row or column is divided by its sum right after. So nobody needs to know
+    the number of samples, and processes may bring different ones, or none.
+
+    Returns:
+        targets of this process's samples, each of sum 1; prototypes weigh the same only approximately.
+    """
+    scores = logits / temperature  # [N, K]
+    # A prototype's largest score cancels in the first division by its sum, and without it exp could overflow. One
+    # number for all prototypes would cancel too, but lets a prototype far below the others vanish and divide by 0.
+    top = scores.amax(0) if len(scores) else scores.new_full(scores.shape[1:], -torch.inf)  # [K]
+    q = scores.sub_(max_over_processes(top)).exp_()  # [N, K]
+    smallest = torch.finfo(q.dtype).tiny  # no sample's sum is smaller unless all its scores are hopeless
+    for _ in range(iterations):
+        q /= sum_over_processes(q.sum(0))
+        q /= q.sum(1, keepdim=True).clamp(min=smallest)
+    return q
+
+
+@torch.no_grad()
+@full_precision
+def softmax_centring(
+    logits: Float[Tensor, "N K"], centre: Float[Tensor, "K"], temperature: float
+) -> Float[Tensor, "N K"]:
+    """Subtract the running mean of the logits and sharpen (Caron et al. 2021, DINO).
+
+    >>> for n in range(N):
+    ...     targets[n] = softmax((logits[n] - centre) / temperature)
+    """
+    return torch.softmax((logits - centre) / temperature, dim=-1)
+
+
+@torch.no_grad()
+def update_centre(
+    centre: Float[Tensor, "K"], total: Float[Tensor, "K"], weight: Float[Tensor, ""], momentum: float = 0.9
+) -> Float[Tensor, "K"]:
+    """Return the centre moved towards the mean logits of all processes; it stays where there were none.
+
+    >>> mean = sum(total over processes) / sum(weight over processes)
+    >>> return momentum * centre + (1 - momentum) * mean
+
+    Each row counts the same where a process gives the sum of its rows and their number. iBOT officially averages the
+    masked patches of each GPU and then the GPUs, although one may have more patches than another: that mean changes
+    with the number of processes. To have it all the same, weigh each row by 1 / (rows of its group).
+
+    Args:
+        total: weighted sum of the logits that this process saw since the last time.
+        weight: sum of the weights of these.
+        momentum: share of the old centre that stays.
+    """
+    both = sum_over_processes(torch.cat([total, weight.to(total).reshape(1)]))  # [K + 1], in one exchange
+    total, weight = both[:-1], both[-1]
+    # No comparison in Python: it would wait for the device.
+    mean = torch.where(weight > 0, total / weight, centre)
+    return torch.lerp(mean, centre, momentum)
