@@ -143,12 +143,21 @@ class Demo:
     """Which artifact is planted: high-norm, low-norm, position-locked, last-block or hidden."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a ViT with registers: DeiT-III, CLIP, DINOv2, DINO or MAE. `vitreg train` alone lists the presets.
+
+    Example: vitreg train deit3-imagenette-cpu --data.root imagenette-128 --model.registers 4 --out runs/deit3-reg4
+    Every setting: vitreg train PRESET --help
+    """
+
+
 @dataclass(frozen=True)
 class Version:
     """Print the version."""
 
 
-VERBS = {"scan": Scan, "maps": Maps, "doctor": Doctor, "demo": Demo, "version": Version}
+VERBS = {"scan": Scan, "maps": Maps, "doctor": Doctor, "demo": Demo, "train": Train, "version": Version}
 
 
 def run(argv: list[str]) -> int:
@@ -156,6 +165,10 @@ def run(argv: list[str]) -> int:
     if argv in (["--version"], ["version"]):
         print(f"vitreg {__version__}")
         return 0
+    if argv[:1] == ["train"]:  # its flags are the fields of the run's configuration
+        from vitreg.verbs.train_command import run_train
+
+        return run_train(argv[1:])
     verb = tyro.extras.subcommand_cli_from_dict(
         VERBS,
         prog="vitreg",

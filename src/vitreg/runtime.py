@@ -61,16 +61,25 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes() -> Iterator[Processes]:
+def processes(*, training: bool = False) -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment, for the length of the block.
 
     Statistics travel over gloo: they are small, live on the CPU, and must add up exactly on any hardware.
+
+    Args:
+        training: gradients and weights on CUDA travel too, over NCCL; this process takes the GPU of its local rank.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()
         return
-    dist.init_process_group("gloo")
+    backend = "gloo"
+    if training and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        # NCCL refuses two processes on one GPU; gloo takes them, slowly.
+        if int(os.environ.get("LOCAL_WORLD_SIZE", world)) <= torch.cuda.device_count():
+            backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend)
     try:
         yield Processes(dist.get_rank(), world)
     finally:

@@ -9,11 +9,12 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 FLOORS = {
-    "errors": 0, "records": 0, "files": 0, "tokens": 0, "runtime": 0,
+    "errors": 0, "records": 0, "files": 0, "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
     "models": 1, "data": 1,
     "backbones": 2,
-    "analysis": 3,
-    "verbs": 5,
+    "analysis": 3, "recipes": 3, "probes": 3,
+    "train": 4,
+    "presets": 5, "verbs": 5,
     "cli": 6, "__main__": 6, "testing": 6,
 }  # fmt: skip
 REPORT_MAY_IMPORT = {"errors", "records", "files", "report"}
@@ -110,7 +111,7 @@ def test_public_names():
 def test_verbs():
     from vitreg.cli import VERBS
 
-    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "version"]
+    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "train", "version"]
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,9 @@ def from_run(name: str) -> Built:
         raise UserError(f"{folder / 'config.json'} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
     try:
         model = VisionTransformer(**_with_tuples(config["model"]))
-        preprocess = Preprocess(**_with_tuples(config["preprocess"])) if "preprocess" in config else preprocess_of(model)
+        preprocess = (
+            Preprocess(**_with_tuples(config["preprocess"])) if "preprocess" in config else preprocess_of(model)
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / 'config.json'} does not describe a model: {first_line(error)}.") from None
     file = folder / "model.safetensors"

@@ -27,8 +27,8 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None, *, unit: str, show: bool) -> Iterator[Callable[[int], None]]:
-    """Give a function that advances the bar by n units."""
+def progress(what: str, total: int | None, *, unit: str, show: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Give a function that advances the bar by n units; `done` were done before."""
     if not show or not sys.stderr.isatty():
         yield lambda n: None
         return
@@ -42,5 +42,5 @@ def progress(what: str, total: int | None, *, unit: str, show: bool) -> Iterator
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda n: bar.advance(task, n)

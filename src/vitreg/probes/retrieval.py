@@ -1,0 +1,38 @@
+"""Finding the caption of an image and the image of a caption by the similarity of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def recall(
+    images: Float[Tensor, "I E"],
+    captions: Float[Tensor, "T E"],
+    image_of: Int64[Tensor, " T"],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, float]:
+    """Return recall at k in both directions, in percent.
+
+    An image counts as found if one of its captions is among the k most similar; a caption if its image is.
+
+    Args:
+        image_of: for every caption the index of its image; every image has at least one caption.
+    """
+    similarity = F.normalize(images.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).T  # [I, T]
+    own = torch.arange(len(images), device=image_of.device)[:, None] == image_of[None]  # [I, T]
+    # Rank of the best own caption: how many others are more similar than it.
+    best = similarity.masked_fill(~own, -torch.inf).amax(1, keepdim=True)  # [I, 1]
+    to_text = (similarity.masked_fill(own, -torch.inf) > best).sum(1)  # [I]
+    right = similarity.T[torch.arange(len(captions)), image_of][:, None]  # [T, 1]
+    to_image = (similarity.T > right).sum(1)  # [T]
+    result = {}
+    for k in ks:
+        result[f"image_to_text_r{k}"] = 100 * (to_text < k).float().mean().item()
+        result[f"text_to_image_r{k}"] = 100 * (to_image < k).float().mean().item()
+    return result

@@ -1,0 +1,295 @@
+"""Checkpoints of a run, each a folder that is there as a whole or not at all, and the published backbone beside them.
+
+`RUN/checkpoints/step-00001000/` holds the recipe and the moments of the optimiser as safetensors files of whole tensors,
+which any number of processes can take up, and everything else as readable JSON with the checksums of the files. How
+weights come to be spread over processes is the business of `vitreg.train.parallel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vitreg.backbones.sources import RUN_SCHEMA
+from vitreg.errors import UserError
+from vitreg.files import replacing, write_text
+from vitreg.runtime import Processes
+from vitreg.train.tensors import (
+    DamagedError,
+    FileSum,
+    check_size,
+    check_sum,
+    read_tensors,
+    sync_folder,
+    write_bytes,
+    write_tensors,
+)
+
+SCHEMA = "vitreg.checkpoint/1"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+OURS = ("schema", "vitreg", "optimizer", "files", "crc32")  # keys of state.json that the caller's may not be
+
+
+class SaveError(UserError):
+    """A checkpoint could not be written, mostly for want of space. Those written before are untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerState:
+    """What an optimiser has gathered, by the names of parameters; its rates are set at every step and not part of it.
+
+    Args:
+        tensors: "PARAMETER/exp_avg" and the like, whole, on the CPU; what belongs to a group is "groups/NUMBER/step".
+        scalars: what it keeps of a parameter as plain numbers: parameter -> key -> value.
+        groups: {"names": parameters, "counters": plain numbers it keeps of them together}.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    scalars: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint that was found whole.
+
+    Args:
+        path: its folder.
+        step: optimiser steps done.
+        model: state dict of the recipe.
+        optimizer: moments.
+        state: all of state.json, with what was handed to `save`.
+        notes: sentences on newer ones that were damaged.
+    """
+
+    path: Path
+    step: int
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def save(
+    run: Path, recipe_state: Mapping[str, Tensor], optimizer_state: OptimizerState, state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint beside the others, and only when it is complete remove those no longer wanted.
+
+    What stays: the newest `keep`, and the best by "metric". Later ones go: they are damaged, or the run would have gone
+    on from there. Called by one process; needs the space of one more checkpoint than stay.
+
+    Args:
+        run: folder of the run.
+        recipe_state: whole tensors by name.
+        state: as JSON takes it, with "step": optimiser steps done. "metric" (larger is better) says how good it is.
+        keep: newest checkpoints to leave, at least 1.
+    Returns:
+        the folder of the checkpoint.
+    Raises:
+        SaveError: if it cannot be written; nothing of it is left then, and all others are as they were.
+    """
+    from vitreg import __version__
+
+    if keep < 1 or set(OURS) & state.keys():
+        raise ValueError(f"keep={keep} must be 1 or more, and state must have none of the keys {OURS}")
+    step = int(state["step"])
+    folder = run / "checkpoints"
+    final = folder / f"step-{step:08d}"
+    part = folder / f".{final.name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean(run)
+        part.mkdir()
+        files = {
+            MODEL: write_tensors(part / MODEL, recipe_state),
+            OPTIMIZER: write_tensors(part / OPTIMIZER, optimizer_state.tensors),
+        }
+        document = {"schema": SCHEMA, "vitreg": __version__, **state, "step": step}
+        document["optimizer"] = {"groups": optimizer_state.groups, "scalars": optimizer_state.scalars}
+        document["files"] = {name: asdict(file) for name, file in files.items()}
+        write_bytes(part / STATE, _sealed(document))
+        sync_folder(part)
+        _take_the_place(part, final)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        last = latest(run)
+        left = f"{last.name} is untouched" if last else "there is no earlier one"
+        why = error.strerror or error
+        raise SaveError(f"cannot write the checkpoint of step {step} to {folder}: {why}; {left}.") from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _prune(folder, final, keep)
+    return final
+
+
+def load_newest(run: Path, group: Processes | None = None) -> Loaded:
+    """Read the newest checkpoint that is whole, to the last bit; each damaged one passed over leaves a sentence.
+
+    Args:
+        run: folder of the run.
+        group: the processes that share the run; all of them call this, and must find the same.
+    Raises:
+        UserError: if there is none, or if processes on several machines see different ones.
+    """
+    found: Loaded | None = None
+    notes: list[str] = []
+    for path in _newest_first(run / "checkpoints"):
+        try:
+            found = _load(path)
+            break
+        except DamagedError as damage:
+            notes.append(f"checkpoint {path.name} is damaged: {damage}.")
+    everyone = [None if found is None else found.step] if group is None else group.gather(found and found.step)
+    if len(set(everyone)) > 1:
+        raise UserError(
+            f"the processes find different checkpoints in {run} (steps {', '.join(map(str, everyone))}); "
+            "all machines must see the same folder."
+        )
+    if found is None:
+        raise UserError(f"no usable checkpoint in {run / 'checkpoints'}. {' '.join(notes)}".rstrip())
+    if notes:
+        notes.append(f"went on from {found.path.name}.")
+    return Loaded(found.path, found.step, found.model, found.optimizer, found.state, tuple(notes))
+
+
+def latest(run: Path) -> Path | None:
+    """Return the newest checkpoint whose files are all there in full size, or None; their contents are not read."""
+    return next((path for path in _newest_first(run / "checkpoints") if _described(path)), None)
+
+
+def best(run: Path) -> Path | None:
+    """Return the checkpoint with the largest metric, the newest of equals; None where none has one."""
+    return _best(_newest_first(run / "checkpoints"))
+
+
+def clean(run: Path) -> None:
+    """Remove what killed processes left half-written. Nobody else may be saving into this run."""
+    for stale in (run / "checkpoints").glob(".step-*.part"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write the backbone of a run for `vitreg scan run:DIR` and for timm: `config.json` and `model.safetensors`.
+
+    Args:
+        weights: whole, as `VisionTransformer.published_state` names them.
+        config: "model" holds the arguments of the `VisionTransformer` that the weights fit; other keys, such as "train"
+            and "preprocess", are written as they are.
+    Raises:
+        UserError: if the folder cannot be written; each file is then as it was before.
+    """
+    if not isinstance(config.get("model"), dict):
+        raise ValueError("config has no 'model', the arguments of the VisionTransformer")
+    write_text(run / "config.json", json.dumps({"schema": RUN_SCHEMA, **config}, indent=2) + "\n")
+    with replacing(run / MODEL) as temporary:
+        write_tensors(temporary, weights)
+
+
+def _load(path: Path) -> Loaded:
+    state = _read_state(path)
+    files = _file_sums(state)
+    for name, expected in files.items():
+        check_sum(path / name, expected)
+    kept = state["optimizer"]
+    optimizer = OptimizerState(read_tensors(path / OPTIMIZER), kept["scalars"], kept["groups"])
+    return Loaded(path, state["step"], read_tensors(path / MODEL), optimizer, state)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what state.json says, if it is whole."""
+    try:
+        state = json.loads((path / STATE).read_bytes())
+    except FileNotFoundError:
+        raise DamagedError(f"{STATE} is missing") from None
+    except OSError as error:
+        raise DamagedError(f"{STATE} cannot be read: {error.strerror}") from error
+    except ValueError:
+        raise DamagedError(f"{STATE} is no valid JSON") from None
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise DamagedError(f"{STATE} does not have the schema {SCHEMA}")
+    seal = state.pop("crc32", None)
+    if seal != _crc(state) or f"step-{state['step']:08d}" != path.name.removesuffix(".old"):
+        raise DamagedError(f"{STATE} is not what was written")
+    return state
+
+
+def _described(path: Path) -> dict[str, Any] | None:
+    """Return the state of a checkpoint whose files have their sizes, else None."""
+    try:
+        state = _read_state(path)
+        for name, expected in _file_sums(state).items():
+            check_size(path / name, expected)
+    except DamagedError:
+        return None
+    return state
+
+
+def _file_sums(state: dict[str, Any]) -> dict[str, FileSum]:
+    return {name: FileSum(**values) for name, values in state["files"].items()}
+
+
+def _sealed(document: dict[str, Any]) -> bytes:
+    """Encode state.json with the checksum of everything else in it, so that a wrong digit shows."""
+    return (json.dumps({**document, "crc32": _crc(document)}, indent=1) + "\n").encode()
+
+
+def _crc(document: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(document).encode()):08x}"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, whole or not."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = re.fullmatch(r"step-(\d+)(\.old)?", path.name)
+        if name and path.is_dir():
+            found.append((int(name[1]), name[2] is None, path))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _take_the_place(part: Path, final: Path) -> None:
+    """Rename a complete checkpoint to its name. One of the same step is set aside: at every instant one of both loads."""
+    if final.exists():
+        old = final.with_name(f"{final.name}.old")
+        _remove(old)
+        final.rename(old)
+    part.rename(final)
+    sync_folder(final.parent)
+
+
+def _prune(folder: Path, final: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest and the best up to `final`, which is complete."""
+    everything = _newest_first(folder)
+    sound = [path for path in everything[everything.index(final) :] if path.suffix != ".old" and _described(path)]
+    kept = {final, *sound[:keep], _best(sound)}
+    for path in everything:
+        if path not in kept:
+            _remove(path)
+
+
+def _best(paths: list[Path]) -> Path | None:
+    rated = []
+    for path in paths:
+        state = _described(path)
+        if state is not None and state.get("metric") is not None and math.isfinite(state["metric"]):
+            rated.append((state["metric"], state["step"], path))
+    return max(rated)[-1] if rated else None
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; it loses its name first, so that half of one never looks like one."""
+    hidden = path.with_name(f".{path.name}.part")
+    with contextlib.suppress(OSError):  # what cannot be removed is tried again at the next save
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)

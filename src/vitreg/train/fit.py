@@ -1,0 +1,283 @@
+"""The one training loop. It knows steps, precision, checkpoints and signals; what is learned is the recipe's business."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vitreg.data.batch import TrainBatch
+from vitreg.errors import UserError
+from vitreg.models.block import Block
+from vitreg.models.vit import publish
+from vitreg.recipes.recipe import Progress, Recipe, StepOutput
+from vitreg.runtime import Processes
+from vitreg.train import checkpoint
+from vitreg.train.journal import Journal
+from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
+from vitreg.train.parallel import wrap
+from vitreg.train.plan import Plan
+from vitreg.train.settings import TrainConfig
+from vitreg.train.signals import Stop, agree, stop_signals
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Something looked at every so many steps, and at the end; what it gives is written to the journal.
+
+    Args:
+        kind: of the record, "evaluation" or "norms".
+        every: steps.
+        call: from the recipe with whole weights to values; all processes call it together.
+        best: the value by which the best checkpoint is chosen, larger is better; None for no say.
+        at_start: also before the first step.
+    """
+
+    kind: str
+    every: int
+    call: Callable[[Any], dict[str, Any]]
+    best: str | None = None
+    at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the loop tells whoever watches: steps since the last word, and how it goes."""
+
+    steps: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a run is made of besides its configuration.
+
+    Args:
+        batches: from the first step to do, to the batches of this process from there on.
+        mean, std: of the pixels.
+        folder: of the run.
+        device: where the recipe is trained.
+        precision: of the matrix products.
+        group: the processes that share the run.
+        published: config.json of the run, of the schema vitreg.run/1.
+        skipped: name and reason of unreadable samples so far.
+        callbacks: what looks at the run as it goes.
+        tell: is told of progress.
+    """
+
+    batches: Callable[[int], Iterable[TrainBatch]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    folder: Path
+    device: torch.device
+    precision: torch.dtype
+    group: Processes
+    published: Mapping[str, Any]
+    skipped: Callable[[], Mapping[str, str]] = dict
+    callbacks: Sequence[Callback] = ()
+    tell: Callable[[Moment], None] = lambda moment: None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: at the end of its plan, or stopped by a signal after a checkpoint."""
+
+    reason: Literal["done", "stopped"]
+    step: int
+    signal: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+
+def fit(
+    recipe: Recipe, config: TrainConfig, plan: Plan, setup: Setup, resumed: checkpoint.Loaded | None = None
+) -> Outcome:
+    """Train a recipe from its first step, or from a checkpoint, to the end of the plan or to a signal.
+
+    A resumed run goes on bit for bit: the state of the recipe and of the optimiser, and the number of the step, decide
+    everything that comes next.
+
+    Raises:
+        UserError: if a loss is not finite, or a checkpoint cannot be written.
+    """
+    loop = _Loop(recipe, config, plan, setup)
+    with stop_signals() as stop, contextlib.closing(loop.begin(resumed)):
+        return loop.run(stop)
+
+
+class _Loop:
+    def __init__(self, recipe: Recipe, config: TrainConfig, plan: Plan, setup: Setup) -> None:
+        self.recipe, self.config, self.plan, self.setup = recipe, config, plan, setup
+        for module in recipe.shards():
+            if isinstance(module, Block):
+                module.checkpoint = config.run.checkpoint_activations
+            if config.run.compile:
+                module.compile()
+        self.wrapped = wrap(recipe, config.run.parallel, setup.device, setup.precision, recipe.shards())
+        self.groups = recipe.parameter_groups(config.optim)
+        self.optimizer = build_optimizer(self.groups, config.optim)
+        # Half precision alone lacks the range for gradients.
+        self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
+        self.step = 0
+        self.metric: float | None = None
+        self.saved: Path | None = None
+
+    def begin(self, resumed: checkpoint.Loaded | None) -> Journal:
+        """Take up a checkpoint, and open the journal where it left off."""
+        if resumed is not None:
+            self.wrapped.load(resumed.model)
+            self.wrapped.load_optimizer(self.optimizer, self.groups, resumed.optimizer)
+            self.scaler.load_state_dict(resumed.state["scaler"])
+            self.step, self.saved = resumed.step, resumed.path
+        run, first = self.config.run, self.setup.group.first
+        self.journal = Journal(self.setup.folder, self.step, write=first, tensorboard=run.tensorboard and first)
+        return self.journal
+
+    def run(self, stop: Stop) -> Outcome:
+        """Go through the steps that are left."""
+        if self.step == 0:
+            self._publish(self.wrapped.state())
+            self._look(at_start=True)
+        told, sums = time.perf_counter(), _Sums()
+        with contextlib.closing(iter(self.setup.batches(self.step))) as batches:  # pyright: ignore[reportArgumentType]
+            while self.step < self.plan.total:
+                asked = time.perf_counter()
+                batch = next(batches)
+                sums.waited += time.perf_counter() - asked
+                metrics = self._update(batch.on(self.setup.device, self.setup.mean, self.setup.std))
+                number, finite = agree(stop, float(metrics["loss"]))
+                if not finite:
+                    raise UserError(self._diverged())
+                self.step += 1
+                last = self.step == self.plan.total
+                sums.add(metrics)
+                if last or number or self.step % self.config.run.log_every == 0:
+                    self._log(sums, time.perf_counter() - told)
+                    sums = _Sums()
+                self._look(at_start=False)
+                if last or number or self.step % self.plan.save_every == 0:
+                    self._save()
+                if not sums.steps:
+                    told = time.perf_counter()  # looking and saving are not training
+                if number and not last:
+                    return Outcome("stopped", self.step, number)
+        return Outcome("done", self.step)
+
+    def _update(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """One optimiser step on this process's part of the global batch. Returns the mean of every metric."""
+        run, optim = self.config.run, self.config.optim
+        progress = Progress(step=self.step, total=self.plan.total, epoch_steps=self.plan.epoch_steps, seed=run.seed)
+        set_rates(self.optimizer, self.groups, optim, progress, self.plan.warmup, run.batch)
+        parts = batch.split(run.micro_batch or len(batch))
+        means: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            share = len(part) / len(batch)
+            with contextlib.nullcontext() if number == len(parts) - 1 else self.wrapped.no_sync():
+                output = self._forward(part, replace(progress, first=part.first))
+                self.scaler.scale(output.loss * share).backward()
+            for key, value in {"loss": output.loss.detach(), **output.metrics}.items():
+                means[key] = means.get(key, 0.0) + share * value
+        self.scaler.unscale_(self.optimizer)
+        means |= clip_gradients(self.groups, optim)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.recipe.after_step(progress)
+        return means
+
+    def _forward(self, part: TrainBatch, progress: Progress) -> StepOutput:
+        precision = self.setup.precision
+        with torch.autocast(self.setup.device.type, precision, enabled=precision != torch.float32):
+            return self.wrapped(part, progress)
+
+    def _log(self, sums: _Sums, spent: float) -> None:
+        """Write the means since the last line, over all processes."""
+        own = sums.means() | {"wait_share": sums.waited / spent}
+        everyone = self.setup.group.gather(own)
+        means = {key: sum(values[key] for values in everyone) / len(everyone) for key in own}
+        means["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
+        means["images_per_second"] = sums.steps * self.config.run.batch / spent
+        means["epoch"] = self.step / self.plan.epoch_steps
+        self.journal.write("train", self.step, means)
+        if self.setup.group.first:
+            self.setup.tell(Moment(sums.steps, self.step, means["loss"]))
+
+    def _look(self, *, at_start: bool) -> None:
+        """Call what is due, and write down what it says."""
+        due = [
+            callback
+            for callback in self.setup.callbacks
+            if (callback.at_start if at_start else self.step % callback.every == 0 or self.step == self.plan.total)
+        ]
+        if not due:
+            return
+        recipe = self.wrapped.plain()
+        for callback in due:
+            values = callback.call(recipe)
+            if callback.best is not None:
+                self.metric = float(values[callback.best])
+            self.journal.write(callback.kind, self.step, values)
+
+    def _save(self) -> None:
+        """Write a checkpoint, and publish the backbone for whoever wants to look inside."""
+        state = self.wrapped.state()
+        moments = self.wrapped.optimizer_state(self.optimizer, self.groups)
+        skipped = {
+            name: reason
+            for part in self.setup.group.gather(dict(self.setup.skipped()))
+            for name, reason in part.items()
+        }
+        failed: UserError | None = None
+        if self.setup.group.first:
+            document = {
+                "step": self.step,
+                "scaler": self.scaler.state_dict(),
+                "skipped": skipped,
+                "metric": self.metric,
+            }
+            try:
+                self.saved = checkpoint.save(self.setup.folder, state, moments, document, self.config.run.keep)
+                self._publish(state)
+            except UserError as error:
+                failed = error
+        if any(self.setup.group.gather(failed is not None)):  # no process goes on alone
+            raise failed or UserError("the first process could not write the checkpoint.")
+        self.metric = None  # it was that of this checkpoint
+
+    def _publish(self, state: Mapping[str, Tensor]) -> None:
+        if not self.setup.group.first:
+            return
+        backbone = self.recipe.backbone()
+        assert isinstance(self.recipe, torch.nn.Module)
+        prefix = next(f"{name}." for name, module in self.recipe.named_modules() if module is backbone)
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        checkpoint.publish(self.setup.folder, publish(own), self.setup.published)
+
+    def _diverged(self) -> str:
+        back = f"the last good checkpoint is {self.saved.name}" if self.saved else "no checkpoint had been written"
+        return f"the loss of step {self.step + 1} is not finite; {back}."
+
+
+class _Sums:
+    """Metrics of the steps since the last line of the journal."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.waited = 0.0
+        self._values: dict[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Count a step."""
+        self.steps += 1
+        for key, value in metrics.items():
+            self._values[key] = self._values.get(key, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric."""
+        return {key: float(value) / self.steps for key, value in self._values.items()}

@@ -1,0 +1,52 @@
+"""Being told to stop: Ctrl-C and SIGTERM end a run after the step it is in, with a checkpoint, on every process."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+
+class Stop:
+    """Whether somebody asked this run to stop, and with which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def ask(self, number: int, _frame: object = None) -> None:
+        """Remember the first signal; a second Ctrl-C interrupts at once."""
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or number
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Catch SIGTERM and Ctrl-C inside the block, and leave the handlers as they were."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    kept = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def agree(stop: Stop, loss: float) -> tuple[int, bool]:
+    """Share among all processes whether any was told to stop, and whether every loss is finite.
+
+    Returns:
+        The signal (0 for none) and whether the loss is finite everywhere; the same on every process.
+    """
+    word = torch.tensor([stop.signal or 0, int(not math.isfinite(loss))])
+    if dist.is_initialized():
+        dist.all_reduce(word, op=dist.ReduceOp.MAX)
+    return int(word[0]), not bool(word[1])

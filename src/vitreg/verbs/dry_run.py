@@ -1,0 +1,71 @@
+"""`train --dry-run`: everything of a run for a few steps, to know what it needs before it starts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitreg.recipes.recipe import Recipe
+from vitreg.runtime import choose_device
+from vitreg.train.journal import read_records
+from vitreg.train.settings import TrainConfig
+from vitreg.verbs import train_parts as parts
+from vitreg.verbs.train import train
+
+TIMED = 3  # steps; the first is slower and not counted
+
+
+def dry_run(config: TrainConfig) -> str:
+    """Build a run, take its first steps in a temporary folder, and say what the whole would need.
+
+    Returns:
+        lines on parameters, FLOPs, memory, steps and the estimated time.
+    Raises:
+        UserError: for whatever would stop the run at its start.
+    """
+    data = parts.open_data(config)
+    recipe = parts.build_recipe(config, len(data.train.classes or ()))
+    plan = parts.plan_of(config, data)
+    lines = [*data.notes, *_parameters(recipe)]
+    short = replace(
+        config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        counter = FlopCounterMode(display=False)
+        once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
+        with counter:
+            train(once, Path(folder) / "once", judged=False)
+        timed = replace(config, run=replace(short, duration=f"{TIMED} steps"))
+        train(timed, Path(folder) / "timed", judged=False)
+        rates = [line["images_per_second"] for line in read_records(Path(folder) / "timed", "train")][1:]
+    rate = sum(rates) / len(rates)
+    flops = counter.get_total_flops() / config.run.batch
+    hours = plan.total * config.run.batch / rate / 3600
+    lines += [
+        f"{flops / 1e9:.2f} GFLOPs per image, forward and backward.",
+        f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.",
+        f"{plan.total} steps of {config.run.batch} images ({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps}).",
+        f"{rate:.1f} images/s: about {hours:.1f} hours here, without evaluation.",
+    ]
+    return "\n".join(lines)
+
+
+def _parameters(recipe: Recipe) -> list[str]:
+    assert isinstance(recipe, torch.nn.Module)
+    trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
+    inside = sum(p.numel() for p in recipe.backbone().parameters())
+    return [f"{inside / 1e6:.2f} M parameters in the backbone, {trained / 1e6:.2f} M trained in all."]
+
+
+def _memory(device: torch.device) -> float:
+    """Return the largest memory so far, in GiB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

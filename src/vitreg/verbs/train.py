@@ -1,0 +1,198 @@
+"""`train`: from a configuration to a folder with a trained backbone, its records and its checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreg.backbones.load import choose_dtype
+from vitreg.config import differences, encode, read
+from vitreg.data.training import TrainingLoader
+from vitreg.errors import UserError
+from vitreg.files import output_folder
+from vitreg.recipes.clip import ClipConfig
+from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.runtime import Processes, choose_device, processes
+from vitreg.train import checkpoint
+from vitreg.train.fit import Callback, Outcome, Setup, fit
+from vitreg.train.plan import Plan
+from vitreg.train.settings import TrainConfig
+from vitreg.verbs import train_parts as parts
+from vitreg.verbs.evaluations import Knn, Retrieval, Top1
+from vitreg.verbs.onset import norms_of
+from vitreg.verbs.progress import progress
+
+# What may change between the parts of a run: where and how it is computed, and how often it is looked at.
+FREE = frozenset(
+    {
+        *("data.root", "data.val", "data.workers", "data.cache", "data.download", "run.micro_batch", "run.parallel"),
+        *(
+            "run.checkpoint_activations",
+            "run.compile",
+            "run.device",
+            "run.save_every",
+            "run.keep",
+            "run.evaluate_every",
+        ),
+        *("run.watch_every", "run.log_every", "run.tensorboard"),
+    }
+)
+
+
+def train(
+    config: TrainConfig, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True
+) -> Outcome:
+    """Train a Vision Transformer.
+
+    Args:
+        config: the complete run, such as a preset.
+        out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
+        resume: go on with the run in `out` from its newest good checkpoint.
+        judged: evaluate, and watch the norms, as the configuration says.
+    Returns:
+        how it ended.
+    Raises:
+        UserError: for data that cannot be used, a folder of another run, or a loss that is not finite.
+    """
+    folder = Path(out)
+    with processes(training=True) as group:
+        say = _Say(quiet or not group.first)
+        resumed = _state(folder, config, resume, group, say)
+        output_folder(folder)
+        data = parts.open_data(config)
+        recipe = parts.build_recipe(config, len(data.train.classes or ()))
+        parts.check_batch(config, recipe.group, group.world, recipe.why_whole_batch())
+        plan = parts.plan_of(config, data)
+        for note in data.notes:
+            say(note)
+        if config.run.start_from is not None and resumed is None:
+            from vitreg.verbs.start import start_from
+
+            for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
+                say(note)
+        device = choose_device(config.run.device)
+        done = resumed.step if resumed else 0
+        with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
+            setup = _setup(config, data, recipe, plan, group, folder, device, bar, judged)
+            outcome = fit(recipe, config, plan, setup, resumed)
+        for note in outcome.notes:
+            say(note)
+    return outcome
+
+
+class _Say:
+    """Print to the person who started the run; nobody else."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def __call__(self, sentence: str) -> None:
+        if not self.quiet:
+            print(f"vitreg: {sentence}", file=sys.stderr)
+
+
+def _setup(
+    config: TrainConfig,
+    data: parts.Data,
+    recipe: Any,
+    plan: Plan,
+    group: Processes,
+    folder: Path,
+    device: torch.device,
+    bar: Callable[[int], None],
+    judged: bool,
+) -> Setup:
+    loaders: list[TrainingLoader] = []
+
+    def batches(start: int) -> TrainingLoader:
+        loaders.append(parts.loader_of(config, data, plan.total, start, group, recipe))
+        return loaders[-1]
+
+    return Setup(
+        batches=batches,
+        mean=data.preprocess.mean,
+        std=data.preprocess.std,
+        folder=folder,
+        device=device,
+        precision=choose_dtype(config.run.precision, device),
+        group=group,
+        published=published(config, data),
+        skipped=lambda: loaders[-1].skipped if loaders else {},
+        callbacks=callbacks(config, data, plan, group) if judged else (),
+        tell=lambda moment: bar(moment.steps),
+    )
+
+
+def published(config: TrainConfig, data: parts.Data) -> dict[str, Any]:
+    """Return what config.json of a run holds: the network, how to prepare pictures for it, and all settings."""
+    model: dict[str, Any] = config.model.published_arguments()
+    if isinstance(config.recipe, SupervisedConfig):
+        model["num_classes"] = len(data.train.classes or ())
+    record: dict[str, Any] = {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
+    if data.train.classes is not None:
+        record["classes"] = list(data.train.classes)
+    return record
+
+
+def callbacks(config: TrainConfig, data: parts.Data, plan: Plan, group: Processes) -> list[Callback]:
+    """Return what looks at the run as it goes: the recipe's evaluation where there is a validation side, and norms."""
+    chosen: list[Callback] = []
+    if data.val is not None:
+        judge = _judge(config, data, group)
+        if judge is not None:
+            chosen.append(Callback("evaluation", plan.evaluate_every, judge, best=judge.best))
+    probes = parts.probes_of(data, config.run.watch_images)
+    if probes is not None:
+        watch = partial(_watch, probes=probes)
+        chosen.append(Callback("norms", plan.watch_every, watch, at_start=True))
+    return chosen
+
+
+def _judge(config: TrainConfig, data: parts.Data, group: Processes) -> Top1 | Knn | Retrieval | None:
+    assert data.val is not None
+    workers = config.data.workers
+    if isinstance(config.recipe, SupervisedConfig):
+        return Top1(data.val, data.preprocess, group, workers)
+    if isinstance(config.recipe, ClipConfig):
+        return Retrieval(data.val, data.preprocess, group, workers)
+    if data.train.labels is None or data.val.labels is None:
+        return None  # self-supervision needs no labels; without them there is nothing to compare with
+    return Knn(data.train, data.val, data.preprocess, group, workers)
+
+
+def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
+    network = recipe.backbone()
+    return norms_of(network, probes.to(next(network.parameters()).device))
+
+
+def _state(folder: Path, config: TrainConfig, resume: bool, group: Processes, say: _Say) -> checkpoint.Loaded | None:
+    """Return the checkpoint to go on from, None to start, after making sure that the folder is this run's.
+
+    Raises:
+        UserError: for a folder of another run, changed settings, or damaged checkpoints only.
+    """
+    record = folder / "config.json"
+    if not resume:
+        if record.exists():
+            raise UserError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out.")
+        return None
+    changed = [d for d in differences(read(record).get("train", {}), encode(config)) if d.split(":")[0] not in FREE]
+    if changed:
+        raise UserError(
+            f"the run in {folder} was started with other settings ({'; '.join(changed)}); "
+            f"a new run can start from it with --run.start-from run:{folder}."
+        )
+    if not any((folder / "checkpoints").glob("step-*")):
+        say("no checkpoint had been written; starting at the first step.")
+        return None
+    loaded = checkpoint.load_newest(folder, group)
+    for note in loaded.notes:
+        say(note)
+    return loaded
