@@ -1,0 +1,196 @@
+"""Runs for two CPU cores, for one GPU within ten minutes, and of a few steps to see that everything works.
+
+They show the recipes on data of a few thousand images, and registers against none; they are no reproduction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitreg.data.augment import AugmentConfig
+from vitreg.data.mixing import MixConfig
+from vitreg.data.multicrop import DINO_CROPS, MultiCropConfig
+from vitreg.data.settings import DataConfig
+from vitreg.models.settings import ModelConfig
+from vitreg.recipes.clip import ClipConfig
+from vitreg.recipes.dino import DinoConfig
+from vitreg.recipes.dinov2 import DinoV2Config
+from vitreg.recipes.mae import MaeConfig
+from vitreg.recipes.parameters import OptimConfig
+from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.train.settings import RunConfig, TrainConfig
+
+IMAGENETTE_STEPS = 9469 // 64  # of an epoch of Imagenette at 64 images a step
+
+
+def deit3_imagenette_cpu() -> TrainConfig:
+    """DeiT-III on Imagenette for two CPU cores: a ViT-T/16 at 96 px, 75 epochs in about 45 minutes.
+
+    Give --data.root imagenette-128 (or imagenette2-160). Expected: see docs/train.md.
+    """
+    return TrainConfig(
+        model=ModelConfig(size="T", image_size=96, token_init=0.02, register_init=0.02, layer_scale=1e-4),
+        data=DataConfig(workers=1),
+        recipe=SupervisedConfig(
+            loss="ce",
+            augment=AugmentConfig(crop="rrc", scale=(0.3, 1.0), three_augment=True, colour_jitter=0.3),
+            mix=MixConfig(mixup=0.0, cutmix=1.0, prob=0.5, smoothing=0.1),
+            group=64,
+        ),
+        optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup="5 epochs", weight_decay=0.05, clip=1.0),
+        run=RunConfig(duration="75 epochs", batch=128, evaluate_every="5 epochs", watch_every="5 epochs", log_every=20),
+    )
+
+
+def dinov2_imagenette_cpu() -> TrainConfig:
+    """DINOv2 on Imagenette for two CPU cores: a ViT of 192 channels and 6 blocks at 96 px, 30 epochs, about an hour.
+
+    Give --data.root imagenette-128. Expected: see docs/train.md.
+    """
+    return TrainConfig(
+        model=ModelConfig(size="T", depth=6, image_size=96, layer_scale=1e-1, drop_path=0.1, drop_path_mode="subset"),
+        data=DataConfig(workers=1),
+        recipe=DinoV2Config(
+            crops=MultiCropConfig(local_crops=4, local_size=48), prototypes=4096, hidden=512, bottleneck=128,
+            separate_heads=False, centring="sinkhorn", teacher_temp_epochs=5, momentum=0.99,
+            epoch_steps=IMAGENETTE_STEPS, group=32,
+        ),
+        optim=OptimConfig(
+            lr=4e-3, lr_scaling="sqrt1024", min_lr=1e-6, warmup="3 epochs", weight_decay=0.04, weight_decay_end=0.2,
+            clip=3.0, clip_each_module=True,
+        ),
+        run=RunConfig(duration="30 epochs", batch=64, evaluate_every="3 epochs", watch_every="3 epochs", log_every=20),
+    )  # fmt: skip
+
+
+def dino_imagenette_cpu() -> TrainConfig:
+    """DINO on Imagenette for two CPU cores, the same network, crops and length as dinov2-imagenette-cpu."""
+    base = dinov2_imagenette_cpu()
+    return replace(
+        base,
+        recipe=DinoConfig(
+            crops=replace(DINO_CROPS, local_crops=4, local_size=48), prototypes=4096, hidden=512, bottleneck=128,
+            momentum=0.99, epoch_steps=IMAGENETTE_STEPS, group=32,
+        ),
+    )  # fmt: skip
+
+
+def mae_imagenette_cpu() -> TrainConfig:
+    """MAE on Imagenette for two CPU cores: a ViT of 192 channels and 6 blocks at 96 px, 60 epochs, about half an hour."""
+    return TrainConfig(
+        model=ModelConfig(size="T", depth=6, image_size=96, layer_scale=None, token_init=0.02, register_init=0.02),
+        data=DataConfig(workers=1),
+        recipe=MaeConfig(decoder_width=128, decoder_depth=2, decoder_heads=4),
+        optim=OptimConfig(lr=1e-3, min_lr=0.0, warmup="5 epochs", betas=(0.9, 0.95), weight_decay=0.05),
+        run=RunConfig(duration="60 epochs", batch=128, evaluate_every="6 epochs", watch_every="6 epochs", log_every=20),
+    )
+
+
+def clip_flickr8k_cpu() -> TrainConfig:
+    """CLIP on a thousand images of Flickr8k for two CPU cores: 60 epochs at 112 px, about half an hour.
+
+    Give --data.root flickr8k/captions.json. Expected: see docs/train.md.
+    """
+    return TrainConfig(
+        model=ModelConfig(
+            size="T",
+            depth=6,
+            image_size=112,
+            layer_scale=None,
+            pre_norm=True,
+            norm_eps=1e-5,
+            token_init=0.07,
+            register_init=0.07,
+        ),
+        data=DataConfig(workers=1),
+        recipe=ClipConfig(
+            crop_scale=(0.5, 1.0), embed_dim=128, text_width=128, text_heads=2, text_layers=4, context=32
+        ),
+        optim=OptimConfig(
+            lr=1e-3, min_lr=0.0, warmup="5 epochs", curve="clip", betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+        ),
+        run=RunConfig(duration="60 epochs", batch=100, evaluate_every="6 epochs", watch_every="6 epochs", log_every=10),
+    )
+
+
+def deit3_lab() -> TrainConfig:
+    """DeiT-III ViT-S/16 at 128 px on a set of some ten thousand images, 300 epochs: one GPU, under ten minutes."""
+    base = deit3_imagenette_cpu()
+    return replace(
+        base,
+        model=replace(base.model, size="S", image_size=128, drop_path=0.05),
+        data=DataConfig(),
+        optim=replace(base.optim, warmup="20 epochs"),
+        run=RunConfig(duration="300 epochs", batch=512, precision="bf16", compile=True),
+    )
+
+
+def dinov2_lab() -> TrainConfig:
+    """DINOv2 ViT-S/16 at 128 px, 8 local crops of 64 px, 100 epochs: one GPU, about ten minutes."""
+    base = dinov2_imagenette_cpu()
+    return replace(
+        base,
+        model=replace(base.model, size="S", depth=12, image_size=128),
+        data=DataConfig(),
+        recipe=DinoV2Config(
+            crops=MultiCropConfig(local_crops=8, local_size=64), prototypes=8192, bottleneck=256,
+            separate_heads=False, teacher_temp_epochs=10, momentum=0.992, epoch_steps=9469 // 256, group=32,
+        ),
+        run=RunConfig(duration="100 epochs", batch=256, precision="bf16", compile=True),
+    )  # fmt: skip
+
+
+def clip_lab() -> TrainConfig:
+    """CLIP ViT-S/16 at 128 px on some thousand captioned images, 100 epochs: one GPU, about five minutes."""
+    base = clip_flickr8k_cpu()
+    return replace(
+        base,
+        model=replace(base.model, size="S", depth=12, image_size=128),
+        data=DataConfig(),
+        recipe=ClipConfig(
+            crop_scale=(0.5, 1.0), embed_dim=256, text_width=256, text_heads=4, text_layers=6, context=32
+        ),
+        run=RunConfig(duration="100 epochs", batch=250, precision="bf16", compile=True),
+    )
+
+
+def deit3_smoke() -> TrainConfig:
+    """Twenty steps of DeiT-III on a tiny network, any folder of classes: seconds."""
+    return _smoke(deit3_imagenette_cpu())
+
+
+def clip_smoke() -> TrainConfig:
+    """Twenty steps of CLIP on a tiny network, any captioned images: seconds."""
+    return _smoke(clip_flickr8k_cpu())
+
+
+def dinov2_smoke() -> TrainConfig:
+    """Twenty steps of DINOv2 on a tiny network, any folder of images: seconds."""
+    return _smoke(dinov2_imagenette_cpu())
+
+
+def dino_smoke() -> TrainConfig:
+    """Twenty steps of DINO on a tiny network, any folder of images: seconds."""
+    return _smoke(dino_imagenette_cpu())
+
+
+def mae_smoke() -> TrainConfig:
+    """Twenty steps of MAE on a tiny network, any folder of images: seconds."""
+    return _smoke(mae_imagenette_cpu())
+
+
+def _smoke(config: TrainConfig) -> TrainConfig:
+    return replace(
+        config,
+        model=replace(config.model, width=64, depth=3, heads=2),
+        data=replace(config.data, limit=256, limit_val=64),
+        recipe=replace(config.recipe, group=8),
+        run=RunConfig(
+            duration="20 steps",
+            batch=16,
+            evaluate_every="10 steps",
+            watch_every="10 steps",
+            watch_images=16,
+            log_every=5,
+        ),
+    )
