@@ -185,6 +185,7 @@ def _smoke(config: TrainConfig) -> TrainConfig:
         model=replace(config.model, width=64, depth=3, heads=2),
         data=replace(config.data, limit=256, limit_val=64),
         recipe=replace(config.recipe, group=8),
+        optim=replace(config.optim, warmup="10%"),
         run=RunConfig(
             duration="20 steps",
             batch=16,

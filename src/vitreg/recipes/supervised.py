@@ -12,6 +12,7 @@ from torch import nn
 from vitreg.data.augment import AugmentConfig
 from vitreg.data.batch import TrainBatch
 from vitreg.data.mixing import MixConfig, mix
+from vitreg.errors import UserError
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
@@ -40,6 +41,10 @@ class SupervisedConfig:
     """Also keep averaged weights, with this momentum, and evaluate those (DeiT keeps 0.99996 and evaluates the raw)."""
     group: int = 64
     """Consecutive samples that share the lambda of Mixup; officially the images of one GPU."""
+
+    def __post_init__(self) -> None:
+        if self.loss == "bce" and self.mix.smoothing:
+            raise UserError("loss bce takes every target above 0 as present, and smoothing makes all of them so; set one.")
 
 
 @final

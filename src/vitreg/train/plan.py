@@ -28,7 +28,7 @@ def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = No
         epoch_length: samples of one epoch of the data.
         official_epoch: steps that count as an epoch whatever the data (DINOv2: 1250).
     Raises:
-        UserError: for a duration that is none, or a run of no step.
+        UserError: for a duration that is none, a run of no step, or one that is nothing but warm-up.
     """
     batch = config.run.batch
     epoch_steps = official_epoch or max(1, epoch_length // batch)
@@ -39,10 +39,15 @@ def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = No
     def steps(text: str) -> int:
         return parse_duration(text).steps(epoch_steps=epoch_steps, batch=batch, total=total)
 
+    warmup = steps(config.optim.warmup)
+    if warmup >= total:
+        raise UserError(
+            f"--optim.warmup {config.optim.warmup} is {warmup} steps and the whole run {total}; the rate would only rise."
+        )
     return Plan(
         total=total,
         epoch_steps=epoch_steps,
-        warmup=steps(config.optim.warmup),
+        warmup=warmup,
         save_every=max(1, steps(config.run.save_every)),
         evaluate_every=max(1, steps(config.run.evaluate_every)),
         watch_every=max(1, steps(config.run.watch_every)),

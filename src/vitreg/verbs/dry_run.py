@@ -36,6 +36,7 @@ def dry_run(config: TrainConfig) -> str:
     short = replace(
         config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
     )
+    config = replace(config, optim=replace(config.optim, warmup="0 steps"))
     with tempfile.TemporaryDirectory() as folder:
         counter = FlopCounterMode(display=False)
         once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
