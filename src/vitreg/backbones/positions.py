@@ -49,7 +49,10 @@ def square(count: int) -> tuple[int, int] | None:
 
 
 def fit_positions(
-    tensors: Mapping[str, Tensor], length: int, grid: tuple[int, int]
+    tensors: Mapping[str, Tensor],
+    length: int,
+    grid: tuple[int, int],
+    file_grid: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], Fit] | None:
     """Give canonical tensors a position table of `length` rows, the patches of which cover `grid`.
 
@@ -57,6 +60,7 @@ def fit_positions(
         tensors: canonical tensors of a checkpoint, `pos_embed` [1, L, D] among them.
         length: rows of the model's table.
         grid: (rows, cols) of the model's patches, rows * cols <= length.
+        file_grid: (rows, cols) of the checkpoint's patches where they are known; else told by the length of its table.
     Returns:
         (tensors with a new table, and with positions folded into class or register tokens where the model has no row
         for them; what was done). None where the table's grid cannot be told: it is then neither square nor the model's.
@@ -64,7 +68,10 @@ def fit_positions(
     table = tensors["pos_embed"]
     counts = [tensors[name].shape[-2] if name in tensors else 0 for name in _PREFIX]
     wanted = length - grid[0] * grid[1]
-    found = _rows(table.shape[-2], counts, wanted, grid)
+    if file_grid is None:
+        found = _rows(table.shape[-2], counts, wanted, grid)
+    else:
+        found = table.shape[-2] - file_grid[0] * file_grid[1], file_grid
     if found is None:
         return None
     rows, source = found

@@ -200,22 +200,19 @@ class _Shards(Wrapped):
         scalars = {parameter for parameter in recipe.parameters() if parameter.ndim == 0}
         self._root = _Unpacked(recipe)
         fully_shard(self._root, mesh=mesh, ignored_params=scalars)
-        self._averaging = True
         for parameter in scalars:
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._average)
+                parameter.register_post_accumulate_grad_hook(_average)
 
     def __call__(self, batch: TrainBatch, progress: Progress) -> StepOutput:
         return StepOutput(*self._root(batch, progress))
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
-        self._averaging = False
         _fsdp(self._root).set_requires_gradient_sync(False)
         try:
             yield
         finally:
-            self._averaging = True
             _fsdp(self._root).set_requires_gradient_sync(True)
 
     def plain(self) -> nn.Module:
@@ -236,11 +233,6 @@ class _Shards(Wrapped):
     def load(self, state: Mapping[str, Tensor]) -> None:
         _fsdp(self._root).reshard()
         super().load(state)
-
-    def _average(self, parameter: Tensor) -> None:
-        if self._averaging and parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
 
 
 class _Unpacked(nn.Module):
@@ -267,6 +259,13 @@ def _fsdp(module: nn.Module) -> FSDPModule:
     if not isinstance(module, FSDPModule):
         raise ValueError(f"{type(module).__name__} is not sharded")
     return module
+
+
+def _average(parameter: Tensor) -> None:
+    """Average a gradient over the processes. After each micro-batch is fine: an average of what is equal is itself."""
+    if parameter.grad is not None:
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
 
 
 def _is_first() -> bool:

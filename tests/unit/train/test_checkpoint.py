@@ -120,7 +120,7 @@ def test_state_that_cannot_be_written_leaves_nothing(tmp_path, state):
 
 
 def test_the_newest_are_kept_and_the_best(tmp_path):
-    for step, metric in [(1, 0.1), (2, 0.9), (3, float("nan")), (4, 0.3), (5, None), (6, 0.2)]:
+    for step, metric in [(1, 0.1), (2, 0.9), (3, float("inf")), (4, 0.3), (5, None), (6, float("nan"))]:
         save(tmp_path, step, metric=metric)
     assert names(tmp_path) == ["step-00000002", "step-00000005", "step-00000006"]
     assert checkpoint.best(tmp_path).name == "step-00000002"
@@ -139,13 +139,21 @@ def test_without_checkpoints_there_is_no_latest_and_no_best(tmp_path):
 
 
 def test_damaged_ones_do_not_count_among_the_kept(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    os.truncate(tmp_path / "checkpoints/step-00000002/model.safetensors", 99)
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_a_run_that_fell_back_replaces_the_damaged_ones_ahead(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=3)
     (tmp_path / "checkpoints/step-00000002/model.safetensors").unlink()
-    os.truncate(tmp_path / "checkpoints/step-00000003/model.safetensors", 99)
+    flip(tmp_path / "checkpoints/step-00000003/model.safetensors")  # of the right size: nobody sees it without reading
     assert checkpoint.load_newest(tmp_path).step == 1
-    save(tmp_path, 2, keep=2)  # the run goes on from 1 and comes by here again
-    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    save(tmp_path, 2, keep=1)
+    assert names(tmp_path) == ["step-00000002"]
     assert is_whole(checkpoint.load_newest(tmp_path))
 
 
