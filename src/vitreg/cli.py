@@ -152,12 +152,51 @@ class Train:
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Draw what training runs wrote down, side by side: loss, evaluations, and when artifacts appeared (Fig. 4b).
+
+    Writes report.html, curves.png and curves.json. Works while a run trains, too.
+
+    Example: vitreg curves runs/deit3-reg0 runs/deit3-reg4 --out curves
+    """
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help="folders of training runs")]
+    out: Path | None = None
+    """Folder for the results; that of the run if it is one, vitreg-curves if there are several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained run as a model of timm, transformers or ONNX, loaded back there and compared before it is kept.
+
+    Example: vitreg export runs/deit3-reg4 --to timm --out deit3-reg4-timm
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of the run")]
+    to: Literal["timm", "hf", "safetensors", "onnx"]
+    """timm: for timm.create_model("local-dir:PATH", pretrained=True); hf: for from_pretrained; or one file."""
+    out: Path
+    """Folder (timm, hf) or file (safetensors, onnx). An earlier export there is replaced, anything else is not."""
+    size: str | None = None
+    """Image size of an ONNX model, 518 or 384x512 (height x width); the run's own if unset."""
+
+
 @dataclass(frozen=True)
 class Version:
     """Print the version."""
 
 
-VERBS = {"scan": Scan, "maps": Maps, "doctor": Doctor, "demo": Demo, "train": Train, "version": Version}
+VERBS = {
+    "scan": Scan,
+    "maps": Maps,
+    "doctor": Doctor,
+    "demo": Demo,
+    "train": Train,
+    "curves": Curves,
+    "export": Export,
+    "version": Version,
+}
 
 
 def run(argv: list[str]) -> int:
@@ -175,7 +214,7 @@ def run(argv: list[str]) -> int:
         description="See and measure feature artifacts of Vision Transformers.",
         args=argv or ["--help"],
     )
-    handlers = {Scan: _scan, Maps: _maps, Doctor: _doctor, Demo: _demo}
+    handlers = {Scan: _scan, Maps: _maps, Doctor: _doctor, Demo: _demo, Curves: _curves, Export: _export}
     return handlers[type(verb)](verb)
 
 
@@ -264,6 +303,28 @@ def _demo(verb: Demo) -> int:
     from vitreg.verbs.demo import demo
 
     demo(verb.out, verb.kind)
+    return 0
+
+
+def _export(verb: Export) -> int:
+    from vitreg.verbs.export import describe, export
+
+    result = export(verb.run, verb.to, verb.out, size=parse_size(verb.size))
+    for note in result.notes:
+        print(note)
+    print(describe(result, verb.to))
+    return 0
+
+
+def _curves(verb: Curves) -> int:
+    from vitreg.verbs.curves import curves
+
+    if not verb.runs:
+        raise UserError("no runs named; give their folders, for example: vitreg curves runs/reg0 runs/reg4")
+    out = verb.out or Path(verb.runs[0].removeprefix("run:") if len(verb.runs) == 1 else "vitreg-curves")
+    for run in curves(verb.runs, out=out).runs:
+        print(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
+    print(out / "report.html")
     return 0
 
 

@@ -1,7 +1,8 @@
 """What measuring leaves behind: plain values that serialise to JSON and can be drawn without a model or torch.
 
-The report reads these and nothing else. `ScanResult` is the documented schema ``vitreg.scan/1`` of ``result.json``:
-a field is never renamed or given another meaning within a version.
+The report reads these and nothing else. `ScanResult` is the documented schema ``vitreg.scan/1`` of ``result.json``,
+`Curves` the schema ``vitreg.curves/1`` of ``curves.json``: a field is never renamed or given another meaning within a
+version.
 """
 
 from __future__ import annotations
@@ -163,6 +164,71 @@ class Provenance(Record):
     seed: int = 0
 
 
+class LayerMoment(Record):
+    """Patch-token norms of one block's output at one step of a run, pooled over the probe images."""
+
+    median: float
+    p99: float
+    max: float
+    ratio: float | None = Field(description="median norm of outliers / of the rest; null without outliers")
+    outlier_fraction: float
+
+
+class NormsMoment(Record):
+    """One look at the probe images while a run trains: a small scan."""
+
+    step: int = Field(description="optimiser steps done")
+    verdict: VerdictKind
+    strength: Strength
+    first_layer: int | None
+    peak_layer: int | None
+    outlier_fraction: float = Field(description="share of the patch tokens at the peak layer")
+    layers: list[LayerMoment]
+    histogram: Histogram = Field(description="of the norms after the last block, logarithmic edges")
+
+
+class Watch(Record):
+    """The norms of fixed probe images over a run (Sec. 2.1, Fig. 4b)."""
+
+    onset: int | None = Field(description="step from which on every look shows artifacts; null if the last shows none")
+    sentence: str = Field(description="when artifacts appeared, for a non-specialist")
+    moments: list[NormsMoment]
+
+
+class Curve(Record):
+    """One number over the steps of a run; null where it was not finite."""
+
+    name: str
+    steps: list[int]
+    values: list[float | None]
+
+
+class RunRecord(Record):
+    """What a run wrote down as it went: loss and rates, evaluations, norms, and the settings it was started with."""
+
+    name: str = Field(description="of its folder")
+    folder: str
+    recipe: str = Field(description="kind of the recipe: supervised, clip, dinov2, dino, mae")
+    size: str = Field(description="letter of the network's size and its patch, as S/16, and measures that were changed")
+    registers: int
+    step: int = Field(description="the last step that was written down")
+    total: int | None = Field(description="steps of the whole run as planned; null where that cannot be told")
+    epochs: float | None = Field(description="of the data, up to that step")
+    training: list[Curve] = Field(description="loss first; means over the steps since the value before")
+    evaluations: list[Curve] = Field(description="the number that chooses the best checkpoint first")
+    watched: Watch | None = Field(description="null where the norms were not watched")
+    settings: dict[str, Any] = Field(description="by dotted key, as of `vitreg train`")
+
+
+class Curves(Record):
+    """The whole of ``curves.json``: runs in the order they were named."""
+
+    schema_: Literal["vitreg.curves/1"] = Field(default="vitreg.curves/1", alias="schema")
+    runs: list[RunRecord]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
 class ScanResult(Record):
     """The whole of ``result.json``."""
 
@@ -179,6 +245,9 @@ class ScanResult(Record):
     per_image: Histogram | None = Field(default=None, description="how many images carry n outliers at the peak layer")
     examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
     lint: list[Finding] = []
+    watched: Watch | None = Field(
+        default=None, description="for the model of a training run: its norms while it was trained"
+    )
     provenance: Provenance
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -6,7 +6,6 @@ Needs Debian's chromium and chromedriver; skipped with the reason where one of t
 import importlib.util
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,6 @@ from vitreg.report import write_report
 pytestmark = pytest.mark.browser
 
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
-)  # fmt: skip
 
 
 def _synthetic():
@@ -41,22 +36,6 @@ def made():
 def page(made, tmp_path_factory):
     result = _synthetic().scan_result(grid=(12, 9), registers=1, skipped=[Skipped(name=HOSTILE * 4, reason="broken")])
     return write_report(result, made, tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver (Debian packages chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield session
-    session.quit()
 
 
 @pytest.fixture

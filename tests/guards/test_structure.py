@@ -111,7 +111,7 @@ def test_public_names():
 def test_verbs():
     from vitreg.cli import VERBS
 
-    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "train", "version"]
+    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "train", "curves", "export", "version"]
 
 
 @pytest.mark.parametrize(

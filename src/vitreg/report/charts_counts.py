@@ -5,17 +5,13 @@ A chart is None where the scan did not measure what it draws; the page then says
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from vitreg.records import Histogram, LayerRecord, ScanResult
 
 from .colours import palette
-from .svg import LEFT, Axis, Kind, Plot, element, framed, labelled
+from .svg import LEFT, Axis, Kind, Plot, element, framed, labelled, png
 from .words import bin_name, density, number, percent, trimmed
 
 COUNT_SCALES: tuple[Kind, ...] = ("log", "sqrt", "linear")
@@ -100,7 +96,7 @@ def positions(result: ScanResult, width: float) -> Markup | None:
     picture = palette("viridis")[scaled]
     plot.add(
         "image",
-        href=_png(picture),
+        href=png(picture),
         x=left,
         y=up,
         width=wide,
@@ -116,7 +112,7 @@ def positions(result: ScanResult, width: float) -> Markup | None:
     plot.text(8, 12, "row", "axis-label", "start")
     plot.text(left + wide / 2, up + tall + 32, "column", "axis-label")
     bar = np.tile(palette("viridis")[np.arange(256)], (1, 1, 1))
-    plot.add("image", href=_png(bar), x=left, y=up + tall + 44, width=wide, height=10.0, preserveAspectRatio="none")
+    plot.add("image", href=png(bar), x=left, y=up + tall + 44, width=wide, height=10.0, preserveAspectRatio="none")
     plot.text(left, up + tall + 70, percent(0.0), "tick", "start")
     plot.text(left + wide, up + tall + 70, percent(top), "tick", "end")
     plot.text(left + wide / 2, up + tall + 70, "images with an outlier here", "axis-label")
@@ -134,13 +130,6 @@ def positions(result: ScanResult, width: float) -> Markup | None:
 def _ends(size: int) -> list[int]:
     """First, middle and last index of an axis."""
     return sorted({0, size // 2, size - 1})
-
-
-def _png(pixels: np.ndarray) -> str:
-    """A uint8 [rows, cols, 3] picture as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def per_image(data: Histogram, width: float, height: float) -> Markup | None:

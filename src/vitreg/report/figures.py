@@ -103,7 +103,7 @@ def norms_per_layer(result: ScanResult) -> Figure:
     if len(layers) == 1:  # bands have no width here
         axes.vlines(xs, layers[0].min, layers[0].max, color=PATCH, alpha=0.35, lw=8)
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    plain_log(axes.yaxis)
     _blocks(axes, xs)
     axes.set_ylabel("norm (L2)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
@@ -136,7 +136,7 @@ def histogram_peak(result: ScanResult) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(shares[shares > 0].min() / 2)
-    _plain_log(axes.xaxis)
+    plain_log(axes.xaxis)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
     axes.set_xlabel(f"norm (L2) at block {layer.index}")
     axes.set_ylabel("share of tokens per bin")
@@ -247,13 +247,13 @@ def examples_sheet(examples: Sequence[Example]) -> Figure:
             axes.set_yticks([])
             axes.set_box_aspect(height / width)
         line[0].set_ylabel(count(int(example.outliers.sum()), "outlier"), fontsize=7, color=INK)
-        title = line[0].set_title(_writable(example.name), fontsize=6.5, loc="left", color=INK, pad=2)
+        title = line[0].set_title(writable(example.name), fontsize=6.5, loc="left", color=INK, pad=2)
         title.set_parse_math(False)  # a dollar sign in a file name is a dollar sign
     for axes, title in zip(grid[-1], titles, strict=True):
         axes.set_xlabel(title, fontsize=8)
     bar = figure.colorbar(ScalarMappable(colours, "magma"), ax=grid[:, -1].tolist(), fraction=0.08, aspect=14 * rows)
     bar.set_label("norm", fontsize=7)
-    _plain_log(bar.ax.yaxis)
+    plain_log(bar.ax.yaxis)
     bar.ax.tick_params(labelsize=6, which="both")
     return figure
 
@@ -280,7 +280,7 @@ def _blocks(axes: Axes, indices: Sequence[int]) -> None:
     axes.set_xlabel("block")
 
 
-def _plain_log(axis: Axis) -> None:
+def plain_log(axis: Axis) -> None:
     """Write 300, not 3 x 10^2, and number 2 and 5 between the decades of a short axis."""
     low, high = sorted(axis.get_view_interval())
     between = (2, 5) if high < 1000 * max(low, 1e-12) else ()
@@ -296,7 +296,7 @@ def _plain_log(axis: Axis) -> None:
     axis.set_tick_params(which="minor", labelsize=7)
 
 
-def _writable(name: str) -> str:
+def writable(name: str) -> str:
     """A file name that can be drawn: undecodable bytes and line breaks shown, long ones cut."""
     text = name.encode("utf-8", errors="backslashreplace").decode().replace("\n", " ")
     return text if len(text) <= 26 else text[:25] + "…"

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from vitreg.files import output_folder
 from vitreg.records import Example, ScanResult
 
-from . import charts_counts, charts_depth, payload, shell, words
+from . import charts_counts, charts_depth, charts_run, payload, shell, words
 
 FILE_NAME = "report.html"
+WIDE = ("norms", "histogram", "watched")  # charts as wide as the page
 SKIPPED_SHOWN = 200  # rows; the rest is in result.json
 
 
@@ -77,15 +78,17 @@ def _charts(result: ScanResult) -> dict[str, Markup | None]:
         "redundancy": lambda w: charts_counts.redundancy(result, w, 300),
         "attention": lambda w: charts_depth.attention(result, w, 300),
         "positions": lambda w: charts_counts.positions(result, w),
+        "watched_norms": lambda w: (
+            charts_run.norms(result.watched, w, 380 if w == shell.FULL else 300) if result.watched else None
+        ),
+        "watched_blocks": lambda w: charts_run.outliers_by_block(result.watched, w) if result.watched else None,
     }
     for scale in charts_counts.COUNT_SCALES:
         drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
             charts_counts.histogram(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
         )
     return {
-        name: shell.two_widths(
-            draw(shell.FULL if name == "norms" or "histogram" in name else shell.HALF), draw(shell.PHONE)
-        )
+        name: shell.two_widths(draw(shell.FULL if name.startswith(WIDE) else shell.HALF), draw(shell.PHONE))
         for name, draw in drawn.items()
     }
 

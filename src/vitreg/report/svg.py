@@ -5,12 +5,16 @@ Colours are CSS classes of the page, so a chart follows light and dark. Nothing 
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from markupsafe import Markup, escape
+from PIL import Image
 
 from .words import number
 
@@ -177,3 +181,10 @@ def framed(
 def labelled(values: Iterable[float], suffix: str = "") -> list[tuple[float, str]]:
     """Ticks with their numbers written short: 10, 300, 1,000."""
     return [(v, (f"{v:,.0f}" if v == round(v) else number(v).rstrip("0").rstrip(".")) + suffix) for v in values]
+
+
+def png(pixels: np.ndarray) -> str:
+    """A picture as a data URI; uint8 [rows, cols, 3], or 4 with opacity."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -11,6 +11,12 @@ from vitreg.records import Histogram, LayerRecord, ScanResult
 
 MISSING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
+KINDS = {
+    "none": "no artifacts found",
+    "high-norm": "high-norm artifacts",
+    "low-norm": "low-norm artifacts",
+    "position-locked": "position-locked artifacts",
+}
 
 
 def number(value: float | None) -> str:
@@ -72,12 +78,7 @@ def kind(result: ScanResult) -> str:
     """The kind of verdict as a phrase for a non-specialist."""
     if result.verdict.undecided:
         return "not established"
-    return {
-        "none": "no artifacts found",
-        "high-norm": "high-norm artifacts",
-        "low-norm": "low-norm artifacts",
-        "position-locked": "position-locked artifacts",
-    }[result.verdict.kind]
+    return KINDS[result.verdict.kind]
 
 
 def finite(values: list[float | None]) -> list[float]:

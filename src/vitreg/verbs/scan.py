@@ -21,9 +21,10 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import output_folder, write_text
-from vitreg.records import Example, ImagesRecord, ScanResult, Skipped
+from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, Watch
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.verbs.batches import Batches, Images, batches_of
+from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor
 from vitreg.verbs.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.measure import Measure
@@ -112,10 +113,11 @@ def scan(
             if folder is not None and options.tokens:
                 write_token_table(folder, tally, readout, group)
         shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
+        watched, unread = _watched(backbone)
         notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
         result = ScanResult(
             schema="vitreg.scan/1",
-            model=readout.model_record(backbone, batches.size, notes),
+            model=readout.model_record(backbone, batches.size, [*notes, *unread]),
             images=ImagesRecord(
                 seen=int(sums.images[0]), skipped=skipped, interrupted=interrupted, planned=batches.planned
             ),
@@ -127,6 +129,7 @@ def scan(
             per_image=readout.histogram_per_image([count for _, _, count in table]),
             examples=[name for _, name, _ in shown],
             lint=[finding for finding in doctor(backbone) if finding.level != "ok"],
+            watched=watched,
             provenance=provenance(
                 started=started,
                 device=backbone.device,
@@ -165,6 +168,15 @@ def _gather_counts(tally: Tally, readout: Readout, group: Processes) -> list[Cho
     """(image number, name, outliers) of every image of every process, by number."""
     own = list(zip(tally.order.tolist(), tally.names, readout.per_image.tolist(), strict=True))
     return sorted(itertools.chain(*group.gather(own)))
+
+
+def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
+    """The norms over the training of a `run:DIR` model; a note where they were written down but cannot be read."""
+    kind, _, name = backbone.spec.partition(":")
+    try:
+        return (watch_of(Path(name).expanduser()) if kind == "run" else None), []
+    except UserError as error:
+        return None, [f"The norms over its training are not shown: {error}"]
 
 
 def _write(folder: Path, result: ScanResult, examples: Sequence[Example]) -> None:

@@ -1,0 +1,194 @@
+"""`curves`: what runs wrote down while they trained, as records, a page and a picture. Reading needs no torch.
+
+The records come from the folder of a run alone, finished or not: `config.json` and `metrics.jsonl`. When artifacts
+appeared is said in words here; the drawings are the report's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from vitreg.config import flatten, read
+from vitreg.errors import UserError
+from vitreg.files import output_folder, printable, write_text
+from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
+from vitreg.schedule import parse_duration
+from vitreg.train.journal import read_records
+from vitreg.verbs.onset import onset
+
+MOST_RUNS = 8  # lines that can be told apart in one chart
+
+
+def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
+    """Draw the curves of one or several runs: loss, evaluations, and the norms over training (the paper's Fig. 4b).
+
+    Args:
+        runs: folders of runs, with or without "run:" before them.
+        out: folder for report.html, curves.png and curves.json; nothing is written without it.
+    Raises:
+        UserError: for a folder that holds no run or nothing yet, more than 8 runs, or an unwritable folder.
+    """
+    if not 1 <= len(runs) <= MOST_RUNS:
+        raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
+    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
+    if out is not None:
+        from vitreg.report import write_curves, write_curves_figure
+
+        folder = output_folder(Path(out))
+        write_curves(record.runs, folder)
+        write_curves_figure(record.runs, folder)
+        write_text(folder / "curves.json", record.model_dump_json(indent=1, by_alias=True))
+    return record
+
+
+def write_run_report(folder: str | Path) -> Path:
+    """Write the page of a run into its folder, and return its path, RUN/report.html.
+
+    Raises:
+        UserError: for a folder that holds no run or nothing yet, or cannot be written.
+    """
+    from vitreg.report import write_curves
+
+    return write_curves([read_run(Path(folder))], Path(folder))
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read what a run wrote down so far.
+
+    Raises:
+        UserError: if the folder holds no run, or nothing was written down yet, or not by a version known here.
+    """
+    settings = read(folder / "config.json").get("train") if (folder / "config.json").is_file() else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder} is no folder of a training run: it has no config.json with its settings.")
+    lines = _in_order(read_records(folder))
+    if not lines:
+        raise UserError(f"the run in {folder} has written nothing down yet.")
+    flat = flatten(settings)
+    epochs = next((line["epoch"] for line in reversed(lines) if line.get("epoch")), None)
+    total = _total(flat, lines)
+    try:
+        return RunRecord(
+            name=printable(folder.resolve().name),
+            folder=printable(str(folder)),
+            recipe=flat.get("recipe.kind", "unknown"),
+            size=_size(flat),
+            registers=flat.get("model.registers", 0),
+            step=lines[-1]["step"],
+            total=total,
+            epochs=epochs,
+            training=_curves_of(lines, "train"),
+            evaluations=_curves_of(lines, "evaluation"),
+            watched=_watch(lines, total),
+            settings=flat,
+        )
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} holds what cannot be read: {place}, {first['msg'].lower()}."
+        ) from None
+
+
+def watch_of(folder: Path) -> Watch | None:
+    """Return the norms over the run in a folder; None where none were written down.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    return read_run(folder).watched if read_records(folder, "norms") else None
+
+
+def _size(settings: dict[str, Any]) -> str:
+    """Name the network as S/16; one of other measures by its width and depth."""
+    letter, patch = settings.get("model.size", "?"), settings.get("model.patch", "?")
+    changed = [f"{unit} {value}" for unit in ("width", "depth", "heads") if (value := settings.get(f"model.{unit}"))]
+    return f"{letter}/{patch}" + (f" ({', '.join(changed)})" if changed else "")
+
+
+def _bare(run: str | Path) -> str:
+    return str(run).removeprefix("run:")
+
+
+def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:
+    """Name runs by their folder's name, and by its whole path where two names are equal."""
+    names = [run.name for run in runs]
+    return [run.model_copy(update={"name": run.folder}) if names.count(run.name) > 1 else run for run in runs]
+
+
+def _in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort by step and keep the last word of each kind on each step."""
+    known = [line for line in lines if isinstance(line["step"], int) and isinstance(line.get("kind"), str)]
+    latest = {(line["step"], line["kind"]): line for line in known}
+    return [latest[key] for key in sorted(latest)]
+
+
+def _curves_of(lines: list[dict[str, Any]], kind: str) -> list[Curve]:
+    """One curve for every number of a kind of record, in the order in which they were first written."""
+    lines = [line for line in lines if line["kind"] == kind]
+    names = dict.fromkeys(key for line in lines for key, value in line.items() if key not in ("kind", "step"))
+    found = []
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if all(value is None or isinstance(value, int | float) for _, value in points):
+            values = [value if value is None or math.isfinite(value) else None for _, value in points]
+            found.append(Curve(name=name, steps=[step for step, _ in points], values=values))
+    return found
+
+
+def _total(settings: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
+    """Steps of the whole run: its duration, with the length of an epoch from any line that tells it."""
+    epoch_steps = next((round(line["step"] / line["epoch"]) for line in reversed(lines) if line.get("epoch")), None)
+    try:
+        duration = parse_duration(settings["run.duration"])
+        if duration.unit == "epochs" and epoch_steps is None:
+            return None
+        return duration.steps(epoch_steps=epoch_steps or 1, batch=settings["run.batch"])
+    except (KeyError, UserError):
+        return None
+
+
+def _watch(lines: list[dict[str, Any]], total: int | None) -> Watch | None:
+    norms = [{key: value for key, value in line.items() if key != "kind"} for line in lines if line["kind"] == "norms"]
+    if not norms:
+        return None
+    moments = [NormsMoment.model_validate(line) for line in norms]
+    return Watch(onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total), moments=moments)
+
+
+def onset_sentence(moments: Sequence[NormsMoment], start: int | None, total: int | None) -> str:
+    """Say when artifacts appeared, between which two looks, and whether they had come and gone before.
+
+    Args:
+        moments: the looks, in order; at least one.
+        start: the step that `onset` found.
+        total: steps of the whole run, to say how far it had gone; None if unknown.
+    """
+    last = moments[-1].step
+    shown = [m.step for m in moments if m.verdict != "none"]
+    if start is None:
+        if not shown:
+            return f"No artifacts appeared up to step {last:,}."
+        times = "one look" if len(shown) == 1 else f"{len(shown)} of {len(moments)} looks"
+        return f"Artifacts showed in {times}, first at step {shown[0]:,}, and were gone at step {last:,}."
+    before = [m.step for m in moments if m.step < start]
+    earlier = [step for step in shown if step < start]
+    if not before:
+        return f"Artifacts were there at the first look, after {_steps(start)}" + (
+            "." if start == last else ", and stayed."
+        )
+    again = " again" if earlier else ""
+    words = f"Artifacts appeared{again} between steps {before[-1]:,} and {start:,}"
+    if total and last <= total:
+        words += f", {100 * start / total:.0f} % into the run"
+    words += ", at the last look." if start == last else ", and stayed."
+    return words + (f" They had come and gone before, first at step {earlier[0]:,}." if earlier else "")
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step" + ("" if count == 1 else "s")
