@@ -29,7 +29,8 @@ class Average(nn.Module):
     def __init__(self, network: VisionTransformer, momentum: float | None) -> None:
         super().__init__()
         self.momentum = momentum
-        self.network = None if momentum is None else copy.deepcopy(network).requires_grad_(False).eval()
+        self.network = None if momentum is None else copy.deepcopy(network).requires_grad_(False)
+        self.eval()
 
     def start_at(self, network: VisionTransformer) -> None:
         """Set the average to the network's present weights."""

@@ -1,7 +1,4 @@
-"""Public conformance suites for your own models; they raise AssertionError at the first broken promise.
-
-`check_backbone` is what every family of models must pass before this project measures anything on it.
-"""
+"""The conformance suite of backbones: what every family of models must pass before this project measures anything on it."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture, Edit, Trace
 from vitreg.backbones.watch import undisturbed
 from vitreg.errors import UserError
-
-__all__ = ["check_backbone"]
 
 _TIGHT = 1e-5
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
