@@ -11,12 +11,13 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 
-from vitreg.errors import UserError, nearest
+from vitreg.errors import UserError, nearest, unknown
 
 T = TypeVar("T")
 
@@ -59,6 +60,33 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_words(words: Sequence[str], base: dict[str, Any]) -> dict[str, Any]:
+    """Read settings from a command line, `--table.key VALUE ...` or `--table.key=VALUE`, as plain data to `merge`.
+
+    `--table.key` and `--table.no-key` switch what is on or off; the word None unsets. Values are checked by `decode`.
+
+    Args:
+        words: of the command line.
+        base: complete settings, which say what keys there are.
+    Raises:
+        UserError: for a word that is no setting, naming the nearest, or too few or too many values.
+    """
+    known, left = flatten(base), list(words)
+    found: dict[str, Any] = {}
+    while left:
+        flag, given, value = left.pop(0).partition("=")
+        values = [value] if given else []
+        while not given and left and not left[0].startswith("--"):
+            values.append(left.pop(0))
+        key, setting = _setting(flag, values, known)
+        *tables, name = key.split(".")
+        place = found
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[name] = setting
+    return found
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Lay settings over others, table by table; a table of another `kind` replaces the whole."""
     merged = dict(base)
@@ -90,6 +118,21 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def _setting(flag: str, values: list[str], known: dict[str, Any]) -> tuple[str, Any]:
+    """Return the key that a flag of the command line names, and what it is set to."""
+    key = flag.removeprefix("--").replace("-", "_")
+    switch = key.replace(".no_", ".")
+    if not values and isinstance(known.get(switch), bool):
+        return switch, key == switch
+    if not flag.startswith("--") or key not in known:
+        raise unknown("setting", flag, [f"--{name.replace('_', '-')}" for name in known])
+    if isinstance(known[key], list):
+        return key, values
+    if len(values) != 1:
+        raise UserError(f"{flag} takes one value, not {len(values)}{': ' if values else ''}{' '.join(values)}.")
+    return key, None if values[0] == "None" else values[0]
 
 
 def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> None:

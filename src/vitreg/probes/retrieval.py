@@ -30,7 +30,7 @@ def recall(
     best = similarity.masked_fill(~own, -torch.inf).amax(1, keepdim=True)  # [I, 1]
     to_text = (similarity.masked_fill(own, -torch.inf) > best).sum(1)  # [I]
     right = similarity.T[torch.arange(len(captions)), image_of][:, None]  # [T, 1]
-    to_image = (similarity.T > right).sum(1)  # [T]
+    to_image = (right < similarity.T).sum(1)  # [T]
     result = {}
     for k in ks:
         result[f"image_to_text_r{k}"] = 100 * (to_text < k).float().mean().item()

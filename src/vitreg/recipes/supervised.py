@@ -44,7 +44,9 @@ class SupervisedConfig:
 
     def __post_init__(self) -> None:
         if self.loss == "bce" and self.mix.smoothing:
-            raise UserError("loss bce takes every target above 0 as present, and smoothing makes all of them so; set one.")
+            raise UserError(
+                "loss bce takes every target above 0 as present, and smoothing makes all of them so; set one."
+            )
 
 
 @final

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,7 +105,7 @@ def fit(
     everything that comes next.
 
     Raises:
-        UserError: if a loss is not finite, or a checkpoint cannot be written.
+        UserError: if a loss or a gradient is not finite, or a checkpoint cannot be written.
     """
     loop = _Loop(recipe, config, plan, setup)
     with stop_signals() as stop, contextlib.closing(loop.begin(resumed)):
@@ -124,9 +125,12 @@ class _Loop:
         self.optimizer = build_optimizer(self.groups, config.optim)
         # Half precision alone lacks the range for gradients.
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
-        self.step = 0
-        self.metric: float | None = None
+        self.step = self.told = 0
+        self.sums = _Sums()
+        self.looked = True
+        self.metric: float | None = None  # of the weights as they are
         self.saved: Path | None = None
+        self.skipped: dict[str, str] = {}
 
     def begin(self, resumed: checkpoint.Loaded | None) -> Journal:
         """Take up a checkpoint, and open the journal where it left off."""
@@ -134,40 +138,50 @@ class _Loop:
             self.wrapped.load(resumed.model)
             self.wrapped.load_optimizer(self.optimizer, self.groups, resumed.optimizer)
             self.scaler.load_state_dict(resumed.state["scaler"])
-            self.step, self.saved = resumed.step, resumed.path
+            self.step, self.saved, self.metric = resumed.step, resumed.path, resumed.state["metric"]
+            self.sums, self.looked = _Sums(**resumed.state["sums"]), resumed.state["looked"]
+            self.skipped = dict(resumed.state["skipped"])
         run, first = self.config.run, self.setup.group.first
-        self.journal = Journal(self.setup.folder, self.step, write=first, tensorboard=run.tensorboard and first)
+        self.told = self.step
+        self.journal = Journal(
+            self.setup.folder, self.step, looked=self.looked, write=first, tensorboard=run.tensorboard and first
+        )
         return self.journal
 
     def run(self, stop: Stop) -> Outcome:
         """Go through the steps that are left."""
-        if self.step == 0:
-            self._publish(self.wrapped.state())
-            self._look(at_start=True)
-        told, sums = time.perf_counter(), _Sums()
+        self._start()
         with contextlib.closing(iter(self.setup.batches(self.step))) as batches:  # pyright: ignore[reportArgumentType]
             while self.step < self.plan.total:
-                asked = time.perf_counter()
+                began = time.perf_counter()
                 batch = next(batches)
-                sums.waited += time.perf_counter() - asked
+                waited = time.perf_counter() - began
                 metrics = self._update(batch.on(self.setup.device, self.setup.mean, self.setup.std))
-                number, finite = agree(stop, float(metrics["loss"]))
+                number, finite = agree(stop, self._finite(metrics))
                 if not finite:
                     raise UserError(self._diverged())
                 self.step += 1
+                self.metric = None
+                self.sums.add(metrics, waited, time.perf_counter() - began)
                 last = self.step == self.plan.total
-                sums.add(metrics)
-                if last or number or self.step % self.config.run.log_every == 0:
-                    self._log(sums, time.perf_counter() - told)
-                    sums = _Sums()
-                self._look(at_start=False)
-                if last or number or self.step % self.plan.save_every == 0:
-                    self._save()
-                if not sums.steps:
-                    told = time.perf_counter()  # looking and saving are not training
-                if number and not last:
+                if last or self.step % self.config.run.log_every == 0:
+                    self._log()
+                if number and not last:  # there may be seconds left: looking can wait until the run goes on
+                    self._save(looked=False)
                     return Outcome("stopped", self.step, number)
-        return Outcome("done", self.step)
+                self._look(at_start=False)
+                # What has been judged is kept: else the best weights would be gone by the next checkpoint.
+                if last or self.metric is not None or self.step % self.plan.save_every == 0:
+                    self._save()
+        return Outcome("done", self.step, notes=self._notes())
+
+    def _start(self) -> None:
+        """Do what precedes the first step, or what the end of the last part of the run left undone."""
+        self._publish(self.wrapped.state())
+        if self.step == 0:
+            self._look(at_start=True)
+        elif not self.looked and self._look(at_start=False):
+            self._save()
 
     def _update(self, batch: TrainBatch) -> dict[str, Tensor]:
         """One optimiser step on this process's part of the global batch. Returns the mean of every metric."""
@@ -196,59 +210,62 @@ class _Loop:
         with torch.autocast(self.setup.device.type, precision, enabled=precision != torch.float32):
             return self.wrapped(part, progress)
 
-    def _log(self, sums: _Sums, spent: float) -> None:
-        """Write the means since the last line, over all processes."""
-        own = sums.means() | {"wait_share": sums.waited / spent}
-        everyone = self.setup.group.gather(own)
-        means = {key: sum(values[key] for values in everyone) / len(everyone) for key in own}
+    def _log(self) -> None:
+        """Write the means since the last line, over all processes, and begin anew."""
+        own = {**self.sums.means(), "wait_share": self.sums.waited / self.sums.spent}
+        means = _mean(self.setup.group.gather(own))
         means["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
-        means["images_per_second"] = sums.steps * self.config.run.batch / spent
+        means["images_per_second"] = self.sums.steps * self.config.run.batch / self.sums.spent
         means["epoch"] = self.step / self.plan.epoch_steps
         self.journal.write("train", self.step, means)
         if self.setup.group.first:
-            self.setup.tell(Moment(sums.steps, self.step, means["loss"]))
+            self.setup.tell(Moment(self.step - self.told, self.step, means["loss"]))
+        self.told, self.sums = self.step, _Sums()
 
-    def _look(self, *, at_start: bool) -> None:
-        """Call what is due, and write down what it says."""
+    def _look(self, *, at_start: bool) -> bool:
+        """Call what is due, and write down what it says. Returns whether anything was."""
         due = [
             callback
             for callback in self.setup.callbacks
             if (callback.at_start if at_start else self.step % callback.every == 0 or self.step == self.plan.total)
         ]
         if not due:
-            return
+            return False
         recipe = self.wrapped.plain()
         for callback in due:
             values = callback.call(recipe)
             if callback.best is not None:
                 self.metric = float(values[callback.best])
             self.journal.write(callback.kind, self.step, values)
+        return True
 
-    def _save(self) -> None:
+    def _save(self, *, looked: bool = True) -> None:
         """Write a checkpoint, and publish the backbone for whoever wants to look inside."""
+        group = self.setup.group
         state = self.wrapped.state()
         moments = self.wrapped.optimizer_state(self.optimizer, self.groups)
-        skipped = {
-            name: reason
-            for part in self.setup.group.gather(dict(self.setup.skipped()))
-            for name, reason in part.items()
-        }
-        failed: UserError | None = None
-        if self.setup.group.first:
+        for part in group.gather(dict(self.setup.skipped())):
+            self.skipped |= part
+        sums = replace(self.sums, values=_mean(group.gather(self.sums.values)))
+        done: Path | UserError | None = None
+        if group.first:
             document = {
                 "step": self.step,
                 "scaler": self.scaler.state_dict(),
-                "skipped": skipped,
+                "skipped": self.skipped,
                 "metric": self.metric,
+                "sums": asdict(sums),
+                "looked": looked,
             }
             try:
-                self.saved = checkpoint.save(self.setup.folder, state, moments, document, self.config.run.keep)
+                done = checkpoint.save(self.setup.folder, state, moments, document, self.config.run.keep)
                 self._publish(state)
             except UserError as error:
-                failed = error
-        if any(self.setup.group.gather(failed is not None)):  # no process goes on alone
-            raise failed or UserError("the first process could not write the checkpoint.")
-        self.metric = None  # it was that of this checkpoint
+                done = error
+        said = group.gather(done)[0]  # no process goes on alone
+        if isinstance(said, UserError):
+            raise said
+        self.saved = said
 
     def _publish(self, state: Mapping[str, Tensor]) -> None:
         if not self.setup.group.first:
@@ -259,25 +276,53 @@ class _Loop:
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         checkpoint.publish(self.setup.folder, publish(own), self.setup.published)
 
+    def _finite(self, metrics: Mapping[str, Tensor]) -> bool:
+        """Whether loss and gradient are numbers. Half precision has a scaler that skips the steps whose gradient is not."""
+        watched = ("loss",) if self.scaler.is_enabled() else ("loss", "gradient_norm")
+        return all(math.isfinite(value) for key, value in metrics.items() if key.startswith(watched))
+
     def _diverged(self) -> str:
-        back = f"the last good checkpoint is {self.saved.name}" if self.saved else "no checkpoint had been written"
-        return f"the loss of step {self.step + 1} is not finite; {back}."
+        # A checkpoint of this very step holds the weights that led here.
+        before = [path.name for path in (self.setup.folder / "checkpoints").glob("step-*")]
+        good = max((name for name in before if name < f"step-{self.step:08d}"), default=None)
+        back = f"the last good checkpoint is {good}" if good else "there is no good checkpoint from before"
+        return (
+            f"the loss or the gradient of step {self.step + 1} is not finite; {back}. "
+            "A smaller --optim.lr, a longer --optim.warmup or an --optim.clip may help."
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self.skipped or self.saved is None:
+            return ()
+        name, reason = next(iter(self.skipped.items()))
+        return (
+            f"{len(self.skipped)} images could not be read, others took their places; "
+            f"checkpoints/{self.saved.name}/state.json lists them, such as {name}: {reason}.",
+        )
 
 
+@dataclass(slots=True)
 class _Sums:
-    """Metrics of the steps since the last line of the journal."""
+    """Metrics of the steps since the last line of the journal, and the seconds they took, part of them for data."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.waited = 0.0
-        self._values: dict[str, Tensor] = {}
+    steps: int = 0
+    waited: float = 0.0
+    spent: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
+    def add(self, metrics: Mapping[str, Tensor], waited: float, spent: float) -> None:
         """Count a step."""
         self.steps += 1
+        self.waited += waited
+        self.spent += spent
         for key, value in metrics.items():
-            self._values[key] = self._values.get(key, 0.0) + value
+            self.values[key] = self.values.get(key, 0.0) + float(value)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each metric."""
-        return {key: float(value) / self.steps for key, value in self._values.items()}
+        return {key: value / self.steps for key, value in self.values.items()}
+
+
+def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average over the processes."""
+    return {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}

@@ -17,20 +17,25 @@ class Journal:
     Args:
         folder: of the run.
         step: steps done; later records, of a run that was cut off, are dropped.
+        looked: whether what was due at this step has been looked at; if not, the records of that are dropped as well.
         write: whether this process writes; one does.
         tensorboard: also write events for TensorBoard.
     Raises:
         UserError: if TensorBoard is wanted and missing.
     """
 
-    def __init__(self, folder: Path, step: int, *, write: bool, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, step: int, *, looked: bool = True, write: bool, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         self._writes, self._events = write, None
         if not write:
             return
-        lines = [line for line in read_records(folder) if line["step"] <= step] if step else []
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self._events = _events(folder / "tensorboard", step) if tensorboard else None
+        kept = [
+            line
+            for line in (read_records(folder) if step else ())
+            if line["step"] < step or (line["step"] == step and (looked or line["kind"] == "train"))
+        ]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append a record: its kind ("train", "evaluation", "norms"), the steps done, and values."""
@@ -62,7 +67,7 @@ def read_records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "step" in record and kind in (None, record.get("kind")):
+        if isinstance(record, dict) and {"kind", "step"} <= record.keys() and kind in (None, record["kind"]):
             records.append(record)
     return records
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,7 +26,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Catch SIGTERM and Ctrl-C inside the block, and leave the handlers as they were."""
+    """Catch SIGTERM and Ctrl-C inside the block, and leave the handlers as they were.
+
+    One of several processes stays deaf to SIGTERM once it was told to stop.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -38,15 +40,18 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+        if stop.signal and dist.is_initialized():
+            # All leave now, and torchrun sends SIGTERM to whoever is still at it when the first has left.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def agree(stop: Stop, loss: float) -> tuple[int, bool]:
-    """Share among all processes whether any was told to stop, and whether every loss is finite.
+def agree(stop: Stop, finite: bool) -> tuple[int, bool]:
+    """Share among all processes whether any was told to stop, and whether what they computed is finite.
 
     Returns:
-        The signal (0 for none) and whether the loss is finite everywhere; the same on every process.
+        The signal (0 for none) and whether everything is finite everywhere; the same on every process.
     """
-    word = torch.tensor([stop.signal or 0, int(not math.isfinite(loss))])
+    word = torch.tensor([stop.signal or 0, int(not finite)])
     if dist.is_initialized():
         dist.all_reduce(word, op=dist.ReduceOp.MAX)
     return int(word[0]), not bool(word[1])

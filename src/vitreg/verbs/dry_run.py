@@ -12,11 +12,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitreg.recipes.recipe import Recipe
-from vitreg.runtime import choose_device
+from vitreg.runtime import choose_device, processes
 from vitreg.train.journal import read_records
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs import train_parts as parts
 from vitreg.verbs.train import train
+from vitreg.verbs.train_checks import check_settings
 
 TIMED = 3  # steps; the first is slower and not counted
 
@@ -29,24 +30,29 @@ def dry_run(config: TrainConfig) -> str:
     Raises:
         UserError: for whatever would stop the run at its start.
     """
-    data = parts.open_data(config)
-    recipe = parts.build_recipe(config, len(data.train.classes or ()))
-    plan = parts.plan_of(config, data)
-    lines = [*data.notes, *_parameters(recipe)]
-    short = replace(
-        config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
-    )
-    config = replace(config, optim=replace(config.optim, warmup="0 steps"))
-    with tempfile.TemporaryDirectory() as folder:
-        counter = FlopCounterMode(display=False)
-        once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
-        with counter:
-            train(once, Path(folder) / "once", judged=False)
-        timed = replace(config, run=replace(short, duration=f"{TIMED} steps"))
-        train(timed, Path(folder) / "timed", judged=False)
-        rates = [line["images_per_second"] for line in read_records(Path(folder) / "timed", "train")][1:]
+    check_settings(config)
+    with processes(training=True) as group:
+        data = parts.open_data(config)
+        recipe = parts.build_recipe(config, len(data.train.classes or ()))
+        plan = parts.plan_of(config, data)
+        lines = [*data.notes, *_parameters(recipe)]
+        del recipe  # two of them would count twice in the memory
+        short = replace(
+            config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
+        )
+        with tempfile.TemporaryDirectory() as own:
+            folder = Path(group.gather(own)[0])
+            counter = FlopCounterMode(display=False)
+            # So short a run would be nothing but warm-up, or jump to the full rate, which may be too much for it.
+            config = replace(config, optim=replace(config.optim, warmup="0 steps", lr=1e-8, min_lr=0.0))
+            once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
+            with counter:
+                _short(once, folder / "once")
+            _short(replace(config, run=replace(short, duration=f"{TIMED} steps")), folder / "timed")
+            rates = [line["images_per_second"] for line in read_records(folder / "timed", "train")][1:]
+            group.gather(None)  # the first process keeps its folder until all have read it
     rate = sum(rates) / len(rates)
-    flops = counter.get_total_flops() / config.run.batch
+    flops = counter.get_total_flops() * group.world / config.run.batch
     hours = plan.total * config.run.batch / rate / 3600
     lines += [
         f"{flops / 1e9:.2f} GFLOPs per image, forward and backward.",
@@ -55,6 +61,11 @@ def dry_run(config: TrainConfig) -> str:
         f"{rate:.1f} images/s: about {hours:.1f} hours here, without evaluation.",
     ]
     return "\n".join(lines)
+
+
+def _short(config: TrainConfig, folder: Path) -> None:
+    if train(config, folder, judged=False).reason == "stopped":
+        raise KeyboardInterrupt
 
 
 def _parameters(recipe: Recipe) -> list[str]:

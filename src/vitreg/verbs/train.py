@@ -25,9 +25,11 @@ from vitreg.train.fit import Callback, Outcome, Setup, fit
 from vitreg.train.plan import Plan
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs import train_parts as parts
+from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.evaluations import Knn, Retrieval, Top1
 from vitreg.verbs.onset import norms_of
 from vitreg.verbs.progress import progress
+from vitreg.verbs.train_checks import check_settings
 
 # What may change between the parts of a run: where and how it is computed, and how often it is looked at.
 FREE = frozenset(
@@ -62,13 +64,16 @@ def train(
         UserError: for data that cannot be used, a folder of another run, or a loss that is not finite.
     """
     folder = Path(out)
+    check_settings(config)
     with processes(training=True) as group:
+        parts.check_batch(config, group.world)
         say = _Say(quiet or not group.first)
         resumed = _state(folder, config, resume, group, say)
-        output_folder(folder)
+        if folder.exists():
+            output_folder(folder)
         data = parts.open_data(config)
         recipe = parts.build_recipe(config, len(data.train.classes or ()))
-        parts.check_batch(config, recipe.group, group.world, recipe.why_whole_batch())
+        parts.check_split(config, group.world, recipe.why_whole_batch())
         plan = parts.plan_of(config, data)
         for note in data.notes:
             say(note)
@@ -79,9 +84,15 @@ def train(
                 say(note)
         device = choose_device(config.run.device)
         done = resumed.step if resumed else 0
+        if done == plan.total:
+            say(f"the run in {folder} was finished before.")
+        output_folder(folder)
         with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
             setup = _setup(config, data, recipe, plan, group, folder, device, bar, judged)
             outcome = fit(recipe, config, plan, setup, resumed)
+        if group.first:
+            write_run_report(folder)
+        group.gather(None)  # all leave together
         for note in outcome.notes:
             say(note)
     return outcome

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import tyro
 from tyro.conf import AvoidSubcommands, arg
 
-from vitreg.config import decode, encode, merge, read
+from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
 from vitreg.presets import PRESETS, preset
 from vitreg.train.settings import TrainConfig
@@ -27,11 +28,11 @@ class Command:
     out: Annotated[Path | None, arg(help="Folder of the run; runs/PRESET if unset.")] = None
     resume: Annotated[Path | None, arg(help="Go on with the run in this folder; settings come from there.")] = None
     dry_run: bool = False
-    """Build everything, take one step, and say what the run would need; nothing is kept."""
+    """Build everything, take a few steps, and say what the run would need; nothing is kept."""
 
 
 def run_train(argv: list[str]) -> int:
-    """Parse the words after `vitreg train`, and train. Returns the exit code.
+    """Read the words after `vitreg train`, and train. Returns the exit code.
 
     Raises:
         UserError: for a mistake in names, settings, data or folders.
@@ -39,27 +40,30 @@ def run_train(argv: list[str]) -> int:
     if not argv or argv in (["--help"], ["-h"]):
         print(overview())
         return 0
-    argv, files = _taken(argv, "--config")
-    name = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    _, folders = _taken(argv, "--resume")
-    if sum((name is not None, bool(folders))) > 1:
-        raise UserError("a resumed run has its settings already; leave the preset out.")
+    words, files = _taken(argv, "--config")
+    words, resumed = _taken(words, "--resume")
+    words, outs = _taken(words, "--out")
+    name = words.pop(0) if words and not words[0].startswith("-") else None
+    if resumed and (name is not None or outs):
+        raise UserError(f"a resumed run has its {'settings' if name else 'folder'}; leave {name or '--out'} out.")
     base, origin = TrainConfig(), "settings"
     if name is not None:
         base, origin = preset(name), name
-    elif folders:
-        base = decode(TrainConfig, stored(Path(folders[-1])), where=f"{folders[-1]}/config.json")
+    elif resumed:
+        base = decode(TrainConfig, stored(Path(resumed[-1])), where=f"{resumed[-1]}/config.json")
     for file in files:
         base = decode(TrainConfig, merge(encode(base), read(Path(file))), where=file)
         origin = Path(file).stem if name is None else origin
-    parsed = tyro.cli(
-        AvoidSubcommands[Command],
-        prog=f"vitreg train {name or '--config FILE'}",
-        description=_about(name),
-        default=Command(config=base),
-        args=argv,
-    )
-    return _run(parsed, origin)
+    if {"--help", "-h"} & set(words):
+        _manual(name, base)
+    dry = "--dry-run" in words
+    words = [word for word in words if word != "--dry-run"]
+    settings = encode(base)
+    config = decode(TrainConfig, merge(settings, read_words(words, settings)), where="the command line")
+    if dry:
+        return _try(config)
+    folder = Path((resumed or outs or [f"runs/{origin}"])[-1])
+    return _run(config, folder, resume=bool(resumed))
 
 
 def overview() -> str:
@@ -83,6 +87,8 @@ def stored(folder: Path) -> dict[str, object]:
     Raises:
         UserError: if there is no run.
     """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no run: there is no config.json; start one without --resume.")
     data = read(folder / "config.json")
     if not isinstance(data.get("train"), dict):
         raise UserError(f"{folder / 'config.json'} holds no settings of a training run.")
@@ -105,22 +111,41 @@ def _taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
     return left, values
 
 
-def _about(name: str | None) -> str:
+def _manual(name: str | None, base: TrainConfig) -> NoReturn:
+    """Print every setting with its value and meaning, and leave. The dataclasses are the manual, tyro lays it out."""
     found = PRESETS.get(name.split("-reg")[0]) if name else None
-    return (found.__doc__ if found else Command.__doc__) or ""
+    tyro.cli(
+        AvoidSubcommands[Command],
+        prog=f"vitreg train {name or '--config FILE'}",
+        description=(found.__doc__ if found else Command.__doc__) or "",
+        default=Command(config=base),
+        args=["--help"],
+    )
+    raise AssertionError("help ends the program")
 
 
-def _run(command: Command, origin: str) -> int:
+def _try(config: TrainConfig) -> int:
     from vitreg.verbs.dry_run import dry_run
+
+    said = dry_run(config)
+    if _speaks():
+        print(said)
+    return 0
+
+
+def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
     from vitreg.verbs.train import train
 
-    if command.dry_run:
-        print(dry_run(command.config))
-        return 0
-    out = command.resume or command.out or Path("runs") / origin
-    outcome = train(command.config, out, resume=command.resume is not None, quiet=False)
+    outcome = train(config, out, resume=resume, quiet=False)
     if outcome.reason == "stopped":
-        print(f"Stopped after step {outcome.step}; go on with: vitreg train --resume {out}", file=sys.stderr)
+        if _speaks():
+            print(f"Stopped after step {outcome.step}; go on with: vitreg train --resume {out}", file=sys.stderr)
         return EXIT_TERMINATED if outcome.signal == signal.SIGTERM else EXIT_INTERRUPTED
-    print(f"Done after {outcome.step} steps. Look inside: vitreg scan run:{out} IMAGES")
+    if _speaks():
+        print(f"Done after {outcome.step} steps. Look inside: vitreg scan run:{out} IMAGES")
     return 0
+
+
+def _speaks() -> bool:
+    """Of several processes under torchrun, one speaks."""
+    return os.environ.get("RANK", "0") == "0"

@@ -109,13 +109,13 @@ def build_recipe(config: TrainConfig, classes: int) -> Any:
         torch.set_rng_state(kept)
 
 
-def check_batch(config: TrainConfig, group: int, world: int, why_whole: str | None) -> None:
-    """Refuse a batch that the processes cannot share in whole groups, or a split that would change the loss.
+def check_batch(config: TrainConfig, world: int) -> None:
+    """Refuse a batch that the processes, and the micro-batches of each, cannot share in whole groups.
 
     Raises:
         UserError: naming the nearest batch that would do.
     """
-    batch, micro = config.run.batch, config.run.micro_batch
+    batch, micro, group = config.run.batch, config.run.micro_batch, config.recipe.group
     unit = group * world
     if batch < 1 or batch % unit:
         near = max(1, round(batch / unit)) * unit
@@ -130,7 +130,12 @@ def check_batch(config: TrainConfig, group: int, world: int, why_whole: str | No
             f"--run.micro-batch {micro} must divide the {batch // world} images of a process and hold whole groups of "
             f"{group} (--recipe.group)."
         )
-    if why_whole is not None and micro != batch // world:
+
+
+def check_split(config: TrainConfig, world: int, why_whole: str | None) -> None:
+    """Refuse micro-batches that would change the loss. Raises UserError."""
+    micro = config.run.micro_batch
+    if why_whole is not None and micro is not None and micro != config.run.batch // world:
         raise UserError(f"--run.micro-batch {micro} would change the loss: {why_whole}")
 
 

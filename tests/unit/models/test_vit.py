@@ -10,7 +10,7 @@ from torch import nn
 from vitreg.errors import UserError
 from vitreg.models.block import swiglu_hidden
 from vitreg.models.settings import ModelConfig
-from vitreg.models.vit import VisionTransformer
+from vitreg.models.vit import PatchProjection, VisionTransformer
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -63,6 +63,17 @@ def test_a_stored_grid_that_is_not_square_agrees_with_timm():
         for size in ((64, 96), (96, 64)):
             images = torch.randn(2, 3, *size)
             torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+def test_the_patch_projection_is_the_convolution_it_stands_for():
+    torch.manual_seed(0)
+    projection = PatchProjection(3, 5, kernel_size=(4, 6), stride=(4, 6)).double()
+    images, weights = torch.randn(2, 3, 12, 24, dtype=torch.float64, requires_grad=True), list(projection.parameters())
+    ours, theirs = projection(images), nn.functional.conv2d(images, *weights, stride=(4, 6))
+    torch.testing.assert_close(ours, theirs)
+    far = torch.randn_like(ours)
+    for one, other in zip(*(torch.autograd.grad(y, [images, *weights], far) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_without_cls_the_head_reads_the_mean_patch():

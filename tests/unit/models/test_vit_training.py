@@ -118,9 +118,10 @@ def test_several_sizes_at_once_multiply_each_weight_once(monkeypatch):
     model = small(registers=1)
     calls = []
     linear = nn.functional.linear
-    monkeypatch.setattr(nn.functional, "linear", lambda *given: calls.append(given[0].shape) or linear(*given))
     with torch.inference_mode():
-        model.forward_stacks([torch.randn(2, 3, 64, 64), torch.randn(4, 3, 32, 32)])
+        tokens = [model.embed(images) for images in (torch.randn(2, 3, 64, 64), torch.randn(4, 3, 32, 32))]
+        monkeypatch.setattr(nn.functional, "linear", lambda *given: calls.append(given[0].shape) or linear(*given))
+        model.encode(tokens)
     assert calls == [(2 * 18 + 4 * 6, width) for _ in model.blocks for width in (48, 48, 48, 192)]
 
 

@@ -95,7 +95,9 @@ def test_features_loss_and_gradients_are_those_of_open_clip():
     wanted = translated({name: p.grad for name, p in theirs.named_parameters()}, fold=False)
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, wanted[name], msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient, wanted[name], rtol=1e-4, atol=5e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     top1 = ((images @ texts.T).argmax(1) == torch.arange(6)).float().mean()
     torch.testing.assert_close(output.metrics["batch_top1"], top1)
     torch.testing.assert_close(output.metrics["scale"], theirs.logit_scale.exp().detach())
