@@ -37,6 +37,8 @@ def main():
 def end_of(life):
     """Live, and return {"code": exit code, negative for a signal, "said": output, "events": of each doing}."""
     said, counted = Path(life["log"]), Path(f"{life['log']}.events")
+    if "emptied" in life:
+        Path(life["emptied"]).unlink(missing_ok=True)
     child = os.fork()
     if child:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -132,31 +132,19 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_during_saves(settings, undisturbed, small_disk, tmp_path):
     reference, events = undisturbed
-    run, filler = small_disk / "run", small_disk / "filler"
-    [end] = lived(
-        [
-            {
-                "doing": "disk",
-                "event": 40,
-                "filler": str(filler),
-                "words": ["--config", str(settings), "--out", str(run)],
-            }
-        ],
-        tmp_path,
-    )
-    for moment in moments({**events, "disk": events["disk"] * 2}, 12, seed=3):
+    run, filler = small_disk / "run", str(small_disk / "filler")
+    full = [
+        {**moment, "filler": filler, "emptied": filler, "words": begin_or_go_on(number, settings, run)}
+        for number, moment in enumerate(moments({**events, "disk": events["disk"] * 2}, 12, seed=3))
+    ]
+    *ended, last = lived([*full, {"emptied": filler, "words": ["--resume", str(run)]}], tmp_path)
+    for end in ended:
         said = end["said"].strip().splitlines()
         assert end["code"] == 2, end
         assert all(line.startswith("vitreg: ") for line in said), said
         assert said[-1].startswith("vitreg: cannot write ")
         assert "No space left on device" in said[-1]
-        if tiny_run.checkpoints(run):
-            tiny_run.weights(tiny_run.checkpoints(run)[-1] / "model.safetensors")
-        filler.unlink()
-        [end] = lived([{**moment, "filler": str(filler), "words": ["--resume", str(run)]}], tmp_path)
-    filler.unlink()
-    [end] = lived([{"words": ["--resume", str(run)]}], tmp_path)
-    assert end["code"] == 0, end["said"]
+    assert last["code"] == 0, last["said"]
     tiny_run.assert_same_run(run, reference)
 
 
