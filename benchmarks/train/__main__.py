@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--registers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
-        "--compile", action="store_true", help="torch.compile blocks of ours and models of timm and open_clip"
+        "--compile",
+        action="store_true",
+        help="torch.compile the blocks of ours and of lightly, the models of timm and open_clip",
     )
     parser.add_argument("--only", nargs="+", default=[*GOALS, "dinov2-no-drop-path", "loading", "registers", "rate"])
     parser.add_argument(
@@ -114,8 +116,8 @@ def main() -> None:
             result["waiting"] = loading.wait_share(options.data, case, options.workers, 30)
             print("waiting:", json.dumps(result["waiting"]))
     if "rate" in options.only:
-        if small:
-            print("rate: skipped, the share of the rate of matrix products is measured on a GPU")
+        if device.type != "cuda":
+            print("rate: skipped, the share of the rate of matrix products is measured on CUDA")
         else:
             result["rate"] = cost.share_of_rate(case, "SBL", options.rounds)
             print("rate:", json.dumps(result["rate"]))

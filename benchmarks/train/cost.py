@@ -51,18 +51,31 @@ def counted() -> dict[str, dict[str, float]]:
 
 def registers(case: Case, rounds: int) -> dict[str, Any]:
     """Time steps with and without registers, and count both."""
-    result: dict[str, Any] = {"counted_percent": counted()}
+    result: dict[str, Any] = {"counted_percent_forward": counted()}
     without = replace(case, registers=0)
-    base, more = (flops(case.size, 16, case.pixels, n, training=True) for n in (0, case.registers))
-    result["counted_percent_of_this_step"] = round(100 * (more / base - 1), 2)
-    for recipe, build in {"deit3": lambda c: ours.deit3(c, "adamw"), "dinov2": ours.dinov2}.items():
+    recipes = {"deit3": (lambda c: ours.deit3(c, "adamw"), _one_image), "dinov2": (ours.dinov2, _crops)}
+    for recipe, (build, count) in recipes.items():
         times = in_turns({"with": build(case), "without": build(without)}, case.device, rounds)
         result[recipe] = {
             "percent": _percent(times["with"].wall, times["without"].wall),
             "percent_of_processor_time": _percent(times["with"].cpu, times["without"].cpu),
+            "counted_percent": round(100 * (count(case) / count(without) - 1), 2),
             "median_ms": {name: milliseconds(statistics.median(t.wall)) for name, t in times.items()},
         }
     return result
+
+
+def _one_image(case: Case) -> int:
+    """Operations of a supervised step for each image."""
+    return flops(case.size, 16, case.pixels, case.registers, training=True)
+
+
+def _crops(case: Case) -> int:
+    """Operations of a self-distilling step for each image, in backbones only: the student's crops, then the teacher's."""
+    large, small = (
+        flops(case.size, 16, side, case.registers, training=True) for side in (case.pixels, case.local_pixels)
+    )
+    return 2 * large + case.local_crops * small + 2 * flops(case.size, 16, case.pixels, case.registers)
 
 
 def share_of_rate(case: Case, sizes: str, rounds: int) -> dict[str, Any]:

@@ -105,6 +105,9 @@ class Lightly(nn.Module):
             input_dim=vit.embed_dim, hidden_dim=2048, bottleneck_dim=256, output_dim=case.prototypes
         )
         self.teacher_head.load_state_dict(self.student_head.state_dict())
+        if case.compile:
+            for block in (*self.teacher_backbone.vit.blocks, *self.student_backbone.vit.blocks):
+                block.compile()
         for module in (self.teacher_backbone, self.teacher_head):
             module.requires_grad_(False).eval()
 
@@ -130,7 +133,8 @@ def lightly_step(case: Case) -> Callable[[], float]:
     )  # of a block: lightly refuses crops so small that a tenth is less than 4 patches
 
     def step() -> float:
-        block_mask = random_block_mask((crops, rows, cols), min_num_masks_per_block=smallest, device=case.device)
+        # Drawn on the CPU: on a GPU, where the example has it, every block that it tries waits for the device.
+        block_mask = random_block_mask((crops, rows, cols), min_num_masks_per_block=smallest).to(case.device)
         mask = torch.zeros(crops, prefix + rows * cols, dtype=torch.bool, device=case.device)
         mask[:, prefix:] = block_mask.flatten(start_dim=1)
         with autocast(case):

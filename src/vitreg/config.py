@@ -124,7 +124,7 @@ def _setting(flag: str, values: list[str], known: dict[str, Any]) -> tuple[str, 
     """Return the key that a flag of the command line names, and what it is set to."""
     key = flag.removeprefix("--").replace("-", "_")
     switch = key.replace(".no_", ".")
-    if not values and isinstance(known.get(switch), bool):
+    if flag.startswith("--") and not values and isinstance(known.get(switch), bool):
         return switch, key == switch
     if not flag.startswith("--") or key not in known:
         raise unknown("setting", flag, [f"--{name.replace('_', '-')}" for name in known])

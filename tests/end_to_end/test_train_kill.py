@@ -3,8 +3,12 @@
 import json
 import os
 import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,12 +82,12 @@ def test_kill_9_at_20_moments(settings, undisturbed, tmp_path):
     tiny_run.assert_same_run(run, reference)
 
 
-@pytest.mark.parametrize(("signal", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_being_told_to_stop_at_20_moments(signal, code, settings, undisturbed, tmp_path):
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_being_told_to_stop_at_20_moments(name, code, settings, undisturbed, tmp_path):
     reference, events = undisturbed
     run = tmp_path / "run"
     lives = [
-        {**moment, "signal": signal, "words": begin_or_go_on(number, settings, run)}
+        {**moment, "signal": name, "words": begin_or_go_on(number, settings, run)}
         for number, moment in enumerate(moments(events, 20, seed=2, longest=0.9))
     ]
     *stopped, last = lived([*lives, {"words": ["--resume", str(run)]}], tmp_path)
@@ -182,4 +186,45 @@ def test_two_processes_then_one_then_two(parallel, data, tmp_path):
     assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
     for one, other in zip(ours, theirs, strict=True):
         if one["kind"] == "train":
-            assert one == pytest.approx(other, rel=1e-4)
+            assert {**one, "kind": 0} == pytest.approx({**other, "kind": 0}, rel=1e-4)
+
+
+def test_torchrun_told_to_stop_saves_once_and_leaves_nobody_behind(settings, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vitreg"]
+    words = ["train", "--config", settings, "--out", run, "--run.duration", "9000 steps", "--run.log-every", "1"]
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, *words], stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT)
+        try:
+            until = time.monotonic() + 300
+            while not list((run / "checkpoints").glob("step-*")):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) != 0
+        finally:
+            process.kill()
+    stopped = re.findall(r"Stopped after step (\d+); go on with: vitreg train --resume", log.read_text())
+    assert len(stopped) == 1, log.read_text()
+    assert tiny_run.checkpoints(run)[-1].name == f"step-{int(stopped[0]):08d}"
+    assert tiny_run.records(run)[-1]["step"] == int(stopped[0])
+    left = subprocess.run(["pgrep", "-f", str(run)], capture_output=True, text=True, check=False)
+    assert not left.stdout, "a process of the run is still there"
+
+
+def test_a_terminal_shows_how_far_the_run_is_and_how_long_it_takes(settings, tmp_path):
+    if shutil.which("script") is None:
+        pytest.skip("a terminal needs the program script")
+    words = f"{sys.executable} -m vitreg train --config {settings} --out {tmp_path / 'run'} --run.log-every 1"
+    seen = tmp_path / "seen"
+    done = subprocess.run(
+        ["script", "-qec", words, str(seen)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ENVIRONMENT,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.read_text(errors="replace"))
+    bars = re.findall(rf"training .* +(\d+)/{STEPS} steps +[\d.]+/s (\d+:\d\d:\d\d) (\d+:\d\d:\d\d)", plain)
+    assert bars, plain[-2000:]
+    assert int(bars[-1][0]) == STEPS
+    assert any(0 < int(step) < STEPS for step, *_ in bars)

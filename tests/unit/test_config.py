@@ -87,3 +87,49 @@ def test_files_of_both_kinds_are_read_and_others_refused(tmp_path):
     for name, word in (("c.json", "valid JSON"), ("d.json", "list"), ("e.json", "cannot read")):
         with pytest.raises(UserError, match=word):
             config.read(tmp_path / name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Street:
+    home: Home = field(default_factory=Home)
+    lit: bool = True
+    lamp_posts: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Town:
+    street: Street = field(default_factory=Street)
+
+
+@pytest.mark.parametrize(
+    ("line", "street"),
+    [
+        ("", Street()),
+        ("--street.home.pet.lives 3 --street.home.street=Elm=1", Street(home=Home(pet=Cat(lives=3), street="Elm=1"))),
+        ("--street.home.pet.weights 0.1 -2e-3", Street(home=Home(pet=Cat(weights=(0.1, -2e-3))))),
+        ("--street.no-lit --street.lamp-posts 4", Street(lit=False, lamp_posts=4)),
+        ("--street.lit --street.lamp_posts None", Street()),
+        ("--street.lit false", Street(lit=False)),
+        ("--street.home.pet.kind dog", Street(home=Home(pet=Dog()))),
+    ],
+)
+def test_a_command_line_is_read_like_a_file(line, street):
+    base = config.encode(Town())
+    assert config.decode(Town, config.merge(base, config.read_words(line.split(), base))) == Town(street=street)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--street.lampposts 4", ["--street.lampposts", "'--street.lamp-posts'"]),
+        ("street.lit", ["'street.lit'", "--street.lit"]),
+        ("--", ["setting '--'"]),
+        ("--street.lamp-posts", ["one value, not 0"]),
+        ("--street.lamp-posts 1 2", ["one value, not 2: 1 2"]),
+        ("--street.no-lamp-posts", ["--street.no-lamp-posts"]),
+    ],
+)
+def test_a_mistyped_word_is_one_sentence(line, words):
+    with pytest.raises(UserError) as error:
+        config.read_words(line.split(), config.encode(Town()))
+    assert all(word in str(error.value) for word in words), error.value
