@@ -136,7 +136,6 @@ MISTAKES = [
     ("--data.workers -1", ["data.workers is -1"]),
     ("--recipe.mix.prob 3", ["prob", "between 0 and 1"]),
     ("--recipe.kind clipp", ["recipe", "'clipp'", "'clip'"]),
-    ("--run.start-from timm:vit_tiny_patch16_22", []),  # found wrong only after the data: /nope is named first
 ]
 
 
@@ -145,7 +144,6 @@ def test_a_mistake_is_named_before_the_data_are_opened(vitreg, settings, tmp_pat
     out = tmp_path / "run"
     said = one_sentence(vitreg("train", "--config", settings, "--data.root", "/nope", "--out", out, *words.split()))
     assert all(part in said for part in parts), said
-    assert ("/nope" in said) == (not parts)
     assert not out.exists()
 
 
