@@ -79,9 +79,9 @@ def test_killed_and_stopped_then_resumed_is_the_same_run(settings, finished, tmp
     go_on = ["--resume", str(run)]
     lives = [
         {"doing": "step", "event": 15000, "signal": "SIGKILL", "words": ["--config", str(settings), "--out", str(run)]},
-        {"doing": "disk", "event": 15, "signal": "SIGKILL", "words": go_on},  # in the second save
-        {"doing": "look", "event": 30000, "signal": "SIGTERM", "words": go_on},
-        {"doing": "step", "event": 10, "signal": "SIGINT", "words": go_on},
+        {"doing": "disk", "event": 15, "signal": "SIGKILL", "words": go_on},  # in a save
+        {"doing": "step", "event": 10, "signal": "SIGTERM", "words": go_on},  # before norms are due, which can wait
+        {"doing": "look", "event": 10, "signal": "SIGINT", "words": go_on},  # while they are made up for
         {"words": go_on},
     ]
     lives = [{"log": str(tmp_path / f"life{number}.log"), **life} for number, life in enumerate(lives)]
