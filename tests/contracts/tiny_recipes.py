@@ -12,9 +12,10 @@ from vitreg.data.mixing import MixConfig
 from vitreg.data.multicrop import MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY, ClipConfig
+from vitreg.recipes.dino import DinoConfig
+from vitreg.recipes.dinov2 import DinoV2Config
 from vitreg.recipes.mae import MaeConfig
 from vitreg.recipes.masking import MaskConfig
-from vitreg.recipes.self_distill import DinoConfig, DinoV2Config
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.train.settings import RecipeConfig, RunConfig, TrainConfig
 from vitreg.verbs.train_parts import build_recipe

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as T
 from torchvision.transforms.v2 import functional as V
 
-from vitreg.data.transforms import IMAGENET, Preprocess
+from vitreg.data.transforms import IMAGENET
 from vitreg.errors import UserError
 
 View = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
@@ -79,17 +79,6 @@ class SingleView:
                 picture = change(picture)
             crop = to_bytes(picture)
         return (crop[None].contiguous(),)
-
-
-@dataclass(frozen=True, slots=True)
-class CentreView:
-    """The resized centre of a picture, nothing drawn."""
-
-    preprocess: Preprocess
-
-    def __call__(self, image: Image.Image) -> tuple[UInt8[Tensor, "1 3 h w"]]:
-        """Resize and cut one picture."""
-        return (torch.from_numpy(self.preprocess.pixels(image)).permute(2, 0, 1)[None].contiguous(),)
 
 
 class ThreeAugment:
@@ -157,17 +146,6 @@ def clip_view(size: int, scale: tuple[float, float] = (0.9, 1.0)) -> View:
 def mae_view(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> View:
     """Crop as MAE trains: a fifth of the picture up to all of it, mirrored half of the time."""
     return SingleView(T.Compose([random_resized_crop(size, scale), T.RandomHorizontalFlip(0.5)]))
-
-
-def evaluation_view(size: int, crop_ratio: float = 1.0) -> View:
-    """Cut the centre out of the picture, whose short side is resized to `size / crop_ratio` pixels.
-
-    Raises:
-        ValueError: for a ratio outside 0..1.
-    """
-    if not 0 < crop_ratio <= 1:
-        raise ValueError(f"a crop of {crop_ratio} of the picture; wanted is a share above 0, at most 1")
-    return CentreView(replace(IMAGENET, size=(size, size), resize=int(size / crop_ratio)))
 
 
 def random_resized_crop(size: int, scale: tuple[float, float]) -> T.RandomResizedCrop:

@@ -113,11 +113,11 @@ class Clip(nn.Module):
 
     def encode_text(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B E"]:
         """Return the place of each text in the common space, of length 1."""
-        return F.normalize(self.text(tokens).float(), dim=-1)
+        return _unit(self.text(tokens))
 
     def place(self, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B E"]:
         """Project what the image tower says in its final CLS (or in its mean patch, as `pool` says)."""
-        return F.normalize((self.visual.pooled(tokens) @ self.projection).float(), dim=-1)
+        return _unit(self.visual.pooled(tokens) @ self.projection)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
         """Compare every image with every text of the global batch, and tell each its own.
@@ -196,3 +196,8 @@ def _open_clip() -> ModuleType:
     except ImportError:
         raise UserError("CLIP trains with open_clip's text tower; pip install 'vitreg[clip]' brings it.") from None
     return open_clip
+
+
+def _unit(x: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
+    """Scale to length 1, in float32 or better."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

@@ -30,11 +30,6 @@ def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return _reduce(x, dist.ReduceOp.SUM)
 
 
-def mean_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Average what every process holds under this name, each process counting once; no gradient passes."""
-    return sum_over_processes(x) / processes()
-
-
 def max_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Take the elementwise maximum of what every process holds under this name; no gradient passes."""
     return _reduce(x, dist.ReduceOp.MAX)

@@ -10,9 +10,10 @@ from pydantic import Field
 from vitreg.data.settings import DataConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import ClipConfig
+from vitreg.recipes.dino import DinoConfig
+from vitreg.recipes.dinov2 import DinoV2Config
 from vitreg.recipes.mae import MaeConfig
 from vitreg.recipes.parameters import OptimConfig
-from vitreg.recipes.self_distill import DinoConfig, DinoV2Config
 from vitreg.recipes.supervised import SupervisedConfig
 
 RecipeConfig = SupervisedConfig | ClipConfig | DinoV2Config | DinoConfig | MaeConfig
@@ -43,7 +44,7 @@ class RunConfig:
     start_from: str | None = None
     """A model to start from: whatever `vitreg scan` takes as SPEC; registers it lacks are added, untrained."""
     save_every: str = "5%"
-    """How often a checkpoint is written; one is written at the end and on SIGTERM in any case."""
+    """How often a checkpoint is written; also after every evaluation, at the end and on SIGTERM."""
     keep: int = 2
     """Newest checkpoints kept, beside the best one."""
     evaluate_every: str = "10%"

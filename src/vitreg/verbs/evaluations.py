@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.data.example import TrainingSet
-from vitreg.data.training import evaluation_loader
+from vitreg.data.training import EvaluationLoader, evaluation_loader
 from vitreg.data.transforms import Preprocess
 from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.retrieval import recall
@@ -37,15 +37,18 @@ def _looking(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
+def _share(data: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> EvaluationLoader:
+    """Return this process's part of one side of the data."""
+    return evaluation_loader(data, preprocess, batch=BATCH, rank=group.rank, world=group.world, workers=workers)
+
+
 class Top1:
     """Share of validation images whose largest logit is their class, in percent."""
 
     best = "top1"
 
     def __init__(self, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> None:
-        self.loader = evaluation_loader(
-            val, preprocess, batch=BATCH, rank=group.rank, world=group.world, workers=workers
-        )
+        self.loader = _share(val, preprocess, group, workers)
         self.group = group
 
     def __call__(self, recipe: Supervised) -> dict[str, float]:
@@ -64,17 +67,14 @@ class Top1:
 
 
 class Knn:
-    """Top-1 of the nearest training images by the backbone's CLS, in percent; no training side larger than `most`."""
+    """Top-1 of the nearest training images by the backbone's CLS, in percent."""
 
     best = "knn"
 
     def __init__(
         self, train: TrainingSet, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None
     ) -> None:
-        self.sides = [
-            evaluation_loader(side, preprocess, batch=BATCH, rank=group.rank, world=group.world, workers=workers)
-            for side in (train, val)
-        ]
+        self.sides = [_share(side, preprocess, group, workers) for side in (train, val)]
         self.group = group
 
     def __call__(self, recipe: Any) -> dict[str, float]:
@@ -103,9 +103,7 @@ class Retrieval:
     best = "recall"
 
     def __init__(self, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> None:
-        self.loader = evaluation_loader(
-            val, preprocess, batch=BATCH, rank=group.rank, world=group.world, workers=workers
-        )
+        self.loader = _share(val, preprocess, group, workers)
         self.group = group
 
     def __call__(self, recipe: Clip) -> dict[str, float]:

@@ -33,18 +33,12 @@ from vitreg.verbs.train_checks import check_settings
 
 # What may change between the parts of a run: where and how it is computed, and how often it is looked at.
 FREE = frozenset(
-    {
-        *("data.root", "data.val", "data.workers", "data.cache", "data.download", "run.micro_batch", "run.parallel"),
-        *(
-            "run.checkpoint_activations",
-            "run.compile",
-            "run.device",
-            "run.save_every",
-            "run.keep",
-            "run.evaluate_every",
-        ),
-        *("run.watch_every", "run.log_every", "run.tensorboard"),
-    }
+    [f"data.{key}" for key in ("root", "val", "workers", "cache", "download")]
+    + [
+        f"run.{key}"
+        for key in ("micro_batch", "parallel", "checkpoint_activations", "compile", "device", "tensorboard")
+    ]
+    + [f"run.{key}" for key in ("keep", "save_every", "evaluate_every", "watch_every", "log_every")]
 )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from torchvision import transforms as v1
 
 from vitreg.config import decode, encode
 from vitreg.data.augment import (
@@ -18,7 +17,6 @@ from vitreg.data.augment import (
     ThreeAugment,
     clip_view,
     deit3_view,
-    evaluation_view,
     mae_view,
     simple_random_crop,
 )
@@ -26,14 +24,13 @@ from vitreg.errors import UserError
 
 POLICY = "rand-m9-mstd0.5-inc1"
 PLAIN = AugmentConfig(crop="rrc", three_augment=False, colour_jitter=0.0)
-RANDOM_VIEWS = {
+VIEWS = {
     "deit3-src": deit3_view(32),
     "deit3-rrc": deit3_view(32, AugmentConfig(crop="rrc")),
     "deit3-randaugment": deit3_view(32, AugmentConfig(crop="rrc", rand_augment=POLICY)),
     "clip": clip_view(32),
     "mae": mae_view(32),
 }
-VIEWS = RANDOM_VIEWS | {"evaluation": evaluation_view(32, 0.875)}
 
 
 def noise(height: int, width: int) -> Image.Image:
@@ -137,9 +134,9 @@ def test_a_long_strip_is_not_enlarged_whole():
     assert part(whole) is whole
 
 
-@pytest.mark.parametrize("name", RANDOM_VIEWS)
+@pytest.mark.parametrize("name", VIEWS)
 def test_torchs_seed_alone_decides(name):
-    view, picture = RANDOM_VIEWS[name], noise(40, 50)
+    view, picture = VIEWS[name], noise(40, 50)
 
     def draw(seed: int, view=view) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -211,14 +208,6 @@ def test_rand_augment_replaces_the_other_colours():
     assert [type(change) for change in view.colours] == [RandAugment]
 
 
-@pytest.mark.parametrize("ratio", [1.0, 0.875])
-def test_evaluation_view_is_torchvisions(ratio):
-    picture = noise(90, 131)
-    resize = v1.Resize(int(64 / ratio), interpolation=v1.InterpolationMode.BICUBIC)
-    expected = v1.Compose([resize, v1.CenterCrop(64), v1.PILToTensor()])(picture)
-    assert torch.equal(evaluation_view(64, ratio)(picture)[0][0], expected)
-
-
 def test_settings_survive_json():
     config = AugmentConfig(crop="rrc", scale=(0.1, 0.9), rand_augment=POLICY)
     assert decode(AugmentConfig, encode(config)) == config
@@ -243,5 +232,3 @@ def test_impossible_settings_are_refused_by_name(settings, named):
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="4"):
         deit3_view(4)
-    with pytest.raises(ValueError, match=r"1\.5"):
-        evaluation_view(64, 1.5)

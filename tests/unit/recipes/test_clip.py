@@ -80,8 +80,9 @@ def translated(values, *, fold):
 
 
 def test_features_loss_and_gradients_are_those_of_open_clip():
-    theirs, ours = official()
+    theirs, ours = (module.double() for module in official())  # in float32, sums in another order round differently
     batch = batch_of()
+    batch = replace(batch, views=(batch.views[0].double(),))
     images, texts = (
         theirs.encode_image(batch.views[0][0], normalize=True),
         theirs.encode_text(batch.targets, normalize=True),
@@ -96,10 +97,10 @@ def test_features_loss_and_gradients_are_those_of_open_clip():
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(
-            gradient, wanted[name], rtol=1e-4, atol=5e-5, msg=lambda text, name=name: f"{name}: {text}"
+            gradient, wanted[name], rtol=1.3e-6, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     top1 = ((images @ texts.T).argmax(1) == torch.arange(6)).float().mean()
-    torch.testing.assert_close(output.metrics["batch_top1"], top1)
+    assert output.metrics["batch_top1"] == top1
     torch.testing.assert_close(output.metrics["scale"], theirs.logit_scale.exp().detach())
 
 

@@ -14,11 +14,11 @@ from vitreg.data.batch import TrainBatch
 from vitreg.data.multicrop import MultiCropConfig
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.dinov2 import hide_patches
+from vitreg.recipes.dino import Dino, DinoConfig
+from vitreg.recipes.dinov2 import DinoV2, DinoV2Config, hide_patches
 from vitreg.recipes.masking import MaskConfig
 from vitreg.recipes.parameters import OptimConfig
 from vitreg.recipes.recipe import Progress
-from vitreg.recipes.self_distill import Dino, DinoConfig, DinoV2, DinoV2Config
 from vitreg.recipes.teacher import Targets
 from vitreg.recipes.teacher import teacher_temperature as temperature_of
 
