@@ -9,15 +9,15 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 FLOORS = {
-    "errors": 0, "records": 0, "files": 0, "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
+    "errors": 0, "records": 0, "results": 0, "files": 0, "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
     "models": 1, "data": 1,
     "backbones": 2,
-    "analysis": 3, "recipes": 3, "probes": 3,
+    "analysis": 3, "recipes": 3, "probes": 3, "discovery": 3,
     "train": 4,
     "presets": 5, "verbs": 5,
     "cli": 6, "__main__": 6, "testing": 6,
 }  # fmt: skip
-REPORT_MAY_IMPORT = {"errors", "records", "files", "report"}
+REPORT_MAY_IMPORT = {"errors", "records", "results", "files", "report"}
 FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
 
 
@@ -111,7 +111,7 @@ def test_public_names():
 def test_verbs():
     from vitreg.cli import VERBS
 
-    assert list(VERBS) == ["scan", "maps", "doctor", "demo", "train", "curves", "export", "version"]
+    assert list(VERBS) == ["scan", "maps", "doctor", "eval", "train", "curves", "export", "demo", "version"]
 
 
 @pytest.mark.parametrize(

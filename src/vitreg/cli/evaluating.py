@@ -1,0 +1,131 @@
+"""The command line of `eval`: SPEC, TASK and DATA, then the settings of the task, whose dataclass is their manual."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from vitreg.cli.options import AS_IT_IS, SPEC_HELP, ModelOptions, parse_size, positive
+from vitreg.errors import UserError, unknown
+
+T = TypeVar("T")
+
+TASKS = {
+    "knn": "Knn",
+    "linear": "Linear",
+    "logistic": "Logistic",
+    "segmentation": "Segmentation",
+    "depth": "Depth",
+    "zeroshot": "ZeroShot",
+    "retrieval": "Retrieval",
+    "tokens": "TokenProbe",
+    "position": "Position",
+    "pixels": "Pixels",
+    "controls": "Controls",
+    "complexity": "Complexity",
+}
+WITHOUT_DATA = {"complexity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[T]):
+    """Measure what a model's features are good for."""
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    data: Annotated[Positional[str], arg(metavar="DATA", help="what it is measured on; see above")] = ""
+    task: OmitArgPrefixes[T]
+    out: Path = Path("vitreg-eval")
+    """Folder for result.json."""
+    features: Path | None = None
+    """Folder where extracted features are kept and found again; the user's cache if unset."""
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    size: str | None = None
+    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Literal["pad", "crop", "resize"] = "resize"
+    """What to do where a side is no multiple of the patch."""
+    limit: int | None = None
+    """Use at most this many images of each side."""
+    batch_size: int | None = None
+    """Images at once; chosen by token count and device if unset."""
+    workers: int | None = None
+    """Processes that decode."""
+    seed: int = 0
+    """Of everything drawn at random."""
+
+
+def run_eval(argv: list[str]) -> int:
+    """Read the words after `vitreg eval`, and evaluate. Returns the exit code.
+
+    Raises:
+        UserError: for a mistake in names, settings or data.
+    """
+    if not argv or argv in (["--help"], ["-h"]):
+        print(overview())
+        return 0
+    if argv[0] in TASKS and {"--help", "-h"} & set(argv):
+        argv = ["SPEC", *argv]
+    if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
+        raise UserError("name the model, then the task: vitreg eval SPEC TASK DATA ...")
+    spec, name, *words = argv
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    kind = task_class(name)
+    command = tyro.cli(
+        Command[kind],  # type: ignore[valid-type]
+        prog=f"vitreg eval SPEC {name}",
+        description=kind.__doc__ or "",
+        args=[spec, *words],
+    )
+    if not command.data and name not in WITHOUT_DATA:
+        raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
+    return _run(command)
+
+
+def overview() -> str:
+    """Say how to call the verb, and list the tasks with the first sentence of each."""
+    lines = [
+        "usage: vitreg eval SPEC TASK DATA [--out DIR] ...",
+        "       vitreg eval SPEC TASK --help         every setting of a task, with its value and meaning",
+        "",
+        "Tasks:",
+    ]
+    lines += [f"  {name:14}{(task_class(name).__doc__ or '').strip().splitlines()[0]}" for name in TASKS]
+    return "\n".join(lines)
+
+
+def task_class(name: str) -> type:
+    """Return the class behind the name of a task."""
+    return getattr(importlib.import_module(f"vitreg.verbs.tasks.{name}"), TASKS[name])
+
+
+def _run(command: Command) -> int:
+    from vitreg.verbs.evaluate import describe, evaluate
+
+    result = evaluate(
+        command.spec,
+        command.task,
+        command.data,
+        out=command.out,
+        features=command.features,
+        weights=command.weights,
+        size=parse_size(command.size),
+        fit=command.fit,
+        limit=positive("limit", command.limit),
+        batch_size=positive("batch-size", command.batch_size),
+        workers=positive("workers", command.workers),
+        seed=command.seed,
+        quiet=False,
+        **vars(command.model),
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(describe(result))
+        print(command.out / "result.json")
+    return 0

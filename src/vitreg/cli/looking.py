@@ -1,0 +1,219 @@
+"""The verbs that look: scan, maps, doctor and demo. They parse, call, and say where the result is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from vitreg.cli.options import (
+    AS_IT_IS,
+    EXIT_INTERRUPTED,
+    EXIT_OVER_BUDGET,
+    IMAGES_HELP,
+    SPEC_HELP,
+    ModelOptions,
+    named_images,
+    parse_layers,
+    parse_size,
+    positive,
+)
+from vitreg.errors import UserError
+
+if TYPE_CHECKING:
+    from vitreg.records import ScanResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Look for artifacts in the feature maps of any Vision Transformer.
+
+    One pass over the images, constant memory. Writes result.json, report.html and figures/ into --out and prints the
+    verdict. Exit code 0, or 3 with --fail-above, 2 for a mistake, 130 after Ctrl-C (what was scanned is kept).
+
+    Example: vitreg scan timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --out report
+    Under torchrun every process takes its share: torchrun --nproc-per-node 2 -m vitreg scan ...
+    """
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    out: Path = Path("vitreg-scan")
+    """Folder for the results."""
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    size: str | None = None
+    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Literal["pad", "crop", "resize"] = "resize"
+    """What to do where a side is no multiple of the patch."""
+    detector: str = "mixture"
+    """mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
+    fail_above: float | None = None
+    """Exit with code 3 if more than this share of the patch tokens are outliers."""
+    tokens: bool = False
+    """Also write tokens.parquet, a row for every token of every layer."""
+    limit: int | None = None
+    """Scan at most this many images."""
+    batch_size: int | None = None
+    """Images at once; chosen by token count and device if unset."""
+    workers: int | None = None
+    """Decoding threads."""
+    seed: int = 0
+    """Of the bootstrap over images."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.scan import ScanOptions, scan
+
+        if self.fail_above is not None and not 0 <= self.fail_above <= 1:
+            raise UserError(f"--fail-above is a share between 0 and 1, not {self.fail_above:g}.")
+        options = ScanOptions(
+            size=parse_size(self.size), fit=self.fit, detector=self.detector, limit=positive("limit", self.limit), tokens=self.tokens,
+            batch_size=positive("batch-size", self.batch_size), workers=positive("workers", self.workers), seed=self.seed,
+        )  # fmt: skip
+        result = scan(
+            self.spec,
+            named_images(self.images),
+            out=self.out,
+            weights=self.weights,
+            options=options,
+            quiet=False,
+            **vars(self.model),
+        )
+        if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
+            _print_scan(result, self.out)
+        if result.images.interrupted:
+            return EXIT_INTERRUPTED
+        if self.fail_above is not None and result.verdict.outlier_fraction > self.fail_above:
+            print(
+                f"vitreg: {result.verdict.outlier_fraction:.2%} of the patch tokens are outliers, over --fail-above {self.fail_above:g}.",
+                file=sys.stderr,
+            )
+            return EXIT_OVER_BUDGET
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps:
+    """Draw attention, PCA and norm maps as contact sheets, like the paper's Figs. 1, 2, 9, 14, 15 and 16.
+
+    Several models side by side share their colour scales: give specs separated by commas.
+
+    Example: vitreg maps timm:deit3_base_patch16_224,timm:vit_base_patch14_reg4_dinov2 photos/ --what attention norm
+    """
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC[,SPEC...]", help=SPEC_HELP)]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    out: Path = Path("vitreg-maps")
+    """Folder for the sheets."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    what: tuple[Literal["attention", "heads", "registers", "pca", "rgb", "norm"], ...] = (
+        "attention",
+        "registers",
+        "pca",
+        "rgb",
+        "norm",
+    )
+    """Which maps."""
+    weights: tuple[str, ...] = ()
+    """A checkpoint for each model, in their order; "none" leaves a model its own."""
+    layer: str = "-1"
+    """Block whose output is drawn, such as 7; -1 is the last; several as 5,8,11; or all."""
+    size: str | None = None
+    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Literal["pad", "crop", "resize"] = "resize"
+    """What to do where a side is no multiple of the patch."""
+    scale: Literal["shared", "map"] = "shared"
+    """One colour scale for a whole sheet, or one for every map."""
+    upsample: Literal["nearest", "bilinear"] = "nearest"
+    """How patches are enlarged."""
+    mass: float | None = None
+    """Show of each attention map only the strongest patches that hold this share, such as 0.6."""
+    pca_per_image: bool = False
+    """Fit principal components to every image alone."""
+    limit: int = 8
+    """Draw at most this many images."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.maps import maps
+
+        result = maps(
+            [s.strip() for s in self.spec.split(",") if s.strip()],
+            named_images(self.images),
+            out=self.out,
+            weights=[None if w == "none" else w for w in self.weights] or None,
+            what=self.what,
+            layer=parse_layers(self.layer),
+            size=parse_size(self.size),
+            fit=self.fit,
+            scale=self.scale,
+            upsample=self.upsample,
+            mass=self.mass,
+            pca_per_image=self.pca_per_image,
+            limit=positive("limit", self.limit),
+            **vars(self.model),
+        )
+        for skipped in result.skipped:
+            print(f"{skipped.name} could not be read: {skipped.reason}.")
+        for note in result.notes:
+            print(note)
+        for path in result.paths:
+            print(path)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check a model without images: token layout, registers, position table, weight decay, slicing.
+
+    Example: vitreg doctor timm:vit_medium_patch16_reg4_gap_256
+    """
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.backbones import load
+        from vitreg.verbs.doctor import doctor, render
+
+        print(render(doctor(load(self.spec, weights=self.weights, **vars(self.model)))))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Scan a ViT with planted artifacts and its clean twin on real photographs. Offline, under two minutes."""
+
+    out: Path = Path("demo-report")
+    """Folder for the two reports."""
+    kind: str = "high-norm"
+    """Which artifact is planted: high-norm, low-norm, position-locked, last-block or hidden."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.demo import demo
+
+        demo(self.out, self.kind)
+        return 0
+
+
+def _print_scan(result: ScanResult, out: Path) -> None:
+    images, verdict = result.images, result.verdict
+    if images.interrupted:
+        of = f" of {images.planned}" if images.planned else ""
+        print(f"Stopped after {images.seen}{of} images; this is what they say.")
+    if images.skipped:
+        print(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
+    for note in result.model.notes:
+        print(note)
+    sure = "" if verdict.confidence is None else f", {verdict.confidence:.0%} of resamples agree"
+    print(f"{verdict.sentence}\nVerdict: {verdict.kind} ({verdict.strength}{sure}). {verdict.reason}")
+    print(out / "report.html")

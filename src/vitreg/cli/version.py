@@ -1,0 +1,17 @@
+"""The verb that says which vitreg this is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitreg import __version__
+
+
+@dataclass(frozen=True)
+class Version:
+    """Print the version."""
+
+    def __call__(self) -> int:
+        """Print it. Returns the exit code."""
+        print(f"vitreg {__version__}")
+        return 0

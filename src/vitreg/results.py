@@ -1,0 +1,68 @@
+"""What an evaluation leaves behind: plain values, the documented schema ``vitreg.eval/1`` of ``result.json``.
+
+A number never stands without the protocol that made it, nor without a control that must be worse.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vitreg.records import Provenance, Record, Skipped
+
+Cell = str | float | int | None
+
+
+class Table(Record):
+    """Rows of values under named columns; the first column says what the row is."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+class EvalModel(Record):
+    """What was evaluated."""
+
+    spec: str
+    library: str
+    blocks: int
+    width: int
+    registers: int
+    patch: tuple[int, int] = Field(description="height, width in pixels")
+    weights: str
+    weights_sha256: str
+    notes: list[str] = Field(default_factory=list)
+
+
+class EvalData(Record):
+    """What it was evaluated on: how many samples of each side, and which could not be read."""
+
+    name: str
+    counts: dict[str, int] = Field(description="samples of each side, such as train and test; readable ones")
+    classes: int | None = None
+    skipped: list[Skipped] = Field(default_factory=list)
+
+
+class EvalResult(Record):
+    """One task on one model: ``result.json`` of `vitreg eval`."""
+
+    schema_version: Literal["vitreg.eval/1"] = "vitreg.eval/1"
+    task: str
+    model: EvalModel
+    data: EvalData
+    headline: str = Field(description="name of the metric that sums the task up")
+    metrics: dict[str, float]
+    controls: dict[str, float] = Field(description="the headline metric of what must be worse, by name")
+    larger_is_better: bool = True
+    protocol: dict[str, Any] = Field(description="every setting that makes the number")
+    tables: list[Table] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    provenance: Provenance
+
+    @property
+    def beats_controls(self) -> bool:
+        """Whether the headline is better than every control."""
+        value = self.metrics[self.headline]
+        return all((value > c) if self.larger_is_better else (value < c) for c in self.controls.values())

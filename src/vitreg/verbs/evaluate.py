@@ -1,0 +1,145 @@
+"""`evaluate`: one task on one model. Puts the model on the bench, runs the task, and records number, protocol and controls."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitreg.backbones import Backbone, load
+from vitreg.data.transforms import Policy
+from vitreg.files import output_folder, write_text
+from vitreg.results import EvalData, EvalModel, EvalResult
+from vitreg.runtime import processes, provenance
+from vitreg.verbs.task import Bench, Outcome, Task
+
+
+def evaluate(
+    model: str | nn.Module | Backbone,
+    task: Task,
+    data: str | Path = "",
+    *,
+    out: str | Path | None = None,
+    features: str | Path | None = None,
+    weights: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: Policy = "resize",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+    **load_options: Any,
+) -> EvalResult:
+    """Measure what a model's features are good for.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.tasks`.
+        data: what it is measured on; the task says what it takes.
+        out: folder for result.json; nothing is written without it.
+        features: folder where extracted features are kept and found again; the user's cache if None.
+        weights: a checkpoint for the spec.
+        size: of the images in pixels, one number or (height, width); the model's own if None.
+        limit: use at most this many images of each side.
+        load_options: passed to `vitreg.load`.
+    Raises:
+        UserError: for data or a model that the task cannot work with.
+    """
+    folder = None if out is None else output_folder(Path(out))
+    started = datetime.now(UTC)
+    backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+    with processes() as group:
+        bench = Bench(
+            backbone=backbone,
+            data=str(data),
+            features=Path(features) if features is not None else cache(),
+            group=group,
+            size=(size, size) if isinstance(size, int) else size,
+            policy=fit,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            seed=seed,
+            quiet=quiet,
+        )
+        outcome = task.run(bench)
+        result = EvalResult(
+            task=task_name(type(task)),
+            model=_model(backbone),
+            data=_data(bench, outcome),
+            headline=outcome.headline,
+            metrics=dict(outcome.metrics),
+            controls=dict(outcome.controls),
+            larger_is_better=outcome.larger_is_better,
+            protocol=dict(outcome.protocol),
+            tables=list(outcome.tables),
+            notes=list(outcome.notes),
+            provenance=provenance(
+                started=started,
+                device=backbone.device,
+                precision=str(backbone.dtype).removeprefix("torch."),
+                processes=group.world,
+                seed=seed,
+            ),
+        )
+        if folder is not None and group.first:
+            write_text(folder / "result.json", result.model_dump_json(indent=1))
+    return result
+
+
+def cache() -> Path:
+    """Return where features are kept if no folder is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitreg" / "features"
+
+
+def task_name(kind: type) -> str:
+    """Return what a task is called on the command line: its class in lower case."""
+    return kind.__name__.lower()
+
+
+def _model(backbone: Backbone) -> EvalModel:
+    anatomy = backbone.anatomy
+    return EvalModel(
+        spec=backbone.spec,
+        library=anatomy.library,
+        blocks=backbone.depth,
+        width=anatomy.width,
+        registers=len(anatomy.layout(anatomy.native_size).registers),
+        patch=anatomy.patch,
+        weights=backbone.weights_source,
+        weights_sha256=backbone.weights_sha256,
+        notes=list(backbone.notes),
+    )
+
+
+def _data(bench: Bench, outcome: Outcome) -> EvalData:
+    return EvalData(
+        name=bench.data, counts=dict(outcome.counts), classes=outcome.classes, skipped=list(outcome.skipped)
+    )
+
+
+def describe(result: EvalResult) -> str:
+    """Say what was found, its controls and its protocol, in lines for a terminal."""
+    lines = [f"{result.task} of {result.model.spec} on {result.data.name or 'no data'}"]
+    width = max(map(len, [*result.metrics, *(f"control: {name}" for name in result.controls)]), default=0)
+    for name, value in result.metrics.items():
+        mark = "  <-" if name == result.headline else ""
+        lines.append(f"  {name:<{width}}  {value:.4g}{mark}")
+    lines += [f"  {'control: ' + name:<{width}}  {value:.4g}" for name, value in result.controls.items()]
+    lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in result.protocol.items()))
+    lines += result.notes
+    if result.controls and not result.beats_controls:
+        lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")
+    if result.data.skipped:
+        lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " x ".join(map(str, value)) if len(value) <= 6 else f"{value[0]} to {value[-1]} ({len(value)})"
+    return str(value)

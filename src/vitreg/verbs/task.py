@@ -1,0 +1,92 @@
+"""What a task of `vitreg eval` is: settings as a frozen dataclass, `run(bench)` gives an `Outcome`.
+
+A task says what it measured and how; it writes no files and prints nothing. `Bench` holds the model and how it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from vitreg.backbones import Backbone
+from vitreg.data.transforms import Policy, Preprocess
+from vitreg.errors import UserError
+from vitreg.records import Skipped
+from vitreg.results import Table
+from vitreg.runtime import Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One model, one set of data, and how they are run.
+
+    Args:
+        data: what DATA was on the command line: a folder, a name, an annotation file; each task says what it takes.
+        features: folder where extracted features are kept and found again.
+        size: of the images, (height, width); the model's own if None.
+        limit: use at most this many images of each side.
+    """
+
+    backbone: Backbone
+    data: str
+    features: Path
+    group: Processes = field(default_factory=Processes)
+    size: tuple[int, int] | None = None
+    policy: Policy = "resize"
+    batch_size: int | None = None
+    workers: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    quiet: bool = True
+
+    def preprocess(self, *, resize_ratio: float | None = None) -> Preprocess:
+        """Return how a picture becomes the model's input, at the size asked for.
+
+        Args:
+            resize_ratio: short side of the resized picture over the side of the crop, such as 256 / 224 for DINOv2's
+                kNN or 1 for its transfer sets; the model's own if None.
+        Raises:
+            UserError: for a model whose preprocessing is unknown.
+        """
+        found = self.backbone.preprocess
+        if found is None:
+            raise UserError("how this model wants its images is unknown; load it by its spec.")
+        found = found.with_size(self.size) if self.size else found
+        if resize_ratio is None:
+            return found
+        short = min(found.size)
+        if found.size[0] != found.size[1]:
+            return found
+        return Preprocess(
+            size=found.size,
+            resize=round(short * resize_ratio),
+            mean=found.mean,
+            std=found.std,
+            interpolation="bicubic",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a task found; see `EvalResult` for the fields."""
+
+    headline: str
+    metrics: Mapping[str, float]
+    controls: Mapping[str, float]
+    counts: Mapping[str, int]
+    protocol: Mapping[str, Any]
+    larger_is_better: bool = True
+    classes: int | None = None
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Task(Protocol):
+    """A frozen, keyword-only dataclass whose fields are the flags of the command line, each with a docstring."""
+
+    def run(self, bench: Bench) -> Outcome:
+        """Measure."""
+        ...
