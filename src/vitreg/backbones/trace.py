@@ -224,6 +224,9 @@ def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
     """L2 norm of every token, accumulated in float32 whatever the dtype of the tokens."""
     if hidden.dtype == torch.float64:
         return torch.linalg.vector_norm(hidden, dim=-1).float()
+    if hidden.device.type == "cpu" and hidden.dtype != torch.float32 and len(hidden):
+        # An image at a time its float32 copy stays in the cache: less than half the time of a whole batch.
+        return torch.stack([torch.linalg.vector_norm(image, dim=-1, dtype=torch.float32) for image in hidden])
     return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
 
 
