@@ -18,7 +18,7 @@ from vitreg.errors import UserError
 from vitreg.models.block import Block
 from vitreg.models.vit import publish
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
-from vitreg.runtime import Processes
+from vitreg.runtime import Processes, keep_freed_memory
 from vitreg.train import checkpoint
 from vitreg.train.journal import Journal
 from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
@@ -107,6 +107,7 @@ def fit(
     Raises:
         UserError: if a loss or a gradient is not finite, or a checkpoint cannot be written.
     """
+    keep_freed_memory()
     loop = _Loop(recipe, config, plan, setup)
     with stop_signals() as stop, contextlib.closing(loop.begin(resumed)):
         return loop.run(stop)

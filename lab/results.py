@@ -1,0 +1,97 @@
+"""Write docs/results.md from the result.json files of evaluations.
+
+    python lab/results.py eval/ --out docs/results.md
+
+Looks for `<folder>/<model>/<task>[-variant]/result.json`. Every number stands beside the controls measured in the same
+run, and below each table stand the commands that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+INTRODUCTION = """# What features are good for, measured
+
+Every number here was measured by `vitreg eval` or `vitreg discover` with the command below its table, on small subsets of public sets
+(`lab/results.py` writes this page from the `result.json` files). They compare models and controls on one protocol; none reproduces a
+published number, for neither the sets nor the lengths of training are the published ones. A **control** is the same measurement of
+something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
+
+Models: `deit-tiny` is the DeiT-Tiny/16 trained on ImageNet-1k by its authors; `untrained` the same network with random weights. The
+others were trained by vitreg's CPU presets (docs/train.md), with 0 and with 4 registers.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    options = parser.parse_args()
+    tasks: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for path in sorted(options.folder.glob("*/*/result.json")):
+        tasks[path.parent.name].append((path.parent.parent.name, json.loads(path.read_text())))
+    sections = [INTRODUCTION, *(section(task, results) for task, results in sorted(tasks.items()))]
+    options.out.write_text("\n".join(sections))
+    print(options.out)
+
+
+def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
+    """One task: a row for every model, its controls beside it, then protocol and commands."""
+    first = results[0][1]
+    metrics = list(dict.fromkeys(name for _, r in results for name in r["metrics"]))
+    controls = list(dict.fromkeys(name for _, r in results for name in r["controls"]))
+    shown = [first["headline"], *(name for name in metrics if name != first["headline"])][:6]
+    lines = [f"## {task}", "", f"Headline: {first['headline']}, {'larger' if first['larger_is_better'] else 'smaller'} is better.", ""]  # fmt: skip
+    head = ["model", *shown, *(f"control: {name}" for name in controls), "beats controls"]
+    lines += [row(head), row(["---"] * len(head))]
+    for model, result in results:
+        value = result["metrics"].get(result["headline"])
+        better = all(
+            (value > control) == result["larger_is_better"] and value != control
+            for control in result["controls"].values()
+        )
+        lines.append(
+            row([
+                model,
+                *(number(result["metrics"].get(name)) for name in shown),
+                *(number(result["controls"].get(name)) for name in controls),
+                "yes" if better else "**no**",
+            ])
+        )  # fmt: skip
+    for table in first.get("tables", [])[:1]:
+        if len(table["rows"]) <= 12 and len(table["columns"]) <= 9:
+            lines += ["", f"{table['title']} ({results[0][0]}):", "", row(table["columns"]), row(["---"] * len(table["columns"]))]  # fmt: skip
+            lines += [row([number(cell) for cell in cells]) for cells in table["rows"]]
+    lines += [
+        "",
+        "Protocol: " + ", ".join(f"{key} {short(value)}" for key, value in first["protocol"].items()) + ".",
+        "",
+    ]
+    lines += ["```", *(result["provenance"]["command"] for _, result in results), "```", ""]
+    for note in dict.fromkeys(note for _, result in results for note in result["notes"]):
+        lines += [f"- {note}"]
+    return "\n".join([*lines, ""])
+
+
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 6:
+        return f"{value[0]} to {value[-1]} ({len(value)})"
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    main()
