@@ -33,10 +33,19 @@ def main() -> None:
     options = parser.parse_args()
     tasks: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for path in sorted(options.folder.glob("*/*/result.json")):
-        tasks[path.parent.name].append((path.parent.parent.name, json.loads(path.read_text())))
+        tasks[path.parent.name].append((path.parent.parent.name, as_evaluation(json.loads(path.read_text()))))
     sections = [INTRODUCTION, *(section(task, results) for task, results in sorted(tasks.items()))]
     options.out.write_text("\n".join(sections))
     print(options.out)
+
+
+def as_evaluation(result: dict[str, Any]) -> dict[str, Any]:
+    """Bring the record of `vitreg discover` into the form of the others."""
+    if "corloc" not in result:
+        return result
+    found = result["corloc"]
+    metrics = {"CorLoc": found["value"], "95 % from": found["low"], "to": found["high"], "images": found["images"]}
+    return {**result, "headline": "CorLoc", "metrics": metrics, "larger_is_better": True, "tables": []}
 
 
 def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
@@ -45,7 +54,8 @@ def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
     metrics = list(dict.fromkeys(name for _, r in results for name in r["metrics"]))
     controls = list(dict.fromkeys(name for _, r in results for name in r["controls"]))
     shown = [first["headline"], *(name for name in metrics if name != first["headline"])][:6]
-    lines = [f"## {task}", "", f"Headline: {first['headline']}, {'larger' if first['larger_is_better'] else 'smaller'} is better.", ""]  # fmt: skip
+    direction = "larger" if first["larger_is_better"] else "smaller"
+    lines = [f"## {task}", "", f"Headline: {first['headline']}, {direction} is better.", ""]
     head = ["model", *shown, *(f"control: {name}" for name in controls), "beats controls"]
     lines += [row(head), row(["---"] * len(head))]
     for model, result in results:
@@ -64,7 +74,8 @@ def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
         )  # fmt: skip
     for table in first.get("tables", [])[:1]:
         if len(table["rows"]) <= 12 and len(table["columns"]) <= 9:
-            lines += ["", f"{table['title']} ({results[0][0]}):", "", row(table["columns"]), row(["---"] * len(table["columns"]))]  # fmt: skip
+            lines += ["", f"{table['title']} ({results[0][0]}):", ""]
+            lines += [row(table["columns"]), row(["---"] * len(table["columns"]))]
             lines += [row([number(cell) for cell in cells]) for cells in table["rows"]]
     lines += [
         "",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records import Provenance, Record, Skipped
+from vitreg.records import ImagesRecord, Provenance, Record, Skipped
 
 Cell = str | float | int | None
 
@@ -66,3 +66,39 @@ class EvalResult(Record):
         """Whether the headline is better than every control."""
         value = self.metrics[self.headline]
         return all((value > c) if self.larger_is_better else (value < c) for c in self.controls.values())
+
+
+class CorLoc(Record):
+    """Share of the images whose box overlaps a true box with an IoU of at least 0.5, percent."""
+
+    value: float
+    low: float | None = Field(description="95 % interval, bootstrap over images; null for a single image")
+    high: float | None
+    images: int = Field(description="that have true boxes and were looked at")
+
+
+class DiscoverSweep(Record):
+    """CorLoc of many settings on the same images."""
+
+    warning: str = Field(description="why the best row is not a result")
+    table: Table = Field(description="one row per setting, best first")
+    halves: float | None = Field(
+        description="CorLoc where each half of the images is judged by the setting that is best on the other half"
+    )
+
+
+class DiscoverResult(Record):
+    """Boxes found without supervision and how well they fit: ``result.json`` of `vitreg discover`."""
+
+    schema_version: Literal["vitreg.discover/1"] = "vitreg.discover/1"
+    model: EvalModel
+    images: ImagesRecord
+    found: int = Field(description="boxes in boxes.json")
+    corloc: CorLoc | None = Field(description="null without true boxes")
+    controls: dict[str, float] = Field(description="CorLoc of boxes that look at no image, percent")
+    without_boxes: int = Field(description="images without true boxes, left out of CorLoc")
+    setting: dict[str, Any] = Field(description="method, feature, layer, normalize and bias of the boxes")
+    protocol: dict[str, Any] = Field(description="every other setting that makes the number")
+    sweep: DiscoverSweep | None = None
+    notes: list[str] = Field(default_factory=list)
+    provenance: Provenance

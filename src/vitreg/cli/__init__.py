@@ -5,7 +5,7 @@ from __future__ import annotations
 import tyro
 
 from vitreg.cli.looking import Demo, Doctor, Maps, Scan
-from vitreg.cli.measuring import Eval
+from vitreg.cli.measuring import Discover, Eval, Extract
 from vitreg.cli.training import Curves, Export, Train
 from vitreg.cli.version import Version
 
@@ -14,6 +14,8 @@ VERBS = {
     "maps": Maps,
     "doctor": Doctor,
     "eval": Eval,
+    "discover": Discover,
+    "extract": Extract,
     "train": Train,
     "curves": Curves,
     "export": Export,

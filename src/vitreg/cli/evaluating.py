@@ -24,7 +24,7 @@ TASKS = {
     "depth": "Depth",
     "zeroshot": "ZeroShot",
     "retrieval": "Retrieval",
-    "tokens": "TokenProbe",
+    "tokens": "Tokens",
     "position": "Position",
     "pixels": "Pixels",
     "controls": "Controls",
@@ -57,6 +57,8 @@ class Command(Generic[T]):
     """Images at once; chosen by token count and device if unset."""
     workers: int | None = None
     """Processes that decode."""
+    download: bool = False
+    """Let sets known by name fetch what is missing."""
     seed: int = 0
     """Of everything drawn at random."""
 
@@ -122,6 +124,7 @@ def _run(command: Command) -> int:
         batch_size=positive("batch-size", command.batch_size),
         workers=positive("workers", command.workers),
         seed=command.seed,
+        download=command.download,
         quiet=False,
         **vars(command.model),
     )

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from vitreg.cli.options import (
+    AS_IT_IS,
+    EXIT_INTERRUPTED,
+    IMAGES_HELP,
+    SPEC_HELP,
+    ModelOptions,
+    named_images,
+    parse_size,
+    positive,
+)
+from vitreg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,3 +29,160 @@ class Eval:
     Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
     Every setting of a task: vitreg eval SPEC TASK --help
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract:
+    """Keep features of images on disk: safetensors shards, computed once, found again, finished where interrupted.
+
+    Blocks are numbers such as -1 (the last) or 5,8,11; none leaves a kind out. Prints the folder the features are in.
+
+    Example: vitreg extract timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --cls=-1 --patches 5,8,11 --out features
+    Under torchrun, or started several times, processes share the work shard by shard.
+    """
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    out: Path = Path("vitreg-features")
+    """Folder that may hold the features of many models and sets, each in a folder of its own."""
+    cls: str = "-1"
+    """Blocks whose class token is kept."""
+    mean: str = "none"
+    """Blocks whose mean patch token is kept."""
+    registers: str = "none"
+    """Blocks whose registers are kept."""
+    patches: str = "none"
+    """Blocks whose patch tokens are kept."""
+    norms: str = "none"
+    """Blocks of whose patch tokens the norms before the final norm are kept."""
+    final_norm: bool = True
+    """Apply the model's final norm to the tokens of every block."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How values are stored."""
+    mirrored: bool = False
+    """Also keep all of it of the mirrored pictures."""
+    table: bool = False
+    """Also write cls and mean features as features.parquet."""
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    size: str | None = None
+    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Literal["pad", "crop", "resize"] = "resize"
+    """What to do where a side is no multiple of the patch."""
+    limit: int | None = None
+    """Use at most this many images, spread evenly."""
+    batch_size: int | None = None
+    """Images at once; chosen by token count and device if unset."""
+    workers: int | None = None
+    """Processes that decode."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.extract import describe, extract_features
+        from vitreg.verbs.features import Wanted
+
+        wanted = Wanted(
+            cls=_blocks("cls", self.cls), mean=_blocks("mean", self.mean), registers=_blocks("registers", self.registers),
+            patches=_blocks("patches", self.patches), norms=_blocks("norms", self.norms),
+            final_norm=self.final_norm, dtype=self.dtype, mirrored=self.mirrored,
+        )  # fmt: skip
+        store = extract_features(
+            self.spec, named_images(self.images), out=self.out, wanted=wanted, table=self.table, weights=self.weights,
+            size=parse_size(self.size), fit=self.fit, limit=positive("limit", self.limit),
+            batch_size=positive("batch-size", self.batch_size), workers=positive("workers", self.workers), quiet=False,
+            **vars(self.model),
+        )  # fmt: skip
+        if os.environ.get("RANK", "0") == "0":
+            print(describe(store))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discover:
+    """Find an object in every image without labels (LOST, TokenCut, MaskCut), and measure how often it is one (CorLoc).
+
+    Every image is seen at its own resolution. Writes result.json, boxes.json (COCO format) and pictures/ into --out. Exit
+    code 0, 2 for a mistake, 130 after Ctrl-C (what was found is kept). The paper takes keys for DINOv2 and values for
+    DeiT-III and OpenCLIP, and adds a bias to LOST's Gram matrix that it does not publish.
+
+    Example: vitreg discover timm:vit_base_patch14_reg4_dinov2.lvd142m voc2012:VOCdevkit/VOC2012 --sweep
+
+    Own images: vitreg discover SPEC images/ --boxes instances.json
+    """
+
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
+    images: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            metavar="IMAGES...",
+            help=f"{IMAGES_HELP}; or voc2007:ROOT, voc2012:ROOT[@LIST], coco20k:ROOT[@LIST] with their boxes",
+        ),
+    ]
+    boxes: Path | None = None
+    """True boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json)."""
+    out: Path = Path("vitreg-discover")
+    """Folder for the results."""
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    method: str = "lost"
+    """lost, tokencut or maskcut."""
+    feature: str | None = None
+    """k, q, v (as their projection wrote them) or output of a block; k if unset. With --sweep several, as k,v."""
+    layer: str | None = None
+    """Block, such as 7; the last if unset. With --sweep several, as 8,9,10,11."""
+    normalize: str | None = None
+    """Of the features, image by image: none, l2, center or center+l2. Unset: center+l2 for lost, none for the cuts."""
+    bias: str | None = None
+    """Added to every entry of LOST's Gram matrix: auto (if unset), a number, or a share of its diagonal as --bias=-20%."""
+    sweep: bool = False
+    """Compare features, blocks, normalisations and biases in one pass; needs true boxes."""
+    size: str | None = None
+    """Short side in pixels, such as 480, or 384x512 (height x width, aspect not kept); the images' own size if unset."""
+    hard: bool = True
+    """Count objects that VOC marks difficult or truncated."""
+    limit: int | None = None
+    """Look at at most this many images."""
+    pictures: int = 30
+    """How many images are shown with their boxes: the first ones."""
+    steps: int = 6
+    """How many images are shown with the steps of the method, as in the paper's Fig. 13: the first ones."""
+    seed: int = 0
+    """Of the bootstrap over images."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.discover import DiscoverOptions, describe, discover
+        from vitreg.verbs.discover_setting import read_settings
+
+        setting, sweep = read_settings(
+            self.method,
+            feature=self.feature,
+            layer=self.layer,
+            normalize=self.normalize,
+            bias=self.bias,
+            sweep=self.sweep,
+        )
+        size = parse_size(self.size)
+        short = size is not None and self.size is not None and "x" not in self.size
+        options = DiscoverOptions(
+            setting=setting, sweep=sweep, size=size[0] if short and size else size, hard=self.hard,
+            limit=positive("limit", self.limit), pictures=self.pictures, steps=self.steps, seed=self.seed,
+        )  # fmt: skip
+        result = discover(
+            self.spec, named_images(self.images), boxes=self.boxes, out=self.out, weights=self.weights,
+            options=options, quiet=False, **vars(self.model),
+        )  # fmt: skip
+        if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
+            print(f"{describe(result)}\n{self.out / 'pictures'}")
+        return EXIT_INTERRUPTED if result.images.interrupted else 0
+
+
+def _blocks(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return () if text == "none" else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--{flag} {text} names no block; give a number such as 7, several as 5,8,11, or none."
+        ) from None

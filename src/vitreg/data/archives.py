@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import re
 import tarfile
 import zipfile
@@ -51,12 +52,32 @@ class InTar:
         return io.BytesIO(data)
 
 
+class OpenZip:
+    """A zip archive that stays open, and is opened anew in a forked process: it would move its parent's place in the file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._opened = (os.getpid(), zipfile.ZipFile(path))
+
+    def members(self) -> list[zipfile.ZipInfo]:
+        """List what is in it."""
+        return self._opened[1].infolist()
+
+    def read(self, member: zipfile.ZipInfo) -> bytes:
+        """Return the bytes of a member; several threads may ask."""
+        process, archive = self._opened
+        if process != os.getpid():
+            archive = zipfile.ZipFile(self.path)
+            self._opened = (os.getpid(), archive)
+        return archive.read(member)
+
+
 @dataclass(frozen=True, slots=True)
 class InZip:
     """A member of a zip archive."""
 
     name: str
-    archive: zipfile.ZipFile  # safe to read from several threads
+    archive: OpenZip
     member: zipfile.ZipInfo
 
     def file(self) -> BinaryIO:
@@ -185,8 +206,8 @@ def is_url(where: str) -> bool:
 
 def _list_zip(path: Path) -> list[Locator]:
     try:
-        archive = zipfile.ZipFile(path)  # stays open as long as the images are
-        members = [info for info in archive.infolist() if not info.is_dir() and _is_image(info.filename)]
+        archive = OpenZip(str(path))  # stays open as long as the images are
+        members = [info for info in archive.members() if not info.is_dir() and _is_image(info.filename)]
     except Exception as error:
         return [Failed(label(str(path)), _damaged(error))]
     return [InZip(label(f"{path}/{info.filename}"), archive, info) for info in members]

@@ -63,7 +63,7 @@ class TrainingLoader:
 
     def __iter__(self) -> Generator[TrainBatch, None, None]:
         """Yield the batches in the order of the steps. Raises UserError where no sample can be read."""
-        deliveries = _deliveries(self._jobs, map(self._of_step, self._steps), self._workers)
+        deliveries = deliveries_of(self._jobs, map(self._of_step, self._steps), self._workers)
         started: float | None = None
         waited, asked = 0.0, time.perf_counter()
         try:
@@ -160,7 +160,7 @@ class EvaluationLoader:
     def __iter__(self) -> Generator[EvaluationBatch, None, None]:
         """Yield the batches. Raises UserError if not one image could be read."""
         self.skipped = {}
-        deliveries = _deliveries(self._jobs, iter(self._batches), self._workers)
+        deliveries = deliveries_of(self._jobs, iter(self._batches), self._workers)
         empty = bool(self._batches)
         try:
             for delivery in deliveries:
@@ -198,7 +198,7 @@ def evaluation_loader(
     return EvaluationLoader(data, preprocess, batch, rank, world, workers)
 
 
-def _deliveries(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Generator[Delivery, None, None]:
+def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Generator[Delivery, None, None]:
     """Have batches of jobs done, and yield them in order. No process is left when this ends, however it ends."""
     loader = DataLoader(
         jobs,

@@ -24,7 +24,7 @@ from vitreg.files import output_folder, replacing
 Upsample = Literal["nearest", "bilinear"]
 
 DPI = 150
-CELL = 1.3  # inches, the longer side of a picture
+CELL = 1.3  # inches, the longer side of a picture where a sheet asks for nothing else
 GAP = 0.05
 LARGEST = 4.0  # so that a sheet of large grids stays below some hundred megabytes while it is drawn
 PATCH_PIXELS = 4  # a patch is drawn at least this wide, so that nearest upsampling shows every one of them
@@ -72,6 +72,7 @@ class Sheet:
     subtitle: str = ""
     caption: str = ""
     upsample: Upsample = "nearest"
+    cell: float = CELL  # inches, the longer side of a picture
 
     def __post_init__(self) -> None:
         if not self.rows or not self.columns:
@@ -189,7 +190,7 @@ def _cell_size(sheet: Sheet) -> tuple[float, float]:
     rows, cols = shapes[0]
     maps = [c.shape[:2] for column in sheet.columns for c in column.cells if c is not None and c.dtype != np.uint8]
     longest = max((max(shape) for shape in maps), default=0)
-    side = min(max(CELL, longest * PATCH_PIXELS / DPI), LARGEST)
+    side = min(max(sheet.cell, longest * PATCH_PIXELS / DPI), LARGEST)
     return (side, side * rows / cols) if cols >= rows else (side * cols / rows, side)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -171,7 +172,11 @@ class _Copies(Wrapped):
 
     def __init__(self, recipe: nn.Module) -> None:
         super().__init__(recipe)
-        self._ddp = DistributedDataParallel(recipe, broadcast_buffers=False)
+        # PyTorch 2.13 gave the option another name.
+        names = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {option: False}
+        self._ddp = DistributedDataParallel(recipe, **options)
 
     def __call__(self, batch: TrainBatch, progress: Progress) -> StepOutput:
         return self._ddp(batch, progress)

@@ -12,9 +12,11 @@ from torch import nn
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.files import output_folder, write_text
-from vitreg.results import EvalData, EvalModel, EvalResult
+from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
 from vitreg.verbs.task import Bench, Outcome, Task
+
+LONGEST = 24  # rows of a table on the terminal
 
 
 def evaluate(
@@ -31,6 +33,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     seed: int = 0,
+    download: bool = False,
     quiet: bool = True,
     **load_options: Any,
 ) -> EvalResult:
@@ -45,6 +48,7 @@ def evaluate(
         weights: a checkpoint for the spec.
         size: of the images in pixels, one number or (height, width); the model's own if None.
         limit: use at most this many images of each side.
+        download: let sets known by name fetch what is missing.
         load_options: passed to `vitreg.load`.
     Raises:
         UserError: for data or a model that the task cannot work with.
@@ -64,12 +68,13 @@ def evaluate(
             workers=workers,
             limit=limit,
             seed=seed,
+            download=download,
             quiet=quiet,
         )
         outcome = task.run(bench)
         result = EvalResult(
             task=task_name(type(task)),
-            model=_model(backbone),
+            model=describe_model(backbone),
             data=_data(bench, outcome),
             headline=outcome.headline,
             metrics=dict(outcome.metrics),
@@ -101,7 +106,8 @@ def task_name(kind: type) -> str:
     return kind.__name__.lower()
 
 
-def _model(backbone: Backbone) -> EvalModel:
+def describe_model(backbone: Backbone) -> EvalModel:
+    """Return what is recorded of the model beside every number."""
     anatomy = backbone.anatomy
     return EvalModel(
         spec=backbone.spec,
@@ -124,12 +130,14 @@ def _data(bench: Bench, outcome: Outcome) -> EvalData:
 
 def describe(result: EvalResult) -> str:
     """Say what was found, its controls and its protocol, in lines for a terminal."""
-    lines = [f"{result.task} of {result.model.spec} on {result.data.name or 'no data'}"]
+    lines = [f"{result.task} of {result.model.spec}" + (f" on {result.data.name}" if result.data.name else "")]
     width = max(map(len, [*result.metrics, *(f"control: {name}" for name in result.controls)]), default=0)
     for name, value in result.metrics.items():
         mark = "  <-" if name == result.headline else ""
         lines.append(f"  {name:<{width}}  {value:.4g}{mark}")
     lines += [f"  {'control: ' + name:<{width}}  {value:.4g}" for name, value in result.controls.items()]
+    for table in result.tables:
+        lines += ["", *_laid_out(table), ""]
     lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in result.protocol.items()))
     lines += result.notes
     if result.controls and not result.beats_controls:
@@ -137,6 +145,23 @@ def describe(result: EvalResult) -> str:
     if result.data.skipped:
         lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
     return "\n".join(lines)
+
+
+def _laid_out(table: Table) -> list[str]:
+    """Return a table as lines of text; a long one is cut, for result.json has it whole."""
+    cells = [[_cell(value) for value in row] for row in (table.columns, *table.rows[:LONGEST])]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    more = len(table.rows) - LONGEST
+    return [
+        table.title,
+        *(f"  {line}" for line in lines),
+        *([f"  ... and {more} more in result.json"] if more > 0 else []),
+    ]
+
+
+def _cell(value: Cell) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: Any) -> str:

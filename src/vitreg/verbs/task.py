@@ -27,6 +27,7 @@ class Bench:
         features: folder where extracted features are kept and found again.
         size: of the images, (height, width); the model's own if None.
         limit: use at most this many images of each side.
+        download: let sets known by name fetch what is missing.
     """
 
     backbone: Backbone
@@ -39,6 +40,7 @@ class Bench:
     workers: int | None = None
     limit: int | None = None
     seed: int = 0
+    download: bool = False
     quiet: bool = True
 
     def preprocess(self, *, resize_ratio: float | None = None) -> Preprocess:

@@ -34,3 +34,8 @@ def test_features_that_match_find_everything_and_shuffled_ones_do_not():
     features = torch.eye(20)
     assert recall(features, features, torch.arange(20))["image_to_text_r1"] == 100
     assert recall(features, features, torch.arange(20).roll(1))["text_to_image_r1"] == 0
+
+
+def test_features_that_say_nothing_find_nothing():
+    same = torch.ones(30, 4)
+    assert set(recall(same, same, torch.arange(30)).values()) == {0.0}

@@ -1,0 +1,143 @@
+"""Ground-truth boxes of images, found by the name of the image's file: the set, and what all kinds of files have in common.
+
+Coordinates are pixels counted from 0, half-open: a box [x0, y0, x1, y1] covers the columns x0 <= x < x1. Reading is done
+in `boxes_voc` and `boxes_coco`; sets with a published list of images are in `boxes_named`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from jaxtyping import Float64
+
+from vitreg.errors import UserError
+
+SLACK = 1.0  # pixels by which an annotated box may stand over its image: rounded coordinates do
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBoxes:
+    """All boxes of one image.
+
+    Args:
+        name: file of the image as its annotation names it, with `/` between folders.
+        size: (height, width) the boxes were drawn on; None where the annotation does not say.
+        boxes: [x0, y0, x1, y1] in pixels, in the order of the file; there may be none.
+        labels: class names, one for each box.
+    """
+
+    name: str
+    size: tuple[int, int] | None
+    boxes: Float64[np.ndarray, "n 4"]
+    labels: tuple[str, ...]
+
+
+class BoxSet:
+    """The boxes of many images.
+
+    Args:
+        source: the file or folder they came from.
+        convention: how the annotation's numbers became boxes, and which boxes count, in words.
+        images: one entry per image.
+        dropped: boxes that were left out, such as crowds.
+        by_stem: match the name of an image without its extension, as VOC does.
+    Raises:
+        UserError: if not one box is left, or two entries are for the same image.
+    """
+
+    def __init__(
+        self, source: str, convention: str, images: Iterable[ImageBoxes], *, dropped: int = 0, by_stem: bool = False
+    ) -> None:
+        self.source, self.convention, self.dropped = source, convention, dropped
+        self._by_stem = by_stem
+        self._entries: dict[str, list[tuple[tuple[str, ...], ImageBoxes]]] = defaultdict(list)
+        seen: set[tuple[str, ...]] = set()
+        self.boxes = 0
+        for image in images:
+            parts = PurePosixPath(image.name).parts or (image.name,)
+            if parts in seen:
+                raise UserError(f"'{source}' has two entries for the image '{image.name}'; keep one.")
+            seen.add(parts)
+            self._entries[parts[-1]].append((parts, image))
+            self.boxes += len(image.boxes)
+        self._length = len(seen)
+        if not self.boxes:
+            left = f"; {dropped} were left out ({convention})" if dropped else ""
+            raise UserError(f"'{source}' holds no boxes at all for {self._length} images{left}.")
+
+    def __len__(self) -> int:
+        """Return the number of annotated images."""
+        return self._length
+
+    def find(self, name: str) -> ImageBoxes | None:
+        """Return the boxes of an image, None for an image without an annotation.
+
+        Where files in several folders share their name, the folders decide: the entry that shares most of them.
+
+        Args:
+            name: path of the image, `archive/member` inside archives.
+        Raises:
+            UserError: if two entries fit equally well.
+        """
+        path = PurePosixPath(name.replace("\\", "/"))
+        parts = (path.with_suffix("") if self._by_stem and path.suffix else path).parts or (name,)
+        found = self._entries.get(parts[-1], [])
+        if len(found) <= 1:
+            return found[0][1] if found else None
+        shared = [_shared_end(parts, other) for other, _ in found]
+        best = max(shared)
+        if shared.count(best) > 1:
+            names = [image.name for (_, image), count in zip(found, shared, strict=True) if count == best]
+            raise UserError(
+                f"'{name}' may be '{names[0]}' or '{names[1]}' of '{self.source}'; "
+                "name the folder above, so that paths tell them apart."
+            )
+        return found[shared.index(best)][1]
+
+    def example(self) -> str:
+        """Return the name of one annotated image, to show what names are expected."""
+        return next(iter(self._entries.values()))[0][1].name
+
+
+def checked(
+    boxes: Sequence[Sequence[float]], size: tuple[int, int] | None, *, where: str, empty: bool = False
+) -> Float64[np.ndarray, "n 4"]:
+    """Return boxes as an array, after looking for what no annotator meant.
+
+    Args:
+        boxes: x0, y0, x1, y1, counted from 0 and half-open.
+        size: (height, width) of the image.
+        where: the file or image, for the sentence.
+        empty: accept boxes without area, which rounding makes of very small ones.
+    Raises:
+        UserError: for numbers that are not finite, a box whose end lies before its start, or one outside the image.
+    """
+    for x0, y0, x1, y1 in boxes:
+        text = f"[{x0:g}, {y0:g}, {x1:g}, {y1:g}]"
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise UserError(f"{where} has a box whose coordinates are not numbers: {text}.")
+        if x1 < x0 or y1 < y0 or (not empty and (x1 == x0 or y1 == y0)):
+            raise UserError(f"{where} has the box {text} (x0, y0, x1, y1), which ends before it begins.")
+        if size is None:
+            continue
+        height, width = size
+        if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+            raise UserError(
+                f"{where} has the box {text} (x0, y0, x1, y1) outside its image of {width}x{height} pixels (width x "
+                "height); the boxes may belong to another resolution of it."
+            )
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _shared_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    count = 0
+    for a, b in zip(reversed(one), reversed(other), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Finding objects without labels: one box for an image, from its patch features alone."""

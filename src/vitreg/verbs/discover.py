@@ -1,0 +1,294 @@
+"""`discover`: boxes of objects without supervision, and how many of them fit (CorLoc), beside boxes that see nothing.
+
+Puts the model, LOST or TokenCut and the true boxes together; the paper's Table 3 (right) is made of such numbers. It gives
+no settings for its bias on the Gram matrix, so every number here carries the settings that made it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitreg.backbones import Backbone, load
+from vitreg.data import ImageSource, Unreadable
+from vitreg.data.boxes import BoxSet
+from vitreg.data.boxes_coco import coco_boxes
+from vitreg.data.boxes_named import named_set
+from vitreg.data.boxes_voc import voc_boxes
+from vitreg.errors import UserError
+from vitreg.files import output_folder, write_text
+from vitreg.records import ImagesRecord, Skipped
+from vitreg.report.sheets import save
+from vitreg.results import DiscoverResult
+from vitreg.runtime import Processes, processes, provenance
+from vitreg.verbs.discover_judge import Judge, Judged
+from vitreg.verbs.discover_model import DiscoverModel
+from vitreg.verbs.discover_pictures import Gallery
+from vitreg.verbs.discover_search import Search
+from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
+from vitreg.verbs.evaluate import describe_model
+from vitreg.verbs.progress import progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscoverOptions:
+    """How to look for objects."""
+
+    setting: Setting = DEFAULT
+    sweep: Sweep | None = None  # also try these settings; needs true boxes
+    size: int | tuple[int, int] | None = None  # pixels of the short side, or (height, width); original size if unset
+    hard: bool = True  # count objects that VOC marks difficult or truncated
+    limit: int | None = None  # look at most at this many images
+    pictures: int = 30  # images on the sheets of boxes, the first ones
+    steps: int = 6  # images whose steps are drawn, the first ones
+    seed: int = 0  # of the bootstrap over images
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit must be at least 1, not {self.limit}.")
+        sides = self.size if isinstance(self.size, tuple) else (1 if self.size is None else self.size,)
+        if min(sides) < 1:
+            raise UserError(f"size must be at least 1, not {self.size}.")
+        if min(self.seed, self.pictures, self.steps) < 0:
+            raise UserError("seed, pictures and steps must not be negative.")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What this process has looked at."""
+
+    judged: list[Judged]
+    skipped: list[Skipped]
+    interrupted: bool = False
+
+
+def discover(
+    model: str | nn.Module | Backbone,
+    images: str | Path | Sequence[str | Path],
+    *,
+    boxes: str | Path | None = None,
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    options: DiscoverOptions | None = None,
+    quiet: bool = True,
+    **load_options: Any,
+) -> DiscoverResult:
+    """Find one object in every image, and say how often it is one.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        images: files, folders, globs, archives, list files; or "voc2007:ROOT", "voc2012:ROOT", "coco20k:ROOT", which
+            bring their boxes.
+        boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
+        out: folder for result.json, boxes.json and pictures/; nothing is written without it.
+        weights: a checkpoint for the spec.
+        options: see `DiscoverOptions`.
+        load_options: passed to `vitreg.load`.
+    Returns:
+        the record that result.json holds.
+    Raises:
+        UserError: for a model that cannot be loaded, images or boxes that cannot be read, boxes outside their image, or
+            a sweep without boxes.
+    """
+    options = options or DiscoverOptions()
+    if isinstance(model, Backbone) and (weights is not None or load_options):
+        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
+    started = datetime.now(UTC)
+    folder = output_folder(Path(out)) if out is not None else None
+    name, source, truth, note = _opened(images, boxes, options.hard)
+    if options.sweep is not None and truth is None:
+        raise UserError("a sweep compares settings by CorLoc, which needs true boxes; name them with --boxes.")
+    with processes() as group:
+        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        looking = DiscoverModel(backbone, options.size)
+        chosen = options.setting.resolved(backbone.depth)
+        search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))
+        gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
+        judge = Judge(truth)
+        seen = _run(source, looking, search, judge, gallery, group, options.limit, show=group.first and not quiet)
+        skipped = sorted(itertools.chain(*group.gather(seen.skipped)), key=lambda s: s.name)
+        judged = sorted(itertools.chain(*group.gather(seen.judged)), key=lambda row: row.index)
+        interrupted = any(group.gather(seen.interrupted))
+        gallery.merge(group)
+        if not judged:
+            raise UserError(_nothing(skipped, interrupted))
+        verdict = judge.verdict(judged, search.settings, options.seed)
+        planned = source.length if options.limit is None else min(source.length or options.limit, options.limit)
+        result = DiscoverResult(
+            model=describe_model(backbone),
+            images=ImagesRecord(seen=len(judged), skipped=skipped, interrupted=interrupted, planned=planned),
+            found=sum(len(row.boxes) for row in judged),
+            corloc=verdict.corloc,
+            controls=verdict.controls,
+            without_boxes=verdict.without_boxes,
+            setting=chosen.record(),
+            protocol={"images": name, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
+            sweep=verdict.sweep,
+            notes=[*([note] if note else []), *verdict.notes],
+            provenance=provenance(
+                started=started,
+                device=backbone.device,
+                precision=str(backbone.dtype).removeprefix("torch."),
+                processes=group.world,
+                seed=options.seed,
+            ),
+        )
+        if folder is not None and group.first:
+            _write(folder, result, judged, gallery, chosen)
+    return result
+
+
+def _opened(
+    images: str | Path | Sequence[str | Path], boxes: str | Path | None, hard: bool
+) -> tuple[str, ImageSource, BoxSet | None, str]:
+    """Open the images and their boxes. Returns the name of the set, both, and a note on the set."""
+    paths = [str(images)] if isinstance(images, str | Path) else [str(path) for path in images]
+    named = named_set(paths[0], hard=hard) if len(paths) == 1 else None
+    if named is not None:
+        if boxes is not None:
+            raise UserError(f"{paths[0]} brings its own boxes; leave --boxes out.")
+        return named.name, ImageSource(named.images), named.boxes, named.note
+    source = ImageSource(paths)
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    if boxes is None:
+        return name, source, None, ""
+    truth = _read_boxes(Path(boxes).expanduser(), hard)
+    if source.length is not None and not any(truth.find(item.name) for item in source.walk()):
+        raise UserError(
+            f"no image has boxes in '{boxes}': the first image is '{source[0].name}', an annotation is for "
+            f"'{truth.example()}'."
+        )
+    return name, source, truth, ""
+
+
+def _read_boxes(path: Path, hard: bool) -> BoxSet:
+    if path.is_dir():
+        inside = path / "Annotations"
+        return voc_boxes(inside if inside.is_dir() else path, hard=hard)
+    if path.suffix.lower() == ".xml":
+        raise UserError(f"'{path}' is the annotation of one image; name the folder it lies in.")
+    return coco_boxes(path)
+
+
+def _run(
+    source: ImageSource, looking: DiscoverModel, search: Search, judge: Judge, gallery: Gallery, group: Processes,
+    limit: int | None, *, show: bool,
+) -> _Seen:  # fmt: skip
+    """Look at this process's share of the images, one after the other, until the user stops it."""
+    seen = _Seen([], [])
+    planned = source.length if limit is None else min(source.length or limit, limit)
+    share = None if planned is None else -(-planned // group.world)
+    try:
+        with progress("looking for objects", share, unit="images", show=show) as advance:
+            for item in source.walk(group.rank, group.world):
+                if limit is not None and item.index >= limit:
+                    break
+                try:
+                    photograph = item.reduce(looking.prepare)
+                    true = judge.boxes_of(item.name, photograph.original)
+                except Unreadable as error:
+                    seen.skipped.append(Skipped(name=item.name, reason=error.reason))
+                else:
+                    features, grid = looking.features(photograph, search.wanted)
+                    found = search(features, grid, photograph, looking.patch)
+                    row = judge(item.index, item.name, photograph, found, true)
+                    gallery.add(row, photograph, found[0], grid, looking.patch)
+                    seen.judged.append(row)
+                advance(1)
+    except KeyboardInterrupt:
+        if show:
+            print("vitreg: stopping; writing what was found (Ctrl-C again to leave at once).", file=sys.stderr)
+        seen.interrupted = True
+    return seen
+
+
+def _write(folder: Path, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting) -> None:
+    """Write everything beside its place and move it there at once: a full disk leaves no part of a result."""
+    staging = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    try:
+        (staging / "pictures").mkdir()
+        for name, sheet in gallery.sheets(result, chosen):
+            save(sheet, staging / "pictures" / name)
+        write_text(staging / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
+        write_text(staging / "result.json", result.model_dump_json(indent=1))
+        shutil.rmtree(folder / "pictures", ignore_errors=True)
+        for name in ("pictures", "boxes.json", "result.json"):  # the record last: who sees it may rely on the rest
+            (staging / name).replace(folder / name)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:
+    """Return what was found in the format of COCO instances: one category, boxes as x, y, width, height, and a score."""
+    annotations = [
+        {"image_id": row.index + 1, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0),
+         "iscrowd": 0, "score": score}
+        for row in judged
+        for (x0, y0, x1, y1), score in zip(row.boxes, row.scores, strict=True)
+    ]  # fmt: skip
+    return {
+        "info": {"description": f"found by vitreg discover with {result.model.spec}", "setting": result.setting},
+        "images": [
+            {"id": row.index + 1, "file_name": row.name, "height": row.size[0], "width": row.size[1]} for row in judged
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
+    }
+
+
+def describe(result: DiscoverResult) -> str:
+    """Say what was found, the controls and the protocol, in lines for a terminal."""
+    images = result.images
+    lines = []
+    if images.interrupted:
+        lines.append(f"Stopped after {images.seen}{f' of {images.planned}' if images.planned else ''} images.")
+    if images.skipped:
+        lines.append(f"{len(images.skipped)} images were left out (listed in result.json); looked at {images.seen}.")
+    lines.append("setting: " + ", ".join(f"{key} {value}" for key, value in result.setting.items()))
+    if result.corloc is None:
+        lines.append(f"{result.found} boxes in {images.seen} images; name true boxes with --boxes to see how many fit.")
+    else:
+        found = result.corloc
+        interval = "" if found.low is None else f" (95 % interval {found.low:.1f} to {found.high:.1f})"
+        lines.append(f"CorLoc {found.value:.1f} %{interval} on {found.images} images")
+        lines += [f"  control: {name}  {value:.1f} %" for name, value in result.controls.items()]
+    if result.sweep is not None:
+        lines += _sweep_lines(result)
+    lines.append("protocol: " + ", ".join(f"{key}: {value}" for key, value in result.protocol.items()))
+    return "\n".join([*lines, *result.model.notes, *result.notes])
+
+
+def _sweep_lines(result: DiscoverResult) -> list[str]:
+    assert result.sweep is not None
+    sweep, shown = result.sweep, 12
+    table = sweep.table
+    rows = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.rows]
+    marked = [row for row in rows[shown:] if row[-1]]
+    picked = [table.columns, *rows[:shown], *marked]
+    widths = [max(len(row[i]) for row in picked) for i in range(len(table.columns))]
+    lines = [sweep.warning, *("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in picked)]
+    if len(rows) > shown:
+        lines.append(f"  ... {len(rows)} settings in all, in result.json; below the {shown} best only marked ones.")
+    if sweep.halves is not None:
+        lines.append(f"Chosen on one half of the images and judged on the other: CorLoc {sweep.halves:.1f} %.")
+    return lines
+
+
+def _nothing(skipped: Sequence[Skipped], interrupted: bool) -> str:
+    if interrupted:
+        return "stopped before the first image was looked at; nothing was written."
+    if not skipped:
+        return "there are no images."
+    return f"none of the {len(skipped)} images could be used; the first, {skipped[0].name}: {skipped[0].reason}."

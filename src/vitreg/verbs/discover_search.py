@@ -1,0 +1,135 @@
+"""Features of one image turned into boxes, by every setting asked for; what settings share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from vitreg.discovery.boxes import PixelBox, to_pixels
+from vitreg.discovery.features import automatic_bias, prepare
+from vitreg.discovery.lost import lost_batch
+from vitreg.discovery.tokencut import maskcut, tokencut
+from vitreg.report.boxes import regions_of
+from vitreg.verbs.discover_model import Feature, Photograph
+from vitreg.verbs.discover_setting import Setting
+
+POTENTIALS = 100  # patches of lowest degree among which LOST looks for similars
+AUTOMATIC = "per image, so that the median patch is linked to half of the others; looks at no label"
+TAU, MASK_TAU, EPS, MASKS = 0.2, 0.15, 1e-5, 3  # of TokenCut and MaskCut, as published
+RULES: dict[str, dict[str, object]] = {
+    "lost": {"potentials": POTENTIALS, "ties": "the first patch in row-major order"},
+    "tokencut": {"tau": TAU, "eps": EPS},
+    "maskcut": {"tau": MASK_TAU, "eps": EPS, "masks": MASKS, "box of CorLoc": "of the first mask"},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What one setting found in one image.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction.
+        scores: one for each box.
+        patches: how many the first box was drawn around.
+        maps: steps worth drawing, by title.
+        regions: see `report.boxes.Steps`.
+    """
+
+    boxes: tuple[PixelBox, ...]
+    scores: tuple[float, ...]
+    patches: int
+    maps: dict[str, Float32[np.ndarray, "rows cols"]] = field(default_factory=dict)
+    regions: UInt8[np.ndarray, "rows cols"] | None = None
+
+
+class Search:
+    """Applies settings to the features of one image after the other.
+
+    Args:
+        settings: with their blocks counted from 0; the first is the one whose steps are kept.
+    """
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        self.settings = tuple(settings)
+        self.wanted: tuple[tuple[Feature, int], ...] = tuple(dict.fromkeys((s.feature, s.layer) for s in settings))
+
+    def protocol(self, chosen: Setting) -> dict[str, object]:
+        """The fixed numbers of the method."""
+        rules = dict(RULES[chosen.method])
+        if any(setting.automatic for setting in self.settings):
+            rules["automatic bias"] = AUTOMATIC
+        return rules
+
+    def __call__(
+        self,
+        features: Mapping[tuple[Feature, int], Float32[Tensor, "P D"]],
+        grid: tuple[int, int],
+        photograph: Photograph,
+        patch: tuple[int, int],
+    ) -> list[Found]:
+        """Return what each setting finds, in their order."""
+        prepared: dict[tuple[Feature, int, str], Tensor] = {}
+        automatic: dict[tuple[Feature, int, str], float] = {}
+        found = []
+        for place, setting in enumerate(self.settings):
+            key = (setting.feature, setting.layer, setting.normalisation)
+            if key not in prepared:
+                prepared[key] = prepare(features[setting.feature, setting.layer], setting.normalisation)  # [P, D]
+            x = prepared[key]
+            if setting.method != "lost":
+                found.append(_cut(setting, x, grid, photograph, patch))
+                continue
+            bias = setting.bias.value
+            if bias is None:
+                if key not in automatic:
+                    automatic[key] = float(automatic_bias(x))
+                bias = automatic[key]
+            elif setting.bias.relative:
+                bias *= float(x.square().sum(-1).mean())
+            found.append(_lost(x, grid, bias, photograph, patch, steps=place == 0))
+        return found
+
+
+def _lost(
+    x: Float32[Tensor, "P D"], grid: tuple[int, int], bias: float, photograph: Photograph, patch: tuple[int, int], *,
+    steps: bool,
+) -> Found:  # fmt: skip
+    """Box of LOST. Its score is the share of the other patches that the seed is not similar to."""
+    one = lost_batch(x[None], grid, bias=bias, k=POTENTIALS)[0]
+    apart = 1 - one.degree.float() / max(len(x) - 1, 1)  # [rows, cols]
+    score = float(apart.view(-1)[one.seed])
+    boxes = (to_pixels(one.box, patch, photograph.seen),)
+    if not steps:
+        return Found(boxes=boxes, scores=(score,), patches=int(one.mask.sum()))
+    return Found(
+        boxes=boxes,
+        scores=(score,),
+        patches=int(one.mask.sum()),
+        maps={"inverse degree": apart.numpy(), "Gram matrix, row of the seed": one.gram_row.numpy()},
+        regions=regions_of(one.mask.numpy(), one.similars.tolist(), one.seed),
+    )
+
+
+def _cut(
+    setting: Setting, x: Float32[Tensor, "P D"], grid: tuple[int, int], photograph: Photograph, patch: tuple[int, int]
+) -> Found:
+    """Box of TokenCut or boxes of MaskCut. A score is the share of the squared eigenvector that lies in the object."""
+    if setting.method == "tokencut":
+        cuts = [tokencut(x, grid, tau=TAU, eps=EPS)]
+    else:
+        cuts = maskcut(x, grid, masks=MASKS, tau=MASK_TAU, eps=EPS)
+    scores = []
+    for cut in cuts:
+        squared = cut.eigenvector.square()
+        scores.append(float(squared[cut.mask].sum() / squared.sum().clamp_min(1e-30)))
+    return Found(
+        boxes=tuple(to_pixels(cut.box, patch, photograph.seen) for cut in cuts),
+        scores=tuple(scores),
+        patches=int(cuts[0].mask.sum()),
+        maps={"second eigenvector": cuts[0].eigenvector.float().numpy()},
+        regions=regions_of(cuts[0].mask.numpy(), (), cuts[0].seed),
+    )

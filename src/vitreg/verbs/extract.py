@@ -1,0 +1,140 @@
+"""`extract_features`: the features of any images into a folder, as shards that `open_store` reads and, if wanted, a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitreg.backbones import Backbone, load
+from vitreg.data.example import Example, Portion, TrainingSet
+from vitreg.data.feature_store import FeatureStore
+from vitreg.data.feature_table import write_table
+from vitreg.data.images import ImageSource
+from vitreg.data.parts import Held
+from vitreg.data.transforms import Policy
+from vitreg.errors import UserError
+from vitreg.files import output_folder
+from vitreg.runtime import processes
+from vitreg.verbs.features import Wanted, extract
+from vitreg.verbs.task import Bench
+
+TABLE = "features.parquet"
+CLS = Wanted()
+"""The class token of the last block, after the final norm."""
+
+
+class PictureSet:
+    """Any images as a set without classes.
+
+    Raises:
+        UserError: for paths that do not exist or hold no image, and for what can only be read from front to back.
+    """
+
+    classes, labels, notes = None, None, ()
+
+    def __init__(self, paths: Sequence[str | Path], min_side: int = 1) -> None:
+        for path in paths:
+            source = ImageSource([path])
+            if source.length is None or (source.length and isinstance(source[0].locator, Held)):
+                raise UserError(
+                    f"{path} can be read from front to back only, so what was interrupted could not go on; unpack it, or "
+                    "give a .zip or an uncompressed .tar."
+                )
+        self._source, self._min_side = ImageSource(paths), min_side
+
+    def __len__(self) -> int:
+        """Count the images, unreadable ones included."""
+        return len(self._source)
+
+    def read(self, index: int) -> Example:
+        """Decode one image. Raises Unreadable."""
+        return Example(self._source[index].open(self._min_side))
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return self._source[index].name
+
+
+def extract_features(
+    model: str | nn.Module | Backbone,
+    images: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    wanted: Wanted = CLS,
+    table: bool = False,
+    weights: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: Policy = "resize",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    quiet: bool = True,
+    **load_options: Any,
+) -> FeatureStore:
+    """Keep features of images on disk, for `vitreg eval --features` and for other programs.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        images: files, folders, globs, list files, zip or uncompressed tar archives.
+        out: folder that may hold the features of many models and sets; these go to a folder in it, named by what they
+            follow from, and are found there again.
+        wanted: which features.
+        table: also write the pooled ones as a Parquet table, features.parquet beside the shards.
+        weights: a checkpoint for the spec.
+        size: of the images in pixels, one number or (height, width); the model's own if None.
+        limit: use at most this many images, spread evenly.
+        workers: processes that decode.
+        load_options: passed to `vitreg.load`.
+    Raises:
+        UserError: as for `vitreg.verbs.features.extract`, and for a table of nothing pooled.
+    """
+    if table and not (wanted.cls or wanted.mean):
+        raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
+    folder = output_folder(Path(out))
+    backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+    paths = [images] if isinstance(images, str | Path) else list(images)
+    data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
+    if limit is not None and limit < len(data):
+        data = Portion(data, limit)
+    with processes() as group:
+        bench = Bench(
+            backbone=backbone,
+            data=" ".join(map(str, paths)),
+            features=folder,
+            group=group,
+            size=(size, size) if isinstance(size, int) else size,
+            policy=fit,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            quiet=quiet,
+        )
+        try:
+            store = extract(bench, data, wanted)
+        except KeyboardInterrupt:
+            if group.first and not quiet:
+                print(
+                    f"vitreg: what is finished is kept in {folder}; the same command goes on from there.",
+                    file=sys.stderr,
+                )
+            raise
+        if table and group.first:
+            write_table(store, store.folder / TABLE)
+    return store
+
+
+def describe(store: FeatureStore) -> str:
+    """Say what is in a store, in lines for a terminal; the last is its folder."""
+    lines = [f"{store.images} images"]
+    lines += [
+        f"  {name:24}{' x '.join(map(str, field.shape)):16}{field.dtype}" for name, field in store.record.fields.items()
+    ]
+    if store.skipped:
+        named = ", ".join(f"{skipped.name} ({skipped.reason})" for skipped in store.skipped[:3])
+        rest = f" and {len(store.skipped) - 3} more" if len(store.skipped) > 3 else ""
+        lines.append(f"{len(store.skipped)} images could not be read, as the shards' JSON files say: {named}{rest}")
+    return "\n".join([*lines, str(store.folder)])

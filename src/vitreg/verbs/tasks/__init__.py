@@ -1,0 +1,1 @@
+"""The tasks of `vitreg eval`, one file each."""

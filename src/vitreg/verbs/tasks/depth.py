@@ -1,0 +1,254 @@
+"""`depth`: can one linear layer tell how far away every pixel is from the tokens (the paper, Tab. 2a, NYUd)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.data.dense_augment import nyud_view
+from vitreg.data.pairs import DepthSides, open_depths
+from vitreg.errors import UserError
+from vitreg.probes.dense_fit import NYUD, HeadTraining, fit_head
+from vitreg.probes.dense_heads import BinsDepth, resized
+from vitreg.probes.dense_losses import gradient_loss, sig_loss
+from vitreg.probes.dense_scores import DEPTH_ERRORS, DepthScores, depth_errors, eigen_crop
+from vitreg.results import Cell, Table
+from vitreg.verbs.dense import DenseSource, DenseTokens, Read
+from vitreg.verbs.dense_crops import Crops, Tokens
+from vitreg.verbs.dense_stored import Stored, at_points
+from vitreg.verbs.progress import progress
+from vitreg.verbs.task import Bench, Outcome
+
+SHORT_STEPS, SHORT_RATE, SHORT_BATCH, BATCH = 1000, 1e-3, 8, 16
+_LOW = 1e-3  # metres, the nearest bin
+_WARMING_UP = 100  # steps at which the loss has no variance
+_GRADIENT_WEIGHT = 0.5
+_OFFICIAL_BLOCKS = {24: (4, 11, 17, 23)}  # of a model of that many blocks; elsewhere the ends of its quarters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """Train a linear layer on frozen tokens to tell the distance of every pixel: RMSE in metres, lower is better.
+
+    The head is DINOv2's for NYUd (patch and class token side by side, 256 bins of distance; the paper, Tab. 2a), trained
+    with the scale-invariant loss. Errors are averaged over images. DATA is nyud:ROOT (the lists of BTS) or a folder with
+    train/ and test/, each with image/ and depth/.
+
+    The short protocol squashes images to one size and passes each once, with its mirror image; nyud trains on random
+    crops for 38 400 steps, as published. Both average over the mirror image when judging. Controls: the mean depth at
+    each place of the image, and one mean depth everywhere.
+
+    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m depth nyuv2/ --depth-scale 0.0392157
+    """
+
+    protocol: Literal["short", "nyud"] = "short"
+    """short, or the published one: crops of 416x544 px, turned, mirrored, coloured; hours on a GPU."""
+    layers: Literal["1", "4"] = "1"
+    """Read the last block (lin. 1), or four blocks spread over the depth (lin. 4)."""
+    cls: bool = True
+    """Put the class token beside every patch token, as published."""
+    final_norm: bool = False
+    """Read tokens after the model's final norm; published heads read them before."""
+    steps: int | None = None
+    """Of the optimiser; 1000 (short) or 38 400 (nyud) if unset. The warm-up keeps its share of them."""
+    lr: float | None = None
+    """Learning rate of AdamW; 1e-3 (short) or 1e-4 (nyud) if unset."""
+    batch: int | None = None
+    """Images of a step; 8 (short) or 16 (nyud) if unset."""
+    max_depth: float = 10.0
+    """The farthest bin in metres; what lies beyond is not judged."""
+    depth_scale: float | None = None
+    """Metres of one step in the depth files; 0.001 for 16-bit files and 1 for floats if unset, 8-bit files need it."""
+    gradient_loss: bool = False
+    """Add half of the loss of slopes. The published heads were trained without, since it was always 0 there."""
+
+    def run(self, bench: Bench) -> Outcome:
+        """Measure.
+
+        Raises:
+            UserError: for data that is not as described, settings out of range, a model without a class token, or one
+                whose preprocessing is unknown.
+        """
+        training, blocks = self.training(), blocks_to_read(bench.backbone.depth, int(self.layers))
+        if self.cls and not bench.backbone.anatomy.layout(bench.backbone.anatomy.native_size).cls:
+            raise UserError("this model has no class token to put beside its patch tokens; pass --no-cls.")
+        sides = open_depths(bench.data, limit=bench.limit, scale=self.depth_scale)
+        source = self._source(bench, sides, blocks)
+        mean_map, mean = _mean_depths(source.training_maps(), self.max_depth)
+        widths = [bench.backbone.anatomy.width * (2 if self.cls else 1)] * len(blocks)
+        head = BinsDepth(widths, low=_LOW, high=self.max_depth, seed=bench.seed).to(bench.backbone.device)
+        show = bench.group.first and not bench.quiet
+        with (
+            closing(source.batches()) as batches,
+            progress("training the head", training.steps, unit="steps", show=show) as advance,
+        ):
+            fit_head(head, lambda step: self._loss(head, step, *next(batches)), training, advance=advance)
+        return self._outcome(source, sides, blocks, head, {"mean depth map": mean_map, "mean depth": mean.view(1, 1)})
+
+    def training(self) -> HeadTraining:
+        """Return the settings of the optimiser: NYUd's, over as many steps as asked for. Raises UserError."""
+        short = self.protocol == "short"
+        steps = (SHORT_STEPS if short else NYUD.steps) if self.steps is None else self.steps
+        rate = (SHORT_RATE if short else NYUD.rate) if self.lr is None else self.lr
+        if self.images_of_a_step < 1 or not rate > 0 or steps < 1 or not self.max_depth > _LOW:
+            raise UserError(
+                f"batch, steps, lr and max-depth must lie above 0, not {self.images_of_a_step}, {steps}, {rate:g} and {self.max_depth:g}."
+            )
+        return replace(NYUD, steps=steps, rate=rate, warmup=round(NYUD.warmup * steps / NYUD.steps))
+
+    @property
+    def images_of_a_step(self) -> int:
+        """What `batch` comes to."""
+        return (SHORT_BATCH if self.protocol == "short" else BATCH) if self.batch is None else self.batch
+
+    def _source(self, bench: Bench, sides: DepthSides, blocks: tuple[int, ...]) -> DenseSource:
+        if self.protocol == "short":
+            return Stored(
+                bench,
+                sides.train,
+                sides.test,
+                blocks,
+                batch=self.images_of_a_step,
+                with_cls=self.cls,
+                final_norm=self.final_norm,
+                average_mirrored=True,
+            )
+        return Crops(
+            bench,
+            sides.train,
+            sides.test,
+            blocks,
+            batch=self.images_of_a_step,
+            with_cls=self.cls,
+            final_norm=self.final_norm,
+            view=nyud_view(),
+            test_image=lambda image: image,
+            look=_both_ways,
+            settings={
+                "training images": "NYUd's inside, turned by up to 2.5 degrees, mirrored, crops of 416x544, coloured",
+                "test": "whole image, mean over image and mirror image",
+            },
+        )
+
+    def _loss(self, head: BinsDepth, step: int, tokens: DenseTokens, truth: Tensor) -> Tensor:
+        depth = resized(_read(head, tokens), truth.shape[1:])[:, 0]
+        loss = sig_loss(depth, truth, warming_up=step < _WARMING_UP)
+        return loss + _GRADIENT_WEIGHT * gradient_loss(depth, truth) if self.gradient_loss else loss
+
+    def _outcome(
+        self,
+        source: DenseSource,
+        sides: DepthSides,
+        blocks: tuple[int, ...],
+        head: BinsDepth,
+        constants: dict[str, Float[Tensor, "h w"]],
+    ) -> Outcome:
+        scores, controls = DepthScores(), {name: DepthScores() for name in constants}
+        unknown, cropped = 0, 0
+        for predict, truth in source.judged():
+            counted = eigen_crop(truth.shape)
+            with torch.inference_mode():
+                depth = resized(predict(lambda tokens: _read(head, tokens)), truth.shape)[0, 0].cpu()
+            errors = depth_errors(depth, truth, counted=counted, low=_LOW, high=self.max_depth)
+            if errors is None:
+                unknown += 1
+                continue
+            cropped += counted is not None
+            scores.add(errors)
+            for name, constant in constants.items():
+                guess = resized(constant[None, None], truth.shape)[0, 0]
+                found = depth_errors(guess, truth, counted=counted, low=_LOW, high=self.max_depth)
+                assert found is not None  # the same pixels count
+                controls[name].add(found)
+        if not scores.images:
+            raise UserError(
+                f"no pixel of {sides.test.title} has a depth between {_LOW:g} and {self.max_depth:g} m to judge; "
+                "look at --depth-scale."
+            )
+        training = self.training()
+        found = {"head": scores.mean(), **{name: part.mean() for name, part in controls.items()}}
+        rows: list[list[Cell]] = [[name, *(values[e] for e in DEPTH_ERRORS)] for name, values in found.items()]
+        notes = [f"{unknown} test images have no known depth in range and do not count."] if unknown else []
+        return Outcome(
+            headline="rmse",
+            metrics=found["head"],
+            controls={name: found[name]["rmse"] for name in constants},
+            counts={"train": source.images, "test": scores.images},
+            protocol={
+                "protocol": self.protocol,
+                "head": f"lin. {self.layers}, 256 bins up to {self.max_depth:g} m",
+                "blocks": list(blocks),
+                "tokens": f"patches{' and class token' if self.cls else ''}, {'after' if self.final_norm else 'before'} the final norm",
+                **source.settings,
+                "pixels judged": f"{_LOW:g} to {self.max_depth:g} m"
+                + (
+                    ", Eigen's crop"
+                    if cropped == scores.images
+                    else ", whole image"
+                    if not cropped
+                    else ", Eigen's crop at 480x640"
+                ),
+                "loss": "SigLoss" + (" + 0.5 gradient loss" if self.gradient_loss else ""),
+                "optimiser": "AdamW",
+                "steps": training.steps,
+                "warm-up": training.warmup,
+                "learning rate": training.rate,
+                "weight decay": training.weight_decay,
+                "clip": training.clip,
+                "batch": self.images_of_a_step,
+            },
+            larger_is_better=False,
+            tables=(Table(title="Errors of depth", columns=["what", *DEPTH_ERRORS], rows=rows),),
+            notes=(*sides.train.notes, *sides.test.notes, *notes),
+            skipped=source.skipped,
+        )
+
+
+def blocks_to_read(depth: int, count: int) -> tuple[int, ...]:
+    """Return which blocks a head reads: the last one, or four as DINOv2's depth heads do.
+
+    Raises:
+        UserError: for fewer than four blocks, where four are asked for.
+    """
+    if count == 1:
+        return (depth - 1,)
+    if depth < count:
+        raise UserError(f"a head on {count} blocks for a model of {depth}; pass --layers 1.")
+    return _OFFICIAL_BLOCKS.get(depth) or tuple(depth * (i + 1) // count - 1 for i in range(count))
+
+
+def _read(head: BinsDepth, tokens: DenseTokens) -> Float[Tensor, "B 1 h w"]:
+    return head(tokens.patches, tokens.cls, tokens.grid)[:, None]
+
+
+def _both_ways(image: Tensor, tokens: Tokens, read: Read) -> Float[Tensor, "1 1 H W"]:
+    """Average over an image and its mirror image, at the size of the image."""
+    here, turned = (resized(read(tokens(view)), image.shape[-2:]) for view in (image, image.flip(-1)))
+    return (here + turned.flip(-1)) / 2
+
+
+def _mean_depths(maps: Iterator[Tensor], high: float) -> tuple[Float[Tensor, "h w"], Float[Tensor, ""]]:
+    """Return the mean known depth at every point, and over all points; where no image knows one, the latter.
+
+    Raises:
+        UserError: if no depth lies within reach of the bins.
+    """
+    total = count = torch.zeros(())
+    for values in maps:
+        if not total.ndim:
+            total, count = (torch.zeros(values.shape, dtype=torch.float64) for _ in range(2))
+        values = torch.from_numpy(at_points(np.asarray(values), total.shape)).double()
+        known = (values > _LOW) & (values < high)
+        total += torch.where(known, values, 0)
+        count += known
+    if not count.any():
+        raise UserError(f"no depth to learn from lies between {_LOW:g} and {high:g} m; look at --depth-scale.")
+    mean = total.sum() / count.sum()
+    return torch.where(count > 0, total / count, mean).float(), mean.float()

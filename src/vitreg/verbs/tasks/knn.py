@@ -1,0 +1,127 @@
+"""`knn`: do images of a class lie near each other in feature space (the paper's kNN, DINOv2's evaluation)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vitreg.errors import UserError
+from vitreg.probes.neighbours import KS, TEMPERATURE, KNeighbours, few_shot
+from vitreg.probes.rows import Part
+from vitreg.probes.scores import top_k
+from vitreg.results import Cell, Table
+from vitreg.verbs.task import Bench, Outcome
+from vitreg.verbs.whole_image import KNN_RATIO, Probed, Token, open_classes, probed, token_columns, transform_words
+
+_HEADLINE = 20  # neighbours, if they are among those asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn:
+    """Classify images by the votes of their nearest training images, without training anything.
+
+    DINOv2's protocol: cosine similarity of class tokens after the final norm, votes weighted by softmax(similarity /
+    0.07) over the most neighbours asked for; short side 256, centre crop 224. The headline is 20 neighbours (or the
+    first number given), not the best of them. DATA is a folder with classes in train/ and val/, shards, a set by name.
+
+    Controls: the same votes with shuffled training labels, and always answering the commonest class.
+
+    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m knn imagenette/ --k 10 20
+    """
+
+    k: tuple[int, ...] = KS
+    """Numbers of neighbours."""
+    temperature: float = TEMPERATURE
+    """Of the softmax that weighs votes."""
+    token: Token = "cls"
+    """The class token, the mean of the patch tokens, or both side by side."""
+    n_per_class: tuple[int, ...] = ()
+    """Also vote with only so many training images of each class (few-shot)."""
+    n_tries: int = 5
+    """How often the few images are drawn anew, with seeds 0, 1, ..."""
+
+    def run(self, bench: Bench) -> Outcome:
+        """Measure.
+
+        Raises:
+            UserError: for settings out of range, data without classes or sides, images of one class only, or a model
+                without the token asked for.
+        """
+        if not self.k or min(self.k) < 1 or not self.temperature > 0:
+            raise UserError(f"k must be at least 1 and temperature above 0, not {self.k} and {self.temperature}.")
+        if min(self.n_per_class, default=1) < 1 or self.n_tries < 1:
+            raise UserError(f"n_per_class {self.n_per_class} and n_tries {self.n_tries} must be at least 1.")
+        sides = open_classes(bench)
+        preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
+        wanted, columns = token_columns(bench, self.token, preprocess)
+        data = probed(bench, sides, wanted, preprocess, columns)
+        probe = KNeighbours(self.k, temperature=self.temperature, device=bench.backbone.device)
+        probe.fit(data.train.features, data.train.labels, len(data.classes))
+        ranked, shuffled = probe.ranked_by(data.test.features, [data.train.labels, data.shuffled(bench.seed)])
+        headline = _HEADLINE if _HEADLINE in self.k else self.k[0]
+        metrics = {f"knn{headline}": data.score(ranked[headline][:, 0])}
+        rows: list[list[Cell]] = []
+        for k, best in ranked.items():
+            metrics[f"knn{k}"] = data.score(best[:, 0])
+            metrics[f"knn{k}_top5"] = top_k(best, data.test.labels)
+            rows.append(["all", k, metrics[f"knn{k}"], None, metrics[f"knn{k}_top5"]])
+        for name, row in self._few(bench, data):
+            metrics[name] = float(row[2] or 0.0)
+            rows.append(row)
+        notes = list(data.notes)
+        if max(self.k) > len(data.train):
+            notes.append(f"More neighbours were asked for than the {len(data.train)} training images; all voted.")
+        return Outcome(
+            headline=f"knn{headline}",
+            metrics=metrics,
+            controls={
+                "shuffled training labels": data.score(shuffled[headline][:, 0]),
+                "commonest class": data.majority,
+            },
+            counts=data.counts,
+            classes=len(data.classes),
+            protocol={
+                "metric": data.metric,
+                "token": self.token,
+                "final_norm": True,
+                "transform": transform_words(preprocess),
+                "similarity": "cosine",
+                "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
+                "k": list(self.k),
+                "n_per_class": list(self.n_per_class) or "all",
+                "n_tries": self.n_tries if self.n_per_class else None,
+                "top5": "classes with a vote only",
+            },
+            tables=(
+                Table(
+                    title="Votes of the nearest training images",
+                    columns=["images of each class", "k", f"{data.metric}, %", "deviation over tries", "top-5, %"],
+                    rows=rows,
+                ),
+            ),
+            notes=tuple(notes),
+            skipped=data.skipped,
+        )
+
+    def _few(self, bench: Bench, data: Probed) -> Iterator[tuple[str, list[Cell]]]:
+        """Vote with few images of each class; k never exceeds their number, which is tried itself (as officially)."""
+        for count in self.n_per_class:
+            ks = sorted({k for k in self.k if k < count} | {count})
+            tries = [
+                self._try(bench, data, ks, few_shot(data.train.labels, count, seed)) for seed in range(self.n_tries)
+            ]
+            for column, k in enumerate(ks):
+                values = torch.tensor([found[column] for found in tries], dtype=torch.float64)  # [tries, 2]
+                deviation = values[:, 0].std().item() if len(tries) > 1 else None
+                mean, top5 = values.mean(0).tolist()
+                yield f"{count}_per_class_knn{k}", [count, k, mean, deviation, top5]
+
+    def _try(self, bench: Bench, data: Probed, ks: list[int], index: Int64[Tensor, " m"]) -> list[tuple[float, float]]:
+        probe = KNeighbours(ks, temperature=self.temperature, device=bench.backbone.device)
+        probe.fit(Part(data.train.features, index), data.train.labels[index], len(data.classes))
+        ranked = probe.ranked(data.test.features)
+        return [(data.score(ranked[k][:, 0]), top_k(ranked[k], data.test.labels)) for k in ks]

@@ -1,0 +1,254 @@
+"""Tokens of every image of a set, batch by batch, and which patches of it are outliers: what the token probes share.
+
+Nothing is kept of the tokens here, so any number of images passes in the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from vitreg.analysis.norms import BINS, NormHistogram
+from vitreg.analysis.outliers import detector as detector_named
+from vitreg.analysis.token_classes import OutlierRule
+from vitreg.backbones.trace import Capture, Edit, Trace, resolve_layer
+from vitreg.data.example import Example, Portion, TrainingSet
+from vitreg.data.images import ImageSource
+from vitreg.data.training import EvaluationBatch, evaluation_loader
+from vitreg.data.transforms import fit
+from vitreg.errors import UserError
+from vitreg.probes.ridge import SplitMoments
+from vitreg.records import Skipped
+from vitreg.tokens import TokenLayout
+from vitreg.verbs.batches import automatic_batch_size, fitted
+from vitreg.verbs.progress import progress
+from vitreg.verbs.task import Bench
+
+Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[Tensor, "B P"]]
+"""Which patches are outliers, from the pixels of the images and the norms of their patch tokens."""
+
+JUDGED_EVERY = 5  # of images without sides: every fifth is kept apart to judge on
+HELD_OUT_EVERY = 10  # of the images to fit on: every tenth chooses the strength of a penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierOptions:
+    """Which tokens are probed, and which of them count as outliers."""
+
+    layer: int = -1
+    """Block whose output is probed; -1 is the last."""
+    outlier_layer: int | None = None
+    """Block whose norms say which patches are outliers; the probed one if unset."""
+    detector: str = "mixture"
+    """What finds the outliers, as in `vitreg scan`: mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
+    final_norm: bool = True
+    """Probe tokens after the model's final norm; outliers are told by norms before it in either case."""
+    calibration: int = 256
+    """Images whose norms the detector sees, spread evenly over those to fit on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Some images and their tokens.
+
+    Args:
+        indices: places in the set.
+        pixels: as the model saw them, normalised.
+        tokens: of the probed block, float32, on the model's device.
+        norms: of the patch tokens of the outlier layer, before the final norm, on the CPU.
+    """
+
+    indices: Int64[Tensor, "B"]
+    pixels: Float32[Tensor, "B 3 h w"]
+    labels: Int64[Tensor, "B"] | None
+    tokens: Float32[Tensor, "B N D"]
+    norms: Float32[Tensor, "B P"]
+    layout: TokenLayout
+
+    @property
+    def patches(self) -> Float32[Tensor, "B P D"]:
+        """The patch tokens."""
+        return self.tokens[:, self.layout.patches]
+
+
+class TokenPass:
+    """Runs the model of a bench over sets of images.
+
+    Attributes:
+        size: of the images in pixels, (height, width), as the model takes them.
+        layout: the roles of their tokens.
+        skipped: what could not be read so far.
+        rows: int64 indices of the images seen by the last complete pass of this process.
+    """
+
+    def __init__(self, bench: Bench, options: OutlierOptions) -> None:
+        backbone = bench.backbone
+        self.bench, self.options, self.preprocess = bench, options, bench.preprocess()
+        if options.calibration < 1:
+            raise UserError(f"the detector needs images; calibration must be at least 1, not {options.calibration}.")
+        self.layer = resolve_layer(options.layer, backbone.depth)
+        outlier = options.layer if options.outlier_layer is None else options.outlier_layer
+        self.outlier_layer = resolve_layer(outlier, backbone.depth)
+        detector_named(options.detector)  # a misspelt name must show before hours of forward passes
+        self.size = fitted(self.preprocess.size, backbone.anatomy.patch, bench.policy)
+        self.layout = backbone.layout(self.size)
+        self.skipped: dict[str, str] = {}
+
+    @property
+    def all_skipped(self) -> tuple[Skipped, ...]:
+        """What could not be read, over all processes, by name."""
+        merged: dict[str, str] = {}
+        for part in self.bench.group.gather(self.skipped):
+            merged |= part
+        return tuple(Skipped(name=name, reason=merged[name]) for name in sorted(merged))
+
+    def images(self, data: TrainingSet, what: str) -> Iterator[EvaluationBatch]:
+        """Yield this process's share of a set, as the model takes it, without running the model.
+
+        Raises:
+            UserError: for an empty set, or one of which no image can be read.
+        """
+        bench = self.bench
+        if not len(data):
+            raise UserError(f"there are no images in {bench.data} for {what}.")
+        loader = evaluation_loader(
+            data,
+            self.preprocess,
+            batch=bench.batch_size or automatic_batch_size(bench.backbone, self.size),
+            rank=bench.group.rank,
+            world=bench.group.world,
+            workers=bench.workers,
+        )
+        patch = bench.backbone.anatomy.patch
+        show = bench.group.first and not bench.quiet
+        with progress(what, len(data) // bench.group.world, unit="images", show=show) as advance:
+            for batch in loader:
+                yield EvaluationBatch(
+                    batch.indices, batch.names, fit(batch.pixels, patch, bench.policy), batch.labels, batch.captions
+                )
+                advance(len(batch.indices))
+        self.skipped |= loader.skipped
+
+    def __call__(self, data: TrainingSet, what: str) -> Iterator[TokenBatch]:
+        """Yield the tokens of every image of this process's share of a set."""
+        for batch in self.images(data, what):
+            trace = self.trace(batch.pixels)
+            norms = trace.norms(self.outlier_layer)[:, self.layout.patches].cpu()
+            tokens = self.embed(trace)
+            if not bool(torch.isfinite(tokens).all() & torch.isfinite(norms).all()):
+                raise UserError(f"tokens are not finite in {self.bench.backbone.dtype}; try --precision fp32.")
+            yield TokenBatch(batch.indices, batch.pixels, batch.labels, tokens, norms, self.layout)
+
+    def trace(self, pixels: Float32[Tensor, "B 3 h w"], edits: Sequence[Edit] = (), hidden: bool = False) -> Trace:
+        """Run the model; with `hidden` keep the outputs of all blocks."""
+        own = [] if self.layer == self.bench.backbone.depth - 1 and self.options.final_norm else [self.layer]
+        capture = Capture(hidden="all" if hidden else own, norms=[self.outlier_layer])
+        return self.bench.backbone.trace(pixels, capture, edits)
+
+    def embed(self, trace: Trace) -> Float32[Tensor, "B N D"]:
+        """Return the tokens to probe."""
+        if not self.options.final_norm:
+            return trace.hidden(self.layer).float()
+        if self.layer == trace.depth - 1:
+            return trace.final.values.float()
+        with torch.no_grad():
+            return self.bench.backbone.anatomy.final_norm(trace.hidden(self.layer)).float()
+
+    def find_rule(self, data: TrainingSet) -> OutlierRule:
+        """Look at the norms of some images of a set and ask the detector for a threshold."""
+        counts = np.zeros(BINS, np.int64)
+        for batch in self.images(some_of(data, self.options.calibration), "looking for outliers"):
+            norms = self.trace(batch.pixels).norms(self.outlier_layer)[:, self.layout.patches]
+            try:
+                counts += NormHistogram.of(norms.cpu().numpy()).counts
+            except FloatingPointError as error:
+                raise UserError(f"{error} in {self.bench.backbone.dtype}; try --precision fp32.") from error
+        return OutlierRule.of(NormHistogram(self.bench.group.sum(counts)), detector_named(self.options.detector))
+
+    def complete(self, moments: SplitMoments) -> None:
+        """Merge what the processes have gathered to fit on. Raises UserError if it is too little."""
+        moments.merge(self.bench.group.gather)
+        if not moments.complete:
+            raise UserError(f"too few images of {self.bench.data} could be read; fitting a probe needs at least 2.")
+
+    def protocol(self, rule: OutlierRule) -> dict[str, object]:
+        """What makes the tokens and the classes they are told apart by."""
+        return {
+            "layer": self.layer,
+            "tokens": "after the final norm" if self.options.final_norm else "before the final norm",
+            "size": list(self.size),
+            "outliers": "norms before the final norm",
+            "outlier_layer": self.outlier_layer,
+            "detector": self.options.detector,
+            "side": rule.side if rule.found else None,
+            "threshold": rule.threshold,
+            "outlier_share_seen_by_detector": None if rule.detection is None else 100 * rule.detection.share,
+            "calibration_images": self.options.calibration,
+        }
+
+    def missing(self, rule: OutlierRule, what: str) -> list[str]:
+        """Say what cannot be tested where the detector found no outliers."""
+        if rule.found:
+            return []
+        return [
+            f"{self.options.detector} finds no outliers after block {self.outlier_layer}, so {what} cannot be tested "
+            "on this model; `vitreg scan` shows other blocks, for --outlier-layer."
+        ]
+
+
+class Pictures:
+    """Some images of a source as a set without classes."""
+
+    classes, labels, notes = None, None, ()
+
+    def __init__(self, source: ImageSource, numbers: Sequence[int], min_side: int) -> None:
+        self._source, self._numbers, self._min_side = source, numbers, min_side
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._numbers)
+
+    def read(self, index: int) -> Example:
+        """Decode one image. Raises Unreadable."""
+        return Example(self._source[self._numbers[index]].open(self._min_side))
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return self._source[self._numbers[index]].name
+
+
+def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
+    """Split any images into those to fit on and every fifth, to judge on; at most `bench.limit` of each.
+
+    Raises:
+        UserError: if there are fewer than two images, or their number is not known.
+    """
+    source = ImageSource([bench.data])
+    count = source.length
+    if count is None:
+        raise UserError(f"{bench.data} is read as a stream; probes look twice, so give files, folders or archives.")
+    judged = range(JUDGED_EVERY - 1, count, JUDGED_EVERY) or range(count - 1, count)
+    fitted_on = [number for number in range(count) if number not in judged]
+    if len(fitted_on) < 2:
+        raise UserError(f"{bench.data} holds {count} image(s); a probe needs at least 3, to fit, to tune and to judge.")
+    side = min(bench.backbone.anatomy.patch)
+    sets = (Pictures(source, fitted_on, side), Pictures(source, judged, side))
+    first, second = (data if bench.limit is None else some_of(data, bench.limit) for data in sets)
+    if len(first) < 2:
+        raise UserError(f"--limit {bench.limit} leaves {len(first)} image to fit on; a probe needs at least 2.")
+    return first, second
+
+
+def held_out(batch: TokenBatch) -> Bool[Tensor, "B"]:
+    """Which images choose the strength of a penalty instead of being fitted on: every tenth, from the second on."""
+    return batch.indices % HELD_OUT_EVERY == 1
+
+
+def some_of(data: TrainingSet, count: int) -> TrainingSet:
+    """At most `count` samples, spread evenly over a set."""
+    return data if count >= len(data) else Portion(data, count)
