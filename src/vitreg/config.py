@@ -35,11 +35,13 @@ def decode(kind: type[T], data: Any, *, where: str = "the configuration") -> T:
     """
     _refuse_unknown_keys(kind, data, where, ())
     try:
-        return pydantic.TypeAdapter(kind).validate_python(data)
+        built = pydantic.TypeAdapter(kind).validate_python(data)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(_keys(first["loc"], data))
         raise UserError(f"{where}: {key or 'the whole'}: {_plain(first['msg'])}, not {first['input']!r}.") from None
+    _refuse_truths_for_numbers(data, encode(built), where)
+    return built
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -146,6 +148,16 @@ def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]
             known = " or ".join(repr(".".join((*path, name))) for name in close[:3])
             raise UserError(f"{where}: no setting '{'.'.join((*path, str(key)))}'. Did you mean {known}?")
         _refuse_unknown_keys(hints[key], value, where, (*path, key))
+
+
+def _refuse_truths_for_numbers(data: Any, built: dict[str, Any], where: str) -> None:
+    """Pydantic takes True for 1, which nobody means who writes it where a number belongs."""
+    found = flatten(built)
+    for key, given in flatten(data).items():
+        pairs = zip(given, found[key], strict=True) if isinstance(given, list) else [(given, found[key])]
+        for value, made in pairs:
+            if isinstance(value, bool) and not isinstance(made, bool):
+                raise UserError(f"{where}: {key}: should be a number, not {value}.")
 
 
 def _chosen(kind: Any, data: Any) -> Any:

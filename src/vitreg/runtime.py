@@ -80,6 +80,7 @@ def processes(*, training: bool = False) -> Iterator[Processes]:
         if int(os.environ.get("LOCAL_WORLD_SIZE", world)) <= torch.cuda.device_count():
             backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
+    dist.barrier()  # a process that finds a mistake and leaves at once would break those still joining
     try:
         yield Processes(dist.get_rank(), world)
     finally:
@@ -112,8 +113,16 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device '{name}' on this machine; try --device cpu.") from error
+        raise UserError(f"no device '{name}' on this machine; {_devices()}.") from error
     return device
+
+
+def _devices() -> str:
+    """Name what there is, whatever the flag is called that chooses among it."""
+    count = torch.cuda.device_count()
+    cuda = ["cuda:0"] if count == 1 else [f"cuda:0 to cuda:{count - 1}"] if count else []
+    found = [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    return f"it has {' and '.join(found)}"
 
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "numpy", "pillow")

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from vitreg.errors import UserError
+from vitreg.train import checkpoint, claim
 
 from . import tiny_run
 from .conftest import one_sentence
@@ -136,6 +141,11 @@ MISTAKES = [
     ("--data.workers -1", ["data.workers is -1"]),
     ("--recipe.mix.prob 3", ["prob", "between 0 and 1"]),
     ("--recipe.kind clipp", ["recipe", "'clipp'", "'clip'"]),
+    ("--run.seed 99999999999999999999", ["run.seed is 99999999999999999999", "at most 9223372036854775807"]),
+    ("--model.layer-scale nan", ["model.layer_scale is nan", "more than 0"]),
+    ("--model.layer-scale=-1", ["model.layer_scale is -1"]),
+    ("--recipe.mix.smoothing inf", ["smoothing"]),
+    ("--out=", ["--out is empty"]),
 ]
 
 
@@ -155,6 +165,8 @@ def test_a_mistake_is_named_before_the_data_are_opened(vitreg, settings, tmp_pat
         ({"kind": "dinov2", "group": 4, "crops": {"local_size": 18}}, {}, ["local_size 18", "8-pixel", "16 is"]),
         ({"kind": "mae", "mask_ratio": 0.999}, {}, ["hiding 0.999 of 16 patches"]),
         ({"kind": "mae", "mask_ratio": 2}, {}, ["mask_ratio"]),
+        ({"kind": "clip", "context": 1}, {}, ["recipe.context is 1", "3 or more"]),
+        ({"kind": "supervised"}, {"batch": True}, ["run.batch", "number", "True"]),
         ({"kind": "clip", "text_heads": 3, "text_width": 64}, {}, ["64 channels", "3 heads"]),
         ({"kind": "dino", "group": 3}, {}, ["no multiple of 3"]),
     ],
@@ -197,6 +209,14 @@ def test_data_of_one_class_and_data_without_captions(vitreg, settings, data, tmp
 
 
 SHORT = ("--run.duration", "7 steps", "--run.watch-images", "0", "--run.evaluate-every", "100%")
+
+
+def test_a_batch_of_more_images_than_there_are(vitreg, settings, tmp_path):
+    words = ["train", "--config", settings, "--out", tmp_path / "run", "--run.batch", "8000000"]
+    for more in ([], ["--dry-run"]):
+        said = one_sentence(vitreg(*words, *more))
+        assert "--run.batch 8000000 is larger than the training set of 48 images" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_class_unreadable_images_and_small_ones(vitreg, settings, tmp_path):
@@ -246,7 +266,173 @@ def test_a_loss_that_is_not_finite_stops_the_run(vitreg, settings, tmp_path):
     said = one_sentence(vitreg("train", "--config", settings, "--out", out, *absurd))
     assert "the loss or the gradient of step 3 is not finite" in said
     assert "the last good checkpoint is step-00000001" in said  # that of step 2 holds the weights that led here
+    assert "start a new run with a smaller --optim.lr" in said
     assert [r["step"] for r in tiny_run.records(out)] == [2]
+
+
+def test_a_loss_that_is_not_finite_names_the_weights_to_start_from(vitreg, settings, finished, monkeypatch, tmp_path):
+    out = tmp_path / "a run"
+    shutil.copytree(finished[0], out)
+    for name in ("step-00000012", "step-00000008", "step-00000004"):
+        shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)
+    finite = iter([True, False])
+    monkeypatch.setattr("vitreg.train.fit._Loop._finite", lambda *_: next(finite))
+    said = one_sentence(vitreg("train", "--resume", out))
+    assert "the last good checkpoint is step-00000009" in said
+    assert f"start a new run from it with --run.start-from 'run:{out}' and a smaller --optim.lr" in said
+
+
+def test_data_that_have_moved_are_the_same(vitreg, finished, data, tmp_path):
+    moved = tmp_path / "elsewhere" / "pictures"
+    shutil.copytree(data, moved)
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    done = vitreg("train", "--resume", run, "--data.root", moved)
+    assert done.returncode == 0, done.stderr
+    assert "was finished before" in done.stderr
+
+
+def other_classes(root):
+    (root / "train" / "class1").rename(root / "train" / "cat")
+    shutil.rmtree(root / "val")
+
+
+def fewer_images(root):
+    (root / "train" / "class1" / "3.jpg").unlink()
+
+
+def another_image(root):
+    (root / "train" / "class1" / "3.jpg").rename(root / "train" / "class1" / "99.jpg")
+
+
+def one_more_class(root):
+    shutil.copytree(root / "train" / "class1", root / "train" / "dog")
+
+
+OTHER_DATA = [
+    (other_classes, ["other classes: number 0 was 'class0' and is 'cat'"]),
+    (one_more_class, ["began with 3 classes", "4 ('class0', 'class1', 'class2' and 1 more)"]),
+    (fewer_images, ["began with 48 training samples, and these are 47"]),
+    (another_image, ["began with 48 other training samples"]),
+]
+
+
+@pytest.mark.parametrize(("change", "parts"), OTHER_DATA)
+def test_a_run_goes_on_with_the_same_data_only(vitreg, finished, data, tmp_path, change, parts):
+    shutil.copytree(data, tmp_path / "other")
+    change(tmp_path / "other")
+    before = contents(finished[0])
+    said = one_sentence(vitreg("train", "--resume", finished[0], "--data.root", tmp_path / "other"))
+    assert all(part in said for part in parts), said
+    assert "--data.root" in said
+    assert f"--run.start-from run:{finished[0]}" in said
+    assert contents(finished[0]) == before
+
+
+@pytest.fixture
+def old(finished, tmp_path):
+    """A run of a version that did not write down what its data were."""
+    run = tmp_path / "old"
+    shutil.copytree(finished[0], run)
+    config = json.loads((run / "config.json").read_text())
+    del config["data"], config["step"]
+    config["train"]["run"]["duration"] = "2 epochs"
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+def test_a_run_without_a_record_of_its_data_goes_on_with_a_note(vitreg, old, data, tmp_path):
+    shutil.copytree(data, tmp_path / "other")
+    other_classes(tmp_path / "other")
+    said = one_sentence(vitreg("train", "--resume", old, "--data.root", tmp_path / "other"))
+    assert "number 0 was 'class0' and is 'cat'" in said  # this much it did write down
+    for noted in (True, False):
+        done = vitreg("train", "--resume", old)
+        assert done.returncode == 0, done.stderr
+        assert ("did not write down what its samples were" in done.stderr) == noted
+
+
+def test_a_checkpoint_beyond_the_end_of_the_plan_is_refused(vitreg, old, data, tmp_path):
+    shutil.copytree(data, tmp_path / "other")
+    for number in range(8):
+        for name in range(3):
+            (tmp_path / "other" / "train" / f"class{name}" / f"{number}.jpg").unlink()
+    before = contents(old)
+    lines = vitreg("train", "--resume", old, "--data.root", tmp_path / "other").stderr.strip().splitlines()
+    assert "step-00000012" in lines[-1]
+    assert "beyond the end of the run, which has 6 steps with these data" in lines[-1]
+    assert contents(old) == before
+
+
+def test_a_folder_is_trained_in_by_one_process(vitreg, settings, finished, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(claim, "PATIENCE", 0)
+    before = contents(finished[0])
+    holder = claim.Claim(finished[0])
+    for words in (["--resume", finished[0]], ["--config", settings, "--out", finished[0]]):
+        said = one_sentence(vitreg("train", *words))
+        assert f"process {os.getpid()} on {socket.gethostname()} is training in {finished[0]}" in said
+    looked = tmp_path / "looked"
+    shutil.copytree(finished[0], looked)  # curves writes into the run
+    other = claim.Claim(looked)
+    for words in (["curves", looked], ["scan", f"run:{looked}", data / "val", "--out", tmp_path / "scan"]):
+        done = vitreg(*words)
+        assert done.returncode == 0, done.stderr
+    other.release()
+    holder.release()
+    assert contents(finished[0]) == before
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_start_that_failed_leaves_nothing_and_the_corrected_command_runs(vitreg, settings, data, tmp_path, existed):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    for path in broken.rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    out = tmp_path / "runs" / "mine"
+    if existed:
+        out.mkdir(parents=True)
+        (out / "notes.txt").write_text("mine")
+    short = [*SHORT, "--run.duration", "3 steps"]
+    done = vitreg("train", "--config", settings, "--data.root", broken, "--out", out, *short)
+    assert done.returncode == 2
+    assert "could be read" in done.stderr
+    left = [path.name for path in out.iterdir()] if existed else list(tmp_path.glob("runs"))
+    assert left == (["notes.txt"] if existed else [])
+    done = vitreg("train", "--config", settings, "--out", out, *short)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_disk_that_is_full_at_the_start_and_at_the_first_checkpoint(vitreg, settings, monkeypatch, tmp_path):
+    out = tmp_path / "run"
+    words = ["train", "--config", settings, "--out", out, *SHORT, "--run.duration", "3 steps"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_tensors", full)
+        assert "No space left on device" in one_sentence(vitreg(*words))
+    assert not out.exists()
+
+    def unsaved(*_):
+        raise UserError("cannot write the checkpoint of step 3.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", unsaved)
+        one_sentence(vitreg(*words))
+    assert {record["step"] for record in tiny_run.records(out)} == {2, 3}  # what was learned can be looked at
+    done = vitreg(*words, "--optim.lr", "2e-3")
+    assert done.returncode == 0, done.stderr
+    assert "ended before its first checkpoint; beginning anew" in done.stderr
+    assert "holds a run already" in one_sentence(vitreg(*words))
+
+
+def test_what_is_printed_can_be_copied_to_a_shell(vitreg, settings, tmp_path):
+    out = tmp_path / "a run"
+    words = ["train", "--config", settings, "--out", out]
+    done = vitreg(*words, *SHORT, "--run.duration", "3 steps")
+    assert done.stdout.strip() == f"Done after 3 steps. Look inside: vitreg scan 'run:{out}' IMAGES"
+    assert f"--resume '{out}'" in one_sentence(vitreg(*words))
 
 
 HEADS = {"prototypes": 32, "hidden": 16, "bottleneck": 8, "crops": {"local_crops": 2, "local_size": 16}}

@@ -50,6 +50,8 @@ def test_there_and_back():
         ({"pet": {"kind": "cat", "weights": [1]}}, ["pet.weights"]),
         ({"pet": {"lives": 3}}, ["pet", "'kind'"]),
         ({"street": 3}, ["street", "string"]),
+        ({"pet": {"kind": "cat", "lives": True}}, ["pet.lives", "number", "True"]),
+        ({"pet": {"kind": "cat", "weights": [0.5, False]}}, ["pet.weights", "number", "False"]),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_key(data, words):

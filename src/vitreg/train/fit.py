@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,7 @@ from vitreg.train.parallel import wrap
 from vitreg.train.plan import Plan
 from vitreg.train.settings import TrainConfig
 from vitreg.train.signals import Stop, agree, stop_signals
+from vitreg.train.sums import Sums, mean_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,11 @@ class Setup:
         device: where the recipe is trained.
         precision: of the matrix products.
         group: the processes that share the run.
-        published: config.json of the run, of the schema vitreg.run/1.
+        published: config.json of the run, of the schema vitreg.run/1; "step", of the weights beside it, is added.
         skipped: name and reason of unreadable samples so far.
         callbacks: what looks at the run as it goes.
         tell: is told of progress.
+        stepped: is called after every finished step.
     """
 
     batches: Callable[[int], Iterable[TrainBatch]]
@@ -84,6 +87,7 @@ class Setup:
     skipped: Callable[[], Mapping[str, str]] = dict
     callbacks: Sequence[Callback] = ()
     tell: Callable[[Moment], None] = lambda moment: None
+    stepped: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class _Loop:
         # Half precision alone lacks the range for gradients.
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
         self.step = self.told = 0
-        self.sums = _Sums()
+        self.sums = Sums()
         self.looked = True
         self.metric: float | None = None  # of the weights as they are
         self.saved: Path | None = None
@@ -140,7 +144,7 @@ class _Loop:
             self.wrapped.load_optimizer(self.optimizer, self.groups, resumed.optimizer)
             self.scaler.load_state_dict(resumed.state["scaler"])
             self.step, self.saved, self.metric = resumed.step, resumed.path, resumed.state["metric"]
-            self.sums, self.looked = _Sums(**resumed.state["sums"]), resumed.state["looked"]
+            self.sums, self.looked = Sums(**resumed.state["sums"]), resumed.state["looked"]
             self.skipped = dict(resumed.state["skipped"])
         run, first = self.config.run, self.setup.group.first
         self.told = self.step
@@ -162,6 +166,7 @@ class _Loop:
                 if not finite:
                     raise UserError(self._diverged())
                 self.step += 1
+                self.setup.stepped()
                 self.metric = None
                 self.sums.add(metrics, waited, time.perf_counter() - began)
                 last = self.step == self.plan.total
@@ -214,14 +219,14 @@ class _Loop:
     def _log(self) -> None:
         """Write the means since the last line, over all processes, and begin anew."""
         own = {**self.sums.means(), "wait_share": self.sums.waited / self.sums.spent}
-        means = _mean(self.setup.group.gather(own))
+        means = mean_of(self.setup.group.gather(own))
         means["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
         means["images_per_second"] = self.sums.steps * self.config.run.batch / self.sums.spent
         means["epoch"] = self.step / self.plan.epoch_steps
         self.journal.write("train", self.step, means)
         if self.setup.group.first:
             self.setup.tell(Moment(self.step - self.told, self.step, means["loss"]))
-        self.told, self.sums = self.step, _Sums()
+        self.told, self.sums = self.step, Sums()
 
     def _look(self, *, at_start: bool) -> bool:
         """Call what is due, and write down what it says. Returns whether anything was."""
@@ -247,7 +252,7 @@ class _Loop:
         moments = self.wrapped.optimizer_state(self.optimizer, self.groups)
         for part in group.gather(dict(self.setup.skipped())):
             self.skipped |= part
-        sums = replace(self.sums, values=_mean(group.gather(self.sums.values)))
+        sums = replace(self.sums, values=mean_of(group.gather(self.sums.values)))
         done: Path | UserError | None = None
         if group.first:
             document = {
@@ -275,7 +280,7 @@ class _Loop:
         assert isinstance(self.recipe, torch.nn.Module)
         prefix = next(f"{name}." for name, module in self.recipe.named_modules() if module is backbone)
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        checkpoint.publish(self.setup.folder, publish(own), self.setup.published)
+        checkpoint.publish(self.setup.folder, publish(own), {**self.setup.published, "step": self.step})
 
     def _finite(self, metrics: Mapping[str, Tensor]) -> bool:
         """Whether loss and gradient are numbers. Half precision has a scaler that skips the steps whose gradient is not."""
@@ -287,9 +292,12 @@ class _Loop:
         before = [path.name for path in (self.setup.folder / "checkpoints").glob("step-*")]
         good = max((name for name in before if name < f"step-{self.step:08d}"), default=None)
         back = f"the last good checkpoint is {good}" if good else "there is no good checkpoint from before"
+        means = "a smaller --optim.lr, a longer --optim.warmup or an --optim.clip"
+        # A resumed run keeps its rate. The published weights are those of the newest checkpoint.
+        usable = good is not None and self.saved is not None and self.saved.name == good
+        start = f" from it with --run.start-from {shlex.quote(f'run:{self.setup.folder}')} and" if usable else " with"
         return (
-            f"the loss or the gradient of step {self.step + 1} is not finite; {back}. "
-            "A smaller --optim.lr, a longer --optim.warmup or an --optim.clip may help."
+            f"the loss or the gradient of step {self.step + 1} is not finite; {back}; start a new run{start} {means}."
         )
 
     def _notes(self) -> tuple[str, ...]:
@@ -300,30 +308,3 @@ class _Loop:
             f"{len(self.skipped)} images could not be read, others took their places; "
             f"checkpoints/{self.saved.name}/state.json lists them, such as {name}: {reason}.",
         )
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Metrics of the steps since the last line of the journal, and the seconds they took, part of them for data."""
-
-    steps: int = 0
-    waited: float = 0.0
-    spent: float = 0.0
-    values: dict[str, float] = field(default_factory=dict)
-
-    def add(self, metrics: Mapping[str, Tensor], waited: float, spent: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.waited += waited
-        self.spent += spent
-        for key, value in metrics.items():
-            self.values[key] = self.values.get(key, 0.0) + float(value)
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of each metric."""
-        return {key: value / self.steps for key, value in self.values.items()}
-
-
-def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Average over the processes."""
-    return {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}

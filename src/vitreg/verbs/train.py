@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,20 @@ from vitreg.backbones.load import choose_dtype
 from vitreg.config import differences, encode, read
 from vitreg.data.training import TrainingLoader
 from vitreg.errors import UserError
-from vitreg.files import output_folder
 from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
 from vitreg.train import checkpoint
+from vitreg.train.claim import Claim, claimed
 from vitreg.train.fit import Callback, Outcome, Setup, fit
 from vitreg.train.plan import Plan
+from vitreg.train.same_data import check_same_data, describe, remedy
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs import train_parts as parts
 from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.evaluations import Knn, Retrieval, Top1
 from vitreg.verbs.onset import norms_of
-from vitreg.verbs.progress import progress
+from vitreg.verbs.progress import Advance, progress
 from vitreg.verbs.train_checks import check_settings
 
 # What may change between the parts of a run: where and how it is computed, and how often it is looked at.
@@ -62,34 +63,49 @@ def train(
     with processes(training=True) as group:
         parts.check_batch(config, group.world)
         say = _Say(quiet or not group.first)
-        resumed = _state(folder, config, resume, group, say)
-        if folder.exists():
-            output_folder(folder)
-        data = parts.open_data(config)
-        recipe = parts.build_recipe(config, len(data.train.classes or ()))
-        parts.check_split(config, group.world, recipe.why_whole_batch())
-        plan = parts.plan_of(config, data)
-        for note in data.notes:
-            say(note)
-        if config.run.start_from is not None and resumed is None:
-            from vitreg.verbs.start import start_from
-
-            for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
+        with claimed(folder, group) as claim:
+            for note in claim.notes if claim else ():
                 say(note)
-        device = choose_device(config.run.device)
-        done = resumed.step if resumed else 0
-        if done == plan.total:
-            say(f"the run in {folder} was finished before.")
-        output_folder(folder)
-        with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
-            setup = _setup(config, data, recipe, plan, group, folder, device, bar, judged)
-            outcome = fit(recipe, config, plan, setup, resumed)
-        if group.first:
-            write_run_report(folder)
-        group.gather(None)  # all leave together
+            outcome = _train(config, folder, group, say, claim, resume=resume, judged=judged)
+            if group.first:
+                write_run_report(folder)
+            group.gather(None)  # all leave together
         for note in outcome.notes:
             say(note)
     return outcome
+
+
+def _train(
+    config: TrainConfig, folder: Path, group: Processes, say: _Say, claim: Claim | None, *, resume: bool, judged: bool
+) -> Outcome:
+    """Train in a folder that nobody else writes to."""
+    record = _record(folder, config, resume, say)
+    data = parts.open_data(config)
+    known = published(config, data)
+    if record is not None:
+        note = check_same_data(record, known, folder)
+        if note is not None:
+            say(note)
+    recipe = parts.build_recipe(config, len(data.train.classes or ()))
+    parts.check_split(config, group.world, recipe.why_whole_batch())
+    plan = parts.plan_of(config, data)
+    resumed = None if record is None else _newest(folder, plan, group, say)
+    for note in data.notes:
+        say(note)
+    if config.run.start_from is not None and resumed is None:
+        from vitreg.verbs.start import start_from
+
+        for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
+            say(note)
+    device = choose_device(config.run.device)
+    done = resumed.step if resumed else 0
+    if done == plan.total:
+        say(f"the run in {folder} was finished before.")
+    with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
+        setup = _setup(config, data, recipe, plan, group, folder, device, known, bar, judged)
+        if claim is not None:
+            setup = replace(setup, stepped=claim.keep)
+        return fit(recipe, config, plan, setup, resumed)
 
 
 class _Say:
@@ -111,7 +127,8 @@ def _setup(
     group: Processes,
     folder: Path,
     device: torch.device,
-    bar: Callable[[int], None],
+    known: dict[str, Any],
+    bar: Advance,
     judged: bool,
 ) -> Setup:
     loaders: list[TrainingLoader] = []
@@ -128,19 +145,23 @@ def _setup(
         device=device,
         precision=choose_dtype(config.run.precision, device),
         group=group,
-        published=published(config, data),
+        published=known,
         skipped=lambda: loaders[-1].skipped if loaders else {},
         callbacks=callbacks(config, data, plan, group) if judged else (),
-        tell=lambda moment: bar(moment.steps),
+        tell=lambda moment: bar(moment.steps, f"loss {moment.loss:.3g}"),
     )
 
 
 def published(config: TrainConfig, data: parts.Data) -> dict[str, Any]:
-    """Return what config.json of a run holds: the network, how to prepare pictures for it, and all settings."""
+    """Return what config.json of a run holds: the network, how to prepare pictures for it, all settings, and its data.
+
+    Called when the data have just been opened.
+    """
     model: dict[str, Any] = config.model.published_arguments()
     if isinstance(config.recipe, SupervisedConfig):
         model["num_classes"] = len(data.train.classes or ())
     record: dict[str, Any] = {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
+    record["data"] = describe(data.train)
     if data.train.classes is not None:
         record["classes"] = list(data.train.classes)
     return record
@@ -177,27 +198,51 @@ def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
     return norms_of(network, probes.to(next(network.parameters()).device))
 
 
-def _state(folder: Path, config: TrainConfig, resume: bool, group: Processes, say: _Say) -> checkpoint.Loaded | None:
-    """Return the checkpoint to go on from, None to start, after making sure that the folder is this run's.
+def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:
+    """Return config.json of the run to go on with, None for a new run, after making sure that the folder is the right one.
 
     Raises:
-        UserError: for a folder of another run, changed settings, or damaged checkpoints only.
+        UserError: for a folder of another run, or changed settings.
     """
-    record = folder / "config.json"
+    file, quoted = folder / "config.json", shlex.quote(str(folder))
+    record = read(file) if file.exists() else None
     if not resume:
-        if record.exists():
-            raise UserError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out.")
+        if record is not None and (record.get("step") != 0 or _checkpoints(folder)):
+            raise UserError(f"{folder} holds a run already; go on with --resume {quoted}, or choose another --out.")
+        if record is not None:
+            say(f"the run in {folder} ended before its first checkpoint; beginning anew in its place.")
         return None
-    changed = [d for d in differences(read(record).get("train", {}), encode(config)) if d.split(":")[0] not in FREE]
+    if record is None:
+        raise UserError(f"{folder} holds no run: there is no config.json; start one without --resume.")
+    changed = [d for d in differences(record.get("train", {}), encode(config)) if d.split(":")[0] not in FREE]
     if changed:
         raise UserError(
             f"the run in {folder} was started with other settings ({'; '.join(changed)}); "
-            f"a new run can start from it with --run.start-from run:{folder}."
+            f"a new run can start from it with --run.start-from {shlex.quote(f'run:{folder}')}."
         )
-    if not any((folder / "checkpoints").glob("step-*")):
+    return record
+
+
+def _newest(folder: Path, plan: Plan, group: Processes, say: _Say) -> checkpoint.Loaded | None:
+    """Return the checkpoint to go on from, None to start where none was written.
+
+    Raises:
+        UserError: for damaged checkpoints only, or one from beyond the end of the plan.
+    """
+    if not _checkpoints(folder):
         say("no checkpoint had been written; starting at the first step.")
         return None
     loaded = checkpoint.load_newest(folder, group)
+    if loaded.step > plan.total:
+        raise UserError(
+            f"{loaded.path.name} in {folder} lies beyond the end of the run, which has {plan.total} steps with these data; "
+            f"{remedy(folder)}."
+        )
     for note in loaded.notes:
         say(note)
     return loaded
+
+
+def _checkpoints(folder: Path) -> bool:
+    """Whether the run has any, whole or not."""
+    return any((folder / "checkpoints").glob("step-*"))

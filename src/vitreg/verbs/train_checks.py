@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -37,10 +37,14 @@ class Range:
         return low and high and value < inf
 
     def __str__(self) -> str:
-        low = f"{self.low:g} or more" if self.with_low else f"more than {self.low:g}"
+        low = f"{_digits(self.low)} or more" if self.with_low else f"more than {_digits(self.low)}"
         if self.high == inf:
             return low
-        return f"{low} and {f'at most {self.high:g}' if self.with_high else f'less than {self.high:g}'}"
+        return f"{low} and {'at most' if self.with_high else 'less than'} {_digits(self.high)}"
+
+
+def _digits(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 COUNT, MAYBE, AMOUNT, FACTOR = Range(1), Range(0), Range(0), Range(0, with_low=False)
@@ -52,16 +56,18 @@ RANGES: dict[str, Range] = {
     "model.registers": Range(0, 1024),  # more than any sequence has patches; the paper tries 0 to 16
     **dict.fromkeys(("model.register_init", "model.token_init", "model.register_decorrelation"), AMOUNT),
     **dict.fromkeys(("model.drop_path", "model.register_dropout"), BELOW_ONE),
-    **dict.fromkeys(("model.mlp_ratio", "model.norm_eps"), FACTOR),
+    **dict.fromkeys(("model.mlp_ratio", "model.norm_eps", "model.layer_scale"), FACTOR),
     "data.workers": MAYBE,
     **dict.fromkeys(("data.limit", "data.limit_val"), COUNT),
     **dict.fromkeys(("run.batch", "run.micro_batch", "run.keep", "run.log_every"), COUNT),
-    **dict.fromkeys(("run.seed", "run.watch_images"), MAYBE),
+    "run.watch_images": MAYBE,
+    "run.seed": Range(0, 2**63 - 1),  # what torch's generators take
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.clip", "optim.layer_decay"), FACTOR),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_lr", "optim.weight_decay", "optim.weight_decay_end"), AMOUNT),
     "optim.patch_embed_lr": AMOUNT,
     "optim.betas": BELOW_ONE,
-    **dict.fromkeys(("recipe.group", "recipe.repeats", "recipe.epoch_steps", "recipe.context"), COUNT),
+    **dict.fromkeys(("recipe.group", "recipe.repeats", "recipe.epoch_steps"), COUNT),
+    "recipe.context": Range(3),  # the start, a word, the end
     **dict.fromkeys(("recipe.prototypes", "recipe.hidden", "recipe.bottleneck"), COUNT),
     **dict.fromkeys(("recipe.ibot_prototypes", "recipe.ibot_bottleneck"), COUNT),
     **dict.fromkeys(("recipe.decoder_width", "recipe.decoder_depth", "recipe.decoder_heads"), COUNT),
@@ -95,11 +101,13 @@ def check_settings(config: TrainConfig) -> None:
 
 def check_ranges(flat: dict[str, Any]) -> None:
     """Refuse numbers out of range, by the flattened names of the settings. Raises UserError."""
-    for key, allowed in RANGES.items():
-        value = flat.get(key)
+    for key, value in flat.items():
+        allowed = RANGES.get(key)
         for number in value if isinstance(value, list) else [value]:
-            if number is not None and not allowed.holds(number):
-                raise UserError(f"{key} is {number:g}; it must be {allowed}.")
+            if allowed is not None and number is not None and not allowed.holds(number):
+                raise UserError(f"{key} is {_digits(number)}; it must be {allowed}.")
+            if isinstance(number, float) and not isfinite(number):
+                raise UserError(f"{key} is {number}; it must be a finite number.")
 
 
 def _check_duration(key: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ def _taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
             values.append(word.split("=", 1)[1])
         else:
             left.append(word)
+    if "" in values:
+        raise UserError(f"{flag} is empty; name a {'file' if flag == '--config' else 'folder'}.")
     return left, values
 
 
@@ -139,11 +142,18 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
     outcome = train(config, out, resume=resume, quiet=False)
     if outcome.reason == "stopped":
         if _speaks():
-            print(f"Stopped after step {outcome.step}; go on with: vitreg train --resume {out}", file=sys.stderr)
+            print(
+                f"Stopped after step {outcome.step}; go on with: vitreg train --resume {_quoted(out)}", file=sys.stderr
+            )
         return EXIT_TERMINATED if outcome.signal == signal.SIGTERM else EXIT_INTERRUPTED
     if _speaks():
-        print(f"Done after {outcome.step} steps. Look inside: vitreg scan run:{out} IMAGES")
+        print(f"Done after {outcome.step} steps. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES")
     return 0
+
+
+def _quoted(word: str | Path) -> str:
+    """A word as a shell takes it: what is printed can be copied."""
+    return shlex.quote(str(word))
 
 
 def _speaks() -> bool:

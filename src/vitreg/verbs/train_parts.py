@@ -59,16 +59,27 @@ def open_data(config: TrainConfig) -> Data:
     captions = isinstance(recipe, ClipConfig)
     supervised = isinstance(recipe, SupervisedConfig)
     train = open_training_set(config.data, "train", captions=captions)
+    repeats = recipe.repeats if isinstance(recipe, SupervisedConfig) else 1
+    _check_enough(len(train), config.run.batch, repeats)
     val = open_training_set(config.data, "val", captions=captions, classes=train.classes)
     notes = tuple(concerns(train, supervised=supervised))
     preprocess = replace(IMAGENET, size=(size, size), resize=size)
     if captions:
         preprocess = replace(preprocess, mean=CLIP_MEAN, std=CLIP_STD)
-    repeats = recipe.repeats if isinstance(recipe, SupervisedConfig) else 1
     return Data(
         train=train, val=val, view=view_of(config), preprocess=preprocess,
         order=Order(len(train), config.run.seed, repeats), notes=notes,
     )  # fmt: skip
+
+
+def _check_enough(images: int, batch: int, repeats: int) -> None:
+    """Refuse a batch that holds an image more often than repeated augmentation wants it."""
+    if batch > images * repeats:
+        times = "more than once" if repeats == 1 else f"more often than --recipe.repeats {repeats}"
+        raise UserError(
+            f"--run.batch {batch} is larger than the training set of {images} images, so a step would see every image "
+            f"{times}; choose a smaller batch."
+        )
 
 
 def view_of(config: TrainConfig) -> View:

@@ -92,10 +92,9 @@ class Knn:
                 "similarity": "cosine",
                 "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
                 "k": list(self.k),
-                "n_per_class": list(self.n_per_class) or "all",
-                "n_tries": self.n_tries if self.n_per_class else None,
                 "top5": "classes with a vote only",
-            },
+            }
+            | ({"n_per_class": list(self.n_per_class), "n_tries": self.n_tries} if self.n_per_class else {}),
             tables=(
                 Table(
                     title="Votes of the nearest training images",

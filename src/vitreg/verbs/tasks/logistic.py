@@ -94,8 +94,8 @@ class Logistic:
                 "learned_from": "train with what C was chosen on",
                 "objective": "C * sum of losses + ||W||^2 / 2, intercepts not penalised",
                 "losses": "one sigmoid per label" if data.metric == "map" else "softmax (two classes: sigmoid)",
-                "ignored_labels": "not judged; absent in training" if data.test.ignored is not None else None,
-            },
+            }
+            | ({} if data.test.ignored is None else {"ignored_labels": "not judged; absent in training"}),
             tables=(Table(title="Choice of C", columns=["C", f"{data.metric} held out, %", "steps"], rows=rows),),
             notes=tuple(notes),
             skipped=data.skipped,

@@ -1,0 +1,178 @@
+"""The folder of a run belongs to one process at a time, and a run that never finished a step leaves it as it was.
+
+The lock is the kernel's (flock): it goes with the process, however that dies, so a killed run can be resumed at once. The
+file it stands on says who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitreg.errors import UserError
+from vitreg.files import output_folder
+from vitreg.runtime import Processes
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+LOCK = ".lock"
+OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard")
+PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back
+
+_held: set[int] = set()  # file descriptors
+
+
+def _let_go() -> None:
+    """Data workers are copies of this process: they would hold the lock for as long as they outlive it."""
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+class Claim:
+    """One process's hold on the folder of its run. Creates the folder.
+
+    Attributes:
+        notes: what a person should know, a sentence each.
+    Raises:
+        UserError: if another process has it, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.notes = folder, ()
+        self._worth_keeping = False
+        self._created = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._before = {name for name in OURS if (folder / name).exists()}
+        self._descriptor: int | None = None
+        output_folder(folder)
+        try:
+            self._descriptor = _lock(folder)
+        except _NoLocksError as error:
+            self.notes = (
+                f"{folder} is on a file system without locks ({error}); see to it that no other process trains there.",
+            )
+
+    def keep(self) -> None:
+        """Say that something was learned: from now on the folder stays, whatever happens."""
+        self._worth_keeping = True
+
+    def undo(self) -> None:
+        """Remove what a run wrote that did not finish a step."""
+        if self._worth_keeping:
+            return
+        for name in set(OURS) - self._before:
+            path = self.folder / name
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.release()
+        for path in self._created:  # the innermost first; one that holds something else stays
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    def release(self) -> None:
+        """Give the folder back. The file goes before the lock does, else it could be another's by then."""
+        if self._descriptor is None:
+            return
+        (self.folder / LOCK).unlink(missing_ok=True)
+        _held.discard(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, group: Processes) -> Iterator[Claim | None]:
+    """Have the folder of a run for the length of the block; if it fails before a finished step, leave nothing in it.
+
+    Args:
+        folder: of the run; created where it does not exist.
+        group: the processes that share the run; all call this, and the first has the lock for them.
+    Returns:
+        the claim, in the first process; None in the others.
+    Raises:
+        UserError: in every process, if another run has the folder, or it cannot be written.
+    """
+    claim: Claim | None = None
+    refusal: UserError | None = None
+    if group.first:
+        try:
+            claim = Claim(folder)
+        except UserError as error:
+            refusal = error
+    refusal = group.gather(refusal)[0]
+    if refusal is not None:
+        raise refusal
+    try:
+        if claim is None:
+            output_folder(folder)
+        yield claim
+    except BaseException:
+        if claim is not None:
+            claim.undo()
+        raise
+    finally:
+        if claim is not None:
+            claim.release()
+
+
+class _NoLocksError(Exception):
+    """A file system, or an operating system, that cannot lock."""
+
+
+def _lock(folder: Path) -> int:
+    """Take the lock of a folder; return the descriptor that holds it.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    if fcntl is None:
+        raise _NoLocksError("no flock on this system")
+    path, until = folder / LOCK, time.monotonic() + PATIENCE
+    while True:
+        output_folder(folder)  # who had it may have removed it
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the second from network file systems
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{holder or 'another process'} is training in {folder}; wait until it ends, or stop it first."
+                ) from None
+            time.sleep(0.05)
+            continue
+        except OSError as error:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise _NoLocksError(error.strerror or str(error)) from None
+        if _is_at(descriptor, path):
+            _held.add(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return descriptor
+        os.close(descriptor)  # locked, but removed in between
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,93 @@
+"""What data a run learns from, written beside it, so that a resumed run goes on with the same samples in the same order.
+
+Where a sample stands in a run is a function of its place in the set, and what a head has learned belongs to the number
+of a class: with other data both would change their meaning without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitreg.data.example import TrainingSet, some
+from vitreg.errors import UserError
+
+MOST_NAMES = 1_000_000  # that are looked at; of larger sets every k-th is
+
+
+def describe(data: TrainingSet) -> dict[str, Any]:
+    """Return what config.json says of the training side.
+
+    Called when the set has just been opened: names of shards that were not yet fetched change with that.
+
+    Returns:
+        {"samples": how many, "names": hash of their names in order}. Names count from the folder that all share, so
+        the hash stays the same when the data move.
+    """
+    hashed = hashlib.sha256()
+    shared = len(_shared_folder(data))
+    for name in _names(data):
+        hashed.update(name[shared:].encode("utf-8", "surrogatepass") + b"\0")
+    return {"samples": len(data), "names": hashed.hexdigest()[:16]}
+
+
+def check_same_data(record: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> str | None:
+    """Make sure that a run is resumed on the data it began with.
+
+    Args:
+        record: config.json of the run.
+        now: what would be written there: "data" and, where there are any, "classes".
+        folder: of the run.
+    Returns:
+        a sentence where the run, of an earlier version, does not say what its data were.
+    Raises:
+        UserError: if classes, number or order of the samples differ.
+    """
+    data, then = now["data"], record.get("data")
+    before, after = record.get("classes"), now.get("classes")
+    wrong = None
+    if before != after:
+        wrong = _other_classes(before or [], after or [])
+    elif then is None:
+        return (
+            f"the run in {folder} was begun by a version that did not write down what its samples were; "
+            "taking these for the same."
+        )
+    elif then["samples"] != data["samples"]:
+        wrong = f"began with {then['samples']} training samples, and these are {data['samples']}"
+    elif then["names"] != data["names"]:
+        wrong = f"began with {data['samples']} other training samples, or had them in another order"
+    if wrong is not None:
+        raise UserError(f"the run in {folder} {wrong}; {remedy(folder)}.")
+    return None
+
+
+def remedy(folder: Path) -> str:
+    """Say what helps where a run cannot go on with the data at hand."""
+    start = shlex.quote(f"run:{folder}")
+    return f"name the data it began with (--data.root), or start a new run with --run.start-from {start}"
+
+
+def _other_classes(before: list[str], after: list[str]) -> str:
+    if len(before) != len(after):
+        names = f" ({some(after, most=3)})" if after else ""
+        return f"began with {len(before)} classes, and these data have {len(after)}{names}"
+    number = next(i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
+    return f"began with other classes: number {number} was {before[number]!r} and is {after[number]!r} in these data"
+
+
+def _names(data: TrainingSet) -> Iterator[str]:
+    step = -(-len(data) // MOST_NAMES)
+    return (data.name(index) for index in range(0, len(data), step))
+
+
+def _shared_folder(data: TrainingSet) -> str:
+    """The longest folder, with its slash, that all names begin with: that of the first and the last in the alphabet."""
+    low = high = data.name(0)
+    for name in _names(data):
+        low, high = min(low, name), max(high, name)
+    alike = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[: low.rfind("/", 0, alike) + 1]

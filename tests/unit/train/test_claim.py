@@ -1,0 +1,173 @@
+"""One process trains in a folder, its death frees it at once, and a start that failed leaves the folder as it was."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from vitreg.errors import UserError
+from vitreg.runtime import Processes
+from vitreg.train import claim as module
+from vitreg.train.claim import LOCK, Claim, claimed
+
+ALONE = Processes()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+
+
+def test_a_second_claim_names_who_has_the_folder(tmp_path):
+    first = Claim(tmp_path)
+    with pytest.raises(UserError) as error:
+        Claim(tmp_path)
+    assert f"process {os.getpid()} on {socket.gethostname()} is training in {tmp_path}" in str(error.value)
+    first.release()
+    assert not list(tmp_path.iterdir())
+    Claim(tmp_path).release()
+
+
+def test_what_a_dead_process_left_in_the_file_blocks_nobody(tmp_path):
+    (tmp_path / LOCK).write_text("process 1 on another-machine-with-a-long-name\n")
+    claim = Claim(tmp_path)
+    assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    claim.release()
+
+
+def _train_with_a_worker(folder, said):
+    claim = Claim(folder)
+    worker = os.fork()
+    if not worker:
+        time.sleep(60)
+        os._exit(0)
+    said.send(worker)
+    time.sleep(60)
+    claim.release()
+
+
+def test_kill_9_frees_the_folder_though_a_data_worker_lives_on(tmp_path):
+    context = multiprocessing.get_context("fork")
+    listening, said = context.Pipe(duplex=False)
+    process = context.Process(target=_train_with_a_worker, args=(tmp_path, said), daemon=True)
+    process.start()
+    assert listening.poll(30)
+    worker = listening.recv()
+    try:
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            Claim(tmp_path)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        os.kill(worker, 0)  # still there
+        Claim(tmp_path).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_file_that_its_owner_removed_in_between_is_no_lock(tmp_path, monkeypatch):
+    real, calls = module.fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not calls:
+            (tmp_path / LOCK).unlink()
+        calls.append(descriptor)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    claim = Claim(tmp_path)
+    assert len(calls) == 2
+    with pytest.raises(UserError):
+        Claim(tmp_path)
+    claim.release()
+
+
+def test_without_locks_there_is_a_note(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    claim = Claim(tmp_path)
+    assert "file system without locks (No locks available)" in claim.notes[0]
+    assert not list(tmp_path.iterdir())
+    claim.release()
+    monkeypatch.setattr(module, "fcntl", None)
+    assert "no flock on this system" in Claim(tmp_path).notes[0]
+
+
+def begin(folder):
+    """What a run writes before its first step."""
+    for name in ("config.json", "model.safetensors", "metrics.jsonl"):
+        (folder / name).write_text("ours")
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events").write_text("ours")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failed_start_removes_what_it_created_with_the_folders_above(tmp_path):
+    def interrupted():
+        with claimed(tmp_path / "a" / "b", ALONE):
+            begin(tmp_path / "a" / "b")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not names(tmp_path)
+
+
+def test_a_failed_start_in_a_folder_that_was_there_leaves_what_was_in_it(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("theirs")
+    (tmp_path / "notes.txt").write_text("theirs")
+
+    def failing():
+        with claimed(tmp_path, ALONE):
+            (tmp_path / "config.json").write_text("ours")
+            raise UserError("no.")
+
+    with pytest.raises(UserError, match=r"^no\.$"):
+        failing()
+    assert names(tmp_path) == ["metrics.jsonl", "notes.txt"]
+
+
+def test_what_was_learned_stays(tmp_path):
+    def failing():
+        with claimed(tmp_path / "run", ALONE) as claim:
+            assert claim is not None
+            begin(tmp_path / "run")
+            claim.keep()
+            raise UserError("no.")
+
+    with pytest.raises(UserError, match=r"^no\.$"):
+        failing()
+    assert names(tmp_path / "run") == ["config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]
+
+
+@dataclass
+class Second:
+    """The second of two processes, which hears from the first."""
+
+    heard: object
+    first: bool = False
+    said: list = field(default_factory=list)
+
+    def gather(self, value):
+        self.said.append(value)
+        return [self.heard, value]
+
+
+def test_the_other_processes_hear_of_a_refusal_and_take_no_lock(tmp_path):
+    with pytest.raises(UserError, match=r"^taken\.$"), claimed(tmp_path, Second(UserError("taken."))):
+        raise AssertionError("is not reached")
+    holder = Claim(tmp_path)
+    with claimed(tmp_path, Second(None)) as claim:
+        assert claim is None
+    assert names(tmp_path) == [LOCK]
+    holder.release()
