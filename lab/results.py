@@ -59,17 +59,12 @@ def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
     head = ["model", *shown, *(f"control: {name}" for name in controls), "beats controls"]
     lines += [row(head), row(["---"] * len(head))]
     for model, result in results:
-        value = result["metrics"].get(result["headline"])
-        better = all(
-            (value > control) == result["larger_is_better"] and value != control
-            for control in result["controls"].values()
-        )
         lines.append(
             row([
                 model,
                 *(number(result["metrics"].get(name)) for name in shown),
                 *(number(result["controls"].get(name)) for name in controls),
-                "yes" if better else "**no**",
+                verdict(result),
             ])
         )  # fmt: skip
     for table in first.get("tables", [])[:1]:
@@ -86,6 +81,17 @@ def section(task: str, results: list[tuple[str, dict[str, Any]]]) -> str:
     for note in dict.fromkeys(note for _, result in results for note in result["notes"]):
         lines += [f"- {note}"]
     return "\n".join([*lines, ""])
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """Say whether a number is better than all its controls; where it has an interval, all of it must be."""
+    if not result["controls"]:
+        return "has none"
+    metrics, sign = result["metrics"], 1 if result["larger_is_better"] else -1
+    value, best = sign * metrics[result["headline"]], max(sign * control for control in result["controls"].values())
+    if value <= best:
+        return "**no**"
+    return "not shown" if metrics.get("95 % from", value) <= best else "yes"
 
 
 def row(cells: list[str]) -> str:
