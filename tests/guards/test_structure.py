@@ -111,7 +111,19 @@ def test_public_names():
 def test_verbs():
     from vitreg.cli import VERBS
 
-    assert list(VERBS) == ["scan", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "export", "demo", "version"]
+    assert list(VERBS) == [
+        "scan",
+        "maps",
+        "doctor",
+        "eval",
+        "discover",
+        "extract",
+        "train",
+        "curves",
+        "export",
+        "demo",
+        "version",
+    ]
 
 
 @pytest.mark.parametrize(
