@@ -8,6 +8,7 @@ attend as well.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -190,8 +191,13 @@ class Recorder:
 
 @contextmanager
 def watching(recorder: Recorder) -> Iterator[None]:
-    """Attach a recorder to its model for the length of a `with`; everything is taken off again, also after an error."""
+    """Attach a recorder to its model for the length of a `with`; everything is taken off again, also after an error.
+
+    A compiled model runs uncompiled meanwhile: with the hooks it would be compiled anew for every block.
+    """
     handles = []
+    compiled = "torch._dynamo" in sys.modules
+    eagerly = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     mode = _Watch(recorder) if recorder.watches_functions else nullcontext()
     try:
         for layer, block in enumerate(recorder.anatomy.blocks):
@@ -200,7 +206,7 @@ def watching(recorder: Recorder) -> Iterator[None]:
         if recorder.plan.patch_embeddings:
             projection = recorder.anatomy.patch_projection
             handles.append(projection.register_forward_hook(_patches(recorder)))
-        with mode:
+        with eagerly, mode:
             yield
     finally:
         for handle in handles:

@@ -53,12 +53,13 @@ def dry_run(config: TrainConfig) -> str:
             group.gather(None)  # the first process keeps its folder until all have read it
     rate = sum(rates) / len(rates)
     flops = counter.get_total_flops() * group.world / config.run.batch
-    hours = plan.total * config.run.batch / rate / 3600
+    seconds = plan.total * config.run.batch / rate
     lines += [
-        f"{flops / 1e9:.2f} GFLOPs per image, forward and backward.",
+        f"{flops / 1e9:.3g} GFLOPs per image, forward and backward.",
         f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.",
-        f"{plan.total} steps of {config.run.batch} images ({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps}).",
-        f"{rate:.1f} images/s: about {hours:.1f} hours here, without evaluation.",
+        f"{plan.total} step{'s' * (plan.total > 1)} of {config.run.batch} images "
+        f"({plan.total / plan.epoch_steps:.3g} epochs of {plan.epoch_steps}).",
+        f"{rate:.1f} images/s: about {_duration(seconds)} here, without evaluation.",
     ]
     return "\n".join(lines)
 
@@ -66,6 +67,12 @@ def dry_run(config: TrainConfig) -> str:
 def _short(config: TrainConfig, folder: Path) -> None:
     if train(config, folder, judged=False).reason == "stopped":
         raise KeyboardInterrupt
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _parameters(recipe: Recipe) -> list[str]:

@@ -146,6 +146,18 @@ class TestTrace:
         backbone.trace(images, Capture(rows={0: [0]}))
         assert depths[-1] == 1
 
+    def test_compiled_blocks_run_uncompiled_under_hooks(self, vit, images):
+        graphs = []
+        for block in vit.blocks:
+            block.compile(backend=lambda graph, _inputs: graphs.append(graph) or graph.forward)
+        with torch.no_grad():
+            output = vit(images)
+        before = len(graphs)
+        assert before
+        trace = Backbone(vit).trace(images, Capture(hidden="all", qkv="all"))
+        assert len(graphs) == before
+        torch.testing.assert_close(trace.final.cls, output)
+
     def test_norms_of_half_precision_are_summed_in_float32(self, vit, images):
         trace = Backbone(vit.bfloat16()).trace(images, Capture(hidden="all", norms="all"))
         for layer in range(3):
