@@ -162,7 +162,9 @@ def silence_pillow() -> None:
     """
     if not any(action == "ignore" and module == _PILLOW for action, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
-    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # what it logs it raises as well
+    tiff = logging.getLogger("PIL.TiffImagePlugin")
+    if tiff.level != logging.CRITICAL:  # setting it empties the caches of all loggers, too slow for every picture
+        tiff.setLevel(logging.CRITICAL)  # what it logs it raises as well
     _silence_libtiff()
 
 
