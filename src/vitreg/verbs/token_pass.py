@@ -6,7 +6,7 @@ Nothing is kept of the tokens here, so any number of images passes in the same m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.batches import automatic_batch_size, fitted
 from vitreg.verbs.progress import progress
-from vitreg.verbs.task import Bench
+from vitreg.verbs.task import Bench, Outcome
 
 Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[Tensor, "B P"]]
 """Which patches are outliers, from the pixels of the images and the norms of their patch tokens."""
@@ -199,6 +199,15 @@ class TokenPass:
             f"{self.options.detector} finds no outliers after block {self.outlier_layer}, so {what} cannot be tested "
             "on this model; `vitreg scan` shows other blocks, for --outlier-layer."
         ]
+
+    def told(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:
+        """Add to an outcome how its tokens were made and told apart, and what could not be tested or read."""
+        return replace(
+            outcome,
+            protocol={**self.protocol(rule), **outcome.protocol},
+            notes=(*self.missing(rule, what), *outcome.notes),
+            skipped=self.all_skipped,
+        )
 
 
 class Pictures:

@@ -147,7 +147,9 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
             )
         return EXIT_TERMINATED if outcome.signal == signal.SIGTERM else EXIT_INTERRUPTED
     if _speaks():
-        print(f"Done after {outcome.step} steps. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES")
+        print(
+            f"Done after {outcome.step} step{'s' * (outcome.step > 1)}. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES"
+        )
     return 0
 
 

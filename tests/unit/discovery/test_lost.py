@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vitreg.discovery.boxes import to_pixels
-from vitreg.discovery.lost import lost, lost_batch
+from vitreg.discovery.lost import degrees, lost, lost_batch
 
 
 def scene(grid, inside, background=(1.0, 0.0), thing=(-0.5, 1.0)):
@@ -55,6 +55,32 @@ def test_the_steps_by_hand():
     assert raised.gram_row.flatten().tolist() == [0, 1, 0, 2, -1, 1]
     assert raised.mask.tolist() == [[True, True, True], [True, False, True]]
     assert raised.box == (0, 0, 2, 3)
+
+
+def features_of(kind):
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, 24, generator=draw)  # more than two blocks of the Gram matrix
+    waves = torch.cos(torch.arange(300)[:, None] * torch.linspace(0.01, 0.3, 24))
+    return {
+        "random": noise,
+        "smooth": 2 * waves + 0.1 * noise,
+        "orthogonal": torch.eye(300)[:, torch.randperm(300, generator=draw)],
+        "repeated": noise[:30].repeat(10, 1),
+        "some zero": noise * (torch.arange(300) % 3 > 0)[:, None],
+        "huge": noise * 1e17,
+        "tiny": noise * 1e-17,
+        "of all lengths": noise * 10.0 ** torch.linspace(-8, 8, 300)[:, None],
+    }[kind]
+
+
+@pytest.mark.parametrize("bias", [0.0, -1.5, 1.5])
+@pytest.mark.parametrize(
+    "kind", ["random", "smooth", "orthogonal", "repeated", "some zero", "huge", "tiny", "of all lengths"]
+)
+def test_degrees_are_those_of_the_whole_gram_matrix_in_float64(kind, bias):
+    x = features_of(kind)
+    links = x.double() @ x.double().T + bias > 0
+    assert torch.equal(degrees(x, bias), links.fill_diagonal_(False).sum(1))
 
 
 def test_patches_of_equal_degree_keep_row_major_order():

@@ -31,17 +31,7 @@ class Pixels(OutlierOptions):
         tokens = TokenPass(bench, self)
         rule = tokens.find_rule(train)
         outcome = self.measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
-        return Outcome(
-            headline=outcome.headline,
-            metrics=outcome.metrics,
-            controls=outcome.controls,
-            counts=outcome.counts,
-            protocol={**tokens.protocol(rule), **outcome.protocol},
-            larger_is_better=False,
-            tables=outcome.tables,
-            notes=(*tokens.missing(rule, "what outliers know of their pixels"), *outcome.notes),
-            skipped=tokens.all_skipped,
-        )
+        return tokens.told(outcome, rule, "what outliers know of their pixels")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify

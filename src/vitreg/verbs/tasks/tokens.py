@@ -48,17 +48,7 @@ class Tokens(OutlierOptions):
         rule = tokens.find_rule(sides.train)
         classify: Classify | None = (lambda _pixels, norms: rule(norms)) if rule.found else None
         outcome = self.measure(bench, tokens, sides, classify, low=rule.side == "low")
-        return Outcome(
-            headline=outcome.headline,
-            metrics=outcome.metrics,
-            controls=outcome.controls,
-            counts=outcome.counts,
-            protocol={**tokens.protocol(rule), **outcome.protocol},
-            classes=outcome.classes,
-            tables=outcome.tables,
-            notes=(*tokens.missing(rule, "what an outlier knows of the image"), *outcome.notes),
-            skipped=tokens.all_skipped,
-        )
+        return tokens.told(outcome, rule, "what an outlier knows of the image")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, sides: Sides, classify: Classify | None, *, low: bool = False
