@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vitreg.errors import UserError
 
@@ -32,6 +34,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def refuse_others(folder: Path, own: Mapping[str, str], read: Callable[[Any], Mapping[str, str]]) -> None:
+    """Keep a result from vanishing under another: only the same measurement may be made again in a folder.
+
+    Args:
+        own: what is to be measured, such as {"task": "knn", "model": ..., "data": ...}.
+        read: finds the same in a result.json; a KeyError or TypeError means that it is another verb's.
+    Raises:
+        UserError: if the folder holds the result of something else.
+    """
+    try:
+        held = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    try:
+        before = read(held)
+    except (KeyError, TypeError):
+        before = {"verb": "another"}
+    if before != own:
+        what = ", ".join(f"{name} {value}" for name, value in before.items())
+        raise UserError(f"{folder} holds another result ({what}); name another folder with --out.")
 
 
 def printable(text: str) -> str:

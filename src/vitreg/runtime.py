@@ -128,23 +128,29 @@ def _devices() -> str:
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "numpy", "pillow")
 
 
-def provenance(*, started: datetime, device: torch.device, precision: str, processes: int, seed: int = 0) -> Provenance:
-    """Everything needed to repeat this run."""
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of those that numbers depend on, where they are installed."""
     from vitreg import __version__
 
-    versions = {}
+    found = {"vitreg": __version__}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
+    return found
+
+
+def provenance(*, started: datetime, device: torch.device, precision: str, processes: int, seed: int = 0) -> Provenance:
+    """Everything needed to repeat this run."""
+    packages = versions()
     return Provenance(
-        vitreg=__version__,
+        vitreg=packages.pop("vitreg"),
         command=printable(shlex.join(["vitreg", *sys.argv[1:]]))
         if Path(sys.argv[0]).stem in {"vitreg", "__main__"}
         else "Python",
         started=started.isoformat(timespec="seconds"),
         seconds=round((datetime.now(UTC) - started).total_seconds(), 2),
         python=platform.python_version(),
-        packages=versions,
+        packages=packages,
         hardware=_hardware(device),
         device=str(device),
         precision=precision,

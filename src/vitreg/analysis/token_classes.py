@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection, Detector, Side
+from vitreg.analysis.verdict import inherited, position_locked
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
 
@@ -48,6 +49,24 @@ class OutlierRule:
         if self.threshold is None:
             return torch.zeros(norms.shape, dtype=torch.bool, device=norms.device)
         return norms >= self.threshold if self.side == "high" else norms < self.threshold
+
+
+def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tensor, "n P"] | None) -> bool:
+    """Whether the outliers of a rule entered the model with most of their norm, as white patches do, so that no block made it.
+
+    The same question as the scan asks before its verdict: see `vitreg.analysis.verdict.inherited`.
+
+    Args:
+        norms: of the patch tokens of some images in the block that the rule is for.
+        entering: of the same tokens before block 0; None where the library hides them.
+    """
+    outliers = rule(norms)
+    if rule.detection is None or entering is None or not outliers.any() or outliers.all():
+        return False
+    ratio = float(entering[outliers].median() / entering[~outliers].median())
+    shares = outliers.float().mean(0).numpy()
+    late = inherited(rule.detection, ratio if rule.side == "high" else 1 / max(ratio, 1e-12))
+    return late and not position_locked(shares, len(norms))
 
 
 def random_keys(indices: Int64[Tensor, "B"], count: int, seed: int) -> Float[Tensor, "B count"]:

@@ -240,12 +240,10 @@ def from_planted(name: str) -> Built:
     """Build KIND, KIND@SEED or clean of the planted models."""
     from vitreg.models.planted import from_spec
 
-    return Built(
-        from_spec(name),
-        IMAGENET,
-        ("Planted: artifacts were written into these weights; nothing is trained.",),
-        "planted",
+    written = (
+        "no artifacts; a twin of the planted ones" if name.startswith("clean") else "artifacts were written into it"
     )
+    return Built(from_spec(name), IMAGENET, (f"Planted model: {written}. Nothing is trained.",), "planted")
 
 
 def _entries(folder: Path) -> list[str]:

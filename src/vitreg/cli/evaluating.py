@@ -40,8 +40,8 @@ class Command(Generic[T]):
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
     data: Annotated[Positional[str], arg(metavar="DATA", help="what it is measured on; see above")] = ""
     task: OmitArgPrefixes[T]
-    out: Path = Path("vitreg-eval")
-    """Folder for result.json."""
+    out: Path | None = None
+    """Folder for result.json; vitreg-eval/TASK if unset."""
     features: Path | None = None
     """Folder where extracted features are kept and found again; the user's cache if unset."""
     weights: Path | None = None
@@ -75,7 +75,7 @@ def run_eval(argv: list[str]) -> int:
     if argv[0] in TASKS and {"--help", "-h"} & set(argv):
         argv = ["SPEC", *argv]
     if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
-        raise UserError("name the model, then the task: vitreg eval SPEC TASK DATA ...")
+        raise UserError("name the model, then the task, then flags: vitreg eval SPEC TASK DATA [--flag value ...].")
     spec, name, *words = argv
     if name not in TASKS:
         raise unknown("task", name, TASKS)
@@ -88,7 +88,7 @@ def run_eval(argv: list[str]) -> int:
     )
     if not command.data and name not in WITHOUT_DATA:
         raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
-    return _run(command)
+    return _run(command, Path("vitreg-eval") / name if command.out is None else command.out)
 
 
 def overview() -> str:
@@ -108,14 +108,14 @@ def task_class(name: str) -> type:
     return getattr(importlib.import_module(f"vitreg.verbs.tasks.{name}"), TASKS[name])
 
 
-def _run(command: Command) -> int:
+def _run(command: Command, out: Path) -> int:
     from vitreg.verbs.evaluate import describe, evaluate
 
     result = evaluate(
         command.spec,
         command.task,
         command.data,
-        out=command.out,
+        out=out,
         features=command.features,
         weights=command.weights,
         size=parse_size(command.size),
@@ -130,5 +130,5 @@ def _run(command: Command) -> int:
     )
     if os.environ.get("RANK", "0") == "0":
         print(describe(result))
-        print(command.out / "result.json")
+        print(out / "result.json")
     return 0

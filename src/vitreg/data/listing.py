@@ -149,7 +149,8 @@ def _missing(path: str) -> UserError:
         close = []
     if close:
         return UserError(f"no file or folder '{path}'. Did you mean '{missing.parent / close[0]}'?")
-    return UserError(f"no file or folder '{path}'; the nearest that exists is '{missing.parent}'.")
+    nearest_folder = missing.parent.resolve() if str(missing.parent) == "." else missing.parent
+    return UserError(f"no file or folder '{path}'; the nearest that exists is '{nearest_folder}'.")
 
 
 _BRACES = re.compile(r"\{([^{}]*)\}")

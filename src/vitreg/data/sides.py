@@ -93,11 +93,22 @@ def open_test(
     """
     if captions or find_named(data) is None:
         _refuse_misspelt(data)
-        config = DataConfig(root=data, limit=limit, limit_val=limit, download=download)
-        if open_training_set(config, "val", captions=captions) is None:
+        root = data if captions else str(_only_side(Path(data).expanduser()) or data)
+        config = DataConfig(root=root, limit=limit, limit_val=limit, download=download)
+        judged = open_training_set(config, "val", captions=captions)
+        if judged is None:
             return open_training_set(config, "train", captions=captions), "top1"
+        if captions:
+            return judged, "top1"
     sides = open_sides(data, limit=limit, captions=captions, download=download)
     return sides.test, sides.metric
+
+
+def _only_side(root: Path) -> Path | None:
+    """Return ROOT/test or ROOT/val where ROOT holds nothing to learn from and no classes of its own."""
+    inside = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    judged = [name for name in ("test", "val", "valid", "validation") if name in inside]
+    return root / judged[0] if judged and inside <= set(judged) else None
 
 
 def _check(limit: int | None) -> None:

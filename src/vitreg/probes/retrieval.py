@@ -19,20 +19,20 @@ def recall(
 ) -> dict[str, float]:
     """Return recall at k in both directions, in percent.
 
-    An image counts as found if one of its captions is among the k most similar; a caption if its image is. Ties count
-    against: features that say nothing find nothing.
+    An image counts as found if one of its captions is among the k most similar; a caption if its image is. Ties and NaN
+    count against: features that say nothing find nothing.
 
     Args:
         image_of: for every caption the index of its image; every image has at least one caption.
     """
     similarity = F.normalize(images.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).T  # [I, T]
     own = torch.arange(len(images), device=image_of.device)[:, None] == image_of[None]  # [I, T]
-    # Rank of the best own caption: how many others are more similar than it.
+    # Rank of the best own caption: how many others are not less similar than it.
     best = similarity.masked_fill(~own, -torch.inf).amax(1, keepdim=True)  # [I, 1]
-    to_text = (similarity.masked_fill(own, -torch.inf) >= best).sum(1)  # [I]
+    to_text = (~(similarity.masked_fill(own, -torch.inf) < best)).sum(1)  # [I]
     right = similarity.T[torch.arange(len(captions)), image_of][:, None]  # [T, 1]
     of_caption = similarity.T  # [T, I]
-    to_image = (of_caption >= right).sum(1) - 1  # [T], without the right one itself
+    to_image = (~(of_caption < right)).sum(1) - 1  # [T], without the right one itself
     result = {}
     for k in ks:
         result[f"image_to_text_r{k}"] = 100 * (to_text < k).float().mean().item()

@@ -28,12 +28,12 @@ def logits_of(images: Float[Tensor, "B E"], classifier: Float[Tensor, "C E"]) ->
 
 
 def ranks_of(logits: Float[Tensor, "B C"], truth: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Count the other classes that are at least as likely as the true one: 0 is top-1, below 5 top-5.
+    """Count the other classes that are not less likely than the true one: 0 is top-1, below 5 top-5.
 
-    Ties count against the model, else features that are all the same would be right every time.
+    Ties and NaN count against the model, else features that are all the same would be right every time.
     """
     own = logits.gather(1, truth[:, None])  # [B, 1]
-    return (logits >= own).sum(1) - 1
+    return (~(logits < own)).sum(1) - 1
 
 
 class RankTally:

@@ -118,7 +118,8 @@ class Judge:
         if single > len(judged) / 4:
             notes.append(
                 f"In {single} of {len(judged)} images the box is a single patch: these features do not suit this bias; "
-                "try --normalize center+l2, or another bias."
+                "try another feature or bias"
+                + (", or --normalize center+l2." if settings[0].normalize != "center+l2" else ".")
             )
         if self.truth is None:
             return Verdict(corloc=None, controls={}, without_boxes=without, sweep=None, notes=tuple(notes))

@@ -11,7 +11,8 @@ from torch import nn
 
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
-from vitreg.files import output_folder, write_text
+from vitreg.errors import UserError
+from vitreg.files import output_folder, refuse_others, write_text
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
 from vitreg.verbs.task import Bench, Outcome, Task
@@ -53,9 +54,16 @@ def evaluate(
     Raises:
         UserError: for data or a model that the task cannot work with.
     """
+    if seed < 0:
+        raise UserError(f"--seed must not be negative; {seed} is.")
     folder = None if out is None else output_folder(Path(out))
     started = datetime.now(UTC)
     backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+    if folder is not None:
+        own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
+        refuse_others(
+            folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
+        )
     with processes() as group:
         bench = Bench(
             backbone=backbone,
@@ -93,6 +101,10 @@ def evaluate(
         )
         if folder is not None and group.first:
             write_text(folder / "result.json", result.model_dump_json(indent=1))
+            if result.task == "complexity":
+                from vitreg.report.figures_cost import write_cost_figure
+
+                write_cost_figure(result, folder)
     return result
 
 
@@ -138,7 +150,8 @@ def describe(result: EvalResult) -> str:
     lines += [f"  {'control: ' + name:<{width}}  {value:.4g}" for name, value in result.controls.items()]
     for table in result.tables:
         lines += ["", *_laid_out(table), ""]
-    lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in result.protocol.items()))
+    protocol = {**result.protocol, "precision": result.provenance.precision}
+    lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in protocol.items()))
     lines += result.notes
     if result.controls and not result.beats_controls:
         lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")

@@ -21,6 +21,7 @@ from vitreg.backbones import Backbone
 from vitreg.data.decode import Unreadable
 from vitreg.data.example import TrainingSet
 from vitreg.data.transforms import Policy, Preprocess
+from vitreg.runtime import versions
 from vitreg.verbs.feature_fields import FieldReader
 
 _LOOKED_AT = 16  # images of a set whose names are no files
@@ -57,6 +58,7 @@ def made_from(
             "types": {name: field.dtype for name, field in reader.fields.items()},
         },
         "data": {"images": len(data), "listing": hash_of_listing(data)},
+        "packages": versions(),
     }
 
 

@@ -5,6 +5,7 @@ Nothing is kept of the tokens here, so any number of images passes in the same m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vitreg.analysis.norms import BINS, NormHistogram
 from vitreg.analysis.outliers import detector as detector_named
-from vitreg.analysis.token_classes import OutlierRule
+from vitreg.analysis.token_classes import OutlierRule, came_in
 from vitreg.backbones.trace import Capture, Edit, Trace, resolve_layer
 from vitreg.data.example import Example, Portion, TrainingSet
 from vitreg.data.images import ImageSource
@@ -83,7 +84,8 @@ class TokenPass:
         size: of the images in pixels, (height, width), as the model takes them.
         layout: the roles of their tokens.
         skipped: what could not be read so far.
-        rows: int64 indices of the images seen by the last complete pass of this process.
+        calibrated: images whose norms the detector saw.
+        came_in: whether what it found entered the model with its norm, and so does not count.
     """
 
     def __init__(self, bench: Bench, options: OutlierOptions) -> None:
@@ -98,6 +100,7 @@ class TokenPass:
         self.size = fitted(self.preprocess.size, backbone.anatomy.patch, bench.policy)
         self.layout = backbone.layout(self.size)
         self.skipped: dict[str, str] = {}
+        self.calibrated, self.came_in = 0, False
 
     @property
     def all_skipped(self) -> tuple[Skipped, ...]:
@@ -160,15 +163,27 @@ class TokenPass:
             return self.bench.backbone.anatomy.final_norm(trace.hidden(self.layer)).float()
 
     def find_rule(self, data: TrainingSet) -> OutlierRule:
-        """Look at the norms of some images of a set and ask the detector for a threshold."""
+        """Look at the norms of some images of a set and ask the detector for a threshold.
+
+        As in a scan, outliers that came into the model with their norm are none: the rule then finds nothing.
+        """
         counts = np.zeros(BINS, np.int64)
+        seen: list[tuple[Tensor, Tensor | None]] = []  # norms, and those before block 0
         for batch in self.images(some_of(data, self.options.calibration), "looking for outliers"):
-            norms = self.trace(batch.pixels).norms(self.outlier_layer)[:, self.layout.patches]
+            trace, patches = self.trace(batch.pixels), self.layout.patches
+            norms, before = trace.norms(self.outlier_layer)[:, patches].cpu(), trace.entering_norms
             try:
-                counts += NormHistogram.of(norms.cpu().numpy()).counts
+                counts += NormHistogram.of(norms.numpy()).counts
             except FloatingPointError as error:
                 raise UserError(f"{error} in {self.bench.backbone.dtype}; try --precision fp32.") from error
-        return OutlierRule.of(NormHistogram(self.bench.group.sum(counts)), detector_named(self.options.detector))
+            seen.append((norms, None if before is None else before[:, patches].cpu()))
+        rule = OutlierRule.of(NormHistogram(self.bench.group.sum(counts)), detector_named(self.options.detector))
+        seen = list(itertools.chain(*self.bench.group.gather(seen)))
+        self.calibrated = sum(len(norms) for norms, _ in seen)
+        entering = [before for _, before in seen if before is not None]
+        norms = torch.cat([norms for norms, _ in seen])
+        self.came_in = came_in(rule, norms, torch.cat(entering) if len(entering) == len(seen) else None)
+        return OutlierRule() if self.came_in else rule
 
     def complete(self, moments: SplitMoments) -> None:
         """Merge what the processes have gathered to fit on. Raises UserError if it is too little."""
@@ -188,16 +203,20 @@ class TokenPass:
             "side": rule.side if rule.found else None,
             "threshold": rule.threshold,
             "outlier_share_seen_by_detector": None if rule.detection is None else 100 * rule.detection.share,
-            "calibration_images": self.options.calibration,
+            "calibration_images": self.calibrated,
         }
 
     def missing(self, rule: OutlierRule, what: str) -> list[str]:
         """Say what cannot be tested where the detector found no outliers."""
         if rule.found:
             return []
+        none = f"{self.options.detector} finds no outliers after block {self.outlier_layer}"
+        if self.came_in:
+            none = (
+                f"the outliers after block {self.outlier_layer} entered the model with their norm, as white patches do"
+            )
         return [
-            f"{self.options.detector} finds no outliers after block {self.outlier_layer}, so {what} cannot be tested "
-            "on this model; `vitreg scan` shows other blocks, for --outlier-layer."
+            f"{none}, so {what} cannot be tested on this model; `vitreg scan` shows other blocks, for --outlier-layer."
         ]
 
     def told(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:

@@ -60,7 +60,10 @@ class Towers:
         weight = next(self.model.parameters())
         inputs = inputs.to(weight.device, weight.dtype if inputs.is_floating_point() else None)
         with torch.inference_mode():
-            return F.normalize(getattr(self.model, which)(inputs).float(), dim=-1).cpu()
+            found = F.normalize(getattr(self.model, which)(inputs).float(), dim=-1).cpu()
+        if not found.isfinite().all():
+            raise UserError(f"features are not finite in {weight.dtype}; try --precision fp32.")
+        return found
 
 
 def open_towers(backbone: Backbone) -> Towers:

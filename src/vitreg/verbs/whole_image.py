@@ -139,14 +139,16 @@ def has_cls(bench: Bench, preprocess: Preprocess) -> bool:
     return bool(anatomy.layout(fitted(preprocess.size, anatomy.patch, bench.policy)).cls)
 
 
-def transform_words(preprocess: Preprocess) -> str:
-    """Describe a transform in words, for the protocol."""
+def transform_words(bench: Bench, preprocess: Preprocess) -> str:
+    """Describe a transform in words, for the protocol: from the picture to what the model sees."""
     height, width = preprocess.size
+    seen = fitted(preprocess.size, bench.backbone.anatomy.patch, bench.policy)
+    last = "" if seen == preprocess.size else f", {bench.policy} to {seen[0]}x{seen[1]}"
     if not preprocess.crop:
-        return f"squashed to {height}x{width}, {preprocess.interpolation}"
+        return f"squashed to {height}x{width}, {preprocess.interpolation}{last}"
     short = preprocess.resize
     first = f"short side {short}" if isinstance(short, int) else f"{short[0]}x{short[1]} ({preprocess.aspect})"
-    return f"{first} {preprocess.interpolation}, centre crop {height}x{width}"
+    return f"{first} {preprocess.interpolation}, centre crop {height}x{width}{last}"
 
 
 def _rows(store: FeatureStore, columns: tuple[str, ...]) -> Rows:

@@ -4,7 +4,7 @@ import torch
 
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import detector
-from vitreg.analysis.token_classes import ByClass, OutlierRule, pick_many, pick_one, random_keys
+from vitreg.analysis.token_classes import ByClass, OutlierRule, came_in, pick_many, pick_one, random_keys
 
 
 def norms_with(share, factor, n=20_000):
@@ -29,6 +29,20 @@ def test_no_outliers_are_found_in_one_mode():
     rule = OutlierRule.of(NormHistogram.of(norms), detector("mixture"))
     assert not rule.found
     assert not rule(torch.from_numpy(norms)[None]).any()
+
+
+@pytest.mark.parametrize(("factor", "side"), [(8.0, "high"), (1 / 8, "low")])
+def test_outliers_that_came_in_with_their_norm_are_told_from_made_ones(factor, side):
+    norms = norms_with(0.02, factor)
+    rule = OutlierRule.of(NormHistogram.of(norms), detector("mixture"))
+    assert rule.side == side
+    mixed = torch.from_numpy(np.random.default_rng(1).permutation(norms)).view(100, 200)
+    assert came_in(rule, mixed, mixed)  # the blocks changed nothing
+    assert not came_in(rule, mixed, torch.ones_like(mixed))  # before the blocks all were alike
+    assert not came_in(rule, mixed, None)
+    locked = torch.full_like(mixed, float(np.median(norms)))
+    locked[:, 17] = float(norms[0])  # one place in every image: positions, not pixels, explain it
+    assert not came_in(rule, locked, locked)
 
 
 def test_keys_follow_from_seed_and_image_alone():

@@ -332,6 +332,21 @@ def test_one_side_is_enough_to_test_on_and_too_little_to_learn_from(tmp_path):
         open_sides(str(tmp_path))
 
 
+def test_a_lone_side_is_judged_on_and_not_taken_for_a_class(tmp_path):
+    put(tmp_path / "val" / "ant" / "0.png", 5)
+    put(tmp_path / "val" / "bee" / "0.png", 6)
+    data, _ = open_test(str(tmp_path))
+    assert (len(data), list(data.classes)) == (2, ["ant", "bee"])
+
+
+def test_captions_of_the_test_side_alone_are_enough_to_judge_on(tmp_path):
+    put(tmp_path / "a.png", 5)
+    rows = [{"image": "a.png", "caption": "a dark square", "split": "test"}]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    data, _ = open_test(str(tmp_path / "captions.json"), captions=True)
+    assert len(data) == 1
+
+
 def test_a_missing_or_damaged_image_is_unreadable_when_it_is_read(tmp_path):
     aircraft(tmp_path)
     images = tmp_path / "fgvc-aircraft-2013b/data/images"

@@ -1,5 +1,6 @@
 """Recall against sorting by hand."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -39,3 +40,17 @@ def test_features_that_match_find_everything_and_shuffled_ones_do_not():
 def test_features_that_say_nothing_find_nothing():
     same = torch.ones(30, 4)
     assert set(recall(same, same, torch.arange(30)).values()) == {0.0}
+
+
+def test_nan_counts_against():
+    features = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    broken = features.clone()
+    broken[4] = torch.nan
+    image_of = torch.arange(20)
+    assert recall(features, features, image_of, ks=(1,)) == {"image_to_text_r1": 100, "text_to_image_r1": 100}
+    found = recall(broken, features, image_of, ks=(1, 2))
+    assert found["image_to_text_r1"] == pytest.approx(95)
+    assert found["text_to_image_r1"] == 0  # the broken image is before every right one
+    assert found["text_to_image_r2"] == pytest.approx(95)
+    nothing = torch.full_like(features, torch.nan)
+    assert set(recall(nothing, features, image_of).values()) == {0.0}

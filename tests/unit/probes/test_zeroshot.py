@@ -37,6 +37,16 @@ def test_features_that_are_all_the_same_are_never_right():
     assert tally.metrics() == {"top1": 0.0, "top5": 0.0, "mean_per_class": 0.0}
 
 
+def test_nan_is_never_right():
+    logits, truth = noise(20, 9), torch.arange(20) % 9
+    logits[3] = torch.nan
+    logits[5, truth[5]] = torch.nan
+    assert ranks_of(logits, truth)[[3, 5]].tolist() == [8, 8]
+    rank = ranks_of(logits, truth)[7]
+    logits[7, (truth[7] + 1) % 9] = torch.nan
+    assert ranks_of(logits, truth)[7] >= rank  # what cannot be compared counts against the model
+
+
 def test_the_tally_counts_batches_and_classes():
     tally = RankTally(3)
     tally.add(torch.tensor([0, 1, 7]), torch.tensor([0, 0, 2]))

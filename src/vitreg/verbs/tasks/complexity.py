@@ -57,6 +57,10 @@ class Complexity:
         """Count. Raises UserError for a model that is no plain ViT, or without any number of registers."""
         if not self.registers or min(self.registers) < 0 or self.rounds < 1:
             raise UserError("name at least one number of registers, none below 0, and at least one round.")
+        if self.local_size < 1:
+            raise UserError(f"--local-size must be at least 1, not {self.local_size}.")
+        if bench.data:
+            raise UserError(f"complexity counts and looks at no images; leave {bench.data} out.")
         backbone = bench.backbone
         anatomy = backbone.anatomy
         shape = _shape(backbone)

@@ -47,7 +47,7 @@ class Controls(OutlierOptions):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or too few images."""
-        sides = open_sides(bench.data, limit=bench.limit)
+        sides = open_sides(bench.data, limit=bench.limit, download=bench.download)
         classes = sides.train.classes
         if classes is None or len(classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")
@@ -82,7 +82,7 @@ class Controls(OutlierOptions):
             protocol={
                 **tokens.protocol(rule),
                 "replaced": "at the output of every block",
-                "mean_and_noise": f"moments of each channel and block over {self.calibration} training images",
+                "mean_and_noise": f"moments of each channel and block over {min(self.calibration, len(sides.train))} training images",
                 "readouts": f"ridge classifier and {NEIGHBOURS}-NN, fitted on tokens of the untouched model",
                 "feature": "class token" if layout.cls else "mean of the patch tokens",
                 "strength": readout.strength,

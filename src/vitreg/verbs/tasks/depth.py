@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -97,9 +98,16 @@ class Depth:
         short = self.protocol == "short"
         steps = (SHORT_STEPS if short else NYUD.steps) if self.steps is None else self.steps
         rate = (SHORT_RATE if short else NYUD.rate) if self.lr is None else self.lr
-        if self.images_of_a_step < 1 or not rate > 0 or steps < 1 or not self.max_depth > _LOW:
+        if (
+            self.images_of_a_step < 1
+            or not rate > 0
+            or steps < 1
+            or not _LOW < self.max_depth < math.inf
+            or rate == math.inf
+        ):
             raise UserError(
-                f"batch, steps, lr and max-depth must lie above 0, not {self.images_of_a_step}, {steps}, {rate:g} and {self.max_depth:g}."
+                "batch, steps, lr and max-depth must lie above 0 and be finite, not "
+                f"{self.images_of_a_step}, {steps}, {rate:g} and {self.max_depth:g}."
             )
         return replace(NYUD, steps=steps, rate=rate, warmup=round(NYUD.warmup * steps / NYUD.steps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,8 +52,10 @@ class Knn:
             UserError: for settings out of range, data without classes or sides, images of one class only, or a model
                 without the token asked for.
         """
-        if not self.k or min(self.k) < 1 or not self.temperature > 0:
-            raise UserError(f"k must be at least 1 and temperature above 0, not {self.k} and {self.temperature}.")
+        if not self.k or min(self.k) < 1 or not 0 < self.temperature < math.inf:
+            raise UserError(
+                f"k must be at least 1, temperature above 0 and finite, not {self.k} and {self.temperature}."
+            )
         if min(self.n_per_class, default=1) < 1 or self.n_tries < 1:
             raise UserError(f"n_per_class {self.n_per_class} and n_tries {self.n_tries} must be at least 1.")
         sides = open_classes(bench)
@@ -88,7 +91,7 @@ class Knn:
                 "metric": data.metric,
                 "token": self.token,
                 "final_norm": True,
-                "transform": transform_words(preprocess),
+                "transform": transform_words(bench, preprocess),
                 "similarity": "cosine",
                 "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
                 "k": list(self.k),

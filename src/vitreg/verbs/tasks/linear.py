@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Linear:
     By default features are stored once and learned from without augmentation. --augmented trains on random crops, as
     published: the model then runs on every image of every step. 12 500 steps of 1024 images are ten epochs of ImageNet.
 
-    Controls: the head at the same place of the grid, trained with shuffled labels; and the commonest class.
+    Controls: the best of as many heads, trained with shuffled labels; and the commonest class.
 
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m linear imagenette/ --batch 256 --steps 1000
     """
@@ -62,9 +63,9 @@ class Linear:
         Raises:
             UserError: for settings out of range, data without classes or sides, or images of one class only.
         """
-        if self.steps < 1 or self.batch < 1 or not self.lr or not min(self.lr) > 0:
+        if self.steps < 1 or self.batch < 1 or not self.lr or not all(0 < lr < math.inf for lr in self.lr):
             raise UserError(
-                f"steps, batch and learning rates must be above 0, not {self.steps}, {self.batch} and {self.lr}."
+                f"steps, batch and learning rates must be above 0 and finite, not {self.steps}, {self.batch} and {self.lr}."
             )
         sides = open_classes(bench)
         preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
@@ -77,7 +78,7 @@ class Linear:
         check_labels(data.train.features, data.train.labels, len(data.classes))
         train = self._augmented if self.augmented else self._stored
         heads, control = train(bench, sides, data, kinds, wanted, preprocess)
-        return self._outcome(data, heads, control, preprocess, with_cls)
+        return self._outcome(bench, data, heads, control, preprocess, with_cls)
 
     def _heads(self, bench: Bench, data: Probed, kinds: Sequence[Input]) -> LinearHeads:
         return LinearHeads(
@@ -140,7 +141,13 @@ class Linear:
         return heads, control
 
     def _outcome(
-        self, data: Probed, heads: LinearHeads, control: LinearHeads, preprocess: Preprocess, with_cls: bool
+        self,
+        bench: Bench,
+        data: Probed,
+        heads: LinearHeads,
+        control: LinearHeads,
+        preprocess: Preprocess,
+        with_cls: bool,
     ) -> Outcome:
         answers = heads.predict(data.test.features)
         scores = [data.score(own) for own in answers]
@@ -162,7 +169,7 @@ class Linear:
             headline=data.metric,
             metrics={data.metric: scores[best], "median_head": float(torch.tensor(scores).median())},
             controls={
-                "shuffled training labels": data.score(control.predict(data.test.features)[best]),
+                "best head on shuffled training labels": max(map(data.score, control.predict(data.test.features))),
                 "commonest class": data.majority,
             },
             counts={name: count for name, count in data.counts.items() if name != "val"},
@@ -181,7 +188,7 @@ class Linear:
                 "training_images": f"random resized crops {_SCALE[0]:g} to {_SCALE[1]:g}, mirrored"
                 if self.augmented
                 else "stored features, not augmented",
-                "transform": transform_words(preprocess),
+                "transform": transform_words(bench, preprocess),
             },
             tables=(
                 Table(

@@ -85,7 +85,7 @@ class Logistic:
                 "token": self.token,
                 "final_norm": True,
                 "l2_normalised": False,
-                "transform": transform_words(preprocess),
+                "transform": transform_words(bench, preprocess),
                 "C": sweep.c_,
                 "C_from": list(cs),
                 "C_chosen_on": f"a random {HELD_OUT:.0%} of train, seed {bench.seed}, not stratified"

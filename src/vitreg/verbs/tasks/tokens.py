@@ -39,7 +39,7 @@ class Tokens(OutlierOptions):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or if too few images are left."""
-        sides = open_sides(bench.data, limit=bench.limit)
+        sides = open_sides(bench.data, limit=bench.limit, download=bench.download)
         if sides.train.classes is None or len(sides.train.classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")
         if sides.metric == "map":

@@ -19,7 +19,7 @@ def bench(model, **settings):
         backbone = load(model, random=True, device="cpu", precision="fp32")
     else:
         backbone = Backbone(model.eval(), preprocess=IMAGENET.with_size(model.image_size))
-    return Bench(backbone=backbone, data="-", features=Path("/nowhere"), **settings)
+    return Bench(backbone=backbone, data="", features=Path("/nowhere"), **settings)
 
 
 def tiny(**changes):
