@@ -137,6 +137,10 @@ class Judge:
         low = high = None
         if len(hits) > 1:
             low, high = (100 * float(end) for end in bootstrap_interval(torch.from_numpy(hits[:, 0]), seed))
+            if low == high:
+                notes.append(
+                    "All images agree, which leaves the bootstrap nothing to resample: the interval says nothing."
+                )
         else:
             notes.append("One image gives no interval.")
         corloc = CorLoc(value=100 * float(hits[:, 0].mean()), low=low, high=high, images=len(hits))

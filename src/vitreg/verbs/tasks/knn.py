@@ -78,6 +78,11 @@ class Knn:
         notes = list(data.notes)
         if max(self.k) > len(data.train):
             notes.append(f"More neighbours were asked for than the {len(data.train)} training images; all voted.")
+        fewest = int(data.train.labels.bincount()[data.train.labels.unique()].min())
+        if max(self.n_per_class, default=0) > fewest:
+            notes.append(
+                f"Some class has only {fewest} training images; where more were asked for, all of its own voted."
+            )
         return Outcome(
             headline=f"knn{headline}",
             metrics=metrics,
