@@ -205,7 +205,8 @@ class Trace:
         index = resolve_layer(layer, self.depth)
         kept = self._kept.queries.get(index, ())
         if all(query in kept for query in queries) and index in self._kept.rows:
-            return self._kept.rows[index][:, :, [kept.index(query) for query in queries]]
+            rows = self._kept.rows[index]
+            return rows if tuple(queries) == tuple(kept) else rows[:, :, [kept.index(query) for query in queries]]
         if index in self._kept.qkv:
             return self._kept.qkv[index].rows(queries)
         raise ValueError(
