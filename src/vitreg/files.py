@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def refuse_others(folder: Path, own: Mapping[str, str], read: Callable[[Any], Mapping[str, str]]) -> None:
+def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[Any], Mapping[str, str]]) -> None:
     """Keep a result from vanishing under another: only the same measurement may be made again in a folder.
 
     Args:

@@ -63,10 +63,10 @@ def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tens
     outliers = rule(norms)
     if rule.detection is None or entering is None or not outliers.any() or outliers.all():
         return False
-    ratio = float(entering[outliers].median() / entering[~outliers].median())
+    unusual, usual = float(entering[outliers].median()), float(entering[~outliers].median())
+    above, below = (unusual, usual) if rule.side == "high" else (usual, unusual)
     shares = outliers.float().mean(0).numpy()
-    late = inherited(rule.detection, ratio if rule.side == "high" else 1 / max(ratio, 1e-12))
-    return late and not position_locked(shares, len(norms))
+    return below > 0 and inherited(rule.detection, above / below) and not position_locked(shares, len(norms))
 
 
 def random_keys(indices: Int64[Tensor, "B"], count: int, seed: int) -> Float[Tensor, "B count"]:

@@ -7,6 +7,7 @@ have the same size in pixels, or the set is refused.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -26,7 +27,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _MOST_CLASSES = 255
 
 
-class Pairs:
+class Pairs(ABC):
     """Pictures with a map for each; `MaskSet` and `DepthSet` say what the map means."""
 
     def __init__(self, files: PairFiles) -> None:
@@ -51,13 +52,13 @@ class Pairs:
         """Return the path of a map."""
         return label(self._maps[index])
 
+    @abstractmethod
     def map(self, index: int) -> np.ndarray:
         """Read a map [H, W]. Raises Unreadable or UserError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self, values: np.ndarray) -> str:
         """Say why nothing can be learned from a map; "" where something can."""
-        raise NotImplementedError
 
     def _values(self, index: int) -> np.ndarray:
         """Read a map [H, W]. Raises Unreadable, or UserError if the picture has another size."""

@@ -6,6 +6,7 @@ both are the sum of small numbers, never the difference of large ones.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -110,15 +111,15 @@ class Terms(Protocol):
         ...
 
 
-class _Losses:
+class _Losses(ABC):
     """What softmax and sigmoids have in common. Logits are [k, b]: sums over images then run along memory."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
 
+    @abstractmethod
     def losses(self, logits: Float[Tensor, "k b"], place: slice) -> tuple[Tensor, Float[Tensor, "k b"]]:
         """Return losses (their sum counts) and derivatives by the logits; may write into `logits`."""
-        raise NotImplementedError
 
     def __call__(self, features: Features, point: Point, penalty: float) -> tuple[float, Point]:
         weights, intercept = features.weights(point), point[:, -1:].float()

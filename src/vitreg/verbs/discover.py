@@ -26,7 +26,7 @@ from vitreg.data.boxes_coco import coco_boxes
 from vitreg.data.boxes_named import named_set
 from vitreg.data.boxes_voc import voc_boxes
 from vitreg.errors import UserError
-from vitreg.files import output_folder, refuse_others, write_text
+from vitreg.files import output_folder, refuse_other_result, write_text
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report.sheets import save
 from vitreg.results import DiscoverResult
@@ -112,7 +112,7 @@ def discover(
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         if folder is not None:
             own = {"model": backbone.spec, "images": name}
-            refuse_others(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
+            refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
         looking = DiscoverModel(backbone, options.size)
         chosen = options.setting.resolved(backbone.depth)
         search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))

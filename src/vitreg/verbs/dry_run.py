@@ -6,6 +6,7 @@ import resource
 import sys
 import tempfile
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def dry_run(config: TrainConfig) -> str:
         f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.",
         f"{plan.total} step{'s' * (plan.total > 1)} of {config.run.batch} images "
         f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps}).",
-        f"{rate:.1f} images/s: about {_duration(seconds)} here, without evaluation.",
+        f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.",
     ]
     return "\n".join(lines)
 
@@ -67,12 +68,6 @@ def dry_run(config: TrainConfig) -> str:
 def _short(config: TrainConfig, folder: Path) -> None:
     if train(config, folder, judged=False).reason == "stopped":
         raise KeyboardInterrupt
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _parameters(recipe: Recipe) -> list[str]:

@@ -12,7 +12,7 @@ from torch import nn
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import output_folder, refuse_others, write_text
+from vitreg.files import output_folder, refuse_other_result, write_text
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
 from vitreg.verbs.task import Bench, Outcome, Task
@@ -61,7 +61,7 @@ def evaluate(
     backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
     if folder is not None:
         own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
-        refuse_others(
+        refuse_other_result(
             folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
         )
     with processes() as group:
