@@ -52,9 +52,9 @@ def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[An
     try:
         before = read(held)
     except (KeyError, TypeError):
-        before = {"verb": "another"}
+        before = {"made by": "another verb"}
     if before != own:
-        what = ", ".join(f"{name} {value}" for name, value in before.items())
+        what = ", ".join(f"{name} {value}" for name, value in before.items() if value)
         raise UserError(f"{folder} holds another result ({what}); name another folder with --out.")
 
 
