@@ -5,8 +5,10 @@ The bank may be larger than memory: it is read once, a chunk at a time, and only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -137,22 +139,70 @@ def nearest(
         similarities, falling, and the places of the rows in the bank.
     """
     device, k = queries.device, min(k, len(bank))
-    queries = F.normalize(queries.float(), dim=-1)
-    best = torch.empty(len(queries), 0, device=device)
-    index = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
-    buffer = torch.empty(min(query_chunk, len(queries)) * min(bank_chunk, len(bank)), device=device)
-    for place, rows in chunks(bank, bank_chunk):
-        rows = F.normalize(rows.to(device), dim=-1)  # [n, D]
-        kept = []
-        for start in range(0, len(queries), query_chunk):
-            part = slice(start, start + query_chunk)
-            query = queries[part]
-            scores = buffer[: len(query) * len(rows)].view(len(query), len(rows))
-            torch.mm(query, rows.T, out=scores)  # into memory used before: fresh pages cost a tenth of the product
-            top, where = _largest(scores, k)
-            kept.append(_first(torch.cat([best[part], top], 1), torch.cat([index[part], where + place.start], 1), k))
-        best, index = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return best, index
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    size, step = min(bank_chunk, len(bank)), max(query_chunk // threads, 1)
+    parts = F.normalize(queries.float(), dim=-1).tensor_split(threads)
+    searches = [_Search(part, k, _memory(min(step, len(part)) * size, device), step) for part in parts]
+    unit = _memory(size * queries.shape[1], device)
+    with _in_parallel(threads) as each:
+        for place, rows in chunks(bank, bank_chunk):
+            unit_rows = _normalised(rows.to(device), unit)
+            each(partial(_Search.look, rows=unit_rows, first=place.start), searches)
+    return torch.cat([search.best for search in searches]), torch.cat([search.index for search in searches])
+
+
+class _Search:
+    """The nearest rows that some queries have met so far.
+
+    Args:
+        queries: of length 1.
+        memory: for the similarities of `step` queries: fresh pages would cost a tenth of the product.
+    """
+
+    def __init__(self, queries: Float[Tensor, "q D"], k: int, memory: Float[Tensor, " m"], step: int) -> None:
+        self.queries, self.k, self.memory, self.step = queries, k, memory, step
+        self.best = torch.full((len(queries), k), -torch.inf, device=queries.device)
+        self.index = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+
+    @torch.inference_mode()
+    def look(self, rows: Float[Tensor, "n D"], first: int) -> None:
+        """Meet more rows, of length 1, whose places in the bank begin at `first`."""
+        for start in range(0, len(self.queries), self.step):
+            part = slice(start, start + self.step)
+            query = self.queries[part]
+            scores = torch.mm(query, rows.T, out=self.memory[: len(query) * len(rows)].view(len(query), len(rows)))
+            top, where = _largest(scores, self.k)
+            best, index = torch.cat([self.best[part], top], 1), torch.cat([self.index[part], where + first], 1)
+            self.best[part], self.index[part] = _first(best, index, self.k)
+
+
+@contextmanager
+def _in_parallel(threads: int) -> Iterator[Callable[[Callable[[_Search], None], list[_Search]], object]]:
+    """Yield a function that lets searches look at the same time, each on one thread from the product to the selection.
+
+    Torch's own threads wait actively between its operations, and would take the cores from those that select.
+    """
+    if threads == 1:
+        yield lambda look, searches: [look(search) for search in searches]
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield lambda look, searches: list(pool.map(look, searches))
+    finally:
+        torch.set_num_threads(threads)  # what the initializer set also counts for threads that others start
+
+
+def _memory(numbers: int, device: torch.device) -> Float[Tensor, " m"]:
+    """Return memory to be used again and again; numpy asks the system for large pages, whose first use costs less."""
+    return (
+        torch.from_numpy(np.empty(numbers, np.float32)) if device.type == "cpu" else torch.empty(numbers, device=device)
+    )
+
+
+def _normalised(rows: Float[Tensor, "n D"], memory: Float[Tensor, " m"]) -> Float[Tensor, "n D"]:
+    """`F.normalize` of each row, written into memory used before."""
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32).clamp_(min=1e-12)
+    return torch.div(rows, length, out=memory[: rows.numel()].view(rows.shape))
 
 
 def few_shot(labels: Int64[Tensor, " N"], per_class: int, seed: int) -> Int64[Tensor, " m"]:
@@ -200,18 +250,8 @@ def _largest(scores: Float[Tensor, "q n"], k: int) -> tuple[Float[Tensor, "q k"]
 def _places(values: Float[Tensor, "q n"], k: int) -> Int64[Tensor, "q k"]:
     if values.device.type != "cpu":
         return values.topk(k, dim=-1, sorted=False).indices
-    # numpy selects with vector instructions: a third to a sixth of the time of torch's topk on a CPU. It uses one
-    # thread and lets others run.
-    threads = torch.get_num_threads()
-    blocks = np.array_split(values.numpy(), threads)
-    if threads == 1:
-        return _selected(blocks[0], k)
-    with ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(_selected, blocks, [k] * threads)))
-
-
-def _selected(values: Float[np.ndarray, "q n"], k: int) -> Int64[Tensor, "q k"]:
-    places = np.argpartition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k :]
+    # numpy selects with vector instructions: a third to a sixth of the time of torch's topk on a CPU.
+    places = np.argpartition(values.numpy(), values.shape[1] - k, axis=1)[:, values.shape[1] - k :]
     return torch.from_numpy(np.ascontiguousarray(places))
 
 
