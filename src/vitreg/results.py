@@ -48,7 +48,7 @@ class EvalData(Record):
 class EvalResult(Record):
     """One task on one model: ``result.json`` of `vitreg eval`."""
 
-    schema_version: Literal["vitreg.eval/1"] = "vitreg.eval/1"
+    schema_: Literal["vitreg.eval/1"] = Field(default="vitreg.eval/1", alias="schema")
     task: str
     model: EvalModel
     data: EvalData
@@ -90,7 +90,7 @@ class DiscoverSweep(Record):
 class DiscoverResult(Record):
     """Boxes found without supervision and how well they fit: ``result.json`` of `vitreg discover`."""
 
-    schema_version: Literal["vitreg.discover/1"] = "vitreg.discover/1"
+    schema_: Literal["vitreg.discover/1"] = Field(default="vitreg.discover/1", alias="schema")
     model: EvalModel
     images: ImagesRecord
     found: int = Field(description="boxes in boxes.json")

@@ -56,9 +56,9 @@ def test_result_boxes_and_pictures_are_written(run):
 
 def test_the_schema_is_the_documented_one(run):
     document = json.loads((run[0] / "result.json").read_text())
-    assert document["schema_version"] == "vitreg.discover/1"
+    assert document["schema"] == "vitreg.discover/1"
     assert set(document) == {
-        "schema_version", "model", "images", "found", "corloc", "controls", "without_boxes", "setting", "protocol",
+        "schema", "model", "images", "found", "corloc", "controls", "without_boxes", "setting", "protocol",
         "sweep", "notes", "provenance",
     }  # fmt: skip
     assert document["setting"] == {

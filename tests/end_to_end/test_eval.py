@@ -84,3 +84,13 @@ def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
 def test_a_bad_setting_is_one_sentence_and_leaves_no_result(knn, tmp_path, arguments, words):
     assert words in one_sentence(knn("--out", tmp_path / "out", *arguments))
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_scan_never_writes_over_the_result_of_a_task(knn, vitreg, classes, tmp_path):
+    out = tmp_path / "out"
+    assert knn("--out", out).returncode == 0
+    before = (out / "result.json").read_text()
+    said = one_sentence(vitreg("scan", "planted:clean", classes, "--out", out))
+    assert "vitreg.eval/1" in said
+    assert (out / "result.json").read_text() == before
+    assert sorted(path.name for path in out.iterdir()) == ["result.json"]

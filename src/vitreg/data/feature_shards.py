@@ -52,7 +52,7 @@ class FieldRecord(Record):
 class StoreRecord(Record):
     """``store.json``: what the features are of, and how they are cut into shards."""
 
-    schema_version: Literal["vitreg.features/1"] = "vitreg.features/1"
+    schema_: Literal["vitreg.features/1"] = Field(default="vitreg.features/1", alias="schema")
     key: str = Field(description="16 hexadecimal digits that follow from `made_from`")
     images: int = Field(description="of the set, unreadable ones included")
     per_shard: int = Field(description="images of the set in every shard but the last")

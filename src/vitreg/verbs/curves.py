@@ -42,7 +42,7 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
         folder = output_folder(Path(out))
         write_curves(record.runs, folder)
         write_curves_figure(record.runs, folder)
-        write_text(folder / "curves.json", record.model_dump_json(indent=1, by_alias=True))
+        write_text(folder / "curves.json", record.model_dump_json(indent=1))
     return record
 
 

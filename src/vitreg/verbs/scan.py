@@ -20,7 +20,7 @@ from vitreg.analysis.tally import Tally
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import output_folder, write_text
+from vitreg.files import output_folder, refuse_other_result, write_text
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, Watch
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.verbs.batches import Batches, Images, batches_of
@@ -80,7 +80,8 @@ def scan(
     Returns:
         the record that result.json holds.
     Raises:
-        UserError: for a model that cannot be loaded, images of which none can be read, or an unwritable folder.
+        UserError: for a model that cannot be loaded, images of which none can be read, an unwritable folder, or one that
+            holds the result of another verb.
     """
     options = options or ScanOptions()
     if isinstance(model, Backbone) and (weights is not None or load_options):
@@ -90,6 +91,8 @@ def scan(
     detector = detector_named(options.detector)
     started = datetime.now(UTC)
     folder = output_folder(Path(out)) if out is not None else None
+    if folder is not None:
+        refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
     with processes() as group:
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         batches = batches_of(
@@ -187,7 +190,7 @@ def _write(folder: Path, result: ScanResult, examples: Sequence[Example]) -> Non
     try:
         write_figures(result, examples, staging)
         write_report(result, examples, staging)
-        write_text(staging / "result.json", result.model_dump_json(indent=1, by_alias=True))
+        write_text(staging / "result.json", result.model_dump_json(indent=1))
         shutil.rmtree(folder / "figures", ignore_errors=True)
         for name in ("figures", "report.html", "result.json"):  # the record last: who sees it may rely on the rest
             (staging / name).replace(folder / name)
