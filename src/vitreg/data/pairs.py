@@ -201,6 +201,8 @@ def open_masks(
         )
         found[side] = pair_files.thinned(files, limit)
     _enough(data, found["train"])
+    if classes is not None and classes < 1:
+        raise UserError(f"--classes must be at least 1, not {classes}.")
     if kind:
         names = VOC_CLASSES if kind == "voc" else pair_files.ade20k_names(root)
     else:

@@ -59,7 +59,7 @@ def dry_run(config: TrainConfig) -> str:
         f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.",
         f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.",
         f"{plan.total} step{'s' * (plan.total > 1)} of {config.run.batch} images "
-        f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps}).",
+        f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps} steps).",
         f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.",
     ]
     return "\n".join(lines)

@@ -52,6 +52,8 @@ def test_a_plain_folder_pairs_by_name_and_counts_its_classes(masks):
     assert sides.train.name(0).endswith("a.jpg")
     assert len(open_masks(str(masks), limit=2).train) == 2
     assert len(open_masks(str(masks), classes=7).test.classes) == 7
+    with pytest.raises(UserError, match="--classes must be at least 1, not -1"):
+        open_masks(str(masks), classes=-1)
 
 
 def test_images_without_a_partner_are_left_out_and_named(masks):
