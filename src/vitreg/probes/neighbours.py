@@ -134,13 +134,14 @@ def nearest(
 
     Args:
         k: neighbours; all N if that is less.
-        bank_chunk, query_chunk: rows at a time; never more than bank_chunk * query_chunk similarities exist.
+        bank_chunk, query_chunk: rows at a time. On a CPU, threads share a chunk of queries, 64 of them each at least: as
+            many similarities exist.
     Returns:
         similarities, falling, and the places of the rows in the bank.
     """
     device, k = queries.device, min(k, len(bank))
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    size, step = min(bank_chunk, len(bank)), max(query_chunk // threads, 1)
+    size, step = min(bank_chunk, len(bank)), max(query_chunk // threads, min(query_chunk, 64))
     parts = F.normalize(queries.float(), dim=-1).tensor_split(threads)
     searches = [_Search(part, k, _memory(min(step, len(part)) * size, device), step) for part in parts]
     unit = _memory(size * queries.shape[1], device)

@@ -65,6 +65,28 @@ def test_chunks_of_the_bank_do_not_change_the_neighbours(bank_chunk, query_chunk
     torch.testing.assert_close(similarity.double(), wanted.values, rtol=0, atol=1e-6)
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("asked", [0, 1, 2, 50])
+def test_threads_share_the_queries(asked, inference):
+    bank, _, queries = drawn(bank=300, queries=asked, width=16)
+    with torch.inference_mode(inference):
+        similarity, index = nearest(bank, queries, 5, bank_chunk=70, query_chunk=4)
+    every = torch.nn.functional.normalize(queries, dim=-1) @ torch.nn.functional.normalize(bank, dim=-1).T
+    wanted = every.topk(5)
+    torch.testing.assert_close(similarity, wanted.values)
+    assert torch.equal(index, wanted.indices)
+
+
 def test_near_neighbours_that_share_a_lane_are_all_found():
     # Of 1000 similarities, places 3, 128, 253, ... meet in one lane of the first pass; the nearest lie there.
     bank = torch.randn(1000, 32, generator=torch.Generator().manual_seed(0))
