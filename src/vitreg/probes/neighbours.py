@@ -144,11 +144,11 @@ def nearest(
     size, step = min(bank_chunk, len(bank)), max(query_chunk // threads, min(query_chunk, 64))
     parts = F.normalize(queries.float(), dim=-1).tensor_split(threads)
     searches = [_Search(part, k, _memory(min(step, len(part)) * size, device), step) for part in parts]
-    unit = _memory(size * queries.shape[1], device)
+    memory = _memory(size * queries.shape[1], device)
     with _in_parallel(threads) as each:
         for place, rows in chunks(bank, bank_chunk):
-            unit_rows = _normalised(rows.to(device), unit)
-            each(partial(_Search.look, rows=unit_rows, first=place.start), searches)
+            unit = F.normalize(rows.to(device), dim=-1, out=memory[: rows.numel()].view(rows.shape))
+            each(partial(_Search.look, rows=unit, first=place.start), searches)
     return torch.cat([search.best for search in searches]), torch.cat([search.index for search in searches])
 
 
@@ -198,12 +198,6 @@ def _memory(numbers: int, device: torch.device) -> Float[Tensor, " m"]:
     return (
         torch.from_numpy(np.empty(numbers, np.float32)) if device.type == "cpu" else torch.empty(numbers, device=device)
     )
-
-
-def _normalised(rows: Float[Tensor, "n D"], memory: Float[Tensor, " m"]) -> Float[Tensor, "n D"]:
-    """`F.normalize` of each row, written into memory used before."""
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32).clamp_(min=1e-12)
-    return torch.div(rows, length, out=memory[: rows.numel()].view(rows.shape))
 
 
 def few_shot(labels: Int64[Tensor, " N"], per_class: int, seed: int) -> Int64[Tensor, " m"]:
