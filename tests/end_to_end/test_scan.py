@@ -221,7 +221,11 @@ def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
     ]
     command += ["--batch-size", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # Where these tests run in the background of a shell, SIGINT is ignored by inheritance.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.time() + 120
     started = False
     while time.time() < deadline and not started:
