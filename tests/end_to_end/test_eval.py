@@ -72,6 +72,37 @@ def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["task"] == "complexity"
 
 
+def test_what_a_dense_head_says_is_drawn(vitreg, tmp_path):
+    draw = np.random.default_rng(0)
+    for side in ("train", "val"):
+        for number in range(3):
+            mask = np.zeros((32, 48), np.uint8)
+            mask[:, 24:] = 1
+            for kind, values in (
+                ("images", draw.integers(0, 99, (32, 48, 3), np.uint8) + 90 * mask[..., None]),
+                ("masks", mask),
+            ):
+                path = tmp_path / "set" / side / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(path)
+    out = tmp_path / "out"
+    done = vitreg(
+        "eval",
+        "planted:clean",
+        "segmentation",
+        tmp_path / "set",
+        "--steps",
+        "3",
+        "--features",
+        tmp_path / "f",
+        "--out",
+        out,
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / "segmentation.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -190,7 +190,8 @@ def _cell_size(sheet: Sheet) -> tuple[float, float]:
     rows, cols = shapes[0]
     maps = [c.shape[:2] for column in sheet.columns for c in column.cells if c is not None and c.dtype != np.uint8]
     longest = max((max(shape) for shape in maps), default=0)
-    side = min(max(sheet.cell, longest * PATCH_PIXELS / DPI), LARGEST)
+    pixels = PATCH_PIXELS if sheet.upsample == "nearest" else 1
+    side = min(max(sheet.cell, longest * pixels / DPI), LARGEST)
     return (side, side * rows / cols) if cols >= rows else (side * cols / rows, side)
 
 

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.trace import Capture
+from vitreg.data.pairs import Pairs
 from vitreg.records import Skipped
 
 
@@ -38,6 +39,16 @@ Read = Callable[[DenseTokens], Float[Tensor, "B C h w"]]
 """A head: from tokens to maps of any size."""
 Predict = Callable[[Read], Float[Tensor, "1 C H W"]]
 """One test image: what a head says of it, by the protocol's way of showing the image to the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A test image to judge on, its map at full size, and how a head's word on it is had."""
+
+    pairs: Pairs
+    index: int
+    truth: Shaped[Tensor, "H W"]
+    predict: Predict
 
 
 class DenseSource(Protocol):
@@ -66,8 +77,8 @@ class DenseSource(Protocol):
         """Yield maps [h, w] to learn from, for what can be said without a model."""
         ...
 
-    def judged(self) -> Iterator[tuple[Predict, Tensor]]:
-        """Yield every test image with its map [H, W] at full size."""
+    def judged(self) -> Iterator[Case]:
+        """Yield every test image."""
         ...
 
 

@@ -25,7 +25,7 @@ from vitreg.data.pairs import Pairs
 from vitreg.data.workers import default_workers
 from vitreg.errors import UserError
 from vitreg.records import Skipped
-from vitreg.verbs.dense import DenseTokens, Predict, Read, read_tokens
+from vitreg.verbs.dense import Case, DenseTokens, Read, read_tokens
 from vitreg.verbs.task import Bench
 
 MAPS_LOOKED_AT = 1000  # of the training side, spread evenly, for controls that need no model
@@ -97,7 +97,7 @@ class Crops:
             except Unreadable:
                 continue  # listed when a crop of it is made
 
-    def judged(self) -> Iterator[tuple[Predict, Tensor]]:
+    def judged(self) -> Iterator[Case]:
         """Yield the test images one at a time."""
         for index in range(len(self._test)):
             try:
@@ -110,7 +110,7 @@ class Crops:
             def predict(read: Read, shown: Tensor = shown) -> Tensor:
                 return self._look(shown, self._tokens, read)
 
-            yield predict, torch.from_numpy(values)
+            yield Case(self._test, index, torch.from_numpy(values), predict)
 
     def _tokens(self, images: Float32[Tensor, "B 3 h w"]) -> DenseTokens:
         return read_tokens(self._backbone, images, self._blocks, with_cls=self._with_cls, final_norm=self._final_norm)

@@ -22,7 +22,7 @@ from vitreg.data.pairs import Pairs
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.records import Skipped
-from vitreg.verbs.dense import DenseTokens, Predict, Read
+from vitreg.verbs.dense import Case, DenseTokens, Read
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
 
@@ -114,7 +114,7 @@ class Stored:
         """Yield all of them, at the points learned from."""
         return (torch.from_numpy(np.array(values)) for values in self._maps)
 
-    def judged(self) -> Iterator[tuple[Predict, Tensor]]:
+    def judged(self) -> Iterator[Case]:
         """Yield the test images one at a time."""
         for place, index in enumerate(self._test_store.rows.tolist()):
             try:
@@ -130,7 +130,7 @@ class Stored:
                     found = (found + read(self._tokens(self._test_store, here, mirrored=True)).flip(-1)) / 2
                 return found
 
-            yield predict, torch.from_numpy(values)
+            yield Case(self._test, index, torch.from_numpy(values), predict)
 
     def _tokens(self, store: FeatureStore, places: Int64[Tensor, " B"], *, mirrored: bool) -> DenseTokens:
         prefix = "mirrored/" if mirrored else ""

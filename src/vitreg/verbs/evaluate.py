@@ -13,6 +13,7 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import output_folder, refuse_other_result, write_text
+from vitreg.report.sheets import save
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
 from vitreg.verbs.task import Bench, Outcome, Task
@@ -44,7 +45,7 @@ def evaluate(
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
         task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.tasks`.
         data: what it is measured on; the task says what it takes.
-        out: folder for result.json; nothing is written without it.
+        out: folder for result.json and pictures; nothing is written without it.
         features: folder where extracted features are kept and found again; the user's cache if None.
         weights: a checkpoint for the spec.
         size: of the images in pixels, one number or (height, width); the model's own if None.
@@ -101,6 +102,8 @@ def evaluate(
         )
         if folder is not None and group.first:
             write_text(folder / "result.json", result.model_dump_json(indent=1))
+            for name, sheet in outcome.sheets.items():
+                save(sheet, folder / f"{name}.png")
             if result.task == "complexity":
                 from vitreg.report.figures_cost import write_cost_figure
 

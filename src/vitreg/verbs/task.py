@@ -14,6 +14,7 @@ from vitreg.backbones import Backbone
 from vitreg.data.transforms import Policy, Preprocess
 from vitreg.errors import UserError
 from vitreg.records import Skipped
+from vitreg.report.sheets import Sheet
 from vitreg.results import Table
 from vitreg.runtime import Processes
 
@@ -84,6 +85,8 @@ class Outcome:
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    sheets: Mapping[str, Sheet] = field(default_factory=dict)
+    """Pictures of what was found, by the name of their file."""
 
 
 class Task(Protocol):

@@ -23,6 +23,7 @@ from vitreg.probes.dense_scores import DEPTH_ERRORS, DepthScores, depth_errors, 
 from vitreg.results import Cell, Table
 from vitreg.verbs.dense import DenseSource, DenseTokens, Read
 from vitreg.verbs.dense_crops import Crops, Tokens
+from vitreg.verbs.dense_pictures import Album
 from vitreg.verbs.dense_stored import Stored, at_points
 from vitreg.verbs.progress import progress
 from vitreg.verbs.task import Bench, Outcome
@@ -159,19 +160,22 @@ class Depth:
         constants: dict[str, Float[Tensor, "h w"]],
     ) -> Outcome:
         scores, controls = DepthScores(), {name: DepthScores() for name in constants}
-        unknown, cropped = 0, 0
-        for predict, truth in source.judged():
+        unknown, cropped, album = 0, 0, Album()
+        for case in source.judged():
+            truth = case.truth
             counted = eigen_crop(truth.shape)
             with torch.inference_mode():
-                depth = resized(predict(lambda tokens: _read(head, tokens)), truth.shape)[0, 0].cpu()
+                depth = resized(case.predict(lambda tokens: _read(head, tokens)), truth.shape)[0, 0].cpu()
             errors = depth_errors(depth, truth, counted=counted, low=_LOW, high=self.max_depth)
             if errors is None:
                 unknown += 1
                 continue
             cropped += counted is not None
             scores.add(errors)
-            for name, constant in constants.items():
-                guess = resized(constant[None, None], truth.shape)[0, 0]
+            guesses = {name: resized(constant[None, None], truth.shape)[0, 0] for name, constant in constants.items()}
+            first = next(iter(guesses))
+            album.add(case, {"true depth": truth, "head": depth, f"control: {first}": guesses[first]})
+            for name, guess in guesses.items():
                 found = depth_errors(guess, truth, counted=counted, low=_LOW, high=self.max_depth)
                 assert found is not None  # the same pixels count
                 controls[name].add(found)
@@ -216,6 +220,7 @@ class Depth:
             tables=(Table(title="Errors of depth", columns=["what", *DEPTH_ERRORS], rows=rows),),
             notes=(*sides.train.notes, *sides.test.notes, *notes),
             skipped=source.skipped,
+            sheets={"depth": album.of_depths(f"Depth: RMSE {found['head']['rmse']:.3g} m", _LOW, self.max_depth)},
         )
 
 

@@ -23,6 +23,7 @@ from vitreg.probes.dense_windows import over_windows
 from vitreg.results import Cell, Table
 from vitreg.verbs.dense import DenseSource, DenseTokens, Read
 from vitreg.verbs.dense_crops import Crops, Tokens
+from vitreg.verbs.dense_pictures import Album
 from vitreg.verbs.dense_stored import Stored
 from vitreg.verbs.progress import progress
 from vitreg.verbs.task import Bench, Outcome
@@ -126,21 +127,25 @@ class Segmentation:
         names = sides.train.names
         commonest = int(seen.argmax())
         found = [Overlaps(len(names)) for _ in range(3)]
-        judged = 0
-        for predict, mask in source.judged():
+        judged, album = 0, Album()
+        for case in source.judged():
+            mask = case.truth
             with torch.inference_mode():
-                logits = predict(partial(_both, heads)).chunk(2, dim=1)  # 2 x [1, C, h, w]
+                logits = case.predict(partial(_both, heads)).chunk(2, dim=1)  # 2 x [1, C, h, w]
             maps = [classified(part, mask.shape)[0].cpu() for part in logits]
+            album.add(
+                case, {"true classes": mask, "head": maps[0], "control: trained with masks of other images": maps[1]}
+            )
             for overlaps, labels in zip(found, [*maps, torch.full_like(maps[0], commonest)], strict=True):
                 overlaps.add(labels, mask.long())
             judged += 1
         head, others, constant = found
         if not head.confusion.any():
             raise UserError(f"no pixel of the masks of {sides.test.title} has a class, so there is nothing to judge.")
-        training = self.training()
+        training, scores = self.training(), head.scores()
         return Outcome(
             headline="miou",
-            metrics=head.scores(),
+            metrics=scores,
             controls={
                 "commonest class everywhere": constant.scores()["miou"],
                 "trained with masks of other images": others.scores()["miou"],
@@ -162,6 +167,7 @@ class Segmentation:
             tables=(_table(names, head),),
             notes=(*sides.train.notes, *sides.test.notes, *_empty(names, seen, head)),
             skipped=source.skipped,
+            sheets={"segmentation": album.of_classes(f"Classes of pixels: mIoU {scores['miou']:.1f} %")},
         )
 
 

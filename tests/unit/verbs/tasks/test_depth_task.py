@@ -45,6 +45,15 @@ def test_the_constant_control_is_the_error_of_one_mean(outcome):
     assert outcome.controls["mean depth"] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+def test_what_the_head_says_is_drawn_beside_the_truth_in_metres(outcome):
+    sheet = outcome.sheets["depth"]
+    assert [column.title for column in sheet.columns] == ["image", "true depth", "head", "control: mean depth map"]
+    true, head, control = (np.stack(column.cells[:]) for column in sheet.columns[1:])
+    known = np.isfinite(true)
+    np.testing.assert_allclose(true[0][3:], 1.0 + classes_of(100)[3:], rtol=1e-6)
+    assert np.abs(head - true)[known].mean() < np.abs(control - true)[known].mean()
+
+
 def test_blocks_are_those_of_the_official_heads():
     assert blocks_to_read(12, 1) == (11,)
     assert blocks_to_read(12, 4) == (2, 5, 8, 11)

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from colour_scenes import bench, classes_of, put, write_masks
+from colour_scenes import COLOURS, bench, classes_of, put, write_masks
 
 from vitreg.errors import UserError
+from vitreg.verbs.dense_pictures import class_colours
 from vitreg.verbs.tasks.segmentation import Segmentation
 
 QUICK = Segmentation(steps=80, lr=0.01, batch=4)
@@ -40,6 +41,18 @@ def test_the_table_has_a_row_for_each_class_and_averages_to_the_headline(outcome
     assert [row[0] for row in table.rows] == ["0", "1", "2", "3"]
     assert np.mean([row[2] for row in table.rows]) == pytest.approx(outcome.metrics["miou"])
     assert sum(row[1] for row in table.rows) == pytest.approx(100)
+
+
+def test_what_the_head_says_is_drawn_beside_the_truth(outcome):
+    image, true, head, control = outcome.sheets["segmentation"].columns
+    assert true.title == "true classes"
+    assert np.array_equal(true.cells[0][3:], class_colours(classes_of(100))[3:])
+
+    def agreeing(cells):
+        return np.mean([(a == b).all(-1).mean() for a, b in zip(cells, true.cells, strict=True)])
+
+    assert agreeing(head.cells) > agreeing(control.cells)
+    assert np.array_equal(image.cells[0], COLOURS[classes_of(100)])
 
 
 def test_the_same_seed_gives_the_same_number_and_another_another(scenes, tmp_path):
