@@ -17,9 +17,10 @@ from vitreg.recipes.dinov2 import DinoV2Config
 from vitreg.recipes.parameters import OptimConfig
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes
-from vitreg.train.fit import Setup, _Loop
+from vitreg.train.fit import _Loop
 from vitreg.train.plan import Plan
 from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.train.setup import Setup
 from vitreg.verbs.train_parts import build_recipe
 
 PLAN = Plan(total=100_000, epoch_steps=1250, warmup=1000, save_every=10**9, evaluate_every=10**9, watch_every=10**9)

@@ -24,10 +24,11 @@ from vitreg.recipes.parameters import OptimConfig
 from vitreg.recipes.recipe import Progress
 from vitreg.runtime import Processes
 from vitreg.train import checkpoint
-from vitreg.train.fit import Setup, fit
+from vitreg.train.fit import fit
 from vitreg.train.optim import rates
 from vitreg.train.plan import Plan
 from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.train.setup import Setup
 from vitreg.verbs.train_parts import Data, build_recipe, loader_of, open_data, plan_of, view_of
 
 

@@ -14,9 +14,10 @@ from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.parameters import OptimConfig
 from vitreg.runtime import Processes, processes
 from vitreg.train import checkpoint
-from vitreg.train.fit import Setup, fit
+from vitreg.train.fit import fit
 from vitreg.train.plan import Plan
 from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.train.setup import Setup
 
 BATCH, STEPS, SEED = 8, 5, 3
 # Rounding makes gradients that are zero (of the keys' biases) into noise, and AdamW with a small eps noise into steps.

@@ -6,10 +6,9 @@ import contextlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,85 +18,16 @@ from vitreg.errors import UserError
 from vitreg.models.block import Block
 from vitreg.models.vit import publish
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
-from vitreg.runtime import Processes, keep_freed_memory
+from vitreg.runtime import keep_freed_memory
 from vitreg.train import checkpoint
 from vitreg.train.journal import Journal
 from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
 from vitreg.train.parallel import wrap
 from vitreg.train.plan import Plan
 from vitreg.train.settings import TrainConfig
+from vitreg.train.setup import Moment, Outcome, Setup
 from vitreg.train.signals import Stop, agree, stop_signals
 from vitreg.train.sums import Sums, mean_of
-
-
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """Something looked at every so many steps, and at the end; what it gives is written to the journal.
-
-    Args:
-        kind: of the record, "evaluation" or "norms".
-        every: steps.
-        call: from the recipe with whole weights to values; all processes call it together.
-        best: the value by which the best checkpoint is chosen, larger is better; None for no say.
-        at_start: also before the first step.
-    """
-
-    kind: str
-    every: int
-    call: Callable[[Any], dict[str, Any]]
-    best: str | None = None
-    at_start: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What the loop tells whoever watches: steps since the last word, and how it goes."""
-
-    steps: int
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setup:
-    """What a run is made of besides its configuration.
-
-    Args:
-        batches: from the first step to do, to the batches of this process from there on.
-        mean, std: of the pixels.
-        folder: of the run.
-        device: where the recipe is trained.
-        precision: of the matrix products.
-        group: the processes that share the run.
-        published: config.json of the run, of the schema vitreg.run/1; "step", of the weights beside it, is added.
-        skipped: name and reason of unreadable samples so far.
-        callbacks: what looks at the run as it goes.
-        tell: is told of progress.
-        stepped: is called after every finished step.
-    """
-
-    batches: Callable[[int], Iterable[TrainBatch]]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    folder: Path
-    device: torch.device
-    precision: torch.dtype
-    group: Processes
-    published: Mapping[str, Any]
-    skipped: Callable[[], Mapping[str, str]] = dict
-    callbacks: Sequence[Callback] = ()
-    tell: Callable[[Moment], None] = lambda moment: None
-    stepped: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: at the end of its plan, or stopped by a signal after a checkpoint."""
-
-    reason: Literal["done", "stopped"]
-    step: int
-    signal: int = 0
-    notes: tuple[str, ...] = field(default=())
 
 
 def fit(

@@ -21,10 +21,11 @@ from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
 from vitreg.train import checkpoint
 from vitreg.train.claim import Claim, claimed
-from vitreg.train.fit import Callback, Outcome, Setup, fit
+from vitreg.train.fit import fit
 from vitreg.train.plan import Plan
 from vitreg.train.same_data import check_same_data, describe, remedy
 from vitreg.train.settings import TrainConfig
+from vitreg.train.setup import Callback, Outcome, Setup
 from vitreg.verbs import train_parts as parts
 from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.evaluations import Knn, Retrieval, Top1

@@ -1,0 +1,83 @@
+"""What a run of the loop is made of besides its configuration, what the loop tells, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vitreg.data.batch import TrainBatch
+from vitreg.runtime import Processes
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Something looked at every so many steps, and at the end; what it gives is written to the journal.
+
+    Args:
+        kind: of the record, "evaluation" or "norms".
+        every: steps.
+        call: from the recipe with whole weights to values; all processes call it together.
+        best: the value by which the best checkpoint is chosen, larger is better; None for no say.
+        at_start: also before the first step.
+    """
+
+    kind: str
+    every: int
+    call: Callable[[Any], dict[str, Any]]
+    best: str | None = None
+    at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the loop tells whoever watches: steps since the last word, and how it goes."""
+
+    steps: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a run is made of besides its configuration.
+
+    Args:
+        batches: from the first step to do, to the batches of this process from there on.
+        mean, std: of the pixels.
+        folder: of the run.
+        device: where the recipe is trained.
+        precision: of the matrix products.
+        group: the processes that share the run.
+        published: config.json of the run, of the schema vitreg.run/1; "step", of the weights beside it, is added.
+        skipped: name and reason of unreadable samples so far.
+        callbacks: what looks at the run as it goes.
+        tell: is told of progress.
+        stepped: is called after every finished step.
+    """
+
+    batches: Callable[[int], Iterable[TrainBatch]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    folder: Path
+    device: torch.device
+    precision: torch.dtype
+    group: Processes
+    published: Mapping[str, Any]
+    skipped: Callable[[], Mapping[str, str]] = dict
+    callbacks: Sequence[Callback] = ()
+    tell: Callable[[Moment], None] = lambda moment: None
+    stepped: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: at the end of its plan, or stopped by a signal after a checkpoint."""
+
+    reason: Literal["done", "stopped"]
+    step: int
+    signal: int = 0
+    notes: tuple[str, ...] = field(default=())
