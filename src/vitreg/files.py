@@ -63,6 +63,27 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+@contextlib.contextmanager
+def results_folder(path: str | Path | None) -> Iterator[Path | None]:
+    """Create the folder results go to, as `output_folder` does; if the block fails, what is empty of it goes again.
+
+    Raises:
+        UserError: as `output_folder` does.
+    """
+    if path is None:
+        yield None
+        return
+    folder = Path(path)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]  # the deepest first
+    try:
+        yield output_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first that holds something ends it
+            for each in made:
+                each.rmdir()
+        raise
+
+
 def output_folder(path: Path) -> Path:
     """Create the folder results go to, and prove that it takes a file, before any work is done.
 

@@ -74,6 +74,16 @@ class ImagesRecord(Record):
     planned: int | None = None
 
 
+class Followed(Record):
+    """The tokens that are outliers at the peak layer, after one block: they rarely vanish where the detector stops."""
+
+    median: float
+    ratio: float = Field(description="their median norm / that of the other patches; on the low side the inverse")
+    auc: float = Field(
+        description="probability that one of them lies further out than another patch; 0.5 is no difference"
+    )
+
+
 class LayerRecord(Record):
     """Patch-token norms of one block's output, before the final norm, pooled over images."""
 
@@ -101,7 +111,11 @@ class LayerRecord(Record):
         description="attention an outlier receives / attention another patch receives, in the next block; mean of queries, heads",
     )
     sinks: float | None = Field(
-        default=None, description="share of patches that receive over 8x the mean attention, in this block"
+        default=None,
+        description="share of patches that receive over 8x the mean attention, in this block and not the next",
+    )
+    followed: Followed | None = Field(
+        default=None, description="the outliers of the peak layer; null for a verdict none"
     )
     gates: dict[str, float | bool | None] = Field(default={}, description="the numbers behind found / not found")
 
@@ -124,7 +138,7 @@ class VerdictRecord(Record):
     effects: dict[str, float] = Field(default={}, description="the ratios behind the strength")
     advice: list[str] = []
     undecided: bool = Field(
-        default=False, description="kind none because the images do not agree, not because none was seen"
+        default=False, description="kind none because the images do not agree on it or on anything else"
     )
 
 

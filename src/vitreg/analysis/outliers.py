@@ -62,6 +62,24 @@ def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: floa
     return Detection(passed, side, threshold, share, ratio, dict(gates))
 
 
+def shortfalls(detection: Detection) -> list[str]:
+    """Say which gates a split fails, each with its number: empty for what was found."""
+    failed = []
+    if detection.share < MIN_SHARE:
+        failed.append(f"at least {MIN_SHARE:.2%} are asked for")
+    if detection.share > MAX_SHARE:
+        failed.append(f"more than {MAX_SHARE:.0%} are another group, not outliers")
+    if detection.ratio is not None and detection.ratio < MIN_RATIO:
+        failed.append(f"at least {MIN_RATIO:g} times are asked for")
+    if detection.gates.get("separation") is False:
+        failed.append(
+            f"the two groups overlap (Ashman's D {detection.gates.get('ashman_d', 0.0):.1f}, above {MIN_ASHMAN:g} is asked for)"
+        )
+    if detection.gates.get("bic") is False:
+        failed.append("one skewed group describes the norms as well as two (BIC)")
+    return failed
+
+
 def mad(histogram: NormHistogram, side: Side = "high", k: float = 5.0) -> Detection:
     """Median + k * 1.4826 * MAD of the norms (field standard k = 4 to 5). Over-detects where the bulk is narrow or skewed."""
     median = histogram.median

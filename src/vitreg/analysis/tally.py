@@ -166,6 +166,7 @@ class SecondLook:
     positions: np.ndarray  # [P] images with an outlier here
     cosine: np.ndarray  # [2, COSINE_BINS] of other patches, of outliers
     isolated: np.ndarray  # [1] outliers without another among their 8 neighbours
+    followed: np.ndarray  # [L, BINS] norms of the same tokens after every block
     images_with: np.ndarray  # [1]
     per_image: np.ndarray  # int64 [n], in the order of Tally.names
 
@@ -179,7 +180,12 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
     """
     rows, cols = tally.layout.grid
     look = SecondLook(
-        np.zeros(rows * cols), np.zeros((2, COSINE_BINS)), np.zeros(1), np.zeros(1), np.zeros(0, np.int64)
+        positions=np.zeros(rows * cols),
+        cosine=np.zeros((2, COSINE_BINS)),
+        isolated=np.zeros(1),
+        followed=np.zeros((tally.layers, BINS)),
+        images_with=np.zeros(1),
+        per_image=np.zeros(0, np.int64),
     )
     per_image = []
     for codes, cosine in tally.tokens():
@@ -188,10 +194,14 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
         per_image.append(outlier.sum(1))
         look.images_with += (per_image[-1] > 0).sum()
         look.isolated += _isolated(outlier.reshape(-1, rows, cols)).sum()
+        image, patch = outlier.nonzero()
+        bins = to_bin(codes[image, :, tally.layout.patches.start + patch]).astype(np.int64)  # [outliers, L]
+        for each in range(tally.layers):
+            look.followed[each] += np.bincount(bins[:, each], minlength=BINS)
         if cosine is not None:
             for flag in (0, 1):
                 look.cosine[flag] += np.bincount(cosine[outlier == bool(flag)], minlength=COSINE_BINS)
-    for name in ("positions", "cosine", "isolated", "images_with"):
+    for name in ("positions", "cosine", "isolated", "followed", "images_with"):
         setattr(look, name, group.sum(getattr(look, name)))
     look.per_image = np.concatenate(per_image) if per_image else look.per_image
     return look

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitreg.analysis.norms import NormHistogram
-from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector
-from vitreg.records import Strength, VerdictKind, VerdictRecord
+from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector, shortfalls
+from vitreg.records import Followed, Strength, VerdictKind, VerdictRecord
 
 MIN_CONFIDENCE = 0.8
 MIN_IMAGES_FOR_POSITIONS = 4
 MIN_IMAGES_FOR_CONFIDENCE = 4
+MORE_IMAGES = "Scan more images, of the kind you care about."
+GONE = 1.2  # times the norm of other patches: below, tokens that were outliers no longer stand out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Evidence:
         int, tuple[float, float]
     ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
     received: dict[int, float]  # layer -> attention an outlier receives from the next block / that of another patch
-    at_output: bool  # the last block still shows them
+    at_output: bool  # the last block still shows a group of them
+    output: Followed  # the outliers of the peak layer, after the last block
 
 
 def strength_of(ratio: float) -> Strength:
@@ -128,7 +131,7 @@ def describe(
         outlier_fraction=detection.share,
         threshold=detection.threshold,
         ratio=ratio,
-        sentence=_sentence(kind, strength, detection, ratio, evidence.at_output),
+        sentence=_sentence(kind, strength, detection, ratio, evidence),
         reason=" ".join(_reasons(kind, detection, ratio, first, peak, evidence, confidence)),
         effects=effects,
         advice=_advice(kind, strength, evidence),
@@ -136,32 +139,42 @@ def describe(
 
 
 def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, images: int) -> VerdictRecord:
-    almost = [
-        (d.ratio or 0, layer, s, d)
-        for layer, pair in enumerate(detections)
-        for s, d in pair.items()
-        if d.ratio and d.gates.get("bic")
-    ]
     reason = (
         f"After none of the {len(detections)} blocks a second group of patch tokens, made by the model and at least {MIN_RATIO:g} times "
         f"away from the median of the others, was found in {images} image{'s' * (images != 1)}."
     )
-    if almost:
-        ratio, layer, side, detection = max(almost, key=lambda a: a[0])
-        size = f"{ratio:.2f} times {'the median norm of the rest' if side == 'high' else 'smaller than the rest'}"
+    closest = _closest(detections)
+    if closest is not None:
+        layer, detection = closest
+        size = f"{detection.ratio:.2f} times {'the median norm of the rest' if detection.side == 'high' else 'smaller than the rest'}"
         reason += f" The closest was block {layer}: {detection.share:.2%} of the tokens at {size}, "
         entering = detection.gates.get("entering_ratio")
         if detection.gates.get("made_by_blocks") is False and entering is not None:
             reason += f"but they enter the first block with {entering:.2f} times: the pixels make it, not the model"
             reason += "." if images >= MIN_IMAGES_FOR_POSITIONS else ", or the position table (more images would tell)."
         else:
-            reason += "which fails the gates on size, share or separation."
+            reason += f"but {' and '.join(shortfalls(detection))}."
+    if confidence is not None and confidence < MIN_CONFIDENCE:
+        return _no_artifacts(
+            confidence,
+            "No artifacts are established: there are none in all images together, but in too many draws of them.",
+            f"{reason} Yet {1 - confidence:.0%} of the resamples of the images show some, "
+            f"and 'none' is said where at most {1 - MIN_CONFIDENCE:.0%} do.",
+            [MORE_IMAGES],
+            undecided=True,
+        )
     return _no_artifacts(
         confidence,
-        "No artifacts were found: this model gives no group of patch features an unusual norm.",
+        "No artifacts were found: in these images no group of patch features has an unusual norm.",
         reason,
         ["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."],
     )
+
+
+def _closest(detections: Sequence[dict[str, Detection]]) -> tuple[int, Detection] | None:
+    """Return layer and split that fail the fewest gates; of several the one with the largest ratio."""
+    splits = [(layer, d) for layer, pair in enumerate(detections) for d in pair.values() if d.ratio is not None]
+    return min(splits, key=lambda s: (len(shortfalls(s[1])), -(s[1].ratio or 0)), default=None)
 
 
 def _unstable(detection: Detection, peak: int, confidence: float, images: int) -> VerdictRecord:
@@ -172,7 +185,7 @@ def _unstable(detection: Detection, peak: int, confidence: float, images: int) -
             f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but only "
             f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
         ),
-        ["Scan more images, of the kind you care about."],
+        [MORE_IMAGES],
         undecided=True,
     )
 
@@ -185,7 +198,7 @@ def _few(detection: Detection, peak: int, evidence: Evidence, images: int) -> Ve
             f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
             f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
         ),
-        ["Scan more images, of the kind you care about."],
+        [MORE_IMAGES],
         undecided=True,
     )
 
@@ -226,13 +239,23 @@ def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str
     return effects
 
 
-def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio: float, at_output: bool) -> str:
+def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio: float, evidence: Evidence) -> str:
     count = f"about {max(round(detection.share * 1000), 1)} in 1000"
-    where = "" if at_output else " in its middle layers, not in its output"
+    where = "" if evidence.at_output else " in its middle layers"
+    end = ""
+    if not evidence.at_output:
+        rest = evidence.output.ratio
+        size = f"{rest:.1f} times {_as_large(detection)} the others, but no longer a separate group"
+        end = f"; at its output they are {'like the others' if rest < GONE else size}"
     if kind == "position-locked":
-        return f"This model has {strength} artifacts at fixed places{where}: {count} patch features, again and again in the same positions."
-    size = f"{ratio:.1f} times as large as" if kind == "high-norm" else f"{ratio:.1f} times smaller than"
-    return f"This model has {strength} artifacts{where}: {count} patch features are {size} the others."
+        places = f"{count} patch features, again and again in the same positions"
+        return f"This model has {strength} artifacts at fixed places{where}: {places}{end}."
+    size = f"{ratio:.1f} times {_as_large(detection)} the others"
+    return f"This model has {strength} artifacts{where}: {count} patch features are {size}{end}."
+
+
+def _as_large(detection: Detection) -> str:
+    return "as large as" if detection.side == "high" else "smaller than"
 
 
 def _reasons(
@@ -253,8 +276,8 @@ def _reasons(
     )
     reasons = [
         f"At the output of block {peak} (of 0 to {evidence.layers - 1}), {detection.share:.2%} of the patch tokens form a second "
-        f"group {'above' if high else 'below'} a norm of {detection.threshold:.4g}, with {size}; it first shows at block {first}"
-        + ("." if evidence.at_output else ", and the last block no longer shows it.")
+        f"group {'above' if high else 'below'} a norm of {detection.threshold:.4g}, with {size}; one is first found at block {first}"
+        + ("." if evidence.at_output else f"; {_at_the_end(evidence.output, high)}.")
     ]
     where = [f"{evidence.images_with:.0%} of the images carry at least one"]
     if evidence.isolated is not None:
@@ -284,7 +307,7 @@ def _reasons(
         layer = max(evidence.received, key=lambda k: evidence.received[k])
         if evidence.received[layer] >= 2:
             reasons.append(
-                f"In block {layer + 1} each of them receives {evidence.received[layer]:.0f} times the attention that another patch does."
+                f"In block {layer + 1} they receive {evidence.received[layer]:.0f} times the attention that other patches do, on average."
             )
     if confidence is None:
         reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")
@@ -293,6 +316,15 @@ def _reasons(
     if kind == "position-locked":
         reasons.append("Most of them sit where at least half of the images have one, so content does not cause them.")
     return reasons
+
+
+def _at_the_end(output: Followed, high: bool) -> str:
+    size = f"{output.ratio:.2f} times the norm of the others" if high else f"a norm {output.ratio:.2f} times smaller"
+    if output.ratio < GONE:
+        return f"after the last block the same tokens no longer stand out ({size}, AUC {output.auc:.3f})"
+    return (
+        f"after the last block the same tokens still have {size} (AUC {output.auc:.3f}), but form no group of their own"
+    )
 
 
 def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[str]:
@@ -306,7 +338,9 @@ def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[s
         advice.append("The effect is mild: compare your task with and without these tokens before changing the model.")
     if not evidence.at_output:
         advice.append(
-            "The final features look clean by norm; features of middle layers are affected. Choose layers with care."
+            "At the output these tokens have norms like the others'; features of middle layers are affected. Choose layers with care."
+            if evidence.output.ratio < GONE
+            else "The output is affected too: the same tokens lie in the tail of the others there, where no threshold separates them."
         )
     if kind == "low-norm":
         advice.append("Norm cutoffs from the literature look upwards only and miss these tokens.")

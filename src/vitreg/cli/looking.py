@@ -36,6 +36,7 @@ class Scan:
     verdict. Exit code 0, or 3 with --fail-above, 2 for a mistake, 130 after Ctrl-C (what was scanned is kept).
 
     Example: vitreg scan timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --out report
+
     Under torchrun every process takes its share: torchrun --nproc-per-node 2 -m vitreg scan ...
     """
 
@@ -103,7 +104,7 @@ class Maps:
 
     Several models side by side share their colour scales: give specs separated by commas.
 
-    Example: vitreg maps timm:deit3_base_patch16_224,timm:vit_base_patch14_reg4_dinov2 photos/ --what attention norm
+    Example: vitreg maps timm:deit3_base_patch16_224,timm:vit_base_patch14_reg4_dinov2 photos/ --what attention,norm
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC[,SPEC...]", help=SPEC_HELP)]
@@ -111,16 +112,10 @@ class Maps:
     out: Path = Path("vitreg-maps")
     """Folder for the sheets."""
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
-    what: tuple[Literal["attention", "heads", "registers", "pca", "rgb", "norm"], ...] = (
-        "attention",
-        "registers",
-        "pca",
-        "rgb",
-        "norm",
-    )
-    """Which maps."""
-    weights: tuple[str, ...] = ()
-    """A checkpoint for each model, in their order; "none" leaves a model its own."""
+    what: str = "attention,registers,pca,rgb,norm"
+    """Which maps, separated by commas: attention, heads, registers, pca, rgb, norm."""
+    weights: str | None = None
+    """A checkpoint; for several models one each, separated by commas, none where a model keeps its own."""
     layer: str = "-1"
     """Block whose output is drawn, such as 7; -1 is the last; several as 5,8,11; or all."""
     size: str | None = None
@@ -143,11 +138,11 @@ class Maps:
         from vitreg.verbs.maps import maps
 
         result = maps(
-            [s.strip() for s in self.spec.split(",") if s.strip()],
+            _listed(self.spec),
             named_images(self.images),
             out=self.out,
-            weights=[None if w == "none" else w for w in self.weights] or None,
-            what=self.what,
+            weights=None if self.weights is None else [None if w == "none" else w for w in _listed(self.weights)],
+            what=_listed(self.what),  # type: ignore[arg-type]  # names are checked there
             layer=parse_layers(self.layer),
             size=parse_size(self.size),
             fit=self.fit,
@@ -205,6 +200,11 @@ class Demo:
         return 0
 
 
+def _listed(words: str) -> list[str]:
+    """Split at commas."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
 def _print_scan(result: ScanResult, out: Path) -> None:
     images, verdict = result.images, result.verdict
     if images.interrupted:
@@ -214,6 +214,11 @@ def _print_scan(result: ScanResult, out: Path) -> None:
         print(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
     for note in result.model.notes:
         print(note)
-    sure = "" if verdict.confidence is None else f", {verdict.confidence:.0%} of resamples agree"
-    print(f"{verdict.sentence}\nVerdict: {verdict.kind} ({verdict.strength}{sure}). {verdict.reason}")
+    sure = "" if verdict.confidence is None else f"{verdict.confidence:.0%} of resamples agree"
+    if verdict.undecided:
+        kind = "not established"
+    else:
+        words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
+        kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
+    print(f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}")
     print(out / "report.html")

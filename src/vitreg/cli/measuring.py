@@ -27,6 +27,7 @@ class Eval:
     """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` alone lists the tasks.
 
     Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
+
     Every setting of a task: vitreg eval SPEC TASK --help
     """
 
@@ -38,6 +39,7 @@ class Extract:
     Blocks are numbers such as -1 (the last) or 5,8,11; none leaves a kind out. Prints the folder the features are in.
 
     Example: vitreg extract timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --cls=-1 --patches 5,8,11 --out features
+
     Under torchrun, or started several times, processes share the work shard by shard.
     """
 

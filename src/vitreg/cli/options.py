@@ -33,6 +33,9 @@ class ModelOptions:
 AS_IT_IS = ModelOptions()
 
 
+LARGEST_SIDE = 8192  # pixels
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Read "518" or "384x512" (height x width).
 
@@ -42,8 +45,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or not 0 < int(match[1]) <= 8192 or not 0 < int(match[2] or match[1]) <= 8192:
-        raise UserError(f"--size {text} is no image size; give 518 or 384x512 (height x width).")
+    if not match or not 0 < int(match[1]) <= LARGEST_SIDE or not 0 < int(match[2] or match[1]) <= LARGEST_SIDE:
+        raise UserError(
+            f"--size {text} is no image size; give 518 or 384x512 (height x width), {LARGEST_SIDE} pixels a side at most."
+        )
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -79,5 +84,5 @@ def named_images(images: tuple[str, ...]) -> list[str]:
         UserError: if there are none.
     """
     if not images:
-        raise UserError("no images named; give files, a folder or an archive, for example: vitreg scan SPEC photos/")
+        raise UserError("no images named; give files, a folder or an archive, for example photos/ behind the spec.")
     return list(images)

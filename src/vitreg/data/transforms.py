@@ -43,6 +43,8 @@ class Preprocess:
         crop: cut the centre of `size` out of the resized picture; without it `resize` must be `size`.
         aspect: how a (height, width) in `resize` is met. "squash": exactly, the aspect ratio is not kept. "cover": the
             picture covers it, one side may stand over. "border": the picture lies inside, the rest has the mean colour.
+        share: side of the crop over that of `resize` as it was given (timm's crop_pct), for other sizes; None takes the
+            proportion of the two, which is rounded.
     Raises:
         ValueError: for a setting that contradicts another.
     """
@@ -54,6 +56,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     crop: bool = True
     aspect: Literal["squash", "cover", "border"] = "squash"
+    share: float | None = None
 
     def __post_init__(self) -> None:
         sides = (*self.size, *((self.resize,) if isinstance(self.resize, int) else self.resize))
@@ -108,9 +111,12 @@ class Preprocess:
         if size == self.size:
             return self
         rows, cols = self.size
-        old = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
         if not self.crop:
             return replace(self, size=size, resize=size)
+        if self.share is not None:
+            meeting = "cover" if isinstance(self.resize, int) else self.aspect
+            return replace(self, size=size, **_scaled(size, self.share, meeting))
+        old = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
         resize = (round(size[0] * old[0] / rows), round(size[1] * old[1] / cols))
         if not isinstance(self.resize, int):
             return replace(self, size=size, resize=resize)
@@ -138,19 +144,17 @@ class Preprocess:
         if channels != 3:
             raise ValueError(f"a model of {channels} channels; pictures have 3")
         share, mode = value("crop_pct", 0.875) or 0.875, value("crop_mode", "center")
-        scale = (int(height / share), int(width / share))
         aspects: dict[str, Literal["squash", "cover", "border"]]
         aspects = {"center": "cover", "squash": "squash", "border": "border"}
         if mode not in aspects:
             raise ValueError(f"no crop_mode {mode!r}; known: {', '.join(aspects)}")
-        simple = mode == "center" and scale[0] == scale[1]
         return cls(
             size=(height, width),
-            resize=scale[0] if simple else scale,
+            **_scaled((height, width), share, aspects[mode]),
+            share=share,
             mean=tuple(value("mean", IMAGENET.mean)),
             std=tuple(value("std", IMAGENET.std)),
             interpolation=value("interpolation", "bicubic"),
-            aspect="squash" if simple else aspects[mode],
         )
 
     def _resized(self, height: int, width: int) -> list[int]:
@@ -209,6 +213,14 @@ def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy
     size = [max(1, (2 * side + p) // (2 * p)) * p for side, p in zip((height, width), patch, strict=True)]
     resized = V.resize(images.float(), size, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return resized.to(images.dtype)
+
+
+def _scaled(size: tuple[int, int], share: float, aspect: str) -> dict[str, Any]:
+    """Return `resize` and `aspect` for a crop that is this share of the picture: timm's rounding is down."""
+    resize = (int(size[0] / share), int(size[1] / share))
+    if aspect == "cover" and resize[0] == resize[1]:
+        return {"resize": resize[0], "aspect": "squash"}  # the short side says it all
+    return {"resize": resize, "aspect": aspect}
 
 
 IMAGENET = Preprocess((224, 224), 256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

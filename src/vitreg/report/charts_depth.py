@@ -26,9 +26,9 @@ def _marked_layers(plot: Plot, result: ScanResult) -> None:
     first, peak = result.verdict.first_layer, result.verdict.peak_layer
     scanned = {layer.index for layer in result.layers}
     if first is not None and first == peak:
-        marks = [(first, "first and peak", 26.0)]
+        marks = [(first, "first and peak", 32.0)]
     else:
-        marks = [(first, "first", 26.0), (peak, "peak", 40.0)]
+        marks = [(first, "first", 32.0), (peak, "peak", 46.0)]
     for index, words, at in marks:
         if index is None or index not in scanned:
             continue
@@ -65,7 +65,7 @@ def norms_per_layer(
         return None
     registers = max(len(layer.register_norms) for layer in layers)
     xs = [layer.index for layer in layers]
-    plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), span, ("linear", "log"), 52.0)
+    plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), span, ("linear", "log"), 58.0)
     plot.frame("block", "norm (L2, log scale)", _layer_ticks(layers, width), labelled(plot.y.ticks()))
     for low, class_ in ((lambda la: la.min, "band-all"), (lambda la: la.p99, "band-top")):
         # A single block has no neighbour to reach to: its band is a bar.
@@ -81,6 +81,7 @@ def norms_per_layer(
     plot.line([(la.index, la.cls_norm) for la in layers if la.cls_norm is not None], "line-cls")
     plot.line([(la.index, la.p99) for la in layers], "line-p99")
     plot.line([(la.index, la.max) for la in layers], "line-max")
+    plot.line([(la.index, la.followed.median) for la in layers if la.followed is not None], "line-followed")
     plot.line([(la.index, la.median) for la in layers], "line-median")
     for layer in layers:
         plot.add("circle", cx=plot.x(layer.index), cy=plot.y(layer.median), r=2.4, class_="dot-median")
@@ -106,6 +107,8 @@ def _layer_tip(layer: LayerRecord) -> str:
         f"threshold {number(layer.threshold)}" if layer.threshold is not None else "no threshold found",
         f"outliers {percent(layer.outlier_fraction)}",
     ]
+    if layer.followed is not None:
+        lines.append(f"outliers of the peak {number(layer.followed.median)}, {times(layer.followed.ratio)}")
     if layer.cls_norm is not None:
         lines.append(f"CLS {number(layer.cls_norm)}")
     if layer.register_norms:

@@ -84,6 +84,9 @@ def norms_per_layer(result: ScanResult) -> Figure:
     if cut:
         x, y = zip(*cut, strict=True)
         axes.plot(x, y, color=OUTLIER, ls="none", marker="_", ms=11, mew=2, label="threshold")
+    followed = [(la.index, la.followed.median) for la in layers if la.followed is not None]
+    if followed:
+        axes.plot(*zip(*followed, strict=True), color=OUTLIER, ls=":", label="median of the peak's outliers")
     cls = [(la.index, la.cls_norm) for la in layers if la.cls_norm is not None]
     if cls:
         axes.plot(*zip(*cls, strict=True), color=CLS, ls="--", label="CLS, mean")

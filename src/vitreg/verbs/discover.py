@@ -26,7 +26,7 @@ from vitreg.data.boxes_coco import coco_boxes
 from vitreg.data.boxes_named import named_set
 from vitreg.data.boxes_voc import voc_boxes
 from vitreg.errors import UserError
-from vitreg.files import output_folder, refuse_other_result, write_text
+from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report.sheets import save
 from vitreg.results import DiscoverResult
@@ -104,11 +104,10 @@ def discover(
     if isinstance(model, Backbone) and (weights is not None or load_options):
         raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
     started = datetime.now(UTC)
-    folder = output_folder(Path(out)) if out is not None else None
     name, source, truth, note = _opened(images, boxes, options.hard)
     if options.sweep is not None and truth is None:
         raise UserError("a sweep compares settings by CorLoc, which needs true boxes; name them with --boxes.")
-    with processes() as group:
+    with results_folder(out) as folder, processes() as group:
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         if folder is not None:
             own = {"model": backbone.spec, "images": name}

@@ -12,7 +12,7 @@ from torch import nn
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import output_folder, refuse_other_result, write_text
+from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.report.sheets import save
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
@@ -57,15 +57,14 @@ def evaluate(
     """
     if seed < 0:
         raise UserError(f"--seed must not be negative; {seed} is.")
-    folder = None if out is None else output_folder(Path(out))
     started = datetime.now(UTC)
-    backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
-    if folder is not None:
-        own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
-        refuse_other_result(
-            folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
-        )
-    with processes() as group:
+    with results_folder(out) as folder, processes() as group:
+        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        if folder is not None:
+            own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
+            refuse_other_result(
+                folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
+            )
         bench = Bench(
             backbone=backbone,
             data=str(data),

@@ -17,7 +17,7 @@ from vitreg.data.images import ImageSource
 from vitreg.data.parts import Held
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import output_folder
+from vitreg.files import results_folder
 from vitreg.runtime import processes
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
@@ -94,13 +94,13 @@ def extract_features(
     """
     if table and not (wanted.cls or wanted.mean):
         raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
-    folder = output_folder(Path(out))
-    backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
     paths = [images] if isinstance(images, str | Path) else list(images)
-    data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
-    if limit is not None and limit < len(data):
-        data = Portion(data, limit)
-    with processes() as group:
+    with results_folder(out) as folder, processes() as group:
+        assert folder is not None  # `out` was given
+        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
+        if limit is not None and limit < len(data):
+            data = Portion(data, limit)
         bench = Bench(
             backbone=backbone,
             data=" ".join(map(str, paths)),

@@ -18,7 +18,7 @@ from vitreg.backbones.load import load
 from vitreg.backbones.trace import resolve_layer
 from vitreg.data import ImageSource
 from vitreg.errors import UserError, unknown
-from vitreg.files import output_folder
+from vitreg.files import results_folder
 from vitreg.records import Skipped
 from vitreg.report.sheets import save
 from vitreg.verbs.map_model import Fit, MappedModel
@@ -80,37 +80,39 @@ def maps(
         raise UserError(f"limit is {limit}; it must be at least 1.")
     if mass is not None and not 0 < mass <= 1:
         raise UserError(f"mass is {mass}; it is a share of the attention, above 0 and at most 1.")
-    folder = output_folder(Path(out)) if out is not None else None
-    source = (
-        images if isinstance(images, Tensor) else ImageSource([images] if isinstance(images, str | Path) else images)
-    )
-    wanted = (size, size) if isinstance(size, int) else size
-    made: list[ModelMaps] = []
-    notes: list[str] = []
-    names: tuple[str, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-    for model, file in zip(several, files, strict=True):
-        backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
-        name = _name(backbone, [each.model for each in made])
-        notes += [f"{name}: {note}" for note in backbone.notes]
-        one = MappedModel(name, backbone, source, wanted, fit, limit)
-        layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
-        plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
-        notes += plan.notes
-        if plan.what:
-            made += one.run(plan, per_image=pca_per_image)
-            if names and one.names != names:
-                raise UserError("the images changed between one model and the next; run again.")
-            names, skipped = one.names, one.skipped
-        del backbone, one  # before the next is loaded
-    if not made:
-        raise UserError("none of the maps asked for can be had. " + " ".join(notes))
-    result = MapsResult(images=names, maps=tuple(made), skipped=skipped, notes=tuple(notes))
-    if folder is None:
-        return result
-    sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
-    written = tuple(save(sheet, folder / file) for file, sheet in sheets)
-    return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, paths=written)
+    with results_folder(out) as folder:
+        source = (
+            images
+            if isinstance(images, Tensor)
+            else ImageSource([images] if isinstance(images, str | Path) else images)
+        )
+        wanted = (size, size) if isinstance(size, int) else size
+        made: list[ModelMaps] = []
+        notes: list[str] = []
+        names: tuple[str, ...] = ()
+        skipped: tuple[Skipped, ...] = ()
+        for model, file in zip(several, files, strict=True):
+            backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
+            name = _name(backbone, [each.model for each in made])
+            notes += [f"{name}: {note}" for note in backbone.notes]
+            one = MappedModel(name, backbone, source, wanted, fit, limit)
+            layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
+            plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
+            notes += plan.notes
+            if plan.what:
+                made += one.run(plan, per_image=pca_per_image)
+                if names and one.names != names:
+                    raise UserError("the images changed between one model and the next; run again.")
+                names, skipped = one.names, one.skipped
+            del backbone, one  # before the next is loaded
+        if not made:
+            raise UserError("none of the maps asked for can be had. " + " ".join(notes))
+        result = MapsResult(images=names, maps=tuple(made), skipped=skipped, notes=tuple(notes))
+        if folder is None:
+            return result
+        sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
+        written = tuple(save(sheet, folder / file) for file, sheet in sheets)
+        return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, paths=written)
 
 
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:
@@ -139,5 +141,7 @@ def _weights(weights: Any, models: int) -> list[str | Path | None]:
     if files == [None]:
         return [None] * models
     if len(files) != models:
-        raise UserError(f"{len(files)} weights for {models} models; give one for each, or None.")
+        raise UserError(
+            f"{len(files)} weights for {models} model{'s' * (models != 1)}; give one for each, none where a model keeps its own."
+        )
     return files

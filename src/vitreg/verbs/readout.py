@@ -30,7 +30,7 @@ from vitreg.analysis.verdict import (
 )
 from vitreg.backbones import Backbone
 from vitreg.files import printable
-from vitreg.records import Heatmap, Histogram, LayerRecord, ModelRecord, RedundancyRecord, VerdictRecord
+from vitreg.records import Followed, Heatmap, Histogram, LayerRecord, ModelRecord, RedundancyRecord, VerdictRecord
 from vitreg.runtime import Processes
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -169,6 +169,21 @@ class Readout:
             cls_attention=shares,
             received={k: r for k in range(len(self.histograms)) if (r := self._received(k)) is not None},
             at_output=self.detections[-1][side].found,
+            output=self._followed(len(self.histograms) - 1, side),
+        )
+
+    def _followed(self, layer: int, side: str) -> Followed:
+        """Compare the outliers of the peak layer with the other patches after another block."""
+        outliers = self._look.followed[layer]
+        others = self.sums.counts[layer] - outliers
+        median, rest = (NormHistogram(counts.astype(np.int64)).median for counts in (outliers, others))
+        auc = _auc(others, outliers)
+        assert auc is not None  # there are outliers, and never are all patches
+        high = side == "high"
+        return Followed(
+            median=_round(median),
+            ratio=_round(median / rest if high else rest / median),
+            auc=_round(auc if high else 1 - auc),
         )
 
     def _cls_share(self, layer: int) -> float | None:
@@ -213,6 +228,7 @@ class Readout:
             cls_attention=_maybe(self._cls_share(layer)),
             received=_maybe(self._received(layer)),
             sinks=_round(sums.sinks[layer] / histogram.total) if sums.with_attention[1] else None,
+            followed=self._followed(layer, self.side) if self.chosen[0] else None,
             gates={k: v if isinstance(v, bool) else _maybe(v) for k, v in detection.gates.items()},
         )
 

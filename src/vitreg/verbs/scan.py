@@ -20,7 +20,7 @@ from vitreg.analysis.tally import Tally
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import output_folder, refuse_other_result, write_text
+from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, Watch
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.verbs.batches import Batches, Images, batches_of
@@ -90,10 +90,9 @@ def scan(
         raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
     detector = detector_named(options.detector)
     started = datetime.now(UTC)
-    folder = output_folder(Path(out)) if out is not None else None
-    if folder is not None:
-        refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
-    with processes() as group:
+    with results_folder(out) as folder, processes() as group:
+        if folder is not None:
+            refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         batches = batches_of(
             images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vitreg.analysis.norms import decode, edge_index
+from vitreg.analysis.norms import NormHistogram, decode, edge_index
 from vitreg.analysis.tally import BatchStatistics, Tally, group_histograms, look_again
 from vitreg.runtime import Processes
 from vitreg.tokens import TokenLayout
@@ -44,6 +44,8 @@ def test_a_second_look_finds_exactly_the_tokens_above_the_threshold(batches, tmp
     assert look.per_image.tolist() == truth.sum(1).tolist()
     assert look.positions.tolist() == truth.sum(0).tolist()
     assert look.images_with[0] == truth.any(1).sum()
+    for layer in range(LAYERS):
+        np.testing.assert_array_equal(look.followed[layer], NormHistogram.of(norms[layer][truth]).counts)
     lonely = 0
     for image in truth.reshape(-1, *GRID):
         padded = np.pad(image, 1)

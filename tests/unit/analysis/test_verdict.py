@@ -4,6 +4,7 @@ import pytest
 from vitreg.analysis import outliers, verdict
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection
+from vitreg.records import Followed
 
 
 def detection(found, share=0.02, ratio=5.0, side="high"):
@@ -89,8 +90,45 @@ def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
         cls_attention={},
         received={},
         at_output=True,
+        output=Followed(median=1.0, ratio=1.0, auc=0.5),
     )
     record = verdict.describe(found, chosen, confidence, evidence, images=20)
     assert record.kind == "none"
     assert record.undecided
     assert "resamples" in record.reason
+
+
+def split(share, ratio, side="high", **gates):
+    return Detection(False, side, 100.0, share, ratio, {"bic": True, "separation": True, **gates})
+
+
+def test_none_is_not_said_where_the_images_do_not_agree_on_it():
+    layers = [pair(), pair(split(0.004, 1.9))]
+    firm, shaky = (verdict.describe(layers, (None, None, None), sure, None, images=40) for sure in (0.8, 0.69))
+    assert not firm.undecided
+    assert firm.sentence.startswith("No artifacts were found: in these images")
+    assert shaky.kind == "none"
+    assert shaky.undecided
+    assert "31% of the resamples of the images show some" in shaky.reason
+    assert shaky.advice == [verdict.MORE_IMAGES]
+
+
+def test_the_closest_split_is_the_one_that_fails_the_fewest_gates_and_they_are_named():
+    layers = [
+        pair(split(0.47, 1.29)),
+        pair(split(0.004, 1.93)),
+        pair(split(0.21, 9.0, bic=False)),
+        pair(low=split(0.00004, 1.5, "low", separation=False, ashman_d=1.2)),
+    ]
+    record = verdict.describe(layers, (None, None, None), 1.0, None, images=40)
+    assert (
+        "The closest was block 1: 0.40% of the tokens at 1.93 times the median norm of the rest, but at least 2 times"
+        in record.reason
+    )
+    assert outliers.shortfalls(layers[0]["high"]) == [
+        "more than 20% are another group, not outliers",
+        "at least 2 times are asked for",
+    ]
+    assert len(outliers.shortfalls(layers[2]["high"])) == 2
+    assert any("Ashman's D 1.2" in failed for failed in outliers.shortfalls(layers[3]["low"]))
+    assert outliers.shortfalls(detection(True)) == []

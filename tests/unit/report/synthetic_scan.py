@@ -12,6 +12,7 @@ from PIL import Image
 from vitreg.records import (
     Example,
     Finding,
+    Followed,
     Heatmap,
     Histogram,
     ImagesRecord,
@@ -79,6 +80,9 @@ def scan_result(
                 cls_attention=min(0.9, share * (1 + 22 * (growth - 1) / 9)) if on and cls else None,
                 received=1 + 1.9 * (growth - 1) if on else None,
                 sinks=share / 2 if on else 0.0,
+                followed=Followed(median=median * (1 / growth if low else growth), ratio=growth, auc=1 if on else 0.5)
+                if found
+                else None,
                 gates={"bic_gain": 812.4, "ashman_d": 6.21, "weight": share, "bimodal": True} if on else {},
             )
         )

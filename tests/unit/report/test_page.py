@@ -95,6 +95,14 @@ def test_one_page_for_every_kind_of_verdict(scan_result, make_examples):
         assert words in Page(render(scan_result(kind), make_examples(1, outliers=kind != "none")))
 
 
+def test_the_outliers_of_the_peak_are_followed_in_chart_and_table(scan_result):
+    text = render(scan_result(), [])
+    assert "line-followed" in text
+    assert "Peak’s outliers" in Page(text).text
+    clean = render(scan_result("none"), [])
+    assert "peak’s outliers" not in Page(clean).text.lower()
+
+
 def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_result, make_examples):
     result = scan_result("none")
     text = render(result, make_examples(3, outliers=False))

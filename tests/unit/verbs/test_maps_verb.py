@@ -232,7 +232,7 @@ def test_components_may_be_fitted_to_every_image(backbone):
         ({"layer": 3}, "no block 3 in a model of 3 blocks"),
         ({"limit": 0}, "at least 1"),
         ({"mass": 1.5}, "a share of the attention"),
-        ({"weights": ["a.pth", "b.pth"]}, "2 weights for 1 models"),
+        ({"weights": ["a.pth", "b.pth"]}, "2 weights for 1 model;"),
         ({"size": 64}, "resize a tensor"),
         ({"weights": "a.pth"}, "a loaded backbone keeps its weights"),
         ({"device": "cpu"}, "a loaded backbone keeps its weights"),

@@ -48,7 +48,29 @@ def test_outliers_made_by_the_blocks_are_found_in_exactly_their_layers(tokens):
     assert [layer.threshold is not None for layer in layers] == [False, True, True, False]
     assert (readout.verdict.first_layer, layers[1].gates["made_by_blocks"]) == (1, True)
     assert layers[1].gates["entering_ratio"] == pytest.approx(1, abs=0.1)
-    assert "no longer shows it" in readout.verdict.reason
+    assert "no longer stand out" in readout.verdict.reason
+    assert readout.verdict.sentence.endswith("at its output they are like the others.")
+    assert [layer.followed.ratio for layer in layers] == pytest.approx([1, 8, 8, 1], rel=0.1)
+    assert [layer.followed.auc for layer in layers] == pytest.approx([0.5, 1, 1, 0.5], abs=0.1)
+    assert layers[2].followed.ratio == pytest.approx(layers[2].ratio, rel=0.02)
+
+
+@pytest.mark.parametrize(("factor", "words"), [(8, "as large as"), (1 / 8, "smaller than")])
+def test_outliers_that_fade_into_the_tail_are_not_called_gone(tokens, factor, words):
+    norms, entering, marked = tokens
+    norms[1:3][:, marked] *= factor
+    norms[3][marked] *= factor**0.25
+    readout, layers = read(norms, entering, 20)
+    assert layers[3].threshold is None
+    assert layers[3].followed.ratio == pytest.approx(8**0.25, rel=0.05)
+    assert layers[3].followed.auc > 0.97
+    assert f"1.7 times {words} the others, but no longer a separate group" in readout.verdict.sentence
+    assert any("output is affected too" in line for line in readout.verdict.advice)
+
+
+def test_no_outliers_are_followed_where_none_are_found(tokens):
+    _, layers = read(*tokens[:2], 20)
+    assert all(layer.followed is None for layer in layers)
 
 
 def test_outliers_that_enter_with_their_norm_are_the_pixels_doing(tokens):
