@@ -4,22 +4,29 @@ from vitreg.errors import UserError
 from vitreg.files import results_folder
 
 
-def test_what_a_failed_block_made_and_left_empty_goes_again(tmp_path):
-    with pytest.raises(UserError), results_folder(tmp_path / "a" / "b") as folder:
-        assert folder is not None
+def fail_in(path, error, leaves=None):
+    with results_folder(path) as folder:
         assert folder.is_dir()
-        raise UserError("no")
+        if leaves:
+            (folder / leaves).write_text("kept")
+        raise error
+
+
+def test_what_a_failed_block_made_and_left_empty_goes_again(tmp_path):
+    with pytest.raises(UserError):
+        fail_in(tmp_path / "a" / "b", UserError("no"))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_was_there_or_holds_something_stays(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(KeyboardInterrupt), results_folder(tmp_path / "mine" / "new") as folder:
-        (folder / "kept.txt").write_text("kept")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail_in(tmp_path / "mine" / "new", KeyboardInterrupt(), leaves="kept.txt")
     assert (tmp_path / "mine" / "new" / "kept.txt").exists()
-    with pytest.raises(UserError), results_folder(tmp_path / "mine"):
-        raise UserError("no")
+    (tmp_path / "mine" / "new" / "kept.txt").unlink()
+    (tmp_path / "mine" / "new").rmdir()
+    with pytest.raises(UserError):
+        fail_in(tmp_path / "mine", UserError("no"))
     assert (tmp_path / "mine").is_dir()
 
 
