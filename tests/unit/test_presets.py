@@ -1,5 +1,7 @@
 """The published presets against the numbers that were published, as they come out after scaling and warm-up."""
 
+from dataclasses import replace
+
 import pytest
 
 from vitreg.presets import preset
@@ -24,8 +26,10 @@ def at_the_end_of_warm_up(name, images):
 @pytest.mark.parametrize(
     ("name", "images", "warmup", "peak"),
     [
-        # DeiT-III names its rate for the whole batch; timm's cosine has begun under the warm-up: 5 epochs of 240, 800, 20.
+        # DeiT-III names its rate for the whole batch; timm's cosine has begun under the warm-up: 5 epochs of 240, 50,
+        # 800 or 20 are over.
         ("deit3-b16-in22k", IN22K, 5 * 6932, 1e-3 - 1.06e-6),
+        ("deit3-b16-in22k-finetune", IN1K, 5 * 625, 2.92903e-4),
         ("deit3-b16-in1k", IN1K, 5 * 625, 3e-3 - 2.9e-7),
         ("deit3-s16-in1k", IN1K, 5 * 625, 4e-3 - 3.8e-7),
         ("deit3-b16-in1k-finetune", IN1K, 5 * 2502, 8.682e-6),
@@ -54,3 +58,16 @@ def test_dino_has_the_arguments_published_beside_its_weights():
     assert (recipe.momentum, recipe.momentum_end, config.model.drop_path) == (0.996, 1.0, 0.1)
     assert (optim.min_lr, optim.weight_decay, optim.weight_decay_end, optim.clip) == (2e-6, 0.04, 0.4, 0.3)
     assert (config.run.duration, config.run.batch) == ("400 epochs", 1024)
+
+
+def test_the_end_of_deit_iii_on_imagenet_22k_differs_from_its_beginning_as_published():
+    first, last = preset("deit3-b16-in22k"), preset("deit3-b16-in22k-finetune")
+    assert (last.optim.lr, last.optim.weight_decay, last.model.drop_path) == (3e-4, 0.02, 0.15)
+    assert last.run.duration == "50 epochs"
+    same = replace(
+        last,
+        optim=replace(last.optim, lr=first.optim.lr),
+        model=replace(last.model, drop_path=first.model.drop_path),
+        run=replace(last.run, duration=first.run.duration),
+    )
+    assert same == first
