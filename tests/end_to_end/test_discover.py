@@ -54,6 +54,22 @@ def test_result_boxes_and_pictures_are_written(run):
     assert done.stdout.strip().splitlines()[-1] == str(out / "pictures")
 
 
+def test_without_pictures_no_folder_is_left_and_the_boxes_are_named(vitreg, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((96, 64)).save(images / f"{number}.png")
+    for more, last, left in (
+        ((), "pictures", {"result.json", "boxes.json", "pictures"}),
+        (QUICK, "boxes.json", {"result.json", "boxes.json"}),  # those of the run before are gone
+    ):
+        done = vitreg("discover", "planted:clean", images, "--out", out, *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().splitlines()[-1] == str(out / last)
+        assert {path.name for path in out.iterdir()} == left
+
+
 def test_the_schema_is_the_documented_one(run):
     document = json.loads((run[0] / "result.json").read_text())
     assert document["schema"] == "vitreg.discover/1"

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -463,12 +464,40 @@ def test_a_dry_run_says_what_a_run_needs_and_leaves_nothing(vitreg, data, captio
     done = vitreg("train", "--config", file, "--dry-run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
-    assert "M parameters in the backbone" in lines[0]
-    assert lines[1].endswith("GFLOPs per image, forward and backward.")
-    assert lines[2].endswith("GiB at the most.")
-    assert " steps of 8 images (3.0 epochs of " in lines[3] or recipe["kind"] in ("dinov2", "dino")
-    assert "images/s: about" in lines[4]
+    assert " steps of 8 images (3.0 epochs of " in lines[0] or recipe["kind"] in ("dinov2", "dino")
+    assert "M parameters in the backbone" in lines[1]
+    assert lines[2].startswith("Trying 4 steps of 8 images, 8 at once")
+    assert lines[3].endswith("GFLOPs per image, forward and backward.")
+    assert lines[4].endswith("GiB at the most.")
+    assert "images/s: about" in lines[5]
     assert not list(temporary.iterdir())
+
+
+TOO_SMALL = """
+import os, signal, sys
+from vitreg.verbs import dry_run
+dry_run.train = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+from vitreg.__main__ import main
+main()
+"""
+
+
+def test_a_dry_run_that_is_killed_in_its_first_step_has_said_what_is_known(settings):
+    """As a machine without enough memory does it; written to a pipe, where nothing is flushed by itself."""
+    words = ["train", "--config", settings, "--dry-run", "--run.micro-batch", "4"]
+    done = subprocess.run([sys.executable, "-c", TOO_SMALL, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    steps, parameters, trying = done.stdout.splitlines()
+    assert steps == "12 steps of 8 images (2.0 epochs of 6 steps)."
+    assert "M parameters in the backbone" in parameters
+    assert trying == "Trying 4 steps of 8 images, 4 at once; should this end here, memory is too small."
+
+
+@pytest.mark.parametrize("wrong", [["--run.batch", "6"], ["--run.micro-batch", "3"]])
+def test_a_dry_run_of_a_batch_that_cannot_be_tries_nothing(vitreg, settings, wrong):
+    done = vitreg("train", "--config", settings, "--dry-run", *wrong)
+    assert done.returncode == 2
+    assert done.stdout == ""
 
 
 def test_clip_cannot_be_split(vitreg, captioned, tmp_path):

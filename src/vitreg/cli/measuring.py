@@ -177,7 +177,8 @@ class Discover:
             options=options, quiet=False, **vars(self.model),
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
-            print(f"{describe(result)}\n{self.out / 'pictures'}")
+            pictures = self.out / "pictures"
+            print(f"{describe(result)}\n{pictures if pictures.exists() else self.out / 'boxes.json'}")
         return EXIT_INTERRUPTED if result.images.interrupted else 0
 
 

@@ -28,12 +28,17 @@ _NYUD_CROP = (416, 544)
 _CROP_TRIES = 10
 
 
-def ade20k_view(size: int = 512) -> PairView:
+def ade20k_view(size: int, mean: Sequence[float]) -> PairView:
     """Crop as mmsegmentation trains on ADE20k.
 
     The short side becomes `size` times 0.5 to 2; of a random crop of `size` no class may fill three quarters (ten tries);
-    half are mirrored, and colours change (`photometric`). What a crop lacks is black with label 255.
+    half are mirrored, and colours change (`photometric`). What a crop lacks has the mean colour, which mmsegmentation's
+    padding is, made of zeros after it has normalised, and label 255.
+
+    Args:
+        mean: of the three channels, for values in 0..1, by which the crops will be normalised.
     """
+    colour = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
 
     def view(image: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         image, labels = resized_pair(image, labels, size * _between(draw, 0.5, 2))
@@ -41,8 +46,10 @@ def ade20k_view(size: int = 512) -> PairView:
         if _chance(draw, 0.5):
             image, labels = image.flip(-1), labels.flip(-1)
         image = photometric(image, draw)
-        missing = (0, size - image.shape[-1], 0, size - image.shape[-2])
-        return F.pad(image, missing), F.pad(labels, missing, value=IGNORE)
+        height, width = labels.shape
+        padded = colour[:, None, None].repeat(1, size, size)
+        padded[:, :height, :width] = image
+        return padded, F.pad(labels, (0, size - width, 0, size - height), value=IGNORE)
 
     return view
 

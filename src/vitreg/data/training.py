@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from vitreg.data.batch import TrainBatch
 from vitreg.data.example import TrainingSet
+from vitreg.data.interrupts import interrupts_held
 from vitreg.data.order import Order
 from vitreg.data.transforms import Preprocess
 from vitreg.data.workers import (
@@ -210,8 +211,10 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
         prefetch_factor=_AHEAD if workers else None,
         generator=torch.Generator(),  # else it would draw from the global one
     )
-    iterator = iter(loader)
+    iterator = None
     try:
+        with interrupts_held():
+            iterator = iter(loader)
         while (delivery := next(iterator, None)) is not None:
             if delivery.problem is not None:
                 raise UserError(delivery.problem)
@@ -230,7 +233,8 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
             ) from None
         raise
     finally:
-        del iterator  # ends the workers
+        with interrupts_held():
+            del iterator  # ends the workers
 
 
 def _worker_died(error: BaseException) -> bool:

@@ -9,9 +9,11 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -160,8 +162,19 @@ def start_worker(_number: int) -> None:
     it may still want a batch. A second SIGTERM ends the worker: that is how a hanging one is got rid of.
     """
     torch.set_num_threads(1)
+    sys.excepthook = _quiet_when_left
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _quiet_when_left(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report what no one caught, unless it is that the run has hung up.
+
+    The thread that hands tensors over reports a run that was interrupted in the midst of taking one, and Ctrl-C would be
+    followed by a traceback. Mistakes in the samples do not come here: they travel to the run.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def default_workers() -> int:

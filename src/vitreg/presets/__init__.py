@@ -19,9 +19,9 @@ MOST_REGISTERS = 1024
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        paper.deit3_b16_in22k, paper.clip_b16, paper.dinov2_l14_in22k, paper.deit3_b16_in1k,
-        paper.deit3_b16_in1k_finetune, paper.deit3_s16_in1k, paper.dinov2_l16_in1k, paper.dino_b16_in1k,
-        paper.mae_b16_in1k, small.deit3_lab, small.clip_lab, small.dinov2_lab, small.deit3_imagenette_cpu,
+        paper.deit3_b16_in22k, paper.clip_b16, paper.dinov2_l14_in22k, paper.deit3_b16_in22k_finetune,
+        paper.deit3_b16_in1k, paper.deit3_b16_in1k_finetune, paper.deit3_s16_in1k, paper.dinov2_l16_in1k,
+        paper.dino_b16_in1k, paper.mae_b16_in1k, small.deit3_lab, small.clip_lab, small.dinov2_lab, small.deit3_imagenette_cpu,
         small.clip_flickr8k_cpu, small.dinov2_imagenette_cpu, small.dino_imagenette_cpu, small.mae_imagenette_cpu,
         small.deit3_smoke, small.clip_smoke, small.dinov2_smoke, small.dino_smoke, small.mae_smoke,
     )

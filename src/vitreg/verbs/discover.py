@@ -90,7 +90,7 @@ def discover(
         images: files, folders, globs, archives, list files; or "voc2007:ROOT", "voc2012:ROOT", "coco20k:ROOT", which
             bring their boxes.
         boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
-        out: folder for result.json, boxes.json and pictures/; nothing is written without it.
+        out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `DiscoverOptions`.
         load_options: passed to `vitreg.load`.
@@ -218,13 +218,15 @@ def _write(folder: Path, result: DiscoverResult, judged: Sequence[Judged], galle
     """Write everything beside its place and move it there at once: a full disk leaves no part of a result."""
     staging = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
-        (staging / "pictures").mkdir()
         for name, sheet in gallery.sheets(result, chosen):
+            (staging / "pictures").mkdir(exist_ok=True)
             save(sheet, staging / "pictures" / name)
         write_text(staging / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
         write_text(staging / "result.json", result.model_dump_json(indent=1))
         shutil.rmtree(folder / "pictures", ignore_errors=True)
-        for name in ("pictures", "boxes.json", "result.json"):  # the record last: who sees it may rely on the rest
+        if (staging / "pictures").exists():
+            (staging / "pictures").replace(folder / "pictures")
+        for name in ("boxes.json", "result.json"):  # the record last: who sees it may rely on the rest
             (staging / name).replace(folder / name)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error

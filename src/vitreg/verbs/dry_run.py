@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitreg.recipes.recipe import Recipe
 from vitreg.runtime import choose_device, processes
 from vitreg.train.journal import read_records
+from vitreg.train.plan import Plan
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs import train_parts as parts
 from vitreg.verbs.train import train
@@ -23,20 +25,27 @@ from vitreg.verbs.train_checks import check_settings
 TIMED = 3  # steps; the first is slower and not counted
 
 
-def dry_run(config: TrainConfig) -> str:
+def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
     """Build a run, take its first steps in a temporary folder, and say what the whole would need.
 
-    Returns:
-        lines on parameters, FLOPs, memory, steps and the estimated time.
+    A machine may be too small for a step and end the process without a word, so what is known is said before it is tried.
+
+    Args:
+        say: is told line by line, as soon as it is known: steps, parameters, FLOPs, memory, the estimated time.
     Raises:
         UserError: for whatever would stop the run at its start.
     """
     check_settings(config)
     with processes(training=True) as group:
+        parts.check_batch(config, group.world)
         data = parts.open_data(config)
-        recipe = parts.build_recipe(config, len(data.train.classes or ()))
         plan = parts.plan_of(config, data)
-        lines = [*data.notes, *_parameters(recipe)]
+        for line in (*data.notes, _steps(config, plan)):
+            say(line)
+        recipe = parts.build_recipe(config, len(data.train.classes or ()))
+        parts.check_split(config, group.world, recipe.why_whole_batch())
+        say(_parameters(recipe))
+        say(_next(config, group.world))
         del recipe  # two of them would count twice in the memory
         short = replace(
             config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
@@ -55,14 +64,25 @@ def dry_run(config: TrainConfig) -> str:
     rate = sum(rates) / len(rates)
     flops = counter.get_total_flops() * group.world / config.run.batch
     seconds = plan.total * config.run.batch / rate
-    lines += [
-        f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.",
-        f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.",
+    say(f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.")
+    say(f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.")
+    say(f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.")
+
+
+def _steps(config: TrainConfig, plan: Plan) -> str:
+    return (
         f"{plan.total} step{'s' * (plan.total > 1)} of {config.run.batch} images "
-        f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps} steps).",
-        f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.",
-    ]
-    return "\n".join(lines)
+        f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps} steps)."
+    )
+
+
+def _next(config: TrainConfig, world: int) -> str:
+    """Say what is tried, so that a person knows it who sees nothing after it."""
+    own, micro = config.run.batch // world, config.run.micro_batch
+    at_once = f"{min(micro or own, own)} at once" + (" in each process" if world > 1 else "")
+    return (
+        f"Trying {1 + TIMED} steps of {config.run.batch} images, {at_once}; should this end here, memory is too small."
+    )
 
 
 def _short(config: TrainConfig, folder: Path) -> None:
@@ -70,11 +90,11 @@ def _short(config: TrainConfig, folder: Path) -> None:
         raise KeyboardInterrupt
 
 
-def _parameters(recipe: Recipe) -> list[str]:
+def _parameters(recipe: Recipe) -> str:
     assert isinstance(recipe, torch.nn.Module)
     trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
     inside = sum(p.numel() for p in recipe.backbone().parameters())
-    return [f"{inside / 1e6:.2f} M parameters in the backbone, {trained / 1e6:.2f} M trained in all."]
+    return f"{inside / 1e6:.2f} M parameters in the backbone, {trained / 1e6:.2f} M trained in all."
 
 
 def _memory(device: torch.device) -> float:

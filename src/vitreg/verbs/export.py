@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vitreg.backbones.sources import from_run
 from vitreg.backbones.weights import load_weights, sha256_of_weights
+from vitreg.config import read
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError, unknown
 from vitreg.models.vit import VisionTransformer
@@ -80,7 +81,8 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
     if size is not None and to != "onnx":
         raise UserError(f"--size is for onnx, which has one image size; a model of {to} takes any.")
     _refuse_taken(out, form)
-    built = from_run(str(run).removeprefix("run:"))
+    source = str(run).removeprefix("run:")
+    built = from_run(source)
     assert isinstance(built.module, VisionTransformer)
     network, preprocess = published(built.module), built.preprocess
     if size is not None:
@@ -97,7 +99,7 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
             _place(made, out, form)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-    return Exported(out, difference, (*built.notes, *notes))
+    return Exported(out, difference, (*built.notes, *_left_out(Path(source).expanduser()), *notes))
 
 
 def describe(exported: Exported, to: str) -> str:
@@ -185,6 +187,17 @@ def _refuse_taken(out: Path, form: Format) -> None:
         ours = False
     if not ours:
         raise UserError(f"{out} exists and holds more than an earlier export; name another folder, or move it away.")
+
+
+def _left_out(run: Path) -> list[str]:
+    """Say which part of a run no image model has a place for."""
+    match read(run / "config.json"):
+        case {"train": {"recipe": {"kind": "clip"}}}:
+            return [
+                "Of this CLIP run only the image tower was written; its projection and the text tower are left out."
+            ]
+        case _:
+            return []
 
 
 def _marked(path: Path) -> bool:

@@ -130,9 +130,11 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
 def _try(config: TrainConfig) -> int:
     from vitreg.verbs.dry_run import dry_run
 
-    said = dry_run(config)
-    if _speaks():
-        print(said)
+    def say(line: str) -> None:
+        if _speaks():
+            print(line, flush=True)
+
+    dry_run(config, say)
     return 0
 
 

@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections import Counter
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +17,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from vitreg.data import training
 from vitreg.data.batch import TrainBatch
@@ -22,6 +26,7 @@ from vitreg.data.example import Example
 from vitreg.data.order import Order
 from vitreg.data.training import evaluation_loader, training_loader
 from vitreg.data.transforms import Preprocess
+from vitreg.data.workers import start_worker
 from vitreg.errors import UserError
 
 
@@ -274,3 +279,47 @@ def test_ctrl_c_leaves_no_process(capfd):
     assert run.exitcode == 1
     assert "KeyboardInterrupt" in capfd.readouterr().err
     assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+def test_workers_that_are_only_being_started_survive_ctrl_c(monkeypatch):
+    def slow(number):
+        signal.raise_signal(signal.SIGINT)  # before the worker has become deaf to it
+        start_worker(number)
+
+    monkeypatch.setattr(training, "start_worker", slow)
+    assert (
+        sum(1 for _ in training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=2)) == 9
+    )
+
+
+def test_ctrl_c_while_workers_are_started_counts_when_they_are(monkeypatch):
+    """Where it was raised in one of the hooks around fork, it went by and the run went on."""
+    start, seen = DataLoader.__iter__, []
+
+    def interrupted(loader):
+        signal.raise_signal(signal.SIGINT)
+        iterator = start(loader)
+        seen.append(len(psutil.Process().children()))
+        return iterator
+
+    monkeypatch.setattr(DataLoader, "__iter__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=2)))
+    assert seen >= [2]
+    assert not children()
+
+
+def test_an_interruption_in_the_midst_of_taking_a_batch_prints_nothing_of_the_worker(monkeypatch, capfd):
+    def torn(identity):
+        address, _ = identity
+        Client(address, authkey=multiprocessing.current_process().authkey).close()
+        time.sleep(0.5)  # for the worker to notice
+        raise KeyboardInterrupt
+
+    run = iter(training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=1))
+    next(run)
+    monkeypatch.setattr(resource_sharer._ResourceSharer, "get_connection", staticmethod(torn))
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert not children()
+    assert capfd.readouterr().err == ""

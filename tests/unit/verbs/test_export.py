@@ -305,3 +305,18 @@ def test_the_command_line(tmp_path, capsys):
         command(["export", str(tmp_path / "run"), "--to", "timm", "--out", str(tmp_path / "b"), "--size", "32"])
     with pytest.raises(UserError, match="no folder of a vitreg run"):
         command(["export", str(tmp_path / "none"), "--to", "timm", "--out", str(tmp_path / "b")])
+
+
+@pytest.mark.parametrize("to", verb.FORMATS)
+@pytest.mark.parametrize("kind", ["clip", "mae"])
+def test_of_a_clip_run_it_is_said_that_the_text_tower_stays_behind(tmp_path, capsys, to, kind):
+    if to == "onnx":
+        pytest.importorskip("onnxscript")
+    a_run(tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"train": {"recipe": {"kind": kind}}}))
+    suffix = verb.FORMATS[to].suffix
+    assert command(["export", str(tmp_path / "run"), "--to", to, "--out", str(tmp_path / f"out{suffix}")]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "text tower" in line]
+    assert len(said) == (kind == "clip")
+    assert all("only the image tower was written" in line for line in said)

@@ -99,7 +99,7 @@ class Segmentation:
             sides.train,
             sides.test,
             last,
-            view=ade20k_view(_CROP),
+            view=ade20k_view(_CROP, bench.preprocess().mean),
             test_image=lambda image: resized_image(image, resized_size(image.shape[-2:], _CROP)),
             look=_slide,
             settings={

@@ -2,9 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from colour_scenes import COLOURS, bench, classes_of, put, write_masks
 
+from vitreg.data.transforms import CLIP
 from vitreg.errors import UserError
+from vitreg.verbs import dense_crops
 from vitreg.verbs.dense_pictures import class_colours
 from vitreg.verbs.tasks.segmentation import Segmentation
 
@@ -114,3 +117,20 @@ def test_the_published_protocol_learns_from_crops_and_judges_by_windows(scenes, 
     assert outcomes[0].metrics == outcomes[1].metrics  # whatever the threads did
     assert outcomes[0].metrics["miou"] > 1.2 * max(outcomes[0].controls.values())
     assert outcomes[0].protocol["warm-up"] == 2  # 1500 of 40 000
+
+
+def test_what_a_crop_lacks_is_the_mean_colour_of_the_model(scenes, tmp_path, monkeypatch):
+    """Black with ImageNet's mean would be -1.8 to -2.1 to the model, and mmsegmentation's padding is 0."""
+    monkeypatch.setattr("vitreg.verbs.tasks.segmentation._CROP", 64)
+    corners, read = [], dense_crops.read_tokens
+
+    def look(backbone, images, *rest, **options):
+        corners.append(images[:, :, -1, -1])
+        return read(backbone, images, *rest, **options)
+
+    monkeypatch.setattr(dense_crops, "read_tokens", look)
+    at = bench(scenes, tmp_path, limit=4)
+    at.backbone.preprocess = CLIP.with_size((64, 64))
+    Segmentation(protocol="ade20k", steps=8, batch=2).run(at)
+    padded = torch.cat(corners[:8]).abs().amax(1) < 0.01  # of the values of a byte, those next to 0 are 0.014 apart
+    assert 0 < padded.sum() < 16
