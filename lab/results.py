@@ -22,12 +22,12 @@ published number, for neither the sets nor the lengths of training are the publi
 something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
 
 Models: `deit-tiny` is the DeiT-Tiny/16 trained on ImageNet-1k by its authors; `untrained` the same network with random weights. The
-others were trained by vitreg's CPU presets (docs/train.md; DeiT-III as a ViT-T/16 for 40 epochs, before the preset changed), with 0 and
-with 4 registers, see 96 (CLIP: 112) pixels, and have no artifacts.
+others were trained by vitreg's CPU presets ([train](train.md)), with 0 and with 4 registers, see 96 (CLIP: 112) pixels, and have no
+artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
 
-Where a control is not beaten: `depth` of the small runs beats one mean depth everywhere and not the mean depth *at each place*, which
-knows where in the picture a pixel lies; their features are 6 x 6 per picture, and twice the size does not help. DeiT-Tiny beats both by
-far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its interval; the small runs find
+Where a control is not beaten: `depth` of the small runs beats one mean depth everywhere, but the mean depth *at each place*, which knows
+where in the picture a pixel lies, by a hair (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
+DeiT-Tiny beats both by far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its interval; the small runs find
 less than that box.
 """
 
