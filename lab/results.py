@@ -27,8 +27,8 @@ artifacts. One run each: differences of a few points between 0 and 4 registers m
 
 Where a control is not beaten: `depth` of the small runs beats one mean depth everywhere, but the mean depth *at each place*, which knows
 where in the picture a pixel lies, by a hair (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
-DeiT-Tiny beats both by far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its interval; the small runs find
-less than that box.
+DeiT-Tiny beats both by far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its
+interval; the small runs find less than that box.
 """
 
 
