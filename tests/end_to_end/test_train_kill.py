@@ -224,7 +224,9 @@ def test_a_terminal_shows_how_far_the_run_is_and_how_long_it_takes(settings, tmp
     )  # fmt: skip
     assert done.returncode == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.read_text(errors="replace"))
-    bars = re.findall(rf"training, loss [\d.]+ .* +(\d+)/{STEPS} steps +[\d.]+/s (\d+:\d\d:\d\d) (\d+:\d\d:\d\d)", plain)
+    bars = re.findall(
+        rf"training, loss [\d.]+ .* +(\d+)/{STEPS} steps +[\d.]+/s (\d+:\d\d:\d\d) (\d+:\d\d:\d\d)", plain
+    )
     assert bars, plain[-2000:]
     assert int(bars[-1][0]) == STEPS
     assert any(0 < int(step) < STEPS for step, *_ in bars)
