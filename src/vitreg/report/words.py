@@ -102,7 +102,7 @@ def effects(values: dict[str, float], low: bool = False) -> list[str]:
         ),
         "cls_attention_lift": lambda v: f"{times(v)} what their number explains",
         "cls_attention_layer": lambda v: "" if "cls_attention_share" in values else f"attention at block {v:.0f}",
-        "attention_received": lambda v: f"each receives up to {times(v)} the attention of another patch",
+        "attention_received": lambda v: f"they receive up to {times(v)} the attention of other patches",
     }
     phrases = [known[k](v) if k in known else f"{k.replace('_', ' ')} {number(v)}" for k, v in values.items()]
     return [phrase for phrase in phrases if phrase]
