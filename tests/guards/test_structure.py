@@ -113,6 +113,7 @@ def test_verbs():
 
     assert list(VERBS) == [
         "scan",
+        "compare",
         "maps",
         "doctor",
         "eval",

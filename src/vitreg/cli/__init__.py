@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tyro
 
-from vitreg.cli.looking import Demo, Doctor, Maps, Scan
+from vitreg.cli.looking import Compare, Demo, Doctor, Maps, Scan
 from vitreg.cli.measuring import Discover, Eval, Extract
 from vitreg.cli.training import Curves, Export, Train
 from vitreg.cli.version import Version
 
 VERBS = {
     "scan": Scan,
+    "compare": Compare,
     "maps": Maps,
     "doctor": Doctor,
     "eval": Eval,

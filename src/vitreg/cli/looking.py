@@ -99,6 +99,25 @@ class Scan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Put scans side by side on one page: verdicts, norms along the depth on a shared scale, links to the reports.
+
+    Example: vitreg compare scans/reg0 scans/reg4 --out scans/compare.html
+    """
+
+    scans: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR...", help="folders that vitreg scan wrote, 2 to 8")]
+    out: Path = Path("vitreg-compare.html")
+    """The page."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.compare import compare
+
+        print(compare(self.scans, out=self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Maps:
     """Draw attention, PCA and norm maps as contact sheets, like the paper's Figs. 1, 2, 9, 14, 15 and 16.
 

@@ -1,0 +1,93 @@
+"""`compare`: scans that were made before, side by side on one page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from vitreg.errors import UserError
+from vitreg.records import ScanResult
+from vitreg.report import write_comparison
+
+MOST_SCANS = 8
+
+
+def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
+    """Draw scans side by side: verdicts, norms along the depth on a shared scale, links to the reports.
+
+    Args:
+        scans: folders that `vitreg scan` wrote.
+        out: the page, an HTML file.
+    Returns:
+        the page.
+    Raises:
+        UserError: for a folder that holds no scan, fewer than 2 or more than 8 of them, or an unwritable page.
+    """
+    if not 2 <= len(scans) <= MOST_SCANS:
+        raise UserError(f"2 to {MOST_SCANS} scans are compared, not {len(scans)}.")
+    page, folders = Path(out), [Path(scan) for scan in scans]
+    if page.is_dir() or page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {page} is the page itself; name a file such as {page.with_suffix('.html').name}.")
+    results = [read_scan(folder) for folder in folders]
+    links = [quote(Path(os.path.relpath(folder, page.parent)).as_posix()) for folder in folders]
+    return write_comparison(
+        list(zip(_names(folders), results, links, strict=True)),
+        page,
+        title=f"{len(scans)} scans side by side",
+        note=" ".join(differences(results)),
+    )
+
+
+def read_scan(folder: Path) -> ScanResult:
+    """Read what `vitreg scan` wrote into a folder.
+
+    Raises:
+        UserError: if it holds no scan, or one of a version that is not known here.
+    """
+    try:
+        text = (folder / "result.json").read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no scan: its result.json cannot be read ({error.strerror or error})."
+        ) from error
+    try:
+        return ScanResult.model_validate_json(text)
+    except ValidationError as error:
+        found = _schema(text)
+        what = (
+            f"is of the schema {found}" if found not in (None, "vitreg.scan/1") else "is damaged or of another version"
+        )
+        raise UserError(
+            f"{folder / 'result.json'} {what}, and no scan that can be read; scan into it again."
+        ) from error
+
+
+def _schema(text: str) -> str | None:
+    try:
+        return json.loads(text).get("schema")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Name each scan by its folder, or by its whole path where two folders have the same name."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def differences(results: Sequence[ScanResult]) -> list[str]:
+    """Say in a sentence each what makes the scans hard to compare: other images, sizes, detectors, interrupted ones."""
+    told = {
+        "They saw different numbers of images": [str(r.images.seen) for r in results],
+        "They saw images of different size": ["x".join(map(str, r.model.image_size)) for r in results],
+        "They used different detectors": [str(r.settings.get("detector")) for r in results],
+    }
+    notes = [f"{what}: {', '.join(values)}." for what, values in told.items() if len(set(values)) > 1]
+    if any(r.images.interrupted for r in results):
+        notes.append("Some were interrupted.")
+    return notes
