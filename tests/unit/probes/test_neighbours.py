@@ -164,3 +164,11 @@ def test_memory_does_not_follow_the_bank(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY, file.filename], capture_output=True, text=True, check=True)
     # 195 MiB in float32; 480 MiB of similarities to all of the bank. Pages of the mapped file (98 MiB) count as well.
     assert int(done.stdout) / 1024 < 500
+
+
+def test_half_precision_features_are_compared_in_full_precision():
+    bank = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).half()
+    found, places = nearest(bank, bank[:7], 3)
+    expected, own = nearest(bank.float(), bank[:7].float(), 3)
+    assert torch.equal(found, expected)
+    assert torch.equal(places, own)
