@@ -225,7 +225,9 @@ def _listed(words: str) -> list[str]:
 
 
 def _print_scan(result: ScanResult, out: Path) -> None:
-    images, verdict = result.images, result.verdict
+    from vitreg.verbs.scan import describe
+
+    images = result.images
     if images.interrupted:
         of = f" of {images.planned}" if images.planned else ""
         print(f"Stopped after {images.seen}{of} images; this is what they say.")
@@ -233,11 +235,5 @@ def _print_scan(result: ScanResult, out: Path) -> None:
         print(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
     for note in result.model.notes:
         print(note)
-    sure = "" if verdict.confidence is None else f"{verdict.confidence:.0%} of resamples agree"
-    if verdict.undecided:
-        kind = "not established"
-    else:
-        words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
-        kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
-    print(f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}")
+    print(describe(result.verdict))
     print(out / "report.html")

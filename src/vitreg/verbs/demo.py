@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
 from vitreg.records import ScanResult
-from vitreg.verbs.scan import scan
+from vitreg.verbs.scan import describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
 PHOTOGRAPHS = (
@@ -54,8 +55,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         )
         print(f"\n{label} ({spec})")
         results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
-        verdict = results[name].verdict
-        print(f"  {verdict.sentence}\n  Verdict: {verdict.kind} ({verdict.strength}). {verdict.reason}")
+        print(textwrap.indent(describe(results[name].verdict), "  "))
     page = write_comparison(
         [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
         folder / "index.html",

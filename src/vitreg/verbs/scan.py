@@ -21,7 +21,7 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
-from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, Watch
+from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
@@ -143,6 +143,17 @@ def scan(
         if folder is not None and group.first:
             _write(folder, result, build_examples(backbone, batches, shown, readout, attention=attention.readable))
     return result
+
+
+def describe(verdict: VerdictRecord) -> str:
+    """Say the verdict in two lines for a terminal: the sentence, then kind, strength, agreement and reason."""
+    if verdict.undecided:
+        kind = "not established"
+    else:
+        sure = "" if verdict.confidence is None else f"{verdict.confidence:.0%} of resamples agree"
+        words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
+        kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
+    return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"
 
 
 def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> bool:

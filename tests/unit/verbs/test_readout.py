@@ -8,6 +8,7 @@ from vitreg.analysis.tally import BatchStatistics, Tally
 from vitreg.runtime import Processes
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.readout import Readout
+from vitreg.verbs.scan import describe
 
 LAYERS, GRID = 4, (8, 8)
 LAYOUT = TokenLayout.prefixed(GRID, cls_tokens=1, registers=2)
@@ -120,3 +121,12 @@ def test_with_fewer_than_four_images_all_must_show_them(tokens):
     assert readout.verdict.confidence is None
     assert readout.verdict.undecided
     assert "all must show them" in readout.verdict.reason
+
+
+def test_the_terminal_says_the_strength_and_agreement_or_that_nothing_is_established(tokens):
+    norms, entering, marked = tokens
+    assert "\nVerdict: none (100% of resamples agree). " in describe(read(norms, entering, 20)[0].verdict)
+    norms[1:3][:, marked] *= 8
+    found = read(norms, entering, 20)[0].verdict
+    assert "\nVerdict: high-norm (strong, 100% of resamples agree). " in describe(found)
+    assert "\nVerdict: not established. " in describe(found.model_copy(update={"kind": "none", "undecided": True}))
