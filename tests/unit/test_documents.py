@@ -1,0 +1,39 @@
+import pytest
+
+from vitreg.documents import parse_json, read_json
+from vitreg.errors import UserError
+
+BROKEN = {
+    "cut off": b'{"a": 1',
+    "empty": b"",
+    "no text": b'{"a": "\xff\xfe"}',
+    "nested": b"[" * 200_000 + b"]" * 200_000,
+    "nested tables": b'{"a":' * 200_000,
+    "long number": b"[" + b"1" * 1_000_000 + b"]",
+    "zeros": b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_whatever_is_wrong_with_json_is_one_sentence_that_names_the_file(text, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=r"config\.json is no valid JSON \(.+\)\.$") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_a_file_above_the_limit_is_not_parsed(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"[" + b" " * 100 + b"]")
+    assert read_json(path, limit=102) == []
+    with pytest.raises(UserError, match="larger than"):
+        read_json(path, limit=101)
+
+
+def test_a_missing_file_or_a_folder_is_one_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(UserError, match="cannot read"):
+            read_json(path)
