@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .shipped import write_photographs, write_voc
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,5 +21,12 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def photographs(test_data: Path) -> list[Path]:
-    return sorted((test_data / "photos").glob("*.jpg"))
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The photographs of scikit-image and crops of them, alone in a folder."""
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the form of VOC 2012: 8 training and 8 validation images with boxes and masks."""
+    return write_voc(tmp_path_factory.mktemp("made") / "voc2012")

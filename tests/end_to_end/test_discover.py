@@ -1,4 +1,4 @@
-"""`vitreg discover` as a user runs it, on photographs of VOC with their boxes, through a real model."""
+"""`vitreg discover` as a user runs it: on a made VOC through a model without training, on the real one through DeiT-Tiny."""
 
 import json
 import shutil
@@ -15,21 +15,14 @@ from .conftest import one_sentence
 QUICK = ("--pictures", "0", "--steps", "0")
 
 
-@pytest.fixture(scope="module")
-def deit(test_data):
-    return ("timm:deit_tiny_patch16_224", "--weights", test_data / "models" / "deit_tiny_patch16_224.safetensors")
+MODEL = "planted:clean"
 
 
 @pytest.fixture(scope="module")
-def voc(test_data):
-    return test_data / "voc2012"
-
-
-@pytest.fixture(scope="module")
-def run(vitreg, deit, voc, tmp_path_factory):
-    """Four images of VOC's val list at 160 pixels."""
+def run(vitreg, voc, tmp_path_factory):
+    """Four images of the val list at 160 pixels."""
     out = tmp_path_factory.mktemp("discover")
-    done = vitreg("discover", *deit, f"voc2012:{voc}@val", "--out", out, "--limit", "4", "--size", "160")
+    done = vitreg("discover", MODEL, f"voc2012:{voc}@val", "--out", out, "--limit", "4", "--size", "160")
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -70,6 +63,16 @@ def test_without_pictures_no_folder_is_left_and_the_boxes_are_named(vitreg, tmp_
         assert {path.name for path in out.iterdir()} == left
 
 
+def test_a_real_model_on_the_real_set(vitreg, test_data, tmp_path):
+    weights = test_data / "models" / "deit_tiny_patch16_224.safetensors"
+    words = ("timm:deit_tiny_patch16_224", f"voc2012:{test_data / 'voc2012'}@val", "--weights", weights)
+    done = vitreg("discover", *words, "--out", tmp_path, "--limit", "4", "--size", "160", *QUICK)
+    assert done.returncode == 0, done.stderr
+    result = read(tmp_path)
+    assert result.images.seen == result.corloc.images == result.found == 4
+    assert f"CorLoc {result.corloc.value:.1f} %" in done.stdout
+
+
 def test_the_schema_is_the_documented_one(run):
     document = json.loads((run[0] / "result.json").read_text())
     assert document["schema"] == "vitreg.discover/1"
@@ -82,7 +85,7 @@ def test_the_schema_is_the_documented_one(run):
     }  # fmt: skip
 
 
-def test_the_boxes_file_is_coco_and_can_be_the_truth_of_another_run(vitreg, deit, voc, run, tmp_path):
+def test_the_boxes_file_is_coco_and_can_be_the_truth_of_another_run(vitreg, voc, run, tmp_path):
     """Against its own boxes, every box is right: CorLoc is 100 whatever was found."""
     document = json.loads((run[0] / "boxes.json").read_text())
     folder = tmp_path / "images"
@@ -90,34 +93,34 @@ def test_the_boxes_file_is_coco_and_can_be_the_truth_of_another_run(vitreg, deit
     for image in document["images"]:
         shutil.copy(image["file_name"], folder)
     done = vitreg(
-        "discover", *deit, folder, "--boxes", run[0] / "boxes.json", "--out", tmp_path / "out", "--size", "160", *QUICK
+        "discover", MODEL, folder, "--boxes", run[0] / "boxes.json", "--out", tmp_path / "out", "--size", "160", *QUICK
     )
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out").corloc.value == 100
 
 
-def test_a_folder_of_xml_is_truth_too_and_other_images_are_left_out(vitreg, deit, voc, test_data, tmp_path):
+def test_a_folder_of_xml_is_truth_too_and_other_images_are_left_out(vitreg, voc, photographs, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     names = [path.stem for path in sorted((voc / "Annotations").iterdir())[:2]]
     for name in names:
         shutil.copy(voc / "JPEGImages" / f"{name}.jpg", folder)
-    shutil.copy(next((test_data / "photos").glob("*.jpg")), folder)
+    shutil.copy(photographs[0], folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     done = vitreg(
-        "discover", *deit, folder, "--boxes", voc / "Annotations", "--out", tmp_path / "out", "--size", "96", *QUICK
+        "discover", MODEL, folder, "--boxes", voc / "Annotations", "--out", tmp_path / "out", "--size", "96", *QUICK
     )
     assert done.returncode == 0, done.stderr
     result = read(tmp_path / "out")
     assert (result.corloc.images, result.without_boxes, result.images.seen) == (2, 1, 3)
     assert "1 images were left out" in done.stdout
-    assert "258 annotated images were not looked at." in done.stdout
+    assert "14 annotated images were not looked at." in done.stdout
 
 
-def test_a_sweep_prints_its_warning_over_its_table(vitreg, deit, voc, tmp_path):
+def test_a_sweep_prints_its_warning_over_its_table(vitreg, voc, tmp_path):
     words = ("--sweep", "--feature", "k,v", "--normalize", "none,center+l2", "--bias", "auto,0,-20%")
     done = vitreg(
-        "discover", *deit, f"voc2012:{voc}@val", "--out", tmp_path, "--limit", "4", "--size", "96", *words, *QUICK
+        "discover", MODEL, f"voc2012:{voc}@val", "--out", tmp_path, "--limit", "4", "--size", "96", *words, *QUICK
     )
     assert done.returncode == 0, done.stderr
     result = read(tmp_path)
@@ -131,8 +134,8 @@ def test_a_sweep_prints_its_warning_over_its_table(vitreg, deit, voc, tmp_path):
     assert result.setting["normalisation"] == "none"  # the first that was named
 
 
-def test_without_boxes_there_are_boxes_but_no_number(vitreg, deit, photographs, tmp_path):
-    done = vitreg("discover", *deit, *photographs[:2], "--out", tmp_path, "--size", "96", "--method", "maskcut", *QUICK)
+def test_without_boxes_there_are_boxes_but_no_number(vitreg, photographs, tmp_path):
+    done = vitreg("discover", MODEL, *photographs[:2], "--out", tmp_path, "--size", "96", "--method", "maskcut", *QUICK)
     assert done.returncode == 0, done.stderr
     result = read(tmp_path)
     assert result.corloc is None
@@ -141,7 +144,7 @@ def test_without_boxes_there_are_boxes_but_no_number(vitreg, deit, photographs, 
     assert "--boxes" in done.stdout
 
 
-def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, deit, voc, tmp_path, monkeypatch):
+def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, voc, tmp_path, monkeypatch):
     from vitreg.verbs.discover_model import DiscoverModel
 
     prepare, calls = DiscoverModel.prepare, []
@@ -153,10 +156,10 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, deit, voc, tmp_pa
         return prepare(self, image)
 
     monkeypatch.setattr(DiscoverModel, "prepare", stop)
-    done = vitreg("discover", *deit, f"voc2012:{voc}@val", "--out", tmp_path, "--size", "96", *QUICK)
+    done = vitreg("discover", MODEL, f"voc2012:{voc}@val", "--out", tmp_path, "--size", "96", *QUICK)
     assert done.returncode == 130
     assert "stopping; writing what was found" in done.stderr
-    assert done.stdout.startswith("Stopped after 1 of 80 images.")
+    assert done.stdout.startswith("Stopped after 1 of 8 images.")
     assert read(tmp_path).images.interrupted
 
 
@@ -178,7 +181,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, deit, voc, tmp_pa
         ((), "no images named"),
     ],
 )
-def test_mistakes_are_one_sentence(vitreg, deit, voc, photographs, tmp_path, arguments, says):
+def test_mistakes_are_one_sentence(vitreg, voc, photographs, tmp_path, arguments, says):
     outside = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}]}
     outside["annotations"] = [{"image_id": 1, "bbox": [1, 1, 30, 3]}]
     (tmp_path / "outside.json").write_text(json.dumps(outside))
@@ -186,15 +189,14 @@ def test_mistakes_are_one_sentence(vitreg, deit, voc, photographs, tmp_path, arg
         "VOC": f"voc2012:{voc}@val", "PHOTOS": photographs[0], "XML": voc / "Annotations",
         "OUTSIDE": tmp_path / "outside.json",
     }  # fmt: skip
-    spec, *weights = deit
     given = [words.get(word, word) for word in arguments]
-    done = vitreg("discover", spec, *given, *weights, "--out", tmp_path / "out")
+    done = vitreg("discover", MODEL, *given, "--out", tmp_path / "out")
     assert says in one_sentence(done)
 
 
 @pytest.mark.slow
-def test_two_processes_say_what_one_says(vitreg_process, deit, voc, tmp_path):
-    words = ("discover", *deit, f"voc2012:{voc}@val", "--limit", "5", "--size", "96", "--sweep", "--feature", "k")
+def test_two_processes_say_what_one_says(vitreg_process, voc, tmp_path):
+    words = ("discover", MODEL, f"voc2012:{voc}@val", "--limit", "5", "--size", "96", "--sweep", "--feature", "k")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     assert vitreg_process(*words, "--out", tmp_path / "one").returncode == 0
     done = vitreg_process(*words, "--out", tmp_path / "two", prefix=torchrun)

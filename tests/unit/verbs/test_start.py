@@ -301,7 +301,7 @@ def test_names_that_do_not_exist(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_model_with_four_untrained_registers(test_data, photographs):
+def test_a_real_model_with_four_untrained_registers(test_data):
     """DeiT-Tiny keeps its answers with registers hidden, and most of them with four untrained registers in sight."""
     from PIL import Image
 
@@ -309,7 +309,7 @@ def test_a_real_model_with_four_untrained_registers(test_data, photographs):
     if not file.is_file():
         pytest.skip(f"no {file}")
     index = json.loads((test_data / "photos" / "imagenet_wnid_to_index.json").read_text())
-    photographs = photographs[::2]
+    photographs = sorted((test_data / "photos").glob("*.jpg"))[::2]
     images = torch.stack([IMAGENET(Image.open(path)) for path in photographs])
     labels = torch.tensor([index[path.name.split("_")[0]] for path in photographs])
     assert len(labels) == 100
