@@ -280,3 +280,6 @@ class Example:
     pca: np.ndarray  # [rows, cols, 3] in 0..1
     attends: np.ndarray  # int32 [P, K]: the K patches each patch attends to most, row-major indices
     attends_share: np.ndarray  # [P, K]: their attention
+    near: np.ndarray | None = (
+        None  # bool [rows, cols]: no outliers, but within a factor of `outliers.NEAR` of being some
+    )

@@ -36,7 +36,9 @@ def neighbour_cosine(patches: Float[Tensor, "B P D"], grid: tuple[int, int]) -> 
     rows, cols = grid
     if rows * cols != patches.shape[1]:
         raise ValueError(f"a {rows}x{cols} grid holds {rows * cols} patches, not {patches.shape[1]}")
-    x = F.normalize(patches.float(), dim=-1).unflatten(1, grid)  # [B, rows, cols, D]
+    x = patches.float()
+    x = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)  # squares of any size fit then
+    x = F.normalize(x, dim=-1).unflatten(1, grid)  # [B, rows, cols, D]
     down = (x[:, 1:] * x[:, :-1]).sum(-1)  # [B, rows-1, cols]
     right = (x[:, :, 1:] * x[:, :, :-1]).sum(-1)  # [B, rows, cols-1]
     total = F.pad(down, (0, 0, 0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(right, (0, 1)) + F.pad(right, (1, 0))

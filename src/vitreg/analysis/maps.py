@@ -163,6 +163,10 @@ def whitened_components(
     """
     if grid[0] * grid[1] != patches.shape[1]:
         raise ValueError(f"a {grid[0]}x{grid[1]} grid holds {grid[0] * grid[1]} patches, not {patches.shape[1]}")
+    patches = patches.float()
+    patches = patches / patches.abs().amax().clamp_min(
+        torch.finfo(torch.float32).tiny
+    )  # distances of any size fit then
     sets = patches.split(1) if per_image else (patches,)
     maps = []
     for each in sets:

@@ -1,7 +1,8 @@
-"""Token norms, counted: a code of two bytes per norm, and histograms that answer questions about millions of them.
+"""Token norms, counted: a whole number per norm, and histograms that answer questions about millions of them.
 
 Norms are L2, of block outputs before the final norm (after it a factor of 11.3 becomes 1.08), in fp32. They
-are kept as logarithms in steps of 1/2048 octave (0.03 %), and counted in bins of 1/128 octave (0.5 %). Thresholds lie on
+are kept as logarithms in steps of 1/2048 octave (0.03 %), and counted in bins of 1/128 octave (0.5 %), over all that
+float32 can hold: a model whose features are a million times larger gets the same answer. Thresholds lie on
 bin edges, so counting by bins gives exactly what looking at every token again would give.
 """
 
@@ -13,27 +14,46 @@ from typing import Literal
 
 import numpy as np
 
-LOWEST_OCTAVE, OCTAVES = -10, 32
+# From below the smallest float32 (2^-149) to above the largest (2^128). Code 0 is the norm 0 and nothing else.
+LOWEST_OCTAVE, OCTAVES = -150, 278
 STEPS_PER_OCTAVE, BINS_PER_OCTAVE = 2048, 128
 BINS = OCTAVES * BINS_PER_OCTAVE
 _STEPS_PER_BIN = STEPS_PER_OCTAVE // BINS_PER_OCTAVE
+SMALLEST_NORM = 2.0**-149  # above 0, in float32
+LARGEST_CODE = OCTAVES * STEPS_PER_OCTAVE - 1
+REACH = 16  # octaves from the median; what lies further away is drawn and fitted as if it lay there
 
 
 def encode(norms: np.ndarray) -> np.ndarray:
-    """Norms as uint16 logarithmic codes, any shape; relative error below 0.02 %, range 2^-10 to 2^22.
+    """Norms as int32 logarithmic codes, any shape; relative error below 0.02 %, 0 for a norm of 0.
 
     Raises:
         FloatingPointError: for NaN or infinite norms, which mean the forward pass overflowed.
     """
     if not np.isfinite(norms).all():
         raise FloatingPointError("token norms are not finite")
-    octaves = np.log2(np.maximum(norms, 2.0**LOWEST_OCTAVE)) - LOWEST_OCTAVE
-    return np.clip(octaves * STEPS_PER_OCTAVE, 0, 2**16 - 1).astype(np.uint16)
+    octaves = np.log2(np.maximum(norms, 2.0**LOWEST_OCTAVE, dtype=np.float64)) - LOWEST_OCTAVE
+    return np.clip(octaves * STEPS_PER_OCTAVE, 0, LARGEST_CODE).astype(np.int32)
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
     """Codes back to norms, float32."""
-    return np.exp2((codes.astype(np.float64) + 0.5) / STEPS_PER_OCTAVE + LOWEST_OCTAVE).astype(np.float32)
+    norms = np.exp2((codes.astype(np.float64) + 0.5) / STEPS_PER_OCTAVE + LOWEST_OCTAVE)
+    return np.where(codes > 0, norms, 0.0).astype(np.float32)
+
+
+def pack(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [..., N] in two bytes each: (base int32 [...], offset uint16 [..., N]).
+
+    Sixteen bits span 32 octaves: a norm 2^32 times below the largest of its row becomes 0.
+    """
+    base = np.maximum(codes.max(-1) - (2**16 - 1), 0)
+    return base, np.maximum(codes - base[..., None], 0).astype(np.uint16)
+
+
+def unpack(base: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """What `pack` packed, int32 [..., N]."""
+    return np.where(offsets > 0, offsets + base[..., None], 0).astype(np.int32)
 
 
 def to_bin(codes: np.ndarray) -> np.ndarray:
@@ -106,10 +126,25 @@ class NormHistogram:
         """The bin edge nearest to a norm."""
         return float(np.exp2(edge_index(threshold) / BINS_PER_OCTAVE + LOWEST_OCTAVE))
 
-    def coarse_log(self, merge: int = 4) -> tuple[np.ndarray, np.ndarray]:
-        """Occupied range as (natural log of bin centres, counts), `merge` bins at a time: what a density fit needs."""
+    def coarse(self, merge: int) -> tuple[int, np.ndarray]:
+        """The occupied range, `merge` bins at a time: (number of its first coarse bin, counts).
+
+        What lies more than `REACH` octaves from the median (a norm of 0 does) is counted in the last bin on its side.
+        """
         counts = self.counts.reshape(-1, merge).sum(1)
         used = np.flatnonzero(counts)
-        first, last = (used[0], used[-1]) if len(used) else (0, 0)
-        centres = (np.arange(first, last + 1) + 0.5) * merge / BINS_PER_OCTAVE + LOWEST_OCTAVE
-        return centres * np.log(2), counts[first : last + 1].astype(np.float64)
+        if not len(used):
+            return 0, counts[:1]
+        middle = edge_index(self.median) // merge
+        reach = REACH * BINS_PER_OCTAVE // merge
+        first, last = max(int(used[0]), middle - reach), min(int(used[-1]), middle + reach)
+        kept = counts[first : last + 1].copy()
+        kept[0] += counts[:first].sum()
+        kept[-1] += counts[last + 1 :].sum()
+        return first, kept
+
+    def coarse_log(self, merge: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        """The occupied range as (natural log of bin centres, counts), `merge` bins at a time: what a density fit needs."""
+        first, counts = self.coarse(merge)
+        centres = (np.arange(first, first + len(counts)) + 0.5) * merge / BINS_PER_OCTAVE + LOWEST_OCTAVE
+        return centres * np.log(2), counts.astype(np.float64)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitreg.analysis.norms import NormHistogram
+from vitreg.analysis.norms import REACH, NormHistogram
 from vitreg.errors import UserError, unknown
 
 Side = Literal["high", "low"]
@@ -22,6 +22,8 @@ Side = Literal["high", "low"]
 # Gates on effect size, from the field's rules of thumb: fewer than 1 in 2000 tokens or more than 1 in 5 is not the
 # phenomenon of the paper (about 2 %), and below a factor of two nothing downstream was ever reported.
 MIN_SHARE, MAX_SHARE, MIN_RATIO, MIN_ASHMAN = 0.0005, 0.20, 2.0, 2.0
+LARGEST_RATIO = 2.0**REACH
+NEAR = 1.25  # a token this factor short of the threshold is shown as near it, so that the eye can judge the cut
 COMPONENTS = (2, 3, 4)
 TAILS = (0.8, 0.9, 0.97, 0.99, 0.995, 0.998)  # where the outermost component of a start begins
 
@@ -50,6 +52,11 @@ class Detection:
 Detector = Callable[[NormHistogram, Side], Detection]
 
 
+def ratio_of(outliers: float, others: float, side: str) -> float:
+    """The ratio of two median norms, on the low side its inverse; at most `LARGEST_RATIO`, as for outliers of norm 0."""
+    return min(outliers / others if side == "high" else others / outliers, LARGEST_RATIO)
+
+
 def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: float | bool | None) -> Detection:
     """Split at a threshold and apply the gates on effect size: share of tokens and ratio of medians."""
     threshold = histogram.edge_near(threshold)  # what is reported is what was counted
@@ -57,7 +64,7 @@ def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: floa
     share = outside.total / max(histogram.total, 1)
     if not inside.total or not outside.total:
         return Detection(False, side, threshold, share, None, dict(gates))
-    ratio = outside.median / inside.median if side == "high" else inside.median / outside.median
+    ratio = ratio_of(outside.median, inside.median, side)
     passed = MIN_SHARE <= share <= MAX_SHARE and ratio >= MIN_RATIO and all(g is not False for g in gates.values())
     return Detection(passed, side, threshold, share, ratio, dict(gates))
 

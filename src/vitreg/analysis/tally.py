@@ -10,12 +10,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from vitreg.analysis.norms import BINS, NormHistogram, encode, to_bin
+from vitreg.analysis.norms import BINS, NormHistogram, encode, pack, to_bin, unpack
+from vitreg.analysis.outliers import ratio_of
 from vitreg.runtime import Processes
 from vitreg.tokens import TokenLayout
 
@@ -88,7 +90,8 @@ class Tally:
 
     def add(self, batch: BatchStatistics) -> None:
         """Count one batch."""
-        codes = encode(batch.norms)  # [L, B, N]
+        base, offsets = pack(encode(batch.norms))  # [L, B], [L, B, N]
+        codes = unpack(base, offsets)  # counted as they will be read back
         patches = to_bin(codes[:, :, self.layout.patches]).astype(np.int64)  # [L, B, P]
         size, sums = len(batch.indices), self.sums
         sums.images += size
@@ -116,38 +119,44 @@ class Tally:
             else np.zeros((size, self.layout.num_patches), np.uint8)
         )
         self.knows_entering = batch.entering is not None
-        entering = encode(batch.norms[0] if batch.entering is None else batch.entering)
-        for b in range(size):
-            self._spill.write(codes[:, b].tobytes())
-            self._spill.write(entering[b].tobytes())
-            self._spill.write(cosine[b].tobytes())
+        before = pack(encode(batch.norms[0] if batch.entering is None else batch.entering))
+        rows = np.empty(size, self._record)
+        rows["base"], rows["offsets"] = base.T, offsets.transpose(1, 0, 2)
+        rows["entering_base"], rows["entering"], rows["cosine"] = *before, cosine
+        self._spill.write(rows.tobytes())
         self._spill.flush()  # a full disk must show here, not when the file is read
         self.indices.append(batch.indices)
         self.names.extend(batch.names)
 
     def tokens(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Read back (codes uint16 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""
+        """Read back (codes int32 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""
         for rows in self._records(images):
-            yield rows["codes"], rows["cosine"] if self._has_cosine else None
+            yield unpack(rows["base"], rows["offsets"]), rows["cosine"] if self._has_cosine else None
 
     def entering(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Read back (codes uint16 [n, L, N], codes of the norms entering block 0 [n, N])."""
+        """Read back (codes int32 [n, L, N], codes of the norms entering block 0 [n, N])."""
         for rows in self._records(images):
-            yield rows["codes"], rows["entering"]
+            yield unpack(rows["base"], rows["offsets"]), unpack(rows["entering_base"], rows["entering"])
 
     def _records(self, images: int) -> Iterator[np.ndarray]:
+        self._spill.seek(0)
+        while chunk := self._spill.read(self._record.itemsize * images):
+            yield np.frombuffer(chunk, self._record)
+        self._spill.seek(0, 2)
+
+    @cached_property
+    def _record(self) -> np.dtype:
+        """What the spill file holds of one image."""
         length, patches = self.layout.length, self.layout.num_patches
-        record = np.dtype(
+        return np.dtype(
             [
-                ("codes", np.uint16, (self.layers, length)),
+                ("base", np.int32, (self.layers,)),
+                ("offsets", np.uint16, (self.layers, length)),
+                ("entering_base", np.int32),
                 ("entering", np.uint16, (length,)),
                 ("cosine", np.uint8, (patches,)),
             ]
         )
-        self._spill.seek(0)
-        while chunk := self._spill.read(record.itemsize * images):
-            yield np.frombuffer(chunk, record)
-        self._spill.seek(0, 2)
 
     @property
     def order(self) -> np.ndarray:
@@ -236,7 +245,7 @@ def origins(tally: Tally, found: list[tuple[int, str, int]], group: Processes) -
     result = []
     for row, (_, side, _) in enumerate(found):
         others, outliers = (NormHistogram(counts.astype(np.int64)).median for counts in entering[row])
-        ratio = outliers / others if side == "high" else others / outliers
+        ratio = ratio_of(outliers, others, side)
         result.append(Origin(float(ratio) if tally.knows_entering and np.isfinite(ratio) else None, positions[row]))
     return result
 

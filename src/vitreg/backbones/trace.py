@@ -222,13 +222,21 @@ class Trace:
 
 
 def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
-    """L2 norm of every token, accumulated in float32 whatever the dtype of the tokens."""
-    if hidden.dtype == torch.float64:
-        return torch.linalg.vector_norm(hidden, dim=-1).float()
+    """L2 norm of every token in float32, for tokens of any size and dtype.
+
+    The sum of squares leaves float32 for norms above 1e19 and loses digits below 1e-19; there it is taken in float64,
+    on CUDA always: looking first would make the CPU wait for every block.
+    """
+    if hidden.dtype == torch.float64 or hidden.device.type == "cuda":
+        return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float64).float()
     if hidden.device.type == "cpu" and hidden.dtype != torch.float32 and len(hidden):
         # An image at a time its float32 copy stays in the cache: less than half the time of a whole batch.
-        return torch.stack([torch.linalg.vector_norm(image, dim=-1, dtype=torch.float32) for image in hidden])
-    return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+        norms = torch.stack([torch.linalg.vector_norm(image, dim=-1, dtype=torch.float32) for image in hidden])
+    else:
+        norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    if hidden.device.type == "cpu" and norms.numel() and not 1e-15 < norms.min() <= norms.max() < 1e18:
+        return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float64).float()
+    return norms
 
 
 def resolve_layer(layer: int, depth: int) -> int:

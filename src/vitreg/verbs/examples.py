@@ -70,6 +70,7 @@ def build_examples(
                 name=name,
                 image=shown,
                 outliers=readout.outliers(encode(norms), readout.peak).reshape(rows, cols),
+                near=readout.near(encode(norms), readout.peak).reshape(rows, cols),
                 norms=norms.reshape(rows, cols),
                 cls_attention=cls,
                 register_attention=registers,

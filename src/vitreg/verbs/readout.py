@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from vitreg.analysis.norms import BINS, NormHistogram, edge_index, edges
-from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector, beyond
+from vitreg.analysis.norms import BINS, SMALLEST_NORM, NormHistogram, edge_index, edges
+from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, beyond, ratio_of
 from vitreg.analysis.tally import (
     COSINE_BINS,
     SecondLook,
@@ -85,6 +85,20 @@ class Readout:
         first_bin = self.first_bin(layer)
         return np.zeros(codes.shape, bool) if first_bin is None else is_outlier(codes, first_bin, self.side)
 
+    def near(self, codes: np.ndarray, layer: int) -> np.ndarray:
+        """Flag norm codes of one layer that are no outliers but lie within a factor of `NEAR` of the threshold, or beyond.
+
+        Where there are no outliers the threshold is twice the layer's median (half on the low side): nothing nearer counts.
+        """
+        side = self.side
+        cutoff = self.detections[layer][side].threshold if self.first_bin(layer) is not None else None
+        median = self.histograms[layer].median
+        if side == "high":
+            edge = (cutoff or median * MIN_RATIO) / NEAR
+        else:
+            edge = (cutoff or median / MIN_RATIO) * NEAR
+        return is_outlier(codes, edge_index(edge), side) & ~self.outliers(codes, layer)
+
     def _rule_out_inherited(self) -> set[tuple[int, str]]:
         """Withdraw detections of tokens that entered the model with their norm, unless positions explain them.
 
@@ -142,7 +156,7 @@ class Readout:
 
         def tail(layer: int) -> float:
             h = self.histograms[layer]
-            return h.quantile(0.999) / h.median if side == "high" else h.median / max(h.quantile(0.001), 1e-12)
+            return h.quantile(0.999) / h.median if side == "high" else h.median / h.quantile(0.001)
 
         layers = [layer for layer in range(len(self.histograms)) if (layer, side) not in self._ruled_out]
         layers = sorted(layers, key=tail)[-CLOSEST_LAYERS:]
@@ -179,11 +193,10 @@ class Readout:
         median, rest = (NormHistogram(counts.astype(np.int64)).median for counts in (outliers, others))
         auc = _auc(others, outliers)
         assert auc is not None  # there are outliers, and never are all patches
-        high = side == "high"
         return Followed(
             median=_round(median),
-            ratio=_round(median / rest if high else rest / median),
-            auc=_round(auc if high else 1 - auc),
+            ratio=_round(ratio_of(median, rest, side)),
+            auc=_round(auc if side == "high" else 1 - auc),
         )
 
     def _cls_share(self, layer: int) -> float | None:
@@ -303,19 +316,17 @@ def _auc(others: np.ndarray, outliers: np.ndarray) -> float | None:
 
 def _compact(histogram: NormHistogram, merge: int = 8) -> Histogram:
     """The occupied range in bins of 1/16 octave."""
-    counts = histogram.counts.reshape(-1, merge).sum(1)
-    used = np.flatnonzero(counts)
-    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+    first, counts = histogram.coarse(merge)
     return Histogram(
-        edges=[_round(e) for e in edges()[::merge][first : last + 2]],
-        counts=counts[first : last + 1].tolist(),
+        edges=[_round(e) for e in edges()[::merge][first : first + len(counts) + 1]],
+        counts=counts.tolist(),
         unit="norm",
     )
 
 
 def _round(value: float) -> float:
     """Six significant digits: enough for everything measured here, and the same on any number of processes."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.6g}") if abs(value) > SMALLEST_NORM else 0.0
 
 
 def _maybe(value: float | None) -> float | None:

@@ -3,19 +3,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitreg.analysis.norms import BINS, NormHistogram, decode, edge_index, edges, encode, to_bin
+from vitreg.analysis.norms import BINS, NormHistogram, decode, edge_index, edges, encode, pack, to_bin, unpack
 
 
-@given(st.lists(st.floats(2.0**-9, 2.0**21), min_size=1, max_size=50))
+@given(st.lists(st.floats(2.0**-148, 2.0**127), min_size=1, max_size=50))
 def test_a_code_keeps_a_norm_to_a_fiftieth_of_a_percent(norms):
     values = np.array(norms)
     assert np.abs(decode(encode(values)) / values - 1).max() < 2e-4
 
 
-def test_zero_and_huge_norms_stay_in_range_and_infinite_ones_are_refused():
-    assert encode(np.array([0.0, 1e30])).tolist() == [0, 65535]
+def test_every_norm_float32_holds_is_measured_and_infinite_ones_are_refused():
+    ends = np.array([0.0, 2.0**-149, 1e-12, 3.4e38])
+    assert decode(encode(ends))[0] == 0
+    np.testing.assert_allclose(decode(encode(ends))[2:], ends[2:], rtol=2e-4)
+    assert (np.diff(encode(ends)) > 0).all(), "the smallest norm above 0 is not 0"
     with pytest.raises(FloatingPointError, match="not finite"):
         encode(np.array([1.0, np.inf]))
+
+
+@given(st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=9), st.floats(1e-30, 1e30), st.booleans())
+def test_packed_codes_come_back_exactly_at_any_size_and_zeros_stay_zeros(norms, scale, zero):
+    codes = encode(np.array([norms, norms]) * scale * [[1.0], [1e-6]])
+    if zero:
+        codes[:, 0] = 0
+    assert unpack(*pack(codes)).tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_fit_sees_at_most_sixteen_octaves_around_the_median_and_every_norm(zero):
+    values = np.exp(np.random.default_rng(0).normal(2, 0.2, 500)) * 1e20
+    values[0] = 0 if zero else values[0]
+    x, counts = NormHistogram.of(values).coarse_log()
+    assert counts.sum() == 500
+    assert (x[0] == pytest.approx(np.log(np.median(values)) - 16 * np.log(2), abs=0.05)) == zero
 
 
 @settings(max_examples=25)
@@ -30,7 +50,7 @@ def test_quantiles_agree_with_numpy_within_a_bin(seed, spread):
     assert histogram.absolute_deviation(histogram.median) == pytest.approx(deviation, rel=0.1)
 
 
-@given(st.floats(2.0**-9, 2.0**21))
+@given(st.floats(2.0**-148, 2.0**127))
 def test_a_threshold_on_a_bin_edge_splits_codes_exactly_as_bins(threshold):
     edge = edges()[edge_index(threshold)]
     around = edge * np.array([0.97, 0.999, 1.001, 1.03])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vitreg.analysis.norms import encode
 from vitreg.analysis.outliers import detector
 from vitreg.analysis.tally import BatchStatistics, Tally
 from vitreg.runtime import Processes
@@ -67,6 +68,22 @@ def test_outliers_that_fade_into_the_tail_are_not_called_gone(tokens, factor, wo
     assert layers[3].followed.auc > 0.97
     assert f"1.7 times {words} the others, but no longer a separate group" in readout.verdict.sentence
     assert any("output is affected too" in line for line in readout.verdict.advice)
+
+
+@pytest.mark.parametrize("factor", [8.0, 1 / 8])
+def test_tokens_just_short_of_the_threshold_are_near_it_and_never_outliers(tokens, factor):
+    norms, entering, marked = tokens
+    norms[2][marked] *= factor
+    readout, layers = read(norms, entering, 20)
+    cut, up = layers[2].threshold, factor > 1
+    around = np.array([cut / 1.3, cut / 1.2, cut * 1.1] if up else [cut * 1.3, cut * 1.2, cut / 1.1])
+    assert readout.near(encode(around), 2).tolist() == [False, True, False]
+    assert readout.outliers(encode(around), 2).tolist() == [False, False, True]
+
+
+def test_without_outliers_near_is_measured_from_twice_the_median(tokens):
+    readout, layers = read(*tokens[:2], 20)
+    assert readout.near(encode(layers[2].median * np.array([1.5, 1.7, 2.5])), 2).tolist() == [False, True, True]
 
 
 def test_no_outliers_are_followed_where_none_are_found(tokens):
