@@ -47,7 +47,13 @@ def test_a_planted_model_is_recognised_and_everything_is_written(planted):
     assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
     assert (out / "report.html").stat().st_size > 10_000
     assert list((out / "figures").glob("*.png"))
-    assert {p.name for p in out.iterdir()} == {"result.json", "report.html", "figures", "tokens.parquet"}
+    assert {p.name for p in out.iterdir()} == {
+        "result.json",
+        "report.html",
+        "figures",
+        "tokens.parquet",
+        ".vitreg.json",
+    }
 
 
 def test_the_schema_is_the_documented_one(planted):
@@ -190,7 +196,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(vitreg, photos, tmp
     assert after == before, "nothing may be half-written, and no pickled code may run"
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_result(vitreg, photos, tmp_path):
+def test_a_full_disk_is_one_sentence_and_leaves_the_record_but_no_half_of_anything(vitreg, photos, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -201,7 +207,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_result(vitreg, photos, tmp_pa
     try:
         sentence = one_sentence(vitreg("scan", "planted:high-norm", photos, "--out", small))
         assert "space" in sentence
-        assert not [p for p in small.rglob("*") if p.is_file()]
+        assert {p.name for p in small.rglob("*") if p.is_file()} == {"result.json", ".vitreg.json"}
+        assert read(small).images.seen == 12
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

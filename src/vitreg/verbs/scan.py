@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
+from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.verbs.batches import Batches, Images, batches_of
@@ -31,6 +31,8 @@ from vitreg.verbs.measure import Measure
 from vitreg.verbs.progress import progress
 from vitreg.verbs.readout import Readout
 from vitreg.verbs.token_table import write_token_table
+
+FILES = ("result.json", "report.html", "figures/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +92,11 @@ def scan(
         raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
     detector = detector_named(options.detector)
     started = datetime.now(UTC)
-    with results_folder(out) as folder, processes() as group:
-        if folder is not None:
-            refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
+    with results_folder(out) as folder, processes() as group, contextlib.ExitStack() as held:
+        outputs = None if folder is None else _outputs(folder, images, weights)
+        if outputs is not None and group.first:
+            refuse_other_result(outputs.folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
+            outputs.check()
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         batches = batches_of(
             images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,
@@ -108,12 +112,9 @@ def scan(
                 raise UserError(_nothing_read(skipped, interrupted))
             readout = Readout(tally, sums, group, detector, options.seed)
             table = _gather_counts(tally, readout, group)
-            if folder is not None and group.first:
-                for stale in folder.glob("tokens*.parquet"):
-                    stale.unlink()
-            group.gather(None)  # nobody writes a part before the old ones are gone
-            if folder is not None and options.tokens:
-                write_token_table(folder, tally, readout, group)
+            stage = lacking = None
+            if outputs is not None and options.tokens:
+                stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
         shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
         watched, unread = _watched(backbone)
         notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
@@ -140,8 +141,15 @@ def scan(
                 seed=options.seed,
             ),
         )
-        if folder is not None and group.first:
-            _write(folder, result, build_examples(backbone, batches, shown, readout, attention=attention.readable))
+        if outputs is not None and group.first:
+            outputs.publish(
+                lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage
+            )
+            # From here on the result is safe, whatever happens to the drawings.
+            examples = build_examples(backbone, batches, shown, readout, attention=attention.readable)
+            outputs.add(lambda place: _draw(place, result, examples))
+        if lacking is not None:
+            raise UserError(f"{str(lacking).rstrip('.')}; the rest of the result is complete.")
     return result
 
 
@@ -192,22 +200,39 @@ def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
         return None, [f"The norms over its training are not shown: {error}"]
 
 
-def _write(folder: Path, result: ScanResult, examples: Sequence[Example]) -> None:
-    """Write everything beside its place and move it there at once: a full disk leaves no part of a result."""
+def _outputs(folder: Path, images: Images, weights: str | Path | None) -> Outputs:
+    read = [] if isinstance(images, Tensor) else [images] if isinstance(images, str | Path) else images
+    return Outputs(folder, "scan", FILES, inputs=[*read, weights])
+
+
+def _stage_tokens(
+    outputs: Outputs, tally: Tally, readout: Readout, group: Processes, held: contextlib.ExitStack
+) -> tuple[Stage | None, UserError | None]:
+    """Write the tokens of all processes where they wait for the record. Returns that place, or why they are lacking."""
+    stage, failed = None, None
+    try:
+        stage = held.enter_context(outputs.stage()) if group.first else None
+    except UserError as error:
+        failed = error
+    place = group.gather(stage and stage.path)[0]
+    try:
+        if place is not None and place.is_dir():
+            write_token_table(place, tally, readout, group)
+        elif place is not None:  # machines that share no folder keep a part each
+            outputs.publish(lambda own: write_token_table(own, tally, readout, group))
+    except UserError as error:
+        failed = error
+    failed = next((each for each in group.gather(failed) if each is not None), None)
+    if stage is not None and failed is not None:
+        stage.close()
+    return stage, failed
+
+
+def _draw(place: Path, result: ScanResult, examples: Sequence[Example]) -> None:
     from vitreg.report import write_figures, write_report
 
-    staging = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-    try:
-        write_figures(result, examples, staging)
-        write_report(result, examples, staging)
-        write_text(staging / "result.json", result.model_dump_json(indent=1))
-        shutil.rmtree(folder / "figures", ignore_errors=True)
-        for name in ("figures", "report.html", "result.json"):  # the record last: who sees it may rely on the rest
-            (staging / name).replace(folder / name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    write_figures(result, examples, place)
+    write_report(result, examples, place)
 
 
 def _nothing_read(skipped: Sequence[Skipped], interrupted: bool) -> str:
