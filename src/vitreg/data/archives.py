@@ -5,91 +5,25 @@ Zip and plain tar are read at any place, compressed tar and shards behind a URL 
 
 from __future__ import annotations
 
-import io
 import itertools
-import os
 import re
-import tarfile
-import zipfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from vitreg.data.decode import EXTENSIONS, Unreadable
+from vitreg.data.decode import EXTENSIONS
+from vitreg.data.members import InTar, InZip, OpenZip, damaged, too_big
 from vitreg.data.parts import Failed, Held, Listed, Locator, Part, label, os_reason
+from vitreg.data.tar import Forward, Member, NoEndMark, packing, walk_tar
 from vitreg.errors import UserError
 
-# What is read from an archive lies in memory as a whole; a header may promise anything.
-MAX_MEMBER_BYTES = 1 << 29
+# The images of a sample of a stream are in memory together, and a thread may decode one of another sample meanwhile.
+MAX_STREAMED_BYTES = 1 << 27
 _SAMPLE_MEMBERS = 32
+_SPARSE = "sparse member of an archive"
 _URL = re.compile(r"(https?://|pipe:|gs://|hf://|ais://|sftp://)")
 _PREFERENCE = (".jpg", ".jpeg", ".webp", ".png")
-
-
-@dataclass(frozen=True, slots=True)
-class InTar:
-    """A member of a tar archive that is not compressed: a stretch of bytes of a file."""
-
-    name: str
-    archive: str
-    offset: int
-    size: int
-
-    def file(self) -> BinaryIO:
-        """Read the member. Raises Unreadable."""
-        if self.size > MAX_MEMBER_BYTES:
-            raise Unreadable(_too_big(self.size))
-        try:
-            with open(self.archive, "rb") as archive:
-                archive.seek(self.offset)
-                data = archive.read(self.size)
-        except OSError as error:
-            raise Unreadable(os_reason(error)) from error
-        if len(data) < self.size:
-            raise Unreadable("truncated file")
-        return io.BytesIO(data)
-
-
-class OpenZip:
-    """A zip archive that stays open, and is opened anew in a forked process: it would move its parent's place in the file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._opened = (os.getpid(), zipfile.ZipFile(path))
-
-    def members(self) -> list[zipfile.ZipInfo]:
-        """List what is in it."""
-        return self._opened[1].infolist()
-
-    def read(self, member: zipfile.ZipInfo) -> bytes:
-        """Return the bytes of a member; several threads may ask."""
-        process, archive = self._opened
-        if process != os.getpid():
-            archive = zipfile.ZipFile(self.path)
-            self._opened = (os.getpid(), archive)
-        return archive.read(member)
-
-
-@dataclass(frozen=True, slots=True)
-class InZip:
-    """A member of a zip archive."""
-
-    name: str
-    archive: OpenZip
-    member: zipfile.ZipInfo
-
-    def file(self) -> BinaryIO:
-        """Read the member. Raises Unreadable."""
-        if self.member.file_size > MAX_MEMBER_BYTES:
-            raise Unreadable(_too_big(self.member.file_size))
-        if self.member.flag_bits & 1:
-            raise Unreadable("encrypted in the archive")
-        try:
-            return io.BytesIO(self.archive.read(self.member))
-        except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
-            raise Unreadable(_damaged(error)) from error
 
 
 class Streamed:
@@ -145,7 +79,7 @@ class Streamed:
                         yield index, image
             missing = self.names[index + 1 :] if self.names is not None else []
         except Exception as error:  # of the network, of the command of a pipe:, of gzip, of tarfile
-            reason = _damaged(error)
+            reason = damaged(error)
             missing = self.names[index + 1 :] if self.names is not None else [label(self.where)]
         for index, name in enumerate(missing, start=index + 1):  # noqa: B020
             if index >= first and (index - first) % step == 0:
@@ -160,25 +94,28 @@ class Streamed:
                 file = gopen(self.where)
             else:
                 file = open(self.where, "rb")  # noqa: SIM115  closed below
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for sample in _samples(tar):
-                    # Which image of a sample counts is known at its end only, and a stream cannot go back: hold them.
-                    held: dict[str, Locator] = {}
-                    names = []
-                    for info in sample:
-                        names.append(info.name)
-                        if _is_image(info.name):
-                            held[info.name] = self._held(tar, info, read=read)
-                    yield from (held[name] for name in _images_of(names))
+            stream = Forward(file.read)
+            for sample in _samples(walk_tar(stream)):
+                # Which image of a sample counts is known at its end only, and a stream cannot go back: hold them.
+                held: dict[str, Locator] = {}
+                names, room = [], MAX_STREAMED_BYTES
+                for member in sample:
+                    names.append(member.name)
+                    if _is_image(member.name):
+                        held[member.name] = self._held(stream, member, room, read=read)
+                        room -= member.size if member.size <= room else 0
+                yield from (held[name] for name in _images_of(names))
         finally:
             _close(file)
 
-    def _held(self, tar: tarfile.TarFile, info: tarfile.TarInfo, *, read: bool) -> Locator:
-        name = label(f"{self.where}/{info.name}")
-        if info.size > MAX_MEMBER_BYTES:
-            return Failed(name, _too_big(info.size))
-        member = tar.extractfile(info) if read else None
-        return Held(name, member.read() if member else b"")
+    def _held(self, stream: Forward, member: Member, room: int, *, read: bool) -> Locator:
+        name = label(f"{self.where}/{member.name}")
+        if member.sparse:
+            return Failed(name, _SPARSE)
+        if member.size > room:
+            return Failed(name, too_big(member.size, room))
+        data = stream.read(member.size) if read else b""
+        return Failed(name, "truncated file") if read and len(data) < member.size else Held(name, data)
 
 
 def open_archive(path: Path) -> Part:
@@ -186,11 +123,12 @@ def open_archive(path: Path) -> Part:
     if path.suffix.lower() == ".zip":
         return Listed(_list_zip(path))
     try:
-        tar = tarfile.open(path, "r:")  # noqa: SIM115  closed below
-    except Exception:  # compressed, empty or damaged
-        return Streamed(str(path))
-    with tar:
-        return Listed(list(_list_tar(tar, path)))
+        with open(path, "rb") as file:
+            if packing(file.read(6)):
+                return Streamed(str(path))
+            return Listed(list(_list_tar(file, path)))
+    except OSError as error:
+        return Listed([Failed(label(str(path)), os_reason(error))])
 
 
 def is_archive(name: str) -> bool:
@@ -209,38 +147,47 @@ def _list_zip(path: Path) -> list[Locator]:
         archive = OpenZip(str(path))  # stays open as long as the images are
         members = [info for info in archive.members() if not info.is_dir() and _is_image(info.filename)]
     except Exception as error:
-        return [Failed(label(str(path)), _damaged(error))]
+        return [Failed(label(str(path)), damaged(error))]
     return [InZip(label(f"{path}/{info.filename}"), archive, info) for info in members]
 
 
-def _list_tar(tar: tarfile.TarFile, path: Path) -> Iterator[Locator]:
+def _list_tar(file: BinaryIO, path: Path) -> Iterator[Locator]:
     try:
-        for sample in _samples(tar):
-            members = {info.name: info for info in sample}
+        for sample in _samples(walk_tar(file)):
+            members = {member.name: member for member in sample}
             for name in _images_of(list(members)):
-                info = members[name]
-                if info.issparse():
-                    yield Failed(label(f"{path}/{name}"), "sparse member of an archive")
+                member, image = members[name], label(f"{path}/{name}")
+                if member.sparse:
+                    yield Failed(image, _SPARSE)
                 else:
-                    yield InTar(label(f"{path}/{name}"), str(path), info.offset_data, info.size)
+                    yield InTar(image, str(path), member.offset, member.size)
     except Exception as error:
-        yield Failed(label(str(path)), _damaged(error))
+        yield Failed(label(str(path)), damaged(error))
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[Iterator[tarfile.TarInfo]]:
+def _samples(members: Iterable[Member]) -> Iterator[Iterator[Member]]:
     """Group neighbouring members by their WebDataset key: the path up to the first dot of the file name."""
 
-    def keyed() -> Iterator[tuple[tuple[str, int], tarfile.TarInfo]]:
+    def keyed() -> Iterator[tuple[tuple[str, int], Member | Exception]]:
         key, count = "", 0
-        while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # else every header read so far stays in memory
-            if not info.isreg():
-                continue
-            key, count = (key, count + 1) if _key(info.name)[0] == key else (_key(info.name)[0], 0)
-            # In an archive of IMG.0001.jpg, IMG.0002.jpg, ... all share a key: cut, for a stream holds a whole sample.
-            yield (key, count // _SAMPLE_MEMBERS), info
+        try:
+            for member in members:
+                found = _key(member.name)[0]
+                key, count = (key, count + 1) if found == key else (found, 0)
+                # In an archive of IMG.0001.jpg, IMG.0002.jpg, ... all share a key: cut, for a stream holds a whole sample.
+                yield (key, count // _SAMPLE_MEMBERS), member
+        except NoEndMark:  # nothing is lost
+            return
+        except Exception as error:  # the sample before it is whole as far as it can be
+            yield ("", -1), error
 
-    return ((info for _, info in sample) for _, sample in itertools.groupby(keyed(), lambda pair: pair[0]))
+    def checked(sample: Iterable[tuple[object, Member | Exception]]) -> Iterator[Member]:
+        for _, member in sample:
+            if isinstance(member, Exception):
+                raise member
+            yield member
+
+    return (checked(sample) for _, sample in itertools.groupby(keyed(), lambda pair: pair[0]))
 
 
 def _images_of(names: Sequence[str]) -> list[str]:
@@ -266,17 +213,6 @@ def _is_image(member: str) -> bool:
     path = PurePosixPath(member)
     hidden = any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden
-
-
-def _too_big(size: int) -> str:
-    return f"{size / 1e6:.0f} MB in an archive, more than the limit of {MAX_MEMBER_BYTES / 1e6:.0f}"
-
-
-def _damaged(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return os_reason(error)
-    detail = " ".join(str(error).split())[:120]
-    return f"damaged archive ({detail})" if detail else "damaged archive"
 
 
 def _close(file: Any) -> None:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _SIGNATURES = tuple(
         (rb"\x89PNG", "PNG"),
         (rb"GIF8", "GIF"),
         (rb"BM.{4}\0\0\0\0", "BMP"),
-        (rb"II\*\0|MM\0\*", "TIFF"),
+        (rb"II[*+]\0|MM\0[*+]", "TIFF"),
         (rb"RIFF.{4}WEBP", "WebP"),
         (rb".{4}ftypavi[fs]", "AVIF"),
         (rb"\0\0\0\x0cjP|\xff\x4f\xff\x51", "JPEG 2000"),
@@ -50,9 +50,12 @@ _SIGNATURES = tuple(
     )
 )
 
+# Most decoders read a file as a whole. This holds the largest picture without compression, at four bytes a pixel.
+MAX_FILE_BYTES = 3 << 28
+_LARGE_BYTES = 1 << 26
 # A picture of 100 megapixels takes 400 MB here, and as much again while it is converted: one at a time in the process.
 _LARGE_PIXELS = 32_000_000
-_one_large_image = threading.Lock()
+_one_large_image = threading.RLock()
 _BAND_PIXELS = 8_000_000  # conversions go band by band, so that a large picture is not held three times
 # A progressive JPEG may repeat tiny scans, each of which visits every block: minutes from a few kilobytes.
 _MAX_SCANNED_PIXELS = 3_000_000_000  # 16 scans of the largest picture; about four seconds
@@ -83,8 +86,8 @@ class Unreadable(Exception):  # noqa: N818  the reason is its point, not a failu
 def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 1) -> T:
     """Read the first frame of an image file as RGB and hand it to `then`; return what that returns.
 
-    A picture above 32 megapixels is decoded, and `then` called, while no other such picture is in this process, so that
-    threads do not multiply its memory. Do what shrinks the picture in `then`.
+    A picture above 32 megapixels, or in a file above 64 MB, is decoded, and `then` called, while no other such picture is
+    in this process, so that threads do not multiply its memory. Do what shrinks the picture in `then`.
 
     Args:
         file: seekable and open for reading; it stays open.
@@ -98,28 +101,38 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
         size = file.seek(0, 2)
         if size == 0:
             raise Unreadable("empty file")
+        if size > MAX_FILE_BYTES:
+            raise Unreadable(f"{size / 1e6:.0f} MB, more than the limit of {MAX_FILE_BYTES / 1e6:.0f}")
         file.seek(0)
-        image = Image.open(file, formats=_known_formats())
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise Unreadable(_too_many(width * height))
-        if max(width, height) < min_side:
-            raise Unreadable(f"{width}x{height} px is smaller than one patch ({min_side} px)")
-        if image.format in ("JPEG", "MPO"):
-            if _scans(file) * width * height > _MAX_SCANNED_PIXELS:
-                raise Unreadable("JPEG with too many scans")
-            if width * height > _JPEG_PIXELS_PER_BYTE * size:
-                raise Unreadable(f"{size} bytes cannot hold {width}x{height} px")
-    with _one_large_image if width * height > _LARGE_PIXELS else nullcontext():
+    with _one_large_image if size > _LARGE_BYTES else nullcontext():
         with _Reasons(file):
-            image.load()
-            orientation = _orientation(image)
-            image = to_rgb(image)
-            if orientation in _ROTATIONS:
-                image = image.transpose(_ROTATIONS[orientation])
-                for tag in ("exif", "xmp"):  # they would have the next reader turn it again
-                    image.info.pop(tag, None)
-        return then(image)
+            image = _opened(file, size, min_side)
+        with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
+            with _Reasons(file):
+                image.load()
+                orientation = _orientation(image)
+                image = to_rgb(image)
+                if orientation in _ROTATIONS:
+                    image = image.transpose(_ROTATIONS[orientation])
+                    for tag in ("exif", "xmp"):  # they would have the next reader turn it again
+                        image.info.pop(tag, None)
+            return then(image)
+
+
+def _opened(file: BinaryIO, size: int, min_side: int) -> Image.Image:
+    """Read the header, and refuse what could not be decoded in bounded time and memory."""
+    image = Image.open(file, formats=_known_formats())
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Unreadable(_too_many(width * height))
+    if max(width, height) < min_side:
+        raise Unreadable(f"{width}x{height} px is smaller than one patch ({min_side} px)")
+    if image.format in ("JPEG", "MPO"):
+        if _scans(file) * width * height > _MAX_SCANNED_PIXELS:
+            raise Unreadable("JPEG with too many scans")
+        if width * height > _JPEG_PIXELS_PER_BYTE * size:
+            raise Unreadable(f"{size} bytes cannot hold {width}x{height} px")
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -224,7 +237,7 @@ class _Reasons(AbstractContextManager):
             return "HEIC image: Pillow reads it with the pillow-heif plugin only"
         for signature, name in _SIGNATURES:
             if signature.match(start):
-                return f"truncated or damaged {name} header"
+                return _bands_of(self.file) if name == "TIFF" else f"truncated or damaged {name} header"
         return "not an image"
 
     def _cut_off(self) -> bool:
@@ -242,6 +255,21 @@ class _Reasons(AbstractContextManager):
 
 def _too_many(pixels: int) -> str:
     return f"{pixels / 1e6:.0f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.0f}"
+
+
+def _bands_of(file: BinaryIO) -> str:
+    """Say of a TIFF that Pillow cannot open what it holds, if its tags are intact: pictures of satellites have many bands."""
+    try:
+        file.seek(0)
+        start = file.read(16)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start if 43 in start[2:4] else start[:8])
+        file.seek(tags.next)
+        tags.load(file)
+        bands, bits = int(tags[277]), int(tags[258][0])
+    except Exception:  # a damaged one
+        return "truncated or damaged TIFF header"
+    kind = f"TIFF of {bands} bands of {bits} bits"
+    return f"{kind} that Pillow cannot read" if bands in (1, 3, 4) else f"{kind}; a picture has 1, 3 or 4"
 
 
 def _scans(file: BinaryIO) -> int:

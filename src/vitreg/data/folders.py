@@ -31,12 +31,13 @@ class FolderSet:
 
     def __init__(self, root: str, classes: Sequence[str] | None = None) -> None:
         found = class_names(root)
-        per_class = [_images(os.path.join(root, name)) for name in found]
+        notes: list[str] = []
+        per_class = [_images(os.path.join(root, name), notes) for name in found]
         stray = _direct(root)
         self.notes: tuple[str, ...] = ()
         if not any(per_class):
             self.classes, self.labels = None, None
-            self._paths = Strings(stray or _images(root, needed=True))
+            self._paths = Strings(stray or _images(root, notes, needed=True))
             return
         if classes is None:
             classes = [label(name) for name in found]
@@ -50,9 +51,10 @@ class FolderSet:
         )
         self._paths = Strings(path for paths in per_class for path in paths)
         if stray:
-            self.notes = (
-                f"{len(stray)} images lie directly in '{root}', beside the folders of classes, and are not used.",
+            notes.append(
+                f"{len(stray)} images lie directly in '{root}', beside the folders of classes, and are not used."
             )
+        self.notes = tuple(notes)
 
     def __len__(self) -> int:
         """Count the image files."""
@@ -72,7 +74,7 @@ def class_names(root: str) -> list[str]:
     """List the sub-folders of a folder, sorted, without hidden ones. Raises UserError if it cannot be read."""
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return sorted(e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith("."))
     except OSError as error:
         raise UserError(f"cannot read the folder '{root}': {(error.strerror or 'unknown error').lower()}.") from error
 
@@ -91,8 +93,8 @@ def training_folder(root: str) -> str:
     return train if os.path.isdir(train) else root
 
 
-def _images(folder: str, *, needed: bool = False) -> list[str]:
-    """List the image files of a folder; none is an error only where they are needed."""
+def _images(folder: str, notes: list[str], *, needed: bool = False) -> list[str]:
+    """List the image files of a folder, and note what is left out; none is an error only where they are needed."""
     try:
         parts = find(folder)
     except UserError:  # a class without images: `concerns` names it
@@ -102,6 +104,7 @@ def _images(folder: str, *, needed: bool = False) -> list[str]:
     paths = []
     for part in parts:
         assert isinstance(part, Listed)  # what find gives for a folder
+        notes += part.notes
         for locator in part.locators:
             if isinstance(locator, Failed):
                 raise UserError(f"cannot read '{locator.name}': {locator.reason}.")
@@ -112,5 +115,5 @@ def _images(folder: str, *, needed: bool = False) -> list[str]:
 
 def _direct(root: str) -> list[str]:
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+        names = sorted(e.name for e in entries if os.path.isfile(e.path) and not e.name.startswith("."))
     return [os.path.join(root, name) for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]

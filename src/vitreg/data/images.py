@@ -17,7 +17,7 @@ from PIL import Image
 
 from vitreg.data.decode import decode
 from vitreg.data.listing import find
-from vitreg.data.parts import Locator
+from vitreg.data.parts import Listed, Locator
 from vitreg.errors import UserError
 
 T = TypeVar("T")
@@ -60,14 +60,16 @@ class ImageItem:
 class ImageSource:
     """All images that the given paths stand for, in a stable order: that of the paths, sorted inside folders and globs.
 
-    A path is an image file, a folder (searched recursively; hidden files and files without an image's extension are
-    passed over), a glob, a list file (.txt or .lst: one image file per line, relative to the list), a .zip or
+    A path is an image file, a folder (searched recursively; hidden files, files without an image's extension and links to
+    other folders are passed over), a glob, a list file (.txt or .lst: one image file per line, relative to the list), a .zip or
     .tar[.gz|.bz2|.xz] archive, or WebDataset shards: a path or URL, with braces such as `shards/{000..009}.tar`, where
     http(s)://, `pipe:` and the like are opened by the webdataset package. In a tar, members that share a key are one
     sample with one image. Archives inside folders stay closed; name them.
 
     Args:
         paths: at least one.
+    Attributes:
+        notes: sentences on what was left out.
     Raises:
         UserError: if a path does not exist, or a folder, archive or list holds no image at all.
     """
@@ -79,6 +81,7 @@ class ImageSource:
         if not self._parts:
             raise UserError("no images given; name a file, a folder or an archive.")
         # Where each part starts; a part of unknown length ends what is known.
+        self.notes = tuple(note for part in self._parts if isinstance(part, Listed) for note in part.notes)
         lengths = itertools.takewhile(lambda length: length is not None, (part.length for part in self._parts))
         self._starts = list(itertools.accumulate((length for length in lengths if length is not None), initial=0))
 

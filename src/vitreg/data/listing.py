@@ -34,7 +34,7 @@ def _find(path: str) -> list[Part]:
             raise UserError(f"'{path}' is an image behind a URL; download it, or name a WebDataset shard (.tar).")
         return [Streamed(path)]
     if os.path.isdir(path):
-        return [Listed(_folder(path))]
+        return [_folder(path)]
     if os.path.lexists(path):
         return [_file(path)]
     if glob.has_magic(path):
@@ -76,10 +76,15 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _folder(top: str) -> list[Locator]:
+def _folder(top: str) -> Listed:
+    """List the images of a folder and of those in it; links to images are followed, links to folders only by name.
+
+    A link to a folder may lead to the whole file system, or back up. Where it leads into `top`, its images are listed
+    already.
+    """
     found: list[Locator] = []
     others: list[str] = []
-    entered: set[tuple[int, int]] = set()
+    links: list[str] = []
     stack = [(top, True)]
     while stack:
         path, is_folder = stack.pop()
@@ -90,32 +95,37 @@ def _folder(top: str) -> list[Locator]:
                 others.append(path)
             continue
         try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in entered:  # a symbolic link back up, or twice to the same place
-                continue
-            entered.add((status.st_dev, status.st_ino))
             with os.scandir(path) as entries:
                 inside = sorted(
-                    (entry.path, os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir())
+                    (entry.path, entry.is_symlink() and os.path.isdir(entry.path), entry.is_dir(follow_symlinks=False))
                     for entry in entries
                     if not entry.name.startswith(".")
                 )
+            links += [path for path, leads_away, _ in inside if leads_away]
+            stack += [(path, is_folder) for path, leads_away, is_folder in reversed(inside) if not leads_away]
         except OSError as error:
             found.append(Failed(label(path), f"folder: {(error.strerror or 'cannot be read').lower()}"))
-        else:
-            stack.extend(reversed(inside))
+    note = (
+        f"{_count(links, 'link')} to folders in '{label(top)}' not followed, such as '{label(links[0])}'"
+        if links
+        else ""
+    )
     if found:
-        return found
+        return Listed(found, (f"{note}; name what is wanted of them.",) if links else ())
+    if links:
+        raise UserError(f"no image in the folder '{top}', but {note}; name it.")
     archives = [path for path in others if is_archive(path)]
     if archives:
         raise UserError(f"no image in the folder '{top}', but archives: name them, such as '{sorted(archives)[0]}'.")
     if others:
-        raise UserError(f"no image in the folder '{top}': {_count(others)}, such as '{os.path.basename(others[0])}'.")
+        raise UserError(
+            f"no image in the folder '{top}': {_count(others, 'other file')}, such as '{os.path.basename(others[0])}'."
+        )
     raise UserError(f"the folder '{top}' is empty.")
 
 
 def _glob(pattern: str) -> list[Part]:
-    matches = sorted(glob.glob(pattern, recursive=True))
+    matches = matching(pattern)
     if not matches:
         raise UserError(f"nothing matches '{pattern}'.")
     # A pattern that spells out an extension means it, whatever the extension is.
@@ -126,16 +136,32 @@ def _glob(pattern: str) -> list[Part]:
         with suppress(UserError):  # one folder or archive of many may well be without images
             if os.path.isdir(match):
                 if "**" not in pattern:  # else its files match by themselves
-                    parts.append(Listed(_folder(match)))
+                    parts.append(_folder(match))
             elif is_archive(match) or match.lower().endswith(wanted):
                 parts.append(_file(match))
     if not parts:
-        raise UserError(f"no image matches '{pattern}': {_count(matches)}, such as '{matches[0]}'.")
+        raise UserError(f"no image matches '{pattern}': {_count(matches, 'other file')}, such as '{matches[0]}'.")
     return parts
 
 
-def _count(paths: Sequence[str]) -> str:
-    return f"{len(paths)} other file{'s' if len(paths) > 1 else ''}"
+def matching(pattern: str) -> list[str]:
+    """Return what a glob stands for, sorted. `**` enters no links to folders: two that lead back up never end."""
+    before, recursive, after = pattern.rpartition("**/")
+    if not recursive and pattern.endswith("**"):
+        before, recursive, after = pattern[:-2], "**", "*"
+    if not recursive or (before and not before.endswith("/")):
+        return sorted(glob.glob(pattern))
+    found: set[str] = set()
+    for top in matching(before) if before else ["."]:
+        for folder, inside, _ in os.walk(top):
+            inside[:] = [name for name in inside if not name.startswith(".")]
+            place = glob.escape(os.path.join("" if folder == "." else folder.removeprefix("./"), ""))
+            found.update(glob.glob(place + after))
+    return sorted(found)
+
+
+def _count(paths: Sequence[str], what: str) -> str:
+    return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''}"
 
 
 def _missing(path: str) -> UserError:

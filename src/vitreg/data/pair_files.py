@@ -181,7 +181,12 @@ def _by_stem(top: str, suffixes: tuple[str, ...]) -> dict[str, str]:
 def _files(top: str, below: str) -> list[str]:
     try:
         with os.scandir(os.path.join(top, below)) as entries:
-            inside = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            # As in listing: links to folders may lead back up, two of them without end.
+            inside = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False))
+                for entry in entries
+                if not entry.name.startswith(".") and not (entry.is_symlink() and os.path.isdir(entry.path))
+            )
     except OSError as error:
         where = os.path.join(top, below).rstrip("/")
         raise UserError(f"cannot read the folder '{where}': {(error.strerror or 'unknown error').lower()}.") from error

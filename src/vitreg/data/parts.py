@@ -85,10 +85,14 @@ class OnDisk:
 
 
 class Listed:
-    """Images that can be read at any place: files, members of zip and of uncompressed tar archives."""
+    """Images that can be read at any place: files, members of zip and of uncompressed tar archives.
 
-    def __init__(self, locators: Sequence[Locator]) -> None:
-        self.locators = locators
+    Args:
+        notes: sentences on what was left out.
+    """
+
+    def __init__(self, locators: Sequence[Locator], notes: tuple[str, ...] = ()) -> None:
+        self.locators, self.notes = locators, notes
 
     @property
     def length(self) -> int:

@@ -12,17 +12,18 @@ from urllib.parse import urljoin
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from vitreg.data.archives import InTar, is_archive, is_url
+from vitreg.data.archives import is_archive, is_url
 from vitreg.data.captions import caption_list, caption_of
 from vitreg.data.decode import Unreadable
 from vitreg.data.example import Example, picture, some
-from vitreg.data.listing import _expand_braces
+from vitreg.data.listing import _expand_braces, matching
+from vitreg.data.members import InTar
 from vitreg.data.parts import label, os_reason
 from vitreg.data.remote import cached, fetch, fetch_text
 from vitreg.data.tar_index import ShardIndex, index_shard, read_text
 from vitreg.errors import UserError
 
-_CLASS_KEYS = ("cls", "label", "class")
+_MOST_CLASSES = 1 << 20  # a number above would have a name made for each below it
 
 
 class ShardSet:
@@ -125,9 +126,8 @@ class ShardSet:
             found += len(shard.names)
             has = shard.texts[:, 1] > 0
             if shard.classes is not None:
-                values = [_class_value(text, bool(js)) for text, js in zip(shard.classes, shard.json, strict=True)]
-                has = np.array([value != "" for value in values], bool)
-                texts.extend(values)
+                has = np.array([value != "" for value in shard.classes], bool)
+                texts.extend(shard.classes)
                 self._opened[number] = _without_classes(shard)
             if shard.loss:
                 count = len(shard.names)
@@ -158,7 +158,14 @@ class ShardSet:
         """Turn the classes of the samples into numbers: they are numbers already, or names."""
         distinct = set(texts)
         if self.classes is None:
-            count = max(map(int, distinct)) + 1 if all(map(str.isdecimal, distinct)) else None
+            numbered = all(text.isdecimal() for text in distinct)
+            longest = max(distinct, key=len)
+            count = max(map(int, distinct)) + 1 if numbered and len(longest) < 20 else None
+            if numbered and (count is None or count > _MOST_CLASSES):
+                raise UserError(
+                    f"the shards such as '{label(self._shards[0])}' have the class number {longest[:20]}; numbers count "
+                    f"from 0, up to {_MOST_CLASSES}."
+                )
             self.classes = tuple(map(str, range(count))) if count is not None else tuple(sorted(distinct))
         table = {text: _number_of(text, self.classes) for text in distinct}
         strange = sorted(text for text, number in table.items() if number is None)
@@ -172,7 +179,7 @@ class ShardSet:
     def _class_of(self, shard: ShardIndex, row: int) -> int | None:
         if shard.classes is None or self.classes is None:
             return None  # a set without classes
-        number = _number_of(_class_value(shard.classes[row], bool(shard.json[row])), self.classes)
+        number = _number_of(shard.classes[row], self.classes)
         if number is None:
             raise Unreadable("its class is missing or unknown")
         return number
@@ -184,7 +191,7 @@ class ShardSet:
             found: object = caption_of(json.loads(text), self.caption_key) if shard.json[row] and text else text
         except OSError as error:
             raise Unreadable(os_reason(error)) from error
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unreadable("its .json is damaged") from None
         captions = caption_list(found)
         if not captions:
@@ -216,7 +223,7 @@ def expand_shards(where: str) -> list[str]:
         if is_url(path) or os.path.isfile(path):
             found.append(path)
         elif glob.has_magic(path):
-            found.extend(sorted(match for match in glob.glob(path, recursive=True) if is_archive(match)))
+            found.extend(match for match in matching(path) if is_archive(match))
         else:
             raise UserError(f"no shard '{label(path)}'.")
     if not found:
@@ -229,14 +236,17 @@ def _beside(shard: str, name: str) -> dict | list | None:
     text = None
     if not is_url(shard):
         path = Path(shard).with_name(name)
-        text = path.read_text("utf-8", "replace") if path.is_file() else None
+        try:
+            text = path.read_text("utf-8", "replace") if path.is_file() else None
+        except OSError as error:
+            raise UserError(f"cannot read '{label(str(path))}': {os_reason(error)}.") from error
     elif shard.startswith("http"):
         text = fetch_text(urljoin(shard, name))
     if text is None:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"the {name} beside '{label(shard)}' is no valid JSON.") from None
 
 
@@ -257,29 +267,15 @@ def _sizes(shards: Sequence[str]) -> list[int] | None:
             table = _beside(shard, "sizes.json")
             tables[folder] = table if isinstance(table, dict) else {}
         size = tables[folder].get(base)
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or not 0 < size < 1 << 40:
             return None
         sizes.append(size)
     return sizes
 
 
-def _class_value(text: str, is_json: bool) -> str:
-    """Return the class that a .cls or .json member holds, "" for none."""
-    if not is_json or not text:
-        return text
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return ""
-    if not isinstance(content, dict):
-        return ""
-    value = next((content[key] for key in _CLASS_KEYS if key in content), "")
-    return str(value) if isinstance(value, str | int) else ""
-
-
 def _number_of(text: str, classes: tuple[str, ...]) -> int | None:
     if text.isdecimal():
-        return int(text) if int(text) < len(classes) else None
+        return int(text) if len(text) < 20 and int(text) < len(classes) else None
     return classes.index(text) if text in classes else None
 
 

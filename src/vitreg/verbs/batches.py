@@ -27,6 +27,7 @@ class Batches(Protocol):
 
     size: tuple[int, int]
     planned: int | None
+    notes: tuple[str, ...]  # on images that were left out unread
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -116,7 +117,7 @@ class _OfSource:
             min_side=min(self._patch),
             limit=limit,
         )
-        total = source.length
+        total, self.notes = source.length, source.notes
         self.planned = min(total, limit) if total is not None and limit else total
         self._kept: dict[int, Tensor] = {}
 
@@ -156,6 +157,7 @@ class _OfTensor:
         self.size = (images.shape[2], images.shape[3])
         self.planned: int | None = len(self._images)
         self.skipped: list[Skipped] = []
+        self.notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._images), self._batch_size):

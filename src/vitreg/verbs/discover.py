@@ -136,7 +136,7 @@ def discover(
             setting=chosen.record(),
             protocol={"images": name, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
             sweep=verdict.sweep,
-            notes=[*([note] if note else []), *verdict.notes],
+            notes=[*([note] if note else []), *source.notes, *verdict.notes],
             provenance=provenance(
                 started=started,
                 device=backbone.device,

@@ -88,7 +88,7 @@ def maps(
         )
         wanted = (size, size) if isinstance(size, int) else size
         made: list[ModelMaps] = []
-        notes: list[str] = []
+        notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
         names: tuple[str, ...] = ()
         skipped: tuple[Skipped, ...] = ()
         for model, file in zip(several, files, strict=True):

@@ -120,7 +120,7 @@ def scan(
         notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
         result = ScanResult(
             schema="vitreg.scan/1",
-            model=readout.model_record(backbone, batches.size, [*notes, *unread]),
+            model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),
             images=ImagesRecord(
                 seen=int(sums.images[0]), skipped=skipped, interrupted=interrupted, planned=batches.planned
             ),

@@ -66,13 +66,36 @@ def test_a_folder_is_searched_sorted_without_hidden_files_and_without_what_is_no
     assert [item.index for item in source] == [0, 1, 2, 3]
 
 
-def test_symbolic_links_are_followed_and_their_loops_survived(tmp_path):
+def test_links_to_images_are_followed_and_links_to_folders_are_named(tmp_path):
+    """A link to a folder may lead to the whole file system."""
+    elsewhere = put(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "2.png")
     put(tmp_path / "a" / "1.png")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
-    (tmp_path / "z").symlink_to(tmp_path / "a")
-    elsewhere = put(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "2.png")
+    (tmp_path / "a" / "root").symlink_to("/")
     (tmp_path / "link").symlink_to(elsewhere.parent)
-    assert names(ImageSource([tmp_path]), tmp_path) == ["a/1.png", "link/2.png"]
+    (tmp_path / "2.png").symlink_to(elsewhere)
+    source = ImageSource([tmp_path])
+    assert names(source, tmp_path) == ["2.png", "a/1.png"]
+    (note,) = source.notes
+    assert f"3 links to folders in '{tmp_path}' not followed, such as '" in note
+    assert names(ImageSource([tmp_path / "link"]), tmp_path) == ["link/2.png"]  # named
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "link").symlink_to(elsewhere.parent)
+    with pytest.raises(UserError, match=r"1 link to folders .* not followed, such as .*only/link"):
+        ImageSource([tmp_path / "only"])
+
+
+def test_a_recursive_glob_ends_where_links_lead_back_up(tmp_path):
+    """Two of them double the paths at every step."""
+    put(tmp_path / "a" / "b" / "1.png")
+    put(tmp_path / "2.png")
+    put(tmp_path / ".hidden" / "3.png")
+    for name in ("x", "y"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    for pattern in ("**/*.png", "**", "**/b/**/*.png"):
+        expected = ["a/b/1.png"] if "b" in pattern else ["2.png", "a/b/1.png"]
+        assert names(ImageSource([f"{tmp_path}/{pattern}"]), tmp_path) == expected
+    assert names(ImageSource([f"{tmp_path}/a/*/*.png"]), tmp_path) == ["a/b/1.png", "a/x/2.png", "a/y/2.png"]
 
 
 def test_several_paths_keep_their_order(tmp_path):
@@ -204,7 +227,8 @@ def test_damaged_archives_give_what_they_hold_and_a_reason(tmp_path):
 
 
 def test_an_archive_member_of_absurd_size_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitreg.data.archives.MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr("vitreg.data.members.MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr("vitreg.data.archives.MAX_STREAMED_BYTES", 1000)
     members = {"big.png": bytes(5000), "small.png": picture(1)}
     for path in (
         make_tar(tmp_path / "a.tar", members),

@@ -20,7 +20,7 @@ from vitreg.data import remote
 from vitreg.data.datasets import concerns, open_training_set
 from vitreg.data.decode import Unreadable
 from vitreg.data.settings import DataConfig
-from vitreg.data.tar_index import CutShort, walk_tar
+from vitreg.data.tar import CutShort, walk_tar
 from vitreg.errors import UserError
 
 
@@ -73,7 +73,7 @@ def test_members_lie_where_tarfile_finds_them(tmp_path, form):
         tar.addfile(_typed("folder", tarfile.DIRTYPE))
         tar.addfile(_typed("link.txt", tarfile.SYMTYPE))
     with tarfile.open(path) as tar:
-        expected = [(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
+        expected = [(info.name, info.offset_data, info.size, False) for info in tar if info.isreg()]
     with open(path, "rb") as file:
         assert list(walk_tar(file)) == expected
     assert len(expected) == len(members)
@@ -173,7 +173,7 @@ def test_a_shard_cut_short_gives_its_readable_part_and_says_so(tmp_path):
     path = labelled(tmp_path / "x.tar", [0, 1, 0, 1])
     whole = path.read_bytes()
     with open(path, "rb") as file:
-        ends = {name: offset + size for name, offset, size in walk_tar(file)}
+        ends = {name: offset + size for name, offset, size, _ in walk_tar(file)}
     path.write_bytes(whole[: ends["0002.cls"] - 1])  # the class of the third is lost
     data = opened(path)
     assert data.labels.tolist() == [0, 1]
