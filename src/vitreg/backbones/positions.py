@@ -93,15 +93,15 @@ def fit_positions(
 
 
 def _rows(length: int, counts: list[int], wanted: int, grid: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
-    """Return (rows before the patches, grid of the patches) of a table of `length` rows."""
-    if length - wanted == grid[0] * grid[1] and wanted <= sum(counts):
-        return wanted, grid
+    """Return (rows before the patches, grid of the patches) of a table of `length` rows.
+
+    A table that holds the model's grid exactly is read so, whichever tokens have rows in it: 1 + 5*3 rows are also
+    4*4. Only what does not fit is taken for a square.
+    """
     cls, dist, registers = counts
-    for rows in dict.fromkeys((wanted, cls + dist, 0, cls + dist + registers)):
-        if rows > sum(counts):
-            continue
-        if side := square(length - rows):
-            return rows, side
-        if length - rows == grid[0] * grid[1]:
-            return rows, grid
-    return None
+    possible = dict.fromkeys((wanted, cls + dist, 0, cls, cls + dist + registers))
+    possible = [rows for rows in possible if rows <= sum(counts)]
+    exact = length - grid[0] * grid[1]
+    if exact in possible:
+        return exact, grid
+    return next(((rows, side) for rows in possible if (side := square(length - rows))), None)
