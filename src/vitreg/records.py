@@ -65,6 +65,13 @@ class Skipped(Record):
     reason: str
 
 
+class Undrawn(Record):
+    """A chart or figure that could not be drawn, and why: the numbers are in the record all the same."""
+
+    name: str
+    reason: str
+
+
 class ImagesRecord(Record):
     """How many images were scanned and which were not."""
 
@@ -239,6 +246,7 @@ class Curves(Record):
 
     schema_: Literal["vitreg.curves/1"] = Field(default="vitreg.curves/1", alias="schema")
     runs: list[RunRecord]
+    undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -262,6 +270,7 @@ class ScanResult(Record):
     watched: Watch | None = Field(
         default=None, description="for the model of a training run: its norms while it was trained"
     )
+    undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
     provenance: Provenance
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records import ImagesRecord, Provenance, Record, Skipped
+from vitreg.records import ImagesRecord, Provenance, Record, Skipped, Undrawn
 
 Cell = str | float | int | None
 
@@ -59,6 +59,7 @@ class EvalResult(Record):
     protocol: dict[str, Any] = Field(description="every setting that makes the number")
     tables: list[Table] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
     provenance: Provenance
 
     @property
@@ -101,4 +102,5 @@ class DiscoverResult(Record):
     protocol: dict[str, Any] = Field(description="every other setting that makes the number")
     sweep: DiscoverSweep | None = None
     notes: list[str] = Field(default_factory=list)
+    undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
     provenance: Provenance

@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from vitreg.records import ScanResult
+from vitreg.verbs.scan import scan
 
 from .conftest import one_sentence
 
@@ -256,3 +258,26 @@ def _listdir(folder):
         return os.listdir(folder)
     except FileNotFoundError:
         return []
+
+
+def test_black_images_at_a_small_size_have_a_result_with_all_its_figures(vitreg, tmp_path):
+    (tmp_path / "black").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(tmp_path / "black" / f"{number}.png")
+    done = vitreg(
+        "scan", "timm:deit_tiny_patch16_224", tmp_path / "black", "--random", "--size", 64, "--out", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out").undrawn == []
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_scan_whose_drawing_fails_keeps_its_numbers_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitreg.report.charts_depth.norms_per_layer", lambda *_: 1 / 0)
+    monkeypatch.setattr("vitreg.verbs.scan.build_examples", lambda *_, **__: 1 / 0)
+    scan("planted:clean", torch.zeros(2, 3, 64, 64), out=tmp_path / "out")
+    held = read(tmp_path / "out")
+    assert [each.name for each in held.undrawn] == ["maps of the images", "chart of norms"]
+    assert all("division by zero" in each.reason for each in held.undrawn)
+    assert len(held.layers) == 12
+    assert "chart of norms" in (tmp_path / "out" / "report.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.options import (
     AS_IT_IS,
+    EXIT_INTERRUPTED,
+    EXIT_OVER_BUDGET,
     IMAGES_HELP,
     SPEC_HELP,
     ModelOptions,
@@ -20,8 +23,6 @@ from vitreg.cli.options import (
     positive,
 )
 from vitreg.errors import UserError
-from vitreg.exits import Exit
-from vitreg.terminal import say
 
 if TYPE_CHECKING:
     from vitreg.records import ScanResult
@@ -40,9 +41,7 @@ class Scan:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
-    images: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
-    ]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
     out: Path = Path("vitreg-scan")
     """Folder for the results."""
     weights: Path | None = None
@@ -89,14 +88,14 @@ class Scan:
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
             _print_scan(result, self.out)
         if result.images.interrupted:
-            return Exit.INTERRUPTED
+            return EXIT_INTERRUPTED
         if self.fail_above is not None and result.verdict.outlier_fraction > self.fail_above:
-            say(
+            print(
                 f"vitreg: {result.verdict.outlier_fraction:.2%} of the patch tokens are outliers, over --fail-above {self.fail_above:g}.",
-                error=True,
+                file=sys.stderr,
             )
-            return Exit.OVER_BUDGET
-        return Exit.DONE
+            return EXIT_OVER_BUDGET
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +105,7 @@ class Compare:
     Example: vitreg compare scans/reg0 scans/reg4 --out scans/compare.html
     """
 
-    scans: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="DIR...", help="folders that vitreg scan wrote, 2 to 8", help_behavior_hint=""),
-    ]
+    scans: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR...", help="folders that vitreg scan wrote, 2 to 8")]
     out: Path = Path("vitreg-compare.html")
     """The page."""
 
@@ -117,8 +113,8 @@ class Compare:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.compare import compare
 
-        say(compare(self.scans, out=self.out))
-        return Exit.DONE
+        print(compare(self.scans, out=self.out))
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +127,7 @@ class Maps:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC[,SPEC...]", help=SPEC_HELP)]
-    images: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
-    ]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
     out: Path = Path("vitreg-maps")
     """Folder for the sheets."""
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
@@ -179,12 +173,12 @@ class Maps:
             **vars(self.model),
         )
         for skipped in result.skipped:
-            say(f"{skipped.name} could not be read: {skipped.reason}.")
+            print(f"{skipped.name} could not be read: {skipped.reason}.")
         for note in result.notes:
-            say(note)
+            print(note)
         for path in result.paths:
-            say(path)
-        return Exit.DONE
+            print(path)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +198,8 @@ class Doctor:
         from vitreg.backbones import load
         from vitreg.verbs.doctor import doctor, render
 
-        say(render(doctor(load(self.spec, weights=self.weights, **vars(self.model)))))
-        return Exit.DONE
+        print(render(doctor(load(self.spec, weights=self.weights, **vars(self.model)))))
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +216,7 @@ class Demo:
         from vitreg.verbs.demo import demo
 
         demo(self.out, self.kind)
-        return Exit.DONE
+        return 0
 
 
 def _listed(words: str) -> list[str]:
@@ -236,10 +230,12 @@ def _print_scan(result: ScanResult, out: Path) -> None:
     images = result.images
     if images.interrupted:
         of = f" of {images.planned}" if images.planned else ""
-        say(f"Stopped after {images.seen}{of} images; this is what they say.")
+        print(f"Stopped after {images.seen}{of} images; this is what they say.")
     if images.skipped:
-        say(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
+        print(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
     for note in result.model.notes:
-        say(note)
-    say(describe(result.verdict))
-    say(out / "report.html")
+        print(note)
+    print(describe(result.verdict))
+    for each in result.undrawn:
+        print(f"vitreg: {each.name} could not be drawn ({each.reason}); the numbers are complete.", file=sys.stderr)
+    print(out / "report.html")

@@ -1,9 +1,19 @@
 """From records to pages and figures: reads what a scan or a run left behind, imports no model and no torch."""
 
+from vitreg.report.attempts import Attempts
 from vitreg.report.comparison import write_comparison
-from vitreg.report.curves_page import write_curves
+from vitreg.report.curves_page import draw_curves, write_curves
 from vitreg.report.figures import write_figures
 from vitreg.report.figures_run import write_curves_figure
-from vitreg.report.page import write_report
+from vitreg.report.page import draw_scan, write_report
 
-__all__ = ["write_comparison", "write_curves", "write_curves_figure", "write_figures", "write_report"]
+__all__ = [
+    "Attempts",
+    "draw_curves",
+    "draw_scan",
+    "write_comparison",
+    "write_curves",
+    "write_curves_figure",
+    "write_figures",
+    "write_report",
+]

@@ -5,6 +5,7 @@ Draws arrays and knows nothing of models (drawing on paper is `report.sheets`). 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,9 @@ def _with_boxes(
     draw = ImageDraw.Draw(page)
     lines = [(box, TRUE, 3) for box in picture.true] + [(box, FOUND, 1) for box in picture.found[1:]]
     for box, colour, width in [*lines, *((box, FOUND, 3) for box in picture.found[:1])]:
-        x0, y0, x1, y1 = (round(v * scale) for v in box)
+        if not all(map(math.isfinite, box)):
+            continue
+        x0, y0, x1, y1 = (round(min(max(v * scale, -SIDE), 2 * SIDE)) for v in box)  # no more than a page outside
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
         draw.rectangle((x0, y0, x1, y1), outline="black", width=width + 2)  # shows on any ground
         if x1 - x0 > 1 and y1 - y0 > 1:
@@ -176,7 +179,7 @@ def _laid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         max(at_least, round(longer * side / SIDE)) for at_least, side in zip(values.shape, size, strict=False)
     )
     empty = 1.0 if values.ndim == 3 else np.nan
-    page = np.full((rows, cols, *values.shape[2:]), empty, dtype=np.float32)
+    page = np.full((rows, cols, *values.shape[2:]), empty)
     page[: values.shape[0], : values.shape[1]] = values
     return page
 

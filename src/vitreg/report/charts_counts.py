@@ -5,14 +5,17 @@ A chart is None where the scan did not measure what it draws; the page then says
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
 from vitreg.records import Histogram, LayerRecord, ScanResult
 
 from .colours import palette
+from .ranges import positive_span
 from .svg import LEFT, Axis, Kind, Plot, element, framed, labelled, png
-from .words import bin_name, density, number, percent, trimmed
+from .words import bin_name, countable, density, number, percent, trimmed
 
 COUNT_SCALES: tuple[Kind, ...] = ("log", "sqrt", "linear")
 _SCALE_WORDS = {"log": "log scale", "sqrt": "square-root scale", "linear": "linear scale"}
@@ -20,17 +23,17 @@ _SCALE_WORDS = {"log": "log scale", "sqrt": "square-root scale", "linear": "line
 
 def histogram(layer: LayerRecord, width: float, height: float, scale: Kind = "log") -> Markup | None:
     """Norms at one layer on a log axis with the threshold; the share axis is log, square root or linear (Fig. 3)."""
-    data = trimmed(layer.histogram)
-    total = sum(data.counts)
-    edges = [max(e, 1e-12) for e in data.edges]
-    if not total or edges[-1] <= edges[0]:
+    if not countable(layer.histogram):
         return None
+    data = trimmed(layer.histogram)
+    edges, total = data.edges, sum(data.counts)
     shares = [c / total for c in data.counts]
     smallest = min(s for s in shares if s > 0)
     low = {"log": smallest / 3, "sqrt": 0.0, "linear": 0.0}[scale]
-    bounds = [e for e in (edges[0], edges[-1], layer.threshold) if e]
-    plot = framed(width, height, (min(bounds), max(bounds)), (low * 100, max(shares) * 108), ("log", scale), 46.0)
-    ticks = [(v, f"{v:,.4f}".rstrip("0").rstrip(".") + "%") for v in plot.y.ticks()]
+    cut = layer.threshold if layer.threshold is not None and math.isfinite(layer.threshold) else None
+    bounds = positive_span([*edges, cut]) or (0.0, 0.0)
+    plot = framed(width, height, bounds, (low * 100, max(shares) * 108), ("log", scale), 46.0)
+    ticks = labelled(plot.y.ticks(), "%")
     if scale == "sqrt":
         ticks = [(v, f"{v:g}%") for v in (0, 0.1, 0.5, 2, 5, 10, 20, 40, 80) if v <= plot.y.high]
     plot.frame(
@@ -39,7 +42,6 @@ def histogram(layer: LayerRecord, width: float, height: float, scale: Kind = "lo
         labelled(plot.x.ticks(6)),
         ticks,
     )
-    cut = layer.threshold
     for a, b, share in zip(edges, edges[1:], shares, strict=False):
         if share > 0:
             for left, right, outlier in _split(a, b, cut, layer.side):
@@ -82,11 +84,11 @@ def _split(a: float, b: float, cut: float | None, side: str | None) -> list[tupl
 def positions(result: ScanResult, width: float) -> Markup | None:
     """Share of images with an outlier at each place of the grid (Fig. 10); None if there are none."""
     grid = result.positions
-    values = np.nan_to_num(np.asarray(grid.values if grid else [], dtype=np.float64))
+    values = np.nan_to_num(np.asarray(grid.values if grid else [], dtype=np.float64), posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0))
     if grid is None or top <= 0:
         return None
-    scaled = np.rint(255 * values / top).astype(np.uint8)
+    scaled = np.rint(255 * np.clip(values / top, 0, 1)).astype(np.uint8)
     drawn = min(width - 40, 420)
     cell = drawn / max(grid.cols, grid.rows)
     wide, tall = cell * grid.cols, cell * grid.rows
@@ -134,9 +136,9 @@ def _ends(size: int) -> list[int]:
 
 def per_image(data: Histogram, width: float, height: float) -> Markup | None:
     """How many images carry how many outliers; bars of many counts are joined, the images without any stay apart."""
-    total = sum(data.counts)
-    if not total:
+    if not countable(data):
         return None
+    total = sum(data.counts)
     bars = _joined(data, most=int(width // 16))
     most = max(images for _, images in bars)
     plot = framed(width, height, (0, len(bars)), (0, most * 1.08), ("linear", "linear"))
@@ -181,7 +183,7 @@ def redundancy(result: ScanResult, width: float, height: float) -> Markup | None
         ("other", record.others, record.other_mean, 36.0),
         ("outlier", record.outliers, record.outlier_mean, 22.0),
     ]
-    groups = [group for group in groups if sum(group[1].counts)]
+    groups = [group for group in groups if countable(group[1])]
     if len(groups) < 2:
         return None
     used = [trimmed(data) for _, data, _, _ in groups]
@@ -193,7 +195,7 @@ def redundancy(result: ScanResult, width: float, height: float) -> Markup | None
         points = _steps(data, low, high)
         plot.band([p[0] for p in points], [0.0] * len(points), [p[1] for p in points], f"area-{name}")
         plot.line(points, f"line-{name}")
-        if mean is not None:
+        if mean is not None and math.isfinite(mean):
             x = plot.x(mean)
             plot.add("line", x1=x, x2=x, y1=row + 4, y2=plot.y.start, class_=f"mean-{name}")
             plot.text(min(max(x, LEFT + 60), width - 50), row, f"mean {number(mean)}", f"mark-label {name}")

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from vitreg.records import LayerRecord, ScanResult
 
+from .ranges import positive_span
 from .svg import LEFT, Plot, framed, labelled
 from .words import MISSING, finite, number, percent, shown_layer, times
 
@@ -45,8 +46,7 @@ def norm_span(result: ScanResult) -> tuple[float, float] | None:
         for la in result.layers
         for v in (la.min, la.median, la.p99, la.max, la.threshold, la.cls_norm, *la.register_norms)
     ]
-    positive = [v for v in finite(values) if v > 0]
-    return (min(positive) * 0.85, max(positive) * 1.2) if positive else None
+    return positive_span(values, room=1.2)
 
 
 def norms_per_layer(
@@ -118,11 +118,11 @@ def _layer_tip(layer: LayerRecord) -> str:
 
 def attention(result: ScanResult, width: float, height: float) -> Markup | None:
     """Share of the CLS attention that outliers take, against their share of the patches, per block."""
-    taken = [(la.index, la.cls_attention) for la in result.layers if la.cls_attention is not None]
+    taken = [(la.index, v) for la in result.layers for v in finite([la.cls_attention])]
     if not taken:
         return None
     xs = [la.index for la in result.layers]
-    top = max([v for _, v in taken] + [la.outlier_fraction for la in result.layers])
+    top = max([v for _, v in taken] + finite(la.outlier_fraction for la in result.layers))
     plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), (0, max(top * 108, 0.1)), ("linear", "linear"))
     ticks = [(t, f"{t:g}%") for t in plot.y.ticks(4)]
     plot.frame("block", "share", _layer_ticks(result.layers, width), ticks)

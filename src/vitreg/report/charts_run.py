@@ -5,6 +5,7 @@ A chart is None where the runs did not write down what it draws; the page then s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from vitreg.records import Curve, NormsMoment, Watch
 
 from .over_steps import Point, best, boundaries, nearest_look, norm_density, norm_span, strengths, thinned
+from .ranges import usable
 from .svg import LEFT, RIGHT, Axis, Kind, Plot, framed, labelled, png
 from .words import number, percent, times
 
@@ -73,10 +75,10 @@ def curves(
 
 
 def _value_span(values: Sequence[float], from_zero: bool) -> tuple[Span, Kind]:
-    low, high = min(values), max(values)
+    low, high = usable(min(values), max(values))
     if low > 0 and high > 20 * low and not from_zero:
         return (low / 1.1, high * 1.1), "log"
-    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    margin = 0.06 * (high - low)
     return (0.0 if from_zero and low >= 0 else low - margin, high + margin), "linear"
 
 
@@ -152,7 +154,9 @@ def outliers_by_block(
     shares = np.zeros((blocks, len(moments)))  # [blocks, looks], block 0 at the bottom
     for column, moment in enumerate(moments):
         for index, layer in enumerate(moment.layers):
-            shares[blocks - 1 - index, column] = layer.outlier_fraction
+            shares[blocks - 1 - index, column] = (
+                max(layer.outlier_fraction, 0) if math.isfinite(layer.outlier_fraction) else 0
+            )
     highest = float(shares.max(initial=0))
     if highest <= 0:
         return None
@@ -206,9 +210,9 @@ def _share_bar(plot: Plot, y: float, top: float) -> None:
 
 def _mark_onset(plot: Plot, watch: Watch) -> None:
     """A line where artifacts appeared to stay, with the step in words."""
-    if watch.onset is None or not plot.x.low <= watch.onset <= plot.x.high:
-        return
     looks = [moment.step for moment in watch.moments]
+    if watch.onset is None or watch.onset not in looks or not plot.x.low <= watch.onset <= plot.x.high:
+        return
     at = boundaries(looks)[looks.index(watch.onset)]
     x, top = plot.x(at), min(plot.y.start, plot.y.stop)
     plot.add("line", x1=x, x2=x, y1=top - 8, y2=plot.y.start, class_="mark")

@@ -9,6 +9,7 @@ from vitreg.files import output_folder
 from vitreg.records import ScanResult
 
 from . import charts_counts, charts_depth, payload, shell, words
+from .attempts import Attempts
 
 
 def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *, title: str, note: str = "") -> Path:
@@ -24,14 +25,18 @@ def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *
     """
     spans = [span for _, result, _ in scans if (span := charts_depth.norm_span(result))]
     span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+    attempts = Attempts()
     columns = []
     for name, result, folder in scans:
         shown = words.shown_layer(result)
         norms, counts = (
-            shell.two_widths(*(draw(width) for width in (shell.HALF, shell.PHONE)))
-            for draw in (
-                lambda width, result=result: charts_depth.norms_per_layer(result, width, 340, span),
-                lambda width, shown=shown: charts_counts.histogram(shown, width, 300) if shown else None,
+            attempts(
+                f"chart of {what} of {name}",
+                lambda draw=draw: shell.two_widths(*(draw(width) for width in (shell.HALF, shell.PHONE))),
+            )
+            for what, draw in (
+                ("norms", lambda width, result=result: charts_depth.norms_per_layer(result, width, 340, span)),
+                ("histogram", lambda width, shown=shown: charts_counts.histogram(shown, width, 300) if shown else None),
             )
         )
         columns.append(
@@ -46,5 +51,12 @@ def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *
                 "counts": counts,
             }
         )
-    page = shell.render("comparison.html.j2", title=title, note=note, columns=columns, data=payload.empty_block())
+    page = shell.render(
+        "comparison.html.j2",
+        title=title,
+        note=note,
+        columns=columns,
+        undrawn=attempts.failed,
+        data=payload.empty_block(),
+    )
     return shell.write(output_folder(Path(path).parent) / Path(path).name, page)

@@ -7,54 +7,69 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from vitreg.files import output_folder
-from vitreg.records import RunRecord, Watch
+from vitreg.records import Curve, RunRecord, Watch
 
 from . import charts_run, over_steps, payload, shell
+from .attempts import Attempts
+from .figures_run import write_curves_figure
 from .page import FILE_NAME
+from .ranges import usable
 from .words import KINDS
 
 DRAWN_ALONE = ("loss", "lr", "epoch")  # of the training curves: the rest is drawn small
 
 
-def write_curves(runs: Sequence[RunRecord], directory: Path) -> Path:
+def draw_curves(runs: Sequence[RunRecord], directory: Path, attempts: Attempts) -> None:
+    """Draw the picture and the page about one or several runs into a folder.
+
+    Args:
+        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    attempts("curves.png", lambda: write_curves_figure(runs, directory))
+    attempts(FILE_NAME, lambda: write_curves(runs, directory, attempts))
+
+
+def write_curves(runs: Sequence[RunRecord], directory: Path, attempts: Attempts | None = None) -> Path:
     """Write ``directory/report.html`` about one or several runs and return its path.
 
+    Args:
+        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """
-    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(runs))
+    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(runs, attempts))
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def render(runs: Sequence[RunRecord], attempts: Attempts | None = None) -> str:
     """Return the page as text; see ``write_curves``."""
+    attempts = Attempts() if attempts is None else attempts
     watched = [run for run in runs if run.watched is not None]
-    return shell.render(
-        "curves.html.j2",
-        runs=[_row(run, place) for place, run in enumerate(runs)],
-        several=len(runs) > 1,
-        headline=_headline(runs),
-        strength=max((_last_strength(run.watched) for run in watched), key=_STRENGTHS.index, default="none"),
-        loss=_overlay(runs, "loss", shell.HALF),
-        rate=_overlay(runs, "lr", shell.HALF, "learning rate", from_zero=True),
-        evaluations=_evaluations(runs),
-        outliers=_two(
-            lambda w: charts_run.curves(
-                [(place, run.name, over_steps.outlier_share(run)) for place, run in enumerate(runs)],
-                w, 300, "patch tokens that are outliers", unit="%", from_zero=True,
-            ),
-            shell.FULL,
-        ),
-        strips=_strips(runs),
-        others=_others(runs),
-        differing=_differing(runs),
-        data=payload.empty_block(),
-    )  # fmt: skip
+    charts = _Charts(runs, attempts)
+    view = {
+        "runs": [_row(run, place) for place, run in enumerate(runs)],
+        "several": len(runs) > 1,
+        "headline": _headline(runs),
+        "unfinished": [run for run in runs if _unfinished(run)],
+        "strength": max((_last_strength(run.watched) for run in watched), key=_STRENGTHS.index, default="none"),
+        "loss": charts.of_training("loss"),
+        "rate": charts.of_training("lr", "learning rate", from_zero=True),
+        "evaluations": charts.evaluations(),
+        "outliers": charts.outliers(),
+        "strips": charts.strips(),
+        "others": charts.others(),
+        "differing": _differing(runs),
+        "data": payload.empty_block(),
+    }
+    return shell.render("curves.html.j2", undrawn=attempts.failed, **view)
 
 
 _STRENGTHS = ("none", "mild", "moderate", "strong")
@@ -62,6 +77,10 @@ _STRENGTHS = ("none", "mild", "moderate", "strong")
 
 def _last_strength(watch: Watch | None) -> str:
     return watch.moments[-1].strength if watch and watch.onset is not None else "none"
+
+
+def _unfinished(run: RunRecord) -> bool:
+    return run.total is not None and run.step < run.total
 
 
 def _headline(runs: Sequence[RunRecord]) -> str:
@@ -72,9 +91,11 @@ def _headline(runs: Sequence[RunRecord]) -> str:
     shown = [run for run in watched if run.watched and run.watched.onset is not None]
     if not watched:
         return f"{len(runs)} runs; the norms were not watched."
-    if not shown:
-        return f"No artifacts at the end of any of {len(watched)} watched runs."
-    return f"Artifacts at the end of {len(shown)} of {len(watched)} watched runs."
+    running = any(_unfinished(run) for run in watched)
+    when = "so far in" if running else "at the end of"
+    if shown:
+        return f"Artifacts {when} {len(shown)} of {len(watched)} watched runs."
+    return f"No artifacts {when} any of {len(watched)} watched runs."
 
 
 def _row(run: RunRecord, place: int) -> dict[str, Any]:
@@ -86,7 +107,7 @@ def _row(run: RunRecord, place: int) -> dict[str, Any]:
     return {
         "place": place,
         "run": run,
-        "finished": run.total is not None and run.step >= run.total,
+        "unfinished": _unfinished(run),
         "loss": last[0] if last else None,
         "judged": _evaluation_words(judged.name) if judged else None,
         "epochs": f"{round(run.epochs, 1):,g}" if run.epochs else None,
@@ -98,75 +119,88 @@ def _row(run: RunRecord, place: int) -> dict[str, Any]:
     }
 
 
-def _two(draw: Callable[[int], Markup | None], wide: int) -> Markup | None:
-    return shell.two_widths(draw(wide), draw(shell.PHONE))
+class _Charts:
+    """The charts of a page; one that fails is named among `attempts.failed`, and the others are drawn."""
 
+    def __init__(self, runs: Sequence[RunRecord], attempts: Attempts) -> None:
+        self.runs, self.attempts = runs, attempts
 
-def _overlay(
-    runs: Sequence[RunRecord], name: str, wide: int, label: str | None = None, *, from_zero: bool = False
-) -> Markup | None:
-    drawn = [(place, run.name, over_steps.named(run.training, name)) for place, run in enumerate(runs)]
-    words = label or name.replace("_", " ")
-    return _two(lambda w: charts_run.curves(drawn, w, 300, words, from_zero=from_zero), wide)
+    def two(self, name: str, draw: Callable[[int], Markup | None], wide: int) -> Markup | None:
+        """One chart for a desktop and for a phone."""
+        return self.attempts(f"chart of {name}", lambda: shell.two_widths(draw(wide), draw(shell.PHONE)))
 
+    def curve(
+        self, words: str, curves: Sequence[tuple[int, str, Curve | None]], wide: int, **how: Any
+    ) -> Markup | None:
+        """Lines of runs; `how` as in `charts_run.curves`."""
+        return self.two(words, lambda width: charts_run.curves(curves, width, 300, words, **how), wide)
 
-def _evaluations(runs: Sequence[RunRecord]) -> list[tuple[str, Markup | None]]:
-    """A chart for each number that chooses the best checkpoint of some run: runs judged alike share one."""
-    names = dict.fromkeys(run.evaluations[0].name for run in runs if run.evaluations)
-    charts = []
-    for name in names:
-        drawn = [
-            (place, run.name, run.evaluations[0])
-            for place, run in enumerate(runs)
-            if run.evaluations and run.evaluations[0].name == name
+    def of_training(self, name: str, label: str | None = None, *, from_zero: bool = False) -> Markup | None:
+        """A number that is written down while training."""
+        drawn = [(place, run.name, over_steps.named(run.training, name)) for place, run in enumerate(self.runs)]
+        return self.curve(label or name.replace("_", " "), drawn, shell.HALF, from_zero=from_zero)
+
+    def outliers(self) -> Markup | None:
+        """The share of outliers of all runs."""
+        drawn = [(place, run.name, over_steps.outlier_share(run)) for place, run in enumerate(self.runs)]
+        return self.curve("patch tokens that are outliers", drawn, shell.FULL, unit="%", from_zero=True)
+
+    def evaluations(self) -> list[tuple[str, Markup | None]]:
+        """A chart for each number that chooses the best checkpoint of some run: runs judged alike share one."""
+        names = dict.fromkeys(run.evaluations[0].name for run in self.runs if run.evaluations)
+        charts = []
+        for name in names:
+            drawn = [
+                (place, run.name, run.evaluations[0])
+                for place, run in enumerate(self.runs)
+                if run.evaluations and run.evaluations[0].name == name
+            ]
+            words = _evaluation_words(name)
+            charts.append((words, self.curve(words, drawn, shell.FULL, unit="%", mark_best=True)))
+        return charts
+
+    def strips(self) -> list[dict[str, Any]]:
+        """Norms and outliers by block of every watched run, all on the same axes."""
+        watched = [(place, run, run.watched) for place, run in enumerate(self.runs) if run.watched is not None]
+        moments = [moment for _, _, watch in watched for moment in watch.moments]
+        spans = [span for _, _, watch in watched if (span := over_steps.norm_span(watch.moments))]
+        if not spans:
+            return []
+        steps = usable(min(m.step for m in moments), max(m.step for m in moments))
+        span = min(low for low, _ in spans), max(high for _, high in spans)
+        top = max((layer.outlier_fraction for m in moments for layer in m.layers), default=0.0) or None
+
+        def norms(watch: Watch, width: int) -> Markup | None:
+            return charts_run.norms(watch, width, 380 if width == shell.FULL else 300, span=span, steps=steps)
+
+        return [
+            {
+                "place": place,
+                "run": run,
+                "norms": self.two(f"norms of {run.name}", partial(norms, watch), shell.FULL),
+                "blocks": self.two(
+                    f"outliers by block of {run.name}",
+                    partial(charts_run.outliers_by_block, watch, top=top, steps=steps),
+                    shell.FULL,
+                ),
+            }
+            for place, run, watch in watched
         ]
-        words = _evaluation_words(name)
-        charts.append(
-            (
-                words,
-                _two(lambda w, d=drawn, t=words: charts_run.curves(d, w, 300, t, unit="%", mark_best=True), shell.FULL),
-            )
-        )
-    return charts
+
+    def others(self) -> list[tuple[str, Markup | None]]:
+        """Everything else that was written down, one small chart each."""
+        names = dict.fromkeys(c.name for run in self.runs for c in run.training if c.name not in DRAWN_ALONE)
+        charts = [(name.replace("_", " "), self.of_training(name)) for name in names]
+        for name in dict.fromkeys(curve.name for run in self.runs for curve in run.evaluations[1:]):
+            drawn = [(place, run.name, over_steps.named(run.evaluations, name)) for place, run in enumerate(self.runs)]
+            words = name.replace("_", " ")
+            charts.append((words, self.curve(words, drawn, shell.HALF, unit="%")))
+        return [(name, chart) for name, chart in charts if chart is not None]
 
 
 def _evaluation_words(name: str) -> str:
     known = {"top1": "top-1 accuracy", "knn": "kNN top-1 accuracy", "recall": "mean recall at 5"}
     return known.get(name, name.replace("_", " "))
-
-
-def _strips(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Norms and outliers by block of every watched run, all on the same axes."""
-    watched = [(place, run, run.watched) for place, run in enumerate(runs) if run.watched is not None]
-    moments = [moment for _, _, watch in watched for moment in watch.moments]
-    spans = [span for _, _, watch in watched if (span := over_steps.norm_span(watch.moments))]
-    if not spans:
-        return []
-    steps = (min(m.step for m in moments), max(m.step for m in moments))
-    axis = {"steps": steps if steps[1] > steps[0] else (steps[0] - 0.5, steps[0] + 0.5)}
-    span = min(low for low, _ in spans), max(high for _, high in spans)
-    top = max((layer.outlier_fraction for m in moments for layer in m.layers), default=0.0) or None
-    return [
-        {
-            "place": place,
-            "run": run,
-            "norms": _two(lambda w, o=watch: charts_run.norms(o, w, 380 if w == shell.FULL else 300, span=span, **axis), shell.FULL),
-            "blocks": _two(lambda w, o=watch: charts_run.outliers_by_block(o, w, top=top, **axis), shell.FULL),
-        }
-        for place, run, watch in watched
-    ]  # fmt: skip
-
-
-def _others(runs: Sequence[RunRecord]) -> list[tuple[str, Markup | None]]:
-    """Everything else that was written down, one small chart each."""
-    names = dict.fromkeys(c.name for run in runs for c in run.training if c.name not in DRAWN_ALONE)
-    charts = [(name.replace("_", " "), _overlay(runs, name, shell.HALF)) for name in names]
-    rest = dict.fromkeys(curve.name for run in runs for curve in run.evaluations[1:])
-    for name in rest:
-        drawn = [(place, run.name, over_steps.named(run.evaluations, name)) for place, run in enumerate(runs)]
-        words = name.replace("_", " ")
-        charts.append((words, _two(lambda w, d=drawn, t=words: charts_run.curves(d, w, 300, t, unit="%"), shell.HALF)))
-    return [(name, chart) for name, chart in charts if chart is not None]
 
 
 def _differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,23 +18,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitreg.files import output_folder, replacing
-from vitreg.records import Example, ScanResult
+from vitreg.records import Example, LayerRecord, ScanResult
 
+from .attempts import Attempts
+from .charts_depth import norm_span
 from .payload import Scale
-from .words import count, density, number, percent, shown_layer, trimmed
+from .ranges import drawable, positive_span, usable
+from .words import count, countable, density, number, percent, short, shown_layer, trimmed
 
 DPI = 160
+PERCENT = FuncFormatter(lambda share, _: f"{short(100 * share)}%")
 PATCH, OUTLIER, CLS, REGISTER, INK = "#2a6fb0", "#c4451c", "#8a4fa3", "#0b7f63", "#17202b"
 
 
-def write_figures(result: ScanResult, examples: Sequence[Example], directory: Path) -> list[Path]:
+def write_figures(
+    result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts | None = None
+) -> list[Path]:
     """Write every figure that the record allows to ``directory/figures/`` and return the paths, in the page's order.
 
     A figure of something that was not measured is left out; one from an earlier scan in the same folder is removed.
 
+    Args:
+        attempts: takes account of the figures that fail; the others are written all the same.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -46,19 +55,36 @@ def write_figures(result: ScanResult, examples: Sequence[Example], directory: Pa
         ("attention", lambda: attention(result)),
         ("examples", lambda: examples_sheet(examples)),
     ]
+    attempts = Attempts() if attempts is None else attempts
     written = []
     for name, draw in drawings:
         path = folder / f"{name}.png"
-        try:
-            figure = draw()
-        except NotMeasuredError:
+        if attempts(f"figures/{path.name}", lambda draw=draw, path=path: _saved(draw, path)):
+            written.append(path)
+        else:
             path.unlink(missing_ok=True)
-            continue
-        with replacing(path) as draft, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
-            figure.savefig(draft, format="png", dpi=DPI)
-        written.append(path)
     return written
+
+
+def _saved(draw: Callable[[], Figure], path: Path) -> bool:
+    """Draw a figure into a file; False if the record does not hold what it draws."""
+    try:
+        figure = draw()
+    except NotMeasuredError:
+        return False
+    save_figure(figure, path)
+    return True
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
+        figure.savefig(draft, format="png", dpi=DPI)
 
 
 class NotMeasuredError(ValueError):
@@ -71,30 +97,18 @@ def norms_per_layer(result: ScanResult) -> Figure:
     Raises:
         NotMeasuredError: without layers.
     """
-    layers = result.layers
-    if not layers:
-        raise NotMeasuredError("the scan holds no layers")
+    layers, span = result.layers, norm_span(result)
+    if not layers or span is None:
+        raise NotMeasuredError("the scan holds no norms above zero")
     figure, axes = _figure(7.5, 4)
     xs = [la.index for la in layers]
-    axes.fill_between(xs, [la.min for la in layers], [la.max for la in layers], color=PATCH, alpha=0.16, lw=0)
-    top = [la.max for la in layers]
-    axes.fill_between(xs, [la.p99 for la in layers], top, color=PATCH, alpha=0.35, lw=0, label="99th percentile to max")
-    axes.plot(xs, [la.median for la in layers], color=PATCH, marker="o", ms=3, label="median of patches")
-    cut = [(la.index, la.threshold) for la in layers if la.threshold is not None]
-    if cut:
-        x, y = zip(*cut, strict=True)
-        axes.plot(x, y, color=OUTLIER, ls="none", marker="_", ms=11, mew=2, label="threshold")
-    followed = [(la.index, la.followed.median) for la in layers if la.followed is not None]
-    if followed:
-        axes.plot(*zip(*followed, strict=True), color=OUTLIER, ls=":", label="median of the peak's outliers")
-    cls = [(la.index, la.cls_norm) for la in layers if la.cls_norm is not None]
-    if cls:
-        axes.plot(*zip(*cls, strict=True), color=CLS, ls="--", label="CLS, mean")
-    for place in range(max(len(la.register_norms) for la in layers)):
-        line = [(la.index, la.register_norms[place]) for la in layers if place < len(la.register_norms)]
-        axes.plot(
-            *zip(*line, strict=True), color=REGISTER, ls=":", label="registers, mean of each" if not place else None
-        )
+    low, p99, top = (drawable(getattr(la, name) for la in layers) for name in ("min", "p99", "max"))
+    axes.fill_between(xs, np.maximum(low, span[0]), top, color=PATCH, alpha=0.16, lw=0)
+    axes.fill_between(xs, p99, top, color=PATCH, alpha=0.35, lw=0, label="99th percentile to max")
+    axes.plot(xs, drawable(la.median for la in layers), color=PATCH, marker="o", ms=3, label="median of patches")
+    for values, style in _further_lines(layers):
+        if any(value is not None for value in values):
+            axes.plot(xs, drawable(values), **style)
     first, peak = result.verdict.first_layer, result.verdict.peak_layer
     for index, word, style in ((first, "first", ":"), (peak, "peak", "-")):
         if index is not None and (word == "peak" or index != peak):
@@ -104,13 +118,34 @@ def norms_per_layer(result: ScanResult) -> Figure:
                 words, (index, 1.02), xycoords=("data", "axes fraction"), color=OUTLIER, ha="center", fontsize=8
             )
     if len(layers) == 1:  # bands have no width here
-        axes.vlines(xs, layers[0].min, layers[0].max, color=PATCH, alpha=0.35, lw=8)
+        axes.vlines(xs, np.maximum(low, span[0]), top, color=PATCH, alpha=0.35, lw=8)
     axes.set_yscale("log")
+    axes.set_ylim(*span)
     plain_log(axes.yaxis)
     _blocks(axes, xs)
     axes.set_ylabel("norm (L2)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
+
+
+def _further_lines(layers: Sequence[LayerRecord]) -> list[tuple[list[float | None], dict[str, Any]]]:
+    """Thresholds, followed outliers, CLS and registers: values of each block, and how they are drawn."""
+    lines: list[tuple[list[float | None], dict[str, Any]]] = [
+        (
+            [la.threshold for la in layers],
+            {"color": OUTLIER, "ls": "none", "marker": "_", "ms": 11, "mew": 2, "label": "threshold"},
+        ),
+        (
+            [la.followed.median if la.followed else None for la in layers],
+            {"color": OUTLIER, "ls": ":", "label": "median of the peak's outliers"},
+        ),
+        ([la.cls_norm for la in layers], {"color": CLS, "ls": "--", "label": "CLS, mean"}),
+    ]
+    for place in range(max(len(la.register_norms) for la in layers)):
+        values = [la.register_norms[place] if place < len(la.register_norms) else None for la in layers]
+        label = None if place else "registers, mean of each"
+        lines.append((values, {"color": REGISTER, "ls": ":", "label": label}))
+    return lines
 
 
 def histogram_peak(result: ScanResult) -> Figure:
@@ -122,13 +157,16 @@ def histogram_peak(result: ScanResult) -> Figure:
         NotMeasuredError: without layers or counts.
     """
     layer = shown_layer(result)
-    if layer is None or not sum(layer.histogram.counts):
+    if layer is None or not countable(layer.histogram):
         raise NotMeasuredError("the scan holds no histogram of norms")
     data = trimmed(layer.histogram, margin=0)
-    edges, shares = np.asarray(data.edges), np.asarray(data.counts) / sum(data.counts)
+    span = positive_span([*data.edges, layer.threshold], room=1.02)
+    if span is None:
+        raise NotMeasuredError("the histogram holds no norm above zero")
+    edges, shares = np.clip(data.edges, *span), np.asarray(data.counts) / sum(data.counts)
     figure, axes = _figure(7.5, 3.6)
     axes.stairs(shares, edges, fill=True, color=PATCH, label="patch tokens")
-    if layer.threshold is not None:
+    if layer.threshold is not None and span[0] <= layer.threshold <= span[1]:
         low = layer.side == "low"
         side, other = (edges[0], layer.threshold) if low else (layer.threshold, edges[-1])
         beyond = axes.stairs(shares, edges, fill=True, color=OUTLIER, label="outliers")
@@ -138,9 +176,10 @@ def histogram_peak(result: ScanResult) -> Figure:
         axes.annotate(words, (layer.threshold, 1.02), xycoords=("data", "axes fraction"), color=OUTLIER, ha="center")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(shares[shares > 0].min() / 2)
+    axes.set_xlim(*span)
+    axes.set_ylim(*usable(shares[shares > 0].min() / 2, shares.max() * 1.4, log=True))
     plain_log(axes.xaxis)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.set_xlabel(f"norm (L2) at block {layer.index}")
     axes.set_ylabel("share of tokens per bin")
     axes.legend(frameon=False, fontsize=8)
@@ -153,11 +192,12 @@ def positions(result: ScanResult) -> Figure:
     Raises:
         NotMeasuredError: if positions were not recorded or there are no outliers.
     """
-    if result.positions is None or not np.any(result.positions.values):
+    values = drawable(v for row in result.positions.values for v in row) if result.positions else np.zeros(0)
+    if result.positions is None or not (values > 0).any():
         raise NotMeasuredError("the scan recorded no positions of outliers")
     figure, axes = _figure(4.8, 4)
-    image = axes.imshow(np.asarray(result.positions.values), cmap="viridis", vmin=0)
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0))
+    image = axes.imshow(values.reshape(result.positions.rows, result.positions.cols), cmap="viridis", vmin=0)
+    bar = figure.colorbar(image, ax=axes, format=PERCENT)
     bar.set_label("images with an outlier here")
     axes.set_xlabel("column")
     axes.set_ylabel("row")
@@ -172,14 +212,14 @@ def redundancy(result: ScanResult) -> Figure:
         NotMeasuredError: if redundancy was not measured or there are no outliers to compare.
     """
     record = result.redundancy
-    if record is None or not sum(record.outliers.counts) or not sum(record.others.counts):
+    if record is None or not countable(record.outliers) or not countable(record.others):
         raise NotMeasuredError("the scan holds no two groups of patches to compare")
     figure, axes = _figure(5.5, 3.4)
     for data, mean, colour, label in (
         (record.others, record.other_mean, PATCH, "other patches"),
         (record.outliers, record.outlier_mean, OUTLIER, "outliers"),
     ):
-        edges = np.asarray(data.edges)
+        edges = drawable(data.edges)
         axes.stairs(density(data), edges, fill=True, color=colour, alpha=0.25)
         axes.stairs(density(data), edges, color=colour, label=f"{label}, mean {number(mean)}")
     axes.set_xlabel("cosine similarity to the 4 neighbours, before the first block")
@@ -194,16 +234,16 @@ def attention(result: ScanResult) -> Figure:
     Raises:
         NotMeasuredError: if no layer holds the attention that outliers take.
     """
-    taken = [np.nan if la.cls_attention is None else la.cls_attention for la in result.layers]
+    taken = drawable(la.cls_attention for la in result.layers)
     if not np.isfinite(taken).any():
         raise NotMeasuredError("the scan holds no attention taken by outliers")
     figure, axes = _figure(5.5, 3.4)
     xs = [la.index for la in result.layers]
     axes.plot(xs, taken, color=OUTLIER, marker="o", ms=4, label="share of CLS attention that outliers take")
-    shares = [la.outlier_fraction for la in result.layers]
+    shares = drawable(la.outlier_fraction for la in result.layers)
     axes.plot(xs, shares, color=PATCH, ls="--", marker="s", ms=4, mfc="white", label="their share of the patches")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(0)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_ylim(*usable(0.0, 1.08 * float(np.nanmax([*taken, *shares]))))
     _blocks(axes, xs)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
@@ -238,13 +278,14 @@ def examples_sheet(examples: Sequence[Example]) -> Figure:
         rows_, cols = example.norms.shape
         line[0].imshow(example.image)
         _outline(line[0], example.outliers, width / cols, height / rows_)
-        line[1].imshow(example.norms, cmap="magma", norm=colours, aspect="auto")
+        line[1].imshow(_on_paper(example.norms, scale.low), cmap="magma", norm=colours, aspect="auto")
         for axes, values in zip(line[2:-1], maps, strict=True):
             if values is None:
                 axes.set_visible(False)
             else:
-                axes.imshow(values, cmap="viridis", vmin=0, aspect="auto")
-        line[-1].imshow(np.clip(example.pca, 0, 1), aspect="auto")
+                values = _on_paper(values, 0.0)
+                axes.imshow(values, cmap="viridis", vmin=0, vmax=float(values.max()) or 1.0, aspect="auto")
+        line[-1].imshow(np.clip(np.nan_to_num(example.pca), 0, 1), aspect="auto")
         for axes in line:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -259,6 +300,12 @@ def examples_sheet(examples: Sequence[Example]) -> Figure:
     plain_log(bar.ax.yaxis)
     bar.ax.tick_params(labelsize=6, which="both")
     return figure
+
+
+def _on_paper(values: np.ndarray, missing: float) -> np.ndarray:
+    """A map without NaN and infinite values, which get the colour of `missing`."""
+    values = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(values), values, missing)
 
 
 def _outline(axes: Axes, outliers: np.ndarray, wide: float, tall: float) -> None:
@@ -289,10 +336,11 @@ def plain_log(axis: Axis) -> None:
     between = (2, 5) if high < 1000 * max(low, 1e-12) else ()
 
     def name(value: float, _: int) -> str:
-        return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+        return short(value)
 
     def sometimes(value: float, place: int) -> str:
-        return name(value, place) if round(value / 10 ** math.floor(math.log10(value) + 1e-9)) in between else ""
+        digit = round(value / 10 ** math.floor(math.log10(value) + 1e-9)) if value > 0 else 0
+        return name(value, place) if digit in between else ""
 
     axis.set_major_formatter(FuncFormatter(name))
     axis.set_minor_formatter(FuncFormatter(sometimes))

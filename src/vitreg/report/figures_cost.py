@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vitreg.files import output_folder, replacing
+from vitreg.files import output_folder
 from vitreg.results import EvalResult, Table
 
-from .figures import DPI, OUTLIER, PATCH
+from .figures import OUTLIER, PATCH, save_figure
+from .ranges import drawable, usable
 
 COST, PROFILES = "Cost of registers", "What each column of it receives"  # how the titles of the tables begin
 
@@ -25,8 +26,7 @@ def write_cost_figure(result: EvalResult, directory: Path) -> Path:
     """
     path = output_folder(Path(directory)) / "complexity.png"
     figure = cost_figure(_named(result, COST), _named(result, PROFILES))
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=DPI)
+    save_figure(figure, path)
     return path
 
 
@@ -41,14 +41,22 @@ def cost_figure(cost: Table, profiles: Table) -> Figure:
     axes = figure.add_subplot(grid[0, :2])
     registers = _column(cost, "registers")
     for name, colour in (("% more GMACs", PATCH), ("% more parameters", OUTLIER)):
-        axes.plot(registers, _column(cost, name), color=colour, marker="o", ms=4, label=name.replace("GMACs", "FLOPs"))
+        axes.plot(
+            registers,
+            drawable(_column(cost, name)),
+            color=colour,
+            marker="o",
+            ms=4,
+            label=name.replace("GMACs", "FLOPs"),
+        )
     axes.set_xlabel("registers")
     axes.set_ylabel("% more than without")
     axes.set_title(cost.title.partition(" at ")[2], fontsize=8, loc="left")
     axes.legend(frameon=False, fontsize=8)
-    maps = [np.outer(row[1:], row[1:]) for row in (np.array(r, object) for r in profiles.rows)]
-    maps = [values.astype(float) for values in maps]
-    low, high = min(values.min() for values in maps), max(values.max() for values in maps)
+    columns = [np.nan_to_num(drawable(float(v or 0) for v in row[1:])) for row in profiles.rows]
+    columns = [np.clip(values, -1e150, 1e150) for values in columns]  # products of the largest overflow
+    maps = [np.outer(values, values) for values in columns]
+    low, high = usable(min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)) if maps else (0.0, 1.0)
     shown = None
     for place, (row, values) in enumerate(zip(profiles.rows, maps, strict=True)):
         panel = figure.add_subplot(grid[0, 2 + place])

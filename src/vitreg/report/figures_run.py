@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vitreg.files import output_folder, replacing
+from vitreg.files import output_folder
 from vitreg.records import Curve, RunRecord, Watch
 
 from .charts_run import ROWS
-from .figures import CLS, DPI, INK, OUTLIER, PATCH, REGISTER, plain_log, writable
+from .figures import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
 from .over_steps import best, boundaries, named, norm_density, norm_span, outlier_share, strengths, thinned
+from .ranges import drawable, usable
 
 COLOURS, DASHES = (PATCH, OUTLIER, REGISTER, CLS), ("-", "--")
 DENSITY = LinearSegmentedColormap.from_list("density", ["white", PATCH])
@@ -32,8 +33,7 @@ def write_curves_figure(runs: Sequence[RunRecord], directory: Path) -> Path:
         UserError: if the folder cannot be written.
     """
     path = output_folder(Path(directory)) / "curves.png"
-    with replacing(path) as draft:
-        curves_figure(runs).savefig(draft, format="png", dpi=DPI)
+    save_figure(curves_figure(runs), path)
     return path
 
 
@@ -66,7 +66,8 @@ def curves_figure(runs: Sequence[RunRecord]) -> Figure:
     for row, (run, watch) in enumerate(watched, start=1):
         axes = _axes(figure.add_subplot(grid[row, :]))
         _norms(axes, watch, span, legend=row == 1)
-        axes.set_xlim(min(w.moments[0].step for _, w in watched), max(w.moments[-1].step for _, w in watched) or 1)
+        steps = [moment.step for _, each in watched for moment in each.moments]
+        axes.set_xlim(*usable(min(steps), max(steps)))
         title = f"{writable(run.name)}: {watch.sentence}" if len(runs) > 1 else watch.sentence
         axes.set_title(title, fontsize=9, loc="left", color=INK, wrap=True).set_parse_math(False)
     return figure
@@ -92,11 +93,12 @@ def _lines(axes: Axes, curves: Sequence[Curve | None], *, mark_best: bool) -> No
             continue
         points, style = thinned(curve), _style(place)
         xs = [p.step for p in points]
-        axes.fill_between(xs, [p.low for p in points], [p.high for p in points], color=style["color"], alpha=0.16, lw=0)
-        axes.plot(xs, [p.value for p in points], marker="o" if len(xs) <= 32 else None, ms=2.5, **style)
+        low, value, high = (drawable(getattr(p, name) for p in points) for name in ("low", "value", "high"))
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.16, lw=0)
+        axes.plot(xs, value, marker="o" if len(xs) <= 32 else None, ms=2.5, **style)
         top = best(curve)
         if mark_best and top:
-            axes.plot(*top, marker="o", ms=7, mfc="none", mec=style["color"])
+            axes.plot(top[0], drawable(top[1:]), marker="o", ms=7, mfc="none", mec=style["color"])
 
 
 def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool) -> None:
@@ -106,9 +108,9 @@ def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool)
     rows = np.geomspace(span[1], span[0], ROWS + 1)
     axes.pcolormesh(boundaries(looks), rows, grid, cmap=DENSITY, vmin=0, vmax=1, rasterized=True)
     for name, words, dash in (("max", "maximum", ":"), ("p99", "99th percentile", "--"), ("median", "median", "-")):
-        values = [getattr(moment.layers[-1], name) for moment in watch.moments if moment.layers]
+        values = drawable(getattr(moment.layers[-1], name) for moment in watch.moments if moment.layers)
         axes.plot(looks[: len(values)], values, color=INK, ls=dash, lw=1.1, label=words)
-    if watch.onset is not None:
+    if watch.onset is not None and watch.onset in looks:
         at = boundaries(looks)[looks.index(watch.onset)]
         axes.axvline(at, color=OUTLIER, lw=1.2)
     axes.set_yscale("log")

@@ -14,7 +14,8 @@ import numpy as np
 
 from vitreg.records import Curve, NormsMoment, RunRecord
 
-from .words import finite, trimmed
+from .ranges import SMALLEST, positive_span
+from .words import countable, finite, trimmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def thinned(curve: Curve, most: int = 200) -> list[Point]:
     return [
         Point(
             group[len(group) // 2][0],
-            math.fsum(v for _, v in group) / len(group),
+            math.fsum(v / len(group) for _, v in group),  # divided first: a sum of the largest floats overflows
             min(v for _, v in group),
             max(v for _, v in group),
         )
@@ -86,11 +87,10 @@ def norm_span(moments: Sequence[NormsMoment]) -> tuple[float, float] | None:
     """The range of norms after the last block over all looks; None if there is no positive norm."""
     values = []
     for moment in moments:
-        if sum(moment.histogram.counts):
+        if countable(moment.histogram):
             values += [trimmed(moment.histogram, margin=0).edges[0], trimmed(moment.histogram, margin=0).edges[-1]]
         values += finite([layer for part in moment.layers[-1:] for layer in (part.median, part.max)])
-    positive = [v for v in values if v > 0]
-    return (min(positive) / 1.1, max(positive) * 1.1) if positive else None
+    return positive_span(values, room=1.1)
 
 
 def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows: int) -> np.ndarray:
@@ -106,9 +106,9 @@ def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows
     edges = np.linspace(math.log2(span[1]), math.log2(span[0]), rows + 1)  # falling
     grid = np.zeros((rows, len(moments)))
     for column, moment in enumerate(moments):
-        counts = np.asarray(moment.histogram.counts, dtype=np.float64)
-        if counts.sum() > 0:
-            bins = np.log2(np.maximum(np.asarray(moment.histogram.edges, dtype=np.float64), 1e-30))
+        if countable(moment.histogram):
+            counts = np.asarray(moment.histogram.counts, dtype=np.float64)
+            bins = np.log2(np.maximum(np.asarray(moment.histogram.edges, dtype=np.float64), SMALLEST))
             below = np.interp(edges, bins, np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum())
             grid[:, column] = -np.diff(below) / (edges[0] - edges[1])
     return grid

@@ -8,7 +8,7 @@ the template escapes all of it, and a content security policy lets no other scri
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,52 @@ from vitreg.files import output_folder
 from vitreg.records import Example, ScanResult
 
 from . import charts_counts, charts_depth, charts_run, payload, shell, words
+from .attempts import Attempts
+from .figures import write_figures
 
 FILE_NAME = "report.html"
 WIDE = ("norms", "histogram", "watched")  # charts as wide as the page
 SKIPPED_SHOWN = 200  # rows; the rest is in result.json
 
 
-def write_report(result: ScanResult, examples: Sequence[Example], directory: Path) -> Path:
+def draw_scan(result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts) -> None:
+    """Draw what people look at, the figures and the page, into a folder.
+
+    Args:
+        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    write_figures(result, examples, directory, attempts)
+    attempts(FILE_NAME, lambda: write_report(result, examples, directory, attempts))
+
+
+def write_report(
+    result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts | None = None
+) -> Path:
     """Write ``directory/report.html`` and return its path; a page that was there is replaced only by a complete one.
 
     Args:
         result: the record of the scan.
         examples: images with their maps, in any order; may be empty.
         directory: made if it does not exist.
+        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """
-    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(result, examples))
+    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(result, examples, attempts))
 
 
-def render(result: ScanResult, examples: Sequence[Example]) -> str:
+def render(result: ScanResult, examples: Sequence[Example], attempts: Attempts | None = None) -> str:
     """Return the page as text; see ``write_report``."""
-    return shell.render("report.html.j2", result=result, **_view(result, examples))
+    attempts = Attempts() if attempts is None else attempts
+    view = _view(result, examples, attempts)
+    return shell.render("report.html.j2", result=result, undrawn=attempts.failed, **view)
 
 
-def _view(result: ScanResult, examples: Sequence[Example]) -> dict[str, Any]:
+def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -> dict[str, Any]:
     """Everything the template shows that is not a field of the record itself."""
+    examples = [e for e in examples if attempts(f"maps of {e.name}", lambda e=e: _drawable(result, e))]
     shown = words.shown_layer(result)
     groups = _groups(examples)
     ordered = [example for _, members in groups for example in members]
@@ -52,7 +72,7 @@ def _view(result: ScanResult, examples: Sequence[Example]) -> dict[str, Any]:
         "verdict_kind": words.kind(result),
         "confidence": words.confidence(result.verdict.confidence),
         "shown": shown,
-        "charts": _charts(result),
+        "charts": _charts(result, attempts),
         "groups": [(title, [_card(e, next(place)) for e in members]) for title, members in groups],
         "scale": payload.Scale.of(ordered),
         "attended": max((min(e.attends.shape[1], payload.ATTENDED) for e in ordered), default=0),
@@ -64,10 +84,11 @@ def _view(result: ScanResult, examples: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def _charts(result: ScanResult) -> dict[str, Markup | None]:
-    """Every chart by its name in the template."""
+def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
+    """Every chart by its name in the template; None where it was not measured, or could not be drawn."""
     shown = words.shown_layer(result)
-    beside = charts_counts.positions(result, shell.HALF)  # the chart next to it is as tall as this one
+    # The chart next to the places is as tall as they are.
+    beside = attempts("chart of positions", lambda: charts_counts.positions(result, shell.HALF))
     drawn = {
         "norms": lambda w: charts_depth.norms_per_layer(result, w, 400 if w == shell.FULL else 320),
         "per_image": lambda w: (
@@ -87,8 +108,12 @@ def _charts(result: ScanResult) -> dict[str, Markup | None]:
         drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
             charts_counts.histogram(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
         )
+
+    def both(name: str, draw: Callable[[float], Markup | None]) -> Markup | None:
+        return shell.two_widths(draw(shell.FULL if name.startswith(WIDE) else shell.HALF), draw(shell.PHONE))
+
     return {
-        name: shell.two_widths(draw(shell.FULL if name.startswith(WIDE) else shell.HALF), draw(shell.PHONE))
+        name: attempts(f"chart of {name.replace('_', ' ')}", lambda name=name, draw=draw: both(name, draw))
         for name, draw in drawn.items()
     }
 
@@ -103,6 +128,11 @@ def _groups(examples: Sequence[Example]) -> list[tuple[str, list[Example]]]:
         return [("Example images", ordered)]
     half = (len(ordered) + 1) // 2
     return [("Most outliers", ordered[:half]), ("Fewest outliers", ordered[half:])]
+
+
+def _drawable(result: ScanResult, example: Example) -> bool:
+    """Whether an image can be shown: raises what keeps it from that."""
+    return bool(payload.data_block(result, [example]) and payload.picture(example))
 
 
 def _card(example: Example, index: int) -> dict[str, Any]:

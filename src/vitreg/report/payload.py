@@ -20,6 +20,7 @@ from PIL import Image
 from vitreg.records import Example, ScanResult
 
 from .colours import palette
+from .ranges import usable
 from .words import shown_layer
 
 LONGEST_SIDE = 560  # pixels of an example on the page; larger ones are shrunk, the maps keep their grid
@@ -40,7 +41,7 @@ class Scale:
         norms = norms[np.isfinite(norms) & (norms > 0)]
         if not norms.size:
             return cls(1.0, 10.0)
-        return cls(float(norms.min()), max(float(norms.max()), 3 * float(np.median(norms))))
+        return cls(*usable(float(norms.min()), max(float(norms.max()), 3 * float(np.median(norms))), log=True))
 
     def quantise(self, norms: np.ndarray) -> np.ndarray:
         """Map norms to 0..65535, uint16 of the same shape; zeros and non-finite values fall to 0."""
@@ -53,7 +54,8 @@ def data_block(result: ScanResult, examples: Sequence[Example]) -> Markup:
     """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape."""
     scale = Scale.of(examples)
     shown = shown_layer(result)
-    norms = {"low": scale.low, "high": scale.high, "threshold": shown.threshold if shown else None}
+    threshold = shown.threshold if shown and shown.threshold is not None and np.isfinite(shown.threshold) else None
+    norms = {"low": scale.low, "high": scale.high, "threshold": threshold}
     return _block(norms, _positions(result), [_example(example, scale) for example in examples])
 
 
@@ -78,7 +80,7 @@ def _positions(result: ScanResult) -> dict[str, Any] | None:
     return {
         "rows": grid.rows,
         "cols": grid.cols,
-        "values": [[round(float(np.nan_to_num(v)), 6) for v in row] for row in grid.values],
+        "values": [[round(float(np.nan_to_num(v, posinf=0.0)), 6) for v in row] for row in grid.values],
     }
 
 
@@ -107,8 +109,8 @@ def _example(example: Example, scale: Scale) -> dict[str, Any]:
 
 
 def _attention(name: str, values: np.ndarray) -> dict[str, Any]:
-    values = np.nan_to_num(np.asarray(values, dtype=np.float64))
-    top = float(values.max()) or 1.0
+    values = np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0)) or 1.0
     return {"name": name, "max": top, "data": _encode(np.rint(65535 * np.clip(values / top, 0, 1)).astype(np.uint16))}
 
 

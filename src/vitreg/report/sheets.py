@@ -21,6 +21,8 @@ from matplotlib.lines import Line2D
 
 from vitreg.files import output_folder, replacing
 
+from .ranges import drawable, usable
+
 Upsample = Literal["nearest", "bilinear"]
 
 DPI = 150
@@ -167,16 +169,15 @@ def shared_scale(
     colours: Literal["viridis", "magma"] = "viridis",
 ) -> Scale:
     """One scale for many maps: from `low` (default: their minimum) to their quantile `top`; NaN and inf are ignored."""
-    values = np.concatenate([np.asarray(m, dtype=np.float64).ravel() for m in maps]) if maps else np.zeros(0)
+    values = drawable(np.concatenate([np.ravel(m) for m in maps])) if maps else np.zeros(0)
     values = values[np.isfinite(values)]
     if not len(values):
         return Scale(
             low=0.0 if low is None else low, high=1.0 if low is None else low + 1, label=label, colours=colours
         )
     bottom = float(values.min()) if low is None else low
-    high = float(np.quantile(values, top))
-    if high <= bottom:
-        high = bottom + (abs(bottom) or 1.0) * 1e-3
+    bottom, high = usable(bottom, max(float(np.quantile(values, top)), bottom))
+    bottom = bottom if low is None else low
     under, over = bool(values.min() < bottom), bool(values.max() > high)
     clipped = "both" if under and over else "min" if under else "max" if over else "neither"
     return Scale(low=bottom, high=high, label=label, colours=colours, clipped=clipped)
@@ -263,12 +264,14 @@ def _picture(
     if cell.dtype == np.uint8:
         axes.imshow(cell, aspect="auto", interpolation="antialiased")
     elif cell.ndim == 3:
-        axes.imshow(np.clip(cell, 0, 1), aspect="auto", interpolation=sheet.upsample)
-    elif sheet.scale:
-        limits = Normalize(sheet.scale.low, sheet.scale.high)
-        axes.imshow(cell, aspect="auto", cmap=sheet.scale.colours, norm=limits, interpolation=sheet.upsample)
+        axes.imshow(np.clip(np.nan_to_num(cell, nan=1.0), 0, 1), aspect="auto", interpolation=sheet.upsample)
     else:
-        axes.imshow(cell, aspect="auto", cmap=sheet.colours, interpolation=sheet.upsample)
+        values = drawable(cell)
+        held = values[np.isfinite(values)]
+        own = usable(float(held.min()), float(held.max())) if held.size else (0.0, 1.0)
+        low, high = (sheet.scale.low, sheet.scale.high) if sheet.scale else own
+        colours = sheet.scale.colours if sheet.scale else sheet.colours
+        axes.imshow(values, aspect="auto", cmap=colours, norm=Normalize(low, high), interpolation=sheet.upsample)
 
 
 def _colour_bar(

@@ -16,7 +16,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from .words import number
+from .ranges import usable
+from .words import short
 
 Kind = Literal["linear", "log", "sqrt"]
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 30.0, 48.0  # margins of a plot in pixels
@@ -39,7 +40,10 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale from values to pixels. Values outside are clamped to its ends: a zero on a log axis sits on the edge."""
+    """A scale from values to pixels. Values outside are clamped to its ends: a zero on a log axis sits on the edge.
+
+    Any range is taken: one that cannot be drawn, such as one value or NaN, becomes the nearest that can (`ranges`).
+    """
 
     low: float
     high: float
@@ -47,9 +51,14 @@ class Axis:
     stop: float
     kind: Kind = "linear"
 
+    def __post_init__(self) -> None:
+        low, high = usable(self.low, self.high, log=self.kind == "log")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
     def __call__(self, value: float) -> float:
-        """Pixel of a value."""
-        value = min(max(value, self.low), self.high)
+        """Pixel of a value; NaN stands at the low end."""
+        value = self.low if math.isnan(value) else min(max(value, self.low), self.high)
         a, b, v = (self._bend(x) for x in (self.low, self.high, value))
         return self.start + (self.stop - self.start) * ((v - a) / (b - a) if b > a else 0.5)
 
@@ -64,15 +73,17 @@ class Axis:
             return self._log_ticks(target)
         if self.kind == "sqrt":
             return self._sqrt_ticks()
-        span = self.high - self.low
-        if span <= 0:
-            return [self.low]
-        raw = span / max(target, 1)
+        return self._linear_ticks(target)
+
+    def _linear_ticks(self, target: int) -> list[float]:
+        raw = (self.high - self.low) / max(target, 1)
         magnitude = 10.0 ** math.floor(math.log10(raw))
         step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [round(i * step, 12) for i in range(first, last + 1)]
+        ticks = [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+        ticks = [t for t in ticks if self.low <= t <= self.high]
+        return ticks or self._linear_ticks(2 * target)
 
     def _log_ticks(self, target: int) -> list[float]:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -81,13 +92,15 @@ class Axis:
             found = [t for t in found if self.low * 0.9999 <= t <= self.high * 1.0001]
             if len(found) >= min(target, 4):
                 break
-        every = math.ceil(len(found) / (target + 3))
-        return found[::every]
+        if not found:  # a range so narrow that no round number lies in it
+            return self._linear_ticks(target)
+        return found[:: math.ceil(len(found) / (target + 3))]
 
     def _sqrt_ticks(self) -> list[float]:
         # Powers of ten below the top, then the top itself rounded: evenly readable where a linear axis would crowd.
         top = 10.0 ** math.floor(math.log10(self.high)) if self.high > 0 else 1.0
-        return [0.0] + [t for t in (top / 100, top / 10, top, 3 * top, 5 * top) if t <= self.high and t >= 1]
+        ticks = [0.0] + [t for t in (top / 100, top / 10, top, 3 * top, 5 * top) if t >= 1]
+        return [t for t in ticks if self.low <= t <= self.high] or [self.low]
 
 
 @dataclass
@@ -179,8 +192,14 @@ def framed(
 
 
 def labelled(values: Iterable[float], suffix: str = "") -> list[tuple[float, str]]:
-    """Ticks with their numbers written short: 10, 300, 1,000."""
-    return [(v, (f"{v:,.0f}" if v == round(v) else number(v).rstrip("0").rstrip(".")) + suffix) for v in values]
+    """Ticks with their numbers written short: 10, 300, 1,000; with as many digits as tell them apart."""
+    ticks = list(values)
+    written: list[str] = []
+    for digits in range(3, 16):
+        written = [short(v, digits) for v in ticks]
+        if len(set(written)) == len(set(ticks)):
+            break
+    return [(v, text + suffix) for v, text in zip(ticks, written, strict=True)]
 
 
 def png(pixels: np.ndarray) -> str:

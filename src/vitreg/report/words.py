@@ -6,6 +6,8 @@ Everything here is text for people. Values that are missing or not finite become
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 
 from vitreg.records import Histogram, LayerRecord, ScanResult
 
@@ -20,10 +22,12 @@ KINDS = {
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, thousands separated: 0.0312, 4.62, 49.6, 152, 1,389."""
+    """Three significant digits, thousands separated: 0.0312, 4.62, 49.6, 152, 1,389, 2.5e30."""
     if value is None or not math.isfinite(value):
         return MISSING
     size = abs(value)
+    if size >= 1e7:
+        return short(value)
     if size >= 99.95:
         return f"{value:,.0f}"
     if size >= 9.995:
@@ -31,6 +35,19 @@ def number(value: float | None) -> str:
     if size >= 0.9995 or size == 0:
         return f"{value:.2f}" if size else "0"
     return f"{value:.3g}"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A finite number without zeros at its end, whole ones in full up to ten millions: 10, 0.5, 1,000, 2.5e30."""
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 1e7:
+        if value == round(value):
+            return f"{value:,.0f}"
+        whole = len(f"{abs(int(value))}") if abs(value) >= 1 else 0
+        text = f"{value:,.{max(digits - whole, 0)}f}" if whole else f"{value:.{digits}g}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return re.sub(r"e(-?)\+?0*", r"e\1", f"{value:.{digits}g}")
 
 
 def percent(share: float | None) -> str:
@@ -81,7 +98,7 @@ def kind(result: ScanResult) -> str:
     return KINDS[result.verdict.kind]
 
 
-def finite(values: list[float | None]) -> list[float]:
+def finite(values: Iterable[float | None]) -> list[float]:
     """The values that exist and are finite, in order."""
     return [v for v in values if v is not None and math.isfinite(v)]
 
@@ -130,7 +147,12 @@ def density(histogram: Histogram) -> list[float]:
     """Counts over (total x bin width), so that the area is 1; all zeros for an empty histogram."""
     total = sum(histogram.counts)
     widths = [b - a for a, b in zip(histogram.edges, histogram.edges[1:], strict=False)]
-    return [c / (total * w) if total and w > 0 else 0.0 for c, w in zip(histogram.counts, widths, strict=True)]
+    return [c / total / w if total and w > 0 else 0.0 for c, w in zip(histogram.counts, widths, strict=True)]
+
+
+def countable(histogram: Histogram) -> bool:
+    """Whether a histogram can be drawn: something was counted, and all edges and counts are finite."""
+    return all(map(math.isfinite, [*histogram.edges, *histogram.counts])) and sum(histogram.counts) > 0
 
 
 def trimmed(histogram: Histogram, margin: int = 1) -> Histogram:

@@ -37,12 +37,15 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
     if out is not None:
-        from vitreg.report import write_curves, write_curves_figure
+        from vitreg.report import Attempts, draw_curves
 
         folder = output_folder(Path(out))
-        write_curves(record.runs, folder)
-        write_curves_figure(record.runs, folder)
-        write_text(folder / "curves.json", record.model_dump_json(indent=1))
+        write_text(folder / "curves.json", record.model_dump_json(indent=1))  # first: it does not hang on drawing
+        attempts = Attempts()
+        draw_curves(record.runs, folder, attempts)
+        if attempts.failed:
+            record = record.model_copy(update={"undrawn": attempts.failed})
+            write_text(folder / "curves.json", record.model_dump_json(indent=1))
     return record
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
 from vitreg.records import ScanResult
-from vitreg.terminal import say
 from vitreg.verbs.scan import describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
@@ -46,7 +45,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         raise unknown("planted kind", kind, KINDS)
     folder = output_folder(Path(out))
     photographs = write_photographs(folder / "photographs")
-    say(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
+    print(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
     results = {}
     for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
         label = (
@@ -54,9 +53,9 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
             if name == "planted"
             else "its clean twin: same weights, nothing planted"
         )
-        say(f"\n{label} ({spec})")
+        print(f"\n{label} ({spec})")
         results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
-        say(textwrap.indent(describe(results[name].verdict), "  "))
+        print(textwrap.indent(describe(results[name].verdict), "  "))
     page = write_comparison(
         [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
         folder / "index.html",
@@ -64,7 +63,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
         "The second has the same weights without them. Neither is a trained model.",
     )
-    say(f"\n{page}")
+    print(f"\n{page}")
     return results
 
 

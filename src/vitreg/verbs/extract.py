@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,12 @@ def extract_features(
         try:
             store = extract(bench, data, wanted)
         except KeyboardInterrupt:
-            kept = f"what is finished is kept in {folder}, and the same command goes on from there"
-            raise KeyboardInterrupt(kept) from None
+            if group.first and not quiet:
+                print(
+                    f"vitreg: what is finished is kept in {folder}; the same command goes on from there.",
+                    file=sys.stderr,
+                )
+            raise
         if table and group.first:
             write_table(store, store.folder / TABLE)
     return store

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,6 @@ from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
-from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor
@@ -146,8 +146,11 @@ def scan(
                 lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage
             )
             # From here on the result is safe, whatever happens to the drawings.
-            examples = build_examples(backbone, batches, shown, readout, attention=attention.readable)
-            outputs.add(lambda place: _draw(place, result, examples))
+            result = _draw(
+                outputs,
+                result,
+                lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
+            )
         if lacking is not None:
             raise UserError(f"{str(lacking).rstrip('.')}; the rest of the result is complete.")
     return result
@@ -180,7 +183,7 @@ def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> boo
                 advance(len(batch.indices))
     except KeyboardInterrupt:
         if show:
-            say("vitreg: interrupted; writing what was scanned (Ctrl-C again to leave at once).", error=True)
+            print("vitreg: stopping; writing what was scanned (Ctrl-C again to leave at once).", file=sys.stderr)
         return True
     return False
 
@@ -228,11 +231,23 @@ def _stage_tokens(
     return stage, failed
 
 
-def _draw(place: Path, result: ScanResult, examples: Sequence[Example]) -> None:
-    from vitreg.report import write_figures, write_report
+def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example]]) -> ScanResult:
+    """Draw the page and the figures. What cannot be drawn is named in the record, which is written once more then."""
+    from vitreg.report import Attempts, draw_scan
 
-    write_figures(result, examples, place)
-    write_report(result, examples, place)
+    attempts = Attempts()
+    examples = attempts("maps of the images", build) or []
+    named = result
+
+    def write(place: Path) -> None:
+        nonlocal named
+        draw_scan(result, examples, place, attempts)
+        if attempts.failed:
+            named = result.model_copy(update={"undrawn": attempts.failed})
+            write_text(place / "result.json", named.model_dump_json(indent=1))
+
+    outputs.add(write)
+    return named
 
 
 def _nothing_read(skipped: Sequence[Skipped], interrupted: bool) -> str:

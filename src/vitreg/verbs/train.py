@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from vitreg.errors import UserError
 from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
-from vitreg.terminal import say
 from vitreg.train import checkpoint
 from vitreg.train.claim import Claim, claimed
 from vitreg.train.fit import fit
@@ -117,7 +117,7 @@ class _Say:
 
     def __call__(self, sentence: str) -> None:
         if not self.quiet:
-            say(f"vitreg: {sentence}", error=True)
+            print(f"vitreg: {sentence}", file=sys.stderr)
 
 
 def _setup(

@@ -148,7 +148,7 @@ def test_one_run_is_told_in_one_sentence(runs):
     assert "model.registers = 0" in text
     unfinished = words(render(runs[1:2]))
     assert "No artifacts appeared up to step 6,200." in unfinished
-    assert "4 registers, not finished" in unfinished
+    assert "4 registers, unfinished" in unfinished
     assert "6,200 of 10,000" in unfinished
     assert "No block showed outliers at any look." in unfinished
 
@@ -163,7 +163,7 @@ def test_a_run_that_was_neither_watched_nor_evaluated(runs):
 def test_several_runs_share_their_axes_and_say_what_differs(runs):
     page = render(runs)
     text = words(page)
-    assert "Artifacts at the end of 1 of 2 watched runs." in text
+    assert "Artifacts so far in 1 of 2 watched runs." in text
     for run in runs[:2]:
         assert f"{run.name} : {run.watched.sentence}" in text
     assert "model.registers 0 4 0" in text

@@ -15,7 +15,7 @@ import pytest
 
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, Skipped
-from vitreg.report import write_report
+from vitreg.report import Attempts, draw_scan, write_report
 from vitreg.report.page import SKIPPED_SHOWN, render
 from vitreg.report.payload import ATTENDED, Scale
 
@@ -356,3 +356,39 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(scan_result, tmp_path):
 def test_importing_the_report_does_not_import_torch():
     code = "import sys, vitreg.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def failing(*_, **__):
+    raise ValueError("slice step cannot be zero")
+
+
+def test_a_chart_that_fails_is_named_and_all_others_are_drawn(scan_result, make_examples, monkeypatch):
+    whole = render(scan_result(), make_examples(1))
+    monkeypatch.setattr("vitreg.report.charts_counts.histogram", failing)
+    text = render(scan_result(), make_examples(1))
+    page = Page(text)
+    assert "Could not be drawn" in page
+    for scale in ("log", "sqrt", "linear"):
+        assert f"chart of histogram {scale}: ValueError in test_page.py" in page
+    assert "slice step cannot be zero" in page
+    assert text.count('class="chart') == whole.count('class="chart') - 6
+    assert text.count('data-map="norms"') == 1
+    assert "Could not be drawn" not in Page(whole)
+
+
+def test_figures_and_the_page_are_named_where_they_fail_and_the_rest_is_written(
+    scan_result, make_examples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vitreg.report.figures.positions", failing)
+    monkeypatch.setattr("vitreg.report.payload.picture", failing)
+    attempts = Attempts()
+    draw_scan(scan_result(), make_examples(2, grid=(4, 4), names=["a.jpg", "b.jpg"]), tmp_path, attempts)
+    assert [each.name for each in attempts.failed] == ["figures/positions.png", "maps of a.jpg", "maps of b.jpg"]
+    assert len(list((tmp_path / "figures").iterdir())) == 5
+    assert "figures/positions.png" in Page((tmp_path / "report.html").read_text())
+
+
+def test_a_full_disk_is_no_fault_of_a_figure(scan_result, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left on device"):
+        draw_scan(scan_result(), [], tmp_path, Attempts())
