@@ -1,26 +1,27 @@
-"""`vitreg` and `python -m vitreg`: run a verb, turn a user's mistake into one sentence and exit code 2."""
-
-from __future__ import annotations
+"""`vitreg` and `python -m vitreg`: run a verb; a user's mistake becomes one sentence, and whatever ends it an exit code."""
 
 import sys
-
-from vitreg.errors import UserError
-
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
 def main() -> None:
     """Entry point of the command line."""
     try:
-        from vitreg.cli import run
+        from vitreg.terminal import ending, make_streams_last, settle
 
-        sys.exit(run(sys.argv[1:]))
-    except UserError as error:
-        print(f"vitreg: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("vitreg: stopped.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        make_streams_last()
+        try:
+            from vitreg.cli import run
+
+            code = run(sys.argv[1:])
+        except BaseException as error:
+            code = ending(error)
+        code = settle(code)
+    except KeyboardInterrupt:  # before there is anything to lose
+        code = 130
+    exec(
+        ""
+    )  # Python kills itself by SIGINT if a KeyboardInterrupt ever went through exec, as in namedtuple; this resets it
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,12 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.6)
 
 
-def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> UserError:
-    """Build the error for a name that does not exist: says what was asked for and names the nearest valid ones."""
+def unknown(what: str, name: str, choices: Iterable[str], where: str = "", *, see: str = "") -> UserError:
+    """Build the error for a name that does not exist: says what was asked for and names the nearest valid ones.
+
+    Args:
+        see: what lists the choices, for where none is near and there are many, such as "vitreg train lists them".
+    """
     choices = list(choices)
     close = nearest(name, choices)
     sentence = f"no {what} '{name}'" + (f" in {where}" if where else "") + "."
@@ -24,4 +28,4 @@ def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> Us
         return UserError(f"{sentence} Did you mean {' or '.join(repr(c) for c in close)}?")
     if len(choices) <= 12:
         return UserError(f"{sentence} Known: {', '.join(sorted(choices))}.")
-    return UserError(sentence)
+    return UserError(f"{sentence[:-1]}; {see}." if see else sentence)

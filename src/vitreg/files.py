@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,8 +60,16 @@ def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[An
 
 
 def printable(text: str) -> str:
-    """Make a text fit for JSON and UTF-8: paths on Linux may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Make a text fit for JSON, UTF-8, a terminal and a page, on one line.
+
+    Names of files on Linux may hold bytes that are no text, line ends, escape sequences that make a terminal do things, and
+    marks that reverse the direction of reading. Each becomes what Python would write for it, such as \\x1b.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, voc, tmp_path, mo
     monkeypatch.setattr(DiscoverModel, "prepare", stop)
     done = vitreg("discover", MODEL, f"voc2012:{voc}@val", "--out", tmp_path, "--size", "96", *QUICK)
     assert done.returncode == 130
-    assert "stopping; writing what was found" in done.stderr
+    assert "interrupted; writing what was found" in done.stderr
     assert done.stdout.startswith("Stopped after 1 of 8 images.")
     assert read(tmp_path).images.interrupted
 

@@ -9,8 +9,8 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 FLOORS = {
-    "errors": 0, "documents": 0, "records": 0, "results": 0, "files": 0, "ledger": 0, "outputs": 0,
-    "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
+    "errors": 0, "exits": 0, "terminal": 0, "interrupts": 0, "documents": 0,
+    "records": 0, "results": 0, "files": 0, "ledger": 0, "outputs": 0, "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
     "models": 1, "data": 1,
     "backbones": 2,
     "analysis": 3, "recipes": 3, "probes": 3, "discovery": 3,

@@ -1,25 +1,21 @@
-"""Read the state dict in a weights file without running anything in it.
+"""Find the state dict in a weights file, or in the several files of one index.
 
-Pickled code is refused, wrappers such as `{"model": …}` are opened, and the best of several copies of a model is taken.
-Which ViT the names belong to is the business of `layouts.py`.
+Wrappers such as `{"model": …}` are opened, and the best of several copies of a model is taken. How a file is read
+without running anything in it stands in `tensor_files.py`; which ViT the names belong to is the business of `layouts.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vitreg.backbones.layouts import roots
+from vitreg.backbones.shards import indexes, is_index, read_index
+from vitreg.backbones.tensor_files import read_tensor_file, refuse_unusable
 from vitreg.errors import UserError, nearest
 
 # Wrappers around a state dict, best first: of several copies of a model the averaged one is what evaluation uses.
@@ -31,7 +27,7 @@ _SHARD = re.compile(r"(^|[._])flat_param(_\d+)?$")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the flat state dict in a .safetensors, .pth, .pt or .bin file; pickled code is never run.
+    """Read the flat state dict in a .safetensors, .pth, .pt or .bin file, or of an index of such files or its folder.
 
     Wrappers such as `{"model": …}` or `{"teacher": …}` are opened; prefixes of names stay as they are.
 
@@ -43,27 +39,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 def open_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Do what `read_checkpoint` does, and return also what the user must know about the choice among what is in the file."""
+    _refuse_distributed(path)
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin"))
-        raise UserError(
-            f"{path} is a folder; name a weights file"
-            + (f" in it, such as {', '.join(inside[:8])}." if inside else ".")
-        )
+        path = _index_in(path)
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else []
         raise UserError(f"no weights file {path}." + (f" Did you mean {' or '.join(map(repr, near))}?" if near else ""))
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if not start:
-        raise UserError(f"{path.name} is empty (0 bytes).")
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path.name} is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from.")
-    tree = _unpickle(path) if start[:2] == b"PK" or start[:1] == b"\x80" else _safetensors(path)
+    _refuse_single_part(path)
     notes: list[str] = []
-    state = _unwrap(tree, path, notes)
+    state = _joined(path) if is_index(path) else _unwrap(read_tensor_file(path), path, notes, set())
     if not state:
         raise UserError(f"{path.name} holds no state dict (no named tensors).")
     if any(_SHARD.search(key) for key in state):
@@ -71,50 +55,73 @@ def open_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"{path.name} is one rank's shard of FSDP training, which cannot be joined; "
             "use teacher_checkpoint.pth of its eval folder."
         )
+    refuse_unusable(state, path.name)
     return state, notes
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError):
+def _refuse_distributed(path: Path) -> None:
+    """Name the converter for a checkpoint of torch.distributed.checkpoint: a folder, or one of its files."""
+    folder = path if path.is_dir() else path.parent
+    part = path.suffix == ".distcp" or path.name == ".metadata"
+    if part or (path.is_dir() and ((path / ".metadata").is_file() or any(path.glob("*.distcp")))):
         raise UserError(
-            f"{path.name} is truncated or no checkpoint (neither safetensors nor a PyTorch file)."
-        ) from None
+            f"{folder} is a distributed checkpoint of PyTorch; make one file of it first: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth."
+        )
 
 
-def _unpickle(path: Path) -> Any:
-    try:
-        # Released files of DINO, DeiT and MAE carry their command line; a Namespace holds values and runs nothing.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # about pickle protocols and TorchScript: both end in a sentence below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle makes the reader raise nearly anything
-        text = str(error)
-        if "TorchScript" in text:
-            raise UserError(
-                f"{path.name} is a TorchScript program, which vitreg never runs; re-save its state dict as safetensors."
-            ) from None
-        if re.search(
-            r"[Uu]nsupported (global|class|operand|function)|[Tt]rying to (call|instantiate|load)|GLOBAL", text
-        ):
-            raise UserError(
-                f"{path.name} holds pickled code, which vitreg never runs; "
-                "re-save it as safetensors or a plain state dict."
-            ) from None
-        raise UserError(f"{path.name} is truncated or no PyTorch checkpoint.") from None
+def _index_in(folder: Path) -> Path:
+    """Return the index of sharded weights in a folder; safetensors come before PyTorch's."""
+    found = indexes(folder)
+    safe = [index for index in found if "safetensors" in index.name]
+    if len(safe or found) == 1:
+        return (safe or found)[0]
+    files = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    inside = [index.name for index in found] or files
+    raise UserError(
+        f"{folder} is a folder; name a weights file" + (f" in it, such as {', '.join(inside[:8])}." if inside else ".")
+    )
 
 
-def _unwrap(tree: Any, path: Path, notes: list[str], depth: int = 0) -> dict[str, Tensor]:
+def _refuse_single_part(path: Path) -> None:
+    """Name the index where a user names one part of sharded weights."""
+    if not re.search(r"-\d{5}-of-\d{5}\.", path.name):
+        return
+    listing = [index.name for index in indexes(path.parent) if path in read_index(index)]
+    raise UserError(
+        f"{path.name} is one part of weights that were cut into several; "
+        + (f"name their index, {listing[0]}." if listing else "fetch the others and their index (.index.json).")
+    )
+
+
+def _joined(index: Path) -> dict[str, Tensor]:
+    """Read the tensors that an index names, each from its file."""
+    state: dict[str, Tensor] = {}
+    for path, names in read_index(index).items():
+        tree = read_tensor_file(path)
+        found = {key: value for key, value in tree.items() if isinstance(value, Tensor)} if _is_table(tree) else {}
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise UserError(f"{path.name} lacks {missing[0]}, which {index.name} says is there; fetch both again.")
+        state |= {name: found[name] for name in names}
+    return state
+
+
+def _is_table(tree: Any) -> bool:
+    return isinstance(tree, Mapping) and not isinstance(tree, Tensor)
+
+
+def _unwrap(tree: Any, path: Path, notes: list[str], seen: set[int], depth: int = 0) -> dict[str, Tensor]:
     """Return the flat state dict inside nested dicts, preferring one that holds a ViT."""
-    if isinstance(tree, Tensor) or not isinstance(tree, Mapping):
+    if not _is_table(tree) or id(tree) in seen:  # a pickle can hold one dict a million times
         return {}
+    seen.add(id(tree))
     flat = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if roots(flat) or depth == 4:
         return flat
     inner: dict[str, dict[str, Tensor]] = {}
     for key in sorted((k for k, v in tree.items() if isinstance(k, str) and isinstance(v, Mapping)), key=_wrapper_rank):
-        if found := _unwrap(tree[key], path, [], depth + 1):
+        if found := _unwrap(tree[key], path, [], seen, depth + 1):
             inner[key] = found
     vits = [key for key, value in inner.items() if roots(value)]
     if vits:

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 Layout = Literal[
-    "dinov2", "dinov2-training", "deit3", "mae", "timm", "openclip", "transformers-4", "transformers-5", "torchvision"
+    "dinov2",
+    "dinov2-training",
+    "dinov3",
+    "deit3",
+    "mae",
+    "timm",
+    "openclip",
+    "transformers-4",
+    "transformers-5",
+    "torchvision",
 ]
 View = Literal["same", "tokens", "transposed"]
 
@@ -26,6 +35,7 @@ View = Literal["same", "tokens", "transposed"]
 TITLES: dict[str, str] = {
     "dinov2": "DINOv2 hub",
     "dinov2-training": "DINOv2 training",
+    "dinov3": "DINOv3",
     "deit3": "DeiT-III",
     "mae": "MAE",
     "timm": "timm, DINO or DeiT",
@@ -105,9 +115,14 @@ def _meta_rules() -> list[_Rule]:
         "mlp.w12.*": "mlp.fc1.*",
         "mlp.w3.*": "mlp.fc2.*",
     }
-    rules = _renamed({"register_tokens": "reg_token", "reg_tokens": "reg_token"})
+    rules = _renamed(dict.fromkeys(("register_tokens", "reg_tokens", "storage_tokens"), "reg_token"))
     for prefix in ("blocks.{i}", "blocks.{c}.{i}"):
         rules += _blocks(prefix, names)
+        # DINOv3 and timm's Eva keep the gate and what it gates apart; Eva has biases of queries and values only.
+        for part, (dinov3, eva) in enumerate((("w1", "fc1_g"), ("w2", "fc1_x"))):
+            rules += [_rule(f"{prefix}.mlp.{name}.*", "blocks.{i}.mlp.fc1.*", part, 2) for name in (dinov3, eva)]
+        for part, name in ((0, "q_bias"), (2, "v_bias")):
+            rules.append(_rule(f"{prefix}.attn.{name}", "blocks.{i}.attn.qkv.bias", part, 3))
     # Chunked training checkpoints: the index inside a chunk is the global one, so the chunk's number is dropped.
     plain = ("norm1.*", "norm2.*", "attn.qkv.*", "attn.proj.*", "ls1.gamma", "ls2.gamma", "mlp.fc1.*", "mlp.fc2.*")
     return rules + _blocks("blocks.{c}.{i}", {name: name for name in plain})
@@ -268,6 +283,8 @@ def _recognise_rooted(keys: set[str]) -> Layout | None:
         return "transformers-5" if any(".attention.q_proj." in key for key in keys) else "transformers-4"
     if any(re.match(r"blocks\.\d+\.\d+\.", key) for key in keys):
         return "dinov2-training"
+    if "storage_tokens" in keys:
+        return "dinov3"
     if "register_tokens" in keys or any(".mlp.w12." in key for key in keys):
         return "dinov2"
     if any(key.startswith("decoder_") for key in keys):
@@ -326,7 +343,25 @@ def to_canonical(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
             raise KeyError(f"{name}: only {', '.join(sources[name])}")
         like = next(iter(found.values()))
         canonical[name] = torch.cat([found.get(i, torch.zeros_like(like)) for i in range(counts[name])])
+    for name, mask in canonical.items():
+        # DINOv3 keeps a bias for the keys that its mask sets to zero in every forward.
+        bias = canonical.get(name.removesuffix("_mask"))
+        if name.endswith(".attn.qkv.bias_mask") and bias is not None and bias.shape == mask.shape:
+            canonical[name.removesuffix("_mask")] = bias * mask
     return canonical, sources
+
+
+def dropped(canonical: Mapping[str, Tensor], routes: Iterable[Route]) -> list[str]:
+    """Name the fused tensors that have values in a part for which a module has no place: biases of keys, as a rule."""
+    parts: dict[str, tuple[int, set[int]]] = {}
+    for route in routes:
+        parts.setdefault(route.name, (route.parts, set()))[1].add(route.part)
+    return [
+        name
+        for name, (count, kept) in parts.items()
+        if name in canonical
+        and any(bool(part.any()) for i, part in enumerate(canonical[name].chunk(count)) if count > 1 and i not in kept)
+    ]
 
 
 def from_canonical(canonical: Tensor, route: Route, shape: torch.Size) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitreg.models.posembed import resample_positions
 
-_PREFIX = ("cls_token", "dist_token", "reg_token")  # in the order in which every known library concatenates them
+PREFIX = ("cls_token", "dist_token", "reg_token")  # in the order in which every known library concatenates them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ def fit_positions(
     length: int,
     grid: tuple[int, int],
     file_grid: tuple[int, int] | None = None,
+    trained_grid: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], Fit] | None:
     """Give canonical tensors a position table of `length` rows, the patches of which cover `grid`.
 
@@ -61,15 +62,16 @@ def fit_positions(
         length: rows of the model's table.
         grid: (rows, cols) of the model's patches, rows * cols <= length.
         file_grid: (rows, cols) of the checkpoint's patches where they are known; else told by the length of its table.
+        trained_grid: what its length is tried with where it is neither the model's nor square.
     Returns:
         (tensors with a new table, and with positions folded into class or register tokens where the model has no row
-        for them; what was done). None where the table's grid cannot be told: it is then neither square nor the model's.
+        for them; what was done). None where the table's grid cannot be told.
     """
     table = tensors["pos_embed"]
-    counts = [tensors[name].shape[-2] if name in tensors else 0 for name in _PREFIX]
+    counts = [tensors[name].shape[-2] if name in tensors else 0 for name in PREFIX]
     wanted = length - grid[0] * grid[1]
     if file_grid is None:
-        found = _rows(table.shape[-2], counts, wanted, grid)
+        found = _rows(table.shape[-2], counts, wanted, grid, trained_grid)
     else:
         found = table.shape[-2] - file_grid[0] * file_grid[1], file_grid
     if found is None:
@@ -78,7 +80,7 @@ def fit_positions(
     head, patches = table[:, :rows], table[:, rows:]
     fitted = dict(tensors)
     at = 0
-    for name, count in zip(_PREFIX, counts, strict=True):
+    for name, count in zip(PREFIX, counts, strict=True):
         # Rows that the model has no place for go into their tokens.
         first, last = max(at, wanted), min(at + count, rows)
         if first < last:
@@ -92,16 +94,21 @@ def fit_positions(
     return fitted, Fit(rows, source, wanted, grid)
 
 
-def _rows(length: int, counts: list[int], wanted: int, grid: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
-    """Return (rows before the patches, grid of the patches) of a table of `length` rows."""
-    if length - wanted == grid[0] * grid[1] and wanted <= sum(counts):
-        return wanted, grid
+def _rows(
+    length: int, counts: list[int], wanted: int, grid: tuple[int, int], trained: tuple[int, int] | None
+) -> tuple[int, tuple[int, int]] | None:
+    """Return (rows before the patches, grid of the patches) of a table of `length` rows.
+
+    A table that holds the model's grid exactly is read so, whichever tokens have rows in it: 1 + 5*3 rows are also
+    4*4. Only what does not fit is taken for a square, and only what is none for the grid that the caller knows of.
+    """
     cls, dist, registers = counts
-    for rows in dict.fromkeys((wanted, cls + dist, 0, cls + dist + registers)):
-        if rows > sum(counts):
-            continue
-        if side := square(length - rows):
-            return rows, side
-        if length - rows == grid[0] * grid[1]:
-            return rows, grid
-    return None
+    possible = dict.fromkeys((wanted, cls + dist, 0, cls, cls + dist + registers))
+    possible = [rows for rows in possible if rows <= sum(counts)]
+
+    def exact(known: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
+        rows = length - known[0] * known[1]
+        return (rows, known) if rows in possible else None
+
+    squares = ((rows, side) for rows in possible if (side := square(length - rows)))
+    return exact(grid) or next(squares, None) or (exact(trained) if trained else None)

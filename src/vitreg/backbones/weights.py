@@ -7,9 +7,8 @@ position table fitted (`positions.py`); what does not fit is said by name. Nothi
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.backbones.checkpoints import open_checkpoint, read_checkpoint
-from vitreg.backbones.layouts import TITLES, from_canonical, recognise, roots, routes, to_canonical
-from vitreg.backbones.positions import fit_positions, square
+from vitreg.backbones.layouts import (
+    TITLES,
+    Route,
+    dropped,
+    from_canonical,
+    routes,
+    to_canonical,
+)  # fmt: skip
+from vitreg.backbones.positions import PREFIX, fit_positions, square
+from vitreg.backbones.vit_state import (
+    Side,
+    aligned,
+    beside_features,
+    no_vit,
+    read_vit,
+    renamed,
+    tensors_of,
+    vit_of,
+)  # fmt: skip
+from vitreg.backbones.wrappers import refuse_additions
 from vitreg.errors import UserError
 
 __all__ = [
     "LoadReport", "beside_features", "load_state", "load_weights", "read_checkpoint", "read_vit", "sha256_of_weights", "vit_of",
 ]  # fmt: skip
-
-# Parts that features do not pass through: a file may lack them, and what a file has of them may be left there.
-_BESIDE = re.compile(
-    r"(head|heads|head_dist|fc_norm|pooler|attn_pool|pre_logits|(cls_|distillation_)?classifier|dino_head|ibot_head)\."
-    r"|decoder|predictor\.|mask_token$|logit_scale$|logit_bias$|(.*\.)?(position_ids|relative_position_index)$|rope_embed\."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class LoadReport:
         missing: the model's tensors that keep their initial values.
         unexpected: the file's tensors that were not used.
         notes: sentences for the user.
+        untrained: those of `missing` that features pass through, by canonical name; only a partial load leaves any.
     """
 
     layout: str | None
@@ -49,6 +61,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()
 
 
 def sha256_of_weights(module: nn.Module) -> str:
@@ -62,53 +75,12 @@ def sha256_of_weights(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def beside_features(name: str) -> bool:
-    """Tell whether features do not pass through a tensor of this canonical name: heads, decoders, mask tokens."""
-    return _BESIDE.match(name) is not None
-
-
-def read_vit(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Read the ViT in a weights file.
-
-    Returns:
-        (tensors by canonical name, sentences about what was chosen among the contents of the file)
-    Raises:
-        UserError: if the file cannot be read, or holds no ViT of a known layout.
-    """
-    path = Path(path)
-    state, notes = open_checkpoint(path)
-    return _canonical(_rooted(state, notes, path.name)[0], path.name), notes
-
-
-def vit_of(module: nn.Module, source: str) -> dict[str, Tensor]:
-    """Return the tensors of a ViT of any known library, or of the ViT inside a wrapper, by canonical name.
-
-    Raises:
-        UserError: if its names are of no known layout.
-    """
-    state = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
-    return _canonical(_rooted(state, [], source)[0], source)
-
-
-def _canonical(vit: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    if recognise(vit) is None:
-        raise _no_vit(vit, source)
-    try:
-        return to_canonical(vit)[0]
-    except KeyError as error:
-        raise UserError(f"{source} is incomplete: {error.args[0]}.") from None
-
-
-def _no_vit(state: Mapping[str, Tensor], source: str) -> UserError:
-    names = ", ".join(sorted(state)[:3])
-    return UserError(f"{source} holds no Vision Transformer in a layout vitreg knows (its tensors: {names}, …).")
-
-
 def load_weights(
     module: nn.Module,
     path: str | Path,
     *,
     grid: tuple[int, int] | None = None,
+    trained_grid: tuple[int, int] | None = None,
     strict: bool = False,
     allow_partial: bool = False,
 ) -> LoadReport:
@@ -116,8 +88,9 @@ def load_weights(
 
     Args:
         module: the ViT; values keep its dtype, so half-precision files become float32 in a float32 module.
-        path: .safetensors, .pth, .pt or .bin.
+        path: .safetensors, .pth, .pt or .bin, the index of several such files, or a folder with one.
         grid: (rows, cols) of the module's own position table; None means square.
+        trained_grid: of the file's, for one that neither fits the module nor is square.
         strict: refuse to resample positions and to go without the file's classification head.
         allow_partial: accept missing and unexpected tensors; they are then listed in the report.
     Raises:
@@ -125,7 +98,10 @@ def load_weights(
     """
     path = Path(path)
     state, notes = open_checkpoint(path)
-    return load_state(module, state, path.name, grid=grid, strict=strict, allow_partial=allow_partial, notes=notes)
+    return load_state(
+        module, state, path.name, grid=grid, trained_grid=trained_grid, strict=strict, allow_partial=allow_partial,
+        notes=notes,
+    )  # fmt: skip
 
 
 def load_state(
@@ -134,129 +110,150 @@ def load_state(
     source: str,
     *,
     grid: tuple[int, int] | None = None,
+    trained_grid: tuple[int, int] | None = None,
     strict: bool = False,
     allow_partial: bool = False,
     notes: Sequence[str] = (),
-    remedy: str = "choose the model that the file was trained as, or allow a partial load",
+    remedy: str = "",
 ) -> LoadReport:
     """Do what `load_weights` does, with a flat state dict that is in memory.
 
     Args:
         source: what sentences call the state dict.
         notes: sentences that come first in the report.
-        remedy: how the sentence ends that says that model and state dict are not of one kind.
+        remedy: how the sentence ends that says that model and state dict are not of one kind; a usual one if empty.
     """
-    notes = list(notes)
-    file, file_root, outside = _rooted(state, notes, source)
-    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
-    own_root = next(iter(roots(own)), "")
-    inside = {key[len(own_root) :]: value for key, value in own.items() if key.startswith(own_root)}
-    layout = recognise(state)
-    if layout is None and not set(file) & set(inside):
-        raise _no_vit(state, source)
-    try:
-        tensors, file_names = to_canonical(file)
-    except KeyError as error:
-        raise UserError(f"{source} is incomplete: {error.args[0]}.") from None
-    wanted, _ = to_canonical(inside)
+    notes, own = list(notes), tensors_of(module)
+    file, model = aligned(state, own, source, notes)
+    if file.layout is None and not set(file.vit) & set(model.vit):
+        refuse_additions(state, own, source)
+        raise no_vit(state, source)
+    tensors, names = renamed(file, source, model.vit)
+    wanted, _ = to_canonical(model.vit)
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    _norm_every_token(tensors, names, wanted, source, notes)
+    tensors, resampled = _fit(tensors, wanted, (grid, trained_grid), source, strict, notes)
 
-    if "norm.weight" in wanted and "norm.weight" not in tensors and "fc_norm.weight" in tensors:
-        for leaf in ("weight", "bias"):
-            tensors[f"norm.{leaf}"] = tensors.pop(f"fc_norm.{leaf}")
-            file_names[f"norm.{leaf}"] = file_names.pop(f"fc_norm.{leaf}")
-        notes.append(f"{source} was trained with its final norm after pooling (fc_norm); it now norms every token.")
-    tensors, resampled = _fit(tensors, wanted, grid, source, strict, notes)
-
-    places = routes(inside)
-    fresh: dict[str, Tensor] = {}
-    clashes: list[str] = []
-    for key, value in inside.items():
-        if places[key].name not in tensors:
-            continue
-        given = from_canonical(tensors[places[key].name], places[key], value.shape)
-        if given.shape == value.shape:
-            fresh[key] = given
-        elif strict or not beside_features(places[key].name):
-            clashes.append(f"{own_root}{key} is {list(given.shape)} in the file and {list(value.shape)} in the model")
-    if clashes:
-        raise UserError(f"{source} does not fit the model: {_some(clashes, '; ')}.")
-
-    missing = [own_root + key for key in inside if key not in fresh]
-    unexpected = [file_root + key for name in tensors if name not in wanted for key in file_names[name]]
-    needed = [
-        own_root + key for key in inside if key not in fresh and (strict or not beside_features(places[key].name))
-    ]
-    alien = [
-        file_root + key
-        for name in tensors
-        if name not in wanted and not beside_features(name)
-        for key in file_names[name]
-    ]
-    _judge(
+    places = routes(model.vit)
+    fresh = _placed(tensors, places, model, source, strict)
+    missing = [name for name in model.vit if name not in fresh]
+    untrained = [name for name in missing if not beside_features(places[name].name)]
+    lost = [name for name in tensors if name not in wanted and not _adds_nothing(name, tensors[name])]
+    lost += dropped({name: tensors[name] for name in wanted if name in tensors}, places.values())
+    complaints = _Complaints(
         source,
-        f"{TITLES[layout]} names" if layout else "unknown names",
-        needed,
-        alien,
-        tensors,
-        wanted,
-        None if allow_partial else remedy,
-        notes,
+        f"{TITLES[file.layout]} names" if file.layout else "unknown names",
+        missing=model.native(missing if strict else untrained),
+        unexpected=file.native(key for name in lost for key in names[name]),
     )
-    idle = sorted({key.split(".")[0] for key in missing} - {key.split(".")[0] for key in needed})
+    complaints.judge(tensors, wanted, notes, remedy, allow_partial=allow_partial)
+    idle = sorted({name.split(".")[0] for name in missing} - {name.split(".")[0] for name in untrained})
     if idle:
         notes.append(f"{source} has no values for {', '.join(idle)} of the model; the features do not pass through it.")
-    fresh = {own_root + key: value for key, value in fresh.items()}
     # Heads beside the ViT: taken over where file and model are of one kind.
-    for key, value in own.items():
-        if not key.startswith(own_root) and key in outside and outside[key].shape == value.shape:
-            fresh[key] = outside.pop(key)
-    unexpected += list(outside)
-    left = Counter(
-        key[len(file_root) :].split(".")[0] if key.startswith(file_root) else key.split(".")[0] for key in unexpected
+    heads = {
+        name: file.beside[name]
+        for name, value in model.beside.items()
+        if name in file.beside and file.beside[name].shape == value.shape
+    }
+    unused = [key for name in tensors if name not in wanted for key in names[name]]
+    _note_unused([*unused, *(name for name in file.beside if name not in heads)], bool(lost), source, notes)
+    loaded = {model.keys[model.prefix + name]: value for name, value in fresh.items()}
+    module.load_state_dict(
+        {**own, **loaded, **{model.keys[name]: value for name, value in heads.items()}}, strict=False
     )
-    if left and not alien:
-        parts = ", ".join(f"{name} ({count})" for name, count in sorted(left.items()))
+    return LoadReport(
+        file.layout,
+        resampled,
+        tuple(model.native(missing)),
+        (*file.native(unused), *(file.keys[name] for name in file.beside if name not in heads)),
+        tuple(notes),
+        tuple(places[name].name for name in untrained),
+    )
+
+
+def _norm_every_token(
+    tensors: dict[str, Tensor],
+    names: dict[str, list[str]],
+    wanted: Mapping[str, Tensor],
+    source: str,
+    notes: list[str],
+) -> None:
+    """Take the norm that a file has behind its pooling for the final norm of the model, which the file lacks."""
+    if "norm.weight" not in wanted or "norm.weight" in tensors or "fc_norm.weight" not in tensors:
+        return
+    for leaf in ("weight", "bias"):
+        if f"fc_norm.{leaf}" in tensors:
+            tensors[f"norm.{leaf}"] = tensors.pop(f"fc_norm.{leaf}")
+            names[f"norm.{leaf}"] = names.pop(f"fc_norm.{leaf}")
+    notes.append(f"{source} was trained with its final norm after pooling (fc_norm); it now norms every token.")
+
+
+def _placed(
+    tensors: Mapping[str, Tensor], places: Mapping[str, Route], model: Side, source: str, strict: bool
+) -> dict[str, Tensor]:
+    """Cut the model's own tensors out of the canonical ones; shapes that differ are named, but for heads."""
+    fresh: dict[str, Tensor] = {}
+    clashes: list[str] = []
+    for name, value in model.vit.items():
+        place = places[name]
+        if place.name not in tensors:
+            continue
+        try:
+            given = from_canonical(tensors[place.name], place, value.shape)
+        except (RuntimeError, IndexError):  # too few axes or values to be cut
+            given = tensors[place.name]
+        if given.shape == value.shape:
+            fresh[name] = given
+        elif strict or not beside_features(place.name):
+            key = model.native([name])[0]
+            clashes.append(f"{key} is {list(given.shape)} in the file and {list(value.shape)} in the model")
+    if clashes:
+        raise UserError(f"{source} does not fit the model: {_some(clashes, '; ')}.")
+    return fresh
+
+
+def _adds_nothing(name: str, value: Tensor) -> bool:
+    """Tell whether features are the same without a tensor: it belongs to a head, or is a bias of zeros."""
+    return beside_features(name) or (name.endswith(".bias") and not bool(value.any()))
+
+
+def _note_unused(names: Sequence[str], lost: bool, source: str, notes: list[str]) -> None:
+    """Say which parts of a file a model has no use for, unless some of them were complained of."""
+    if names and not lost:
+        counts = Counter(name.split(".")[0] for name in names)
+        parts = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
         notes.append(f"Tensors of {source} that the model has no use for: {parts}.")
-    module.load_state_dict({**own, **fresh}, strict=False)
-    return LoadReport(layout, resampled, tuple(missing), tuple(unexpected), tuple(notes))
-
-
-def _rooted(
-    state: Mapping[str, Tensor], notes: list[str], source: str
-) -> tuple[dict[str, Tensor], str, dict[str, Tensor]]:
-    """Split a state dict into the ViT (prefix cut off), its prefix, and the rest."""
-    found = roots(state)
-    root = found[0] if found else ""
-    if len(found) > 1:
-        notes.append(f"{source} holds {len(found)} Vision Transformers; took {root.rstrip('.') or found[0]!r}.")
-    inside = {key[len(root) :]: value for key, value in state.items() if key.startswith(root)}
-    return inside, root, {key: value for key, value in state.items() if not key.startswith(root)}
 
 
 def _fit(
     tensors: dict[str, Tensor],
     wanted: Mapping[str, Tensor],
-    grid: tuple[int, int] | None,
+    grids: tuple[tuple[int, int] | None, tuple[int, int] | None],
     source: str,
     strict: bool,
     notes: list[str],
 ) -> tuple[dict[str, Tensor], tuple[tuple[int, int], tuple[int, int]] | None]:
-    """Bring the position table to the model's size; say so, or refuse where `strict`."""
+    """Bring the position table to the model's size; say so, or refuse where `strict`.
+
+    Args:
+        grids: of the model, and of the file should it neither fit nor be square; None where unknown.
+    """
     old, new = tensors.get("pos_embed"), wanted.get("pos_embed")
-    if old is None or new is None or old.ndim != 3 or new.ndim != 3 or old.shape[-1] != new.shape[-1]:
+    if old is None or new is None or not _fittable(tensors, new.shape[-1]) or new.ndim != 3:
         return tensors, None  # the comparison of shapes that follows says what is wrong
     length = new.shape[1]
-    prefixes = [wanted[name].shape[-2] for name in ("cls_token", "dist_token", "reg_token") if name in wanted]
+    prefixes = [wanted[name].shape[-2] for name in PREFIX if name in wanted]
     sides = [square(length - sum(prefixes[:count])) for count in range(len(prefixes) + 1)]
+    grid, trained = grids
     grid = grid or next((side for side in sides if side), None)
-    fit = fit_positions(tensors, length, grid) if grid else None
+    fit = fit_positions(tensors, length, grid, trained_grid=trained) if grid else None
     if fit is None:
         if old.shape == new.shape:
             return tensors, None
         raise UserError(
             f"{source} has {old.shape[1]} positions, which is no square grid, and the model wants {length}; "
-            "build the model at the image size of the file."
+            "build the model at the image size of the file, or name that size (--size HEIGHTxWIDTH)."
         )
     fitted, what = fit
     if not what.resampled:
@@ -267,38 +264,65 @@ def _fit(
     return fitted, (what.file_grid, what.model_grid)
 
 
-def _judge(
-    source: str,
-    title: str,
-    missing: list[str],
-    unexpected: list[str],
-    tensors: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    remedy: str | None,
-    notes: list[str],
-) -> None:
-    """Stop where the file lacks what features need, or holds what the model has no place for; registers by name.
+def _fittable(tensors: Mapping[str, Tensor], width: int) -> bool:
+    """Tell whether positions and the tokens that may share its rows are [1, N, width]."""
+    parts = [tensors[name] for name in ("pos_embed", *PREFIX) if name in tensors]
+    return all(part.ndim == 3 and len(part) == 1 and part.shape[-1] == width for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaints:
+    """What a file and a model do not have in common.
 
     Args:
-        remedy: how the sentence ends; None makes notes of the complaints instead.
+        title: how the file's layout is called.
+        missing, unexpected: keys that features need, of the model and of the file.
     """
-    complaints: list[str] = []
-    if "reg_token" in wanted and "reg_token" not in tensors:
-        count = wanted["reg_token"].shape[-2]
-        complaints.append(f"the model has {count} registers and {source} has none, so they would stay untrained")
-    if "reg_token" in tensors and "reg_token" not in wanted:
-        count = tensors["reg_token"].shape[-2]
-        complaints.append(f"{source} has {count} registers and the model has none")
-    if missing:
-        complaints.append(f"{source} lacks {len(missing)} tensors of the model ({_some(missing)})")
-    if unexpected:
-        complaints.append(f"{source} has {len(unexpected)} tensors that the model lacks ({_some(unexpected)})")
-    if not complaints:
-        return
-    if remedy is None:
-        notes += [f"{complaint[0].upper()}{complaint[1:]}; loaded all the same." for complaint in complaints]
-        return
-    raise UserError(f"wrong weights for the model: {'; '.join(complaints)} ({title}); {remedy}.")
+
+    source: str
+    title: str
+    missing: list[str]
+    unexpected: list[str]
+
+    def judge(
+        self,
+        tensors: Mapping[str, Tensor],
+        wanted: Mapping[str, Tensor],
+        notes: list[str],
+        remedy: str,
+        *,
+        allow_partial: bool,
+    ) -> None:
+        """Stop where there is any, registers and blocks by name; with `allow_partial` make notes of them instead."""
+        source, complaints = self.source, []
+        if "reg_token" in wanted and "reg_token" not in tensors:
+            count = wanted["reg_token"].shape[-2]
+            complaints.append(f"the model has {count} registers and {source} has none, so they would stay untrained")
+        if "reg_token" in tensors and "reg_token" not in wanted:
+            count = tensors["reg_token"].shape[-2]
+            complaints.append(f"{source} has {count} registers and the model has none")
+        has, wants = blocks_in(tensors), blocks_in(wanted)
+        if has != wants:
+            complaints.append(f"{source} has {len(has)} blocks and the model {len(wants)}")
+        if self.missing:
+            complaints.append(f"{source} lacks {len(self.missing)} tensors of the model ({_some(self.missing)})")
+        if self.unexpected:
+            few = _some(self.unexpected)
+            complaints.append(f"{source} has {len(self.unexpected)} tensors that the model lacks ({few})")
+        if not complaints:
+            return
+        if allow_partial:
+            notes += [f"{complaint[0].upper()}{complaint[1:]}; loaded all the same." for complaint in complaints]
+            return
+        # A model with blocks of another model's number is none that anybody trained: a partial load is no remedy.
+        partly = ", or allow a partial load (--allow-partial)" if has == wants else ""
+        remedy = remedy or f"choose the model that the file was trained as{partly}"
+        raise UserError(f"wrong weights for the model: {'; '.join(complaints)} ({self.title}); {remedy}.")
+
+
+def blocks_in(names: Iterable[str]) -> set[str]:
+    """Return the numbers of the blocks that canonical names speak of."""
+    return {name.split(".")[1] for name in names if name.startswith("blocks.")}
 
 
 def _some(names: Sequence[str], separator: str = ", ", count: int = 8) -> str:

@@ -6,8 +6,11 @@ import tyro
 
 from vitreg.cli.looking import Compare, Demo, Doctor, Maps, Scan
 from vitreg.cli.measuring import Discover, Eval, Extract
+from vitreg.cli.parsing import parse
 from vitreg.cli.training import Curves, Export, Train
 from vitreg.cli.version import Version
+from vitreg.errors import unknown
+from vitreg.interrupts import import_torch
 
 VERBS = {
     "scan": Scan,
@@ -23,24 +26,56 @@ VERBS = {
     "demo": Demo,
     "version": Version,
 }
+WITHOUT_TORCH = {"compare", "version"}
+KEPT = {
+    "maps": "the sheets written so far are kept",
+    "eval": "features of whole shards are kept, and the same command goes on from them",
+    "extract": "whole shards are kept, and the same command goes on from them",
+    "demo": "a report that was written is kept",
+    "train": "the checkpoints written so far are kept",
+}
+"""What an interrupted verb leaves; the others write everything at their end. scan and discover write what they have seen."""
 
 
 def run(argv: list[str]) -> int:
-    """Parse the command line and run its verb. Returns the exit code."""
-    if argv in (["--version"], ["version"]):
-        return Version()()
-    if argv[:1] == ["train"]:  # its flags are the fields of the run's configuration
-        from vitreg.verbs.train_command import run_train
+    """Parse the command line and run its verb. Returns the exit code.
 
-        return run_train(argv[1:])
-    if argv[:1] == ["eval"]:  # its flags are the fields of the task
+    Raises:
+        UserError: for a mistake of the user's.
+        KeyboardInterrupt: with the sentence on what is kept.
+    """
+    name, words = (argv[0], argv[1:]) if argv else ("--help", [])
+    try:
+        return _run(name, words)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*(stop.args or [KEPT[name]] if name in KEPT else stop.args)) from None
+
+
+def _run(name: str, words: list[str]) -> int:
+    if name == "--version":
+        return Version()()
+    if name in ("--help", "-h"):
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="vitreg",
+            description="See and measure feature artifacts of Vision Transformers, and train them with registers.",
+            args=["--help"],
+        )
+    if name.startswith("-"):
+        raise unknown("flag", name, ("--help", "--version"), "vitreg")
+    if name not in VERBS:
+        raise unknown("verb", name, VERBS, "vitreg")
+    if name == "train":  # its flags are the fields of the run's configuration
+        import_torch()
+        from vitreg.cli.train_command import run_train
+
+        return run_train(words)
+    if name == "eval":  # its flags are the fields of the task
+        import_torch()
         from vitreg.cli.evaluating import run_eval
 
-        return run_eval(argv[1:])
-    verb = tyro.extras.subcommand_cli_from_dict(
-        VERBS,
-        prog="vitreg",
-        description="See and measure feature artifacts of Vision Transformers, and train them with registers.",
-        args=argv or ["--help"],
-    )
+        return run_eval(words)
+    verb = parse(VERBS[name], words, prog=f"vitreg {name}")
+    if name not in WITHOUT_TORCH:
+        import_torch()
     return verb()

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.options import AS_IT_IS, SPEC_HELP, ModelOptions, parse_size, positive
+from vitreg.cli.parsing import parse
 from vitreg.errors import UserError, unknown
+from vitreg.terminal import say
 
 T = TypeVar("T")
 
@@ -38,7 +39,10 @@ class Command(Generic[T]):
     """Measure what a model's features are good for."""
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
-    data: Annotated[Positional[str], arg(metavar="DATA", help="what it is measured on; see above")] = ""
+    data: Annotated[
+        Positional[str],
+        arg(metavar="DATA", help="what it is measured on; see above", help_behavior_hint="(none for complexity)"),
+    ] = ""
     task: OmitArgPrefixes[T]
     out: Path | None = None
     """Folder for result.json; vitreg-eval/TASK if unset."""
@@ -70,7 +74,7 @@ def run_eval(argv: list[str]) -> int:
         UserError: for a mistake in names, settings or data.
     """
     if not argv or argv in (["--help"], ["-h"]):
-        print(overview())
+        say(overview())
         return 0
     if argv[0] in TASKS and {"--help", "-h"} & set(argv):
         argv = ["SPEC", *argv]
@@ -80,11 +84,11 @@ def run_eval(argv: list[str]) -> int:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     kind = task_class(name)
-    command = tyro.cli(
+    command = parse(
         Command[kind],  # type: ignore[valid-type]
+        [spec, *words],
         prog=f"vitreg eval SPEC {name}",
         description=kind.__doc__ or "",
-        args=[spec, *words],
     )
     if not command.data and name not in WITHOUT_DATA:
         raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
@@ -129,6 +133,6 @@ def _run(command: Command, out: Path) -> int:
         **vars(command.model),
     )
     if os.environ.get("RANK", "0") == "0":
-        print(describe(result))
-        print(out / "result.json")
+        say(describe(result))
+        say(out / "result.json")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,8 +11,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.options import (
     AS_IT_IS,
-    EXIT_INTERRUPTED,
-    EXIT_OVER_BUDGET,
     IMAGES_HELP,
     SPEC_HELP,
     ModelOptions,
@@ -23,6 +20,8 @@ from vitreg.cli.options import (
     positive,
 )
 from vitreg.errors import UserError
+from vitreg.exits import Exit
+from vitreg.terminal import say
 
 if TYPE_CHECKING:
     from vitreg.records import ScanResult
@@ -41,7 +40,9 @@ class Scan:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    images: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
+    ]
     out: Path = Path("vitreg-scan")
     """Folder for the results."""
     weights: Path | None = None
@@ -88,14 +89,14 @@ class Scan:
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
             _print_scan(result, self.out)
         if result.images.interrupted:
-            return EXIT_INTERRUPTED
+            return Exit.INTERRUPTED
         if self.fail_above is not None and result.verdict.outlier_fraction > self.fail_above:
-            print(
+            say(
                 f"vitreg: {result.verdict.outlier_fraction:.2%} of the patch tokens are outliers, over --fail-above {self.fail_above:g}.",
-                file=sys.stderr,
+                error=True,
             )
-            return EXIT_OVER_BUDGET
-        return 0
+            return Exit.OVER_BUDGET
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,10 @@ class Compare:
     Example: vitreg compare scans/reg0 scans/reg4 --out scans/compare.html
     """
 
-    scans: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR...", help="folders that vitreg scan wrote, 2 to 8")]
+    scans: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="DIR...", help="folders that vitreg scan wrote, 2 to 8", help_behavior_hint=""),
+    ]
     out: Path = Path("vitreg-compare.html")
     """The page."""
 
@@ -113,8 +117,8 @@ class Compare:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.compare import compare
 
-        print(compare(self.scans, out=self.out))
-        return 0
+        say(compare(self.scans, out=self.out))
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,9 @@ class Maps:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC[,SPEC...]", help=SPEC_HELP)]
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    images: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
+    ]
     out: Path = Path("vitreg-maps")
     """Folder for the sheets."""
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
@@ -173,12 +179,12 @@ class Maps:
             **vars(self.model),
         )
         for skipped in result.skipped:
-            print(f"{skipped.name} could not be read: {skipped.reason}.")
+            say(f"{skipped.name} could not be read: {skipped.reason}.")
         for note in result.notes:
-            print(note)
+            say(note)
         for path in result.paths:
-            print(path)
-        return 0
+            say(path)
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +204,8 @@ class Doctor:
         from vitreg.backbones import load
         from vitreg.verbs.doctor import doctor, render
 
-        print(render(doctor(load(self.spec, weights=self.weights, **vars(self.model)))))
-        return 0
+        say(render(doctor(load(self.spec, weights=self.weights, **vars(self.model)))))
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +222,7 @@ class Demo:
         from vitreg.verbs.demo import demo
 
         demo(self.out, self.kind)
-        return 0
+        return Exit.DONE
 
 
 def _listed(words: str) -> list[str]:
@@ -230,12 +236,12 @@ def _print_scan(result: ScanResult, out: Path) -> None:
     images = result.images
     if images.interrupted:
         of = f" of {images.planned}" if images.planned else ""
-        print(f"Stopped after {images.seen}{of} images; this is what they say.")
+        say(f"Stopped after {images.seen}{of} images; this is what they say.")
     if images.skipped:
-        print(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
+        say(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
     for note in result.model.notes:
-        print(note)
-    print(describe(result.verdict))
+        say(note)
+    say(describe(result.verdict))
     for each in result.undrawn:
-        print(f"vitreg: {each.name} could not be drawn ({each.reason}); the numbers are complete.", file=sys.stderr)
-    print(out / "report.html")
+        say(f"{each.name} could not be drawn ({each.reason}); the numbers are complete.")
+    say(out / "report.html")

@@ -11,7 +11,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.options import (
     AS_IT_IS,
-    EXIT_INTERRUPTED,
     IMAGES_HELP,
     SPEC_HELP,
     ModelOptions,
@@ -20,6 +19,8 @@ from vitreg.cli.options import (
     positive,
 )
 from vitreg.errors import UserError
+from vitreg.exits import Exit
+from vitreg.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,9 @@ class Extract:
     """
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP)]
+    images: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
+    ]
     out: Path = Path("vitreg-features")
     """Folder that may hold the features of many models and sets, each in a folder of its own."""
     cls: str = "-1"
@@ -96,8 +99,8 @@ class Extract:
             **vars(self.model),
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
-            print(describe(store))
-        return 0
+            say(describe(store))
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ class Discover:
         arg(
             metavar="IMAGES...",
             help=f"{IMAGES_HELP}; or voc2007:ROOT, voc2012:ROOT[@LIST], coco20k:ROOT[@LIST] with their boxes",
+            help_behavior_hint="(at least one)",
         ),
     ]
     boxes: Path | None = None
@@ -178,8 +182,8 @@ class Discover:
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
             pictures = self.out / "pictures"
-            print(f"{describe(result)}\n{pictures if pictures.exists() else self.out / 'boxes.json'}")
-        return EXIT_INTERRUPTED if result.images.interrupted else 0
+            say(f"{describe(result)}\n{pictures if pictures.exists() else self.out / 'boxes.json'}")
+        return Exit.INTERRUPTED if result.images.interrupted else Exit.DONE
 
 
 def _blocks(flag: str, text: str) -> tuple[int, ...]:

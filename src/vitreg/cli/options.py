@@ -8,8 +8,6 @@ from typing import Literal
 
 from vitreg.errors import UserError
 
-EXIT_OVER_BUDGET, EXIT_INTERRUPTED = 3, 130
-
 SPEC_HELP = "the model: timm:NAME, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY, torchvision:NAME, run:DIR or planted:KIND"
 IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or .txt lists of paths"
 

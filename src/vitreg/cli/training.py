@@ -10,6 +10,8 @@ from tyro.conf import Positional, arg
 
 from vitreg.cli.options import parse_size
 from vitreg.errors import UserError
+from vitreg.exits import Exit
+from vitreg.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class Curves:
     Example: vitreg curves runs/deit3-reg0 runs/deit3-reg4 --out curves
     """
 
-    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help="folders of training runs")]
+    runs: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="RUN...", help="folders of training runs", help_behavior_hint="(at least one)"),
+    ]
     out: Path | None = None
     """Folder for the results; that of the run if it is one, vitreg-curves if there are several."""
 
@@ -43,9 +48,9 @@ class Curves:
             raise UserError("no runs named; give their folders, for example: vitreg curves runs/reg0 runs/reg4")
         out = self.out or Path(self.runs[0].removeprefix("run:") if len(self.runs) == 1 else "vitreg-curves")
         for run in curves(self.runs, out=out).runs:
-            print(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
-        print(out / "report.html")
-        return 0
+            say(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
+        say(out / "report.html")
+        return Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,6 @@ class Export:
 
         result = export(self.run, self.to, self.out, size=parse_size(self.size))
         for note in result.notes:
-            print(note)
-        print(describe(result, self.to))
-        return 0
+            say(note)
+        say(describe(result, self.to))
+        return Exit.DONE

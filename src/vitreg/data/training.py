@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 
 from vitreg.data.batch import TrainBatch
 from vitreg.data.example import TrainingSet
-from vitreg.data.interrupts import interrupts_held
 from vitreg.data.order import Order
 from vitreg.data.transforms import Preprocess
 from vitreg.data.workers import (
@@ -34,6 +33,7 @@ from vitreg.data.workers import (
     start_worker,
 )
 from vitreg.errors import UserError
+from vitreg.interrupts import interrupts_held
 
 _AHEAD = 2  # batches that each worker prepares
 _KILLED = re.compile(r"DataLoader worker .*(killed|exited)")

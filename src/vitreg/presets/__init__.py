@@ -37,7 +37,7 @@ def preset(name: str) -> TrainConfig:
     found = re.fullmatch(r"(.+?)(?:-reg(\d+))?", name)
     base, registers = (found[1], found[2]) if found else (name, None)
     if base not in PRESETS:
-        raise unknown("preset", base, PRESETS)
+        raise unknown("preset", base, PRESETS, see="vitreg train lists them")
     config = PRESETS[base]()
     if registers is None:
         return config

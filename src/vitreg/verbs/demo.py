@@ -11,6 +11,7 @@ from PIL import Image
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
 from vitreg.records import ScanResult
+from vitreg.terminal import say
 from vitreg.verbs.scan import describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
@@ -45,7 +46,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         raise unknown("planted kind", kind, KINDS)
     folder = output_folder(Path(out))
     photographs = write_photographs(folder / "photographs")
-    print(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
+    say(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
     results = {}
     for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
         label = (
@@ -53,9 +54,9 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
             if name == "planted"
             else "its clean twin: same weights, nothing planted"
         )
-        print(f"\n{label} ({spec})")
+        say(f"\n{label} ({spec})")
         results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
-        print(textwrap.indent(describe(results[name].verdict), "  "))
+        say(textwrap.indent(describe(results[name].verdict), "  "))
     page = write_comparison(
         [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
         folder / "index.html",
@@ -63,7 +64,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
         "The second has the same weights without them. Neither is a trained model.",
     )
-    print(f"\n{page}")
+    say(f"\n{page}")
     return results
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from vitreg.records import ImagesRecord, Skipped
 from vitreg.report.sheets import save
 from vitreg.results import DiscoverResult
 from vitreg.runtime import Processes, processes, provenance
+from vitreg.terminal import say
 from vitreg.verbs.discover_judge import Judge, Judged
 from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.discover_pictures import Gallery
@@ -209,7 +209,7 @@ def _run(
                 advance(1)
     except KeyboardInterrupt:
         if show:
-            print("vitreg: stopping; writing what was found (Ctrl-C again to leave at once).", file=sys.stderr)
+            say("vitreg: interrupted; writing what was found (Ctrl-C again to leave at once).", error=True)
         seen.interrupted = True
     return seen
 

@@ -87,7 +87,7 @@ def _next(config: TrainConfig, world: int) -> str:
 
 def _short(config: TrainConfig, folder: Path) -> None:
     if train(config, folder, judged=False).reason == "stopped":
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("nothing of a dry run is kept")
 
 
 def _parameters(recipe: Recipe) -> str:

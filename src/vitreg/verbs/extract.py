@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,12 +115,8 @@ def extract_features(
         try:
             store = extract(bench, data, wanted)
         except KeyboardInterrupt:
-            if group.first and not quiet:
-                print(
-                    f"vitreg: what is finished is kept in {folder}; the same command goes on from there.",
-                    file=sys.stderr,
-                )
-            raise
+            kept = f"what is finished is kept in {folder}, and the same command goes on from there"
+            raise KeyboardInterrupt(kept) from None
         if table and group.first:
             write_table(store, store.folder / TABLE)
     return store

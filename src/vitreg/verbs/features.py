@@ -7,7 +7,6 @@ shard; see docs/extract.md.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from vitreg.data.transforms import Preprocess, fit
 from vitreg.data.workers import Delivery, EvaluationJobs, Job, default_workers
 from vitreg.errors import UserError
 from vitreg.records import Skipped
+from vitreg.terminal import say
 from vitreg.verbs.batches import automatic_batch_size, fitted
 from vitreg.verbs.feature_fields import FieldReader, Wanted
 from vitreg.verbs.feature_key import key_of, made_from
@@ -119,7 +119,7 @@ def _repaired(bench: Bench, shards: Shards) -> list[str]:
     ]
     if show:
         for note in notes:
-            print(f"vitreg: {note}", file=sys.stderr)
+            say(f"vitreg: {note}", error=True)
     return notes
 
 
@@ -171,7 +171,7 @@ class _Extraction:
                 if not self._pass(missing, advance):
                     if show and not told:
                         sentence = f"waiting for other processes that extract into {self._shards.folder}"
-                        print(f"vitreg: {sentence}", file=sys.stderr)
+                        say(f"vitreg: {sentence}", error=True)
                         told = True
                     time.sleep(_POLL)
                 missing = [shard for shard in missing if self._shards.finished(shard) is None]

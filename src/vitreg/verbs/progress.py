@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from vitreg.terminal import say
+
 
 class Advance(Protocol):
     """Counts units of work that were done."""
@@ -86,4 +88,4 @@ class _Lines:
         parts.append(f"{rate:.3g}/s")
         if self.total and rate > 0:
             parts.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        say(", ".join(parts), error=True)

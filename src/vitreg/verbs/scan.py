@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
+from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor
@@ -183,7 +183,7 @@ def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> boo
                 advance(len(batch.indices))
     except KeyboardInterrupt:
         if show:
-            print("vitreg: stopping; writing what was scanned (Ctrl-C again to leave at once).", file=sys.stderr)
+            say("vitreg: interrupted; writing what was scanned (Ctrl-C again to leave at once).", error=True)
         return True
     return False
 

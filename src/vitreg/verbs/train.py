@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from vitreg.errors import UserError
 from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
+from vitreg.terminal import say
 from vitreg.train import checkpoint
 from vitreg.train.claim import Claim, claimed
 from vitreg.train.fit import fit
@@ -117,7 +117,7 @@ class _Say:
 
     def __call__(self, sentence: str) -> None:
         if not self.quiet:
-            print(f"vitreg: {sentence}", file=sys.stderr)
+            say(f"vitreg: {sentence}", error=True)
 
 
 def _setup(

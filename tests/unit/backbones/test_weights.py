@@ -18,7 +18,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitreg.backbones.layouts import recognise, to_canonical
-from vitreg.backbones.positions import fit_positions
 from vitreg.backbones.weights import load_weights, read_checkpoint, sha256_of_weights
 from vitreg.errors import UserError
 from vitreg.models.posembed import resample_positions
@@ -394,26 +393,6 @@ def test_positions_of_another_size_are_resampled_and_this_is_said(tmp_path):
     with pytest.raises(UserError, match=r"1 \+ 4\*4 positions, the model wants 1 \+ 6\*6"):
         load_weights(fresh, tmp_path / "weights.pth", strict=True)
     assert sha256_of_weights(fresh) == before
-
-
-def test_positions_go_to_a_grid_that_is_not_square():
-    tensors = {"cls_token": torch.randn(1, 1, 4), "pos_embed": torch.randn(1, 1 + 16, 4)}
-    fitted, fit = fit_positions(tensors, length=2 * 8, grid=(2, 8))
-    assert (fit.file_grid, fit.model_grid) == ((4, 4), (2, 8))
-    torch.testing.assert_close(fitted["pos_embed"], resample_positions(tensors["pos_embed"][:, 1:], (4, 4), (2, 8)))
-    torch.testing.assert_close(fitted["cls_token"], tensors["cls_token"] + tensors["pos_embed"][:, :1])
-    assert fit_positions({"pos_embed": torch.randn(1, 15, 4)}, length=16, grid=(4, 4)) is None
-
-
-def test_a_distilled_model_keeps_two_positions_before_its_patches():
-    tensors = {name: torch.randn(1, 1, 4) for name in ("cls_token", "dist_token")} | {
-        "pos_embed": torch.randn(1, 2 + 9, 4)
-    }
-    same, fit = fit_positions(tensors, length=2 + 9, grid=(3, 3))
-    assert not fit.resampled
-    torch.testing.assert_close(same["pos_embed"], tensors["pos_embed"])
-    folded, _ = fit_positions(tensors, length=9, grid=(3, 3))
-    torch.testing.assert_close(folded["dist_token"][:, 0], tensors["dist_token"][:, 0] + tensors["pos_embed"][:, 1])
 
 
 def test_half_precision_files_become_float32(images, tmp_path):

@@ -1,4 +1,4 @@
-"""Ctrl-C at the few moments at which it would be lost: while worker processes are started or ended."""
+"""Ctrl-C at the few moments at which it would be lost: while worker processes are started or ended, and in PyTorch's import."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
     if held:
         usual(held[0], None)
+
+
+def import_torch() -> None:
+    """Import it with Ctrl-C held back: PyTorch drops one that comes while it imports numpy, and goes on without numpy."""
+    with interrupts_held():
+        import torch  # noqa: F401

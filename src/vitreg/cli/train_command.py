@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import tyro
 from tyro.conf import AvoidSubcommands, arg
 
+from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
+from vitreg.exits import Exit
 from vitreg.presets import PRESETS, preset
+from vitreg.terminal import say
 from vitreg.train.settings import TrainConfig
-
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +38,8 @@ def run_train(argv: list[str]) -> int:
         UserError: for a mistake in names, settings, data or folders.
     """
     if not argv or argv in (["--help"], ["-h"]):
-        print(overview())
-        return 0
+        say(overview())
+        return Exit.DONE
     words, files = _taken(argv, "--config")
     words, resumed = _taken(words, "--resume")
     words, outs = _taken(words, "--out")
@@ -117,12 +116,12 @@ def _taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
 def _manual(name: str | None, base: TrainConfig) -> NoReturn:
     """Print every setting with its value and meaning, and leave. The dataclasses are the manual, tyro lays it out."""
     found = PRESETS.get(name.split("-reg")[0]) if name else None
-    tyro.cli(
+    parse(
         AvoidSubcommands[Command],
+        ["--help"],
         prog=f"vitreg train {name or '--config FILE'}",
         description=(found.__doc__ if found else Command.__doc__) or "",
         default=Command(config=base),
-        args=["--help"],
     )
     raise AssertionError("help ends the program")
 
@@ -132,10 +131,10 @@ def _try(config: TrainConfig) -> int:
 
     def say(line: str) -> None:
         if _speaks():
-            print(line, flush=True)
+            say(line)
 
     dry_run(config, say)
-    return 0
+    return Exit.DONE
 
 
 def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
@@ -144,15 +143,13 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
     outcome = train(config, out, resume=resume, quiet=False)
     if outcome.reason == "stopped":
         if _speaks():
-            print(
-                f"Stopped after step {outcome.step}; go on with: vitreg train --resume {_quoted(out)}", file=sys.stderr
-            )
-        return EXIT_TERMINATED if outcome.signal == signal.SIGTERM else EXIT_INTERRUPTED
+            say(f"Stopped after step {outcome.step}; go on with: vitreg train --resume {_quoted(out)}", error=True)
+        return Exit.TERMINATED if outcome.signal == signal.SIGTERM else Exit.INTERRUPTED
     if _speaks():
-        print(
+        say(
             f"Done after {outcome.step} step{'s' * (outcome.step > 1)}. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES"
         )
-    return 0
+    return Exit.DONE
 
 
 def _quoted(word: str | Path) -> str:

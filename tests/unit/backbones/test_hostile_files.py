@@ -1,0 +1,63 @@
+"""Weights files that lie about their size: one sentence, and no more memory than they have bytes."""
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hostile import FILES
+
+# One process reads them all. It may ask for 600 MB above what Python and the libraries have, whatever a file declares;
+# what must be one sentence is printed, and the most memory that was in use.
+READER = """
+import re, resource, sys
+from pathlib import Path
+from timm.models.vision_transformer import VisionTransformer
+from vitreg.backbones.weights import load_weights
+from vitreg.errors import UserError
+
+model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=0)
+used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
+for name in sys.argv[1:]:
+    try:
+        load_weights(model, name, allow_partial=True)
+        print(Path(name).name, "LOADED", flush=True)
+    except UserError as error:
+        print(Path(name).name, error, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse and quantised tensors announce themselves
+        for make in FILES:
+            make(folder / make.__name__)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux's /proc to limit memory")
+    files = [str(folder / make.__name__) for make in FILES]
+    done = subprocess.run([sys.executable, "-c", READER, *files], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(files), "one sentence, on one line, for each file"
+    return dict(line.split(" ", 1) for line in lines)
+
+
+@pytest.mark.parametrize(("make", "sentence"), FILES.items(), ids=lambda value: getattr(value, "__name__", None))
+def test_a_file_that_declares_what_it_does_not_have_gets_one_sentence_in_bounded_memory(make, sentence, sentences):
+    said = sentences[make.__name__]
+    assert re.search(sentence, said), said
+    assert len(said) < 400
+
+
+def test_ties_between_weights_are_no_lie(tmp_path):
+    from vitreg.backbones.checkpoints import read_checkpoint
+
+    values = torch.randn(64, 64)
+    torch.save({f"blocks.{i}.attn.proj.weight": values for i in range(24)}, tmp_path / "tied.pth")
+    assert len(read_checkpoint(tmp_path / "tied.pth")) == 24
