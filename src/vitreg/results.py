@@ -73,18 +73,21 @@ class CorLoc(Record):
     """Share of the images whose box overlaps a true box with an IoU of at least 0.5, percent."""
 
     value: float
-    low: float | None = Field(description="95 % interval, bootstrap over images; null for a single image")
+    low: float | None = Field(description="95 % interval (Wilson)")
     high: float | None
     images: int = Field(description="that have true boxes and were looked at")
 
 
 class DiscoverSweep(Record):
-    """CorLoc of many settings on the same images."""
+    """Many settings on the same images: CorLoc, and for cuts how clear they are."""
 
     warning: str = Field(description="why the best row is not a result")
     table: Table = Field(description="one row per setting, best first")
     halves: float | None = Field(
         description="CorLoc where each half of the images is judged by the setting that is best on the other half"
+    )
+    unlabelled: float | None = Field(
+        default=None, description="CorLoc of the setting with the largest mean eigengap, chosen without true boxes"
     )
 
 
@@ -98,6 +101,7 @@ class DiscoverResult(Record):
     corloc: CorLoc | None = Field(description="null without true boxes")
     controls: dict[str, float] = Field(description="CorLoc of boxes that look at no image, percent")
     without_boxes: int = Field(description="images without true boxes, left out of CorLoc")
+    without_cut: int = Field(default=0, description="images whose graph of patches has no cut, and so no found box")
     setting: dict[str, Any] = Field(description="method, feature, layer, normalize and bias of the boxes")
     protocol: dict[str, Any] = Field(description="every other setting that makes the number")
     sweep: DiscoverSweep | None = None

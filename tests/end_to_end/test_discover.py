@@ -77,7 +77,7 @@ def test_the_schema_is_the_documented_one(run):
     document = json.loads((run[0] / "result.json").read_text())
     assert document["schema"] == "vitreg.discover/1"
     assert set(document) == {
-        "schema", "model", "images", "found", "corloc", "controls", "without_boxes", "setting", "protocol",
+        "schema", "model", "images", "found", "corloc", "controls", "without_boxes", "without_cut", "setting", "protocol",
         "sweep", "notes", "provenance",
     }  # fmt: skip
     assert document["setting"] == {

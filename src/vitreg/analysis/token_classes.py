@@ -147,7 +147,8 @@ class ByClass:
         """95 % bootstrap interval, over groups of images, of the mean over outliers minus the mean over normal tokens.
 
         Returns:
-            (low, high); None where fewer than 4 groups of images have outliers.
+            (low, high); None where fewer than 4 groups of images have outliers, or where all resamples agree: they
+            then say nothing of other images.
         """
         row = self.measures.index(measure)
         used = self.counts.sum(1) > 0
@@ -159,4 +160,4 @@ class ByClass:
         totals = np.where(totals > 0, totals, np.nan)
         means = sums[draws].sum(1) / totals
         low, high = np.nanquantile(means[:, 1] - means[:, 0], (0.025, 0.975))
-        return float(low), float(high)
+        return (float(low), float(high)) if low < high else None

@@ -154,8 +154,6 @@ class Discover:
     """How many images are shown with their boxes: the first ones."""
     steps: int = 6
     """How many images are shown with the steps of the method, as in the paper's Fig. 13: the first ones."""
-    seed: int = 0
-    """Of the bootstrap over images."""
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
@@ -174,7 +172,7 @@ class Discover:
         short = size is not None and self.size is not None and "x" not in self.size
         options = DiscoverOptions(
             setting=setting, sweep=sweep, size=size[0] if short and size else size, hard=self.hard,
-            limit=positive("limit", self.limit), pictures=self.pictures, steps=self.steps, seed=self.seed,
+            limit=positive("limit", self.limit), pictures=self.pictures, steps=self.steps,
         )  # fmt: skip
         result = discover(
             self.spec, named_images(self.images), boxes=self.boxes, out=self.out, weights=self.weights,

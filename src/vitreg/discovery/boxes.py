@@ -116,23 +116,6 @@ def corloc(predicted: Sequence[PixelBox] | Float[Tensor, "n 4"], truth: Sequence
     return found.double().mean().item()
 
 
-def bootstrap_interval(hits: Bool[Tensor, " n"], seed: int, *, draws: int = 10_000) -> tuple[float, float]:
-    """95 % of the shares of hits that other samples of as many images might have given (percentile bootstrap).
-
-    All hits, or none, leave nothing to resample: the interval is then a point, and says nothing of what it hides.
-
-    Raises:
-        ValueError: if there are no images.
-    """
-    hits = torch.as_tensor(hits)
-    if not len(hits):
-        raise ValueError("no image to draw from")
-    # n images drawn with replacement hold a binomial number of hits, so no image need be drawn.
-    counts = np.random.default_rng(seed).binomial(len(hits), hits.double().mean().item(), size=draws)
-    low, high = np.quantile(counts / len(hits), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def centre_box(image_size: tuple[int, int], share: float) -> PixelBox:
     """Return a box in the middle of an image, of the image's own proportions: the control that looks at nothing.
 

@@ -1,7 +1,7 @@
 """TokenCut: the two halves of an image's patches that are least alike, by a normalised cut (Wang et al. 2022).
 
 MaskCut (CutLER, Wang et al. 2023) repeats it on what is left. Unlike LOST, neither depends on which single
-patch has the fewest links.
+patch has the fewest links. Both always find some eigenvector; whether it is a cut is asked here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
@@ -17,38 +16,46 @@ from torch import Tensor
 
 from vitreg.discovery.boxes import Box, component, enclosing
 from vitreg.discovery.features import exact
+from vitreg.discovery.spectrum import Spectrum, second_eigenvector
 
-_SMALL = 128  # patches; below, the dense solver is as fast as the iterative one
-_SLACK = 1e-9  # by how much an eigenvalue may exceed the one found and still be taken for it
 _TIE = 1e-8  # of the largest entry of an eigenvector: two entries no further apart are the same
-_STEPS = 120  # of the iteration: photographs need some thirty, and the dense solver takes over from here
-_RESIDUAL = 1e-13  # of an eigenvector of a matrix of norm 1
+_SAME = 1e-9  # between eigenvalues: no closer pair is told apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenCut:
     """What a normalised cut finds in an image."""
 
-    box: Box
-    """(row0, col0, row1, col1) in patches around `mask`, the end left out."""
-    seed: int
-    """Patch where the eigenvector is largest in magnitude, row-major; of several, the first."""
+    box: Box | None
+    """(row0, col0, row1, col1) in patches around `mask`, the end left out; None where there is no cut."""
+    seed: int | None
+    """Patch where the eigenvector is largest in magnitude, row-major; of several, the first. None without a cut."""
     eigenvector: Float64[Tensor, "rows cols"]
-    """Second smallest of the graph's, positive at the seed; 0 at patches that were not in the graph."""
+    """Second smallest of the graph's, positive at the seed; 0 at patches that were not in the graph, and without a cut."""
     mask: Bool[Tensor, "rows cols"]
     """The object: of the patches above the eigenvector's mean, the connected component that holds the seed."""
+    gap: float
+    """Between the second and the third smallest eigenvalue, how clearly this cut is the best; 0 without a cut."""
 
 
 def tokencut(features: Float[Tensor, "N D"], grid: tuple[int, int], *, tau: float = 0.2, eps: float = 1e-5) -> TokenCut:
-    """Find one object in an image.
+    """Find one object in an image, or that its graph has no cut.
 
     Patches with the same links have the same entry, so ties are common; entries as close as 1e-8 of the largest one count
-    as tied, lest rounding choose. Where the second eigenvalue is a multiple one, as without any structure, there are
-    many best cuts, and this is one.
+    as tied, lest rounding choose.
+
+    Of a graph whose patches are all linked, or none, every vector is an eigenvector, and the one a solver returns is its
+    rounding. In general there is no cut where the second eigenvalue is a multiple one, or lies no further from 1 than
+    that of a graph with as many links in random places (the edge of Wigner's semicircle; a random half of a complete
+    graph has a normalised cut of 1 as well).
 
     >>> W = np.where(cosine(features, features) > tau, 1, eps)
     >>> D = np.diag(W.sum(1))
-    >>> v = scipy.linalg.eigh(D - W, D)[1][:, 1]
+    >>> values, vectors = scipy.linalg.eigh(D - W, D)
+    >>> p = W.mean()                                                                                      # links
+    >>> if values[2] - values[1] < 1e-9 or 1 - values[1] <= 2 * sqrt((1 - p) / (p * N)) + 1 / N:
+    ...     return None
+    >>> v = vectors[:, 1]
     >>> seed = abs(v).argmax()                                                             # the first of those tied
     >>> mask = component(v > v.mean() if v[seed] > v.mean() else v < v.mean(), seed)                 # 4-connected
 
@@ -75,16 +82,21 @@ def maskcut(
     random field are not part of this either.
 
     Returns:
-        the objects in the order they were found; fewer than `masks` where fewer than two patches were left.
+        the objects in the order they were found; fewer than `masks` where what was left has no cut. Where all patches
+        together have none, that is the only entry, without a box.
     Raises:
         ValueError: as `tokencut`.
     """
     near = _linked(features, grid, tau, eps)
     free = np.ones(len(near), dtype=bool)
     found: list[TokenCut] = []
-    while len(found) < masks and (free.sum() > 1 or not found):
-        found.append(_cut(near, free, grid, eps))
-        free = free & ~found[-1].mask.flatten().numpy()
+    while len(found) < masks:
+        cut = _cut(near, free, grid, eps)
+        if not found or cut.box is not None:
+            found.append(cut)
+        if cut.box is None:
+            break
+        free = free & ~cut.mask.flatten().numpy()
     return found
 
 
@@ -103,75 +115,29 @@ def _linked(features: Tensor, grid: tuple[int, int], tau: float, eps: float) -> 
 
 
 def _cut(near: np.ndarray, free: np.ndarray, grid: tuple[int, int], eps: float) -> TokenCut:
-    v = second_eigenvector(np.where(near if free.all() else near[np.ix_(free, free)], 1.0, eps))
+    links = near if free.all() else near[np.ix_(free, free)]
+    found = _spectrum(links, eps)
+    values, above = np.zeros(len(free)), np.zeros(len(free), dtype=bool)
+    if found is None:
+        return TokenCut(None, None, torch.from_numpy(values.reshape(grid)), torch.from_numpy(above.reshape(grid)), 0.0)
+    v = found.vector
     largest = np.abs(v).max()
     first = int((np.abs(v) >= (1 - _TIE) * largest).argmax())
     if v[first] < 0:  # an eigenvector's sign says nothing
         v = -v
-    values, above, seed = np.zeros(len(free)), np.zeros(len(free), dtype=bool), int(np.flatnonzero(free)[first])
+    seed = int(np.flatnonzero(free)[first])
     values[free], above[free] = v, v > v.mean() + _TIE * largest
     mask = component(torch.from_numpy(above.reshape(grid)), seed)
-    return TokenCut(enclosing(mask), seed, torch.from_numpy(values.reshape(grid)), mask)
+    return TokenCut(enclosing(mask), seed, torch.from_numpy(values.reshape(grid)), mask, found.gap)
 
 
-def second_eigenvector(weights: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, " N"]:
-    """Solve (D - W) v = λ D v for the second smallest λ, where D is the diagonal of W's row sums.
-
-    It is D^-1/2 times the first eigenvector of D^-1/2 W D^-1/2 once the trivial one, the square root of D, is moved to
-    the other end of the spectrum. Lanczos iteration finds it in some thirty products with a vector; a Cholesky
-    factorisation then proves that no eigenvalue is larger. Where either fails, the dense solver decides.
-
-    Args:
-        weights: symmetric, none below 0, every row with a positive sum.
-    Returns:
-        v with vᵀDv = 1 and of arbitrary sign; zero for a graph of one node, which has no second eigenvector.
-    """
-    count = len(weights)
-    if count == 1:
-        return np.zeros(1)
-    root = np.sqrt(weights.sum(1))
-    trivial = root / np.linalg.norm(root)
-    matrix = weights / root / root[:, None]
-    matrix -= 2 * np.outer(trivial, trivial)
-    found = _lanczos(matrix) if count >= _SMALL else None
-    if found is not None and _bounds(found[0] + _SLACK, matrix):
-        return found[1] / root
-    last = [count - 1, count - 1]
-    return scipy.linalg.eigh(matrix, subset_by_index=last, check_finite=False)[1][:, 0] / root
-
-
-def _lanczos(matrix: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """Largest eigenvalue that shows from a fixed start, and its vector; None if it takes too long.
-
-    scipy's eigsh draws vectors of its own, from no fixed seed, where a graph has few distinct eigenvalues.
-    """
-    basis = np.zeros((min(_STEPS, len(matrix)), len(matrix)))
-    diagonal, beside = np.zeros(len(basis)), np.zeros(len(basis))
-    vector = np.random.default_rng(0).standard_normal(len(matrix))
-    vector /= np.linalg.norm(vector)
-    for step in range(len(basis)):
-        basis[step] = vector
-        vector = matrix @ vector
-        diagonal[step] = basis[step] @ vector
-        for _ in range(2):  # once leaves rounding errors that grow
-            vector -= (basis[: step + 1] @ vector) @ basis[: step + 1]
-        beside[step] = np.linalg.norm(vector)
-        if step % 4 == 3 or beside[step] < _RESIDUAL:
-            values, weights = scipy.linalg.eigh_tridiagonal(
-                diagonal[: step + 1], beside[:step], select="i", select_range=(step, step)
-            )
-            if beside[step] * abs(weights[-1, 0]) < _RESIDUAL:
-                return float(values[0]), weights[:, 0] @ basis[: step + 1]
-        vector /= beside[step]
-    return None
-
-
-def _bounds(bound: float, matrix: np.ndarray) -> bool:
-    """Whether all eigenvalues of a symmetric matrix lie below a bound."""
-    below = -matrix
-    np.fill_diagonal(below, below.diagonal() + bound)
-    try:
-        scipy.linalg.cholesky(below.T, overwrite_a=True, check_finite=False)  # .T, as LAPACK wants it: not copied
-    except np.linalg.LinAlgError:
-        return False
-    return True
+def _spectrum(links: Bool[np.ndarray, "N N"], eps: float) -> Spectrum | None:
+    """Solve for the cut of a graph; None if it has none."""
+    count = len(links)
+    linked = int(links.sum())
+    if count < 3 or linked == count**2 or linked <= links.trace():
+        return None
+    share = (linked + eps * (count**2 - linked)) / count**2
+    found = second_eigenvector(links, eps)
+    by_chance = 2 * np.sqrt((1 - share) / (share * count)) + 1 / count
+    return None if found.gap < _SAME or 1 - found.value <= by_chance else found

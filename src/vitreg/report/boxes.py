@@ -141,6 +141,7 @@ def _captioned(picture: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "h 
     page = Image.new("RGB", (size[1], size[0] + STRIP), "white")
     page.paste(Image.fromarray(_with_boxes(picture, picture.size, size)), (0, STRIP))
     overlap = "" if picture.overlap is None else f"  IoU {picture.overlap:.2f}"
+    overlap = overlap if picture.found else "  no box"
     font = ImageFont.load_default(17)
     name = _short(picture.name)
     write = ImageDraw.Draw(page)

@@ -51,7 +51,6 @@ class DiscoverOptions:
     limit: int | None = None  # look at most at this many images
     pictures: int = 30  # images on the sheets of boxes, the first ones
     steps: int = 6  # images whose steps are drawn, the first ones
-    seed: int = 0  # of the bootstrap over images
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -59,8 +58,8 @@ class DiscoverOptions:
         sides = self.size if isinstance(self.size, tuple) else (1 if self.size is None else self.size,)
         if min(sides) < 1:
             raise UserError(f"size must be at least 1, not {self.size}.")
-        if min(self.seed, self.pictures, self.steps) < 0:
-            raise UserError("seed, pictures and steps must not be negative.")
+        if min(self.pictures, self.steps) < 0:
+            raise UserError("pictures and steps must not be negative.")
 
 
 @dataclass(slots=True)
@@ -105,8 +104,8 @@ def discover(
         raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
     started = datetime.now(UTC)
     name, source, truth, note = _opened(images, boxes, options.hard)
-    if options.sweep is not None and truth is None:
-        raise UserError("a sweep compares settings by CorLoc, which needs true boxes; name them with --boxes.")
+    if options.sweep is not None and truth is None and options.setting.method == "lost":
+        raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
     with results_folder(out) as folder, processes() as group:
         backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
         if folder is not None:
@@ -124,7 +123,7 @@ def discover(
         gallery.merge(group)
         if not judged:
             raise UserError(_nothing(skipped, interrupted))
-        verdict = judge.verdict(judged, search.settings, options.seed)
+        verdict = judge.verdict(judged, search.settings)
         planned = source.length if options.limit is None else min(source.length or options.limit, options.limit)
         result = DiscoverResult(
             model=describe_model(backbone),
@@ -133,6 +132,7 @@ def discover(
             corloc=verdict.corloc,
             controls=verdict.controls,
             without_boxes=verdict.without_boxes,
+            without_cut=verdict.without_cut,
             setting=chosen.record(),
             protocol={"images": name, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
             sweep=verdict.sweep,
@@ -142,7 +142,6 @@ def discover(
                 device=backbone.device,
                 precision=str(backbone.dtype).removeprefix("torch."),
                 processes=group.world,
-                seed=options.seed,
             ),
         )
         if folder is not None and group.first:
@@ -285,6 +284,8 @@ def _sweep_lines(result: DiscoverResult) -> list[str]:
     lines = [sweep.warning, *("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in picked)]
     if len(rows) > shown:
         lines.append(f"  ... {len(rows)} settings in all, in result.json; below the {shown} best only marked ones.")
+    if sweep.unlabelled is not None:
+        lines.append(f"Chosen by the largest mean eigengap, without labels: CorLoc {sweep.unlabelled:.1f} %.")
     if sweep.halves is not None:
         lines.append(f"Chosen on one half of the images and judged on the other: CorLoc {sweep.halves:.1f} %.")
     return lines

@@ -9,21 +9,18 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 
+from vitreg.analysis.intervals import wilson
 from vitreg.data import Unreadable
 from vitreg.data.boxes import BoxSet
-from vitreg.discovery.boxes import bootstrap_interval, centre_box, iou
-from vitreg.results import CorLoc, DiscoverSweep, Table
+from vitreg.discovery.boxes import centre_box, iou
+from vitreg.results import CorLoc, DiscoverSweep
 from vitreg.verbs.discover_model import Photograph
 from vitreg.verbs.discover_search import Found
 from vitreg.verbs.discover_setting import Setting
+from vitreg.verbs.discover_sweep import sweep_table
 
 HIT = 0.5  # IoU from which a box fits
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the area, of the centre boxes that are tried
-WARNING = (
-    "Choosing the best row of this table is tuning on these very images: report a row named before looking, such as one "
-    "with the automatic bias (marked), or a setting chosen on other images."
-)
-
 Box = tuple[float, float, float, float]
 
 
@@ -35,7 +32,9 @@ class Judged:
         index: place in the source.
         size: (height, width) of the original.
         patches: how many the first box was drawn around.
-        overlaps: for every setting the largest IoU of its first box with a true one; None without true boxes.
+        overlaps: for every setting the largest IoU of its first box with a true one, 0 without a box; None without true
+            boxes.
+        gaps: for every setting the eigengap of its cut, 0 without a cut; None for LOST.
         controls: the same for the centre boxes of SHARES and, last, the whole image.
     """
 
@@ -47,6 +46,7 @@ class Judged:
     patches: int
     true: tuple[Box, ...]
     overlaps: Float32[np.ndarray, "S"] | None
+    gaps: Float32[np.ndarray, "S"] | None
     controls: Float32[np.ndarray, "C"] | None
 
 
@@ -57,6 +57,7 @@ class Verdict:
     corloc: CorLoc | None
     controls: dict[str, float]
     without_boxes: int
+    without_cut: int
     sweep: DiscoverSweep | None
     notes: tuple[str, ...]
 
@@ -93,7 +94,9 @@ class Judge:
         """Compare what every setting found with the true boxes of one image; the first setting's boxes are kept."""
         overlaps = controls = None
         if true is not None:
-            overlaps = _best([photograph.to_original(each.boxes[0]) for each in found], true)
+            nothing = (0.0, 0.0, 0.0, 0.0)  # no box overlaps none
+            firsts = [photograph.to_original(each.boxes[0]) if each.boxes else nothing for each in found]
+            overlaps = _best(firsts, true)
             height, width = photograph.original
             fixed = [tuple(centre_box((height, width), share)) for share in SHARES]
             controls = _best([*fixed, (0.0, 0.0, float(width), float(height))], true)
@@ -106,23 +109,46 @@ class Judge:
             patches=found[0].patches,
             true=() if true is None else tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in true.tolist()),
             overlaps=overlaps,
+            gaps=None if found[0].gap is None else np.array([each.gap for each in found], dtype=np.float32),
             controls=controls,
         )
 
-    def verdict(self, judged: Sequence[Judged], settings: Sequence[Setting], seed: int) -> Verdict:
+    def verdict(self, judged: Sequence[Judged], settings: Sequence[Setting]) -> Verdict:
         """Sum up. The first setting is the one whose boxes are kept."""
         scored = [row.overlaps for row in judged if row.overlaps is not None]
-        fixed = [row.controls for row in judged if row.controls is not None]
-        notes, without = [], len(judged) - len(scored)
-        single = sum(row.patches == 1 for row in judged)
-        if single > len(judged) / 4:
-            notes.append(
-                f"In {single} of {len(judged)} images the box is a single patch: these features do not suit this bias; "
-                "try another feature or bias"
-                + (", or --normalize center+l2." if settings[0].normalize != "center+l2" else ".")
-            )
-        if self.truth is None:
-            return Verdict(corloc=None, controls={}, without_boxes=without, sweep=None, notes=tuple(notes))
+        gaps = [row.gaps for row in judged if row.gaps is not None]
+        hits = np.stack(scored) >= HIT if scored else None  # [images, S]
+        notes, without = _about_boxes(judged, settings[0]), len(judged) - len(scored)
+        corloc, controls = None, {}
+        if self.truth is not None:
+            notes += self._about_truth(judged, without)
+        if hits is not None:
+            low, high = wilson(int(hits[:, 0].sum()), len(hits))
+            corloc = CorLoc(value=100 * float(hits[:, 0].mean()), low=100 * low, high=100 * high, images=len(hits))
+            controls = _controls([row.controls for row in judged if row.controls is not None])
+            best = max(controls, key=lambda name: controls[name])
+            if corloc.value <= controls[best]:
+                notes.append(
+                    f"WARNING: the {best} has {controls[best]:.1f} %, and looks at no image; {corloc.value:.1f} % says "
+                    "nothing for the model."
+                )
+            elif 100 * low <= controls[best]:
+                notes.append("The interval holds the best control: more images are needed to tell the two apart.")
+        sweep = None
+        if len(settings) > 1 and (hits is not None or gaps):
+            sweep = sweep_table(hits, np.stack(gaps) if gaps else None, settings)
+        return Verdict(
+            corloc=corloc,
+            controls=controls,
+            without_boxes=0 if self.truth is None else without,
+            without_cut=sum(not row.boxes for row in judged),
+            sweep=sweep,
+            notes=tuple(notes),
+        )
+
+    def _about_truth(self, judged: Sequence[Judged], without: int) -> list[str]:
+        assert self.truth is not None
+        notes = []
         unseen = len(self.truth) - sum(self.truth.find(row.name) is not None for row in judged)
         if without:
             notes.append(f"{without} images have no true boxes and are left out of CorLoc.")
@@ -130,32 +156,9 @@ class Judge:
             notes.append(f"{unseen} annotated images were not looked at.")
         if self.truth.dropped:
             notes.append(f"{self.truth.dropped} annotated objects do not count ({self.truth.convention}).")
-        if not scored:
+        if without == len(judged):
             notes.append("No image that was looked at has true boxes, so there is no CorLoc.")
-            return Verdict(corloc=None, controls={}, without_boxes=without, sweep=None, notes=tuple(notes))
-        hits = np.stack(scored) >= HIT  # [images, S]
-        low = high = None
-        if len(hits) > 1:
-            low, high = (100 * float(end) for end in bootstrap_interval(torch.from_numpy(hits[:, 0]), seed))
-            if low == high:
-                notes.append(
-                    "All images agree, which leaves the bootstrap nothing to resample: the interval says nothing."
-                )
-        else:
-            notes.append("One image gives no interval.")
-        corloc = CorLoc(value=100 * float(hits[:, 0].mean()), low=low, high=high, images=len(hits))
-        centre = 100 * (np.stack(fixed) >= HIT).mean(axis=0)  # [C]
-        best = int(centre[:-1].argmax())
-        controls = {
-            f"centre box of {100 * SHARES[best]:g} % of the area (best of {len(SHARES)} shares)": float(centre[best]),
-            "whole image": float(centre[-1]),
-        }
-        if corloc.value <= max(controls.values()):
-            notes.append("WARNING: this does not beat a box that looks at no image; it says nothing for the model.")
-        elif low is not None and low <= max(controls.values()):
-            notes.append("The interval holds the best control: more images are needed to tell the two apart.")
-        sweep = _sweep(hits, settings) if len(settings) > 1 else None
-        return Verdict(corloc=corloc, controls=controls, without_boxes=without, sweep=sweep, notes=tuple(notes))
+        return notes
 
     def protocol(self) -> dict[str, object]:
         """What makes the number."""
@@ -177,40 +180,32 @@ def _rounded(box: Box) -> Box:
     return x0, y0, x1, y1
 
 
-def _sweep(hits: np.ndarray, settings: Sequence[Setting]) -> DiscoverSweep:
-    """Table of all settings, best first; ties in the order they were tried.
-
-    Args:
-        hits: bool [images, S].
-    """
-    corloc = 100 * hits.mean(axis=0)
-    rows = []
-    for place in np.argsort(-corloc, kind="stable").tolist():
-        setting = settings[place]
-        marks = ["automatic"] if setting.automatic else ["as published"] if setting.vanilla else []
-        marks += ["boxes.json"] if place == 0 else []
-        rows.append(
-            [
-                float(corloc[place]),
-                setting.feature,
-                setting.layer,
-                setting.normalisation,
-                setting.bias_word,
-                ", ".join(marks),
-            ]
+def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
+    """Say what is wrong with boxes, without looking at true ones."""
+    notes = []
+    without_cut, single = sum(not row.boxes for row in judged), sum(row.patches == 1 for row in judged)
+    centred = "" if setting.normalisation.startswith("center") else ", or --normalize center"
+    if without_cut:
+        where = "every image" if without_cut == len(judged) else f"{without_cut} of {len(judged)} images"
+        notes.append(
+            f"In {where} there is no box: the graph of patches has no cut, as where all resemble one another. Try another "
+            f"feature or block{centred}."
         )
-    table = Table(
-        title=f"CorLoc of {settings[0].method} by setting",
-        columns=["CorLoc %", "feature", "block", "normalisation", "bias", "mark"],
-        rows=rows,
-    )
-    return DiscoverSweep(warning=WARNING, table=table, halves=_halves(hits))
+    if single > len(judged) / 4:
+        notes.append(
+            f"In {single} of {len(judged)} images the box is a single patch: these features do not suit this "
+            f"{'bias' if setting.method == 'lost' else 'method'}; try another feature or "
+            + ("bias" if setting.method == "lost" else "block")
+            + (", or --normalize center+l2." if setting.method == "lost" and setting.normalize != "center+l2" else ".")
+        )
+    return notes
 
 
-def _halves(hits: np.ndarray) -> float | None:
-    """Choose the best setting on every other image, judge it on the rest, and the other way round; None below 4."""
-    if len(hits) < 4:
-        return None
-    even, odd = hits[0::2], hits[1::2]
-    kept = np.concatenate([odd[:, even.mean(axis=0).argmax()], even[:, odd.mean(axis=0).argmax()]])
-    return 100 * float(kept.mean())
+def _controls(fixed: Sequence[Float32[np.ndarray, "C"]]) -> dict[str, float]:
+    """CorLoc of boxes that look at no image; the best centre box is picked on these very images, in its favour."""
+    centre = 100 * (np.stack(fixed) >= HIT).mean(axis=0)  # [C]
+    best = int(centre[:-1].argmax())
+    return {
+        f"centre box of {100 * SHARES[best]:g} % of the area (best of {len(SHARES)} shares)": float(centre[best]),
+        "whole image": float(centre[-1]),
+    }

@@ -32,9 +32,11 @@ class Found:
     """What one setting found in one image.
 
     Args:
-        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction.
+        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction. None
+            where the graph of patches has no cut.
         scores: one for each box.
         patches: how many the first box was drawn around.
+        gap: eigengap of the cut, 0 without one; None for LOST.
         maps: steps worth drawing, by title.
         regions: see `report.boxes.Steps`.
     """
@@ -42,6 +44,7 @@ class Found:
     boxes: tuple[PixelBox, ...]
     scores: tuple[float, ...]
     patches: int
+    gap: float | None = None
     maps: dict[str, Float32[np.ndarray, "rows cols"]] = field(default_factory=dict)
     regions: UInt8[np.ndarray, "rows cols"] | None = None
 
@@ -117,19 +120,22 @@ def _lost(
 def _cut(
     setting: Setting, x: Float32[Tensor, "P D"], grid: tuple[int, int], photograph: Photograph, patch: tuple[int, int]
 ) -> Found:
-    """Box of TokenCut or boxes of MaskCut. A score is the share of the squared eigenvector that lies in the object."""
+    """Box of TokenCut or boxes of MaskCut, none without a cut. A score is the share of the squared eigenvector that lies in the object."""
     if setting.method == "tokencut":
         cuts = [tokencut(x, grid, tau=TAU, eps=EPS)]
     else:
         cuts = maskcut(x, grid, masks=MASKS, tau=MASK_TAU, eps=EPS)
-    scores = []
+    boxes, scores = [], []
     for cut in cuts:
-        squared = cut.eigenvector.square()
-        scores.append(float(squared[cut.mask].sum() / squared.sum().clamp_min(1e-30)))
+        if cut.box is not None:
+            squared = cut.eigenvector.square()
+            boxes.append(to_pixels(cut.box, patch, photograph.seen))
+            scores.append(float(squared[cut.mask].sum() / squared.sum()))
     return Found(
-        boxes=tuple(to_pixels(cut.box, patch, photograph.seen) for cut in cuts),
+        boxes=tuple(boxes),
         scores=tuple(scores),
         patches=int(cuts[0].mask.sum()),
+        gap=cuts[0].gap,
         maps={"second eigenvector": cuts[0].eigenvector.float().numpy()},
         regions=regions_of(cuts[0].mask.numpy(), (), cuts[0].seed),
     )

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
 from torchvision.ops import box_iou
 
 from vitreg.discovery.boxes import (
-    bootstrap_interval,
     centre_box,
     component,
     corloc,
@@ -73,25 +71,6 @@ def test_corloc_needs_images_and_one_box_for_each():
         corloc([], [])
     with pytest.raises(ValueError, match="1 boxes for the objects of 2 images"):
         corloc([(0, 0, 1, 1)], [torch.zeros(1, 4)] * 2)
-
-
-@pytest.mark.parametrize(("count", "found"), [(80, 31), (225, 12), (9, 8)])
-def test_the_interval_is_that_of_resampled_images(count, found):
-    own = torch.arange(count) < found
-    low, high = bootstrap_interval(own, 0)
-    draw = np.random.default_rng(1)
-    shares = own.numpy()[draw.integers(count, size=(10_000, count))].mean(1)
-    slack = 1.01 / count  # quantiles of whole numbers of images
-    assert (low, high) == pytest.approx(tuple(np.quantile(shares, (0.025, 0.975))), abs=slack)
-    assert (low, high) == pytest.approx([binom.ppf(q, count, found / count) / count for q in (0.025, 0.975)], abs=slack)
-    assert low < found / count < high
-    assert bootstrap_interval(own, 0) == (low, high)
-
-
-def test_the_interval_of_nothing_but_hits_is_a_point():
-    assert bootstrap_interval(torch.ones(5, dtype=torch.bool), 0) == (1, 1)
-    with pytest.raises(ValueError, match="no image"):
-        bootstrap_interval(torch.zeros(0, dtype=torch.bool), 0)
 
 
 def test_the_centre_box_covers_its_share_around_the_centre():

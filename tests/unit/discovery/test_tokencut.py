@@ -1,9 +1,13 @@
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitreg.discovery.tokencut import maskcut, tokencut
+from vitreg.discovery.boxes import iou
+from vitreg.discovery.spectrum import second_eigenvector
+from vitreg.discovery.tokencut import _cut, _linked, maskcut, tokencut
 
 
 def scene(grid, *rectangles, noise=0.0):
@@ -60,17 +64,62 @@ def test_neither_length_nor_rotation_of_features_matters(seed, length):
     torch.testing.assert_close(other.eigenvector, found.eigenvector, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (4, 5), (12, 13)])
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_without_structure_some_patch_is_cut_off_and_always_the_same(grid, value):
-    x = torch.full((grid[0] * grid[1], 4), value)
-    found, again = tokencut(x, grid), tokencut(x, grid)
-    row0, col0, row1, col1 = found.box
-    assert 0 <= row0 < row1 <= grid[0]
-    assert 0 <= col0 < col1 <= grid[1]
-    assert found.mask.flatten()[found.seed]
-    assert found.eigenvector.isfinite().all()
-    assert (again.box, again.seed) == (found.box, found.seed)
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (4, 5), (12, 13), (28, 28)])
+@pytest.mark.parametrize("kind", ["zero", "same", "alike", "unlike"])
+def test_without_structure_there_is_no_cut(grid, kind):
+    """All patches are linked, or none: every vector is an eigenvector, and a solver's choice is its rounding."""
+    count = grid[0] * grid[1]
+    x = torch.zeros(count, 4) if kind == "zero" else torch.ones(count, 4)
+    if kind == "alike":
+        x += 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    if kind == "unlike":
+        x = torch.eye(count)
+    for found in (tokencut(x, grid), *maskcut(x, grid)):
+        assert (found.box, found.seed, found.gap) == (None, None, 0)
+        assert not found.mask.any()
+        assert not found.eigenvector.any()
+    assert len(maskcut(x, grid)) == 1
+
+
+@pytest.mark.parametrize("share", [0.999, 0.9, 0.5])
+def test_links_in_random_places_are_no_cut(share):
+    grid, draw = (15, 20), np.random.default_rng(0)
+    for _ in range(5):
+        links = np.triu(draw.random((300, 300)) < share, 1)
+        assert _cut(links | links.T | np.eye(300, dtype=bool), np.ones(300, dtype=bool), grid, 1e-5).box is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
+def test_an_object_in_a_common_ground_is_a_cut_with_a_gap(noise):
+    grid, box = (20, 24), (4, 5, 12, 15)
+    x = scene(grid, box, noise=noise)
+    x[:, 7] = 0.35  # what all patches share
+    found = tokencut(x, grid)
+    assert found.gap > 0.1
+    assert iou(torch.tensor([found.box]), torch.tensor([box])) >= 0.5
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(5, 7), (12, 16), (28, 28)])
+@pytest.mark.parametrize("kind", ["objects", "noise"])
+def test_cut_and_gap_are_those_of_the_dense_solver(rows, cols, kind):
+    count, draw = rows * cols, torch.Generator().manual_seed(rows)
+    x = scene((rows, cols), (1, 1, 3, 4), (3, 4, 5, 7), noise=0.25) if kind == "objects" else None
+    x = torch.randn(count, 24, generator=draw) + 0.5 * torch.randn(24, generator=draw) if x is None else x
+    links = _linked(x.double(), (rows, cols), 0.2, 1e-5)
+    found = second_eigenvector(links, 1e-5)
+    weights = np.where(links, 1.0, 1e-5)
+    degrees = np.diag(weights.sum(1))
+    values, vectors = scipy.linalg.eigh(degrees - weights, degrees, subset_by_index=[0, 2])
+    assert (found.value, found.gap) == pytest.approx((values[1], values[2] - values[1]), abs=1e-10)
+    sign = np.sign(vectors[:, 1] @ found.vector)
+    assert np.abs(sign * found.vector - vectors[:, 1]).max() < 1e-9 / found.gap
+
+
+def test_an_eigenvalue_that_is_there_twice_has_no_gap():
+    """Three equal groups without links between them: two of the cuts are equally good, whatever the iteration meets."""
+    links = np.kron(np.eye(3), np.ones((50, 50))) > 0
+    assert second_eigenvector(links, 1e-5).gap < 1e-9
+    assert tokencut(torch.eye(3).repeat_interleave(50, 0), (10, 15)).box is None
 
 
 def test_maskcut_finds_several_objects_that_do_not_overlap():
@@ -84,12 +133,11 @@ def test_maskcut_finds_several_objects_that_do_not_overlap():
 
 
 def test_maskcut_ends_when_nothing_is_left():
-    found = maskcut(torch.eye(4), (2, 2), masks=9)
-    assert 1 <= len(found) <= 4
-    taken = torch.stack([each.mask for each in found]).sum(0)
-    assert taken.max() == 1
-    assert int(taken.sum()) >= 3
-    assert len(maskcut(torch.ones(1, 3), (1, 1))) == 1
+    grid = (12, 14)
+    found = maskcut(scene(grid, (1, 1, 4, 4), (6, 2, 10, 6)), grid, masks=9)
+    assert 2 <= len(found) < 9
+    assert all(each.box is not None for each in found)
+    assert torch.stack([each.mask for each in found]).sum(0).max() == 1
 
 
 def test_what_does_not_fit_is_refused():

@@ -247,12 +247,48 @@ def test_boxes_of_another_resolution_leave_the_image_out(backbone, photos, truth
     assert "boxes are for 61x40 px, the picture has 61x80 px" in result.images.skipped[0].reason
 
 
-def test_one_image_has_no_interval(backbone, photos, truth):
+def test_few_images_have_the_interval_that_few_images_have(backbone, photos, truth):
     result = discover(backbone, photos, boxes=truth, options=DiscoverOptions(limit=1))
-    assert result.corloc.low is None
-    assert result.corloc.high is None
-    assert "One image gives no interval." in result.notes
+    assert (result.corloc.low, result.corloc.high) == pytest.approx((20.65, 100), abs=0.01)
     assert "3 annotated images were not looked at." in result.notes
+
+
+@pytest.mark.parametrize("method", ["tokencut", "maskcut"])
+def test_a_model_whose_patches_are_all_alike_finds_no_box_and_says_so(backbone, photos, truth, tmp_path, method):
+    with torch.no_grad():
+        for block in backbone.module.blocks:
+            block.attn.qkv.weight.mul_(0.01)  # what is left of the keys is their bias, the same for every patch
+            block.attn.qkv.bias.fill_(1.0)
+    setting = Setting(method=method)
+    result = discover(backbone, photos, boxes=truth, out=tmp_path / "out", options=DiscoverOptions(setting=setting))
+    assert (result.found, result.without_cut, result.images.seen) == (0, len(SIZES), len(SIZES))
+    assert (result.corloc.value, result.corloc.low) == (0, 0)
+    assert result.corloc.high > 40  # of four images
+    said = describe(result)
+    assert "In every image there is no box: the graph of patches has no cut" in said
+    assert "--normalize center" in said
+    document = json.loads((tmp_path / "out" / "boxes.json").read_text())
+    assert (len(document["images"]), document["annotations"]) == (len(SIZES), [])
+    assert (tmp_path / "out" / "pictures" / "steps.png").exists()
+    centred = DiscoverOptions(setting=replace(setting, normalize="center"))
+    assert discover(backbone, photos, boxes=truth, options=centred).found > 0
+
+
+def test_cuts_are_ranked_without_labels(backbone, photos, truth):
+    options = DiscoverOptions(setting=Setting(method="tokencut"), sweep=Sweep(layers=(0, 1, 2)))
+    blind = discover(backbone, photos, options=options)
+    table = blind.sweep.table
+    gap, cuts = table.columns.index("mean eigengap"), table.columns.index("images with a cut, %")
+    keys = [(-float(row[gap]), -row[cuts]) for row in table.rows]
+    assert keys == sorted(keys)
+    assert "CorLoc %" not in table.columns
+    assert "largest eigengap" in table.rows[0][-1]
+    assert "no proof" in describe(blind)
+    judged = discover(backbone, photos, boxes=truth, options=options)
+    marked = next(row for row in judged.sweep.table.rows if "largest eigengap" in row[-1])
+    assert marked[1:4] == table.rows[0][:3]
+    assert marked[0] == judged.sweep.unlabelled
+    assert f"without labels: CorLoc {marked[0]:.1f} %" in describe(judged)
 
 
 def test_mistakes_are_said_in_one_sentence(backbone, photos, truth, tmp_path):
@@ -313,7 +349,7 @@ def test_boxes_of_a_single_patch_are_said():
     row = judged_by_hand(10, 10, [(0.0, 0.0, 5.0, 5.0)], [(0, 0, 10, 10)])
     alone = replace(row, patches=1)
     for rows, said in (([alone, row, row, row], False), ([alone, alone, row], True)):
-        notes = Judge(None).verdict(rows, [Setting()], seed=0).notes
+        notes = Judge(None).verdict(rows, [Setting()]).notes
         assert any("In 2 of 3 images the box is a single patch" in note for note in notes) == said
 
 
@@ -322,14 +358,18 @@ def test_the_verdict_counts_warns_and_judges_halves():
     base = judged_by_hand(10, 10, [(0.0, 0.0, 5.0, 5.0)], [(0, 0, 10, 10)])
     rows = [replace(base, index=i, overlaps=np.where(h, 0.5, 0.49).astype(np.float32)) for i, h in enumerate(hits)]
     settings = [Setting().resolved(3), Setting(feature="v").resolved(3)]
-    verdict = Judge(Everything(6)).verdict(rows, settings, seed=0)
+    verdict = Judge(Everything(6)).verdict(rows, settings)
     assert verdict.corloc.value == 50
     assert verdict.corloc.low < 50 < verdict.corloc.high
     assert verdict.controls["whole image"] == 100
-    assert any(note.startswith("WARNING") for note in verdict.notes)
+    (warning,) = (note for note in verdict.notes if note.startswith("WARNING"))
+    assert warning == (
+        "WARNING: the centre box of 50 % of the area (best of 9 shares) has 100.0 %, and looks at no image; 50.0 % says "
+        "nothing for the model."
+    )
     # Even places choose the first setting, which never hits on odd ones; odd choose the second, which never hits on even.
     assert verdict.sweep.halves == 0
-    assert Judge(Everything(6)).verdict(rows[:3], settings, seed=0).sweep.halves is None
+    assert Judge(Everything(6)).verdict(rows[:3], settings).sweep.halves is None
 
 
 def test_a_bias_is_read_and_written():

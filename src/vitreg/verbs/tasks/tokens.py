@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from vitreg.analysis.intervals import paired_difference
 from vitreg.analysis.token_classes import pick_one, random_keys
 from vitreg.data.example import TrainingSet
 from vitreg.data.sides import Sides, open_sides
@@ -88,7 +88,7 @@ class Tokens(OutlierOptions):
             rows.append([f"{CLS}, all images", value, len(train_all.labels), len(test_all.labels), strength])
         if classify is not None:
             right = {name: (answers[name][0] == test.labels).numpy().astype(float) for name in (NORMAL, OUTLIER)}
-            low_end, high_end = _interval(right[OUTLIER] - right[NORMAL], bench.seed)
+            low_end, high_end = (100 * end for end in paired_difference(right[OUTLIER] - right[NORMAL]))
             metrics |= {"outlier_minus_normal_low": low_end, "outlier_minus_normal_high": high_end}
         headline = next(name for name in (OUTLIER, CLS, NORMAL) if name in names)
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(bench.seed))
@@ -109,7 +109,7 @@ class Tokens(OutlierOptions):
                 "metric": sides.metric,
                 "c": f"best on a random tenth of the training images, of {len(GRID)} from {GRID[0]:g} to {GRID[-1]:g}",
                 "images_without_outlier": self.missing if classify is not None else None,
-                "difference": "outlier minus normal, top-1, 95 % bootstrap interval over test images",
+                "difference": "outlier minus normal, top-1, 95 % interval of paired shares over test images",
             },
             classes=classes,
             tables=(
@@ -185,13 +185,6 @@ def _answers(train: _Side, test: _Side, name: str, classes: int, seed: int) -> t
     column = train.names.index(name)
     sweep = LogisticSweep(seed=seed).fit(train.tokens[:, column], train.labels, classes)
     return sweep.best_.predict(test.tokens[:, column]), sweep.c_
-
-
-def _interval(differences: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean, in percent."""
-    draws = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
-    low, high = np.quantile(100 * differences[draws].mean(1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _key(name: str) -> str:

@@ -1,0 +1,42 @@
+"""95 % intervals of shares that stay honest at the ends: of 20 misses, a bootstrap knows 0.0 to 0.0."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Interval of a share of independent trials (Wilson 1927).
+
+    >>> sorted(p for p in shares if abs(hits / count - p) == z * sqrt(p * (1 - p) / count))
+
+    Raises:
+        ValueError: without a trial, or for more hits than trials.
+    """
+    if not 0 <= hits <= count or not count:
+        raise ValueError(f"{hits} hits of {count} trials")
+    share, spread = hits / count, _Z**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return (0.0 if hits == 0 else float(centre - half)), (1.0 if hits == count else float(centre + half))
+
+
+def paired_difference(differences: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+    """Interval of the difference of two shares of the same trials (Bonett & Price 2012).
+
+    Where both answers agree on every image the difference is 0, but not known to be.
+
+    Args:
+        differences: -1, 0 or 1 for each trial.
+    Raises:
+        ValueError: without a trial.
+    """
+    count = len(differences)
+    if not count:
+        raise ValueError("no trial")
+    more, less = ((int((differences == sign).sum()) + 1) / (count + 2) for sign in (1, -1))
+    half = _Z * np.sqrt((more + less - (more - less) ** 2) / (count + 2))
+    return max(-1.0, float(more - less - half)), min(1.0, float(more - less + half))
