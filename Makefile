@@ -10,8 +10,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 demo: $(VENV)/.demo
 	$(BIN)/vitreg demo --out demo-report
 
-test: $(VENV)/.dev browser
-	$(PYTEST) -m "not slow"
+# ROOM=backbones runs the tests of one folder of the source only.
+test: $(VENV)/.dev $(if $(ROOM),,browser)
+	$(PYTEST) -m "not slow" $(if $(ROOM),$(call room,$(ROOM)))
+
+# What belongs to a folder (or module) of src/vitreg: its mirror in tests/unit, and tests elsewhere that carry its name.
+room = $(or $(sort $(wildcard tests/unit/$(1) tests/*/test_$(1)*.py)),$(error no tests of '$(1)'; ROOM is one of $(notdir $(patsubst %/,%,$(dir $(wildcard tests/unit/*/.))))))
 
 test-all: $(VENV)/.dev browser
 	$(PYTEST)

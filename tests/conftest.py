@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .shipped import write_photographs, write_voc
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# How fast a machine is, and what else it does, is no property of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_configure() -> None:
+    """Listen to Ctrl-C. Where the suite is started in the background of a shell, it is ignored by inheritance.
+
+    Processes that a test forks inherit this, those that it starts get the system's own handling: both as from a terminal.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from unittest import mock
 
 import pytest
 
+from tests.patience import PATIENCE
+
 CHROMIUM = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
@@ -50,7 +52,7 @@ def vitreg():
 def vitreg_process():
     """The command line in a process of its own."""
 
-    def run(*arguments, prefix=(sys.executable, "-m"), timeout=300):
+    def run(*arguments, prefix=(sys.executable, "-m"), timeout=PATIENCE):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [*prefix, "vitreg", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.patience import PATIENCE, until
 from vitreg.backbones import load
 from vitreg.data.feature_store import open_store
 from vitreg.errors import UserError
@@ -23,7 +24,7 @@ from vitreg.verbs.features import Wanted
 IMAGES = 60
 SPEC = "timm:vit_tiny_patch16_224"
 PROGRAM = f"""
-import sys, time
+import sys
 import torch
 from vitreg.data import feature_shards
 from vitreg.verbs.extract import Wanted, extract_features
@@ -33,12 +34,12 @@ torch.set_num_threads(1)
 feature_shards.MOST_IMAGES = 8
 read = FieldReader.__call__
 
-def slowly(*given):  # so that there are moments to be hit
+def told(*given):  # a line for every batch to read, as long as somebody writes them
+    sys.stdin.readline()
     print("a batch", flush=True)
-    time.sleep(0.03)
     return read(*given)
 
-FieldReader.__call__ = slowly
+FieldReader.__call__ = told
 extract_features(
     "{SPEC}", sys.argv[1], out=sys.argv[2], wanted=Wanted(cls=(-1,), patches=(3,), dtype="float16"),
     size=32, random=True, precision="fp32", device="cpu", batch_size=2, workers=2, quiet=False,
@@ -57,10 +58,16 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def started(photographs, out, *, wrapper=(sys.executable, "-c", PROGRAM)):
-    return subprocess.Popen(
-        [*wrapper, str(photographs), str(out)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def started(photographs, out, *, batches=None, wrapper=(sys.executable, "-c", PROGRAM)):
+    """Start an extraction; with `batches` it reads so many and then waits for what is done to it."""
+    process = subprocess.Popen(
+        [*wrapper, str(photographs), str(out)], env=ENVIRONMENT, text=True,
+        stdin=subprocess.DEVNULL if batches is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    if batches is not None:
+        process.stdin.write("\n" * batches)
+        process.stdin.flush()
+    return process
 
 
 def shards_of(out, *, left_over=False):
@@ -73,7 +80,7 @@ def shards_of(out, *, left_over=False):
 def undisturbed(photographs, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "features"
     process = started(photographs, out)
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     return shards_of(out)
 
@@ -84,18 +91,18 @@ def test_killed_again_and_again_it_ends_bit_for_bit(photographs, undisturbed, tm
     draw = random.Random(seed)
     out = tmp_path / "features"
     for _ in range(3):
-        process = started(photographs, out)
-        assert process.stdout is not None
-        for _ in range(draw.randrange(1, 8)):
+        batches = draw.randrange(1, 8)
+        process = started(photographs, out, batches=batches)
+        for _ in range(batches):
             process.stdout.readline()
-        time.sleep(draw.uniform(0, 0.06))
+        time.sleep(draw.uniform(0, 0.06))  # anywhere in what follows the last of them
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     finished = {name for name in shards_of(out, left_over=True) if name.endswith(".json")}
     assert len(finished) < 8
     process = started(photographs, out)
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert shards_of(out) == undisturbed
 
@@ -103,19 +110,17 @@ def test_killed_again_and_again_it_ends_bit_for_bit(photographs, undisturbed, tm
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_says_so(photographs, undisturbed, tmp_path):
     out = tmp_path / "features"
-    process = started(photographs, out)
-    while not list(out.glob("*/000002.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(photographs, out, batches=3 * 4 + 1)
+    until(lambda: list(out.glob("*/000002.json")), process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "what is finished is kept" in said
     kept = {name: data for name, data in shards_of(out).items() if name.endswith(".json")}
     assert 3 <= len(kept) < 8
     times = {file: file.stat().st_mtime_ns for name in kept for file in out.glob(f"*/{name}")}
     again = started(photographs, out)
-    said = again.communicate(timeout=300)
+    said = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert shards_of(out) == undisturbed
     assert times == {file: file.stat().st_mtime_ns for file in times}
@@ -125,7 +130,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(photographs, undisturbed, tmp
 def test_two_at_once_share_the_work(photographs, undisturbed, tmp_path):
     processes = [started(photographs, tmp_path / "features") for _ in range(2)]
     for process in processes:
-        said = process.communicate(timeout=300)
+        said = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
     assert shards_of(tmp_path / "features") == undisturbed
 
@@ -136,7 +141,7 @@ def test_torchrun_gives_the_same(photographs, undisturbed, tmp_path):
     program.write_text(PROGRAM)
     wrapper = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program))
     process = started(photographs, tmp_path / "features", wrapper=wrapper)
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert shards_of(tmp_path / "features") == undisturbed
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE
 from vitreg.records import Skipped
 from vitreg.report import write_report
 
@@ -172,7 +173,7 @@ def test_a_tap_selects_a_token_on_a_phone(opened, made):
 def wait(browser, condition):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 10).until(lambda _: condition())
+    WebDriverWait(browser, PATIENCE).until(lambda _: condition())
 
 
 def test_pointing_at_a_chart_reads_its_values(opened):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.patience import PATIENCE, until
 from vitreg.records import ScanResult
 from vitreg.verbs.scan import scan
 
@@ -228,24 +228,19 @@ def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
     ]
     command += ["--batch-size", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Where these tests run in the background of a shell, SIGINT is ignored by inheritance.
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    deadline = time.time() + 120
-    started = False
-    while time.time() < deadline and not started:
-        time.sleep(0.2)
-        # The spill file is open but nameless; its growth in /proc shows that scanning has begun.
-        started = any(
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def started():
+        """The spill file is open but nameless; its growth in /proc shows that scanning has begun."""
+        return any(
             os.path.realpath(f).startswith(str(tmp_path)) and os.stat(f).st_size > 100_000
             for f in (f"/proc/{process.pid}/fd/{n}" for n in _listdir(f"/proc/{process.pid}/fd"))
             if os.path.exists(f)
         )
-    assert started, process.communicate(timeout=5) if process.poll() is not None else "scan did not start"
+
+    until(started, process)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     result = read(tmp_path / "out")
     assert result.images.interrupted

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.patience import PATIENCE
 from vitreg.errors import UserError
 from vitreg.train import checkpoint, claim
 
@@ -485,7 +486,7 @@ main()
 def test_a_dry_run_that_is_killed_in_its_first_step_has_said_what_is_known(settings):
     """As a machine without enough memory does it; written to a pipe, where nothing is flushed by itself."""
     words = ["train", "--config", settings, "--dry-run", "--run.micro-batch", "4"]
-    done = subprocess.run([sys.executable, "-c", TOO_SMALL, *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", TOO_SMALL, *words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     steps, parameters, trying = done.stdout.splitlines()
     assert steps == "12 steps of 8 images (2.0 epochs of 6 steps)."

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.patience import PATIENCE, until
 
 from . import tiny_run
 
@@ -196,21 +197,18 @@ def test_torchrun_told_to_stop_saves_once_and_leaves_nobody_behind(settings, tmp
     with log.open("w") as file:
         process = subprocess.Popen([*command, *words], stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT)
         try:
-            until = time.monotonic() + 300
-            while not list((run / "checkpoints").glob("step-*")):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.2)
+            until(lambda: list((run / "checkpoints").glob("step-*")), process)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) != 0
+            assert process.wait(timeout=PATIENCE) != 0
         finally:
             process.kill()
     stopped = re.findall(r"Stopped after step (\d+); go on with: vitreg train --resume", log.read_text())
     assert len(stopped) == 1, log.read_text()
     assert tiny_run.checkpoints(run)[-1].name == f"step-{int(stopped[0]):08d}"
     assert tiny_run.records(run)[-1]["step"] == int(stopped[0])
-    left = subprocess.run(["pgrep", "-f", str(run)], capture_output=True, text=True, check=False)
-    assert not left.stdout, "a process of the run is still there"
+    until(
+        lambda: subprocess.run(["pgrep", "-f", str(run)], capture_output=True, check=False).returncode
+    )  # all are gone
 
 
 def test_a_terminal_shows_how_far_the_run_is_and_how_long_it_takes(settings, tmp_path):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from vitreg import ledger, outputs
 from vitreg.errors import UserError
@@ -247,7 +248,7 @@ def test_a_kill_at_any_moment_never_leaves_a_record_beside_parts_of_another(tmp_
             (place / name).write_text("old")
 
     Outputs(tmp_path, "scan", ()).publish(old)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(moves)], check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(moves)], check=False, timeout=PATIENCE)
     assert done.returncode == (0 if moves == 5 else -signal.SIGKILL)
     found = contents(tmp_path)
     if "result.json" in found:

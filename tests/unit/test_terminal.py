@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
 from vitreg.exits import Exit
@@ -49,7 +50,7 @@ def shell(tmp_path, streams, code=VERB, **environment):
     return subprocess.run(
         ["bash", "-c", f"{sys.executable} verb.py {streams}; exit ${{PIPESTATUS[0]}}"],
         cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT / "src")} | environment,
-        capture_output=True, encoding="utf-8", timeout=300, check=False,
+        capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_slices_and_numbers_give_what_was_written(folder, name):
     assert torch.equal(torch.cat(list(found.chunks(3))), truth)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(index=hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(-len(ROWS), len(ROWS) - 1)))
 def test_any_images_in_any_order_with_repeats(folder, index):
     store = open_store(folder)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
+from tests.patience import PATIENCE
 
 FILES = 500
 SECONDS_PER_FILE = 20  # each takes milliseconds; the machine may be busy
@@ -55,7 +56,7 @@ def found(tmp_path_factory) -> dict[str, tuple[Outcome, int]]:
     for name, data in damaged_files():
         (folder / name).write_bytes(data)
     command = [sys.executable, "-c", READER, str(folder), str(SECONDS_PER_FILE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr == ""  # neither Pillow nor the libraries below it speak to the terminal
     return json.loads(done.stdout)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.patience import PATIENCE
 
 from vitreg.data import IMAGENET, ImageSource, stream
 
@@ -131,20 +132,20 @@ def test_no_thread_stays_after_the_end_a_break_or_close(folder):
 
 
 def test_an_interruption_stops_the_threads(folder, monkeypatch):
-    """Ctrl-C arrives while the caller waits for a batch."""
-    monkeypatch.setattr(type(SMALL), "pixels", lambda self, image: time.sleep(0.3))
+    """Ctrl-C arrives while the caller waits for a batch, of which a picture is just being decoded."""
 
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
+    sent = threading.Event()
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt):
-            list(stream(ImageSource([folder]), SMALL, 8, workers=2))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def interrupting(self, image):
+        if not sent.is_set():
+            sent.set()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.05)  # the caller is gone before the picture is done
+        return np.zeros((32, 48, 3), np.uint8)
+
+    monkeypatch.setattr(type(SMALL), "pixels", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream(ImageSource([folder]), SMALL, 8, workers=1))
     assert not decoding_threads()
 
 
@@ -219,14 +220,19 @@ def test_nonsense_settings_are_refused(folder):
 
 def test_large_pictures_pass_one_at_a_time(folder, monkeypatch):
     """Four threads with a picture of 700 MB each would be too much."""
-    inside, most = 0, 0
+    inside, most, counting, two = 0, 0, threading.Lock(), threading.Event()
 
     def counted(self, image):
         nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
+        with counting:
+            inside += 1
+            most = max(most, inside)
+            if inside > 1:
+                two.set()
+        assert two.wait(PATIENCE)  # small pictures meet in here, or this is a hang
         time.sleep(0.01)
-        inside -= 1
+        with counting:
+            inside -= 1
         return np.zeros((32, 48, 3), np.uint8)
 
     monkeypatch.setattr(type(SMALL), "pixels", counted)

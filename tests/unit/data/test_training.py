@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from tests.patience import PATIENCE
 from torch.utils.data import DataLoader
 
 from vitreg.data import training
@@ -221,7 +222,7 @@ def test_evaluation_gives_all_captions():
 def children() -> list[psutil.Process]:
     """The processes this one has started; those that are just ending get a moment."""
     mine = [child for child in psutil.Process().children() if "resource_tracker" not in " ".join(child.cmdline())]
-    return psutil.wait_procs(mine, timeout=5)[1]
+    return psutil.wait_procs(mine, timeout=PATIENCE)[1]
 
 
 def test_no_worker_is_left_after_leaving_early_or_an_exception():
@@ -261,7 +262,6 @@ def test_workers_survive_the_signals_that_stop_a_run_but_not_being_killed():
 def loop(pipe) -> None:
     """Train without end, as the head of a group of processes."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for _ in training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=10**9, seed=0, workers=2):
         if not pipe.closed:
             pipe.send([child.pid for child in psutil.Process().children()])
@@ -272,13 +272,14 @@ def test_ctrl_c_leaves_no_process(capfd):
     ours, theirs = multiprocessing.Pipe()
     run = multiprocessing.get_context("fork").Process(target=loop, args=(theirs,))
     run.start()
+    assert ours.poll(PATIENCE)
     workers = [psutil.Process(pid) for pid in ours.recv()]
     assert len(workers) == 2
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to all of them
-    run.join(60)
+    run.join(PATIENCE)
     assert run.exitcode == 1
     assert "KeyboardInterrupt" in capfd.readouterr().err
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
 
 
 def test_workers_that_are_only_being_started_survive_ctrl_c(monkeypatch):

@@ -122,7 +122,7 @@ def test_the_object_is_one_component():
     assert found.box == (1, 1, 3, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(whole_numbers, st.sampled_from([0.0, -1.0, 2.0]), st.integers(1, 12))
 def test_what_must_hold_of_any_image(case, bias, k):
     grid, x = case[0], torch.from_numpy(case[1])
@@ -144,7 +144,7 @@ def test_what_must_hold_of_any_image(case, bias, k):
         assert (total[found.mask.flatten()] > 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(whole_numbers, st.sampled_from([0.0, -1.0, 2.0]), st.randoms(use_true_random=False))
 def test_neither_order_nor_sign_of_channels_nor_scale_matters(case, bias, draw):
     grid, x = case[0], torch.from_numpy(case[1])

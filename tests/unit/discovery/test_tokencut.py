@@ -52,7 +52,7 @@ def test_tau_decides_what_is_alike():
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.floats(0.1, 50))
 def test_neither_length_nor_rotation_of_features_matters(seed, length):
     grid, draw = (7, 11), torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
+from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
 from vitreg.runtime import Processes
@@ -44,10 +45,10 @@ def _train_with_a_worker(folder, said):
     claim = Claim(folder)
     worker = os.fork()
     if not worker:
-        time.sleep(60)
+        time.sleep(PATIENCE)
         os._exit(0)
     said.send(worker)
-    time.sleep(60)
+    time.sleep(PATIENCE)
     claim.release()
 
 
@@ -56,7 +57,7 @@ def test_kill_9_frees_the_folder_though_a_data_worker_lives_on(tmp_path):
     listening, said = context.Pipe(duplex=False)
     process = context.Process(target=_train_with_a_worker, args=(tmp_path, said), daemon=True)
     process.start()
-    assert listening.poll(30)
+    assert listening.poll(PATIENCE)
     worker = listening.recv()
     try:
         with pytest.raises(UserError, match=f"process {process.pid} on"):

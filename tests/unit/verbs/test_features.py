@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.patience import PATIENCE, until
 
 from vitreg.backbones import Backbone, Capture
 from vitreg.data import feature_shards
@@ -385,7 +386,7 @@ OTHERS = [
 )
 def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, undisturbed, moment, count):
     killed = child(tmp_path, moment, count)
-    killed.join(60)
+    killed.join(PATIENCE)
     assert killed.exitcode == -signal.SIGKILL
     finished = {name: data for name, data in shards_of(tmp_path).items() if name.endswith(".json")}
     data = Pictures(torn=(5, 6))
@@ -401,18 +402,17 @@ def test_processes_share_one_extraction(tmp_path, undisturbed, ranks):
     world = len(set(ranks))
     processes = [child(tmp_path, slow=0.02, rank=rank, world=world) for rank in ranks]
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert shards_of(tmp_path) == undisturbed
 
 
 def test_the_work_is_done_once(tmp_path, undisturbed):
     other = child(tmp_path, slow=0.1)
-    while not list(tmp_path.glob("*/claims")):
-        time.sleep(0.01)
+    until(lambda: list(tmp_path.glob("*/claims")), other)
     data = Pictures(torn=(5, 6))
     extract(bench(tmp_path), data, EVERYTHING)
-    other.join(60)
+    other.join(PATIENCE)
     assert other.exitcode == 0
     assert len(data.read_places[16:]) < IMAGES
     assert shards_of(tmp_path) == undisturbed
@@ -420,10 +420,9 @@ def test_the_work_is_done_once(tmp_path, undisturbed):
 
 def test_the_shard_of_a_process_that_dies_is_taken_over(tmp_path, undisturbed):
     dying = child(tmp_path, "batch", 3, slow=0.3)
-    while not list(tmp_path.glob("*/000000.json")):  # it is on the second shard
-        time.sleep(0.01)
+    until(lambda: list(tmp_path.glob("*/000000.json")), dying)  # it is on the second shard
     extract(bench(tmp_path), Pictures(torn=(5, 6)), EVERYTHING)
-    dying.join(60)
+    dying.join(PATIENCE)
     assert dying.exitcode == -signal.SIGKILL
     assert shards_of(tmp_path) == undisturbed
 
@@ -441,7 +440,7 @@ def test_a_resumed_extraction_keeps_the_batch_it_was_begun_with(tmp_path, monkey
     )
     monkeypatch.setattr(features, "automatic_batch_size", lambda *_: 4)
     killed = child(tmp_path, "batch", 2)
-    killed.join(60)
+    killed.join(PATIENCE)
     extract(bench(tmp_path, batch_size=None), Pictures(torn=(5, 6)), EVERYTHING)
     assert set(seen) == {2, 1}
 

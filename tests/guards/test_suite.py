@@ -1,0 +1,33 @@
+"""The suite tells the truth however it is started and whatever else the machine does."""
+
+import ast
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.patience import PATIENCE
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def test_ctrl_c_arrives_here_and_in_what_a_test_starts_also_in_the_background_of_a_shell():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "True\n"
+
+
+def test_no_test_waits_in_a_loop_of_its_own():
+    """A loop that sleeps until something happens hangs where it never does; `patience.until` has an end."""
+    for path in TESTS.rglob("*.py"):
+        for loop in ast.walk(ast.parse(path.read_text())):
+            if isinstance(loop, ast.While) and path.name != "patience.py":
+                calls = [ast.unparse(call.func) for call in ast.walk(loop) if isinstance(call, ast.Call)]
+                assert "time.sleep" not in calls, f"{path.name}:{loop.lineno}"
+
+
+def test_no_test_counts_on_a_clock_to_interrupt_it():
+    for path in TESTS.rglob("*.py"):
+        text = path.read_text()
+        assert path == Path(__file__) or not ("setitimer" in text or "signal.alarm" in text), path.name
