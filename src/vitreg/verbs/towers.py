@@ -18,6 +18,7 @@ from vitreg.backbones.anatomy import describe
 from vitreg.backbones.checkpoints import read_checkpoint
 from vitreg.backbones.fetch import fetch
 from vitreg.backbones.weights import sha256_of_weights
+from vitreg.backbones.wrappers import plain_names
 from vitreg.config import decode
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError
@@ -114,7 +115,9 @@ def _of_open_clip(backbone: Backbone, name: str) -> Towers:
 
 def _fill(model: nn.Module, file: Path) -> None:
     """Load a file of both towers. Raises UserError if it is none."""
-    state = {name.removeprefix("module."): value for name, value in read_checkpoint(file).items()}
+    state = read_checkpoint(file)
+    names = plain_names(state, lone_modules=True)
+    state = {names[key]: value for key, value in state.items()}
     wanted = model.state_dict()
     for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI's files carry
         state.pop(name, None)
