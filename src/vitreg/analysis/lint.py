@@ -1,4 +1,4 @@
-"""What can be said about a ViT from its weights alone: register tokens, position table, weight decay (no images).
+"""What can be said about a ViT from its weights alone: values, register tokens, position table, weight decay (no images).
 
 Pure functions of tensors and names that return `records.Finding`s. Where a model keeps these tensors is found in
 `verbs.doctor`.
@@ -6,7 +6,7 @@ Pure functions of tensors and names that return `records.Finding`s. Where a mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,52 @@ from torch import Tensor
 
 from vitreg.records import Finding
 
+VALUES = "weight values"  # the subject of the finding without which no other means anything
 FAR = 6.0  # position rows stand out beyond median + FAR * 1.4826 * MAD of the row norms
 STRONG = 2.0  # times the median: below it a row that stands out is a note, from it on a warning
 UNTRAINED = 1e-4  # root mean square of a register's entries; initialised with 1e-6 in DINOv2 and timm
 DOMINANT = 0.5  # share of a row's squared norm in one channel
+
+
+def values(weights: Mapping[str, Tensor]) -> Finding:
+    """Say whether weights are numbers at all: finite, and not zero throughout.
+
+    Args:
+        weights: those that features pass through, by name; matrices are told by two or more axes.
+    """
+    broken = {name: int((~value.isfinite()).sum()) for name, value in weights.items() if value.is_floating_point()}
+    broken = {name: count for name, count in broken.items() if count}
+    if broken:
+        worst = max(broken, key=lambda name: broken[name])
+        others, count = len(broken) - 1, broken[worst]
+        more = f", and so {'do' if others > 1 else 'does'} {others} other tensor{'s' * (others > 1)}" if others else ""
+        return Finding(
+            level="problem",
+            subject=VALUES,
+            message=f"{worst} holds {count} value{'s that are' if count > 1 else ' that is'} NaN or infinite{more}: "
+            "what passes through them is no number.",
+            remedy="Take the original file or an earlier checkpoint; in half precision, try full precision.",
+        )
+    matrices = [name for name, value in weights.items() if value.ndim > 1 and name.endswith("weight")]
+    zero = [name for name in matrices if not bool(weights[name].any())]
+    if zero and (len(zero) == len(matrices) or any(weights[name].ndim == 4 for name in zero)):  # the patch projection
+        all_of_them = len(zero) == len(matrices)
+        return Finding(
+            level="problem",
+            subject=VALUES,
+            message=(f"all {len(zero)} weight matrices are" if all_of_them else f"{zero[0]} is")
+            + " zero: every image gives the same tokens.",
+            remedy="Check that the weights were loaded, and that the file was written by a finished training.",
+        )
+    if zero:
+        return Finding(
+            level="warning",
+            subject=VALUES,
+            message=f"{_listed(zero[:4])}{f' and {len(zero) - 4} more' if len(zero) > 4 else ''} "
+            f"{'is' if len(zero) == 1 else 'are'} zero throughout: that part of the block adds nothing.",
+            remedy="Check that the weights were loaded as a whole.",
+        )
+    return Finding(level="ok", subject=VALUES, message="all are finite, and no weight matrix is zero throughout.")
 
 
 def registers(tokens: Float[Tensor, "R D"], name: str) -> list[Finding]:

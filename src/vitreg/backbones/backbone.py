@@ -66,6 +66,8 @@ class Backbone:
         anatomy: what must be known about it; found by `describe` where None.
         preprocess: photograph -> image tensor as this model wants it, None where unknown.
         spec, weights_source, weights_sha256, notes: where it came from, for the record; `load` fills them in.
+        untrained: a sentence if features pass through weights that nobody trained: nothing said about the model is about
+            a trained one. It is also the first of the notes.
     Raises:
         UserError: if the model is not known and no anatomy is given.
     """
@@ -80,9 +82,11 @@ class Backbone:
         weights_source: str = "module",
         weights_sha256: str = "",
         notes: tuple[str, ...] = (),
+        untrained: str = "",
     ) -> None:
         self.module = module
-        self.spec, self.notes = spec or f"module:{type(module).__name__}", notes
+        self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
+        self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
         self.anatomy = describe(module) if anatomy is None else anatomy
         self.preprocess = preprocess

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from vitreg.backbones import sources
-from vitreg.backbones.anatomy import describe
+from vitreg.backbones.anatomy import Anatomy, describe
 from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.checkpoints import open_checkpoint
 from vitreg.backbones.preprocessing import preprocess_of
-from vitreg.backbones.weights import load_weights, sha256_of_weights
+from vitreg.backbones.weights import LoadReport, blocks_in, fits_only, load_state, sha256_of_weights
 from vitreg.errors import UserError, nearest, unknown
 from vitreg.runtime import choose_device
 
@@ -39,6 +40,7 @@ def load(
     *,
     weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
+    weights_size: int | tuple[int, int] | None = None,
     random: bool = False,
     strict: bool = False,
     allow_partial: bool = False,
@@ -51,9 +53,12 @@ def load(
         spec: `timm:NAME[.TAG]`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`, `hub:OWNER/REPO:ENTRY` or
             `hub:/path/to/clone:ENTRY` (runs that repository's code), `torchvision:NAME`, `run:DIR`,
             `planted:KIND[@SEED]`, or a module of these families.
-        weights: .safetensors or .pth in any layout of `layouts.TITLES`; without it the library's pretrained weights.
+        weights: .safetensors or .pth in any layout of `layouts.TITLES`, the index of several such files or the folder
+            it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: what the model was
             made for. Position tables follow at run time.
+        weights_size: pixels that `weights` was trained at, for a position table that neither fits the model nor is
+            square; None: `image_size`.
         random: untrained weights, always the same ones.
         strict: refuse a file whose position table or head would have to be adapted.
         allow_partial: accept a file with missing or unexpected tensors; they are listed in the notes.
@@ -86,13 +91,15 @@ def load(
         raise UserError(str(error) if given else f"{name}: {error}") from None
 
     source = built.weights or ("random" if random else "library")
+    untrained = "These weights are random: the model was not trained." if random else ""
     if weights is not None:
-        grid = (anatomy.native_size[0] // anatomy.patch[0], anatomy.native_size[1] // anatomy.patch[1])
-        report = load_weights(anatomy.tower, weights, grid=grid, strict=strict, allow_partial=allow_partial)
+        anatomy, report = _fill(
+            anatomy, Path(weights), size if weights_size is None else _size(weights_size), strict, allow_partial
+        )
         notes += report.notes
         source = str(weights)
-    if random:
-        notes.append("These weights are random: the model was not trained.")
+        if report.untrained:
+            untrained = _partly_untrained(report.untrained, len(anatomy.blocks), Path(weights).name, given=given)
     digest = sha256_of_weights(anatomy.tower)
     if not given:
         module.eval().requires_grad_(False)
@@ -108,7 +115,44 @@ def load(
         weights_source=source,
         weights_sha256=digest,
         notes=tuple(notes),
+        untrained=untrained,
     )
+
+
+def _fill(
+    anatomy: Anatomy, weights: Path, size: tuple[int, int] | None, strict: bool, allow_partial: bool
+) -> tuple[Anatomy, LoadReport]:
+    """Load a file into the tower; where only images of `size` explain its position table, the tower is made for them."""
+    (height, width), (rows, cols) = anatomy.native_size, anatomy.patch
+    state, notes = open_checkpoint(weights)
+    trained = None
+    if size is not None and not size[0] % rows and not size[1] % cols:
+        trained = (size[0] // rows, size[1] // cols)
+    if trained is not None and size is not None and fits_only(state, (height // rows, width // cols), trained):
+        resize = getattr(anatomy.tower, "set_input_size", None)  # timm's; elsewhere the table is resampled
+        if resize is not None:
+            resize(img_size=size)
+            anatomy = describe(anatomy.tower)
+            height, width = anatomy.native_size
+    report = load_state(
+        anatomy.tower, state, weights.name, grid=(height // rows, width // cols), trained_grid=trained,
+        strict=strict, allow_partial=allow_partial, notes=notes,
+    )  # fmt: skip
+    return anatomy, report
+
+
+def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given: bool) -> str:
+    """Say what a partial load left as it was."""
+    whole = sorted(int(number) for number in blocks_in(names))
+    others = [name for name in names if not name.startswith("blocks.")]
+    parts = [f"{len(whole)} of {depth} blocks ({', '.join(map(str, whole))})"] if whole else []
+    parts += (
+        [f"{len(others)} other tensor{'s' * (len(others) > 1)} ({', '.join(others[:4])}{', …' * (len(others) > 4)})"]
+        if others
+        else []
+    )
+    values = "keep the values they had" if given else "hold random values"
+    return f"{' and '.join(parts)} are not, or not wholly, in {source} and {values}: this is no trained model."
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -150,6 +150,12 @@ def renamed(side: Side, source: str, module: Iterable[str] = ()) -> tuple[dict[s
     return tensors, names
 
 
+def feature_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a ViT that features pass through, by its own names without wrappers."""
+    side = side_of(tensors_of(module), [], "")
+    return {name: side.vit[name] for name, place in routes(side.vit).items() if not beside_features(place.name)}
+
+
 def no_vit(state: Mapping[str, Tensor], source: str) -> UserError:
     """Build the error for tensors in which no ViT was found."""
     names = ", ".join(sorted(state)[:3])

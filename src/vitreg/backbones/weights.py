@@ -32,6 +32,7 @@ from vitreg.backbones.vit_state import (
     no_vit,
     read_vit,
     renamed,
+    side_of,
     tensors_of,
     vit_of,
 )  # fmt: skip
@@ -262,6 +263,20 @@ def _fit(
         raise UserError(f"{source} has {what}; leave out --strict to resample them.")
     notes.append(f"{source} has {what}. Resampled; pass --strict to refuse.")
     return fitted, (what.file_grid, what.model_grid)
+
+
+def fits_only(state: Mapping[str, Tensor], grid: tuple[int, int], trained: tuple[int, int]) -> bool:
+    """Tell whether the position table in a state dict holds the grid `trained`, and neither `grid` nor any square."""
+    side = side_of(state, [], "")
+    try:
+        tensors, _ = to_canonical(side.vit)
+    except (KeyError, RuntimeError, IndexError):
+        return False  # loading says what is wrong
+    table = tensors.get("pos_embed")
+    if table is None or not _fittable(tensors, table.shape[-1]):
+        return False
+    fit = fit_positions(tensors, grid[0] * grid[1], grid, trained_grid=trained)
+    return fit is not None and fit[1].file_grid == trained and trained not in (grid, square(trained[0] * trained[1]))
 
 
 def _fittable(tensors: Mapping[str, Tensor], width: int) -> bool:

@@ -107,7 +107,11 @@ def discover(
     if options.sweep is not None and truth is None and options.setting.method == "lost":
         raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
     with results_folder(out) as folder, processes() as group:
-        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        backbone = (
+            model
+            if isinstance(model, Backbone)
+            else load(model, weights=weights, weights_size=options.size, **load_options)
+        )
         if folder is not None:
             own = {"model": backbone.spec, "images": name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from vitreg.analysis import lint
 from vitreg.backbones.anatomy_parts import Anatomy
 from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.vit_state import feature_weights
+from vitreg.errors import UserError
 from vitreg.records import Finding
 from vitreg.tokens import TokenLayout
 
@@ -29,13 +31,15 @@ def doctor(backbone: Backbone) -> list[Finding]:
     """Examine a model without images.
 
     Returns:
-        Findings on token layout, the library's names, slicing, registers, position table, pooling, final norm, input
-        sizes and weight decay. Level `problem`: the model does not do what it is meant to; `warning`: likely to
-        mislead; `note`: good to know; `ok`: looked at and fine.
+        Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
+        table, pooling, final norm, input sizes and weight decay. Level `problem`: the model does not do what it is
+        meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
     """
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
     return [
+        *_training(backbone),
+        lint.values(feature_weights(anatomy.tower)),
         _layout(anatomy, layout),
         _names(anatomy, layout),
         _slicing(layout),
@@ -46,6 +50,17 @@ def doctor(backbone: Backbone) -> list[Finding]:
         _sizes(anatomy, layout),
         _decay(anatomy),
     ]
+
+
+def refuse_broken_weights(backbone: Backbone) -> None:
+    """Stop before images are looked at where the weights are no numbers, or all zero: no verdict on them means anything.
+
+    Raises:
+        UserError: with what `doctor` says of them.
+    """
+    found = lint.values(feature_weights(backbone.anatomy.tower))
+    if found.level == "problem":
+        raise UserError(f"no verdict on {backbone.spec}: {found.message} {found.remedy}")
 
 
 def render(findings: Sequence[Finding], width: int = 100) -> str:
@@ -77,6 +92,23 @@ def describe_layout(layout: TokenLayout) -> str:
         if indices:
             parts.append((indices[0], f"{_span(indices)}: {one if len(indices) == 1 else f'{len(indices)} {many}'}"))
     return "; ".join(text for _, text in sorted(parts))
+
+
+def _training(backbone: Backbone) -> list[Finding]:
+    """Say first of all if features pass through weights that nobody trained."""
+    if not backbone.untrained:
+        return []
+    asked = backbone.weights_source == "random"
+    return [
+        Finding(
+            level="warning" if asked else "problem",
+            subject="untrained weights",
+            message=backbone.untrained,
+            remedy="What is said of its values is about their initialisation."
+            if asked
+            else "Load a file that holds the whole model, without --allow-partial.",
+        )
+    ]
 
 
 def _layout(anatomy: Anatomy, layout: TokenLayout) -> Finding:

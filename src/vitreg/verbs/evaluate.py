@@ -59,7 +59,9 @@ def evaluate(
         raise UserError(f"--seed must not be negative; {seed} is.")
     started = datetime.now(UTC)
     with results_folder(out) as folder, processes() as group:
-        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        backbone = (
+            model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **load_options)
+        )
         if folder is not None:
             own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
             refuse_other_result(

@@ -96,7 +96,9 @@ def extract_features(
     paths = [images] if isinstance(images, str | Path) else list(images)
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
-        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        backbone = (
+            model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **load_options)
+        )
         data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
         if limit is not None and limit < len(data):
             data = Portion(data, limit)

@@ -92,7 +92,9 @@ def maps(
         names: tuple[str, ...] = ()
         skipped: tuple[Skipped, ...] = ()
         for model, file in zip(several, files, strict=True):
-            backbone = model if isinstance(model, Backbone) else load(model, weights=file, **load_options)
+            backbone = (
+                model if isinstance(model, Backbone) else load(model, weights=file, weights_size=size, **load_options)
+            )
             name = _name(backbone, [each.model for each in made])
             notes += [f"{name}: {note}" for note in backbone.notes]
             one = MappedModel(name, backbone, source, wanted, fit, limit)

@@ -25,7 +25,7 @@ from vitreg.runtime import Processes, processes, provenance
 from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
-from vitreg.verbs.doctor import doctor
+from vitreg.verbs.doctor import doctor, refuse_broken_weights
 from vitreg.verbs.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.measure import Measure
 from vitreg.verbs.progress import progress
@@ -97,7 +97,12 @@ def scan(
         if outputs is not None and group.first:
             refuse_other_result(outputs.folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
             outputs.check()
-        backbone = model if isinstance(model, Backbone) else load(model, weights=weights, **load_options)
+        backbone = (
+            model
+            if isinstance(model, Backbone)
+            else load(model, weights=weights, weights_size=options.size, **load_options)
+        )
+        refuse_broken_weights(backbone)
         batches = batches_of(
             images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,
             workers=options.workers, limit=options.limit,
@@ -126,7 +131,7 @@ def scan(
             ),
             settings={**asdict(options), "attention_queries": len(measure.queries) if attention.readable else 0},
             layers=readout.layers,
-            verdict=readout.verdict,
+            verdict=_verdict(readout.verdict, backbone),
             positions=readout.positions,
             redundancy=readout.redundancy,
             per_image=readout.histogram_per_image([count for _, _, count in table]),
@@ -154,6 +159,13 @@ def scan(
         if lacking is not None:
             raise UserError(f"{str(lacking).rstrip('.')}; the rest of the result is complete.")
     return result
+
+
+def _verdict(found: VerdictRecord, backbone: Backbone) -> VerdictRecord:
+    """Put first what matters more than any verdict: that the model was not trained, or not all of it."""
+    if not backbone.untrained:
+        return found
+    return found.model_copy(update={"sentence": f"{backbone.untrained} {found.sentence}"})
 
 
 def describe(verdict: VerdictRecord) -> str:
