@@ -168,6 +168,17 @@ class Finding(Record):
     remedy: str = ""
 
 
+class PrecisionChoice(Record):
+    """What precision "auto" chose, and why."""
+
+    chosen: Literal["fp32", "bf16"]
+    why: str
+    fp32_ms: float | None = Field(
+        default=None, description="of one linear layer of a ViT-S; null where nothing was timed"
+    )
+    bf16_ms: float | None = None
+
+
 class Provenance(Record):
     """Enough to repeat the run."""
 
@@ -180,6 +191,7 @@ class Provenance(Record):
     hardware: str
     device: str
     precision: str
+    precision_choice: PrecisionChoice | None = Field(default=None, description="null where a precision was named")
     processes: int
     git: str | None = None
     seed: int = 0

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from vitreg import measured
 from vitreg.errors import UserError
 from vitreg.files import printable
-from vitreg.records import Provenance
+from vitreg.precision import measured_products
+from vitreg.records import PrecisionChoice, Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,20 @@ def processes(*, training: bool = False) -> Iterator[Processes]:
             backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
     dist.barrier()  # a process that finds a mistake and leaves at once would break those still joining
+    _agree_on_speed()
     try:
         yield Processes(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
+
+
+def _agree_on_speed() -> None:
+    """Have every process go by what the first one measured: machines may differ, a run has one precision."""
+    if dist.get_rank() == 0:
+        measured_products()
+    found = [measured.known()]
+    dist.broadcast_object_list(found)
+    measured.adopt(found[0])
 
 
 def keep_freed_memory() -> None:
@@ -139,7 +151,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(*, started: datetime, device: torch.device, precision: str, processes: int, seed: int = 0) -> Provenance:
+def provenance(
+    *,
+    started: datetime,
+    device: torch.device,
+    precision: str,
+    processes: int,
+    seed: int = 0,
+    choice: PrecisionChoice | None = None,
+) -> Provenance:
     """Everything needed to repeat this run."""
     packages = versions()
     return Provenance(
@@ -154,6 +174,7 @@ def provenance(*, started: datetime, device: torch.device, precision: str, proce
         hardware=_hardware(device),
         device=str(device),
         precision=precision,
+        precision_choice=choice,
         processes=processes,
         git=_git_commit(),
         seed=seed,

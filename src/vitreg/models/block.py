@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitreg.models.attend import attend_plainly
 from vitreg.models.depth import Draw
 
 Shapes = list[tuple[int, int]]  # (B, N) of every batch in a pack
@@ -50,24 +51,10 @@ class Attention(nn.Module):
     def _mix(self, qkv: Float[Tensor, "B N 3D"], seen: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, d]
         mask = None if seen is None else seen[:, None, None]  # [B, 1, 1, N]: the same keys for all queries
-        # PyTorch's fused kernel has a slow backward pass on the CPU: 2 to 4.5 times that of plain products in bfloat16.
+        # PyTorch's fused kernel has a slow backward pass on the CPU in bfloat16.
         plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
         attend = attend_plainly if plain else F.scaled_dot_product_attention
         return attend(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-def attend_plainly(
-    q: Float[Tensor, "B heads N d"],
-    k: Float[Tensor, "B heads N d"],
-    v: Float[Tensor, "B heads N d"],
-    attn_mask: Bool[Tensor, "B 1 1 N"] | None = None,
-) -> Float[Tensor, "B heads N d"]:
-    """Return `scaled_dot_product_attention` as two matrix products and a softmax."""
-    # Copied whole: the products are slow on the strided parts of a fused projection.
-    weights = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)  # [B, heads, N, N]
-    if attn_mask is not None:
-        weights = weights.masked_fill(~attn_mask, float("-inf"))
-    return weights.softmax(-1, dtype=weights.dtype) @ v.contiguous()
 
 
 class Mlp(nn.Module):
