@@ -27,7 +27,7 @@ import torch
 from ours import Case
 from rounds import compared, in_turns
 
-from vitreg.backbones.load import choose_dtype
+from vitreg.precision import choose_precision
 from vitreg.runtime import choose_device, keep_freed_memory, provenance
 
 GOALS = {"deit3": 1.0, "deit3-adamw": 1.0, "clip": 1.0, "dinov2": 1.5}
@@ -89,7 +89,7 @@ def main() -> None:
     small = device.type == "cpu"
     case = Case(
         device=device,
-        precision=choose_dtype(options.precision, device),
+        precision=choose_precision(options.precision, device)[0],
         size=options.model or ("T" if small else "S"),
         pixels=options.size or (96 if small else 224),
         local_pixels=options.local_size or (48 if small else 96),

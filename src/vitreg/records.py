@@ -178,6 +178,11 @@ class PrecisionChoice(Record):
     )
     bf16_ms: float | None = None
 
+    @property
+    def sentence(self) -> str:
+        """Say it in one line."""
+        return f"Precision {self.chosen}: {self.why}"
+
 
 class Provenance(Record):
     """Enough to repeat the run."""

@@ -6,52 +6,24 @@ returns. Attention is trusted only after it was checked on this very model (`att
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy import Anatomy, describe
+from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.trace import Capture, Edit, Trace
 from vitreg.backbones.watch import Recorder, Source, undisturbed, watching
 from vitreg.errors import UserError
+from vitreg.records import PrecisionChoice
 from vitreg.tokens import TokenLayout, Tokens
 
 if TYPE_CHECKING:
     from vitreg.data.transforms import Preprocess
-
-# Relative error of the recomputed attention up to which a reading counts as exact, by the dtype the model runs in.
-_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
-_REMEDY = {
-    "timm": "build the model after timm.layers.set_fused_attn(True)",
-    "transformers": "load the model with attn_implementation='sdpa'",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionStatus:
-    """How attention of a model is read, and how well it was found to agree with what the model computes.
-
-    Args:
-        source: "sdpa" (seen as attention is computed), "projections" (recomputed from the q, k, v projections of a
-            softmax written by hand) or "none".
-        error: largest difference between attention · v recomputed and as the model had it, relative to the largest
-            value; over all blocks of one small forward.
-        reason: one sentence why it cannot be read, with the remedy; empty otherwise.
-    """
-
-    source: Literal["sdpa", "projections", "none"]
-    error: float
-    reason: str = ""
-
-    @property
-    def readable(self) -> bool:
-        """Whether attention can be captured."""
-        return self.source != "none"
 
 
 @final
@@ -65,7 +37,8 @@ class Backbone:
         module: the model; wrappers such as CLIP models are followed to their vision tower.
         anatomy: what must be known about it; found by `describe` where None.
         preprocess: photograph -> image tensor as this model wants it, None where unknown.
-        spec, weights_source, weights_sha256, notes: where it came from, for the record; `load` fills them in.
+        spec, weights_source, weights_sha256, notes, precision_choice: where it came from, for the record; `load` fills
+            them in.
         untrained: a sentence if features pass through weights that nobody trained: nothing said about the model is about
             a trained one. It is also the first of the notes.
     Raises:
@@ -83,11 +56,13 @@ class Backbone:
         weights_sha256: str = "",
         notes: tuple[str, ...] = (),
         untrained: str = "",
+        precision_choice: PrecisionChoice | None = None,
     ) -> None:
         self.module = module
         self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
+        self.precision_choice = precision_choice
         self.anatomy = describe(module) if anatomy is None else anatomy
         self.preprocess = preprocess
         self._status: AttentionStatus | None = None
@@ -157,9 +132,17 @@ class Backbone:
         return recorder.finish(final)
 
     def attention_status(self) -> AttentionStatus:
-        """Check once, on one small forward of this model, how its attention is read and that the reading is right."""
+        """Check once, on two inputs made for it, how attention is read and that the reading is right.
+
+        Where it is not in half precision, a float32 copy says whether the precision or the model is the reason.
+        """
         if self._status is None:
-            self._status = self._probe()
+            status = check_attention(self.anatomy, self._probed)
+            if not status.readable and self.dtype in (torch.bfloat16, torch.float16):
+                full = self._in_float32()
+                if full is not None and full.readable:
+                    status = in_float32_it_can(self.anatomy, status, self.dtype, full.error)
+            self._status = status
         return self._status
 
     @property
@@ -183,54 +166,17 @@ class Backbone:
             )
         return final
 
-    def _probe(self) -> AttentionStatus:
-        patch = self.anatomy.patch
-        # Rows and cols differ, and so do batch and length: a mix-up of axes must not go unseen.
-        size = (2 * patch[0], 3 * patch[1]) if self.anatomy.resizable else self.anatomy.native_size
-        images, layout = self._prepare(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
+    def _probed(self, images: Tensor) -> Recorder:
+        images, layout = self._prepare(images)
         everything = Capture(qkv="all", projected="all" if self.anatomy.attention else ())
         recorder = Recorder(self.anatomy, layout, everything.resolve(self.depth, layout.length), probing=True)
         with undisturbed(self.module), watching(recorder):
             self._encode(images, layout)
-        layers = range(self.depth)
-        calls = [recorder.calls[layer] for layer in layers]
-        source: Source = "sdpa" if any(calls) else "projections"
-        readings = recorder.kept.qkv if source == "sdpa" else recorder.kept.projected
-        if source == "sdpa" and any(count != 1 for count in calls):
-            counts = " or ".join(str(count) for count in sorted(set(calls)))
-            return self._unreadable(f"its blocks attend {counts} times over all tokens where once was expected")
-        if any(layer not in readings or layer not in recorder.mixed for layer in layers):
-            return self._unreadable(
-                "no attention over all tokens was seen, nor q, k, v projections to compute it from",
-                self._by_hand_remedy(),
-            )
-        errors = [_relative(readings[layer].mixed(), recorder.mixed[layer]) for layer in layers]
-        if not all(math.isfinite(error) for error in errors):
-            return self._unreadable("its values are not finite, or not one vector per head and token")
-        error = max(errors)
-        if error > _TOLERANCE.get(recorder.mixed[0].dtype, 1e-4):
-            return self._unreadable(
-                f"attention recomputed from its {'q, k, v' if source == 'sdpa' else 'q, k, v projections'} "
-                f"differs from what it computes by {error:.1%}",
-                self._by_hand_remedy() if source == "projections" else "",
-                error,
-            )
-        return AttentionStatus(source, error)
+        return recorder
 
-    def _by_hand_remedy(self) -> str:
-        return _REMEDY.get(self.anatomy.library, "give it a forward that uses scaled_dot_product_attention") + ", or "
-
-    def _unreadable(self, why: str, remedy: str = "", error: float = float("nan")) -> AttentionStatus:
-        name = type(self.anatomy.tower).__name__
-        return AttentionStatus(
-            "none",
-            error,
-            f"the attention of this {name} cannot be read: {why}; {remedy}ask for norms and hidden states.",
-        )
-
-
-def _relative(found: Tensor, truth: Tensor) -> float:
-    if found.shape != truth.shape:
-        return float("inf")
-    truth = truth.float()
-    return float((found - truth).abs().max() / truth.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    def _in_float32(self) -> AttentionStatus | None:
+        """Check a float32 copy of this model, None where none can be made: an anatomy made by hand is of its module only."""
+        try:
+            return Backbone(copy.deepcopy(self.module).float()).attention_status()
+        except (UserError, RuntimeError, TypeError):
+            return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -20,11 +19,9 @@ from vitreg.backbones.checkpoints import open_checkpoint
 from vitreg.backbones.preprocessing import preprocess_of
 from vitreg.backbones.weights import LoadReport, blocks_in, fits_only, load_state, sha256_of_weights
 from vitreg.errors import UserError, nearest, unknown
+from vitreg.precision import DTYPES, Precision, choose_precision
 from vitreg.runtime import choose_device
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
     "timm": sources.from_timm,
     "hf": sources.from_transformers,
@@ -63,13 +60,14 @@ def load(
         strict: refuse a file whose position table or head would have to be adapted.
         allow_partial: accept a file with missing or unexpected tensors; they are listed in the notes.
         device: the best there is if None; a module stays where it is.
-        precision: of parameters and activations. "auto" is bf16 where the hardware multiplies it natively, else fp32; a
-            module keeps its own. A given module is never changed: a copy is made where something must be.
+        precision: of parameters and activations. "auto" is bf16 where that is faster on this machine, as measured once,
+            and attention of this model stays right in it, else fp32; a module keeps its own.
+            A given module is never changed: a copy is made where something must be.
     Raises:
         UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
     """
-    if precision != "auto" and precision not in _DTYPES:
-        raise unknown("precision", str(precision), ("auto", *_DTYPES))
+    if precision != "auto" and precision not in DTYPES:
+        raise unknown("precision", str(precision), ("auto", *DTYPES))
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
     size = _size(image_size)
@@ -103,11 +101,13 @@ def load(
     digest = sha256_of_weights(anatomy.tower)
     if not given:
         module.eval().requires_grad_(False)
-    dtype = None if given and precision == "auto" else choose_dtype(precision, where or torch.device("cpu"))
+    dtype, choice = None, None
+    if not given or precision != "auto":
+        dtype, choice = choose_precision(precision, where or torch.device("cpu"))
     # Anatomies look parameters up when they are asked, so moving and casting in place keeps this one valid.
     anatomy.tower.to(device=where, dtype=dtype)
     preprocess = built.preprocess if size is None else built.preprocess.with_size(size)
-    return Backbone(
+    backbone = Backbone(
         module if given else anatomy.tower,
         anatomy,
         preprocess,
@@ -116,7 +116,18 @@ def load(
         weights_sha256=digest,
         notes=tuple(notes),
         untrained=untrained,
+        precision_choice=choice,
     )
+    if choice is None or dtype == torch.float32 or not backbone.attention_status().rounding:
+        return backbone
+    why = f"{choice.why.removesuffix('.')}, but {backbone.attention_status().reason.split(':')[0]}."
+    del backbone, module, anatomy, built  # before it is loaded anew: casting back would keep what bf16 has rounded
+    backbone = load(
+        spec, weights=weights, image_size=image_size, random=random, strict=strict, allow_partial=allow_partial,
+        device=device, precision="fp32",
+    )  # fmt: skip
+    backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
+    return backbone
 
 
 def _fill(
@@ -153,19 +164,6 @@ def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given:
     )
     values = "keep the values they had" if given else "hold random values"
     return f"{' and '.join(parts)} are not, or not wholly, in {source} and {values}: this is no trained model."
-
-
-def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of a precision; "auto" is bf16 where the hardware has instructions for it, else fp32."""
-    if precision != "auto":
-        return _DTYPES[precision]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
 
 
 def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None) -> sources.Built:

@@ -136,6 +136,11 @@ class QKV:
         with _without_autocast(self.q):
             return (self.rows() @ self._spread(self.v).float()).transpose(1, 2).flatten(2)
 
+    def last_bits(self) -> float:
+        """Return what the weights of two float32 computations may differ by: four last bits of the largest logit."""
+        largest = self.q.float().norm(dim=-1).max() * self.k.float().norm(dim=-1).max() * abs(self.scale)
+        return 4 * torch.finfo(torch.float32).eps * float(largest)
+
     def _spread(self, x: Tensor) -> Tensor:
         groups = self.q.shape[1] // x.shape[1]
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)

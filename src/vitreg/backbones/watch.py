@@ -34,7 +34,7 @@ class Recorder:
     Args:
         source: where q, k, v of attention come from: the call to `scaled_dot_product_attention`, or the projections of
             models that write softmax by hand.
-        probing: also keep what the attention really put out, to check the reading against (`mixed`).
+        probing: only compare what is read with what the attention really put out (`errors`); nothing is kept.
     """
 
     def __init__(
@@ -50,6 +50,9 @@ class Recorder:
         self.kept = Kept(queries=dict(plan.rows))
         self.calls: Counter[int] = Counter()  # attention calls over all tokens, by block
         self.mixed: dict[int, Tensor] = {}  # [B, N, heads * d] after attention, before the output projection
+        self.mixed_dtype = torch.float32
+        self.last_bits = 0.0  # what attention weights may differ by for float32's rounding of the logits
+        self.errors: dict[int, float] = {}  # of attention · v recomputed, relative to the largest value, by block
         self._runs: Counter[int] = Counter()
         self._current: int | None = None
         self._pending: dict[int, Tensor] = {}  # projections of the running block: slot -> output
@@ -118,6 +121,8 @@ class Recorder:
             self.kept.norms[layer] = token_norms(hidden)
         if self._pending:
             self._keep_projections(layer)
+        if self.probing:
+            self._compare(layer)
         self._runs[layer] += 1
         self._current = None
         if not edits:
@@ -179,6 +184,15 @@ class Recorder:
         if self.source == "projections" and layer in self.plan.attention:
             self._keep_attention(layer, qkv)
 
+    def _compare(self, layer: int) -> None:
+        """Recompute attention · v from what was read, and let go of both: those of all blocks are too much to hold."""
+        seen, projected = self.kept.qkv.pop(layer, None), self.kept.projected.pop(layer, None)
+        mixed, qkv = self.mixed.pop(layer, None), projected if seen is None else seen
+        if mixed is not None and qkv is not None:
+            self.mixed_dtype = mixed.dtype
+            self.last_bits = max(self.last_bits, qkv.last_bits())
+            self.errors[layer] = _relative(qkv.mixed(), mixed)
+
     def _batch_first(self, parts: AttentionParts, x: Tensor) -> Tensor | None:
         """Undo the flattening and the order of axes some attentions use: -> [B, N, width], None for other lengths."""
         length = self.layout.length
@@ -187,6 +201,13 @@ class Recorder:
         if x.ndim != 3 or x.shape[0 if parts.sequence_first else 1] != length:
             return None
         return x.transpose(0, 1) if parts.sequence_first else x
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    if found.shape != truth.shape:
+        return float("inf")
+    truth = truth.float()
+    return float((found - truth).abs().max() / truth.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 @contextmanager

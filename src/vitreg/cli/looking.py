@@ -239,6 +239,8 @@ def _print_scan(result: ScanResult, out: Path) -> None:
         say(f"Stopped after {images.seen}{of} images; this is what they say.")
     if images.skipped:
         say(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
+    if result.provenance.precision_choice is not None:
+        say(result.provenance.precision_choice.sentence)
     for note in result.model.notes:
         say(note)
     say(describe(result.verdict))

@@ -25,7 +25,7 @@ class ModelOptions:
     device: str | None = None
     """cpu, cuda, cuda:1, mps; the best there is if unset."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto is bf16 where the hardware multiplies it natively, else fp32. Statistics are fp32 always."""
+    """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
 
 
 AS_IT_IS = ModelOptions()

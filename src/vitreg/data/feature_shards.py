@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vitreg.errors import UserError
 from vitreg.files import replacing
-from vitreg.records import Record, Skipped
+from vitreg.records import PrecisionChoice, Record, Skipped
 
 StoredType = Literal["float32", "float16"]
 
@@ -61,6 +61,7 @@ class StoreRecord(Record):
     grid: tuple[int, int] = Field(description="rows, cols of the patches")
     fields: dict[str, FieldRecord]
     made_from: dict[str, Any] = Field(description="model, transform, data and what was asked for")
+    precision_choice: PrecisionChoice | None = Field(default=None, description="null where a precision was named")
 
 
 class ShardRecord(Record):

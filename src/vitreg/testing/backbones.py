@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.trace import Capture, Edit, Trace
+from vitreg.backbones.trace import QKV, Capture, Edit, Trace
 from vitreg.backbones.watch import undisturbed
 from vitreg.errors import UserError
 
@@ -23,8 +23,9 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
     """Check that a backbone keeps every promise made about it.
 
     Traced equals untraced bit for bit; nothing is left behind in the module, also after an exception; the layout
-    covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows sum to 1 and
-    attention times values, sent through the block's output projection, is the attention module's output; images that
+    covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows sum to 1 and are
+    those of float64 attention of the same q and k, however large the logits; attention times values, sent through the
+    block's output projection, is the attention module's output; images that
     are not square; a batch of one equals its row in a batch of three; training flags and random numbers are untouched;
     norms are those of the hidden states; patch embeddings are the convolution's; an edit reaches the end.
 
@@ -147,8 +148,23 @@ def _attention(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
         found = trace.attention(layer, list(range(length)))
         assert tuple(found.shape) == (len(images), backbone.anatomy.heads, length, length), f"attention({layer}) shape"
         _close(found.sum(dim=-1), torch.ones_like(found[..., 0]), f"attention rows of block {layer} sum to 1")
-        _close(rows.attention(layer, queries), found[:, :, queries], f"rows kept while running, block {layer}")
+        qkv = trace.qkv(layer)
+        slack = max(_TIGHT, qkv.last_bits())
+        _close(rows.attention(layer, queries), found[:, :, queries], f"rows kept while running, block {layer}", slack)
+        _close(found, _in_float64(qkv), f"attention rows of block {layer} against float64", slack)
     return None
+
+
+def _in_float64(qkv: QKV) -> Tensor:
+    """Attention of the same q and k, written out once more: [B, heads, N, N]."""
+    q, k = qkv.q.double(), qkv.k.double().repeat_interleave(qkv.q.shape[1] // qkv.k.shape[1], dim=1)
+    logits = q @ k.transpose(-2, -1) * qkv.scale
+    if qkv.mask is not None:
+        seen = qkv.mask if qkv.mask.dtype == torch.bool else None
+        logits = logits + qkv.mask.double() if seen is None else logits.masked_fill(~seen, -torch.inf)
+    if qkv.causal:
+        logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
+    return logits.softmax(dim=-1)
 
 
 def _output_projection(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:

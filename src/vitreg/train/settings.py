@@ -30,7 +30,7 @@ class RunConfig:
     micro_batch: int | None = None
     """Images per process at once; the step is accumulated from these. All at once if unset."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the matrix products; weights, statistics and losses are fp32. auto is bf16 where the hardware has it."""
+    """Of the matrix products; weights, statistics and losses are fp32. auto is bf16 where that is faster here."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: copies of the weights in every process, or shards of them (FSDP2)."""
     checkpoint_activations: bool = False

@@ -145,6 +145,7 @@ def discover(
                 started=started,
                 device=backbone.device,
                 precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
                 processes=group.world,
             ),
         )
@@ -274,6 +275,8 @@ def describe(result: DiscoverResult) -> str:
     if result.sweep is not None:
         lines += _sweep_lines(result)
     lines.append("protocol: " + ", ".join(f"{key}: {value}" for key, value in result.protocol.items()))
+    choice = result.provenance.precision_choice
+    lines += [choice.sentence] if choice else []
     return "\n".join([*lines, *result.model.notes, *result.notes])
 
 

@@ -32,8 +32,8 @@ def doctor(backbone: Backbone) -> list[Finding]:
 
     Returns:
         Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
-        table, pooling, final norm, input sizes and weight decay. Level `problem`: the model does not do what it is
-        meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
+        table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not do
+        what it is meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
     """
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
@@ -47,6 +47,7 @@ def doctor(backbone: Backbone) -> list[Finding]:
         _positions(anatomy),
         *_pooling(anatomy, layout),
         _norm(anatomy),
+        _attention(backbone),
         _sizes(anatomy, layout),
         _decay(anatomy),
     ]
@@ -266,6 +267,21 @@ def _norm(anatomy: Anatomy) -> Finding:
         "that are many times larger at the output of a block all but vanish.",
         remedy="Measure norms before it (vitreg scan does); a threshold from a paper belongs to block outputs, and to "
         "the model it was read from.",
+    )
+
+
+def _attention(backbone: Backbone) -> Finding:
+    """Whether attention is read as the model computes it, on two inputs made for it: no file, but two forwards."""
+    status = backbone.attention_status()
+    if not status.readable:
+        return Finding(level="warning", subject="attention", message=status.reason)
+    how = "as the model computes it" if status.source == "sdpa" else "from the q, k, v projections"
+    rows, cols = backbone.anatomy.layout(backbone.anatomy.native_size).grid
+    return Finding(
+        level="ok",
+        subject="attention",
+        message=f"read {how}; recomputed attention · v differs by {max(status.error, 1e-7):.0e} of the largest value at "
+        f"most, over all blocks, at {rows}x{cols} patches and fewer.",
     )
 
 

@@ -97,6 +97,7 @@ def evaluate(
                 started=started,
                 device=backbone.device,
                 precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
                 processes=group.world,
                 seed=seed,
             ),
@@ -156,6 +157,8 @@ def describe(result: EvalResult) -> str:
         lines += ["", *_laid_out(table), ""]
     protocol = {**result.protocol, "precision": result.provenance.precision}
     lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in protocol.items()))
+    choice = result.provenance.precision_choice
+    lines += [choice.sentence] if choice else []
     lines += result.notes
     if result.controls and not result.beats_controls:
         lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")

@@ -130,6 +130,8 @@ def describe(store: FeatureStore) -> str:
     lines += [
         f"  {name:24}{' x '.join(map(str, field.shape)):16}{field.dtype}" for name, field in store.record.fields.items()
     ]
+    if store.record.precision_choice is not None:
+        lines.append(store.record.precision_choice.sentence)
     if store.skipped:
         named = ", ".join(f"{skipped.name} ({skipped.reason})" for skipped in store.skipped[:3])
         rest = f" and {len(store.skipped) - 3} more" if len(store.skipped) > 3 else ""

@@ -70,6 +70,7 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
         grid=reader.layout.grid,
         fields=reader.fields,
         made_from=words,
+        precision_choice=backbone.precision_choice,
     )
     shards = _begun(bench.features / record.key, record)
     notes = _repaired(bench, shards)

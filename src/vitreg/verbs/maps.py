@@ -97,6 +97,8 @@ def maps(
             )
             name = _name(backbone, [each.model for each in made])
             notes += [f"{name}: {note}" for note in backbone.notes]
+            if backbone.precision_choice is not None:
+                notes.append(f"{name}: {backbone.precision_choice.sentence}")
             one = MappedModel(name, backbone, source, wanted, fit, limit)
             layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
             plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))

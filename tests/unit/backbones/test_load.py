@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from vitreg.backbones.load import choose_dtype, load
+from vitreg.backbones.load import load
 from vitreg.backbones.weights import sha256_of_weights
 from vitreg.data.transforms import IMAGENET
 from vitreg.errors import UserError
@@ -339,13 +339,7 @@ def test_a_module_is_never_changed(tmp_path):
         load(model, random=True)
 
 
-def test_precision_follows_the_hardware(monkeypatch, tmp_path):
-    cpu = torch.device("cpu")
-    for native in (True, False):
-        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda native=native: native)
-        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-        assert choose_dtype("auto", cpu) == (torch.bfloat16 if native else torch.float32)
-    assert choose_dtype("fp16", cpu) == torch.float16
+def test_a_named_precision_is_that_of_the_weights(tmp_path):
     run_folder(tmp_path)
     half = load(f"run:{tmp_path}", precision="bf16", device="cpu")
     full = load(f"run:{tmp_path}", precision="fp32", device="cpu")
