@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,9 +64,7 @@ class Ledger:
         """Say why a file that exists is not one for this verb to replace; None if it is."""
         path, known = spelled(self.folder / name), self.files.get(name)
         if known is None:
-            if not self.files and _is_result(self.folder):
-                return f"{path} lies in the result of a vitreg that kept no list of its files, so it may be yours"
-            return f"{path} was not written by vitreg"
+            return f"{path} exists and is not on vitreg's list of its own files"
         if known.by != verb:
             return f"{path} was written by vitreg {known.by}"
         return None if self.proves(name) else f"{path} was changed since vitreg wrote it"
@@ -176,18 +173,10 @@ def spelled(path: Path) -> Path:
 
 
 def _files_in(folder: Path, name: str) -> Iterator[str]:
-    """Name everything in a folder of a folder that is no folder itself; hidden files (.DS_Store) are passed over."""
+    """Name everything in a folder of a folder that is no folder itself; what is hidden (.DS_Store) is passed over."""
     for where, folders, files in os.walk(folder / name):
+        folders[:] = [each for each in folders if not each.startswith(".")]
         links = [each for each in folders if os.path.islink(os.path.join(where, each))]
         for file in sorted([*files, *links]):
             if not file.startswith("."):
                 yield (Path(where) / file).relative_to(folder).as_posix()
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether a folder holds a result of vitreg, by its schema."""
-    try:
-        schema = json.loads((folder / "result.json").read_bytes())["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return isinstance(schema, str) and schema.startswith("vitreg.")

@@ -113,20 +113,27 @@ class Outputs:
         except OSError as error:
             raise _plain(self.folder, error) from error
 
-    def publish(self, write: Callable[[Path], object], *, stage: Stage | None = None) -> None:
-        """Replace the whole earlier result by what `write` writes into the folder it is given.
+    def publish(
+        self,
+        write: Callable[[Path], object],
+        *,
+        stage: Stage | None = None,
+        stale: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """Replace the earlier result by what `write` writes into the folder it is given.
 
         A folder that was deleted meanwhile is made again. Where the result cannot be written, or a name was taken, it
         goes into a new folder beside and the error says so: what took hours is not lost.
 
         Args:
             stage: what was begun earlier, with the files it already holds.
+            stale: which of the verb's earlier files go where they are not written again.
         Raises:
             UserError: if it could not be written to its place.
         """
         stages = [] if stage is None else [stage]
         try:
-            self._publish(write, stages, more=False)
+            self._publish(write, stages, stale)
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error)
             refuge = self._elsewhere(write, stages)
@@ -144,7 +151,7 @@ class Outputs:
         """
         stages: list[Stage] = []
         try:
-            self._publish(write, stages, more=True)
+            self._publish(write, stages, lambda name: False)
         except (OSError, UserError) as error:
             refused = str(_plain(self.folder, error)).rstrip(".")
             raise UserError(f"{refused}; what was written before is complete.") from error
@@ -152,7 +159,7 @@ class Outputs:
             for each in stages:
                 each.close()
 
-    def _publish(self, write: Callable[[Path], object], stages: list[Stage], *, more: bool) -> None:
+    def _publish(self, write: Callable[[Path], object], stages: list[Stage], stale: Callable[[str], bool]) -> None:
         """Write and move into place; staging folders that are begun are added to the list, for the caller to close."""
         stage = self._filled(write, stages)
         names = sorted(path.relative_to(stage.path).as_posix() for path in stage.path.rglob("*") if path.is_file())
@@ -162,9 +169,9 @@ class Outputs:
         if why is not None:
             raise UserError(f"{why}; {ELSEWHERE}.")
         files = {name: written(stage.path / name, self.verb) for name in names}
-        stale = [] if more else [name for name in ledger.of(self.verb) if name not in files]
+        gone = [name for name in ledger.of(self.verb) if name not in files and stale(name)]
         with alone(self.folder):
-            settle(self.folder, stage.home, Plan(files=files, stale=stale))
+            settle(self.folder, stage.home, Plan(files=files, stale=gone))
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
         """Have everything written; once more where the folder was deleted meanwhile."""
@@ -194,7 +201,7 @@ class Outputs:
             with contextlib.suppress(OSError, UserError):
                 place = choose(self.folder)
                 try:
-                    Outputs(place, self.verb, ())._publish(again, fresh, more=False)
+                    Outputs(place, self.verb, ())._publish(again, fresh, lambda name: False)
                     return place
                 finally:
                     for each in fresh:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from vitreg.errors import UserError
+from vitreg.outputs import Outputs
 from vitreg.records import ScanResult
 from vitreg.report import write_comparison
 
@@ -33,14 +34,16 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     page, folders = Path(out), [Path(scan) for scan in scans]
     if page.is_dir() or page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {page} is the page itself; name a file such as {page.with_suffix('.html').name}.")
+    outputs = Outputs(page.parent, "compare", [page.name])
+    outputs.check()
     results = [read_scan(folder) for folder in folders]
     links = [quote(Path(os.path.relpath(folder, page.parent)).as_posix()) for folder in folders]
-    return write_comparison(
-        list(zip(_names(folders), results, links, strict=True)),
-        page,
-        title=f"{len(scans)} scans side by side",
-        note=" ".join(differences(results)),
+    columns, note = list(zip(_names(folders), results, links, strict=True)), " ".join(differences(results))
+    title = f"{len(scans)} scans side by side"
+    outputs.publish(
+        lambda place: write_comparison(columns, place / page.name, title=title, note=note), stale=lambda name: False
     )
+    return page
 
 
 def read_scan(folder: Path) -> ScanResult:

@@ -16,11 +16,13 @@ import pydantic
 from vitreg.config import flatten, read
 from vitreg.errors import UserError
 from vitreg.files import output_folder, printable, write_text
+from vitreg.outputs import Outputs
 from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
 from vitreg.train.journal import read_records
 from vitreg.verbs.onset import onset
 
+FILES = ("report.html", "curves.png", "curves.json")
 MOST_RUNS = 8  # lines that can be told apart in one chart
 
 
@@ -35,17 +37,13 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
+    outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
+    if outputs is not None:
+        outputs.check()
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
-    if out is not None:
-        from vitreg.report import Attempts, draw_curves
-
-        folder = output_folder(Path(out))
-        write_text(folder / "curves.json", record.model_dump_json(indent=1))  # first: it does not hang on drawing
-        attempts = Attempts()
-        draw_curves(record.runs, folder, attempts)
-        if attempts.failed:
-            record = record.model_copy(update={"undrawn": attempts.failed})
-            write_text(folder / "curves.json", record.model_dump_json(indent=1))
+    if outputs is not None:
+        outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)))
+        record = _draw(outputs, record)
     return record
 
 
@@ -58,6 +56,23 @@ def write_run_report(folder: str | Path) -> Path:
     from vitreg.report import write_curves
 
     return write_curves([read_run(Path(folder))], Path(folder))
+
+
+def _draw(outputs: Outputs, record: Curves) -> Curves:
+    """Draw the page and the picture. What cannot be drawn is named in the record, which is written once more then."""
+    from vitreg.report import Attempts, draw_curves
+
+    attempts, named = Attempts(), record
+
+    def write(place: Path) -> None:
+        nonlocal named
+        draw_curves(record.runs, place, attempts)
+        if attempts.failed:
+            named = record.model_copy(update={"undrawn": attempts.failed})
+            write_text(place / "curves.json", named.model_dump_json(indent=1))
+
+    outputs.add(write)
+    return named
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
+from vitreg.outputs import Outputs
 from vitreg.records import ScanResult
 from vitreg.terminal import say
-from vitreg.verbs.scan import describe, scan
+from vitreg.verbs.scan import FILES, describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
 PHOTOGRAPHS = (
@@ -45,7 +46,11 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
     if kind not in KINDS:
         raise unknown("planted kind", kind, KINDS)
     folder = output_folder(Path(out))
-    photographs = write_photographs(folder / "photographs")
+    outputs = Outputs(folder, "demo", ["index.html", "photographs/"])
+    for each in (outputs, *(Outputs(folder / name, "scan", FILES) for name in ("planted", "clean"))):
+        each.check()
+    outputs.publish(lambda place: write_photographs(place / "photographs"))
+    photographs = sorted((folder / "photographs").glob("*.png"))
     say(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
     results = {}
     for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
@@ -57,14 +62,16 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
         say(f"\n{label} ({spec})")
         results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
         say(textwrap.indent(describe(results[name].verdict), "  "))
-    page = write_comparison(
-        [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
-        folder / "index.html",
-        title=f"vitreg demo: planted {kind} artifacts and a clean twin",
-        note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
-        "The second has the same weights without them. Neither is a trained model.",
+    outputs.add(
+        lambda place: write_comparison(
+            [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
+            place / "index.html",
+            title=f"vitreg demo: planted {kind} artifacts and a clean twin",
+            note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
+            "The second has the same weights without them. Neither is a trained model.",
+        )
     )
-    say(f"\n{page}")
+    say(f"\n{folder / 'index.html'}")
     return results
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +24,7 @@ from vitreg.data.boxes_named import named_set
 from vitreg.data.boxes_voc import voc_boxes
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
+from vitreg.outputs import Outputs
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report.sheets import save
 from vitreg.results import DiscoverResult
@@ -38,6 +37,8 @@ from vitreg.verbs.discover_search import Search
 from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
 from vitreg.verbs.evaluate import describe_model
 from vitreg.verbs.progress import progress
+
+FILES = ("result.json", "boxes.json", "pictures/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +108,9 @@ def discover(
     if options.sweep is not None and truth is None and options.setting.method == "lost":
         raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
     with results_folder(out) as folder, processes() as group:
+        outputs = None if folder is None else _outputs(folder, images, boxes, weights)
+        if outputs is not None and group.first:
+            outputs.check()
         backbone = (
             model
             if isinstance(model, Backbone)
@@ -149,8 +153,8 @@ def discover(
                 processes=group.world,
             ),
         )
-        if folder is not None and group.first:
-            _write(folder, result, judged, gallery, chosen)
+        if outputs is not None and group.first:
+            _write(outputs, result, judged, gallery, chosen)
     return result
 
 
@@ -218,24 +222,26 @@ def _run(
     return seen
 
 
-def _write(folder: Path, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting) -> None:
-    """Write everything beside its place and move it there at once: a full disk leaves no part of a result."""
-    staging = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-    try:
+def _outputs(folder: Path, *read: object) -> Outputs:
+    inputs = [path for given in read for path in (given if isinstance(given, list | tuple) else [given])]
+    return Outputs(folder, "discover", FILES, inputs)
+
+
+def _write(
+    outputs: Outputs, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting
+) -> None:
+    """Write the record and the boxes, and when they are safe the pictures."""
+
+    def record(place: Path) -> None:
+        write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
+        write_text(place / "result.json", result.model_dump_json(indent=1))
+
+    def draw(place: Path) -> None:
         for name, sheet in gallery.sheets(result, chosen):
-            (staging / "pictures").mkdir(exist_ok=True)
-            save(sheet, staging / "pictures" / name)
-        write_text(staging / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
-        write_text(staging / "result.json", result.model_dump_json(indent=1))
-        shutil.rmtree(folder / "pictures", ignore_errors=True)
-        if (staging / "pictures").exists():
-            (staging / "pictures").replace(folder / "pictures")
-        for name in ("boxes.json", "result.json"):  # the record last: who sees it may rely on the rest
-            (staging / name).replace(folder / name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            save(sheet, place / "pictures" / name)
+
+    outputs.publish(record)
+    outputs.add(draw)
 
 
 def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:

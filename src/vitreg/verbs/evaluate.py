@@ -13,6 +13,7 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
+from vitreg.outputs import Outputs
 from vitreg.report.sheets import save
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
@@ -59,6 +60,9 @@ def evaluate(
         raise UserError(f"--seed must not be negative; {seed} is.")
     started = datetime.now(UTC)
     with results_folder(out) as folder, processes() as group:
+        outputs = None if folder is None else Outputs(folder, "eval", ["result.json"], [data, weights])
+        if outputs is not None and group.first:
+            outputs.check()
         backbone = (
             model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **load_options)
         )
@@ -102,15 +106,19 @@ def evaluate(
                 seed=seed,
             ),
         )
-        if folder is not None and group.first:
-            write_text(folder / "result.json", result.model_dump_json(indent=1))
-            for name, sheet in outcome.sheets.items():
-                save(sheet, folder / f"{name}.png")
-            if result.task == "complexity":
-                from vitreg.report.figures_cost import write_cost_figure
-
-                write_cost_figure(result, folder)
+        if outputs is not None and group.first:
+            outputs.publish(lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)))
+            outputs.add(lambda place: _draw(result, outcome, place))
     return result
+
+
+def _draw(result: EvalResult, outcome: Outcome, place: Path) -> None:
+    for name, sheet in outcome.sheets.items():
+        save(sheet, place / f"{name}.png")
+    if result.task == "complexity":
+        from vitreg.report.figures_cost import write_cost_figure
+
+        write_cost_figure(result, place)
 
 
 def cache() -> Path:

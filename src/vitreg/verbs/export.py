@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import mmap
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,7 +22,9 @@ from vitreg.backbones.weights import load_weights, sha256_of_weights
 from vitreg.config import read
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError, unknown
+from vitreg.files import results_folder
 from vitreg.models.vit import VisionTransformer
+from vitreg.outputs import Outputs
 from vitreg.verbs.export_hf import answers_of_hf, write_hf
 from vitreg.verbs.export_onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
 from vitreg.verbs.export_timm import answers_of_timm, write_timm
@@ -80,7 +79,10 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
     form, out = FORMATS[to], Path(out)
     if size is not None and to != "onnx":
         raise UserError(f"--size is for onnx, which has one image size; a model of {to} takes any.")
-    _refuse_taken(out, form)
+    if form.suffix and out.suffix != form.suffix:
+        raise UserError(f"--out {out}: name a file that ends with {form.suffix}.")
+    outputs = _outputs(out, form)
+    outputs.check()
     source = str(run).removeprefix("run:")
     built = from_run(source)
     assert isinstance(built.module, VisionTransformer)
@@ -88,17 +90,16 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
     if size is not None:
         network, preprocess = at_size(network, size), preprocess.with_size(size)
     images = torch.randn(2, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            made = Path(folder) / out.name
+    with results_folder(outputs.folder), outputs.stage() as stage:
+        made = stage.path / out.name if form.suffix else stage.path
+        try:
             notes = form.write(network, preprocess, made)
             difference = _difference(answers(network, images), form.answers(network, made, images), out, form)
             if not form.suffix:
                 _write_card(made, to, form, run, network, difference)
-            _place(made, out, form)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
+        outputs.publish(lambda place: None, stage=stage, stale=lambda name: not form.suffix or name in outputs.names)
     return Exported(out, difference, (*built.notes, *_left_out(Path(source).expanduser()), *notes))
 
 
@@ -168,25 +169,11 @@ def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) 
     return largest
 
 
-def _refuse_taken(out: Path, form: Format) -> None:
-    """Refuse to replace what is no export of ours, before any work is done."""
-    if form.suffix:
-        if out.suffix != form.suffix:
-            raise UserError(f"--out {out}: name a file that ends with {form.suffix}.")
-        if out.is_dir() or (out.exists() and not _marked(out)):
-            raise UserError(f"{out} exists and is no earlier export; name another file, or move it away.")
-        if not out.exists() and _data(out).exists():
-            raise UserError(f"{_data(out)} exists and would be replaced; name another file, or move it away.")
-        return
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        card = json.loads((out / CARD).read_text())
-        ours = card["schema"] == SCHEMA and {path.name for path in out.iterdir()} <= {CARD, *card["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{out} exists and holds more than an earlier export; name another folder, or move it away.")
+def _outputs(out: Path, form: Format) -> Outputs:
+    """An export that is a folder has it for itself; a file of ONNX may bring its weights beside it."""
+    if not form.suffix:
+        return Outputs(out, "export", ["./"])
+    return Outputs(out.parent, "export", [out.name, *([f"{out.name}.data"] if form.suffix == ".onnx" else [])])
 
 
 def _left_out(run: Path) -> list[str]:
@@ -198,14 +185,6 @@ def _left_out(run: Path) -> list[str]:
             ]
         case _:
             return []
-
-
-def _marked(path: Path) -> bool:
-    """Tell whether a file bears the mark of an export, which both formats store as plain text."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(SCHEMA.encode()) >= 0
 
 
 def _write_card(
@@ -222,27 +201,3 @@ def _write_card(
         "files": sorted(path.name for path in folder.iterdir()),
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-
-
-def _place(made: Path, out: Path, form: Format) -> None:
-    """Move a finished export to where it belongs; what was there goes, or comes back if that fails."""
-    if form.suffix:
-        data = _data(made)
-        if data.exists():  # first what the model refers to
-            os.replace(data, _data(out))
-        os.replace(made, out)
-        return
-    earlier = made.with_name("earlier")
-    if out.exists():
-        os.rename(out, earlier)
-    try:
-        os.rename(made, out)
-    except OSError:
-        if earlier.exists():
-            os.rename(earlier, out)
-        raise
-
-
-def _data(path: Path) -> Path:
-    """Return where ONNX puts weights that are too large for its file."""
-    return path.with_name(f"{path.name}.data")

@@ -74,7 +74,7 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
             "classifier": "head",
         },
     }
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     state = {name: value.contiguous() for name, value in network.published_state().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -17,6 +17,7 @@ from vitreg.data.parts import Held
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import results_folder
+from vitreg.outputs import Outputs
 from vitreg.runtime import processes
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
@@ -120,7 +121,7 @@ def extract_features(
             kept = f"what is finished is kept in {folder}, and the same command goes on from there"
             raise KeyboardInterrupt(kept) from None
         if table and group.first:
-            write_table(store, store.folder / TABLE)
+            Outputs(store.folder, "extract", [TABLE]).add(lambda place: write_table(store, place / TABLE))
     return store
 
 

@@ -19,6 +19,7 @@ from vitreg.backbones.trace import resolve_layer
 from vitreg.data import ImageSource
 from vitreg.errors import UserError, unknown
 from vitreg.files import results_folder
+from vitreg.outputs import Outputs
 from vitreg.records import Skipped
 from vitreg.report.sheets import save
 from vitreg.verbs.map_model import Fit, MappedModel
@@ -81,6 +82,7 @@ def maps(
     if mass is not None and not 0 < mass <= 1:
         raise UserError(f"mass is {mass}; it is a share of the attention, above 0 and at most 1.")
     with results_folder(out) as folder:
+        outputs = None if folder is None else _outputs(folder, chosen, [images, *files])
         source = (
             images
             if isinstance(images, Tensor)
@@ -112,11 +114,23 @@ def maps(
         if not made:
             raise UserError("none of the maps asked for can be had. " + " ".join(notes))
         result = MapsResult(images=names, maps=tuple(made), skipped=skipped, notes=tuple(notes))
-        if folder is None:
+        if outputs is None:
             return result
         sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
-        written = tuple(save(sheet, folder / file) for file, sheet in sheets)
+        outputs.publish(
+            lambda place: [save(sheet, place / file) for file, sheet in sheets],
+            stale=lambda name: name.split("-")[0].removesuffix(".png") in chosen,  # other kinds of maps stay
+        )
+        written = tuple(outputs.folder / file for file, _ in sheets)
         return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, paths=written)
+
+
+def _outputs(folder: Path, chosen: Sequence[What], read: Sequence[Any]) -> Outputs:
+    """Know before any work which sheets there will be; those of single heads are named by models and tokens."""
+    inputs = [path for given in read for path in (given if isinstance(given, list | tuple) else [given])]
+    outputs = Outputs(folder, "maps", [f"{kind}.png" for kind in chosen if kind != "heads"], inputs)
+    outputs.check()
+    return outputs
 
 
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:

@@ -172,6 +172,7 @@ def test_the_command_line_says_when_and_where(tmp_path, capsys, monkeypatch):
     second = "reg4: No artifacts appeared up to step 1,000.\n"
     assert capsys.readouterr().out == f"{first}{second}vitreg-curves/report.html\n"
     assert sorted(path.name for path in (tmp_path / "vitreg-curves").iterdir()) == [
+        ".vitreg.json",
         "curves.json",
         "curves.png",
         "report.html",

@@ -231,7 +231,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path, to, name):
     with pytest.raises(UserError, match="move it away"):
         export(tmp_path / "run", to, out)
     assert weights.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", "other", name])
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == sorted(["run", "other", name])
 
 
 def test_a_run_is_never_overwritten(tmp_path):
