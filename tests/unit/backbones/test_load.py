@@ -75,7 +75,7 @@ def test_a_damaged_run_folder_gives_one_sentence(tmp_path):
         ("{", "no valid JSON"),
         ("[]", "has the schema None, not 'vitreg.run/1'"),
         ('{"schema": "vitreg.run/2", "model": {}}', "has the schema 'vitreg.run/2'"),
-        ('{"schema": "vitreg.run/1", "model": {"pach": 8}}', "unexpected keyword argument 'pach'"),
+        ('{"schema": "vitreg.run/1", "model": {"pach": 8}}', "no setting 'pach'; nearest: patch"),
         ('{"schema": "vitreg.run/1", "model": {"width": 30, "heads": 4}}', "cannot be shared by 4 heads"),
         (json.dumps({"schema": "vitreg.run/1", "model": TINY}), r"no weights file .*model\.safetensors"),
     ):
