@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vitreg.backbones import timm_folders
 from vitreg.backbones.fetch import fetch, first_line, refuse_others
 from vitreg.backbones.preprocessing import beside, preprocess_of, read_open_clip_config, three, usual
 from vitreg.backbones.weights import beside_features, load_weights
@@ -48,9 +49,13 @@ class Built:
 
 
 def from_timm(name: str, pretrained: bool) -> Built:
-    """Build NAME or NAME.TAG of timm; the preprocessing is that of the tag, or of the default one."""
+    """Build NAME or NAME.TAG of timm, or local-dir:PATH or hf-hub:REPO; the preprocessing is that of the tag, or the default one."""
     import timm
 
+    place, colon, elsewhere = name.partition(":")
+    if colon:
+        module: Any = timm_folders.build(place, elsewhere, pretrained)
+        return Built(module, Preprocess.from_timm(module.pretrained_cfg))
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", architecture, timm.list_models(), "timm")
@@ -206,6 +211,15 @@ def from_hub(name: str, pretrained: bool) -> Built:
         raise UserError(f"hub:{name} gives a {type(module).__name__}, not a model.")
     refuse_others(f"hub:{name}", lambda: module)
     return Built(module, preprocess_of(module))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training wrote."""
+    try:
+        config = read_json(folder / "config.json")
+    except UserError:
+        return False
+    return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
 
 
 def from_run(name: str) -> Built:

@@ -15,7 +15,7 @@ import pydantic
 
 from vitreg.config import flatten, read
 from vitreg.errors import UserError
-from vitreg.files import output_folder, printable, write_text
+from vitreg.files import output_folder, printable, run_folder, write_text
 from vitreg.outputs import Outputs
 from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
@@ -40,7 +40,7 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
     if outputs is not None:
         outputs.check()
-    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
+    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     if outputs is not None:
         outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)))
         record = _draw(outputs, record)
@@ -127,10 +127,6 @@ def _size(settings: dict[str, Any]) -> str:
     letter, patch = settings.get("model.size", "?"), settings.get("model.patch", "?")
     changed = [f"{unit} {value}" for unit in ("width", "depth", "heads") if (value := settings.get(f"model.{unit}"))]
     return f"{letter}/{patch}" + (f" ({', '.join(changed)})" if changed else "")
-
-
-def _bare(run: str | Path) -> str:
-    return str(run).removeprefix("run:")
 
 
 def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:

@@ -187,7 +187,9 @@ def test_a_program_gets_the_findings_as_json_and_an_exit_code(vitreg, monkeypatc
     result = DoctorResult.model_validate_json(done.stdout)
     assert done.stdout.isascii()
     assert (done.returncode, result.problem) == ((5, True) if broken else (0, False))
-    assert [finding.subject for finding in result.findings if finding.level == "problem"] == ["identical registers"] * broken
+    assert [finding.subject for finding in result.findings if finding.level == "problem"] == [
+        "identical registers"
+    ] * broken
     assert result.findings == doctor(Backbone(model))
     assert result.model.registers == 4
     text = vitreg("doctor", "any")
