@@ -18,7 +18,7 @@ from vitreg.analysis.tally import Tally
 from vitreg.backbones import Backbone, load
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import refuse_other_result, results_folder, write_text
+from vitreg.files import printable, refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
@@ -137,6 +137,7 @@ def scan(
             per_image=readout.histogram_per_image([count for _, _, count in table]),
             examples=[name for _, name, _ in shown],
             lint=[finding for finding in doctor(backbone) if finding.level != "ok"],
+            attention_unread="" if attention.readable else printable(attention.reason),
             watched=watched,
             provenance=provenance(
                 started=started,
