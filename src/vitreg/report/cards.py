@@ -35,10 +35,12 @@ class Cards:
 
     @property
     def has_attention(self) -> bool:
+        """Whether any card has a map of attention."""
         return any(card["attention"] for card in self.cards)
 
     @property
     def has_near(self) -> bool:
+        """Whether any token lies near the threshold."""
         return any(card["near"] for card in self.cards)
 
 
@@ -67,7 +69,7 @@ def _card(name: str, example: Example, threshold: float | None) -> dict[str, Any
     payload.data_block([example], [threshold])  # raises what keeps the image from being shown
     rows, cols = example.norms.shape
     outliers = int(example.outliers.sum())
-    block = "last block" if example.attention_layer is None else f"block {example.attention_layer}"
+    attention_block = "last block" if example.attention_layer is None else f"block {example.attention_layer}"
     attention = ["CLS"] if example.cls_attention is not None else []
     return {
         "name": name,
@@ -80,6 +82,6 @@ def _card(name: str, example: Example, threshold: float | None) -> dict[str, Any
         "share": outliers / (rows * cols),
         "near": 0 if example.near is None else int(example.near.sum()),
         "attention": attention + [f"register {i + 1}" for i in range(len(example.register_attention))],
-        "attention_block": block,
+        "attention_block": attention_block,
         "attended": min(example.attends.shape[1], payload.ATTENDED),
     }

@@ -1,8 +1,9 @@
 """One self-contained HTML page from the record of a scan: it opens from disk and loads nothing.
 
-The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on. Charts
-are inline SVG (`charts_depth`, `charts_counts`), maps are drawn on canvas from the data block (`cards`, `payload`). Names of files and models are foreign text:
-the template escapes all of it, and a content security policy lets no other script than our own run.
+The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on.
+Charts are inline SVG (`charts_depth`, `charts_counts`), maps are drawn on canvas from the data block (`cards`,
+`payload`). Names of files and models are foreign text: the template escapes all of it, and a content security policy
+lets no other script than our own run.
 """
 
 from __future__ import annotations

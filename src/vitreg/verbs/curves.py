@@ -172,20 +172,28 @@ def _watch(lines: list[dict[str, Any]], total: int | None) -> Watch | None:
     if not norms:
         return None
     moments = [NormsMoment.model_validate(line) for line in norms]
-    return Watch(onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total), moments=moments)
+    running = total is not None and lines[-1]["step"] < total
+    return Watch(
+        onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total, running=running), moments=moments
+    )
 
 
-def onset_sentence(moments: Sequence[NormsMoment], start: int | None, total: int | None) -> str:
+def onset_sentence(
+    moments: Sequence[NormsMoment], start: int | None, total: int | None, *, running: bool = False
+) -> str:
     """Say when artifacts appeared, between which two looks, and whether they had come and gone before.
 
     Args:
         moments: the looks, in order; at least one.
         start: the step that `onset` found.
         total: steps of the whole run, to say how far it had gone; None if unknown.
+        running: the run has not come to its end: what it shows is said of its beginning only.
     """
-    last = moments[-1].step
+    last, so_far = moments[-1].step, " so far" if running else ""
     shown = [m.step for m in moments if m.verdict != "none"]
     if start is None:
+        if not shown and running:
+            return f"No artifacts so far: the run is unfinished, at step {last:,} of {total:,}."
         if not shown:
             return f"No artifacts appeared up to step {last:,}."
         times = "one look" if len(shown) == 1 else f"{len(shown)} of {len(moments)} looks"
@@ -194,13 +202,13 @@ def onset_sentence(moments: Sequence[NormsMoment], start: int | None, total: int
     earlier = [step for step in shown if step < start]
     if not before:
         return f"Artifacts were there at the first look, after {_steps(start)}" + (
-            "." if start == last else ", and stayed."
+            "." if start == last else f", and stayed{so_far}."
         )
     again = " again" if earlier else ""
     words = f"Artifacts appeared{again} between steps {before[-1]:,} and {start:,}"
     if total and last <= total:
         words += f", {100 * start / total:.0f} % into the run"
-    words += ", at the last look." if start == last else ", and stayed."
+    words += ", at the last look." if start == last else f", and stayed{so_far}."
     return words + (f" They had come and gone before, first at step {earlier[0]:,}." if earlier else "")
 
 
