@@ -119,7 +119,8 @@ def test_pointing_at_a_token_reads_its_norm_and_draws_what_it_attends_to(opened,
     row, col = (int(v) for v in np.argwhere(example.outliers)[0])
     over = f"[data-example='0'] [data-map='{which}'] .over"
     other = "[data-example='0'] [data-map='pca'] .over"
-    check(opened, "further")  # shows the map of components too
+    check(opened, "further")  # shows the map of components too, which is drawn when it has its size
+    wait(opened, lambda: pixels(opened, other).shape[:2] != (150, 300))
     before = pixels(opened, other)
     point_at(opened, over, row, col, example.norms.shape)
     said = readout(opened, 0)
