@@ -11,7 +11,7 @@ from vitreg.backbones.anatomy_parts import Anatomy, AttentionParts
 from vitreg.backbones.anatomy_timm import read_timm
 from vitreg.errors import UserError
 
-__all__ = ["Anatomy", "AttentionParts", "describe"]
+__all__ = ["Anatomy", "AttentionParts", "describe", "unwrapped"]
 
 _BUILDERS = (read_ours, read_timm, read_open_clip, read_torchvision, read_transformers, read_hub)
 
@@ -29,7 +29,7 @@ def describe(module: nn.Module) -> Anatomy:
     """
     inside = module
     while True:
-        inside = inside._modules.get("_orig_mod") or inside  # torch.compile's wrapper answers for what it wraps
+        inside = unwrapped(inside)
         for read in _BUILDERS:
             anatomy = read(inside)
             if anatomy is not None:
@@ -43,8 +43,19 @@ def describe(module: nn.Module) -> Anatomy:
         inside = wrapped
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return what torch.compile, DataParallel and DistributedDataParallel wrap, in any order."""
+    while True:
+        inner = module._modules.get("_orig_mod")  # not getattr: the wrapper answers for what it wraps
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
 def _unwrap(module: nn.Module) -> nn.Module | None:
-    """Step into DistributedDataParallel (`module`), an open_clip model (`visual`) or its timm tower (`trunk`)."""
+    """Step into a wrapper (`module`), an open_clip model (`visual`) or its timm tower (`trunk`)."""
     for name in ("module", "visual", "trunk"):
         child = getattr(module, name, None)
         if isinstance(child, nn.Module):

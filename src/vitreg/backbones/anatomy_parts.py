@@ -61,7 +61,7 @@ class Anatomy:
         heads: attention heads of a block.
         width: D, the length of a token vector.
         layout: image size -> roles of the tokens.
-        encode: images [B, 3, H, W] of any size the model takes -> final tokens [B, N, D].
+        encode: images [B, channels, H, W] of any size the model takes -> final tokens [B, N, D].
         patch_projection: puts out the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
         position_table: returns (rows of the patches [P, D], grid), or None for models without a learned table.
         register_parameter: returns the learned registers [R, D], or None.
@@ -87,6 +87,16 @@ class Anatomy:
     attention: tuple[AttentionParts, ...] = ()
     resizable: bool = True
     sequence_first: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: what the first layer of the patch projection takes, 3 where none of it says."""
+        for layer in self.patch_projection.modules():
+            if isinstance(layer, nn.Conv2d):
+                return layer.in_channels
+            if isinstance(layer, nn.Linear):  # of patches cut out beforehand
+                return max(1, layer.in_features // (self.patch[0] * self.patch[1]))
+        return 3
 
 
 def pair(value: Any) -> Size:

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy import Anatomy, describe
+from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.trace import Capture, Edit, Trace
 from vitreg.backbones.watch import Recorder, Source, undisturbed, watching
+from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice
 from vitreg.tokens import TokenLayout, Tokens
-
-if TYPE_CHECKING:
-    from vitreg.data.transforms import Preprocess
 
 
 @final
@@ -36,7 +35,7 @@ class Backbone:
     Args:
         module: the model; wrappers such as CLIP models are followed to their vision tower.
         anatomy: what must be known about it; found by `describe` where None.
-        preprocess: photograph -> image tensor as this model wants it, None where unknown.
+        preprocess: photograph -> image tensor as this model wants it, None where unknown; or why there is none.
         spec, weights_source, weights_sha256, notes, precision_choice: where it came from, for the record; `load` fills
             them in.
         untrained: a sentence if features pass through weights that nobody trained: nothing said about the model is about
@@ -49,7 +48,7 @@ class Backbone:
         self,
         module: nn.Module,
         anatomy: Anatomy | None = None,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess | Unprepared | None = None,
         *,
         spec: str = "",
         weights_source: str = "module",
@@ -64,7 +63,8 @@ class Backbone:
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
         self.precision_choice = precision_choice
         self.anatomy = describe(module) if anatomy is None else anatomy
-        self.preprocess = preprocess
+        self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
+        self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None
 
     @property
@@ -81,6 +81,18 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The dtype of the patch projection, which images are cast to."""
         return self._first_parameter.dtype
+
+    def prepared(self, size: tuple[int, int] | None = None) -> Preprocess:
+        """Return how a photograph becomes an image of (height, width), or of the model's own size.
+
+        Raises:
+            UserError: where that is not known, with the reason.
+        """
+        found = self.preprocess or self._unprepared
+        found = found if size is None else found.with_size(size)
+        if isinstance(found, Unprepared):
+            raise UserError(found.reason)
+        return found
 
     def layout(self, image_size: tuple[int, int]) -> TokenLayout:
         """Return the roles of the tokens of an image of (height, width) pixels.
@@ -105,13 +117,13 @@ class Backbone:
                 )
         return self.anatomy.layout((height, width))
 
-    def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Tokens:
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Tokens:
         """Return the final tokens, after the model's final norm where it has one."""
         images, layout = self._prepare(images)
         with undisturbed(self.module):
             return Tokens(self._encode(images, layout), layout)
 
-    def trace(self, images: Float[Tensor, "B 3 H W"], capture: Capture, edits: Sequence[Edit] = ()) -> Trace:
+    def trace(self, images: Float[Tensor, "B C H W"], capture: Capture, edits: Sequence[Edit] = ()) -> Trace:
         """Run the model and keep what `capture` asks for; without edits the final tokens are those of a plain call.
 
         Raises:
@@ -150,9 +162,10 @@ class Backbone:
         return next(self.anatomy.patch_projection.parameters())
 
     def _prepare(self, images: Tensor) -> tuple[Tensor, TokenLayout]:
-        if images.ndim != 4 or not images.is_floating_point():
+        channels = self.anatomy.channels
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise UserError(
-                f"images must be a floating point tensor [B, 3, H, W], not {images.dtype} {list(images.shape)}."
+                f"images must be a floating point tensor [B, {channels}, H, W], not {images.dtype} {list(images.shape)}."
             )
         layout = self.layout((images.shape[-2], images.shape[-1]))
         return images.to(self.device, self.dtype), layout

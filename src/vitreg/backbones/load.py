@@ -6,36 +6,37 @@ Which library builds what stands in `sources.py`, how a file becomes weights in 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from vitreg.backbones import sources, timm_folders
+from vitreg.backbones import sources
 from vitreg.backbones.anatomy import Anatomy, describe
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.checkpoints import open_checkpoint
+from vitreg.backbones.given import spec_or_module
 from vitreg.backbones.preprocessing import preprocess_of
+from vitreg.backbones.sources_hf import from_transformers
 from vitreg.backbones.weights import LoadReport, blocks_in, fits_only, load_state, sha256_of_weights
-from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
-from vitreg.files import run_folder
 from vitreg.precision import DTYPES, Precision, choose_precision
 from vitreg.runtime import choose_device
 
 _LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
     "timm": sources.from_timm,
-    "hf": sources.from_transformers,
+    "hf": from_transformers,
     "openclip": sources.from_open_clip,
-    "hub": sources.from_hub,
     "torchvision": sources.from_torchvision,
 }
 _COMPLETE: dict[str, Callable[[str], sources.Built]] = {"run": sources.from_run, "planted": sources.from_planted}
+_PREFIXES = sorted((*_LIBRARIES, *_COMPLETE, "hub"))
 
 
 def load(
-    spec: str | nn.Module,
+    spec: str | Path | nn.Module,
     *,
     weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -45,13 +46,14 @@ def load(
     allow_partial: bool = False,
     device: str | torch.device | None = None,
     precision: Precision = "auto",
+    trust: bool = False,
 ) -> Backbone:
     """Load any Vision Transformer.
 
     Args:
-        spec: `timm:NAME[.TAG]`, `timm:local-dir:PATH`, `timm:hf-hub:REPO`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`,
-            `hub:OWNER/REPO:ENTRY` or `hub:/path/to/clone:ENTRY` (runs that repository's code), `torchvision:NAME`, `run:DIR` or
-            the folder of a run alone, `planted:KIND[@SEED]`, or a module of these families.
+        spec: `timm:NAME[.TAG]`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`, `hub:OWNER/REPO:ENTRY` or
+            `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR`,
+            `planted:KIND[@SEED]`, or a module of these families.
         weights: .safetensors or .pth in any layout of `layouts.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: what the model was
@@ -65,6 +67,7 @@ def load(
         precision: of parameters and activations. "auto" is bf16 where that is faster on this machine, as measured once,
             and attention of this model stays right in it, else fp32; a module keeps its own.
             A given module is never changed: a copy is made where something must be.
+        trust: run the code of a `hub:` repository. No other source runs any.
     Raises:
         UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
     """
@@ -73,6 +76,7 @@ def load(
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
     size = _size(image_size)
+    spec = spec_or_module(spec)
     given = isinstance(spec, nn.Module)
     if isinstance(spec, nn.Module):
         if random:
@@ -83,9 +87,7 @@ def load(
         name = f"module:{type(spec).__name__}"
     else:
         where = choose_device(None if device is None else str(device))
-        if not _has_source(spec) and sources.is_run(run_folder(spec)):
-            spec = f"run:{spec}"
-        built, name = _build(spec, weights is None and not random, random, weights), spec
+        built, name = _build(spec, weights is None and not random, random, weights, trust), spec
     module, notes = built.module, list(built.notes)
     try:
         anatomy = describe(module)
@@ -110,11 +112,10 @@ def load(
         dtype, choice = choose_precision(precision, where or torch.device("cpu"))
     # Anatomies look parameters up when they are asked, so moving and casting in place keeps this one valid.
     anatomy.tower.to(device=where, dtype=dtype)
-    preprocess = built.preprocess if size is None else built.preprocess.with_size(size)
     backbone = Backbone(
         module if given else anatomy.tower,
         anatomy,
-        preprocess,
+        built.preprocess if size is None else built.preprocess.with_size(size),
         spec=name,
         weights_source=source,
         weights_sha256=digest,
@@ -128,10 +129,34 @@ def load(
     del backbone, module, anatomy, built  # before it is loaded anew: casting back would keep what bf16 has rounded
     backbone = load(
         spec, weights=weights, image_size=image_size, random=random, strict=strict, allow_partial=allow_partial,
-        device=device, precision="fp32",
+        device=device, precision="fp32", weights_size=weights_size, trust=trust,
     )  # fmt: skip
     backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
     return backbone
+
+
+def opened(
+    model: str | Path | nn.Module | Backbone,
+    weights: str | Path | None,
+    options: Mapping[str, Any],
+    *,
+    size: int | tuple[int, int] | None = None,
+) -> Backbone:
+    """Return what verbs take as a model as a backbone; a loaded one as it is.
+
+    Args:
+        size: of the images that the verb shows the model; `weights` may have been trained at it.
+    Raises:
+        UserError: as `load` does, and for weights or options beside a loaded backbone.
+    """
+    refuse_reloading(model, weights, options)
+    return model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **options)
+
+
+def refuse_reloading(model: object, weights: object, options: Mapping[str, Any]) -> None:
+    """Raise UserError for weights or options of `load` beside a backbone that is loaded."""
+    if isinstance(model, Backbone) and (weights is not None or options):
+        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
 
 
 def _fill(
@@ -170,9 +195,9 @@ def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given:
     return f"{' and '.join(parts)} are not, or not wholly, in {source} and {values}: this is no trained model."
 
 
-def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None) -> sources.Built:
-    prefix, _colon, name = spec.partition(":")
-    if not _has_source(spec):
+def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None, trust: bool) -> sources.Built:
+    prefix, colon, name = spec.partition(":")
+    if not colon or prefix not in _PREFIXES:
         raise _no_such_spec(spec)
     if not name:
         raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
@@ -184,29 +209,23 @@ def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None
         return _COMPLETE[prefix](name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds CUDA, and that is not put back
-        return _LIBRARIES[prefix](name, pretrained)
-
-
-def _has_source(spec: str) -> bool:
-    prefix, colon, _ = spec.partition(":")
-    return bool(colon) and prefix in {*_LIBRARIES, *_COMPLETE}
+        return (
+            sources.from_hub(name, pretrained, trust=trust) if prefix == "hub" else _LIBRARIES[prefix](name, pretrained)
+        )
 
 
 def _no_such_spec(spec: str) -> UserError:
     """Explain a spec without a known prefix: a bare name of timm or open_clip, a folder, or a misspelt prefix."""
     prefix, colon, name = spec.partition(":")
-    prefixes = sorted((*_LIBRARIES, *_COMPLETE))
-    if colon and prefix in timm_folders.PLACES:
-        return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
     if colon:
-        close = nearest(prefix, prefixes, 1)
-        hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(prefixes)}."
+        close = nearest(prefix, _PREFIXES, 1)
+        hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(_PREFIXES)}."
         return UserError(f"no source '{prefix}:' of models. {hint}")
     folder = Path(spec).expanduser()
     if folder.is_file():
         return UserError(f"{spec} is a file; name the model it belongs to and pass it with --weights.")
     if (folder / "config.json").is_file():
-        kind = "timm:local-dir" if timm_folders.describes_timm(read_json(folder / "config.json")) else "hf"
+        kind = "run" if f'"{sources.RUN_SCHEMA}"' in (folder / "config.json").read_text(errors="ignore") else "hf"
         return UserError(f"'{spec}' does not say where the model comes from. Did you mean '{kind}:{spec}'?")
     from timm import is_model, list_models
 
@@ -224,7 +243,7 @@ def _no_such_spec(spec: str) -> UserError:
     by_name = {candidate.partition(":")[2]: candidate for candidate in reversed(candidates)}
     close = [repr(by_name[n]) for n in nearest(spec, by_name)]
     hint = (
-        f"Did you mean {' or '.join(close)}?" if close else f"Write SOURCE:NAME, SOURCE one of {', '.join(prefixes)}."
+        f"Did you mean {' or '.join(close)}?" if close else f"Write SOURCE:NAME, SOURCE one of {', '.join(_PREFIXES)}."
     )
     return UserError(f"'{spec}' does not say where the model comes from. {hint}")
 

@@ -1,56 +1,107 @@
-"""What a photograph must become for a foreign model: what its library or its files say, else its family's habit."""
+"""What a photograph must become for a foreign model: what its library says, else its family's habit.
+
+Image processors of transformers are read in `processors.py`.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from vitreg.backbones.anatomy import describe
-from vitreg.backbones.fetch import calm
+from vitreg.backbones.anatomy import Anatomy, describe
 from vitreg.data.transforms import CLIP, HALF, IMAGENET, Preprocess
 
 
-def preprocess_of(module: nn.Module) -> Preprocess:
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """Why photographs have no input for a model in common.
+
+    Args:
+        reason: a sentence that names what helps.
+        at_size: how they are prepared where the user names a size; None where that does not help.
+    """
+
+    reason: str
+    at_size: Preprocess | None = None
+
+    def with_size(self, size: tuple[int, int]) -> Preprocess | Unprepared:
+        """Return how photographs are prepared where the user names (height, width)."""
+        return self if self.at_size is None else self.at_size.with_size(size)
+
+
+UNKNOWN = Unprepared("how this model wants its images is unknown; give tensors, or load it by its spec.")
+
+
+def preprocess_of(module: nn.Module) -> Preprocess | Unprepared:
     """Say what a photograph must become for a module that is already there, by what its library says or is used to."""
     anatomy = describe(module)
+    if (refusal := not_rgb(anatomy)) is not None:
+        return refusal
     tower: Any = anatomy.tower
     # open_clip writes it on the image tower it built, which may be one of timm's inside.
     config = getattr(getattr(module, "visual", module), "preprocess_cfg", None)
     if anatomy.library == "open_clip" or isinstance(config, Mapping):
-        return read_open_clip_config(config or {}).with_size(anatomy.native_size)
+        return read_open_clip_config(config or {}, anatomy.native_size)
     if anatomy.library == "timm" and getattr(tower, "pretrained_cfg", None):
-        own = Preprocess.from_timm(tower.pretrained_cfg)
-        return own.with_size(anatomy.native_size)
+        return read_timm_config(tower.pretrained_cfg).with_size(anatomy.native_size)
     if anatomy.library == "transformers":
-        return usual(type(tower).__name__, tower.config)
+        return usual(type(tower).__name__, anatomy.native_size)
     if anatomy.library == "torchvision":
-        return Preprocess(IMAGENET.size, IMAGENET.resize, IMAGENET.mean, IMAGENET.std, "bilinear").with_size(
-            anatomy.native_size
-        )
+        return replace(IMAGENET, interpolation="bilinear").with_size(anatomy.native_size)
     return _imagenet(anatomy.native_size)
 
 
-def read_open_clip_config(config: Mapping[str, Any]) -> Preprocess:
-    """Read open_clip's preprocessing settings, at 224 x 224 pixels; what is missing has CLIP's value."""
-    mean, std = three(config.get("mean", CLIP.mean)), three(config.get("std", CLIP.std))
-    squashed = config.get("resize_mode") == "squash"
-    resize = CLIP.size if squashed else CLIP.resize
-    return Preprocess(CLIP.size, resize, mean, std, config.get("interpolation", "bicubic"), crop=not squashed)
+def not_rgb(anatomy: Anatomy) -> Unprepared | None:
+    """Explain that photographs are no input of a model of another number of channels than three."""
+    if anatomy.channels == 3:
+        return None
+    return Unprepared(
+        f"this {type(anatomy.tower).__name__} takes {anatomy.channels}-channel images and photographs have 3; pass your "
+        f"own tensor [n, {anatomy.channels}, H, W] to vitreg in Python."
+    )
 
 
-def usual(kind: str, config: Any) -> Preprocess:
-    """Return what is usual for a class of transformers, where no file says otherwise."""
-    size = config.image_size
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+def read_timm_config(config: Mapping[str, Any]) -> Preprocess:
+    """Read a `pretrained_cfg` of timm. Its number of channels may be that of other weights, so it is not read."""
+    own = dict(config)
+    own["input_size"] = (3, *(config.get("input_size") or (3, *IMAGENET.size))[1:])
+    for name in ("mean", "std"):
+        own[name] = three(config[name]) if config.get(name) else None
+    return Preprocess.from_timm(own)
+
+
+def read_open_clip_config(config: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
+    """Read open_clip's preprocessing settings for a tower of (height, width); what is missing has CLIP's value."""
+    mode, interpolation = config.get("resize_mode") or "shortest", config.get("interpolation") or "bicubic"
+    square = size[0] == size[1]
+    if mode == "shortest" and not square:
+        interpolation = "bicubic"  # open_clip does not pass its setting on
+    return Preprocess(
+        size,
+        size[0] if mode == "shortest" and square else size,
+        three(config.get("mean") or CLIP.mean),
+        three(config.get("std") or CLIP.std),
+        "bilinear" if interpolation == "bilinear" else "bicubic",
+        crop=mode != "squash",
+        aspect="border" if mode == "longest" else "squash" if square or mode == "squash" else "cover",
+        fill=int(config.get("fill_color") or 0) if mode == "longest" else None,
+    )
+
+
+def usual(kind: str, size: tuple[int, int]) -> Preprocess:
+    """Return what is usual for a class of transformers built for (height, width), where no file says otherwise."""
     if kind.startswith("CLIP"):
-        return CLIP.with_size((height, width))
-    if kind.startswith(("Siglip", "ViTModel", "ViTFor")):
-        return HALF.with_size((height, width))
-    return _imagenet((height, width))
+        return CLIP.with_size(size)
+    if kind.startswith("Siglip"):
+        return HALF.with_size(size)
+    if kind.startswith(("ViTModel", "ViTFor")):
+        return replace(HALF, interpolation="bilinear").with_size(size)
+    if kind.startswith("DINOv3"):
+        return replace(IMAGENET, resize=IMAGENET.size, interpolation="bilinear", crop=False).with_size(size)
+    return _imagenet(size)
 
 
 def _imagenet(native: tuple[int, int]) -> Preprocess:
@@ -58,40 +109,8 @@ def _imagenet(native: tuple[int, int]) -> Preprocess:
     return IMAGENET if native == (518, 518) else IMAGENET.with_size(native)
 
 
-def beside(name: str) -> Preprocess | None:
-    """Read the image processor's file that lies next to a transformers model; None where there is none."""
-    from transformers.utils.hub import cached_file
-
-    with calm():
-        try:
-            file = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            file = None
-    if file is None:
-        return None
-    config = json.loads(Path(file).read_text())
-    size, crop = config.get("size") or {}, config.get("crop_size") or {}
-    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
-    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-    mean, std = three(config.get("image_mean") or HALF.mean), three(config.get("image_std") or HALF.std)
-    interpolation = names.get(config.get("resample", 3), "bicubic")
-    cropped = bool(config.get("do_center_crop", bool(crop))) and bool(crop)
-    if shortest is None and isinstance(size, int) and cropped:
-        shortest = size
-    if cropped:
-        target = _sides(crop)
-        return Preprocess(target, shortest or _sides(size), mean, std, interpolation)
-    target = (shortest, shortest) if shortest else _sides(size)
-    return Preprocess(target, target, mean, std, interpolation, crop=False)
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    return int(size), int(size)
-
-
-def three(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the values of three channels."""
-    red, green, blue = (float(value) for value in values)
+def three(values: float | Sequence[float]) -> tuple[float, float, float]:
+    """Return the values of three channels, of which all have the same where only one is given."""
+    several = list(values) if isinstance(values, Sequence) else [values]
+    red, green, blue = (float(value) for value in (several * 3 if len(several) == 1 else several))
     return red, green, blue

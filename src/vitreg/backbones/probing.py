@@ -84,14 +84,14 @@ def in_float32_it_can(anatomy: Anatomy, status: AttentionStatus, dtype: torch.dt
     return AttentionStatus("none", status.error, reason, rounding=True)
 
 
-def _inputs(anatomy: Anatomy) -> Iterator[Float[Tensor, "B 3 H W"]]:
+def _inputs(anatomy: Anatomy) -> Iterator[Float[Tensor, "B C H W"]]:
     generator = torch.Generator().manual_seed(0)
     if anatomy.resizable:
         # Rows and cols differ, and so do batch and length: a mix-up of axes must not go unseen.
-        yield torch.randn(2, 3, 2 * anatomy.patch[0], 3 * anatomy.patch[1], generator=generator)
+        yield torch.randn(2, anatomy.channels, 2 * anatomy.patch[0], 3 * anatomy.patch[1], generator=generator)
     height, width = (side // step * step for side, step in zip(anatomy.native_size, anatomy.patch, strict=True))
     size = (height, width) if anatomy.resizable else anatomy.native_size
-    yield F.interpolate(torch.randn(1, 3, 8, 8, generator=generator), size, mode="bicubic")
+    yield F.interpolate(torch.randn(1, anatomy.channels, 8, 8, generator=generator), size, mode="bicubic")
 
 
 def _compared(anatomy: Anatomy, recorder: Recorder) -> AttentionStatus:

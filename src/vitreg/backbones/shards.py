@@ -48,6 +48,8 @@ def read_index(index: Path) -> dict[Path, list[str]]:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{index.name} names {missing[0]}{more}, missing in {index.parent}; fetch all of its files.")
+    for name in by_name:
+        _refuse_link_outside(index.parent / name, index.parent)
     return {index.parent / name: tensors for name, tensors in by_name.items()}
 
 
@@ -61,11 +63,26 @@ def refuse_bad_indexes(folder: Path) -> None:
         read_index(index)
 
 
-def _stays_inside(name: str) -> bool:
-    """Whether a relative path, read as POSIX or as Windows would, stays below where it starts.
+def refuse_links_outside(folder: Path) -> None:
+    """Refuse a folder that holds links to files elsewhere, before a library reads them.
 
-    Links are followed: the cache of the hub keeps every file as a link to a place outside the folder.
+    Raises:
+        UserError: naming the link.
     """
+    for path in sorted(folder.iterdir()):
+        _refuse_link_outside(path, folder)
+
+
+def _refuse_link_outside(path: Path, folder: Path) -> None:
+    real, home = path.resolve(), folder.resolve()
+    # The cache of the hub keeps each file of `snapshots/COMMIT` as a link to a file of `blobs`.
+    blobs = (home.parent.parent / "blobs").resolve() if home.parent.name == "snapshots" else None
+    if not real.is_relative_to(home) and real.parent != blobs:
+        raise UserError(f"{path} leads to {real}, outside its folder; vitreg does not follow it: copy the file.")
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a relative path, read as POSIX or as Windows would, stays below where it starts."""
     if not name or "\0" in name:
         return False
     paths = (PurePosixPath(name), PureWindowsPath(name))

@@ -7,28 +7,29 @@ Files that the user names are read in `weights.py`.
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from vitreg.backbones import timm_folders
+from vitreg.backbones.anatomy import describe
 from vitreg.backbones.fetch import fetch, first_line, refuse_others
-from vitreg.backbones.preprocessing import beside, preprocess_of, read_open_clip_config, three, usual
-from vitreg.backbones.weights import beside_features, load_weights
+from vitreg.backbones.preprocessing import (
+    Unprepared,
+    not_rgb,
+    preprocess_of,
+    read_open_clip_config,
+    read_timm_config,
+    three,
+)
+from vitreg.backbones.weights import load_weights
 from vitreg.data.transforms import IMAGENET, Preprocess
-from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
-from vitreg.models.arguments import check_arguments
-
-if TYPE_CHECKING:
-    from vitreg.models.vit import VisionTransformer
 
 RUN_SCHEMA = "vitreg.run/1"
-LARGEST_SIDE = 65536  # pixels that a run may prepare its images for
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +38,21 @@ class Built:
 
     Args:
         module: in evaluation mode, float32, on the CPU.
-        preprocess: photograph -> image tensor.
+        preprocess: photograph -> image tensor, or why there is none.
         notes: sentences for the user.
         weights: path of the weights for sources that bring their own, else None.
     """
 
     module: nn.Module
-    preprocess: Preprocess
+    preprocess: Preprocess | Unprepared
     notes: tuple[str, ...] = ()
     weights: str | None = None
 
 
 def from_timm(name: str, pretrained: bool) -> Built:
-    """Build NAME or NAME.TAG of timm, or local-dir:PATH or hf-hub:REPO; the preprocessing is that of the tag, or the default one."""
+    """Build NAME or NAME.TAG of timm; the preprocessing is that of the tag, or of the default one."""
     import timm
 
-    place, colon, elsewhere = name.partition(":")
-    if colon:
-        module: Any = timm_folders.build(place, elsewhere, pretrained)
-        return Built(module, Preprocess.from_timm(module.pretrained_cfg))
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", architecture, timm.list_models(), "timm")
@@ -64,54 +61,7 @@ def from_timm(name: str, pretrained: bool) -> Built:
         raise unknown("weights", tag, tags, f"timm for {architecture}")
     refuse_others(f"timm:{name}", lambda: timm.create_model(name))
     module = fetch(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
-    return Built(module, Preprocess.from_timm(module.pretrained_cfg))
-
-
-def from_transformers(name: str, pretrained: bool) -> Built:
-    """Build the model of a repository on the hub or of a folder of `save_pretrained`; never runs code from there."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError("hf: models need the package transformers; install 'vitreg[hf]'.") from None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} has no config.json, so it is no transformers model.")
-        name = str(folder)
-    elif name.startswith(("/", "./", "../", "~")):
-        raise UserError(f"no folder {name}.")
-
-    def config() -> Any:
-        try:
-            return transformers.AutoConfig.from_pretrained(name)
-        except ValueError as error:
-            raise UserError(f"hf:{name} is not a model of the installed transformers ({first_line(error)}).") from None
-
-    settings = fetch(f"hf:{name}", True, config)
-    # Models of images and text: only the image tower is built.
-    classes = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
-    owner: Any = getattr(transformers, classes.get(settings.model_type, "AutoModel"))
-    settings = getattr(settings, "vision_config", settings) if settings.model_type in classes else settings
-    create = owner.from_config if owner is transformers.AutoModel else owner
-    try:
-        refuse_others(f"hf:{name}", lambda: create(settings))
-    except ValueError:
-        raise UserError(f"hf:{name} is a {settings.model_type}, which has no features of images alone.") from None
-    notes: list[str] = []
-    if pretrained:
-        module, info = fetch(f"hf:{name}", True, lambda: owner.from_pretrained(name, output_loading_info=True))
-        missing = sorted(key for key in info["missing_keys"] if not beside_features(key))
-        if missing:
-            raise UserError(
-                f"the weights of hf:{name} lack {len(missing)} tensors of the model ({', '.join(missing[:8])})."
-            )
-    else:
-        module = create(settings)
-    preprocess = beside(name)
-    if preprocess is None:
-        preprocess = usual(type(module).__name__, settings)
-        notes.append(f"hf:{name} has no preprocessor_config.json; took the usual preprocessing of its family.")
-    return Built(module.float(), preprocess, tuple(notes))
+    return Built(module, not_rgb(describe(module)) or read_timm_config(module.pretrained_cfg))
 
 
 def from_open_clip(name: str, pretrained: bool) -> Built:
@@ -146,9 +96,9 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
     )
     refuse_others(f"openclip:{name}", lambda: model.visual)
     preprocess = preprocess_of(model.visual)
-    if not tag and tags:  # untagged models have CLIP's preprocessing, even those that are never trained with it
-        usual_config = open_clip.get_pretrained_cfg(architecture, tags[0])
-        preprocess = read_open_clip_config(usual_config).with_size(preprocess.size)
+    if not tag and tags and isinstance(preprocess, Preprocess):
+        # Untagged models have CLIP's preprocessing, even those that are never trained with it.
+        preprocess = read_open_clip_config(open_clip.get_pretrained_cfg(architecture, tags[0]) or {}, preprocess.size)
     return Built(model.visual, preprocess, notes)
 
 
@@ -173,10 +123,10 @@ def from_torchvision(name: str, pretrained: bool) -> Built:
     )
 
 
-def from_hub(name: str, pretrained: bool) -> Built:
+def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
     """Build an entry of a torch.hub repository, `OWNER/REPO:ENTRY`, or of a clone of one, `/path/to/clone:ENTRY`.
 
-    This runs the repository's own code: to name it is to trust it.
+    This runs the repository's own code, so it must be trusted.
     """
     repository, colon, entry = name.rpartition(":")
     if not colon or not entry:
@@ -193,6 +143,10 @@ def from_hub(name: str, pretrained: bool) -> Built:
         raise UserError(f"no folder {repository}; a repository on GitHub is OWNER/REPO.")
     else:
         place = {"repo_or_dir": repository, "source": "github", "trust_repo": True, "skip_validation": True}
+    if not trust:
+        raise UserError(
+            f"hub:{name} runs the code of {repository}; add --trust (in Python trust=True) if you trust whoever wrote it."
+        )
 
     def create() -> Any:
         try:
@@ -206,20 +160,11 @@ def from_hub(name: str, pretrained: bool) -> Built:
                 raise UserError(f"hub:{repository} needs more packages: {first_line(error)}.") from None
             raise
 
-    module: Any = fetch(f"hub:{name}", pretrained or place["source"] == "github", create)
+    module: Any = fetch(f"hub:{name}", pretrained or place["source"] == "github", create, trusted=True)
     if not isinstance(module, nn.Module):
         raise UserError(f"hub:{name} gives a {type(module).__name__}, not a model.")
     refuse_others(f"hub:{name}", lambda: module)
     return Built(module, preprocess_of(module))
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is one that training wrote."""
-    try:
-        config = read_json(folder / "config.json")
-    except UserError:
-        return False
-    return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
 
 
 def from_run(name: str) -> Built:
@@ -228,51 +173,28 @@ def from_run(name: str) -> Built:
     config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and where it was
     not trained on ImageNet's statistics "preprocess": {arguments of data.transforms.Preprocess}.
     """
-    folder = Path(name).expanduser()
-    file, settings = folder / "model.safetensors", folder / "config.json"
-    if not settings.is_file():
-        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.")
-    config = read_json(settings)
-    schema = config.get("schema") if isinstance(config, dict) else None
-    if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
-        raise UserError(f"{settings} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
-    model = _model_of_run(config["model"], settings, file)
-    try:
-        preprocess = _preprocess_of_run(config["preprocess"]) if "preprocess" in config else preprocess_of(model)
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{settings}: its 'preprocess' is none ({first_line(error)}).") from None
-    report = load_weights(model, file, grid=model.grid, strict=True)
-    return Built(model, preprocess, report.notes, str(file))
-
-
-def _model_of_run(arguments: dict[str, Any], settings: Path, file: Path) -> VisionTransformer:
-    """Build our ViT, if the file of its weights is large enough to hold it."""
     from vitreg.models.vit import VisionTransformer
 
+    folder = Path(name).expanduser()
     try:
-        check_arguments(arguments)
-    except UserError as error:
-        raise UserError(f"{settings} does not describe a model: {error}") from None
-    if file.is_file():  # otherwise loading says so
-        with torch.device("meta"):
-            values = sum(value.numel() for value in VisionTransformer(**_with_tuples(arguments)).parameters())
-        if values > file.stat().st_size:  # a byte each would be less than any precision takes
-            raise UserError(
-                f"{settings} describes a model of {values} values, and {file.name} has {file.stat().st_size} bytes: "
-                "one of the two is not of this run."
-            )
-    return VisionTransformer(**_with_tuples(arguments))
-
-
-def _preprocess_of_run(settings: dict[str, Any]) -> Preprocess:
-    """Build a preprocessing. Raises ValueError, TypeError or AttributeError for what is none."""
-    preprocess = Preprocess(**_with_tuples(settings))
-    sides = (*preprocess.size, *(preprocess.resize if isinstance(preprocess.resize, tuple) else (preprocess.resize,)))
-    if not all(isinstance(side, int) and side <= LARGEST_SIDE for side in sides):
-        raise ValueError(f"size {preprocess.size} and resize {preprocess.resize} must be up to {LARGEST_SIDE} pixels")
-    if not all(math.isfinite(value) for value in (*preprocess.mean, *preprocess.std)):
-        raise ValueError(f"mean {preprocess.mean} and std {preprocess.std} must be finite")
-    return preprocess
+        config = json.loads((folder / "config.json").read_text())
+    except OSError:
+        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is no valid JSON ({first_line(error)}).") from None
+    schema = config.get("schema") if isinstance(config, dict) else None
+    if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
+        raise UserError(f"{folder / 'config.json'} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
+    try:
+        model = VisionTransformer(**_with_tuples(config["model"]))
+        preprocess = (
+            Preprocess(**_with_tuples(config["preprocess"])) if "preprocess" in config else preprocess_of(model)
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / 'config.json'} does not describe a model: {first_line(error)}.") from None
+    file = folder / "model.safetensors"
+    report = load_weights(model, file, grid=model.grid, strict=True)
+    return Built(model, preprocess, report.notes, str(file))
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Literal
 from vitreg.errors import UserError
 
 SPEC_HELP = (
-    "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY, "
-    "torchvision:NAME, planted:KIND, or run:DIR (the folder of a run alone is enough)"
+    "the model: timm:NAME, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY (runs that repository's code and "
+    "needs --trust), torchvision:NAME, run:DIR or planted:KIND"
 )
 IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or .txt lists of paths"
 
@@ -29,6 +29,8 @@ class ModelOptions:
     """cpu, cuda, cuda:1, mps; the best there is if unset."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
+    trust: bool = False
+    """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
 
 
 AS_IT_IS = ModelOptions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,16 +20,16 @@ from vitreg.errors import UserError, unknown
 
 Policy = Literal["pad", "crop", "resize"]
 
-_INTERPOLATIONS = {
-    "nearest": InterpolationMode.NEAREST,
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "box": InterpolationMode.BOX,
-    "hamming": InterpolationMode.HAMMING,
-    "lanczos": InterpolationMode.LANCZOS,
+_PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
 }
-# A centre crop needs no more of a long strip than this many times the aspect ratio of the crop itself.
-_KEPT_ASPECT = 16
+# Of a picture that grows beyond this many times the area of the crop only what the crop shows is computed.
+_LARGEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +38,50 @@ class Preprocess:
 
     Args:
         size: of the result.
-        resize: what the picture is resized to first. A number is its short side; for (height, width) see `aspect`.
+        resize: what the picture is resized to first. A number is its short side; for (height, width) see `aspect`; None
+            leaves it as large as it is.
         mean, std: of the three channels, for values in 0..1.
         interpolation: nearest, bilinear, bicubic, box, hamming or lanczos; Pillow's, with antialias.
         crop: cut the centre of `size` out of the resized picture; without it `resize` must be `size`.
         aspect: how a (height, width) in `resize` is met. "squash": exactly, the aspect ratio is not kept. "cover": the
-            picture covers it, one side may stand over. "border": the picture lies inside, the rest has the mean colour.
+            picture covers it, one side may stand over. "border": the picture lies inside, the rest is `fill`.
         share: side of the crop over that of `resize` as it was given (timm's crop_pct), for other sizes; None takes the
             proportion of the two, which is rounded.
+        halves: where the crop begins if the centre lies half a pixel off: at the "even" pixel (torchvision, timm) or
+            towards the upper left ("zero", "down": transformers). A border gets its odd pixel below and on the right, but
+            "down" above and on the left.
+        fill: grey value 0..255 of the border; None is the mean colour.
+        passes: filters run along both axes and round in between. "across": along rows, then columns, as torch does with
+            tensors; "pillow": in the order Pillow finds cheaper. They differ where the first overshoots black or white.
     Raises:
         ValueError: for a setting that contradicts another.
     """
 
     size: tuple[int, int]
-    resize: int | tuple[int, int]
+    resize: int | tuple[int, int] | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     crop: bool = True
     aspect: Literal["squash", "cover", "border"] = "squash"
     share: float | None = None
+    halves: Literal["even", "zero", "down"] = "even"
+    fill: int | None = None
+    passes: Literal["pillow", "across"] = "pillow"
 
     def __post_init__(self) -> None:
-        sides = (*self.size, *((self.resize,) if isinstance(self.resize, int) else self.resize))
-        if len(self.size) != 2 or len(sides) not in (3, 4) or min(sides) < 1:
+        first = () if self.resize is None else (self.resize,) if isinstance(self.resize, int) else self.resize
+        if len(self.size) != 2 or len(first) > 2 or min(*self.size, *first) < 1:
             raise ValueError(f"size {self.size} and resize {self.resize} must be positive heights and widths")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(f"no interpolation {self.interpolation!r}; known: {', '.join(_INTERPOLATIONS)}")
+        if self.interpolation not in _PILLOW:
+            raise ValueError(f"no interpolation {self.interpolation!r}; known: {', '.join(_PILLOW)}")
         if self.aspect not in ("squash", "cover", "border"):
             raise ValueError(f"aspect must be squash, cover or border, not {self.aspect!r}")
-        if isinstance(self.resize, int) and self.aspect != "squash":
+        if self.halves not in ("even", "zero", "down"):
+            raise ValueError(f"halves must be even, zero or down, not {self.halves!r}")
+        if self.passes not in ("pillow", "across"):
+            raise ValueError(f"passes must be pillow or across, not {self.passes!r}")
+        if not isinstance(self.resize, tuple) and self.aspect != "squash":
             raise ValueError(
                 f"aspect {self.aspect!r} needs resize as (height, width), not the short side {self.resize}"
             )
@@ -81,19 +96,57 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Resize and crop, without normalising: the part worth doing in threads, a quarter of the result's memory."""
-        picture: Any = to_rgb(image)  # torchvision types its functions for tensors
-        if self.crop:
-            picture = self._without_far_ends(picture)
-        mode = _INTERPOLATIONS[self.interpolation]
-        picture = V.resize(picture, self._resized(picture.height, picture.width), interpolation=mode, antialias=True)
-        if self.crop:
-            height, width = self.size
-            rows, cols = max(0, height - picture.height), max(0, width - picture.width)
-            if rows or cols:
-                fill: Any = [round(255 * value) for value in self.mean] if self.aspect == "border" else 0
-                picture = V.pad(picture, [cols // 2, rows // 2, cols - cols // 2, rows - rows // 2], fill=fill)
-            picture = V.center_crop(picture, [height, width])
-        return np.array(picture)
+        picture = to_rgb(image)
+        height, width = self._resized(picture.height, picture.width)
+        if not self.crop or height * width <= _LARGEST * max(self.size) ** 2:
+            whole = self._whole(picture, height, width)
+            return np.array(self._centre(whole) if self.crop else whole)
+        # 20000 x 10 px would become 512000 x 256.
+        return np.array(self._centre_alone(picture, (height, width)))
+
+    def _whole(self, picture: Image.Image, height: int, width: int) -> Image.Image:
+        filtered = _PILLOW[self.interpolation]
+        if self.passes == "across" and picture.width != width:
+            picture = picture.resize((width, picture.height), filtered)
+        return picture if picture.size == (width, height) else picture.resize((width, height), filtered)
+
+    def _centre(self, picture: Image.Image) -> Image.Image:
+        """Cut out the centre, after laying a border around a picture that is too small."""
+        rows, cols = max(0, self.size[0] - picture.height), max(0, self.size[1] - picture.width)
+        top, left = self._start(picture.height, 0), self._start(picture.width, 1)
+        if rows or cols:
+            border: Any = [round(255 * value) for value in self.mean] if self.fill is None else self.fill
+            fill = border if self.aspect == "border" else 0
+            above, before = max(0, -top), max(0, -left)
+            made: Any = picture  # torchvision types its functions for tensors
+            made = V.pad(made, [before, above, cols - before, rows - above], fill=fill)
+            picture = made
+        top, left = max(0, top), max(0, left)
+        return picture.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def _start(self, side: int, axis: int) -> int:
+        """First pixel of the crop along an axis; below 0 where a border begins before the picture."""
+        over = side - self.size[axis]
+        if over < 0:
+            return over // 2 if self.halves == "down" else -(-over // 2)
+        return round(over / 2) if self.halves == "even" else over // 2
+
+    def _centre_alone(self, picture: Image.Image, resized: tuple[int, int]) -> Image.Image:
+        """Do what `_centre` does of the picture resized to (height, width), without computing the rest of it."""
+        (height, width), (rows, cols) = resized, self.size
+        rows, cols = min(rows, height), min(cols, width)  # what is missing becomes border
+        top, left = max(0, self._start(height, 0)), max(0, self._start(width, 1))
+        down, across = picture.height / height, picture.width / width  # pixels of the picture over those of the result
+        margin = math.ceil(4 * max(1.0, down))  # no filter reaches farther
+        first = max(0, math.floor(top * down) - margin)
+        last = min(picture.height, math.ceil((top + rows) * down) + margin)
+        filtered = _PILLOW[self.interpolation]
+        shown = picture.crop((0, first, picture.width, last))
+        shown = shown.resize(
+            (cols, last - first), filtered, box=(left * across, 0, (left + cols) * across, last - first)
+        )
+        shown = shown.resize((cols, rows), filtered, box=(0, top * down - first, cols, (top + rows) * down - first))
+        return self._centre(shown)
 
     def normalise(self, pixels: UInt8[Tensor, "B 3 h w"]) -> Float32[Tensor, "B 3 h w"]:
         """Turn bytes into values of mean 0 and deviation 1 over the data the model was trained on."""
@@ -113,6 +166,8 @@ class Preprocess:
         rows, cols = self.size
         if not self.crop:
             return replace(self, size=size, resize=size)
+        if self.resize is None:
+            return replace(self, size=size)
         if self.share is not None:
             meeting = "cover" if isinstance(self.resize, int) else self.aspect
             return replace(self, size=size, **_scaled(size, self.share, meeting))
@@ -157,30 +212,18 @@ class Preprocess:
             interpolation=value("interpolation", "bicubic"),
         )
 
-    def _resized(self, height: int, width: int) -> list[int]:
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture after it was resized."""
+        if self.resize is None:
+            return height, width
         if isinstance(self.resize, int):
-            return [self.resize]
+            long = self.resize * max(height, width) // min(height, width)
+            return (long, self.resize) if width <= height else (self.resize, long)
         if self.aspect == "squash":
-            return list(self.resize)
+            return self.resize
         ratios = (height / self.resize[0], width / self.resize[1])
         ratio = min(ratios) if self.aspect == "cover" else max(ratios)
-        return [max(1, round(height / ratio)), max(1, round(width / ratio))]
-
-    def _without_far_ends(self, image: Image.Image) -> Image.Image:
-        """Cut what a centre crop cannot reach off a long strip: 20000 x 10 px at full aspect would become 512000 x 256.
-
-        Changes nothing the crop keeps, beyond how far sampling points shift by rounding.
-        """
-        if not isinstance(self.resize, int) and self.aspect != "cover":
-            return image  # these show the whole picture, whose resized size is bounded
-        height, width = image.height, image.width
-        wanted = max(self.size) / min(self.size) * _KEPT_ASPECT
-        if isinstance(self.resize, int):
-            wanted *= max(1.0, min(self.size) / self.resize)
-        # An even number is cut off, so that the centre stays where it is.
-        cut_x = max(0, width - max(1, int(height * wanted))) // 2
-        cut_y = max(0, height - max(1, int(width * wanted))) // 2
-        return image.crop((cut_x, cut_y, width - cut_x, height - cut_y)) if cut_x or cut_y else image
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy) -> Float[Tensor, "B 3 h w"]:

@@ -6,21 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.files import output_folder
-from vitreg.records import Example, ScanResult
+from vitreg.records import ScanResult
 
-from . import charts_counts, charts_depth, shell, words
+from . import charts_counts, charts_depth, payload, shell, words
 from .attempts import Attempts
-from .cards import cards_of
 
 
-def write_comparison(
-    scans: Sequence[tuple[str, ScanResult, str]],
-    path: Path,
-    *,
-    title: str,
-    note: str = "",
-    pictures: Sequence[tuple[str, Sequence[Example]]] = (),
-) -> Path:
+def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *, title: str, note: str = "") -> Path:
     """Write one self-contained page that compares scans, and return its path.
 
     Args:
@@ -28,19 +20,12 @@ def write_comparison(
         path: the HTML file to write; its folder is made if it does not exist.
         title: heading of the page.
         note: what a reader must know before comparing, below the heading.
-        pictures: (name, the maps of that image by every scan, in their order), shown first.
     Raises:
         UserError: if the folder cannot be written.
     """
     spans = [span for _, result, _ in scans if (span := charts_depth.norm_span(result))]
     span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
     attempts = Attempts()
-    named = [
-        (f"{scans[place][0]}: {picture}", example, _threshold(scans[place][1]))
-        for picture, examples in pictures
-        for place, example in enumerate(examples)
-    ]
-    images = cards_of(named, attempts)
     columns = []
     for name, result, folder in scans:
         shown = words.shown_layer(result)
@@ -72,12 +57,6 @@ def write_comparison(
         note=note,
         columns=columns,
         undrawn=attempts.failed,
-        images=images,
-        data=images.data,
+        data=payload.empty_block(),
     )
     return shell.write(output_folder(Path(path).parent) / Path(path).name, page)
-
-
-def _threshold(result: ScanResult) -> float | None:
-    shown = words.shown_layer(result)
-    return shown.threshold if shown else None

@@ -69,7 +69,7 @@ def _default_images(backbone: Backbone) -> Tensor:
     (height, width), patch = backbone.anatomy.native_size, backbone.anatomy.patch
     if backbone.anatomy.resizable and (height // patch[0]) * (width // patch[1]) > 400:
         height, width = 6 * patch[0], 6 * patch[1]
-    return torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return torch.randn(3, backbone.anatomy.channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _close(found: Tensor, wanted: Tensor, what: str, tolerance: float = _TIGHT) -> None:
@@ -252,8 +252,9 @@ def _untouched(backbone: Backbone, images: Tensor, capture: Capture) -> None:
         backbone.trace(images, capture)
         if backbone.anatomy.resizable:
             rows, cols = backbone.anatomy.patch
-            backbone(torch.zeros(1, 3, 2 * rows, 3 * cols))
-            _fail_inside(backbone, torch.zeros(1, 3, 2 * rows, 3 * cols), capture)
+            oblong = torch.zeros(1, backbone.anatomy.channels, 2 * rows, 3 * cols)
+            backbone(oblong)
+            _fail_inside(backbone, oblong, capture)
         _fail_inside(backbone, images, capture)
         assert torch.equal(torch.get_rng_state(), random), "the random number generator was touched"
         after = _snapshot(module)

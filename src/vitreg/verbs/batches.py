@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitreg.backbones import Backbone
@@ -41,7 +42,7 @@ class Batches(Protocol):
         ...
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """One image once more: pixels for the eye uint8 [H, W, 3], and for the model [1, 3, H, W]."""
+        """One image once more: pixels for the eye uint8 [H, W, 3], and for the model [1, C, H, W]."""
         ...
 
 
@@ -59,13 +60,13 @@ def batches_of(
     """Prepare a pass.
 
     Raises:
-        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, 3, H, W], or a model
-            whose preprocessing is unknown.
+        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, C, H, W], or a model
+            that photographs cannot be prepared for.
     """
     if isinstance(images, Tensor):
-        return _OfTensor(images, batch_size or 16, limit)
+        return _OfTensor(images, backbone.anatomy.channels, batch_size or 16, limit)
     if not isinstance(images, str | Path) and not all(isinstance(path, str | Path) for path in images):
-        raise UserError("images are paths, or one floating point tensor [n, 3, H, W].")
+        raise UserError(f"images are paths, or one floating point tensor [n, {backbone.anatomy.channels}, H, W].")
     square = (size, size) if isinstance(size, int) else size
     return _OfSource(images, backbone, group, square, policy, batch_size, workers, limit)
 
@@ -100,10 +101,8 @@ class _OfSource:
         workers: int | None,
         limit: int | None,
     ) -> None:
+        preprocess = backbone.prepared(size)
         source = ImageSource([images] if isinstance(images, str | Path) else list(images))
-        if backbone.preprocess is None:
-            raise UserError("how this model wants its images is unknown; give tensors, or load it by its spec.")
-        preprocess = backbone.preprocess.with_size(size) if size else backbone.preprocess
         self._patch = backbone.anatomy.patch
         self._policy: Policy = policy
         self.size = fitted(preprocess.size, self._patch, policy)
@@ -148,10 +147,10 @@ class _OfSource:
 class _OfTensor:
     """Images that are already what the model takes."""
 
-    def __init__(self, images: Tensor, batch_size: int, limit: int | None) -> None:
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    def __init__(self, images: Tensor, channels: int, batch_size: int, limit: int | None) -> None:
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise UserError(
-                f"images must be a floating point tensor [n, 3, H, W], not {images.dtype} {list(images.shape)}."
+                f"images must be a floating point tensor [n, {channels}, H, W], not {images.dtype} {list(images.shape)}."
             )
         self._images, self._batch_size = images[:limit], batch_size
         self.size = (images.shape[2], images.shape[3])
@@ -170,5 +169,15 @@ class _OfTensor:
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
         pixels = self._images[index : index + 1].float()
-        shown = (pixels[0] - pixels.amin()) / (pixels.amax() - pixels.amin()).clamp(min=1e-6)  # to its own range
-        return (shown.permute(1, 2, 0) * 255).byte().cpu().numpy(), pixels
+        return shown_stretched(pixels)[0], pixels
+
+
+def shown_stretched(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
+    """Make pictures of images whose normalisation is unknown, each stretched to its own range.
+
+    Where there are not three channels, their mean is shown in grey.
+    """
+    x = images.detach().float().cpu()
+    x = x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return ((x - low) / (high - low).clamp_min(1e-6) * 255).byte().permute(0, 2, 3, 1).numpy()

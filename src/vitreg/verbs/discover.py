@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from vitreg.backbones import Backbone, load
+from vitreg.backbones import Backbone
+from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.data import ImageSource, Unreadable
 from vitreg.data.boxes import BoxSet
 from vitreg.data.boxes_coco import coco_boxes
@@ -101,8 +102,7 @@ def discover(
             a sweep without boxes.
     """
     options = options or DiscoverOptions()
-    if isinstance(model, Backbone) and (weights is not None or load_options):
-        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
+    refuse_reloading(model, weights, load_options)
     started = datetime.now(UTC)
     name, source, truth, note = _opened(images, boxes, options.hard)
     if options.sweep is not None and truth is None and options.setting.method == "lost":
@@ -111,11 +111,7 @@ def discover(
         outputs = None if folder is None else _outputs(folder, images, boxes, weights)
         if outputs is not None and group.first:
             outputs.check()
-        backbone = (
-            model
-            if isinstance(model, Backbone)
-            else load(model, weights=weights, weights_size=options.size, **load_options)
-        )
+        backbone = opened(model, weights, load_options, size=options.size)
         if folder is not None:
             own = {"model": backbone.spec, "images": name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})

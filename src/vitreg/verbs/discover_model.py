@@ -63,8 +63,6 @@ class DiscoverModel:
     """
 
     def __init__(self, backbone: Backbone, size: int | tuple[int, int] | None) -> None:
-        if backbone.preprocess is None:
-            raise UserError("how this model wants its images is unknown; load it by its spec.")
         native = backbone.anatomy.native_size
         if not backbone.anatomy.resizable and size != native:
             raise UserError(
@@ -72,7 +70,7 @@ class DiscoverModel:
                 f"so it cannot see them at their own resolution; give --size {native[0]}x{native[1]}."
             )
         self.backbone, self.size = backbone, size
-        self._preprocess: Preprocess = backbone.preprocess
+        self._preprocess: Preprocess = backbone.prepared(native)
 
     @property
     def patch(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,25 +19,33 @@ from torch import Tensor, nn
 from vitreg.analysis import lint
 from vitreg.backbones.anatomy_parts import Anatomy
 from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.load import opened
 from vitreg.backbones.vit_state import feature_weights
 from vitreg.errors import UserError
 from vitreg.records import Finding
-from vitreg.results import DoctorResult
-from vitreg.runtime import versions
 from vitreg.tokens import TokenLayout
 
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
 LEVELS = ("problem", "warning", "note", "ok")
 
 
-def doctor(backbone: Backbone) -> list[Finding]:
+def doctor(
+    model: str | nn.Module | Backbone, *, weights: str | Path | None = None, **load_options: Any
+) -> list[Finding]:
     """Examine a model without images.
 
+    Args:
+        model: a spec, a module or a loaded backbone.
+        weights: a checkpoint for the spec.
+        load_options: passed to `vitreg.load`.
+    Raises:
+        UserError: for a model that cannot be loaded.
     Returns:
         Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
         table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not do
         what it is meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
     """
+    backbone = opened(model, weights, load_options)
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
     return [
@@ -64,16 +73,6 @@ def refuse_broken_weights(backbone: Backbone) -> None:
     found = lint.values(feature_weights(backbone.anatomy.tower))
     if found.level == "problem":
         raise UserError(f"no verdict on {backbone.spec}: {found.message} {found.remedy}")
-
-
-def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
-    """Put findings beside the model they are about, for programs."""
-    from vitreg.verbs.evaluate import describe_model
-
-    problem = any(finding.level == "problem" for finding in findings)
-    return DoctorResult(
-        vitreg=versions()["vitreg"], model=describe_model(backbone), problem=problem, findings=list(findings)
-    )
 
 
 def render(findings: Sequence[Finding], width: int = 100) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from vitreg.backbones import Backbone, load
+from vitreg.backbones import Backbone
+from vitreg.backbones.load import opened
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
@@ -63,9 +64,7 @@ def evaluate(
         outputs = None if folder is None else Outputs(folder, "eval", ["result.json"], [data, weights])
         if outputs is not None and group.first:
             outputs.check()
-        backbone = (
-            model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **load_options)
-        )
+        backbone = opened(model, weights, load_options, size=size)
         if folder is not None:
             own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
             refuse_other_result(

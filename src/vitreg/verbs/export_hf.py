@@ -134,7 +134,7 @@ def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
 def _preprocessing(preprocess: Preprocess) -> dict[str, object] | None:
     """Return the settings of an image processor; None for a way to resize that it does not have."""
     resize = preprocess.resize
-    if not isinstance(resize, int) and preprocess.aspect != "squash":
+    if resize is None or preprocess.aspect != "squash":
         return None
     size = {"shortest_edge": resize} if isinstance(resize, int) else {"height": resize[0], "width": resize[1]}
     return {

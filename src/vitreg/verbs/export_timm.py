@@ -83,7 +83,7 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
 
 def preprocessing(preprocess: Preprocess) -> dict[str, object]:
     """Say what a photograph must become as a `pretrained_cfg` of timm does."""
-    resize, height = preprocess.resize, preprocess.size[0]
+    resize, height = preprocess.resize or preprocess.size, preprocess.size[0]  # there is no way to say "not resized"
     whole, part = (resize, min(preprocess.size)) if isinstance(resize, int) else (resize[0], height)
     share = part / whole
     if int(part / share) != whole:  # timm divides and rounds down

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from vitreg.backbones import Backbone, load
+from vitreg.backbones import Backbone
+from vitreg.backbones.load import opened
 from vitreg.data.example import Example, Portion, TrainingSet
 from vitreg.data.feature_store import FeatureStore
 from vitreg.data.feature_table import write_table
@@ -97,9 +98,7 @@ def extract_features(
     paths = [images] if isinstance(images, str | Path) else list(images)
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
-        backbone = (
-            model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **load_options)
-        )
+        backbone = opened(model, weights, load_options, size=size)
         data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
         if limit is not None and limit < len(data):
             data = Portion(data, limit)

@@ -17,6 +17,7 @@ from vitreg.data import ImageSource, Preprocess, fit, stream
 from vitreg.errors import UserError
 from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
+from vitreg.verbs.batches import shown_stretched
 from vitreg.verbs.map_values import ModelMaps, What
 
 Fit = Literal["pad", "crop", "resize"]
@@ -110,16 +111,14 @@ class MappedModel:
         return max(1, min(layers, KEPT_BYTES // max(each, 1)))
 
     def _sized(self, size: tuple[int, int] | None) -> Preprocess | None:
-        preprocess = self.backbone.preprocess
         if isinstance(self._images, Tensor):
-            if self._images.ndim != 4 or self._images.shape[1] != 3:
-                raise UserError(f"images must be [n, 3, height, width], not {list(self._images.shape)}.")
+            channels = self.backbone.anatomy.channels
+            if self._images.ndim != 4 or self._images.shape[1] != channels:
+                raise UserError(f"images must be [n, {channels}, height, width], not {list(self._images.shape)}.")
             if size is not None and size != (self._images.shape[2], self._images.shape[3]):
                 raise UserError("size is for image files; resize a tensor before you pass it.")
-            return preprocess
-        if preprocess is None:
-            raise UserError("this backbone has no preprocessing; give tensors, or load the model by its spec.")
-        return preprocess.with_size(size) if size else preprocess
+            return self.backbone.preprocess
+        return self.backbone.prepared(size)
 
     def _batches(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         patch = self.backbone.anatomy.patch
@@ -149,9 +148,7 @@ class MappedModel:
         """Pixels for the eye, uint8 [B, H, W, 3]; stretched to their own range where the normalisation is unknown."""
         if self._preprocess is not None:
             return np.stack([self._preprocess.unnormalise(each) for each in pixels])
-        x = pixels.detach().float().cpu()
-        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-        return ((x - low) / (high - low).clamp_min(1e-6) * 255).byte().permute(0, 2, 3, 1).numpy()
+        return shown_stretched(pixels)
 
     def _nothing_read(self) -> str:
         if not self.skipped:

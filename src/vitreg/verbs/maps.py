@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.load import load
+from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.backbones.trace import resolve_layer
 from vitreg.data import ImageSource
 from vitreg.errors import UserError, unknown
@@ -73,10 +73,8 @@ def maps(
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
     files = _weights(weights, len(several))
-    if any(
-        isinstance(m, Backbone) and (file is not None or load_options) for m, file in zip(several, files, strict=True)
-    ):
-        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
+    for model, file in zip(several, files, strict=True):
+        refuse_reloading(model, file, load_options)
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1.")
     if mass is not None and not 0 < mass <= 1:
@@ -94,9 +92,7 @@ def maps(
         names: tuple[str, ...] = ()
         skipped: tuple[Skipped, ...] = ()
         for model, file in zip(several, files, strict=True):
-            backbone = (
-                model if isinstance(model, Backbone) else load(model, weights=file, weights_size=size, **load_options)
-            )
+            backbone = opened(model, file, load_options, size=size)
             name = _name(backbone, [each.model for each in made])
             notes += [f"{name}: {note}" for note in backbone.notes]
             if backbone.precision_choice is not None:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from vitreg.analysis.outliers import detector as detector_named
 from vitreg.analysis.tally import Tally
-from vitreg.backbones import Backbone, load
+from vitreg.backbones import Backbone
+from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import printable, refuse_other_result, results_folder, write_text
+from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance
@@ -86,8 +87,7 @@ def scan(
             holds the result of another verb.
     """
     options = options or ScanOptions()
-    if isinstance(model, Backbone) and (weights is not None or load_options):
-        raise UserError("a loaded backbone keeps its weights, device and precision; give them to vitreg.load instead.")
+    refuse_reloading(model, weights, load_options)
     if isinstance(images, Tensor) and options.size is not None:
         raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
     detector = detector_named(options.detector)
@@ -97,11 +97,7 @@ def scan(
         if outputs is not None and group.first:
             refuse_other_result(outputs.folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
             outputs.check()
-        backbone = (
-            model
-            if isinstance(model, Backbone)
-            else load(model, weights=weights, weights_size=options.size, **load_options)
-        )
+        backbone = opened(model, weights, load_options, size=options.size)
         refuse_broken_weights(backbone)
         batches = batches_of(
             images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,
@@ -137,7 +133,6 @@ def scan(
             per_image=readout.histogram_per_image([count for _, _, count in table]),
             examples=[name for _, name, _ in shown],
             lint=[finding for finding in doctor(backbone) if finding.level != "ok"],
-            attention_unread="" if attention.readable else printable(attention.reason),
             watched=watched,
             provenance=provenance(
                 started=started,

@@ -89,6 +89,11 @@ def _open(spec: str | Path | nn.Module) -> Source:
         tensors, notes = read_vit(file)
         tensors = {name: value.float() for name, value in tensors.items()}
         return Source(file.name, tensors, shape_of_tensors(tensors), None, None, tuple(notes))
+    if str(spec).startswith("hub:"):
+        raise UserError(
+            f"{spec} runs the code of its repository, which training does not; name a file of its weights, or in Python "
+            "pass vitreg.load(SPEC, trust=True).module."
+        )
     backbone = load(spec if isinstance(spec, nn.Module) else str(spec), device="cpu", precision="fp32")
     anatomy = backbone.anatomy
     tensors = vit_of(anatomy.tower, backbone.spec)

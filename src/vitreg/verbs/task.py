@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from vitreg.backbones import Backbone
 from vitreg.data.transforms import Policy, Preprocess
-from vitreg.errors import UserError
 from vitreg.records import Skipped
 from vitreg.report.sheets import Sheet
 from vitreg.results import Table
@@ -51,12 +50,9 @@ class Bench:
             resize_ratio: short side of the resized picture over the side of the crop, such as 256 / 224 for DINOv2's
                 kNN or 1 for its transfer sets; the model's own if None.
         Raises:
-            UserError: for a model whose preprocessing is unknown.
+            UserError: for a model that photographs cannot be prepared for.
         """
-        found = self.backbone.preprocess
-        if found is None:
-            raise UserError("how this model wants its images is unknown; load it by its spec.")
-        found = found.with_size(self.size) if self.size else found
+        found = self.backbone.prepared(self.size)
         if resize_ratio is None:
             return found
         short = min(found.size)

@@ -147,6 +147,8 @@ def transform_words(bench: Bench, preprocess: Preprocess) -> str:
     if not preprocess.crop:
         return f"squashed to {height}x{width}, {preprocess.interpolation}{last}"
     short = preprocess.resize
+    if short is None:
+        return f"not resized, centre crop {height}x{width}{last}"
     first = f"short side {short}" if isinstance(short, int) else f"{short[0]}x{short[1]} ({preprocess.aspect})"
     return f"{first} {preprocess.interpolation}, centre crop {height}x{width}{last}"
 

@@ -131,18 +131,11 @@ def test_numbers_have_three_digits(value, text):
     assert words.number(value) == text
 
 
-def test_confidence_in_words():
+def test_confidence_and_effects_in_words():
     assert [words.confidence(v) for v in (1.0, 0.9, 0.5, None)] == ["high", "fair", "low", "unknown"]
-
-
-def test_names_are_shown_without_the_folder_they_share():
-    assert words.relative(["/a/b/c.jpg", "/a/b/d/e.jpg"]) == (
-        "/a/b",
-        {"/a/b/c.jpg": "c.jpg", "/a/b/d/e.jpg": "d/e.jpg"},
-    )
-    assert words.relative(["one.jpg"]) == ("", {"one.jpg": "one.jpg"})
-    assert words.relative(["photos.zip/x.jpg", "more/y.jpg"]) == (
-        "",
-        {"photos.zip/x.jpg": "photos.zip/x.jpg", "more/y.jpg": "more/y.jpg"},
-    )
-    assert words.relative([]) == ("", {})
+    said = words.effects({"norm_ratio": 11.3, "cls_attention_share": 0.4, "cls_attention_layer": 11.0, "new_one": 2.0})
+    assert said == [
+        "norm 11.3× that of the other patches",
+        "40\N{NO-BREAK SPACE}% of the CLS attention at block 11",
+        "new one 2.00",
+    ]

@@ -244,7 +244,7 @@ def test_mistakes_are_one_sentence(backbone, changes, sentence):
 
 
 def test_files_need_a_preprocessing(photos):
-    with pytest.raises(UserError, match="no preprocessing"):
+    with pytest.raises(UserError, match="how this model wants its images is unknown"):
         maps(Backbone(model()), photos)
 
 
