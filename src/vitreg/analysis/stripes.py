@@ -29,6 +29,8 @@ def table_gradient(
 ) -> Float64[Tensor, "rows cols"]:
     """Return what each position of a table receives when every position of its resampled copy has the gradient 1.
 
+    A table of the target's grid is taken as it is and not resampled, whatever the offset (DINOv2 does so too): all ones.
+
     Args:
         source: (rows, cols) of the learned table.
         target: (rows, cols) it is resampled to, bicubic.
@@ -39,6 +41,8 @@ def table_gradient(
     """
     if min(*source, *target) < 1:
         raise ValueError(f"grids have at least one row and column, not {source} and {target}")
+    if tuple(source) == tuple(target):
+        return torch.ones(*source, dtype=torch.float64)
     table = torch.zeros(1, 1, *source, dtype=torch.float64, requires_grad=True)
     if offset:
         factors = [(t + offset) / s for t, s in zip(target, source, strict=True)]

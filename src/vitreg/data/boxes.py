@@ -7,6 +7,7 @@ in `boxes_voc` and `boxes_coco`; sets with a published list of images are in `bo
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class BoxSet:
         seen: set[tuple[str, ...]] = set()
         self.boxes = 0
         for image in images:
-            parts = PurePosixPath(image.name).parts or (image.name,)
+            parts = _parts(image.name)
             if parts in seen:
                 raise UserError(f"'{source}' has two entries for the image '{image.name}'; keep one.")
             seen.add(parts)
@@ -84,8 +85,9 @@ class BoxSet:
         Raises:
             UserError: if two entries fit equally well.
         """
-        path = PurePosixPath(name.replace("\\", "/"))
-        parts = (path.with_suffix("") if self._by_stem and path.suffix else path).parts or (name,)
+        parts = _parts(name)
+        if self._by_stem:
+            parts = (*parts[:-1], PurePosixPath(parts[-1]).stem or parts[-1])
         found = self._entries.get(parts[-1], [])
         if len(found) <= 1:
             return found[0][1] if found else None
@@ -102,6 +104,22 @@ class BoxSet:
     def example(self) -> str:
         """Return the name of one annotated image, to show what names are expected."""
         return next(iter(self._entries.values()))[0][1].name
+
+
+def refuse_fractions(corners: Sequence[Sequence[float]], *, where: str) -> None:
+    """Raise UserError where all boxes lie in 0..1: parts of an image, as YOLO has them, would be one pixel here.
+
+    Args:
+        corners: x0, y0, x1, y1 as the file has them.
+    """
+    values = [value for box in corners for value in box]
+    whole = all(float(value).is_integer() for value in values)
+    if values and all(0 <= value <= 1 for value in values) and not (whole and min(values) > 0):
+        box = ", ".join(f"{value:g}" for value in corners[0])
+        raise UserError(
+            f"{where} has boxes between 0 and 1, such as [{box}], where pixels belong; multiply x by the width and y by "
+            "the height of the image."
+        )
 
 
 def checked(
@@ -132,6 +150,12 @@ def checked(
                 "height); the boxes may belong to another resolution of it."
             )
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split a path as both sides spell it alike: backslashes of Windows, accents of macOS as letters of their own."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return PurePosixPath(name).parts or (name,)
 
 
 def _shared_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from vitreg.data.boxes import BoxSet, ImageBoxes, checked
+from vitreg.data.boxes import BoxSet, ImageBoxes, checked, refuse_fractions
 from vitreg.errors import UserError
 
 CONVENTION = "COCO: x, y, x + w, y + h rounded to integers, objects of all classes, without crowds (iscrowd)"
@@ -35,6 +35,7 @@ def coco_boxes(path: str | Path, ids: Collection[int] | None = None) -> BoxSet:
     names = {each.get("id"): str(each.get("name", "")) for each in _list(document, "categories", path, needed=False)}
     boxes: dict[Any, list[tuple[float, float, float, float]]] = defaultdict(list)
     labels: dict[Any, list[str]] = defaultdict(list)
+    given: list[tuple[float, float, float, float]] = []
     dropped = 0
     for annotation in document["annotations"]:
         image = _of(annotation, "image_id", path, "annotation")
@@ -45,9 +46,13 @@ def coco_boxes(path: str | Path, ids: Collection[int] | None = None) -> BoxSet:
         if annotation.get("iscrowd"):
             dropped += 1
             continue
-        boxes[image].append(_corners(annotation, path))
+        given.append(_corners(annotation, path))
+        # What is not finite cannot be rounded; `checked` says so.
+        a, b, c, d = (float(round(v)) if abs(v) < float("inf") else v for v in given[-1])
+        boxes[image].append((a, b, c, d))
         category = annotation.get("category_id")
         labels[image].append(names.get(category, str(category)))
+    refuse_fractions(given, where=f"'{path}'")
     entries = [
         _entry(image, boxes[key], labels[key], path) for key, image in images.items() if ids is None or key in ids
     ]
@@ -102,7 +107,4 @@ def _corners(annotation: dict[str, Any], path: Path) -> tuple[float, float, floa
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
         raise UserError(f"'{path}' has an annotation whose bbox is {box!r}, not [x, y, width, height].")
     x, y, width, height = map(float, box)
-    corners = (x, y, x + width, y + height)
-    # What is not finite cannot be rounded; `checked` says so.
-    a, b, c, d = (float(round(v)) if abs(v) < float("inf") else v for v in corners)
-    return a, b, c, d
+    return x, y, x + width, y + height

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitreg.data.boxes import BoxSet, ImageBoxes, checked
+from vitreg.data.boxes import BoxSet, ImageBoxes, checked, refuse_fractions
 from vitreg.errors import UserError
 
 CONVENTION = "VOC: xmin - 1, ymin - 1, objects of all classes"
@@ -59,7 +59,7 @@ def read_voc(path: Path, *, hard: bool = True) -> tuple[ImageBoxes, int]:
     if root.tag != "annotation":
         raise UserError(f"'{path}' is no VOC annotation: it begins with <{root.tag}>, not <annotation>.")
     size = _size(root, path)
-    boxes, labels, dropped = [], [], 0
+    given, boxes, labels, dropped = [], [], [], 0
     for thing in root.findall("object"):
         if not hard and "1" in (_text(thing, "difficult"), _text(thing, "truncated")):
             dropped += 1
@@ -68,8 +68,10 @@ def read_voc(path: Path, *, hard: bool = True) -> tuple[ImageBoxes, int]:
         if corners is None:
             raise UserError(f"'{path}' has an object without a <bndbox>.")
         x0, y0, x1, y1 = (_number(corners, tag, path) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        given.append((x0, y0, x1, y1))
         boxes.append((x0 - 1, y0 - 1, x1, y1))
         labels.append(_text(thing, "name"))
+    refuse_fractions(given, where=f"'{path}'")
     found = checked(boxes, size, where=f"'{path}'")
     return ImageBoxes(path.stem, size, found, tuple(labels)), dropped
 

@@ -63,6 +63,7 @@ _MAX_SCANNED_PIXELS = 3_000_000_000  # 16 scans of the largest picture; about fo
 # times that leaves room for arithmetic coding.
 _JPEG_PIXELS_PER_BYTE = 4096
 
+TURNED = "vitreg_turned"
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,7 +92,8 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
 
     Args:
         file: seekable and open for reading; it stays open.
-        then: receives an RGB picture, upright, on white where it was transparent.
+        then: receives an RGB picture, upright, on white where it was transparent. Where it was turned, its `info` has the
+            EXIF orientation under `TURNED`.
         min_side: a picture that fits into a square of this many pixels is refused: it would be smaller than one patch.
     Raises:
         Unreadable: for whatever stands in the way. Exceptions of `then` pass unchanged.
@@ -116,6 +118,7 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
                     image = image.transpose(_ROTATIONS[orientation])
                     for tag in ("exif", "xmp"):  # they would have the next reader turn it again
                         image.info.pop(tag, None)
+                    image.info[TURNED] = orientation
             return then(image)
 
 
@@ -165,6 +168,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
         band = band.convert("RGBA")
         out.paste(band, box, band)
     return out
+
+
+def unsure_which_way(orientation: int, size: tuple[int, int], annotated: tuple[int, int] | None) -> str:
+    """Say why boxes or a map cannot be laid on a picture that its EXIF orientation turned; "" where they can.
+
+    Where turning keeps the size, nothing tells whether they were drawn before it or after.
+
+    Args:
+        orientation: EXIF's, 1 for a picture that lies as it is stored.
+        size: (height, width) of the picture.
+        annotated: the same of what the boxes were drawn on, None where that is not known.
+    """
+    sideways = orientation >= 5
+    if orientation in _ROTATIONS and (annotated is None or not sideways or size[0] == size[1]):
+        return f"its EXIF orientation {orientation} turns it, and nothing says whether it was annotated before or after"
+    return ""
 
 
 def silence_pillow() -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vitreg.data import pair_files
-from vitreg.data.decode import MAX_PIXELS, Unreadable, silence_pillow
+from vitreg.data.decode import MAX_PIXELS, Unreadable, silence_pillow, unsure_which_way
 from vitreg.data.example import Example, Strings, picture
 from vitreg.data.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, SIDES, VOC_CLASSES, PairFiles
 from vitreg.data.parts import OnDisk, label
@@ -61,19 +61,26 @@ class Pairs(ABC):
         """Say why nothing can be learned from a map; "" where something can."""
 
     def _values(self, index: int) -> np.ndarray:
-        """Read a map [H, W]. Raises Unreadable, or UserError if the picture has another size."""
+        """Read a map [H, W].
+
+        Raises:
+            Unreadable: for a damaged file, or a picture that was perhaps turned after its map was drawn.
+            UserError: if the picture has another size.
+        """
         values = _read_map(self._maps[index])
         if values.ndim != 2:
             raise UserError(
                 f"'{self.map_name(index)}' has {values.shape[-1] if values.ndim == 3 else values.ndim} channels; a map has "
                 "one, with a class number or a distance at every pixel."
             )
-        size = _picture_size(self._images[index])
+        size, orientation = _picture_size(self._images[index])
         if values.shape != size:
             raise UserError(
                 f"'{self.map_name(index)}' has {values.shape[0]}x{values.shape[1]} pixels (height x width) and its image "
                 f"{size[0]}x{size[1]}; they must be the same."
             )
+        if unsure := unsure_which_way(orientation, size, values.shape):
+            raise Unreadable(unsure)
         return values
 
 
@@ -269,15 +276,15 @@ def _count_classes(files: PairFiles, ignore: int) -> int:
     return largest + 1
 
 
-def _picture_size(path: str) -> tuple[int, int]:
-    """Return (height, width) of a picture as it is decoded: upright. Raises Unreadable."""
+def _picture_size(path: str) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of a picture as it is decoded, upright, and its EXIF orientation. Raises Unreadable."""
     with OnDisk(path, path).file() as file:
         image = _opened(file)
         try:
-            sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
+            orientation = int(image.getexif().get(0x0112, 1))
         except Exception:  # damaged metadata does not spoil the pixels
-            sideways = False
-        return (image.width, image.height) if sideways else (image.height, image.width)
+            orientation = 1
+        return ((image.width, image.height) if orientation in _SIDEWAYS else (image.height, image.width)), orientation
 
 
 def _read_map(path: str) -> np.ndarray:

@@ -65,7 +65,8 @@ class DinoHead(nn.Module):
         modules: list[nn.Module] = []
         for before, after in pairwise(widths):
             modules += [nn.Linear(before, after), nn.GELU()]
-        self.mlp = nn.Sequential(*modules[:-1])
+        # Official heads of one layer have no Sequential around it: mlp.weight, not mlp.0.weight.
+        self.mlp = nn.Sequential(*modules[:-1]) if layers > 1 else modules[0]
         self.last_layer = WeightNormLinear(bottleneck, prototypes)
         self.last_layer.weight_g.requires_grad_(not norm_last_layer)
         self.init_weights()
@@ -73,7 +74,7 @@ class DinoHead(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Fill the MLP with 0.02 and zero biases; the last layer as its own class says (so do official checkpoints)."""
-        for module in self.mlp:
+        for module in self.mlp.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)

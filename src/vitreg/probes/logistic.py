@@ -26,7 +26,7 @@ from vitreg.probes.scores import score
 GRID = tuple(float(c) for c in 10 ** np.linspace(-6, 5, 45))
 """The values of C in DINOv2's evaluation."""
 TOLERANCE = 1e-8
-HELD_OUT = 0.1  # of the training images, where no other images are given to choose C by
+HELD_OUT = 10  # one of so many training images, rounded down, where no other images are given to choose C by
 _ROWS = 8192  # of the features at a time, to predict
 
 Targets = Int64[Tensor, " n"] | Int64[Tensor, "n C"]
@@ -218,7 +218,7 @@ def split(count: int, seed: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m
     if count < 2:
         raise UserError(f"{count} training image{'s' * (count != 1)} cannot be split to choose C; give more.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    out = max(1, round(HELD_OUT * count))
+    out = max(1, count // HELD_OUT)
     return order[out:].sort().values, order[:out].sort().values
 
 

@@ -201,7 +201,7 @@ def _run(
                     break
                 try:
                     photograph = item.reduce(looking.prepare)
-                    true = judge.boxes_of(item.name, photograph.original)
+                    true = judge.boxes_of(item.name, photograph.original, photograph.orientation)
                 except Unreadable as error:
                     seen.skipped.append(Skipped(name=item.name, reason=error.reason))
                 else:

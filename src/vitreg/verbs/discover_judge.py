@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64
 from vitreg.analysis.intervals import wilson
 from vitreg.data import Unreadable
 from vitreg.data.boxes import BoxSet
+from vitreg.data.decode import unsure_which_way
 from vitreg.discovery.boxes import centre_box, iou
 from vitreg.results import CorLoc, DiscoverSweep
 from vitreg.verbs.discover_model import Photograph
@@ -68,11 +69,13 @@ class Judge:
     def __init__(self, truth: BoxSet | None) -> None:
         self.truth = truth
 
-    def boxes_of(self, name: str, size: tuple[int, int]) -> Float64[np.ndarray, "n 4"] | None:
+    def boxes_of(self, name: str, size: tuple[int, int], orientation: int = 1) -> Float64[np.ndarray, "n 4"] | None:
         """Return the true boxes of an image of (height, width); None if there are none.
 
+        Args:
+            orientation: EXIF's, of an image that was turned.
         Raises:
-            Unreadable: if they were drawn on an image of another size.
+            Unreadable: if they were drawn on an image of another size, or perhaps on one that was not turned yet.
         """
         found = None if self.truth is None else self.truth.find(name)
         if found is None or not len(found.boxes):
@@ -81,6 +84,8 @@ class Judge:
             raise Unreadable(
                 f"its boxes are for {found.size[1]}x{found.size[0]} px, the picture has {size[1]}x{size[0]} px"
             )
+        if unsure := unsure_which_way(orientation, size, found.size):
+            raise Unreadable(unsure)
         return found.boxes
 
     def __call__(

@@ -19,6 +19,7 @@ from torch import Tensor
 from vitreg.backbones import Backbone
 from vitreg.backbones.trace import Capture, resolve_layer
 from vitreg.data import Preprocess, Unreadable, fit
+from vitreg.data.decode import TURNED
 from vitreg.errors import UserError
 from vitreg.report.boxes import thumbnail
 
@@ -35,11 +36,13 @@ class Photograph:
         pixels: uint8, resized if that was asked for, not padded.
         original: (height, width) of the image.
         shown: small copy for the sheets.
+        orientation: EXIF's, of a picture that was turned.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     original: tuple[int, int]
     shown: UInt8[np.ndarray, "a b 3"]
+    orientation: int = 1
 
     @property
     def seen(self) -> tuple[int, int]:
@@ -108,11 +111,11 @@ class DiscoverModel:
             raise Unreadable(
                 f"{size[1]}x{size[0]} px are {rows * cols} patches, more than the limit of {MAX_PATCHES}; give --size"
             )
-        original = (image.height, image.width)
+        original, orientation = (image.height, image.width), int(image.info.get(TURNED, 1))
         if size != original:
             image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         pixels = np.asarray(image)
-        return Photograph(pixels, original, thumbnail(pixels))
+        return Photograph(pixels, original, thumbnail(pixels), orientation)
 
     def features(
         self, photograph: Photograph, wanted: Iterable[tuple[Feature, int]]

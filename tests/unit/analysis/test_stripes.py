@@ -64,3 +64,12 @@ def test_it_is_the_gradient_of_the_resampling_that_our_models_use():
 def test_an_offset_that_leads_elsewhere_is_a_mistake():
     with pytest.raises(ValueError, match="leads to"):
         table_gradient((16, 16), (7, 7), antialias=True, offset=1.0)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+@pytest.mark.parametrize("grid", [(16, 16), (7, 5), (1, 1)])
+def test_a_table_of_the_same_grid_is_not_resampled(antialias, offset, grid):
+    gradient = table_gradient(grid, grid, antialias=antialias, offset=offset)
+    assert torch.equal(gradient, torch.ones(grid, dtype=torch.float64))
+    assert torch.equal(column_profile(9, 9, antialias=antialias, offset=offset), torch.ones(9, dtype=torch.float64))

@@ -233,3 +233,33 @@ def test_the_real_voc_subset(test_data):
         assert len(boxes.boxes)
     first = found.boxes.find(f"{test_data}/voc2012/JPEGImages/2007_000032.jpg").boxes
     assert first[0].tolist() == [103, 77, 375, 183]
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.2, 0.5, 0.9), (0, 0, 1, 1), (0.0, 0.5, 1.0, 1.0)])
+def test_boxes_that_are_parts_of_the_image_are_refused(tmp_path, box):
+    voc(tmp_path, "a", thing(box))
+    with pytest.raises(UserError, match=r"a\.xml' has boxes between 0 and 1, such as .*; multiply x by the width"):
+        voc_boxes(tmp_path)
+
+
+def test_boxes_of_coco_that_are_parts_of_the_image_are_refused_and_small_ones_kept(tmp_path):
+    parts = [annotation(1, [0.1, 0.2, 0.5, 0.5]), annotation(1, [0, 0, 1, 1])]
+    with pytest.raises(UserError, match="has boxes between 0 and 1, such as"):
+        coco_boxes(coco(tmp_path / "a.json", [image(1, "a.jpg")], parts))
+    mixed = [*parts, annotation(1, [3, 4, 5, 6])]
+    assert coco_boxes(coco(tmp_path / "b.json", [image(1, "a.jpg")], mixed)).boxes == 3
+    voc(tmp_path / "one", "a", thing((1, 1, 1, 1)))  # the first pixel
+    assert voc_boxes(tmp_path / "one").boxes == 1
+
+
+def test_names_are_matched_however_they_spell_folders_and_accents():
+    decomposed, composed = "e\u0301te\u0301.jpg", "\u00e9t\u00e9.jpg"
+    known = BoxSet("x", "", [entry(f"one\\{decomposed}"), entry(f"two/{composed}"), entry("c\\d.jpg")])
+    for name, found in (
+        (f"photos/one/{composed}", 0), (f"photos\\two\\{decomposed}", 1), ("c/d.jpg", 2), ("photos/d.jpg", 2)
+    ):  # fmt: skip
+        assert known.find(name).name == [f"one\\{decomposed}", f"two/{composed}", "c\\d.jpg"][found]
+    with pytest.raises(UserError, match="two entries for the image"):
+        BoxSet("x", "", [entry("a\\b.jpg"), entry("a/b.jpg")])
+    stems = BoxSet("x", "", [entry(decomposed.removesuffix(".jpg"))], by_stem=True)
+    assert stems.find(f"photos/{composed}") is not None

@@ -252,3 +252,33 @@ def test_errors_of_what_is_done_with_the_picture_pass(picture):
 
     with pytest.raises(ZeroDivisionError):
         decode(io.BytesIO(encoded(picture, "PNG")), broken)
+
+
+def tiff(bands: int, bits: int, big: bool = False) -> bytes:
+    """An intact TIFF of any number of bands, as satellites and microscopes have them, written by hand."""
+    width, height = 20, 16
+    data = bytes(width * height * bands * bits // 8)
+    head, entry = (16, "<HHQQ") if big else (8, "<HHII")
+    tags: list[tuple[int, int, int, int | None]] = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, bands, None), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, None),
+        (277, 3, 1, bands), (278, 4, 1, height), (279, 4, 1, len(data)), (284, 3, 1, 1),
+    ]  # fmt: skip
+    behind = head + (8 if big else 2) + struct.calcsize(entry) * len(tags) + (8 if big else 4)
+    places = {258: behind, 273: behind + 2 * bands}
+    directory = b"".join(
+        struct.pack(entry, tag, kind, count, places[tag] if value is None else value)
+        for tag, kind, count, value in tags
+    )
+    start = (
+        b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, len(tags)) if big else b"II*\0" + struct.pack("<IH", 8, len(tags))
+    )
+    return start + directory + bytes(8 if big else 4) + struct.pack(f"<{bands}H", *[bits] * bands) + data
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("bands", "bits"), [(5, 8), (8, 16), (12, 16), (13, 32)])
+def test_an_intact_tiff_of_many_bands_is_not_called_damaged(bands, bits, big):
+    assert reason(tiff(bands, bits, big)) == f"TIFF of {bands} bands of {bits} bits; a picture has 1, 3 or 4"
+    assert reason(tiff(3, 32, big)) == "TIFF of 3 bands of 32 bits that Pillow cannot read"
+    assert reason(tiff(bands, bits, big)[:60]) == "truncated or damaged TIFF header"
+    assert read(tiff(1, 8, big)).size == (20, 16)

@@ -199,3 +199,19 @@ def test_the_real_sets_open(test_data):
     depth = open_depths(str(test_data / "nyuv2"), scale=10 / 255).test.map(0)
     assert depth.shape == (240, 320)
     assert 0.5 < np.median(depth) < 9
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [6, 9])
+def test_a_map_that_may_be_of_the_picture_before_it_was_turned_leaves_it_out(masks, orientation, side):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture(side, 9) if orientation < 5 else picture(9, side)
+    Image.fromarray(stored).save(masks / "val" / "images" / "d.jpg", exif=exif)
+    put(masks / "val" / "masks" / "d.png", mask(0, 1, height=side))
+    test = open_masks(str(masks)).test
+    if orientation == 1 or (orientation >= 5 and side != 9):
+        assert test.map(0).shape == (side, 9)
+    else:
+        with pytest.raises(Unreadable, match=f"EXIF orientation {orientation} turns it"):
+            test.map(0)

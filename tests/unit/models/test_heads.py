@@ -63,6 +63,16 @@ def test_dino_head_starts_as_official_ones_do_and_leaves_nothing_nan():
     assert (head.last_layer.weight_g == 1).all()
 
 
+def test_a_head_of_one_layer_has_the_names_of_official_ones_too():
+    head = DinoHead(12, 20, 8, 30, layers=1)
+    shapes = {name: tuple(value.shape) for name, value in head.state_dict().items()}
+    assert shapes == {
+        "mlp.weight": (8, 12), "mlp.bias": (8,), "last_layer.weight_g": (30, 1), "last_layer.weight_v": (30, 8),
+    }  # fmt: skip
+    assert head.mlp.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert head(torch.randn(2, 12)).shape == (2, 30)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_dino_keeps_prototypes_at_length_one_and_dinov2_trains_it(frozen):
     head = DinoHead(12, 20, 8, 30, norm_last_layer=frozen)

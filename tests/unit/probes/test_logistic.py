@@ -185,6 +185,13 @@ def test_bad_data(x, y, sentence):
         LogisticPath().fit(x, torch.tensor(y), classes=3)
 
 
+@pytest.mark.parametrize(("count", "out"), [(2, 1), (9, 1), (10, 1), (16, 1), (19, 1), (20, 2), (299, 29)])
+def test_what_is_held_out_is_a_tenth_rounded_down_as_in_the_official_code(count, out):
+    keep, held = split(count, 0)
+    assert (len(keep), len(held)) == (count - out, out)
+    assert sorted([*keep.tolist(), *held.tolist()]) == list(range(count))
+
+
 def test_one_image_cannot_be_split():
     with pytest.raises(UserError, match="1 training image "):
         LogisticSweep().fit(torch.eye(1), torch.tensor([0]))

@@ -250,6 +250,32 @@ def test_boxes_of_another_resolution_leave_the_image_out(backbone, photos, truth
     assert "boxes are for 61x40 px, the picture has 61x80 px" in result.images.skipped[0].reason
 
 
+@pytest.mark.parametrize(
+    ("orientation", "size", "kept"),
+    [(1, (40, 61), True), (2, (40, 61), False), (3, (40, 61), False), (4, (40, 61), False)]
+    + [(o, (40, 61), True) for o in (5, 6, 7, 8)]
+    + [(o, (48, 48), False) for o in (2, 5, 6, 7, 8)],
+)
+def test_boxes_that_may_be_of_the_picture_before_it_was_turned_leave_it_out(
+    backbone, tmp_path, orientation, size, kept
+):
+    (tmp_path / "photos").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    height, width = size if orientation < 5 else size[::-1]
+    Image.effect_noise((width, height), 60).convert("RGB").save(tmp_path / "photos" / "0.jpg", exif=exif)
+    Image.effect_noise((60, 40), 60).convert("RGB").save(tmp_path / "photos" / "1.jpg")
+    images = [{"id": 0, "file_name": "0.jpg", "height": size[0], "width": size[1]}]
+    images += [{"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}]
+    boxes = [{"image_id": number, "bbox": [2, 3, 20, 20]} for number in (0, 1)]
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    result = discover(backbone, tmp_path / "photos", boxes=tmp_path / "boxes.json")
+    assert result.images.seen == 1 + kept
+    assert [f"EXIF orientation {orientation} turns it" in skipped.reason for skipped in result.images.skipped] == (
+        [] if kept else [True]
+    )
+
+
 def test_few_images_have_the_interval_that_few_images_have(backbone, photos, truth):
     result = discover(backbone, photos, boxes=truth, options=DiscoverOptions(limit=1))
     assert (result.corloc.low, result.corloc.high) == pytest.approx((20.65, 100), abs=0.01)

@@ -88,7 +88,7 @@ class Logistic:
                 "transform": transform_words(bench, preprocess),
                 "C": sweep.c_,
                 "C_from": list(cs),
-                "C_chosen_on": f"a random {HELD_OUT:.0%} of train, seed {bench.seed}, not stratified"
+                "C_chosen_on": f"a random {1 / HELD_OUT:.0%} of train, seed {bench.seed}, not stratified"
                 if held_out is None
                 else "val",
                 "learned_from": "train with what C was chosen on",
