@@ -264,7 +264,9 @@ def tiff(bands: int, bits: int, big: bool = False) -> bytes:
         (277, 3, 1, bands), (278, 4, 1, height), (279, 4, 1, len(data)), (284, 3, 1, 1),
     ]  # fmt: skip
     behind = head + (8 if big else 2) + struct.calcsize(entry) * len(tags) + (8 if big else 4)
-    places = {258: behind, 273: behind + 2 * bands}
+    depths = struct.pack(f"<{bands}H", *[bits] * bands)
+    inside = int.from_bytes(depths, "little") if len(depths) <= (8 if big else 4) else behind
+    places = {258: inside, 273: behind + len(depths)}
     directory = b"".join(
         struct.pack(entry, tag, kind, count, places[tag] if value is None else value)
         for tag, kind, count, value in tags
@@ -272,7 +274,7 @@ def tiff(bands: int, bits: int, big: bool = False) -> bytes:
     start = (
         b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, len(tags)) if big else b"II*\0" + struct.pack("<IH", 8, len(tags))
     )
-    return start + directory + bytes(8 if big else 4) + struct.pack(f"<{bands}H", *[bits] * bands) + data
+    return start + directory + bytes(8 if big else 4) + depths + data
 
 
 @pytest.mark.parametrize("big", [False, True])
