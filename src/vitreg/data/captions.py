@@ -51,7 +51,7 @@ class TableSet:
         names = splits(rows)
         if names:
             chosen = "train" if split == "train" else next((name for name in VALIDATION if name in names), None)
-            rows = [row for row in rows if row.get("split") == chosen]
+            rows = [row for row in rows if _side(row) == chosen]
         if not rows:
             raise UserError(f"no row of the {split} side in '{label(path)}', whose sides are {some(sorted(names))}.")
         image_key = _key(rows, image_key, IMAGE_KEYS, "image", path)
@@ -100,7 +100,11 @@ def has_validation(path: str) -> bool:
 
 def splits(rows: Iterable[Mapping[str, Any]]) -> set[str]:
     """Collect the names of the sides that rows belong to; empty where they have none."""
-    return {str(row["split"]) for row in rows if row.get("split")}
+    return {side for row in rows if (side := _side(row))}
+
+
+def _side(row: Mapping[str, Any]) -> str:
+    return str(row.get("split") or "").strip().lower()
 
 
 def caption_of(content: object, key: str | None) -> object:

@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from vitreg.data import official
 from vitreg.data.example import TrainingSet
-from vitreg.data.folders import FolderSet
+from vitreg.data.folders import VALIDATION, FolderSet, inside
 from vitreg.errors import UserError
 
 Metric = Literal["top1", "mean_per_class", "map"]
@@ -199,8 +199,8 @@ def folders(root: Path) -> dict[str, Path]:
     Returns:
         side -> folder with "train" and "test" and perhaps "val"; empty where there are not two sides.
     """
-    found = {name: root / name for name in ("train", "val", "valid", "validation", "test") if (root / name).is_dir()}
-    val = next((found[name] for name in ("val", "valid", "validation") if name in found), None)
+    found = {name: Path(path) for name in ("train", *VALIDATION) if (path := inside(str(root), (name,)))}
+    val = next((found[name] for name in VALIDATION[:-1] if name in found), None)
     if "train" not in found or (val is None and "test" not in found):
         return {}
     if "test" not in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from typing import Literal, overload
@@ -182,5 +181,9 @@ def _table(path: str) -> str:
 
 def _shards_in(folder: str, prefixes: Sequence[str]) -> list[str]:
     """List the shards of a folder whose names begin with the first prefix that has any."""
-    found = (sorted(glob.glob(os.path.join(glob.escape(folder), f"{prefix}*.tar"))) for prefix in prefixes)
+    try:
+        tars = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(".tar") and name[0] != "."]
+    except OSError:
+        return []
+    found = ([os.path.join(folder, name) for name in tars if name.lower().startswith(prefix)] for prefix in prefixes)
     return next(filter(None, found), [])

@@ -79,18 +79,25 @@ def class_names(root: str) -> list[str]:
         raise UserError(f"cannot read the folder '{root}': {(error.strerror or 'unknown error').lower()}.") from error
 
 
+def inside(root: str, names: Sequence[str]) -> str | None:
+    """Return the folder in ROOT that has the first of these names that there is, in capitals too, such as Train/."""
+    try:
+        there = sorted(os.listdir(root), reverse=True)
+    except OSError:
+        return None
+    found = {name.lower(): name for name in there} | {name: name for name in there}  # the very name before others
+    paths = (os.path.join(root, found[name]) for name in names if name in found)
+    return next(filter(os.path.isdir, paths), None)
+
+
 def validation_folder(root: str) -> str | None:
     """Return the folder of the validation images that lies beside ROOT/train, if there is one."""
-    if not os.path.isdir(os.path.join(root, "train")):
-        return None
-    folders = [os.path.join(root, name) for name in VALIDATION]
-    return next((folder for folder in folders if os.path.isdir(folder)), None)
+    return inside(root, VALIDATION) if inside(root, ("train",)) else None
 
 
 def training_folder(root: str) -> str:
     """Return ROOT/train where it exists, else ROOT."""
-    train = os.path.join(root, "train")
-    return train if os.path.isdir(train) else root
+    return inside(root, ("train",)) or root
 
 
 def _images(folder: str, notes: list[str], *, needed: bool = False) -> list[str]:

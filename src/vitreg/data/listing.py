@@ -15,6 +15,7 @@ from vitreg.data.parts import Failed, Listed, Locator, OnDisk, Part, label
 from vitreg.errors import UserError, nearest
 
 LISTS = (".txt", ".lst")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _MAX_BRACES = 1_000_000
 
 
@@ -48,6 +49,10 @@ def _file(path: str) -> Part:
         if part.length == 0:
             raise UserError(f"no image in the archive '{path}'.")
         return part
+    if path.lower().endswith(TABLES):
+        raise UserError(
+            f"'{path}' is a table, and images are wanted here; name their folder, or a list (.txt) with a file in each line."
+        )
     if path.lower().endswith(LISTS) and os.path.isfile(path):
         return Listed(_list(path))
     return Listed([OnDisk(label(path), path)])

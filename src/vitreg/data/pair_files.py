@@ -13,7 +13,7 @@ from typing import Literal
 
 from vitreg.data.decode import EXTENSIONS
 from vitreg.data.example import some
-from vitreg.data.folders import VALIDATION
+from vitreg.data.folders import VALIDATION, inside
 from vitreg.errors import UserError
 
 Side = Literal["train", "test"]
@@ -106,7 +106,7 @@ def folder(root: str, side: Side, wanted: Sequence[str]) -> PairFiles:
         UserError: if a folder does not exist or holds no pairs.
     """
     sides = ("train",) if side == "train" else VALIDATION
-    top = next((os.path.join(root, name) for name in sides if os.path.isdir(os.path.join(root, name))), None)
+    top = inside(root, sides)
     if top is None:
         missing = "train/" if side == "train" else "val/ (or test/)"
         raise UserError(f"no {missing} in '{root}'; it must hold train/ and val/, each with images/ and {wanted[0]}/.")
@@ -145,10 +145,10 @@ def _must_exist(listed: str, images: Sequence[str], maps: Sequence[str]) -> None
 
 
 def _inside(top: str, names: Sequence[str]) -> str:
-    found = next((name for name in names if os.path.isdir(os.path.join(top, name))), None)
+    found = inside(top, names)
     if found is None:
         raise UserError(f"no folder {' or '.join(map(repr, names))} in '{top}'.")
-    return os.path.join(top, found)
+    return found
 
 
 def _matched(images: str, maps: str) -> tuple[list[str], list[str], tuple[str, ...]]:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from vitreg.data.archives import is_archive
 from vitreg.data.catalog import CATALOG, Metric, find_named, folders, open_named
 from vitreg.data.datasets import open_training_set
 from vitreg.data.example import Portion, TrainingSet
+from vitreg.data.folders import VALIDATION, inside
 from vitreg.data.listed import MultiLabelSet
+from vitreg.data.listing import TABLES
 from vitreg.data.settings import DataConfig
 from vitreg.errors import UserError, nearest
 
@@ -79,6 +82,10 @@ def open_sides(data: str, *, limit: int | None = None, captions: bool = False, d
         return Sides(data, train, both[0], val=both[1])
     test = open_training_set(config, "val", captions=captions, classes=train.classes)
     if test is None:
+        if is_archive(data):
+            raise UserError(f"'{data}' is one side only; probes need two: name a folder of train-*.tar and val-*.tar.")
+        if data.lower().endswith(TABLES):
+            raise UserError(f"'{data}' has one side only; probes need two: add a column 'split' with train and val.")
         raise UserError(f"'{data}' has one side only; probes need train/ and val/ (or test/) inside it.")
     return Sides(data, train, test)
 
@@ -106,9 +113,9 @@ def open_test(
 
 def _only_side(root: Path) -> Path | None:
     """Return ROOT/test or ROOT/val where ROOT holds nothing to learn from and no classes of its own."""
-    inside = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
-    judged = [name for name in ("test", "val", "valid", "validation") if name in inside]
-    return root / judged[0] if judged and inside <= set(judged) else None
+    there = {path.name.lower() for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    found = inside(str(root), ("test", *VALIDATION))
+    return Path(found) if found and there <= set(VALIDATION) else None
 
 
 def _check(limit: int | None) -> None:

@@ -6,16 +6,21 @@ import csv
 import json
 import os
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vitreg.data import ImageSource
+from vitreg.data.catalog import folders
 from vitreg.data.datasets import concerns, open_training_set
 from vitreg.data.decode import Unreadable
 from vitreg.data.example import Strings
+from vitreg.data.pairs import open_masks
 from vitreg.data.settings import DataConfig
+from vitreg.data.sides import open_sides
 from vitreg.errors import UserError
 
 
@@ -276,3 +281,45 @@ def test_strings_keep_any_text():
     assert list(strings) == texts
     assert strings[1:3] == texts[1:3]
     assert len(Strings([])) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("Train", "Val"), ("TRAIN", "Test"), ("train", "Validation")])
+def test_sides_are_found_in_capitals_too(tmp_path, first, second):
+    classes(tmp_path / first, ant=2, bee=2)
+    classes(tmp_path / second, ant=1, bee=1)
+    assert (len(train(tmp_path)), len(val(tmp_path))) == (4, 2)
+    sides = open_sides(str(tmp_path))
+    assert (len(sides.train), len(sides.test), sides.train.classes) == (4, 2, ("ant", "bee"))
+    assert set(folders(tmp_path)) == {"train", "test"}
+    pairs = tmp_path / "pairs"
+    for side in (first, second):
+        for name in ("0", "1"):
+            put(pairs / side / "Images" / f"{name}.png")
+            put(pairs / side / "Masks" / f"{name}.png")
+            Image.new("L", (8, 8), 1).save(pairs / side / "Masks" / f"{name}.png")
+    masks = open_masks(str(pairs))
+    assert (len(masks.train), len(masks.test)) == (2, 2)
+    rows = [{"image": f"{first}/ant/000.png", "caption": "an ant", "split": side} for side in (first, second)]
+    path = table(tmp_path, rows, "Captions.csv")
+    assert (len(train(path, captions=True)), len(val(path, captions=True))) == (1, 1)
+
+
+def test_the_very_name_of_a_side_comes_before_capitals(tmp_path):
+    classes(tmp_path / "train", ant=1, bee=1)
+    if (tmp_path / "TRAIN").exists():
+        pytest.skip("this file system knows no capitals")
+    classes(tmp_path / "TRAIN", ant=5, bee=5)
+    assert len(train(tmp_path)) == 2
+
+
+def test_one_archive_or_table_is_said_to_be_one_side(tmp_path):
+    put(tmp_path / "0.png")
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        archive.add(tmp_path / "0.png", "0.png")
+    with pytest.raises(UserError, match=r"one\.tar' is one side only; .* a folder of train-\*\.tar and val-\*\.tar"):
+        open_sides(str(tmp_path / "one.tar"))
+    path = table(tmp_path, [{"image": "0.png", "caption": "a"}], "one.csv")
+    with pytest.raises(UserError, match=r"one side only; .* add a column 'split' with train and val"):
+        open_sides(str(path), captions=True)
+    with pytest.raises(UserError, match=r"one\.csv' is a table, and images are wanted here; name their folder"):
+        ImageSource([path])
