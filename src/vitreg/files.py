@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 
 
@@ -47,7 +47,7 @@ def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[An
         UserError: if the folder holds the result of something else.
     """
     try:
-        held = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        held = parse_json((folder / "result.json").read_bytes())
     except (OSError, ValueError):
         return
     try:

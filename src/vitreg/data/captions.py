@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from vitreg.data.archives import is_url
 from vitreg.data.example import Example, Strings, picture, some
 from vitreg.data.folders import VALIDATION
 from vitreg.data.parts import OnDisk, label
+from vitreg.documents import parse_json
 from vitreg.errors import UserError, unknown
 
 Split = Literal["train", "val"]
@@ -124,7 +124,7 @@ def _rows(path: str) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             if path.lower().endswith(".json"):
-                rows = json.load(file)
+                rows = parse_json(file.read())
             else:
                 rows = list(csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ","))
     except OSError as error:

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.files import replacing
 from vitreg.records import PrecisionChoice, Record, Skipped
@@ -192,7 +193,9 @@ class Shards:
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
+                if length > path.stat().st_size:
+                    raise ValueError("its header is longer than the file")
+                header = parse_json(file.read(length))
             whole = np.memmap(path, np.uint8, "r")
             return {
                 name: whole[8 + length + about["data_offsets"][0] : 8 + length + about["data_offsets"][1]]
@@ -201,7 +204,7 @@ class Shards:
                 for name, about in header.items()
                 if name != "__metadata__"
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise UserError(f"cannot read {path} ({error}); extract the features again.") from error
 
 

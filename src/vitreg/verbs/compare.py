@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.outputs import Outputs
 from vitreg.records import ScanResult
@@ -53,7 +53,7 @@ def read_scan(folder: Path) -> ScanResult:
         UserError: if it holds no scan, or one of a version that is not known here.
     """
     try:
-        text = (folder / "result.json").read_text(encoding="utf-8")
+        text = (folder / "result.json").read_bytes()
     except OSError as error:
         raise UserError(
             f"{folder} holds no scan: its result.json cannot be read ({error.strerror or error})."
@@ -70,9 +70,9 @@ def read_scan(folder: Path) -> ScanResult:
         ) from error
 
 
-def _schema(text: str) -> str | None:
+def _schema(text: bytes) -> str | None:
     try:
-        return json.loads(text).get("schema")
+        return parse_json(text).get("schema")
     except (ValueError, AttributeError):
         return None
 

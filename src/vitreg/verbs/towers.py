@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from vitreg.backbones.weights import sha256_of_weights
 from vitreg.backbones.wrappers import plain_names
 from vitreg.config import decode
 from vitreg.data.transforms import Preprocess
+from vitreg.documents import read_json
 from vitreg.errors import UserError
 from vitreg.models.vit import publish
 from vitreg.recipes.clip import Clip, ClipConfig
@@ -134,8 +134,8 @@ def _fill(model: nn.Module, file: Path) -> None:
 
 def _of_run(backbone: Backbone, run: Path) -> Towers:
     """Take both towers from the newest checkpoint of a run, which is the one whose backbone it has published."""
-    config = json.loads((run / "config.json").read_text())
-    if "train" not in config:
+    config = read_json(run / "config.json")
+    if not isinstance(config, dict) or "train" not in config:
         raise UserError(f"{run} does not say how it was trained, so it has no text tower.")
     settings = decode(TrainConfig, config["train"], where=str(run / "config.json"))
     if not isinstance(settings.recipe, ClipConfig):

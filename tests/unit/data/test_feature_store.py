@@ -257,3 +257,21 @@ def test_a_claim_ends_with_its_process(tmp_path, end):
         go_on.set() if end == "let go" else os.kill(other.pid, signal.SIGKILL)
         other.join(20)
         assert claims.take(3)
+
+
+HEADERS = {
+    "too long": (2**62).to_bytes(8, "little"),
+    "longer than the file": (10**6).to_bytes(8, "little"),
+    "nested": (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    "a list": (2).to_bytes(8, "little") + b"[]",
+    "no offsets": (25).to_bytes(8, "little") + b'{"rows":{"data_offsets":[]}}'[:25].ljust(25),
+    "no table": (10).to_bytes(8, "little") + b'{"rows":3}',
+}
+
+
+@pytest.mark.parametrize("head", HEADERS.values(), ids=HEADERS)
+def test_a_shard_with_a_header_of_somebody_else_is_one_sentence(own, head):
+    own.path(1).write_bytes(head)
+    with pytest.raises(UserError, match="extract the features again") as caught:
+        own.map(1)
+    assert "\n" not in str(caught.value)
