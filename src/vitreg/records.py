@@ -256,6 +256,7 @@ class RunRecord(Record):
     evaluations: list[Curve] = Field(description="the number that chooses the best checkpoint first")
     watched: Watch | None = Field(description="null where the norms were not watched")
     settings: dict[str, Any] = Field(description="by dotted key, as of `vitreg train`")
+    unreadable: int = Field(default=0, description="lines of metrics.jsonl that are no records, and are left out")
 
 
 class Curves(Record):

@@ -42,6 +42,7 @@ class Curves:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
+        from vitreg.train.journal import unreadable_lines
         from vitreg.verbs.curves import curves
 
         if not self.runs:
@@ -49,6 +50,8 @@ class Curves:
         out = self.out or Path(self.runs[0].removeprefix("run:") if len(self.runs) == 1 else "vitreg-curves")
         for run in curves(self.runs, out=out).runs:
             say(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
+            if run.unreadable:
+                say(f"{run.name}: {unreadable_lines(run.unreadable)}")
         say(out / "report.html")
         return Exit.DONE
 

@@ -23,6 +23,7 @@ from vitreg.data.example import TrainingSet
 from vitreg.data.order import Order
 from vitreg.data.transforms import Preprocess
 from vitreg.data.workers import (
+    FEWER,
     Delivery,
     EvaluationJobs,
     Job,
@@ -30,12 +31,15 @@ from vitreg.data.workers import (
     TrainingJobs,
     View,
     default_workers,
+    handed_over,
     start_worker,
 )
 from vitreg.errors import UserError
 from vitreg.interrupts import interrupts_held
 
 _AHEAD = 2  # batches that each worker prepares
+_PATIENCE = 1800.0  # seconds to wait for one batch; a slow one of thousands of large images takes minutes
+_TIMED_OUT = re.compile(r"DataLoader timed out")
 _KILLED = re.compile(r"DataLoader worker .*(killed|exited)")
 
 
@@ -205,7 +209,8 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
         jobs,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=handed_over,
+        timeout=_PATIENCE if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=start_worker,
         prefetch_factor=_AHEAD if workers else None,
@@ -228,8 +233,12 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
             with contextlib.suppress(RuntimeError):
                 time.sleep(0.2)
             raise UserError(
-                "a data worker was killed, probably for want of memory or of shared memory (/dev/shm); "
-                "try fewer with --data.workers."
+                f"a data worker was killed, probably for want of memory or of shared memory (/dev/shm); use {FEWER}."
+            ) from None
+        if isinstance(error, RuntimeError) and _TIMED_OUT.match(str(error)):
+            raise UserError(
+                f"no batch came from the data workers in {_PATIENCE / 60:.0f} minutes: a file system may hang, or they have "
+                f"too much to do; use {FEWER} to see where."
             ) from None
         raise
     finally:
@@ -251,7 +260,3 @@ def _drop_frames(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
-
-
-def _as_it_is(delivery: Any) -> Any:
-    return delivery

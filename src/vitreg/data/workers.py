@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import zlib
@@ -30,6 +31,7 @@ View = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
 Tokenize = Callable[[list[str]], Int64[Tensor, "B L"]]
 
 REPLACEMENTS = 100  # tried for one position; that all are unreadable by chance does not happen
+FEWER = "fewer workers (--workers; in training --data.workers, which may be 0)"
 _MOST_WORKERS = 16  # batches come in order, and each worker holds two of them
 
 
@@ -59,6 +61,11 @@ class Delivery:
     captions: list[list[str]]
     skipped: list[tuple[str, str]]
     problem: str | None = None
+
+    def share_memory(self) -> None:
+        """Move to memory that the run can read. Raises RuntimeError where there is no room."""
+        for tensor in (*self.stacks, *([] if self.targets is None else [self.targets])):
+            tensor.share_memory_()
 
     def pin_memory(self) -> Delivery:
         """Move to memory that a GPU can copy from while it computes; DataLoader calls this."""
@@ -165,6 +172,37 @@ def start_worker(_number: int) -> None:
     sys.excepthook = _quiet_when_left
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def handed_over(delivery: Delivery) -> Delivery:
+    """Move a batch into shared memory while a mistake can still be told.
+
+    PyTorch does it in a thread that drops the batch where there is no room, and the run would wait for it without end.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        return delivery
+    try:
+        delivery.share_memory()
+    except RuntimeError as error:
+        size = sum(stack.nbytes for stack in delivery.stacks)
+        return Delivery([], None, [], [], [], [], _no_room(size, str(error)))
+    return delivery
+
+
+def _no_room(size: int, reason: str) -> str:
+    mib = f"{size / 2**20:.1f} MiB"
+    if "No space left" not in reason:
+        return (
+            f"a data worker cannot hand over a batch of {mib} ({reason}); read in the run itself with --data.workers 0."
+        )
+    try:
+        whole = f" of {shutil.disk_usage('/dev/shm').total / 2**20:.3g} MiB"
+    except OSError:
+        whole = ""
+    return (
+        f"shared memory (/dev/shm{whole}) has no room for a batch of {mib} from a data worker; give it more (docker run "
+        f"--shm-size 8g), or use {FEWER}."
+    )
 
 
 def _quiet_when_left(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -148,14 +148,15 @@ class _Loop:
 
     def _log(self) -> None:
         """Write the means since the last line, over all processes, and begin anew."""
-        own = {**self.sums.means(), "wait_share": self.sums.waited / self.sums.spent}
-        means = mean_of(self.setup.group.gather(own))
+        own = {**self.sums.means(), "wait_share": self.sums.wait_share}
+        measured = mean_of(self.setup.group.gather(own))
+        means: dict[str, float | None] = {**measured}
         means["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
-        means["images_per_second"] = self.sums.steps * self.config.run.batch / self.sums.spent
+        means["images_per_second"] = self.sums.rate(self.config.run.batch)
         means["epoch"] = self.step / self.plan.epoch_steps
         self.journal.write("train", self.step, means)
         if self.setup.group.first:
-            self.setup.tell(Moment(self.step - self.told, self.step, means["loss"]))
+            self.setup.tell(Moment(self.step - self.told, self.step, measured["loss"]))
         self.told, self.sums = self.step, Sums()
 
     def _look(self, *, at_start: bool) -> bool:

@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.files import write_text
+
+MOST_STEPS = 2**53  # larger ones are no steps, and no number of a chart
 
 
 class Journal:
@@ -59,17 +62,42 @@ class Journal:
 
 
 def read_records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the records of a run, of one kind or all; a line cut off by a crash is passed over."""
+    """Return the records of a run, of one kind or all; lines that are none are passed over."""
+    return [record for record in read_journal(folder)[0] if kind in (None, record["kind"])]
+
+
+def read_journal(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the records of a run, and how many lines are none: cut off by a crash, or written by something else.
+
+    Raises:
+        UserError: if the file is there and cannot be read.
+    """
     path = folder / "metrics.jsonl"
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and {"kind", "step"} <= record.keys() and kind in (None, record["kind"]):
-            records.append(record)
-    return records
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    records = [record for line in lines if (record := _record(line)) is not None]
+    return records, len(lines) - len(records)
+
+
+def unreadable_lines(count: int) -> str:
+    """Say how many lines of the journal are no records."""
+    return f"{count} line{'s' * (count > 1)} of metrics.jsonl could not be read and {'are' if count > 1 else 'is'} left out."
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    step = record.get("step")
+    whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MOST_STEPS
+    return record if whole and isinstance(record.get("kind"), str) else None
 
 
 def _finite(value: Any) -> Any:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
+
+AT_ONCE = 1.0  # seconds in which two SIGTERM are one
 
 
 class Stop:
@@ -16,12 +19,19 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._since = 0.0
 
     def ask(self, number: int, _frame: object = None) -> None:
-        """Remember the first signal; a second Ctrl-C interrupts at once."""
-        if self.signal is not None and number == signal.SIGINT:
+        """Remember the first signal; a second Ctrl-C or SIGTERM interrupts at once.
+
+        Some send SIGTERM twice and mean it once: `timeout` to the process and to its group, at the same moment; job
+        schedulers to torchrun and to its processes, to which torchrun passes it on, and whom it kills after a while.
+        """
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = number, now
+        elif number == signal.SIGINT or (now - self._since > AT_ONCE and not dist.is_initialized()):
             raise KeyboardInterrupt
-        self.signal = self.signal or number
 
 
 @contextlib.contextmanager

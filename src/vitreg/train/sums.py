@@ -29,6 +29,15 @@ class Sums:
         """Return the mean of each metric."""
         return {key: value / self.steps for key, value in self.values.items()}
 
+    @property
+    def wait_share(self) -> float:
+        """Share of the time spent waiting for data; 0 where the clock stood still."""
+        return self.waited / self.spent if self.spent > 0 else 0.0
+
+    def rate(self, batch: int) -> float | None:
+        """Images per second, None where the clock stood still."""
+        return self.steps * batch / self.spent if self.spent > 0 else None
+
 
 def mean_of(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average over the processes."""

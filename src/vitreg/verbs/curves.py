@@ -19,7 +19,7 @@ from vitreg.files import output_folder, printable, write_text
 from vitreg.outputs import Outputs
 from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
-from vitreg.train.journal import read_records
+from vitreg.train.journal import read_journal, read_records
 from vitreg.verbs.onset import onset
 
 FILES = ("report.html", "curves.png", "curves.json")
@@ -84,11 +84,15 @@ def read_run(folder: Path) -> RunRecord:
     settings = read(folder / "config.json").get("train") if (folder / "config.json").is_file() else None
     if not isinstance(settings, dict):
         raise UserError(f"{folder} is no folder of a training run: it has no config.json with its settings.")
-    lines = _in_order(read_records(folder))
+    records, unreadable = read_journal(folder)
+    usable = [line for line in records if line["kind"] != "norms" or _moment(line) is not None]
+    lines, unreadable = _in_order(usable), unreadable + len(records) - len(usable)
+    if not lines and unreadable:
+        raise UserError(f"not one of the {unreadable} lines of {folder / 'metrics.jsonl'} could be read.")
     if not lines:
         raise UserError(f"the run in {folder} has written nothing down yet.")
     flat = flatten(settings)
-    epochs = next((line["epoch"] for line in reversed(lines) if line.get("epoch")), None)
+    epochs = next((epoch for line in reversed(lines) if (epoch := _epoch(line))), None)
     total = _total(flat, lines)
     try:
         return RunRecord(
@@ -104,6 +108,7 @@ def read_run(folder: Path) -> RunRecord:
             evaluations=_curves_of(lines, "evaluation"),
             watched=_watch(lines, total),
             settings=flat,
+            unreadable=unreadable,
         )
     except pydantic.ValidationError as error:
         first = error.errors()[0]
@@ -141,8 +146,7 @@ def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:
 
 def _in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sort by step and keep the last word of each kind on each step."""
-    known = [line for line in lines if isinstance(line["step"], int) and isinstance(line.get("kind"), str)]
-    latest = {(line["step"], line["kind"]): line for line in known}
+    latest = {(line["step"], line["kind"]): line for line in lines}
     return [latest[key] for key in sorted(latest)]
 
 
@@ -154,14 +158,14 @@ def _curves_of(lines: list[dict[str, Any]], kind: str) -> list[Curve]:
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
         if all(value is None or isinstance(value, int | float) for _, value in points):
-            values = [value if value is None or math.isfinite(value) else None for _, value in points]
+            values = [_finite(value) for _, value in points]
             found.append(Curve(name=name, steps=[step for step, _ in points], values=values))
     return found
 
 
 def _total(settings: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
     """Steps of the whole run: its duration, with the length of an epoch from any line that tells it."""
-    epoch_steps = next((round(line["step"] / line["epoch"]) for line in reversed(lines) if line.get("epoch")), None)
+    epoch_steps = next((round(line["step"] / epoch) for line in reversed(lines) if (epoch := _epoch(line))), None)
     try:
         duration = parse_duration(settings["run.duration"])
         if duration.unit == "epochs" and epoch_steps is None:
@@ -171,11 +175,32 @@ def _total(settings: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
         return None
 
 
-def _watch(lines: list[dict[str, Any]], total: int | None) -> Watch | None:
-    norms = [{key: value for key, value in line.items() if key != "kind"} for line in lines if line["kind"] == "norms"]
-    if not norms:
+def _epoch(line: dict[str, Any]) -> float | None:
+    epoch = _finite(line.get("epoch"))
+    return epoch if epoch is not None and epoch > 0 else None
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number, None for anything else; JSON holds integers that no float reaches."""
+    try:
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:
         return None
-    moments = [NormsMoment.model_validate(line) for line in norms]
+
+
+def _moment(line: dict[str, Any]) -> NormsMoment | None:
+    """Return a look at the norms; None for a line that is none."""
+    try:
+        return NormsMoment.model_validate({key: value for key, value in line.items() if key != "kind"})
+    except pydantic.ValidationError:
+        return None
+
+
+def _watch(lines: list[dict[str, Any]], total: int | None) -> Watch | None:
+    norms = [line for line in lines if line["kind"] == "norms"]
+    moments = [moment for line in norms if (moment := _moment(line)) is not None]
+    if not moments:
+        return None
     return Watch(onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total), moments=moments)
 
 

@@ -291,7 +291,7 @@ def _attention(backbone: Backbone) -> Finding:
     return Finding(
         level="ok",
         subject="attention",
-        message=f"read {how}; recomputed attention · v differs by {max(status.error, 1e-7):.0e} of the largest value at "
+        message=f"read {how}; recomputed attention times v differs by {max(status.error, 1e-7):.0e} of the largest value at "
         f"most, over all blocks, at {rows}x{cols} patches and fewer.",
     )
 

@@ -59,13 +59,17 @@ def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
             with counter:
                 _short(once, folder / "once")
             _short(replace(config, run=replace(short, duration=f"{TIMED} steps")), folder / "timed")
-            rates = [line["images_per_second"] for line in read_records(folder / "timed", "train")][1:]
+            lines = read_records(folder / "timed", "train")[1:]
+            rates = [rate for line in lines if (rate := line["images_per_second"]) is not None]
             group.gather(None)  # the first process keeps its folder until all have read it
-    rate = sum(rates) / len(rates)
     flops = counter.get_total_flops() * group.world / config.run.batch
-    seconds = plan.total * config.run.batch / rate
     say(f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.")
     say(f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.")
+    if not rates:
+        say("How fast a step is cannot be told: the clock of this machine stands still.")
+        return
+    rate = sum(rates) / len(rates)
+    seconds = plan.total * config.run.batch / rate
     say(f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.")
 
 

@@ -82,10 +82,12 @@ class _Lines:
         if now - self.said < self.every:
             return
         self.said = now
-        rate = (self.done - self.before) / (now - self.start)
+        passed = now - self.start
+        rate = (self.done - self.before) / passed if passed > 0 else 0.0  # a clock can stand still
         parts = [f"{self.what}: {self.done}" + (f" of {self.total}" if self.total else "") + f" {self.unit}"]
         parts += [how] if how else []
-        parts.append(f"{rate:.3g}/s")
+        if rate > 0:
+            parts.append(f"{rate:.3g}/s")
         if self.total and rate > 0:
             parts.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
         say(", ".join(parts), error=True)

@@ -22,6 +22,7 @@ from vitreg.terminal import say
 from vitreg.train import checkpoint
 from vitreg.train.claim import Claim, claimed
 from vitreg.train.fit import fit
+from vitreg.train.journal import read_journal, unreadable_lines
 from vitreg.train.plan import Plan
 from vitreg.train.same_data import check_same_data, describe, remedy
 from vitreg.train.settings import TrainConfig
@@ -259,6 +260,9 @@ def _newest(folder: Path, plan: Plan, group: Processes, say: _Say) -> checkpoint
         )
     for note in loaded.notes:
         say(note)
+    lost = read_journal(folder)[1]
+    if lost:
+        say(unreadable_lines(lost))
     return loaded
 
 

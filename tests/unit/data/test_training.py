@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from multiprocessing import resource_sharer
@@ -256,6 +259,62 @@ def test_workers_survive_the_signals_that_stop_a_run_but_not_being_killed():
         psutil.Process().children()[0].kill()
         list(run)
     run.close()
+    assert not children()
+
+
+def test_full_shared_memory_is_said_and_not_waited_for(monkeypatch):
+    """PyTorch moves batches in a thread that drops what finds no room; the run would wait for it without end."""
+
+    def full(_tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    loader = training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=2)
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm.* has no room .*--shm-size .*--data.workers"):
+        next(iter(loader))
+    assert not children()
+    with pytest.raises(UserError, match="/dev/shm"):
+        next(iter(evaluation_loader(Levels(30), PREPROCESS, batch=4, workers=1)))
+    monkeypatch.setattr(
+        torch.Tensor, "share_memory_", lambda _tensor: (_ for _ in ()).throw(RuntimeError("too many files"))
+    )
+    with pytest.raises(UserError, match=r"cannot hand over a batch of .* \(too many files\)"):
+        next(iter(loader))
+    without = training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=0)
+    assert sum(1 for _ in without) == 9  # nothing is handed over
+
+
+def test_shared_memory_of_64_kilobytes_ends_a_run_with_a_sentence():
+    """The real thing, where this process may mount a file system."""
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    code = (
+        "import torch; from torch.utils.data import DataLoader; from vitreg.data.training import deliveries_of;"
+        "from vitreg.data.workers import Delivery\n"
+        "class Jobs:\n"
+        "    def __getitems__(self, jobs): return Delivery([torch.zeros(1, 4, 3, 64, 64)], None, [], [], [], [])\n"
+        "try: next(deliveries_of(Jobs(), iter([[0], [1]]), 1))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run(
+        [*mount, sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.stdout.startswith("UserError shared memory (/dev/shm of 0.0625 MiB) has no room for a batch of 0.2 MiB")
+    assert "Traceback" not in done.stderr
+
+
+def test_waiting_for_a_worker_that_hangs_has_a_limit(monkeypatch):
+    monkeypatch.setattr(training, "_PATIENCE", 2.0)
+
+    def hanging(_image):
+        time.sleep(PATIENCE)
+
+    loader = training_loader(Levels(30), hanging, Order(30, seed=0), batch=4, steps=9, seed=0, workers=1)
+    with pytest.raises(UserError, match=r"no batch came from the data workers in .* --data.workers"):
+        next(iter(loader))
+    for worker in multiprocessing.active_children():  # it was asked once; the end of a run asks again
+        worker.terminate()
     assert not children()
 
 

@@ -4,8 +4,11 @@ import json
 import math
 
 import pytest
+import torch
 
-from vitreg.train.journal import Journal, read_records
+from vitreg.errors import UserError
+from vitreg.train.journal import Journal, read_journal, read_records
+from vitreg.train.sums import Sums
 
 
 def steps(folder, kind=None):
@@ -28,6 +31,53 @@ def test_a_new_run_starts_empty_and_other_processes_write_nothing(tmp_path):
     assert steps(tmp_path) == [1]
     Journal(tmp_path, 0, write=True, tensorboard=False)
     assert steps(tmp_path) == []
+
+
+BAD = [
+    b"\xff\xfe\x00 no text",
+    b'{"kind": "train", "step": "20", "loss": 1.0}',
+    b'{"kind": "train", "step": 20.5}',
+    b'{"kind": "train", "step": true}',
+    b'{"kind": "train", "step": -1}',
+    b'{"kind": "train", "step": 1e999}',
+    b'{"kind": "train", "step": 1' + b"0" * 400 + b"}",
+    b'{"kind": 7, "step": 20}',
+    b'{"step": 20}',
+    b"[" * 100_000,
+    b"null",
+    b'{"kind": "train", "st',
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_line_that_is_no_record_is_passed_over_counted_and_gone_after_resuming(tmp_path, bad):
+    journal = Journal(tmp_path, 0, write=True, tensorboard=False)
+    for step in (10, 20):
+        journal.write("train", step, {"loss": 1 / step})
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([bad, lines[0], bad, lines[1], b"", b""]))
+    assert steps(tmp_path) == [10, 20]
+    assert read_journal(tmp_path)[1] == 2
+    Journal(tmp_path, 20, write=True, tensorboard=False).write("train", 30, {"loss": 0.1})
+    assert steps(tmp_path) == [10, 20, 30]
+    assert read_journal(tmp_path)[1] == 0
+
+
+def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl"):
+        read_records(tmp_path)
+
+
+def test_a_clock_that_stands_still_gives_no_rate_and_no_error():
+    sums = Sums()
+    sums.add({"loss": torch.tensor(1.0)}, 0.0, 0.0)
+    assert sums.rate(8) is None
+    assert sums.wait_share == 0
+    sums.add({"loss": torch.tensor(1.0)}, 0.5, 2.0)
+    assert sums.rate(8) == 8.0
+    assert sums.wait_share == 0.25
 
 
 def test_a_line_cut_off_by_a_crash_is_passed_over(tmp_path):

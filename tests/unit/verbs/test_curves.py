@@ -130,6 +130,21 @@ def test_a_line_cut_off_a_step_written_twice_and_a_number_that_is_none(tmp_path)
     assert (loss.name, loss.steps, loss.values) == ("loss", [500, 1000], [7.0, None])
 
 
+def test_lines_that_are_no_records_do_not_block_a_run_and_are_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(tmp_path / "run", total=1000, log_every=500, watch_every=500)
+    before = read_run(folder)
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n{"kind": "train", "step": "1500", "loss": 7.0}\n{"kind": "norms", "step": 700}\n')
+        file.write(b'{"kind": "train", "step": 1000, "huge": 1' + b"0" * 400 + b', "epoch": "two"}\n')
+    after = read_run(folder)
+    assert after.watched == before.watched
+    assert after.step == before.step == 1000
+    assert (before.unreadable, after.unreadable) == (0, 3)
+    assert run(["curves", "run"]) == 0
+    assert "run: 3 lines of metrics.jsonl could not be read and are left out." in capsys.readouterr().out
+
+
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(UserError, match="is no folder of a training run"):
         read_run(tmp_path)
@@ -137,7 +152,7 @@ def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(UserError, match="has written nothing down yet"):
         read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"kind": "norms", "step": 3, "verdict": "none"}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl holds what cannot be read: strength, field required"):
+    with pytest.raises(UserError, match=r"not one of the 1 lines of .*metrics\.jsonl could be read"):
         watch_of(tmp_path)
 
 

@@ -25,3 +25,8 @@ def test_quiet_work_says_nothing(capsys):
     with module.progress("training", 100, unit="steps", show=False) as advance:
         advance(100)
     assert capsys.readouterr().err == ""
+
+
+def test_a_clock_that_stands_still_gives_no_rate_and_no_error(capsys, monkeypatch):
+    found = run(capsys, monkeypatch, [5.0, 5.0, 5.0], show=True, every=0.0)
+    assert found.err.splitlines() == ["training: 5 of 100 steps, loss 2.5", "training: 10 of 100 steps, loss 2.5"]

@@ -231,9 +231,11 @@ def _times(
         for round_number in range(_WARM + rounds):
             order = list(networks) if round_number % 2 else list(networks)[::-1]
             seconds = {number: _seconds(networks[number], images) for number in order}
-            if round_number >= _WARM:
+            if round_number >= _WARM and seconds[0] > 0:
                 for number, taken in seconds.items():
                     ratios[number].append(taken / seconds[0])
+    if not all(ratios.values()):
+        raise UserError("the clock of this machine stands still, so nothing can be timed.")
     return {number: 100 * (statistics.median(found) - 1) for number, found in ratios.items()}
 
 
