@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,7 +175,7 @@ def start_worker(_number: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
-def handed_over(delivery: Delivery) -> Delivery:
+def handed_over(delivery: Any) -> Delivery:
     """Move a batch into shared memory while a mistake can still be told.
 
     PyTorch does it in a thread that drops the batch where there is no room, and the run would wait for it without end.
