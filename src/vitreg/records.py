@@ -18,6 +18,9 @@ Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
 
 
+TYPICAL_SHARE = 0.005  # of the patches: "excluded" is an effect that would have shown in one patch of a 14x14 grid
+
+
 class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
 
@@ -127,6 +130,24 @@ class LayerRecord(Record):
     gates: dict[str, float | bool | None] = Field(default={}, description="the numbers behind found / not found")
 
 
+class Detectable(Record):
+    """An effect at the edge of what could have been shown."""
+
+    ratio: float = Field(description="norm of the outliers / median of the others")
+    share: float | None = Field(description="smallest share of the patch tokens that is found; null if none is")
+
+
+class Power(Record):
+    """What these images could have shown: simulated from the norms of one block, for a verdict none."""
+
+    layer: int = Field(description="the block whose norms reach furthest, in which outliers are hardest to tell")
+    probability: float = Field(description="with which an effect of the shares below would have been found")
+    unevenness: float = Field(
+        description="of the outliers over images: variance of an image's count m + unevenness m^2"
+    )
+    detectable: list[Detectable] = Field(description="mild, moderate and strong effects, in this order")
+
+
 class VerdictRecord(Record):
     """The answer: a kind, how strong, how sure, and why in plain words."""
 
@@ -147,6 +168,7 @@ class VerdictRecord(Record):
     undecided: bool = Field(
         default=False, description="kind none because the images do not agree on it or on anything else"
     )
+    power: Power | None = Field(default=None, description="for a verdict none: what these images could have shown")
 
 
 class RedundancyRecord(Record):
@@ -269,6 +291,19 @@ class Curves(Record):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class OwnMedian(Record):
+    """Patch tokens held against the median of their own image, beside the threshold that is pooled over images."""
+
+    layer: int
+    factor: float = Field(
+        description="counted are norms of at least this many times the median, on the low side at most 1/"
+    )
+    side: Side
+    share: float = Field(description="of the patch tokens")
+    images_with: float = Field(description="share of the images with at least one")
+    per_image: Histogram = Field(description="how many images carry n of them")
+
+
 class ScanResult(Record):
     """The whole of ``result.json``."""
 
@@ -283,6 +318,9 @@ class ScanResult(Record):
     )
     redundancy: RedundancyRecord | None = None
     per_image: Histogram | None = Field(default=None, description="how many images carry n outliers at the peak layer")
+    own_median: OwnMedian | None = Field(
+        default=None, description="patches that stand out of their own image, at the peak layer"
+    )
     examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
     lint: list[Finding] = []
     watched: Watch | None = Field(

@@ -16,13 +16,14 @@ from typing import IO
 
 import numpy as np
 
-from vitreg.analysis.norms import BINS, NormHistogram, encode, pack, to_bin, unpack
+from vitreg.analysis.norms import BINS, STEPS_PER_OCTAVE, NormHistogram, encode, pack, to_bin, unpack
 from vitreg.analysis.outliers import ratio_of
 from vitreg.runtime import Processes
 from vitreg.tokens import TokenLayout
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
 COSINE_BINS = 250  # of 0.008; codes are one byte
+OWN_FACTOR = 2.0  # an octave of norms
 SINK = 8.0  # a patch is an attention sink if it receives over 8 times the mean attention
 
 
@@ -172,11 +173,14 @@ def _cosine_code(cosine: np.ndarray) -> np.ndarray:
 class SecondLook:
     """What single tokens say once the threshold of a layer is known; sums over processes but for `per_image`."""
 
+    layer: int
+    side: str
     positions: np.ndarray  # [P] images with an outlier here
     cosine: np.ndarray  # [2, COSINE_BINS] of other patches, of outliers
     isolated: np.ndarray  # [1] outliers without another among their 8 neighbours
     followed: np.ndarray  # [L, BINS] norms of the same tokens after every block
     images_with: np.ndarray  # [1]
+    own: np.ndarray  # [P + 1] images with this many patches beyond `OWN_FACTOR` times the median of their own image
     per_image: np.ndarray  # int64 [n], in the order of Tally.names
 
 
@@ -189,16 +193,23 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
     """
     rows, cols = tally.layout.grid
     look = SecondLook(
+        layer=layer,
+        side=side,
         positions=np.zeros(rows * cols),
         cosine=np.zeros((2, COSINE_BINS)),
         isolated=np.zeros(1),
         followed=np.zeros((tally.layers, BINS)),
         images_with=np.zeros(1),
+        own=np.zeros(rows * cols + 1),
         per_image=np.zeros(0, np.int64),
     )
     per_image = []
     for codes, cosine in tally.tokens():
-        outlier = is_outlier(codes[:, layer, tally.layout.patches], first_bin, side)  # [n, P]
+        norms = codes[:, layer, tally.layout.patches]  # [n, P]
+        outlier = is_outlier(norms, first_bin, side)
+        own = np.median(norms, axis=1, keepdims=True)
+        far = norms >= own + STEPS_PER_OCTAVE if side == "high" else norms <= own - STEPS_PER_OCTAVE
+        look.own += np.bincount(far.sum(1), minlength=len(look.own))
         look.positions += outlier.sum(0)
         per_image.append(outlier.sum(1))
         look.images_with += (per_image[-1] > 0).sum()
@@ -210,7 +221,7 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
         if cosine is not None:
             for flag in (0, 1):
                 look.cosine[flag] += np.bincount(cosine[outlier == bool(flag)], minlength=COSINE_BINS)
-    for name in ("positions", "cosine", "isolated", "followed", "images_with"):
+    for name in ("positions", "cosine", "isolated", "followed", "images_with", "own"):
         setattr(look, name, group.sum(getattr(look, name)))
     look.per_image = np.concatenate(per_image) if per_image else look.per_image
     return look

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitreg.analysis.norms import NormHistogram
-from vitreg.analysis.outliers import MIN_RATIO, Detection, Detector, shortfalls
-from vitreg.records import Followed, Strength, VerdictKind, VerdictRecord
+from vitreg.analysis.absence import MIN_IMAGES_FOR_POSITIONS, few, none, unstable
+from vitreg.analysis.outliers import Detection
+from vitreg.analysis.resampling import MIN_CONFIDENCE
+from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
 
-MIN_CONFIDENCE = 0.8
-MIN_IMAGES_FOR_POSITIONS = 4
-MIN_IMAGES_FOR_CONFIDENCE = 4
-MORE_IMAGES = "Scan more images, of the kind you care about."
 GONE = 1.2  # times the norm of other patches: below, tokens that were outliers no longer stand out
 
 
@@ -84,38 +81,23 @@ def position_locked(positions: np.ndarray, images: int) -> bool:
     return images >= MIN_IMAGES_FOR_POSITIONS and total > 0 and positions[positions >= 0.5].sum() / total >= 0.5
 
 
-def bootstrap(histograms: np.ndarray, side: str, detector: Detector, resamples: int = 100, seed: int = 0) -> float:
-    """Share of resamples in which at least one of the layers shows outliers on this side.
-
-    Args:
-        histograms: [G, layers, BINS] norm counts of groups of images; empty groups are left out.
-    """
-    filled = histograms[histograms.sum(axis=(1, 2)) > 0]
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(filled), np.full(len(filled), 1 / len(filled)), size=resamples)
-    hits = 0
-    for weight in weights:
-        pooled = np.tensordot(weight, filled, axes=1)  # [layers, BINS]
-        hits += any(detector(NormHistogram(counts), side).found for counts in pooled)  # type: ignore[arg-type]
-    return hits / resamples
-
-
 def describe(
     detections: Sequence[dict[str, Detection]],
     chosen: tuple[str | None, int | None, int | None],
     confidence: float | None,
     evidence: Evidence | None,
     images: int,
+    power: Power | None = None,
 ) -> VerdictRecord:
-    """Put the verdict in words and numbers."""
+    """Put the verdict in words and numbers; `power` is what the images could have shown where nothing was found."""
     side, first, peak = chosen
     if side is None or first is None or peak is None or evidence is None:
-        return _none(detections, confidence, images)
+        return none(detections, confidence, images, power)
     detection = detections[peak][side]
     if confidence is not None and confidence < MIN_CONFIDENCE:
-        return _unstable(detection, peak, confidence, images)
+        return unstable(detection, peak, confidence, images)
     if confidence is None and evidence.images_with < 1:
-        return _few(detection, peak, evidence, images)
+        return few(detection, peak, evidence.images_with, images)
     kind: VerdictKind = "high-norm" if side == "high" else "low-norm"
     if position_locked(evidence.positions, images):
         kind = "position-locked"
@@ -138,88 +120,12 @@ def describe(
     )
 
 
-def _none(detections: Sequence[dict[str, Detection]], confidence: float | None, images: int) -> VerdictRecord:
-    reason = (
-        f"After none of the {len(detections)} blocks a second group of patch tokens, made by the model and at least {MIN_RATIO:g} times "
-        f"away from the median of the others, was found in {images} image{'s' * (images != 1)}."
-    )
-    closest = _closest(detections)
-    if closest is not None:
-        layer, detection = closest
-        size = f"{detection.ratio:.2f} times {'the median norm of the rest' if detection.side == 'high' else 'smaller than the rest'}"
-        reason += f" The closest was block {layer}: {detection.share:.2%} of the tokens at {size}, "
-        entering = detection.gates.get("entering_ratio")
-        if detection.gates.get("made_by_blocks") is False and entering is not None:
-            reason += f"but they enter the first block with {entering:.2f} times: the pixels make it, not the model"
-            reason += "." if images >= MIN_IMAGES_FOR_POSITIONS else ", or the position table (more images would tell)."
-        else:
-            reason += f"but {' and '.join(shortfalls(detection))}."
-    if confidence is not None and confidence < MIN_CONFIDENCE:
-        return _no_artifacts(
-            confidence,
-            "No artifacts are established: there are none in all images together, but in too many draws of them.",
-            f"{reason} Yet {1 - confidence:.0%} of the resamples of the images show some, "
-            f"and 'none' is said where at most {1 - MIN_CONFIDENCE:.0%} do.",
-            [MORE_IMAGES],
-            undecided=True,
-        )
-    return _no_artifacts(
-        confidence,
-        "No artifacts were found: in these images no group of patch features has an unusual norm.",
-        reason,
-        ["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."],
-    )
-
-
-def _closest(detections: Sequence[dict[str, Detection]]) -> tuple[int, Detection] | None:
-    """Return layer and split that fail the fewest gates; of several the one with the largest ratio."""
-    splits = [(layer, d) for layer, pair in enumerate(detections) for d in pair.values() if d.ratio is not None]
-    return min(splits, key=lambda s: (len(shortfalls(s[1])), -(s[1].ratio or 0)), default=None)
-
-
-def _unstable(detection: Detection, peak: int, confidence: float, images: int) -> VerdictRecord:
-    return _no_artifacts(
-        1 - confidence,
-        "No artifacts are established: a few patches stand out, but not dependably over the images.",
-        (
-            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but only "
-            f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
-        ),
-        [MORE_IMAGES],
-        undecided=True,
-    )
-
-
-def _few(detection: Detection, peak: int, evidence: Evidence, images: int) -> VerdictRecord:
-    return _no_artifacts(
-        None,
-        "No artifacts are established: there are too few images, and not all of them show any.",
-        (
-            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
-            f"{evidence.images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
-        ),
-        [MORE_IMAGES],
-        undecided=True,
-    )
-
-
-def _no_artifacts(
-    confidence: float | None, sentence: str, reason: str, advice: list[str], *, undecided: bool = False
-) -> VerdictRecord:
-    return VerdictRecord(
-        kind="none",
-        strength="none",
-        confidence=None if confidence is None else round(confidence, 4),
-        first_layer=None,
-        peak_layer=None,
-        outlier_fraction=0.0,
-        threshold=None,
-        ratio=None,
-        sentence=sentence,
-        reason=reason,
-        advice=advice,
-        undecided=undecided,
-    )
+def against_own_median(own: OwnMedian) -> str:
+    """Say how many patches stand out of their own image, whatever the threshold pooled over images is."""
+    beyond = f"{own.factor:g} times {'above' if own.side == 'high' else 'below'} the median of their own image"
+    if not own.images_with:
+        return f"No patches lie {beyond} at block {own.layer}."
+    return f"{own.share:.2%} of the patches lie {beyond} at block {own.layer}, in {own.images_with:.0%} of the images."
 
 
 def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str, float]:

@@ -45,7 +45,7 @@ def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *
                 "result": result,
                 "report": f"{folder}/report.html" if folder else "report.html",
                 "kind": words.kind(result),
-                "confidence": words.confidence(result.verdict.confidence),
+                "confidence": words.confidence(result.verdict),
                 "shown": shown,
                 "norms": norms,
                 "counts": counts,

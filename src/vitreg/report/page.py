@@ -70,7 +70,7 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
     place = itertools.count()  # of each example in the data block
     return {
         "verdict_kind": words.kind(result),
-        "confidence": words.confidence(result.verdict.confidence),
+        "confidence": words.confidence(result.verdict),
         "shown": shown,
         "charts": _charts(result, attempts),
         "groups": [(title, [_card(e, next(place)) for e in members]) for title, members in groups],

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from vitreg.records import Histogram, LayerRecord, ScanResult
+from vitreg.records import TYPICAL_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord
 
 MISSING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -82,13 +82,21 @@ def count(value: float, singular: str, plural: str | None = None) -> str:
     return f"{value:,.0f}{_SPACE}{singular if value == 1 else plural or singular + 's'}"
 
 
-def confidence(share: float | None) -> str:
-    """How sure, as a word, from the share of bootstrap resamples that gave the same kind of verdict."""
-    if share is None:
+def confidence(verdict: VerdictRecord) -> str:
+    """How sure, as a word: of artifacts by the resamples that agree, of their absence also by what could have been shown."""
+    if verdict.confidence is None:
         return "unknown"
-    if share >= 0.95:
-        return "high"
-    return "fair" if share >= 0.8 else "low"
+    words = ("low", "fair", "high")
+    agreed = 2 if verdict.confidence >= 0.95 else 1 if verdict.confidence >= 0.8 else 0
+    return words[agreed if verdict.kind != "none" else min(agreed, _power(verdict))]
+
+
+def _power(verdict: VerdictRecord) -> int:
+    """0 where moderate effects could be there unseen, 1 where mild ones could, 2 otherwise or if nothing is known."""
+    if verdict.power is None:
+        return 2
+    mild, moderate = (each.share is not None and each.share <= TYPICAL_SHARE for each in verdict.power.detectable[:2])
+    return 2 if mild else 1 if moderate else 0
 
 
 def kind(result: ScanResult) -> str:

@@ -9,8 +9,11 @@ import numpy as np
 
 from vitreg.analysis.norms import BINS, SMALLEST_NORM, NormHistogram, edge_index, edges
 from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, beyond, ratio_of
+from vitreg.analysis.power import power_of
+from vitreg.analysis.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
 from vitreg.analysis.tally import (
     COSINE_BINS,
+    OWN_FACTOR,
     SecondLook,
     Sums,
     Tally,
@@ -19,18 +22,19 @@ from vitreg.analysis.tally import (
     look_again,
     origins,
 )
-from vitreg.analysis.verdict import (
-    MIN_IMAGES_FOR_CONFIDENCE,
-    Evidence,
-    bootstrap,
-    choose,
-    describe,
-    inherited,
-    position_locked,
-)
+from vitreg.analysis.verdict import Evidence, against_own_median, choose, describe, inherited, position_locked
 from vitreg.backbones import Backbone
 from vitreg.files import printable
-from vitreg.records import Followed, Heatmap, Histogram, LayerRecord, ModelRecord, RedundancyRecord, VerdictRecord
+from vitreg.records import (
+    Followed,
+    Heatmap,
+    Histogram,
+    LayerRecord,
+    ModelRecord,
+    OwnMedian,
+    RedundancyRecord,
+    VerdictRecord,
+)
 from vitreg.runtime import Processes
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -149,7 +153,12 @@ class Readout:
                 confidence = bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed)
             else:
                 confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
-        return describe(self.detections, self.chosen, confidence, self._evidence(look, images), images)
+        power = None
+        if side is None:
+            norms = group_histograms(self.tally, [self.peak], self.group)[:, 0]
+            power = power_of(norms, self.tally.layout.num_patches, self.peak, detector)
+        said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
+        return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
 
     def _false_alarms(self, side: str, detector: Detector, seed: int) -> float:
         """Share of resamples that would find outliers, in the layers with the longest tail on this side."""
@@ -268,6 +277,22 @@ class Readout:
             outlier_mean=_round((outliers @ middles) / outliers.sum()) if outliers.sum() else None,
             other_mean=_round((others @ middles) / others.sum()),
             auc=_maybe(_auc(others, outliers)),
+        )
+
+    @property
+    def own_median(self) -> OwnMedian:
+        """How many patches stand out of their own image, at the peak layer."""
+        counts = self._look.own
+        total, most = counts.sum(), int(np.flatnonzero(counts)[-1])
+        return OwnMedian(
+            layer=self._look.layer,
+            factor=OWN_FACTOR,
+            side="low" if self._look.side == "low" else "high",
+            share=_round(counts @ np.arange(len(counts)) / total / self.tally.layout.num_patches),
+            images_with=_round(counts[1:].sum() / total),
+            per_image=Histogram(
+                edges=[float(i) for i in range(most + 2)], counts=counts[: most + 1].tolist(), unit="patches"
+            ),
         )
 
     @property

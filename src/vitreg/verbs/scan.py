@@ -131,6 +131,7 @@ def scan(
             positions=readout.positions,
             redundancy=readout.redundancy,
             per_image=readout.histogram_per_image([count for _, _, count in table]),
+            own_median=readout.own_median,
             examples=[name for _, name, _ in shown],
             lint=[finding for finding in doctor(backbone) if finding.level != "ok"],
             watched=watched,
@@ -170,7 +171,10 @@ def describe(verdict: VerdictRecord) -> str:
     if verdict.undecided:
         kind = "not established"
     else:
-        sure = "" if verdict.confidence is None else f"{verdict.confidence:.0%} of resamples agree"
+        agree = (
+            verdict.confidence is not None and verdict.kind != "none"
+        )  # agreement on "none" is no evidence by itself
+        sure = f"{verdict.confidence:.0%} of resamples agree" if agree else ""
         words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
         kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
     return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vitreg.analysis import outliers, verdict
+from vitreg.analysis import absence, outliers, resampling, verdict
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection
 from vitreg.records import Followed
@@ -69,16 +69,16 @@ def groups():
 
 
 def test_confidence_is_high_only_if_the_images_agree(groups):
-    assert verdict.bootstrap(groups["everywhere"], "high", outliers.mixture) == 1.0
-    assert 0.3 < verdict.bootstrap(groups["one image"], "high", outliers.mixture) < verdict.MIN_CONFIDENCE
-    assert verdict.bootstrap(groups["clean"], "high", outliers.mixture) == 0.0
+    assert resampling.bootstrap(groups["everywhere"], "high", outliers.mixture) == 1.0
+    assert 0.3 < resampling.bootstrap(groups["one image"], "high", outliers.mixture) < resampling.MIN_CONFIDENCE
+    assert resampling.bootstrap(groups["clean"], "high", outliers.mixture) == 0.0
 
 
 def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
     pooled = NormHistogram(groups["one image"].sum((0, 1)))
     found = [{"high": outliers.mixture(pooled, "high"), "low": outliers.mixture(pooled, "low")}]
     chosen = verdict.choose(found)
-    confidence = verdict.bootstrap(groups["one image"], "high", outliers.mixture)
+    confidence = resampling.bootstrap(groups["one image"], "high", outliers.mixture)
     evidence = verdict.Evidence(
         layers=1,
         images=20,
@@ -110,7 +110,7 @@ def test_none_is_not_said_where_the_images_do_not_agree_on_it():
     assert shaky.kind == "none"
     assert shaky.undecided
     assert "31% of the resamples of the images show some" in shaky.reason
-    assert shaky.advice == [verdict.MORE_IMAGES]
+    assert shaky.advice == [absence.MORE_IMAGES]
 
 
 def test_the_closest_split_is_the_one_that_fails_the_fewest_gates_and_they_are_named():

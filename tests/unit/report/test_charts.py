@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vitreg.records import Histogram
+from vitreg.records import Histogram, VerdictRecord
 from vitreg.report import charts_counts, charts_depth, words
 from vitreg.report.svg import Axis, element
 
@@ -132,7 +132,9 @@ def test_numbers_have_three_digits(value, text):
 
 
 def test_confidence_and_effects_in_words():
-    assert [words.confidence(v) for v in (1.0, 0.9, 0.5, None)] == ["high", "fair", "low", "unknown"]
+    found = VerdictRecord.model_construct(kind="high-norm", power=None)
+    said = [words.confidence(found.model_copy(update={"confidence": v})) for v in (1.0, 0.9, 0.5, None)]
+    assert said == ["high", "fair", "low", "unknown"]
     said = words.effects({"norm_ratio": 11.3, "cls_attention_share": 0.4, "cls_attention_layer": 11.0, "new_one": 2.0})
     assert said == [
         "norm 11.3× that of the other patches",

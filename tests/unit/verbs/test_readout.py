@@ -86,6 +86,25 @@ def test_without_outliers_near_is_measured_from_twice_the_median(tokens):
     assert readout.near(encode(layers[2].median * np.array([1.5, 1.7, 2.5])), 2).tolist() == [False, True, True]
 
 
+def test_patches_are_also_held_against_the_median_of_their_own_image(tokens):
+    norms, entering, _ = tokens
+    first = LAYOUT.patches.start
+    norms = norms * np.where(np.arange(20) < 10, 1, 5)[None, :, None]  # half of the images lie five times higher
+    norms[:, 3, first : first + 3] *= 4  # below the higher images' norms, and far above those of its own image
+    readout, _ = read(norms, entering, 20)
+    own = readout.own_median
+    assert own.per_image.counts[0] == 19
+    assert own.images_with == pytest.approx(1 / 20)
+    assert (own.per_image.counts[3], own.share) == (1, pytest.approx(3 / 20 / PATCHES))
+
+
+def test_the_reason_for_none_says_what_these_images_could_have_shown(tokens):
+    readout, _ = read(*tokens[:2], 20)
+    assert [each.ratio for each in readout.verdict.power.detectable] == [2.25, 3.5, 6.0]
+    assert "Images like these show, in 80% of the tries, outliers that are at least" in readout.verdict.reason
+    assert "No patches lie 2 times above the median of their own image" in readout.verdict.reason
+
+
 def test_no_outliers_are_followed_where_none_are_found(tokens):
     _, layers = read(*tokens[:2], 20)
     assert all(layer.followed is None for layer in layers)
@@ -142,7 +161,7 @@ def test_with_fewer_than_four_images_all_must_show_them(tokens):
 
 def test_the_terminal_says_the_strength_and_agreement_or_that_nothing_is_established(tokens):
     norms, entering, marked = tokens
-    assert "\nVerdict: none (100% of resamples agree). " in describe(read(norms, entering, 20)[0].verdict)
+    assert "\nVerdict: none. " in describe(read(norms, entering, 20)[0].verdict)
     norms[1:3][:, marked] *= 8
     found = read(norms, entering, 20)[0].verdict
     assert "\nVerdict: high-norm (strong, 100% of resamples agree). " in describe(found)
