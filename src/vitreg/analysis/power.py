@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from vitreg.analysis.norms import BINS, NormHistogram, encode, to_bin
 from vitreg.analysis.outliers import MAX_SHARE, MIN_SHARE, NEAR, Detector
@@ -20,7 +21,8 @@ from vitreg.records import Detectable, Power
 POWER = 0.8
 RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong
 DRAWS = 400
-UNLUCKY = 0.84  # standard errors: four of five draws are better
+TRIES, MISSES = 8, 1  # of resamples with so many tokens at most one may be missed
+STEP = 1.25  # otherwise this many times as many tokens are tried
 TAIL = 0.99  # how unevenly images carry norms beyond this quantile stands for how unevenly they would carry outliers,
 MIN_UNEVENNESS = 2.0  # but no more evenly than plain patches are spread over photographs: 1.8 and 2.6 in planted models
 LARGEST_INJECTION = MAX_SHARE / 2  # of the tokens; the gates refuse twice as many
@@ -66,8 +68,9 @@ def power_of(histograms: np.ndarray, patches: int, layer: int, detector: Detecto
         histograms: [G, BINS] norm counts of groups of images; empty groups are left out.
         patches: tokens that an image counts.
     """
-    images, pooled = Images.of(histograms, patches), NormHistogram(histograms.sum(0).astype(np.int64))
-    shares = [smallest_share(images, tokens_needed(pooled, detector, ratio)) for ratio in RATIOS]
+    histograms = histograms[histograms.sum(1) > 0].astype(np.int64)
+    images = Images.of(histograms, patches)
+    shares = [smallest_share(images, tokens_needed(histograms, detector, ratio)) for ratio in RATIOS]
     return Power(
         layer=layer,
         probability=POWER,
@@ -90,32 +93,50 @@ def smallest_share(images: Images, needed: int | None) -> float | None:
     return high
 
 
-def tokens_needed(histogram: NormHistogram, detector: Detector, ratio: float) -> int | None:
+def tokens_needed(histograms: np.ndarray, detector: Detector, ratio: float) -> int | None:
     """How many tokens at `ratio` times the median make the detector find outliers; None if a tenth of all does not.
 
-    Those that lie there already count with them: a real second mode may be hidden among them.
+    First the fewest that are found where they lie evenly in the second mode, then as many as are found in nearly all
+    resamples of the images with tokens drawn at random. Those that lie there already count with them: a real second mode
+    may be hidden among them.
     """
-    fewest, most = max(int(np.ceil(MIN_SHARE * histogram.total)), 1), int(LARGEST_INJECTION * histogram.total)
-    if most < fewest or not detector(injected(histogram, most, ratio), "high").found:
+    whole, rng = NormHistogram(histograms.sum(0)), np.random.default_rng(0)
+    fewest, most = max(int(np.ceil(MIN_SHARE * whole.total)), 1), int(LARGEST_INJECTION * whole.total)
+
+    def found(count: int) -> bool:
+        even = ndtri((np.arange(count) + 0.5) / count)
+        return detector(injected(whole, even, ratio), "high").found
+
+    def dependably(count: int) -> bool:
+        misses = 0
+        for weight in rng.multinomial(len(histograms), np.full(len(histograms), 1 / len(histograms)), size=TRIES):
+            drawn = NormHistogram(weight @ histograms)
+            misses += not detector(injected(drawn, rng.standard_normal(count), ratio), "high").found
+            if misses > MISSES:
+                return False
+        return True
+
+    if most < fewest or not found(most):
         return None
     low, high = fewest - 1, most  # not found (or not asked), found
-    while high - low > 1 and high > 1.05 * low:
+    while high - low > 1 and high > STEP * low:
         middle = max(round(float(np.sqrt(max(low, 1) * high))), low + 1)
-        found = detector(injected(histogram, middle, ratio), "high").found
-        low, high = (low, middle) if found else (middle, high)
-    return high + histogram.split(histogram.median * ratio / NEAR, "high")[1].total
+        low, high = (low, middle) if found(middle) else (middle, high)
+    while not dependably(high):
+        high = max(int(STEP * high), high + 1)
+        if high > most:
+            return None
+    return high + whole.split(whole.median * ratio / NEAR, "high")[1].total
 
 
-def injected(histogram: NormHistogram, count: int, ratio: float) -> NormHistogram:
-    """The norms with `count` more: log-normal around `ratio` times the median, as wide as the middle two thirds.
+def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float) -> NormHistogram:
+    """The norms with more: log-normal around `ratio` times the median, as wide as the middle two thirds of them.
 
-    They lie one in five draws' bad luck too low: `UNLUCKY` standard errors of the median of so many.
+    Args:
+        normal: where in that distribution each new token lies, in standard deviations.
     """
-    from scipy.special import ndtri
-
     spread = np.log(histogram.quantile(0.84) / histogram.quantile(0.16)) / 2
-    normal = ndtri((np.arange(count) + 0.5) / count)
-    codes = encode(histogram.median * ratio * np.exp(spread * (normal - UNLUCKY * 1.2533 / np.sqrt(count))))
+    codes = encode(histogram.median * ratio * np.exp(spread * normal))
     return NormHistogram(histogram.counts + np.bincount(to_bin(codes), minlength=BINS))
 
 
