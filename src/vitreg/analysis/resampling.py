@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vitreg.analysis.norms import NormHistogram
-from vitreg.analysis.outliers import Detector, Side
+from vitreg.analysis.outliers import Detector
 
 RESAMPLES = 100
 MIN_CONFIDENCE = 0.8
@@ -19,7 +19,7 @@ def weights(groups: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
 
 
-def bootstrap(histograms: np.ndarray, side: Side, detector: Detector, seed: int = 0) -> float:
+def bootstrap(histograms: np.ndarray, side: str, detector: Detector, seed: int = 0) -> float:
     """Share of resamples in which at least one of the layers shows outliers on this side.
 
     Args:
@@ -36,5 +36,7 @@ def bootstrap(histograms: np.ndarray, side: Side, detector: Detector, seed: int 
             pooled[first:last] = counts
             yield NormHistogram(pooled)
 
-    hits = sum(any(detector(pooled, side).found for pooled in drawn(weight)) for weight in weights(len(filled), seed))
+    hits = 0
+    for weight in weights(len(filled), seed):
+        hits += any(detector(pooled, side).found for pooled in drawn(weight))  # type: ignore[arg-type]
     return hits / RESAMPLES
