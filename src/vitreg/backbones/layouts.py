@@ -325,13 +325,16 @@ def to_canonical(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         (tensors by canonical name, native names behind each canonical name)
     Raises:
         KeyError: if a part of a fused weight is absent.
+        ValueError: if two names stand for one tensor.
     """
     parts: dict[str, dict[int, Tensor]] = {}
     counts: dict[str, int] = {}
     sources: dict[str, list[str]] = {}
     for key, route in routes(state).items():
-        parts.setdefault(route.name, {})[route.part] = _view(state[key], route.view)
-        counts[route.name] = route.parts
+        found = parts.setdefault(route.name, {})
+        if route.part in found or counts.setdefault(route.name, route.parts) != route.parts:
+            raise ValueError(f"{key} and {sources[route.name][0]} are the same tensor")
+        found[route.part] = _view(state[key], route.view)
         sources.setdefault(route.name, []).append(key)
     canonical: dict[str, Tensor] = {}
     for name, found in parts.items():

@@ -138,6 +138,8 @@ def renamed(side: Side, source: str, module: Iterable[str] = ()) -> tuple[dict[s
         tensors, names = to_canonical(side.vit)
     except KeyError as error:
         raise UserError(f"{source} is incomplete: {error.args[0]}.") from None
+    except ValueError as error:
+        raise UserError(f"{source} contradicts itself: {error.args[0]}.") from None
     except (RuntimeError, IndexError):
         raise UserError(f"{source} holds tensors that do not have the shapes of a Vision Transformer.") from None
     for name, value in tensors.items():

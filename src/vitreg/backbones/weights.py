@@ -270,7 +270,7 @@ def fits_only(state: Mapping[str, Tensor], grid: tuple[int, int], trained: tuple
     side = side_of(state, [], "")
     try:
         tensors, _ = to_canonical(side.vit)
-    except (KeyError, RuntimeError, IndexError):
+    except (KeyError, ValueError, RuntimeError, IndexError):
         return False  # loading says what is wrong
     table = tensors.get("pos_embed")
     if table is None or not _fittable(tensors, table.shape[-1]):
@@ -320,10 +320,10 @@ class _Complaints:
         if has != wants:
             complaints.append(f"{source} has {len(has)} blocks and the model {len(wants)}")
         if self.missing:
-            complaints.append(f"{source} lacks {len(self.missing)} tensors of the model ({_some(self.missing)})")
+            complaints.append(f"{source} lacks {_tensors(self.missing)} of the model ({_some(self.missing)})")
         if self.unexpected:
             few = _some(self.unexpected)
-            complaints.append(f"{source} has {len(self.unexpected)} tensors that the model lacks ({few})")
+            complaints.append(f"{source} has {_tensors(self.unexpected)} that the model lacks ({few})")
         if not complaints:
             return
         if allow_partial:
@@ -340,6 +340,13 @@ def blocks_in(names: Iterable[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("blocks.")}
 
 
+def _tensors(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
+
+
 def _some(names: Sequence[str], separator: str = ", ", count: int = 8) -> str:
     more = f"{separator}and {len(names) - count} more" if len(names) > count else ""
-    return separator.join(names[:count]) + more
+    text = separator.join(names[:count]) + more
+    return "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in text
+    )  # one line, whatever a file says

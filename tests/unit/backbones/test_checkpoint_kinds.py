@@ -285,3 +285,32 @@ def test_what_a_partial_load_left_at_random_is_in_the_report(tmp_path):
     headless = load_weights(vit(num_classes=5), tmp_path / "short.pth", allow_partial=True)
     assert "head.weight" in headless.missing
     assert not any(name.startswith("head") for name in headless.untrained)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.attn.q_bias", "blocks.1.mlp.w12.weight", "register_tokens"])
+def test_two_names_for_one_tensor_are_a_contradiction_and_not_the_last_of_them(name, tmp_path):
+    state = vit(reg_tokens=2).state_dict()
+    torch.save(state | {name: torch.zeros(32)}, tmp_path / "w.pth")
+    for read in (lambda path: load_weights(vit(reg_tokens=2), path, allow_partial=True), read_vit):
+        with pytest.raises(UserError, match=r"w\.pth contradicts itself: .* are the same tensor"):
+            read(tmp_path / "w.pth")
+
+
+def test_names_with_line_breaks_stay_on_one_line(tmp_path):
+    torch.save(vit().state_dict() | {"blocks.0.\n\x1b[2Jnorm": torch.zeros(32)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="1 tensor that the model lacks") as caught:
+        load_weights(vit(), tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+MISSHAPEN = {
+    "patch_embed.proj.weight": torch.tensor(1.0), "cls_token": torch.zeros(32), "pos_embed": torch.zeros(1, 0, 32),
+    "blocks.0.attn.qkv.weight": torch.tensor(3.0), "blocks.1.attn.qkv.bias": torch.zeros(5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_a_tensor_of_another_shape_is_one_sentence(name, tmp_path):
+    torch.save(vit().state_dict() | {name: MISSHAPEN[name]}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth (does not fit the model: .* in the file and|has 0 positions)"):
+        load_weights(vit(), tmp_path / "w.pth", allow_partial=True)
