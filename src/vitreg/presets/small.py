@@ -132,7 +132,7 @@ def deit3_lab() -> TrainConfig:
         model=replace(base.model, size="S", depth=None, patch=16, image_size=128, drop_path=0.05),
         data=DataConfig(),
         optim=replace(base.optim, warmup="20 epochs"),
-        run=RunConfig(duration="300 epochs", batch=512, precision="bf16", compile=True),
+        run=RunConfig(duration="300 epochs", batch=512, compile=True),
     )
 
 
@@ -152,7 +152,7 @@ def dinov2_lab() -> TrainConfig:
             crops=MultiCropConfig(local_crops=8, local_size=64, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4)),
             prototypes=2048, hidden=2048, bottleneck=64, momentum=0.992, epoch_steps=IMAGENETTE // 256,
         ),
-        run=RunConfig(duration="100 epochs", batch=256, precision="bf16", compile=True),
+        run=RunConfig(duration="100 epochs", batch=256, compile=True),
     )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def clip_lab() -> TrainConfig:
         recipe=ClipConfig(
             crop_scale=(0.5, 1.0), embed_dim=256, text_width=256, text_heads=4, text_layers=6, context=32
         ),
-        run=RunConfig(duration="100 epochs", batch=250, precision="bf16", compile=True),
+        run=RunConfig(duration="100 epochs", batch=250, compile=True),
     )
 
 
