@@ -129,11 +129,7 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
 def _try(config: TrainConfig) -> int:
     from vitreg.verbs.dry_run import dry_run
 
-    def say(line: str) -> None:
-        if _speaks():
-            say(line)
-
-    dry_run(config, say)
+    dry_run(config, say if _speaks() else lambda _line: None)
     return Exit.DONE
 
 
