@@ -74,6 +74,11 @@ class Undrawn(Record):
     name: str
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """What a terminal says of it."""
+        return f"{self.name} could not be drawn ({self.reason}); everything else is complete."
+
 
 class ImagesRecord(Record):
     """How many images were scanned and which were not."""

@@ -72,6 +72,17 @@ def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["task"] == "complexity"
 
 
+def test_a_figure_that_fails_costs_no_numbers(vitreg, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitreg.report.figures_cost.cost_figure", lambda *_: 1 / 0)
+    done = vitreg("eval", "planted:clean", "complexity", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "complexity.png could not be drawn (ZeroDivisionError" in done.stdout
+    held = json.loads((tmp_path / "result.json").read_text())
+    assert [each["name"] for each in held["undrawn"]] == ["complexity.png"]
+    assert held["metrics"]
+    assert not (tmp_path / "complexity.png").exists()
+
+
 def test_what_a_dense_head_says_is_drawn(vitreg, tmp_path):
     draw = np.random.default_rng(0)
     for side in ("train", "val"):

@@ -244,5 +244,5 @@ def _print_scan(result: ScanResult, out: Path) -> None:
         say(note)
     say(describe(result.verdict))
     for each in result.undrawn:
-        say(f"{each.name} could not be drawn ({each.reason}); the numbers are complete.")
+        say(each.sentence)
     say(out / "report.html")

@@ -48,10 +48,13 @@ class Curves:
         if not self.runs:
             raise UserError("no runs named; give their folders, for example: vitreg curves runs/reg0 runs/reg4")
         out = self.out or Path(self.runs[0].removeprefix("run:") if len(self.runs) == 1 else "vitreg-curves")
-        for run in curves(self.runs, out=out).runs:
+        record = curves(self.runs, out=out)
+        for run in record.runs:
             say(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
             if run.unreadable:
                 say(f"{run.name}: {unreadable_lines(run.unreadable)}")
+        for each in record.undrawn:
+            say(each.sentence)
         say(out / "report.html")
         return Exit.DONE
 

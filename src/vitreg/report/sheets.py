@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 
 from vitreg.files import output_folder, replacing
 
+from .attempts import Attempts
 from .ranges import drawable, usable
 
 Upsample = Literal["nearest", "bilinear"]
@@ -160,6 +161,16 @@ def save(sheet: Sheet, path: Path) -> Path:
     return path
 
 
+def save_all(sheets: Iterable[tuple[str, Sheet]], folder: Path, attempts: Attempts) -> None:
+    """Draw sheets into files of a folder; one that fails is named among the failures, and the others are drawn.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    for name, sheet in sheets:
+        attempts(name, lambda sheet=sheet, name=name: save(sheet, folder / name))
+
+
 def shared_scale(
     maps: Sequence[np.ndarray],
     label: str,
@@ -269,7 +280,7 @@ def _picture(
         values = drawable(cell)
         held = values[np.isfinite(values)]
         own = usable(float(held.min()), float(held.max())) if held.size else (0.0, 1.0)
-        low, high = (sheet.scale.low, sheet.scale.high) if sheet.scale else own
+        low, high = usable(sheet.scale.low, sheet.scale.high) if sheet.scale else own
         colours = sheet.scale.colours if sheet.scale else sheet.colours
         axes.imshow(values, aspect="auto", cmap=colours, norm=Normalize(low, high), interpolation=sheet.upsample)
 
@@ -280,7 +291,7 @@ def _colour_bar(
     width, height = page
     x, y, w, h = box
     axes = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-    mappable = ScalarMappable(Normalize(scale.low, scale.high), cmap=scale.colours)
+    mappable = ScalarMappable(Normalize(*usable(scale.low, scale.high)), cmap=scale.colours)
     bar = figure.colorbar(mappable, cax=axes, extend=scale.clipped)
     bar.ax.tick_params(labelsize=SMALL - 0.5, length=2, width=0.5, pad=1.5)
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vitreg.outputs import Outputs
 from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
 from vitreg.train.journal import read_journal, read_records
+from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.onset import onset
 
 FILES = ("report.html", "curves.png", "curves.json")
@@ -43,7 +45,9 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
     if outputs is not None:
         outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)))
-        record = _draw(outputs, record)
+        from vitreg.report import draw_curves
+
+        record = draw_beside(outputs, record, "curves.json", partial(draw_curves, record.runs))
     return record
 
 
@@ -56,23 +60,6 @@ def write_run_report(folder: str | Path) -> Path:
     from vitreg.report import write_curves
 
     return write_curves([read_run(Path(folder))], Path(folder))
-
-
-def _draw(outputs: Outputs, record: Curves) -> Curves:
-    """Draw the page and the picture. What cannot be drawn is named in the record, which is written once more then."""
-    from vitreg.report import Attempts, draw_curves
-
-    attempts, named = Attempts(), record
-
-    def write(place: Path) -> None:
-        nonlocal named
-        draw_curves(record.runs, place, attempts)
-        if attempts.failed:
-            named = record.model_copy(update={"undrawn": attempts.failed})
-            write_text(place / "curves.json", named.model_dump_json(indent=1))
-
-    outputs.add(write)
-    return named
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -27,7 +27,8 @@ from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs
 from vitreg.records import ImagesRecord, Skipped
-from vitreg.report.sheets import save
+from vitreg.report import Attempts
+from vitreg.report.sheets import save_all
 from vitreg.results import DiscoverResult
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.terminal import say
@@ -36,6 +37,7 @@ from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.discover_pictures import Gallery
 from vitreg.verbs.discover_search import Search
 from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
+from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.evaluate import describe_model
 from vitreg.verbs.progress import progress
 
@@ -150,7 +152,7 @@ def discover(
             ),
         )
         if outputs is not None and group.first:
-            _write(outputs, result, judged, gallery, chosen)
+            result = _write(outputs, result, judged, gallery, chosen)
     return result
 
 
@@ -225,19 +227,19 @@ def _outputs(folder: Path, *read: object) -> Outputs:
 
 def _write(
     outputs: Outputs, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting
-) -> None:
+) -> DiscoverResult:
     """Write the record and the boxes, and when they are safe the pictures."""
 
     def record(place: Path) -> None:
         write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
         write_text(place / "result.json", result.model_dump_json(indent=1))
 
-    def draw(place: Path) -> None:
-        for name, sheet in gallery.sheets(result, chosen):
-            save(sheet, place / "pictures" / name)
+    def draw(place: Path, attempts: Attempts) -> None:
+        sheets = attempts("pictures", lambda: list(gallery.sheets(result, chosen)))
+        save_all(sheets or [], place / "pictures", attempts)
 
     outputs.publish(record)
-    outputs.add(draw)
+    return draw_beside(outputs, result, "result.json", draw)
 
 
 def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:
@@ -279,7 +281,7 @@ def describe(result: DiscoverResult) -> str:
     lines.append("protocol: " + ", ".join(f"{key}: {value}" for key, value in result.protocol.items()))
     choice = result.provenance.precision_choice
     lines += [choice.sentence] if choice else []
-    return "\n".join([*lines, *result.model.notes, *result.notes])
+    return "\n".join([*lines, *result.model.notes, *result.notes, *(each.sentence for each in result.undrawn)])
 
 
 def _sweep_lines(result: DiscoverResult) -> list[str]:

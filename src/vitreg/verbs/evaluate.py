@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs
-from vitreg.report.sheets import save
+from vitreg.report import Attempts
+from vitreg.report.sheets import save_all
 from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
 from vitreg.runtime import processes, provenance
+from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.task import Bench, Outcome, Task
 
 LONGEST = 24  # rows of a table on the terminal
@@ -107,17 +110,16 @@ def evaluate(
         )
         if outputs is not None and group.first:
             outputs.publish(lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)))
-            outputs.add(lambda place: _draw(result, outcome, place))
+            result = draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
     return result
 
 
-def _draw(result: EvalResult, outcome: Outcome, place: Path) -> None:
-    for name, sheet in outcome.sheets.items():
-        save(sheet, place / f"{name}.png")
+def _draw(result: EvalResult, outcome: Outcome, place: Path, attempts: Attempts) -> None:
+    save_all([(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()], place, attempts)
     if result.task == "complexity":
         from vitreg.report.figures_cost import write_cost_figure
 
-        write_cost_figure(result, place)
+        attempts("complexity.png", lambda: write_cost_figure(result, place))
 
 
 def cache() -> Path:
@@ -171,7 +173,7 @@ def describe(result: EvalResult) -> str:
         lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")
     if result.data.skipped:
         lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(each.sentence for each in result.undrawn)])
 
 
 def _laid_out(table: Table) -> list[str]:

@@ -8,6 +8,7 @@ grow with the square of the number of tokens (`map_model`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from vitreg.errors import UserError, unknown
 from vitreg.files import results_folder
 from vitreg.outputs import Outputs
 from vitreg.records import Skipped
-from vitreg.report.sheets import save
+from vitreg.report import Attempts
+from vitreg.report.sheets import save_all
 from vitreg.verbs.map_model import Fit, MappedModel
 from vitreg.verbs.map_sheets import compose
 from vitreg.verbs.map_values import WHAT, MapsResult, ModelMaps, What
@@ -113,12 +115,14 @@ def maps(
         if outputs is None:
             return result
         sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
+        attempts = Attempts()
         outputs.publish(
-            lambda place: [save(sheet, place / file) for file, sheet in sheets],
+            lambda place: save_all(sheets, place, attempts),
             stale=lambda name: name.split("-")[0].removesuffix(".png") in chosen,  # other kinds of maps stay
         )
-        written = tuple(outputs.folder / file for file, _ in sheets)
-        return MapsResult(images=names, maps=result.maps, skipped=skipped, notes=result.notes, paths=written)
+        failed = {each.name: each.sentence for each in attempts.failed}
+        written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
+        return replace(result, notes=(*result.notes, *failed.values()), paths=written)
 
 
 def _outputs(folder: Path, chosen: Sequence[What], read: Sequence[Any]) -> Outputs:

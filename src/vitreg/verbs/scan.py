@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,15 @@ from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor, refuse_broken_weights
+from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.measure import Measure
 from vitreg.verbs.progress import progress
 from vitreg.verbs.readout import Readout
 from vitreg.verbs.token_table import write_token_table
+
+if TYPE_CHECKING:
+    from vitreg.report import Attempts
 
 FILES = ("result.json", "report.html", "figures/")
 
@@ -245,22 +249,18 @@ def _stage_tokens(
 
 
 def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example]]) -> ScanResult:
-    """Draw the page and the figures. What cannot be drawn is named in the record, which is written once more then."""
-    from vitreg.report import Attempts, draw_scan
+    """Draw the page and the figures, with the images that `build` makes."""
+    from vitreg.report import draw_scan
 
-    attempts = Attempts()
-    examples = attempts("maps of the images", build) or []
-    named = result
+    examples: list[Example] | None = None
 
-    def write(place: Path) -> None:
-        nonlocal named
+    def draw(place: Path, attempts: Attempts) -> None:
+        nonlocal examples
+        if examples is None:
+            examples = attempts("maps of the images", build) or []
         draw_scan(result, examples, place, attempts)
-        if attempts.failed:
-            named = result.model_copy(update={"undrawn": attempts.failed})
-            write_text(place / "result.json", named.model_dump_json(indent=1))
 
-    outputs.add(write)
-    return named
+    return draw_beside(outputs, result, "result.json", draw)
 
 
 def _nothing_read(skipped: Sequence[Skipped], interrupted: bool) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitreg import files
 from vitreg.errors import UserError
-from vitreg.report import sheets
+from vitreg.report import Attempts, sheets
 from vitreg.report.sheets import Column, Scale, Sheet, draw, save, shared_scale
 
 
@@ -133,6 +133,19 @@ def test_shared_scale_of_nothing_or_of_equal_values_can_still_be_drawn(maps):
     scale = shared_scale(maps, "norm")
     assert scale.high > scale.low
     draw(one_map(np.zeros((2, 2)), scale=scale))
+
+
+def test_a_sheet_that_fails_is_named_and_the_others_are_written(tmp_path, monkeypatch):
+    whole, broken = one_map(np.zeros((2, 2))), one_map(np.ones((2, 2)))
+    usual = sheets.draw
+    monkeypatch.setattr(sheets, "draw", lambda sheet: 1 / 0 if sheet is broken else usual(sheet))
+    attempts = Attempts()
+    sheets.save_all([("a.png", whole), ("b.png", broken), ("c.png", whole)], tmp_path, attempts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
+    (failed,) = attempts.failed
+    assert failed.name == "b.png"
+    assert "division by zero" in failed.reason
+    assert failed.sentence.startswith("b.png could not be drawn (ZeroDivisionError in test_sheets.py")
 
 
 def test_a_column_wants_a_picture_per_row():

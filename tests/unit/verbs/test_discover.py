@@ -14,7 +14,6 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.data import Preprocess
 from vitreg.errors import UserError
 from vitreg.results import DiscoverResult
-from vitreg.verbs import discover as verb
 from vitreg.verbs import discover_model
 from vitreg.verbs.discover import DiscoverOptions, describe, discover
 from vitreg.verbs.discover_judge import SHARES, Judge
@@ -236,7 +235,7 @@ def test_a_disk_that_is_full_when_pictures_are_drawn_leaves_the_new_record_whole
         path.write_bytes(b"half a picture")
         raise UserError(f"cannot write {path}: No space left on device.")
 
-    monkeypatch.setattr(verb, "save", full)
+    monkeypatch.setattr("vitreg.report.sheets.save", full)
     with pytest.raises(UserError, match="No space"):
         discover(backbone, photos, out=out, options=DiscoverOptions(limit=2))
     assert {path.name for path in out.rglob("*")} == {"result.json", "boxes.json", ".vitreg.json"}

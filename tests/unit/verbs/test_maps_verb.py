@@ -13,6 +13,7 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.data import Preprocess
 from vitreg.errors import UserError
+from vitreg.report import sheets as sheet_drawing
 from vitreg.verbs import map_model, map_sheets
 from vitreg.verbs.maps import maps
 
@@ -130,7 +131,7 @@ def test_unreadable_images_are_skipped_and_said(backbone, photos):
 def test_several_models_share_a_sheet_and_a_scale(photos, tmp_path, monkeypatch):
     one, two = (Backbone(model(r, seed=r), preprocess=PREPROCESS) for r in (0, 2))
     sheets = []
-    monkeypatch.setattr("vitreg.verbs.maps.save", lambda sheet, path: sheets.append(sheet) or path)
+    monkeypatch.setattr("vitreg.report.sheets.save", lambda sheet, path: sheets.append(sheet) or path)
     result = maps([one, two], photos, what=("attention", "registers", "norm"), out=tmp_path)
     attention, registers, norm = sheets
     assert [c.title for c in attention.columns] == ["input", "CLS", "CLS"]
@@ -153,7 +154,7 @@ def test_models_that_see_other_crops_show_their_own_input(photos, tmp_path, monk
     other = Preprocess((32, 32), 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     models = [Backbone(model(), preprocess=p) for p in (PREPROCESS, other)]
     sheets = []
-    monkeypatch.setattr("vitreg.verbs.maps.save", lambda sheet, path: sheets.append(sheet) or path)
+    monkeypatch.setattr("vitreg.report.sheets.save", lambda sheet, path: sheets.append(sheet) or path)
     maps(models, photos, what="norm", layer=[0, 1], out=tmp_path)
     assert [c.title for c in sheets[0].columns] == ["input", "norm", "norm", "input", "norm", "norm"]
 
@@ -166,7 +167,7 @@ def test_single_heads_have_a_sheet_for_every_query(backbone, tmp_path):
 
 def test_many_images_go_on_several_sheets_with_one_scale(backbone, tmp_path, monkeypatch):
     sheets = {}
-    monkeypatch.setattr("vitreg.verbs.maps.save", lambda sheet, path: sheets.setdefault(path.name, sheet) and path)
+    monkeypatch.setattr("vitreg.report.sheets.save", lambda sheet, path: sheets.setdefault(path.name, sheet) and path)
     monkeypatch.setattr(map_sheets, "COLUMNS", 2)
     maps(backbone, images(10), what="norm", layer="all", out=tmp_path)
     assert list(sheets) == [f"norm-{i}.png" for i in (1, 2, 3, 4)]  # 2 blocks + 1 block, 8 images + 2 images
@@ -177,7 +178,7 @@ def test_many_images_go_on_several_sheets_with_one_scale(backbone, tmp_path, mon
 
 def test_own_scales_and_the_mass_threshold_are_said(backbone, tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr("vitreg.verbs.maps.save", lambda sheet, path: sheets.append(sheet) or path)
+    monkeypatch.setattr("vitreg.report.sheets.save", lambda sheet, path: sheets.append(sheet) or path)
     maps(backbone, images(), what=("attention", "pca"), scale="map", mass=0.6, upsample="bilinear", out=tmp_path)
     attention, pca = sheets
     assert attention.scale is None
@@ -282,3 +283,12 @@ def test_specs_are_loaded_one_after_the_other_and_say_what_they_are(photos, tmp_
     assert [m.model for m in result.maps] == [f"{specs[0]} (random weights)", f"{specs[0]} (random weights) #2"]
     assert any("random" in note for note in result.notes)
     np.testing.assert_array_equal(result.maps[0].norm, result.maps[1].norm)
+
+
+def test_a_sheet_that_fails_is_named_and_the_others_are_there(backbone, tmp_path, monkeypatch):
+    usual = sheet_drawing.draw
+    monkeypatch.setattr(sheet_drawing, "draw", lambda sheet: 1 / 0 if "Norm" in sheet.title else usual(sheet))
+    result = maps(backbone, images(), what=("norm", "rgb"), out=tmp_path)
+    assert [path.name for path in result.paths] == ["rgb.png"]
+    assert any(note.startswith("norm.png could not be drawn (ZeroDivisionError") for note in result.notes)
+    assert (tmp_path / "rgb.png").is_file()

@@ -1,0 +1,42 @@
+"""Drawing beside a record that is safe already: what fails is named in the record, and everything else is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from vitreg.files import write_text
+from vitreg.outputs import Outputs
+from vitreg.records import Curves, ScanResult
+from vitreg.results import DiscoverResult, EvalResult
+
+if TYPE_CHECKING:
+    from vitreg.report import Attempts
+
+Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult)
+
+
+def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Path, Attempts], None]) -> Kept:
+    """Add what `draw` draws to a result, and return the record, which names what could not be drawn.
+
+    Args:
+        record: as it was published; it is written once more where a drawing failed.
+        name: of its file.
+        draw: draws into a folder, each thing as one of the attempts.
+    Raises:
+        UserError: if the folder cannot be written; the record is complete then.
+    """
+    from vitreg.report import Attempts
+
+    attempts, named = Attempts(), record
+
+    def write(place: Path) -> None:
+        nonlocal named
+        draw(place, attempts)
+        if attempts.failed:
+            named = record.model_copy(update={"undrawn": list(attempts.failed)})
+            write_text(place / name, named.model_dump_json(indent=1))
+
+    outputs.add(write)
+    return named
