@@ -97,8 +97,8 @@ def tokens_needed(histograms: np.ndarray, detector: Detector, ratio: float) -> i
     """How many tokens at `ratio` times the median make the detector find outliers; None if a tenth of all does not.
 
     First the fewest that are found where they lie evenly in the second mode, then as many as are found in nearly all
-    resamples of the images with tokens drawn at random. Those that lie there already count with them: a real second mode
-    may be hidden among them.
+    resamples of the images with tokens drawn at random, some of them twice as in a resample. Those that lie there
+    already count with them: a real second mode may be hidden among them.
     """
     whole, rng = NormHistogram(histograms.sum(0)), np.random.default_rng(0)
     fewest, most = max(int(np.ceil(MIN_SHARE * whole.total)), 1), int(LARGEST_INJECTION * whole.total)
@@ -110,8 +110,8 @@ def tokens_needed(histograms: np.ndarray, detector: Detector, ratio: float) -> i
     def dependably(count: int) -> bool:
         misses = 0
         for weight in rng.multinomial(len(histograms), np.full(len(histograms), 1 / len(histograms)), size=TRIES):
-            drawn = NormHistogram(weight @ histograms)
-            misses += not detector(injected(drawn, rng.standard_normal(count), ratio), "high").found
+            drawn, again = NormHistogram(weight @ histograms), rng.choice(rng.standard_normal(count), count)
+            misses += not detector(injected(drawn, again, ratio), "high").found
             if misses > MISSES:
                 return False
         return True

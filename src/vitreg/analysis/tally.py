@@ -7,8 +7,9 @@ layer, 6 KB an image for a 12-layer ViT at 261 tokens.
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,13 +75,15 @@ class Sums:
 class Tally:
     """Takes batches in, gives sums and a second look at every token out. A context manager: the spill file is removed."""
 
-    def __init__(self, layers: int, layout: TokenLayout, folder: Path | None = None) -> None:
+    def __init__(
+        self, layers: int, layout: TokenLayout, folder: Path | None = None, spill: IO[bytes] | None = None
+    ) -> None:
         self.layers, self.layout = layers, layout
         self.sums = Sums.zero(layers, len(layout.registers))
         self.extremes = np.stack([np.full(layers, -np.inf), np.full(layers, -np.inf)])  # -minimum, maximum
         self.indices: list[np.ndarray] = []
         self.names: list[str] = []
-        self._spill: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed in __exit__
+        self._spill: IO[bytes] = spill or tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed in __exit__
         self._has_cosine = self.knows_entering = False
 
     def __enter__(self) -> Tally:
@@ -128,6 +131,25 @@ class Tally:
         self._spill.flush()  # a full disk must show here, not when the file is read
         self.indices.append(batch.indices)
         self.names.extend(batch.names)
+
+    @property
+    def whole(self) -> bool:
+        """Whether some images were counted and none by half: an interrupt may come inside `add`."""
+        return bool(self.names) and self.sums.images[0] == len(self.names)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All but the spill, as arrays: `restore` puts another tally, on the same spill, in the same state."""
+        sums = {f"sums_{name}": value for name, value in vars(self.sums).items()}
+        names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
+        known = np.array([self._has_cosine, self.knows_entering])
+        return {**sums, "extremes": self.extremes, "order": self.order, "names": names, "known": known}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the state of another tally."""
+        self.sums = Sums(**{name: state[f"sums_{name}"] for name in vars(self.sums)})
+        self.extremes, self.indices = state["extremes"], [state["order"]]
+        self.names = json.loads(state["names"].tobytes())
+        self._has_cosine, self.knows_entering = map(bool, state["known"])
 
     def tokens(self, images: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Read back (codes int32 [n, L, N], cosine bin uint8 [n, P] or None) in the order of `names`, n at a time."""

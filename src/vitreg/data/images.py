@@ -6,7 +6,10 @@ Nothing is decoded here until an image is opened; what cannot be opened says why
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
+import os
+import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from PIL import Image
 
 from vitreg.data.decode import decode
 from vitreg.data.listing import find
-from vitreg.data.parts import Listed, Locator
+from vitreg.data.parts import Listed, Locator, OnDisk
 from vitreg.errors import UserError
 
 T = TypeVar("T")
@@ -77,6 +80,7 @@ class ImageSource:
     def __init__(self, paths: Sequence[str | Path]) -> None:
         if isinstance(paths, str | Path):
             paths = [paths]
+        self._paths = [str(path) for path in paths]
         self._parts = [part for path in paths for part in find(str(path))]
         if not self._parts:
             raise UserError("no images given; name a file, a folder or an archive.")
@@ -95,6 +99,17 @@ class ImageSource:
     def length(self) -> int | None:
         """`len`, or None where it is not known beforehand."""
         return self._starts[-1] if len(self._starts) > len(self._parts) else None
+
+    def fingerprint(self) -> str:
+        """A hash of where the images are: paths as given and, of files, names, sizes and times of change."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            digest.update(f"{path} {_stamp(path)}\0".encode("utf-8", "surrogateescape"))
+        for part in self._parts:
+            for locator in part.locators if isinstance(part, Listed) else ():
+                stamp = _stamp(locator.path) if isinstance(locator, OnDisk) else ""
+                digest.update(f"{locator.name} {stamp}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> ImageItem:
         """Return one image again. Raises TypeError for an image behind a URL: such images come in order only."""
@@ -125,3 +140,12 @@ class ImageSource:
                     if (start + index) % world == rank:
                         yield ImageItem(start + index, locator.name, locator)
             start += index + 1 if length is None else length
+
+
+def _stamp(path: str) -> str:
+    """Size and time of change of a file; nothing for a folder, which changes with what is written beside its images."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -56,10 +56,16 @@ class Stream:
         self.min_side, self.limit = min_side, limit
         self.skipped: list[Skipped] = []
         self.skipped_indices: list[int] = []
+        self._first = 0
+        self._before: tuple[Skipped, ...] = ()
+
+    def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
+        """Begin at an image of the source, and not at 0; what an earlier pass skipped stays listed."""
+        self._first, self._before = first, tuple(skipped)
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """Yield the batches in the order of the source."""
-        self.skipped, self.skipped_indices = [], []
+        self.skipped, self.skipped_indices = list(self._before), []
         waiting: list[_Decoded] = []
         with closing(self._decoded()) as images:
             for image in images:
@@ -84,8 +90,8 @@ class Stream:
 
     def _decoded(self) -> Generator[_Decoded, None, None]:
         walk = self.source.walk(self.rank, self.world)
-        limit = self.limit
-        items = enumerate(walk if limit is None else itertools.takewhile(lambda item: item.index < limit, walk))
+        limit, due = self.limit, itertools.dropwhile(lambda item: item.index < self._first, walk)
+        items = enumerate(due if limit is None else itertools.takewhile(lambda item: item.index < limit, due))
         turn = threading.Lock()
 
         def work() -> _Decoded | None:

@@ -35,6 +35,15 @@ class Batches(Protocol):
         """What gave no picture so far."""
         ...
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The same for the same images in the same batches; None if an interrupted pass over them cannot go on later."""
+        ...
+
+    def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
+        """Begin at an image, and not at 0; what an earlier pass skipped stays listed."""
+        ...
+
     def __iter__(self) -> Iterator[Batch]: ...
 
     def shows(self, index: int) -> bool:
@@ -124,6 +133,13 @@ class _OfSource:
     def skipped(self) -> list[Skipped]:
         return self._stream.skipped
 
+    @property
+    def fingerprint(self) -> str | None:
+        return f"{self._stream.source.fingerprint()} {self._stream.batch_size} {self._stream.preprocess}"
+
+    def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
+        self._stream.go_on(first, skipped)
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._stream:
             batch = replace(batch, pixels=fit(batch.pixels, self._patch, self._policy))
@@ -157,6 +173,13 @@ class _OfTensor:
         self.planned: int | None = len(self._images)
         self.skipped: list[Skipped] = []
         self.notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str | None:
+        return None
+
+    def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
+        raise NotImplementedError("a tensor is scanned in one go")
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._images), self._batch_size):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
-from vitreg.runtime import Processes, processes, provenance
+from vitreg.runtime import Processes, processes, provenance, versions
 from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
@@ -32,6 +33,7 @@ from vitreg.verbs.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.measure import Measure
 from vitreg.verbs.progress import progress
 from vitreg.verbs.readout import Readout
+from vitreg.verbs.saved_pass import SavedPass, saved_pass
 from vitreg.verbs.token_table import write_token_table
 
 if TYPE_CHECKING:
@@ -109,8 +111,13 @@ def scan(
         )  # fmt: skip
         attention = backbone.attention_status()
         measure = Measure(backbone, batches.size, attention=attention.readable)
-        with Tally(backbone.depth, measure.layout, folder) as tally:
-            interrupted = _run(batches, measure, tally, show=group.first and not quiet)
+        saved = held.enter_context(saved_pass(folder, group, _identity(backbone, batches, options)))
+        with Tally(backbone.depth, measure.layout, folder, saved.spill) as tally:
+            done = int(group.sum(np.array(saved.restore(tally, batches))))
+            if done and group.first:
+                of = "" if batches.planned is None else f" of {batches.planned}"
+                say(f"vitreg: resumed: {done}{of} images done.", error=True)
+            interrupted = _run(batches, measure, tally, saved, show=group.first and not quiet)
             sums = tally.sums.over(group)
             skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
             if not sums.images[0]:
@@ -158,6 +165,9 @@ def scan(
                 result,
                 lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
             )
+        group.gather(None)  # the result is written
+        if not interrupted:
+            saved.remove()
         if lacking is not None:
             raise UserError(f"{str(lacking).rstrip('.')}; the rest of the result is complete.")
     return result
@@ -184,10 +194,26 @@ def describe(verdict: VerdictRecord) -> str:
     return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"
 
 
-def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> bool:
+def _identity(backbone: Backbone, batches: Batches, options: ScanOptions) -> dict[str, Any] | None:
+    """What must be the same for a pass to go on where it was killed; None where it cannot."""
+    images = batches.fingerprint
+    if images is None:
+        return None
+    model = [
+        backbone.spec,
+        backbone.weights_sha256,
+        str(backbone.dtype),
+        str(backbone.device),
+        backbone.attention_status(),
+    ]
+    return {"images": images, "model": model, "options": asdict(options), "versions": versions()}
+
+
+def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, show: bool) -> bool:
     """Feed every batch to the tally. Returns True if the user stopped it; what was counted is kept."""
+    done = len(tally.names)
     try:
-        with progress("scanning", batches.planned, unit="images", show=show) as advance:
+        with progress("scanning", batches.planned, unit="images", show=show, done=done) as advance:
             for batch in batches:
                 try:
                     tally.add(measure(batch.indices, batch.names, batch.pixels))
@@ -197,8 +223,10 @@ def _run(batches: Batches, measure: Measure, tally: Tally, *, show: bool) -> boo
                     raise UserError(f"{error} in {measure.backbone.dtype}; {remedy}.") from error
                 except OSError as error:
                     raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
+                saved.save(tally, batches)
                 advance(len(batch.indices))
     except KeyboardInterrupt:
+        saved.save(tally, batches, now=True)
         if show:
             say("vitreg: interrupted; writing what was scanned (Ctrl-C again to leave at once).", error=True)
         return True

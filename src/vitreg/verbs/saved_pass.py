@@ -1,0 +1,152 @@
+"""A pass over images that goes on where it was killed: the sums so far, and which images are in them, on disk now and then.
+
+Each process keeps three files in a hidden folder of the results: its spill, the sums that belong to a length of it, and a
+mark that it holds locked while it lives. Only a pass of the same weights, settings, versions and images goes on from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vitreg.analysis.tally import Tally
+from vitreg.errors import UserError
+from vitreg.files import replacing
+from vitreg.ledger import fcntl
+from vitreg.records import Skipped
+from vitreg.runtime import Processes
+from vitreg.verbs.batches import Batches
+
+FOLDER, SCHEMA = ".vitreg-scan", "vitreg.pass/1"
+EVERY = 30.0  # seconds between two savings, which take about 0.1 each
+_OWN = re.compile(r"process-\d{5}-of-\d{5}\.(spill|sums|mark)")
+
+
+class SavedPass:
+    """The files of one process; without them (`home` None) nothing is kept and every pass begins anew."""
+
+    def __init__(self, home: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> None:
+        self._identity = json.dumps(identity, sort_keys=True, default=str)
+        self._home, self._mark, self.spill = home, None, None
+        self._name = f"process-{group.rank:05d}-of-{group.world:05d}"
+        self._saved_at = time.monotonic()
+        if home is None or fcntl is None:
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that takes no lock is no reason to fail: the pass is not kept then
+            home.mkdir(exist_ok=True)
+            self._mark = _locked(home / f"{self._name}.mark")
+            if self._mark is not None:
+                descriptor = os.open(self._path("spill"), os.O_RDWR | os.O_CREAT, 0o644)
+                self.spill = os.fdopen(descriptor, "r+b")
+
+    def restore(self, tally: Tally, batches: Batches) -> int:
+        """Take up what an earlier pass left. Returns how many images are done."""
+        if self.spill is None:
+            return 0
+        state = self._read()
+        if state is None:
+            self.spill.truncate(0)
+            self._path("sums").unlink(missing_ok=True)
+            return 0
+        self.spill.truncate(int(state["spill"]))
+        self.spill.seek(0, os.SEEK_END)
+        tally.restore(state)
+        skipped = [Skipped(**each) for each in json.loads(str(state["skipped"]))]
+        batches.go_on(int(tally.order[-1]) + 1, skipped)
+        return len(tally.names)
+
+    def save(self, tally: Tally, batches: Batches, *, now: bool = False) -> None:
+        """Keep the sums if it is time; call it between two batches."""
+        if self.spill is None or not tally.whole or (not now and time.monotonic() - self._saved_at < EVERY):
+            return
+        self.spill.flush()
+        os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
+        skipped = json.dumps([each.model_dump() for each in batches.skipped])
+        held = io.BytesIO()
+        np.savez_compressed(held, identity=self._identity, spill=self.spill.tell(), skipped=skipped, **tally.state())
+        with replacing(self._path("sums")) as temporary:
+            temporary.write_bytes(held.getvalue())
+        self._saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """The pass is over and its result written: remove its files, and those that processes now gone have left."""
+        if self._home is None or self._mark is None:
+            return
+        self._close()
+        for mark in self._home.glob("process-*.mark"):
+            held = _locked(mark)
+            if held is None:
+                continue
+            for path in self._home.glob(f"{mark.stem}.*"):
+                if _OWN.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            for path in self._home.glob(f".{mark.stem}.sums.*.part"):
+                path.unlink(missing_ok=True)
+            held.close()
+        with contextlib.suppress(OSError):  # other processes are not done, or it holds what is not ours
+            self._home.rmdir()
+
+    def _close(self) -> None:
+        for file in (self.spill, self._mark):
+            if file is not None:
+                file.close()
+
+    def _path(self, ending: str) -> Path:
+        assert self._home is not None
+        return self._home / f"{self._name}.{ending}"
+
+    def _read(self) -> dict[str, np.ndarray] | None:
+        """What was saved, if it is whole and of the same pass."""
+        try:
+            with np.load(self._path("sums"), allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
+            same = str(state["identity"]) == self._identity
+            return state if same and self._path("spill").stat().st_size >= int(state["spill"]) else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+
+@contextlib.contextmanager
+def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> Iterator[SavedPass]:
+    """Keep a pass in a folder of results. A mistake of the user's ends it: there is nothing to go on from."""
+    saved = SavedPass(None if folder is None or identity is None else folder / FOLDER, group, identity)
+    try:
+        yield saved
+    except UserError:
+        with contextlib.suppress(OSError):
+            saved.remove()
+        raise
+    finally:
+        saved._close()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """Open and lock a mark; None if another process holds it, or if the file is not ours."""
+    assert fcntl is not None
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        text = file.read()
+        if not text:
+            file.write(json.dumps({"schema": SCHEMA}))
+            file.flush()
+        elif json.loads(text) != {"schema": SCHEMA}:
+            raise ValueError("not a mark of vitreg's")
+    except (OSError, ValueError):
+        file.close()
+        return None
+    return file

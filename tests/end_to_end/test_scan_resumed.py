@@ -1,0 +1,157 @@
+"""A scan that was killed goes on from its last saved sums, and says what the uninterrupted one says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitreg.verbs import saved_pass
+from vitreg.verbs.scan import ScanOptions, scan
+
+# Every batch is saved, and the process is killed when it would count this one, or in the middle of saving it.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from vitreg.analysis.tally import Tally
+from vitreg.verbs import saved_pass
+from vitreg.__main__ import main
+
+moment, at, saved_pass.EVERY = sys.argv[1], int(sys.argv[2]), 0.0
+owner, name = {"counting": (Tally, "add"), "saving": (os, "fsync"), "replacing": (np, "savez_compressed")}[moment]
+before, calls = getattr(owner, name), [0]
+
+def dies(*given, **named):
+    calls[0] += 1
+    if calls[0] == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return before(*given, **named)
+
+setattr(owner, name, dies)
+sys.argv = ["vitreg", *sys.argv[3:]]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("resumed"), np.random.default_rng(0)
+    for number in range(11):
+        small = rng.integers(0, 255, (rng.integers(4, 40), rng.integers(4, 40), 3)).astype(np.uint8)
+        Image.fromarray(small).resize((260, 230), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    (folder / "03-broken.png").write_bytes(b"no image")
+    return folder
+
+
+OPTIONS = ScanOptions(batch_size=2)
+
+
+def facts(folder):
+    record = json.loads((folder / "result.json").read_text())
+    del record["provenance"]
+    return record
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
+    scan("planted:high-norm", photos, out=out, options=OPTIONS)
+    assert not (out / saved_pass.FOLDER).exists()
+    return facts(out)
+
+
+@pytest.mark.parametrize(("moment", "at"), [("counting", 4), ("saving", 2), ("replacing", 3)])
+def test_a_scan_killed_at_any_moment_goes_on_and_says_the_same(moment, at, photos, uninterrupted, tmp_path, capsys):
+    words = ["scan", "planted:high-norm", str(photos), "--out", str(tmp_path), "--batch-size", "2"]
+    done = subprocess.run([sys.executable, "-c", KILLED, moment, str(at), *words], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "result.json").exists()
+    scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    assert (
+        f"resumed: {2 * {'counting': 3, 'saving': 1, 'replacing': 2}[moment]} of 12 images done"
+        in capsys.readouterr().err
+    )
+    assert facts(tmp_path) == uninterrupted
+    assert not (tmp_path / saved_pass.FOLDER).exists()
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.fixture
+def stopped(photos, tmp_path, monkeypatch):
+    """The folder of a scan that ended without a word after two batches."""
+    from vitreg.analysis.tally import Tally
+
+    monkeypatch.setattr(saved_pass, "EVERY", 0.0)
+    add, calls = Tally.add, []
+
+    def dies(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+        add(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tally, "add", dies)
+        with pytest.raises(Stopped):
+            scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    assert list((tmp_path / saved_pass.FOLDER).iterdir())
+    return tmp_path
+
+
+def test_other_settings_begin_anew(stopped, photos, capsys):
+    result = scan("planted:clean", photos, out=stopped, options=OPTIONS)
+    assert "resumed" not in capsys.readouterr().err
+    assert (result.images.seen, result.verdict.kind) == (11, "none")
+    assert not (stopped / saved_pass.FOLDER).exists()
+
+
+def test_a_changed_image_begins_anew(stopped, photos, tmp_path_factory, capsys, uninterrupted):
+    first = sorted(photos.iterdir())[0]
+    before = first.stat()
+    os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    scan("planted:high-norm", photos, out=stopped, options=OPTIONS)
+    assert "resumed" not in capsys.readouterr().err
+    assert facts(stopped) == uninterrupted
+
+
+@pytest.mark.parametrize("damage", ["sums", "spill"])
+def test_damaged_sums_begin_anew(damage, stopped, photos, capsys, uninterrupted):
+    path = stopped / saved_pass.FOLDER / f"process-00000-of-00001.{damage}"
+    path.write_bytes(path.read_bytes()[:100])
+    scan("planted:high-norm", photos, out=stopped, options=OPTIONS)
+    assert "resumed" not in capsys.readouterr().err
+    assert facts(stopped) == uninterrupted
+
+
+def test_what_is_not_ours_in_the_hidden_folder_stays(stopped, photos, uninterrupted):
+    mine = stopped / saved_pass.FOLDER / "process-mine.txt"
+    mine.write_text("keep")
+    scan("planted:high-norm", photos, out=stopped, options=OPTIONS)
+    assert [path.name for path in (stopped / saved_pass.FOLDER).iterdir()] == [mine.name]
+
+
+def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrupted, tmp_path, monkeypatch, capsys):
+    from vitreg.verbs.measure import Measure
+
+    measure, calls = Measure.__call__, []
+
+    def interrupted(self, *given):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measure, "__call__", interrupted)
+        assert scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS).images.interrupted
+    assert scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS).images.seen == 11
+    assert "resumed: 6 of 12" in capsys.readouterr().err
+    assert facts(tmp_path) == uninterrupted
