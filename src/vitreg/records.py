@@ -18,7 +18,9 @@ Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
 
 
-TYPICAL_SHARE = 0.005  # of the patches: "excluded" is an effect that would have shown in one patch of a 14x14 grid
+TYPICAL_SHARE = (
+    0.01  # of the patches, half of what the paper's models have: what would have shown so many is "excluded"
+)
 
 
 class Record(BaseModel):

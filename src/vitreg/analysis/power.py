@@ -141,10 +141,14 @@ def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float) -> Norm
 
 
 def chance(images: Images, share: float, needed: int, seed: int = 0) -> float:
-    """Probability that outliers of this share are called artifacts: enough of them, and in enough resamples."""
+    """Probability that outliers of this share are called artifacts: enough of them, and in enough resamples.
+
+    At least: of draws and resamples with just enough of them, one in eight (MISSES of TRIES) may be missed.
+    """
     counts = images.draw(share, np.random.default_rng(seed))  # [DRAWS, G]
     enough = counts.sum(1) >= needed
     if images.sizes.sum() < MIN_IMAGES_FOR_CONFIDENCE:
         return float((enough & (counts > 0).all(1)).mean())
     again = weights(len(images.sizes), seed) @ counts.T >= needed  # [RESAMPLES, DRAWS]
-    return float((enough & (again.mean(0) >= MIN_CONFIDENCE)).mean())
+    seen = 1 - MISSES / TRIES
+    return float(seen * (enough & (seen * again.mean(0) >= MIN_CONFIDENCE)).mean())

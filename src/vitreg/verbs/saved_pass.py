@@ -76,7 +76,8 @@ class SavedPass:
         os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
         skipped = json.dumps([each.model_dump() for each in batches.skipped])
         held = io.BytesIO()
-        np.savez_compressed(held, identity=self._identity, spill=self.spill.tell(), skipped=skipped, **tally.state())
+        arrays: dict[str, Any] = {"identity": self._identity, "spill": self.spill.tell(), "skipped": skipped}
+        np.savez_compressed(held, **arrays, **dict[str, Any](tally.state()))
         with replacing(self._path("sums")) as temporary:
             temporary.write_bytes(held.getvalue())
         self._saved_at = time.monotonic()

@@ -40,13 +40,15 @@ def is_found(norms):
 
 
 @pytest.mark.parametrize("images", [12, 30])
-def test_the_share_that_is_said_to_be_found_in_four_of_five_draws_is(images):
+def test_the_share_that_is_said_to_be_found_in_four_of_five_draws_is_found_at_least_so_often(images):
     rng = np.random.default_rng(images)
     said = power.power_of(counted(bulk(images, rng)), PATCHES, 0, outliers.ratio)
     for effect in said.detectable[2:]:
         found = [is_found_by_ratio(images, effect, said.unevenness, rng) for _ in range(100)]
-        # Of 100 draws 72 to 88 are within two standard errors of 80 %.
-        assert 0.70 <= np.mean(found) <= 0.90, effect
+        # At least: 72 of 100 are within two standard errors of 80 %. A fifth of that share must not do.
+        assert np.mean(found) >= 0.72, effect
+        less = effect.model_copy(update={"share": effect.share / 5})
+        assert np.mean([is_found_by_ratio(images, less, said.unevenness, rng) for _ in range(50)]) < 0.5
 
 
 def is_found_by_ratio(images, effect, unevenness, rng):
@@ -63,7 +65,7 @@ def test_so_it_is_for_the_default_detector_and_every_ratio(effect):
     said = power.power_of(counted(bulk(12, rng)), PATCHES, 0, outliers.mixture)
     edge = said.detectable[effect]
     draws = [planted(bulk(12, rng), edge.share, edge.ratio, said.unevenness, rng) for _ in range(40)]
-    assert 0.65 <= np.mean([is_found(draw) for draw in draws]) <= 0.95, edge
+    assert np.mean([is_found(draw) for draw in draws]) >= 0.65, edge
 
 
 def test_more_images_show_smaller_shares_and_larger_effects_need_fewer_tokens():
@@ -127,4 +129,4 @@ def test_none_from_few_images_says_what_it_can_exclude_and_is_not_called_sure(sh
     assert said.sentence.startswith(sentence)
     assert words.confidence(said) == confidence
     assert any("Nothing needs fixing" in line for line in said.advice) == (confidence == "high")
-    assert excludes(said.power, "strong") == (shares[2] <= 0.005)
+    assert excludes(said.power, "strong") == (shares[2] <= 0.01)
