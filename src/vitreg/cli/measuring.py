@@ -135,15 +135,15 @@ class Discover:
     method: str = "lost"
     """lost, tokencut or maskcut."""
     feature: str | None = None
-    """k, q, v (as their projection wrote them) or output of a block; k if unset. With --sweep several, as k,v."""
+    """k, q, v (as their projection wrote them) or output of a block. Unset: k for lost; the cuts choose. With --sweep several, as k,v."""
     layer: str | None = None
-    """Block, such as 7; the last if unset. With --sweep several, as 8,9,10,11."""
+    """Block, such as 7. Unset: the last for lost; the cuts choose. With --sweep several, as 8,9,10,11."""
     normalize: str | None = None
-    """Of the features, image by image: none, l2, center or center+l2. Unset: center+l2 for lost, none for the cuts."""
+    """Of the features, image by image: none, l2, center or center+l2. Unset: center+l2 for lost; the cuts choose."""
     bias: str | None = None
     """Added to every entry of LOST's Gram matrix: auto (if unset), a number, or a share of its diagonal as --bias=-20%."""
     sweep: bool = False
-    """Compare features, blocks, normalisations and biases in one pass; needs true boxes."""
+    """Compare features, blocks, normalisations and biases in one pass; lost needs true boxes for it."""
     size: str | None = None
     """Short side in pixels, such as 480, or 384x512 (height x width, aspect not kept); the images' own size if unset."""
     hard: bool = True

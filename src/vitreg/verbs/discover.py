@@ -35,8 +35,9 @@ from vitreg.terminal import say
 from vitreg.verbs.discover_judge import Judge, Judged
 from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.discover_pictures import Gallery
-from vitreg.verbs.discover_search import Search
+from vitreg.verbs.discover_search import Search, one_blas_thread
 from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
+from vitreg.verbs.discover_sweep import choose
 from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.evaluate import describe_model
 from vitreg.verbs.progress import progress
@@ -109,7 +110,7 @@ def discover(
     name, source, truth, note = _opened(images, boxes, options.hard)
     if options.sweep is not None and truth is None and options.setting.method == "lost":
         raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
-    with results_folder(out) as folder, processes() as group:
+    with results_folder(out) as folder, processes() as group, one_blas_thread():
         outputs = None if folder is None else _outputs(folder, images, boxes, weights)
         if outputs is not None and group.first:
             outputs.check()
@@ -118,7 +119,7 @@ def discover(
             own = {"model": backbone.spec, "images": name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
         looking = DiscoverModel(backbone, options.size)
-        chosen = options.setting.resolved(backbone.depth)
+        chosen, how = _chosen(options.setting, source, looking)
         search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))
         gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
         judge = Judge(truth)
@@ -140,7 +141,7 @@ def discover(
             without_boxes=verdict.without_boxes,
             without_cut=verdict.without_cut,
             setting=chosen.record(),
-            protocol={"images": name, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
+            protocol={"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
             sweep=verdict.sweep,
             notes=[*([note] if note else []), *source.notes, *verdict.notes],
             provenance=provenance(
@@ -154,6 +155,17 @@ def discover(
         if outputs is not None and group.first:
             result = _write(outputs, result, judged, gallery, chosen)
     return result
+
+
+def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tuple[Setting, dict[str, object]]:
+    """Fill in what a setting leaves open. Returns it, and how it was chosen where that was left to the images."""
+    depth = looking.backbone.depth
+    if not setting.open:
+        return setting.resolved(depth), {}
+    settings = Sweep().settings(setting, depth)
+    chosen, count = choose(source, looking, settings)
+    rule = f"largest mean eigengap of {len(settings)} settings on the first {count} images, no label looked at"
+    return chosen, {"setting chosen by": rule}
 
 
 def _opened(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +27,15 @@ RULES: dict[str, dict[str, object]] = {
     "tokencut": {"tau": TAU, "eps": EPS},
     "maskcut": {"tau": MASK_TAU, "eps": EPS, "masks": MASKS, "box of CorLoc": "of the first mask"},
 }
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep numpy and scipy to one thread while torch has all: their pools wait for each other, and cuts take twice as long."""
+    from threadpoolctl import ThreadpoolController
+
+    pools = ThreadpoolController()
+    places = [pool["filepath"] for pool in pools.info() if re.search(r"(numpy|scipy)(\.libs)?[/\\]", pool["filepath"])]
+    return pools.select(filepath=places).limit(limits=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,6 +74,7 @@ class Setting:
             they are compared, as others did for register models (Bach et al. 2025); with the automatic bias no number
             is then chosen by hand. The cuts: none, as published.
         bias: read by lost only.
+        open: of a cut: feature, block and normalisation are still to be chosen, without labels, on the images themselves.
     """
 
     method: Method = "lost"
@@ -81,6 +82,7 @@ class Setting:
     layer: int = -1
     normalize: Normalize | None = None
     bias: Bias = Bias(None)
+    open: bool = False
 
     def __post_init__(self) -> None:
         _known("method", self.method, METHODS)
@@ -89,7 +91,7 @@ class Setting:
 
     def resolved(self, depth: int) -> Setting:
         """Return the same with nothing left open and its block counted from 0. Raises UserError if the model has no such block."""
-        return replace(self, layer=resolve_layer(self.layer, depth), normalize=self.normalisation)
+        return replace(self, layer=resolve_layer(self.layer, depth), normalize=self.normalisation, open=False)
 
     @property
     def normalisation(self) -> Normalize:
@@ -205,6 +207,7 @@ def read_settings(
         layer=layers[0] if layers else -1,
         normalize=normals[0] if normals else None,
         bias=biases[0] if biases else Bias(None),
+        open=way != "lost" and not (sweep or features or layers or normals),
     )
     if not sweep:
         return chosen, None

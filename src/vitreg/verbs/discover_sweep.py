@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from vitreg.data import ImageSource, Unreadable
 from vitreg.results import Cell, DiscoverSweep, Table
+from vitreg.verbs.discover_model import DiscoverModel
+from vitreg.verbs.discover_search import Search
 from vitreg.verbs.discover_setting import Setting
 
+CALIBRATED_ON = 16  # images, the first ones
 WARNING = (
     "Choosing the best row of this table is tuning on these very images: report a row named before looking, such as one "
     "chosen without labels (marked), or a setting chosen on other images."
@@ -62,6 +68,22 @@ def clearest(gaps: Float32[np.ndarray, "n S"]) -> list[int]:
     The rule was fixed before any true box was looked at.
     """
     return np.lexsort((-(gaps > 0).mean(axis=0), -gaps.mean(axis=0))).tolist()
+
+
+def choose(source: ImageSource, looking: DiscoverModel, settings: Sequence[Setting]) -> tuple[Setting, int]:
+    """Choose the setting with the clearest cuts on the first images. Returns it and how many images were looked at.
+
+    No label is looked at. Every process of a run sees the same images and comes to the same choice.
+    """
+    search, gaps = Search(settings), []
+    for item in itertools.islice(source.walk(), CALIBRATED_ON):
+        with suppress(Unreadable):  # listed when it is its turn
+            photograph = item.reduce(looking.prepare)
+            features, grid = looking.features(photograph, search.wanted)
+            gaps.append([found.gap for found in search(features, grid, photograph, looking.patch)])
+    if not gaps:
+        return settings[0], 0
+    return settings[clearest(np.array(gaps, dtype=np.float32))[0]], len(gaps)
 
 
 def _halves(hits: Bool[np.ndarray, "images S"]) -> float | None:

@@ -7,6 +7,7 @@ import pytest
 import scipy.ndimage
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_info
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.ops import box_iou
 
@@ -18,7 +19,7 @@ from vitreg.verbs import discover_model
 from vitreg.verbs.discover import DiscoverOptions, describe, discover
 from vitreg.verbs.discover_judge import SHARES, Judge
 from vitreg.verbs.discover_model import DiscoverModel, Photograph
-from vitreg.verbs.discover_search import Found, Search
+from vitreg.verbs.discover_search import Found, Search, one_blas_thread
 from vitreg.verbs.discover_setting import Bias, Setting, Sweep, read_settings
 
 PREPROCESS = Preprocess((32, 32), 32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
@@ -422,6 +423,40 @@ def test_a_relative_bias_is_a_share_of_the_mean_diagonal():
     relative, absolute, none = search({("k", 0): x}, (4, 5), photograph, (8, 8))
     assert (relative.boxes, relative.scores) == (absolute.boxes, absolute.scores)
     assert relative.scores != none.scores
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_cut_of_which_nothing_is_named_is_chosen_without_labels(backbone, photos, truth, alike):
+    """Where all keys are alike, as those of large models are, the published setting has no cut, and another is chosen."""
+    if alike:
+        with torch.no_grad():
+            for block in backbone.module.blocks:
+                block.attn.qkv.bias.fill_(10.0)
+    setting, _ = read_settings(method="tokencut")
+    assert setting.open
+    result = discover(backbone, photos, boxes=truth, options=DiscoverOptions(setting=setting))
+    assert discover(backbone, photos, options=DiscoverOptions(setting=setting)).setting == result.setting  # blind
+    sweep = DiscoverOptions(setting=replace(setting, open=False), sweep=Sweep())
+    marked = next(row for row in discover(backbone, photos, boxes=truth, options=sweep).sweep.table.rows
+                  if "largest eigengap" in row[-1])  # fmt: skip
+    assert [result.setting[key] for key in ("feature", "block", "normalisation")] == marked[1:4]
+    assert result.corloc.value == marked[0]
+    assert "no label looked at" in result.protocol["setting chosen by"]
+    published = discover(backbone, photos, options=DiscoverOptions(setting=Setting(method="tokencut")))
+    assert published.without_cut == len(SIZES) or not alike
+    assert result.without_cut < len(SIZES)
+    assert not read_settings(method="tokencut", layer="-1")[0].open
+
+
+def test_numpy_has_one_thread_while_cuts_are_made_and_torch_keeps_its_own():
+    def threads():
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info() if "openblas" in pool["filepath"]}
+
+    before, of_torch = threads(), torch.get_num_threads()
+    with one_blas_thread():
+        assert all(count == 1 for path, count in threads().items() if "numpy" in path or "scipy" in path)
+        assert torch.get_num_threads() == of_torch
+    assert threads() == before
 
 
 def test_words_become_settings():
