@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError, nearest, unknown
 
 T = TypeVar("T")
@@ -52,10 +53,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        data = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} is no valid {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}.") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not a table of settings.")

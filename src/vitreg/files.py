@@ -59,6 +59,11 @@ def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[An
         raise UserError(f"{folder} holds another result ({what}); name another folder with --out.")
 
 
+def run_folder(name: str | Path) -> Path:
+    """Return the folder of a training run, named with or without `run:` before it."""
+    return Path(str(name).removeprefix("run:")).expanduser()
+
+
 def printable(text: str) -> str:
     """Make a text fit for JSON, UTF-8, a terminal and a page, on one line.
 

@@ -7,6 +7,8 @@ version.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -330,6 +332,7 @@ class ScanResult(Record):
     )
     examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
     lint: list[Finding] = []
+    attention_unread: str = Field(default="", description="why attention was not read; empty where it was")
     watched: Watch | None = Field(
         default=None, description="for the model of a training run: its norms while it was trained"
     )
@@ -337,6 +340,18 @@ class ScanResult(Record):
     provenance: Provenance
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def reading_block(layers: Sequence[LayerRecord]) -> int | None:
+    """The block in which outliers take most attention: that after the layer they belong to. None where none is known.
+
+    CLS attention decides; without a class token, what an outlier receives of the other tokens.
+    """
+    for name in ("cls_attention", "received"):
+        taken = {la.index + 1: v for la in layers if (v := getattr(la, name)) is not None and math.isfinite(v)}
+        if taken:
+            return max(taken, key=lambda block: taken[block])
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,11 +362,12 @@ class Example:
     image: np.ndarray  # uint8 [H, W, 3], as the model saw it, before normalisation
     outliers: np.ndarray  # bool [rows, cols]
     norms: np.ndarray  # [rows, cols]
-    cls_attention: np.ndarray | None  # [rows, cols], mean over heads, last block
+    cls_attention: np.ndarray | None  # [rows, cols], mean over heads, at `attention_layer`
     register_attention: np.ndarray  # [R, rows, cols]
     pca: np.ndarray  # [rows, cols, 3] in 0..1
     attends: np.ndarray  # int32 [P, K]: the K patches each patch attends to most, row-major indices
     attends_share: np.ndarray  # [P, K]: their attention
+    attention_layer: int | None = None  # block of the attention maps; None is the last
     near: np.ndarray | None = (
         None  # bool [rows, cols]: no outliers, but within a factor of `outliers.NEAR` of being some
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records import ImagesRecord, Provenance, Record, Skipped, Undrawn
+from vitreg.records import Finding, ImagesRecord, Provenance, Record, Skipped, Undrawn
 
 Cell = str | float | int | None
 
@@ -67,6 +67,16 @@ class EvalResult(Record):
         """Whether the headline is better than every control."""
         value = self.metrics[self.headline]
         return all((value > c) if self.larger_is_better else (value < c) for c in self.controls.values())
+
+
+class DoctorResult(Record):
+    """What was found in a model without images: what `vitreg doctor --json` prints."""
+
+    schema_: Literal["vitreg.doctor/1"] = Field(default="vitreg.doctor/1", alias="schema")
+    vitreg: str = Field(description="version")
+    model: EvalModel
+    problem: bool = Field(description="whether any finding is a problem; the exit code is then 5")
+    findings: list[Finding] = Field(description="level, subject, message, remedy; in the order of the checks")
 
 
 class CorLoc(Record):

@@ -85,6 +85,17 @@ def test_lines_and_words_stand_out_in_both_schemes(opened, scheme):
         assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= least, selector
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_table_of_runs_fits_without_scrolling_inside(opened, width):
+    metrics = {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    inner, outer = opened.execute_script(
+        "const box = document.querySelector('table.runs').parentElement; return [box.scrollWidth, box.clientWidth]"
+    )
+    assert inner <= outer
+    assert "registers" in find(opened, "table.runs").text or width < 500
+
+
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
 def test_no_width_needs_sideways_scrolling(opened, width):
     metrics = {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500}

@@ -45,10 +45,10 @@ EVALUATIONS = {
     "depth": ("{model}", "depth", "{dense}", "--depth-scale", "0.05", "--steps", "2"),
     "zeroshot": ("run:{clip}", "zeroshot", "{classes}"),
     "retrieval": ("run:{clip}", "retrieval", "{captions}"),
-    "tokens": ("{model}", "tokens", "{classes}", "--layer", "8"),
+    "tokens": ("{model}", "tokens", "{classes}"),
     "position": ("{model}", "position", "{photographs}"),
     "pixels": ("{model}", "pixels", "{photographs}"),
-    "controls": ("{model}", "controls", "{classes}", "--layer", "8"),
+    "controls": ("{model}", "controls", "{classes}"),
     "complexity": ("{model}", "complexity"),
 }
 
@@ -127,3 +127,20 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["task"] == task
     assert np.isfinite(result["metrics"][result["headline"]])
+
+
+OF_A_RUN = {
+    "scan": ("{run}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
+    "doctor": ("{run}",),
+    "eval": ("{run}", "complexity", "--out", "{out}"),
+    "curves": ("{run}", "--out", "{out}"),
+    "export": ("{run}", "--to", "safetensors", "--out", "{out}/model.safetensors"),
+    "train": ("--resume", "{run}"),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "run:"])
+@pytest.mark.parametrize("verb", OF_A_RUN)
+def test_a_run_is_named_by_its_folder_with_or_without_a_prefix(vitreg, made, tmp_path, verb, prefix):
+    done = vitreg(verb, *words_of(OF_A_RUN[verb], {**made, "run": f"{prefix}{made['run']}"}, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr

@@ -53,6 +53,11 @@ def find(browser, selector):
     return browser.find_element("css selector", selector)
 
 
+def check(browser, box):
+    """Tick a box whatever lies over it."""
+    browser.execute_script("document.getElementById(arguments[0]).click()", box)
+
+
 def readout(browser, example):
     return find(browser, f"#r{example}").text
 
@@ -114,6 +119,8 @@ def test_pointing_at_a_token_reads_its_norm_and_draws_what_it_attends_to(opened,
     row, col = (int(v) for v in np.argwhere(example.outliers)[0])
     over = f"[data-example='0'] [data-map='{which}'] .over"
     other = "[data-example='0'] [data-map='pca'] .over"
+    check(opened, "further")  # shows the map of components too, which is drawn when it has its size
+    wait(opened, lambda: pixels(opened, other).shape[:2] != (150, 300))
     before = pixels(opened, other)
     point_at(opened, over, row, col, example.norms.shape)
     said = readout(opened, 0)
@@ -200,7 +207,7 @@ def test_both_schemes_are_readable_and_the_button_switches(opened, scheme):
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
     for words in (
-        ".reason",
+        "h1 .rest",
         ".caption",
         ".tick",
         ".facts dt",
@@ -218,6 +225,23 @@ def test_both_schemes_are_readable_and_the_button_switches(opened, scheme):
     assert dark == (scheme == "dark")
     find(opened, "#theme").click()
     assert (luminance(opened, "body", "backgroundColor") < 0.1) != dark
+
+
+def test_photographs_come_before_charts_and_begin_on_the_first_screen(opened):
+    script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.getBoundingClientRect().top + scrollY)"
+    photographs = opened.execute_script(script, ".example img")
+    charts = [top for top in opened.execute_script(script, ".wide .chart") if top]
+    sentence = opened.execute_script(script, "h1")[0]
+    assert sentence < photographs[0] < 900
+    assert max(photographs) < min(charts)
+
+
+def test_all_maps_are_shown_on_request(opened):
+    components = find(opened, "[data-example='0'] [data-map='pca']")
+    assert not components.is_displayed()
+    check(opened, "further")
+    assert components.is_displayed()
+    assert pixels(opened, "[data-example='0'] [data-map='pca'] .base").std() > 0
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])

@@ -7,7 +7,7 @@ normal and of outlier tokens. Draws follow from the seed and the number of the i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection, Detector, Side
-from vitreg.analysis.verdict import inherited, position_locked
+from vitreg.analysis.verdict import choose, inherited, position_locked
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
 
@@ -28,16 +28,6 @@ class OutlierRule:
     side: Side = "high"
     threshold: float | None = None
     detection: Detection | None = None
-
-    @classmethod
-    def of(cls, histogram: NormHistogram, detector: Detector) -> OutlierRule:
-        """Ask a detector for outliers above and below; where it finds both, the side that stands out more counts."""
-        both = [detector(histogram, side) for side in ("high", "low")]
-        found = [detection for detection in both if detection.found and detection.threshold is not None]
-        if not found:
-            return cls()
-        best = max(found, key=lambda detection: detection.ratio or 0.0)
-        return cls(best.side, best.threshold, best)
 
     @property
     def found(self) -> bool:
@@ -67,6 +57,36 @@ def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tens
     above, below = (unusual, usual) if rule.side == "high" else (usual, unusual)
     shares = outliers.float().mean(0).numpy()
     return below > 0 and inherited(rule.detection, above / below) and not position_locked(shares, len(norms))
+
+
+def rule_at_peak(
+    norms: Float[Tensor, "L n P"], entering: Float[Tensor, "n P"] | None, detector: Detector
+) -> tuple[OutlierRule, int | None, bool]:
+    """Look for the layer where outliers stand out most, as the scan does: no label is needed for it.
+
+    Args:
+        norms: of the patch tokens of some images after several blocks.
+        entering: of the same tokens before block 0; None where the library hides them.
+    Returns:
+        The rule, the index of its layer (None without outliers), and whether all that was found had come in with its norm.
+    Raises:
+        FloatingPointError: for norms that are not finite.
+    """
+    detections: list[dict[str, Detection]] = []
+    withdrawn = False
+    for values in norms:
+        histogram, both = NormHistogram.of(values.numpy()), {}
+        for side in ("high", "low"):
+            found = detector(histogram, side)
+            if found.found and came_in(OutlierRule(found.side, found.threshold, found), values, entering):
+                found, withdrawn = replace(found, found=False), True
+            both[side] = found
+        detections.append(both)
+    side, _, peak = choose(detections)
+    if side is None or peak is None:
+        return OutlierRule(), None, withdrawn
+    best = detections[peak][side]
+    return OutlierRule(best.side, best.threshold, best), peak, False
 
 
 def random_keys(indices: Int64[Tensor, "B"], count: int, seed: int) -> Float[Tensor, "B count"]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.backbones import sources
+from vitreg.backbones import sources, timm_folders
 from vitreg.backbones.anatomy import Anatomy, describe
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.checkpoints import open_checkpoint
@@ -21,7 +21,9 @@ from vitreg.backbones.given import spec_or_module
 from vitreg.backbones.preprocessing import preprocess_of
 from vitreg.backbones.sources_hf import from_transformers
 from vitreg.backbones.weights import LoadReport, blocks_in, fits_only, load_state, sha256_of_weights
+from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
+from vitreg.files import run_folder
 from vitreg.precision import DTYPES, Precision, choose_precision
 from vitreg.runtime import choose_device
 
@@ -51,9 +53,9 @@ def load(
     """Load any Vision Transformer.
 
     Args:
-        spec: `timm:NAME[.TAG]`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`, `hub:OWNER/REPO:ENTRY` or
-            `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR`,
-            `planted:KIND[@SEED]`, or a module of these families.
+        spec: `timm:NAME[.TAG]`, `timm:local-dir:PATH`, `timm:hf-hub:REPO`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`,
+            `hub:OWNER/REPO:ENTRY` or `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR` or the folder
+            of a run alone, `planted:KIND[@SEED]`, or a module of these families.
         weights: .safetensors or .pth in any layout of `layouts.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: what the model was
@@ -87,6 +89,8 @@ def load(
         name = f"module:{type(spec).__name__}"
     else:
         where = choose_device(None if device is None else str(device))
+        if not _has_source(spec) and sources.is_run(run_folder(spec)):
+            spec = f"run:{spec}"
         built, name = _build(spec, weights is None and not random, random, weights, trust), spec
     module, notes = built.module, list(built.notes)
     try:
@@ -196,8 +200,8 @@ def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given:
 
 
 def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None, trust: bool) -> sources.Built:
-    prefix, colon, name = spec.partition(":")
-    if not colon or prefix not in _PREFIXES:
+    prefix, _colon, name = spec.partition(":")
+    if not _has_source(spec):
         raise _no_such_spec(spec)
     if not name:
         raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
@@ -214,9 +218,16 @@ def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None
         )
 
 
+def _has_source(spec: str) -> bool:
+    prefix, colon, _ = spec.partition(":")
+    return bool(colon) and prefix in _PREFIXES
+
+
 def _no_such_spec(spec: str) -> UserError:
     """Explain a spec without a known prefix: a bare name of timm or open_clip, a folder, or a misspelt prefix."""
     prefix, colon, name = spec.partition(":")
+    if colon and prefix in timm_folders.PLACES:
+        return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
     if colon:
         close = nearest(prefix, _PREFIXES, 1)
         hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(_PREFIXES)}."
@@ -225,7 +236,7 @@ def _no_such_spec(spec: str) -> UserError:
     if folder.is_file():
         return UserError(f"{spec} is a file; name the model it belongs to and pass it with --weights.")
     if (folder / "config.json").is_file():
-        kind = "run" if f'"{sources.RUN_SCHEMA}"' in (folder / "config.json").read_text(errors="ignore") else "hf"
+        kind = "timm:local-dir" if timm_folders.describes_timm(read_json(folder / "config.json")) else "hf"
         return UserError(f"'{spec}' does not say where the model comes from. Did you mean '{kind}:{spec}'?")
     from timm import is_model, list_models
 

@@ -7,14 +7,15 @@ Files that the user names are read in `weights.py`.
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from vitreg.backbones import timm_folders
 from vitreg.backbones.anatomy import describe
 from vitreg.backbones.fetch import fetch, first_line, refuse_others
 from vitreg.backbones.preprocessing import (
@@ -27,9 +28,15 @@ from vitreg.backbones.preprocessing import (
 )
 from vitreg.backbones.weights import load_weights
 from vitreg.data.transforms import IMAGENET, Preprocess
+from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
+from vitreg.models.arguments import check_arguments
+
+if TYPE_CHECKING:
+    from vitreg.models.vit import VisionTransformer
 
 RUN_SCHEMA = "vitreg.run/1"
+LARGEST_SIDE = 65536  # pixels that a run may prepare its images for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +57,13 @@ class Built:
 
 
 def from_timm(name: str, pretrained: bool) -> Built:
-    """Build NAME or NAME.TAG of timm; the preprocessing is that of the tag, or of the default one."""
+    """Build NAME or NAME.TAG of timm, or local-dir:PATH or hf-hub:REPO; the preprocessing is that of the tag, or the default one."""
     import timm
 
+    place, colon, elsewhere = name.partition(":")
+    if colon:
+        module: Any = timm_folders.build(place, elsewhere, pretrained)
+        return Built(module, Preprocess.from_timm(module.pretrained_cfg))
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", architecture, timm.list_models(), "timm")
@@ -167,34 +178,66 @@ def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
     return Built(module, preprocess_of(module))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training wrote."""
+    try:
+        config = read_json(folder / "config.json")
+    except UserError:
+        return False
+    return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
+
+
 def from_run(name: str) -> Built:
     """Build what training wrote into a folder: `config.json` and `model.safetensors`.
 
     config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and where it was
     not trained on ImageNet's statistics "preprocess": {arguments of data.transforms.Preprocess}.
     """
-    from vitreg.models.vit import VisionTransformer
-
     folder = Path(name).expanduser()
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except OSError:
-        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is no valid JSON ({first_line(error)}).") from None
+    file, settings = folder / "model.safetensors", folder / "config.json"
+    if not settings.is_file():
+        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.")
+    config = read_json(settings)
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
-        raise UserError(f"{folder / 'config.json'} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
+        raise UserError(f"{settings} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
+    model = _model_of_run(config["model"], settings, file)
     try:
-        model = VisionTransformer(**_with_tuples(config["model"]))
-        preprocess = (
-            Preprocess(**_with_tuples(config["preprocess"])) if "preprocess" in config else preprocess_of(model)
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder / 'config.json'} does not describe a model: {first_line(error)}.") from None
-    file = folder / "model.safetensors"
+        preprocess = _preprocess_of_run(config["preprocess"]) if "preprocess" in config else preprocess_of(model)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{settings}: its 'preprocess' is none ({first_line(error)}).") from None
     report = load_weights(model, file, grid=model.grid, strict=True)
     return Built(model, preprocess, report.notes, str(file))
+
+
+def _model_of_run(arguments: dict[str, Any], settings: Path, file: Path) -> VisionTransformer:
+    """Build our ViT, if the file of its weights is large enough to hold it."""
+    from vitreg.models.vit import VisionTransformer
+
+    try:
+        check_arguments(arguments)
+    except UserError as error:
+        raise UserError(f"{settings} does not describe a model: {error}") from None
+    if file.is_file():  # otherwise loading says so
+        with torch.device("meta"):
+            values = sum(value.numel() for value in VisionTransformer(**_with_tuples(arguments)).parameters())
+        if values > file.stat().st_size:  # a byte each would be less than any precision takes
+            raise UserError(
+                f"{settings} describes a model of {values} values, and {file.name} has {file.stat().st_size} bytes: "
+                "one of the two is not of this run."
+            )
+    return VisionTransformer(**_with_tuples(arguments))
+
+
+def _preprocess_of_run(settings: dict[str, Any]) -> Preprocess:
+    """Build a preprocessing. Raises ValueError, TypeError or AttributeError for what is none."""
+    preprocess = Preprocess(**_with_tuples(settings))
+    sides = (*preprocess.size, *(preprocess.resize if isinstance(preprocess.resize, tuple) else (preprocess.resize,)))
+    if not all(isinstance(side, int) and side <= LARGEST_SIDE for side in sides):
+        raise ValueError(f"size {preprocess.size} and resize {preprocess.resize} must be up to {LARGEST_SIDE} pixels")
+    if not all(math.isfinite(value) for value in (*preprocess.mean, *preprocess.std)):
+        raise ValueError(f"mean {preprocess.mean} and std {preprocess.std} must be finite")
+    return preprocess
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -191,6 +192,8 @@ class Maps:
 class Doctor:
     """Check a model without images: token layout, registers, position table, weight decay, slicing.
 
+    Exit code 0, or 5 if a finding is a problem (warnings and notes do not count), 2 for a mistake.
+
     Example: vitreg doctor timm:vit_medium_patch16_reg4_gap_256
     """
 
@@ -198,13 +201,21 @@ class Doctor:
     weights: Path | None = None
     """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
+    json: bool = False
+    """Print the findings as JSON (schema vitreg.doctor/1) for a program to read."""
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.doctor import doctor, render
+        from vitreg.backbones import load
+        from vitreg.verbs.doctor import doctor, record, render
 
-        say(render(doctor(self.spec, weights=self.weights, **vars(self.model))))
-        return Exit.DONE
+        backbone = load(self.spec, weights=self.weights, **vars(self.model))
+        result = record(backbone, doctor(backbone))
+        if self.json:
+            say(dumps(result.model_dump(mode="json", by_alias=True), indent=1))  # ASCII: names cannot do anything
+        else:
+            say(render(result.findings))
+        return Exit.PROBLEM_FOUND if result.problem else Exit.DONE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Literal
 from vitreg.errors import UserError
 
 SPEC_HELP = (
-    "the model: timm:NAME, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY (runs that repository's code and "
-    "needs --trust), torchvision:NAME, run:DIR or planted:KIND"
+    "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "
+    "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, or run:DIR (the folder of a run alone is enough)"
 )
 IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or .txt lists of paths"
 

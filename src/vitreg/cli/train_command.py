@@ -15,6 +15,7 @@ from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
 from vitreg.exits import Exit
+from vitreg.files import run_folder
 from vitreg.presets import PRESETS, preset
 from vitreg.terminal import say
 from vitreg.train.settings import TrainConfig
@@ -50,7 +51,7 @@ def run_train(argv: list[str]) -> int:
     if name is not None:
         base, origin = preset(name), name
     elif resumed:
-        base = decode(TrainConfig, stored(Path(resumed[-1])), where=f"{resumed[-1]}/config.json")
+        base = decode(TrainConfig, stored(run_folder(resumed[-1])), where=f"{resumed[-1]}/config.json")
     for file in files:
         base = decode(TrainConfig, merge(encode(base), read(Path(file))), where=file)
         origin = Path(file).stem if name is None else origin
@@ -62,7 +63,7 @@ def run_train(argv: list[str]) -> int:
     config = decode(TrainConfig, merge(settings, read_words(words, settings)), where="the command line")
     if dry:
         return _try(config)
-    folder = Path((resumed or outs or [f"runs/{origin}"])[-1])
+    folder = run_folder((resumed or outs or [f"runs/{origin}"])[-1])
     return _run(config, folder, resume=bool(resumed))
 
 

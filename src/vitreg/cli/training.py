@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from vitreg.cli.options import parse_size
 from vitreg.errors import UserError
 from vitreg.exits import Exit
+from vitreg.files import run_folder
 from vitreg.terminal import say
 
 
@@ -35,7 +36,11 @@ class Curves:
 
     runs: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="RUN...", help="folders of training runs", help_behavior_hint="(at least one)"),
+        arg(
+            metavar="RUN...",
+            help="folders of training runs, with or without run: before them",
+            help_behavior_hint="(at least one)",
+        ),
     ]
     out: Path | None = None
     """Folder for the results; that of the run if it is one, vitreg-curves if there are several."""
@@ -47,7 +52,7 @@ class Curves:
 
         if not self.runs:
             raise UserError("no runs named; give their folders, for example: vitreg curves runs/reg0 runs/reg4")
-        out = self.out or Path(self.runs[0].removeprefix("run:") if len(self.runs) == 1 else "vitreg-curves")
+        out = self.out or (run_folder(self.runs[0]) if len(self.runs) == 1 else Path("vitreg-curves"))
         record = curves(self.runs, out=out)
         for run in record.runs:
             say(f"{run.name}: {run.watched.sentence if run.watched else 'The norms were not watched.'}")
@@ -66,7 +71,7 @@ class Export:
     Example: vitreg export runs/deit3-reg4 --to timm --out deit3-reg4-timm
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of the run")]
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of the run, with or without run: before it")]
     to: Literal["timm", "hf", "safetensors", "onnx"]
     """timm: for timm.create_model("local-dir:PATH", pretrained=True); hf: for from_pretrained; or one file."""
     out: Path

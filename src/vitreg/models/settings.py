@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitreg.errors import UserError, unknown
+from vitreg.models.arguments import check_arguments
 
 # name: (width, depth, heads). H is DeiT-III's, of 14-pixel patches; g is DINOv2's.
 SIZES = {
@@ -73,20 +74,13 @@ class ModelConfig:
         """
         if self.size not in SIZES:
             raise unknown("model size", self.size, SIZES)
-        width, depth, heads = SIZES[self.size]
-        width, depth, heads = self.width or width, self.depth or depth, self.heads or heads
-        if width % heads:
-            raise UserError(f"a width of {width} cannot be shared by {heads} heads; make it a multiple of them.")
-        if self.image_size % self.patch or self.image_size < self.patch:
-            near = max(1, round(self.image_size / self.patch)) * self.patch
-            raise UserError(
-                f"an image_size of {self.image_size} is no multiple of the {self.patch}-pixel patch; {near} is."
-            )
-        if not 0 <= self.register_depth < depth:
-            raise UserError(f"register_depth {self.register_depth} is no block; they go from 0 to {depth - 1}.")
+        own = (self.width, self.depth, self.heads)
+        width, depth, heads = (
+            usual if given is None else given for usual, given in zip(SIZES[self.size], own, strict=True)
+        )
         if self.registers > 1 and self.register_init <= 0 and not self.register_positions:
             raise UserError("registers that start equal stay equal for ever; set register_init above 0, such as 1e-6.")
-        return {
+        arguments = {
             "image_size": self.image_size,
             "patch": self.patch,
             "width": width,
@@ -105,6 +99,8 @@ class ModelConfig:
             "register_depth": self.register_depth,
             "token_init": self.token_init,
         }
+        check_arguments(arguments)
+        return arguments
 
     def published_arguments(self) -> dict[str, Any]:
         """Return the arguments of the `VisionTransformer` that `published_state` fits: positions of registers are folded."""

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.files import output_folder
-from vitreg.records import ScanResult
+from vitreg.records import Example, ScanResult
 
-from . import charts_counts, charts_depth, payload, shell, words
+from . import charts_counts, charts_depth, shell, words
 from .attempts import Attempts
+from .cards import cards_of
 
 
-def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *, title: str, note: str = "") -> Path:
+def write_comparison(
+    scans: Sequence[tuple[str, ScanResult, str]],
+    path: Path,
+    *,
+    title: str,
+    note: str = "",
+    pictures: Sequence[tuple[str, Sequence[Example]]] = (),
+) -> Path:
     """Write one self-contained page that compares scans, and return its path.
 
     Args:
@@ -20,12 +28,19 @@ def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *
         path: the HTML file to write; its folder is made if it does not exist.
         title: heading of the page.
         note: what a reader must know before comparing, below the heading.
+        pictures: (name, the maps of that image by every scan, in their order), shown first.
     Raises:
         UserError: if the folder cannot be written.
     """
     spans = [span for _, result, _ in scans if (span := charts_depth.norm_span(result))]
     span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
     attempts = Attempts()
+    named = [
+        (f"{scans[place][0]}: {picture}", example, _threshold(scans[place][1]))
+        for picture, examples in pictures
+        for place, example in enumerate(examples)
+    ]
+    images = cards_of(named, attempts)
     columns = []
     for name, result, folder in scans:
         shown = words.shown_layer(result)
@@ -57,6 +72,12 @@ def write_comparison(scans: Sequence[tuple[str, ScanResult, str]], path: Path, *
         note=note,
         columns=columns,
         undrawn=attempts.failed,
-        data=payload.empty_block(),
+        images=images,
+        data=images.data,
     )
     return shell.write(output_folder(Path(path).parent) / Path(path).name, page)
+
+
+def _threshold(result: ScanResult) -> float | None:
+    shown = words.shown_layer(result)
+    return shown.threshold if shown else None

@@ -58,7 +58,8 @@ def render(runs: Sequence[RunRecord], attempts: Attempts | None = None) -> str:
         "runs": [_row(run, place) for place, run in enumerate(runs)],
         "several": len(runs) > 1,
         "headline": _headline(runs),
-        "unfinished": [run for run in runs if _unfinished(run)],
+        # A run without artifacts says so in its sentence.
+        "unfinished": [run for run in runs if _unfinished(run) and not _plain(run.watched)],
         "strength": max((_last_strength(run.watched) for run in watched), key=_STRENGTHS.index, default="none"),
         "loss": charts.of_training("loss"),
         "rate": charts.of_training("lr", "learning rate", from_zero=True),
@@ -83,6 +84,11 @@ def _unfinished(run: RunRecord) -> bool:
     return run.total is not None and run.step < run.total
 
 
+def _plain(watch: Watch | None) -> bool:
+    """Whether a run was watched and never showed artifacts."""
+    return watch is not None and all(moment.verdict == "none" for moment in watch.moments)
+
+
 def _headline(runs: Sequence[RunRecord]) -> str:
     """What the page says first: when artifacts appeared, or in how many of the runs."""
     if len(runs) == 1:
@@ -96,6 +102,14 @@ def _headline(runs: Sequence[RunRecord]) -> str:
     if shown:
         return f"Artifacts {when} {len(shown)} of {len(watched)} watched runs."
     return f"No artifacts {when} any of {len(watched)} watched runs."
+
+
+def _kind(run: RunRecord) -> str:
+    if run.watched is None:
+        return "not watched"
+    if _unfinished(run) and _plain(run.watched):
+        return "no artifacts so far"
+    return KINDS[run.watched.moments[-1].verdict]
 
 
 def _row(run: RunRecord, place: int) -> dict[str, Any]:
@@ -114,7 +128,7 @@ def _row(run: RunRecord, place: int) -> dict[str, Any]:
         "settings": "\n".join(f"{name} = {json.dumps(value)}" for name, value in run.settings.items()),
         "best": over_steps.best(judged) if judged else None,
         "end": end,
-        "kind": KINDS[end.verdict] if end else "not watched",
+        "kind": _kind(run),
         "tone": end.strength if end else "none",
     }
 

@@ -1,13 +1,13 @@
 """One self-contained HTML page from the record of a scan: it opens from disk and loads nothing.
 
-The page says the verdict first and shows after it what the verdict stands on. Charts are inline SVG (`charts_depth`,
-`charts_counts`), maps are drawn on canvas from the data block (`payload`). Names of files and models are foreign text:
-the template escapes all of it, and a content security policy lets no other script than our own run.
+The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on.
+Charts are inline SVG (`charts_depth`, `charts_counts`), maps are drawn on canvas from the data block (`cards`,
+`payload`). Names of files and models are foreign text: the template escapes all of it, and a content security policy
+lets no other script than our own run.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from markupsafe import Markup
 from vitreg.files import output_folder
 from vitreg.records import Example, ScanResult
 
-from . import charts_counts, charts_depth, charts_run, payload, shell, words
+from . import charts_counts, charts_depth, charts_run, shell, words
+from .advice import next_steps
 from .attempts import Attempts
+from .cards import cards_of
 from .figures import write_figures
 
 FILE_NAME = "report.html"
@@ -63,23 +65,26 @@ def render(result: ScanResult, examples: Sequence[Example], attempts: Attempts |
 
 def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -> dict[str, Any]:
     """Everything the template shows that is not a field of the record itself."""
-    examples = [e for e in examples if attempts(f"maps of {e.name}", lambda e=e: _drawable(result, e))]
     shown = words.shown_layer(result)
-    groups = _groups(examples)
-    ordered = [example for _, members in groups for example in members]
-    place = itertools.count()  # of each example in the data block
+    ordered = sorted(examples, key=lambda e: -int(e.outliers.sum()))
+    folder, short = words.relative([e.name for e in ordered] + [s.name for s in result.images.skipped])
+    threshold = shown.threshold if shown else None
+    images = cards_of([(short[e.name], e, threshold) for e in ordered], attempts, result.positions)
+    found = [layer.index for layer in result.layers if layer.threshold is not None]
     return {
         "verdict_kind": words.kind(result),
         "confidence": words.confidence(result.verdict),
         "shown": shown,
+        "found": (min(found), max(found)) if found else None,
         "charts": _charts(result, attempts),
-        "groups": [(title, [_card(e, next(place)) for e in members]) for title, members in groups],
-        "scale": payload.Scale.of(ordered),
-        "attended": max((min(e.attends.shape[1], payload.ATTENDED) for e in ordered), default=0),
-        "registers": max((len(e.register_attention) for e in ordered), default=0),
-        "has_cls": any(e.cls_attention is not None for e in ordered),
-        "data": payload.data_block(result, ordered),
-        "skipped_shown": result.images.skipped[:SKIPPED_SHOWN],
+        "images": images,
+        "groups": _groups(images.cards),
+        "folder": folder,
+        "attention_taken": words.attention_taken(result),
+        "attention_missing": words.attention_missing(result),
+        "steps": next_steps(result),
+        "data": images.data,
+        "skipped_shown": [(short[s.name], s.reason) for s in result.images.skipped[:SKIPPED_SHOWN]],
         "reasons": _reasons(result),
     }
 
@@ -118,39 +123,12 @@ def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
     }
 
 
-def _groups(examples: Sequence[Example]) -> list[tuple[str, list[Example]]]:
+def _groups(cards: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Most outliers first; two groups where the images differ, one where they do not."""
-    ordered = sorted(examples, key=lambda e: -int(e.outliers.sum()))
-    if not ordered:
-        return []
-    counts = [int(e.outliers.sum()) for e in ordered]
-    if len(set(counts)) == 1:
-        return [("Example images", ordered)]
-    half = (len(ordered) + 1) // 2
-    return [("Most outliers", ordered[:half]), ("Fewest outliers", ordered[half:])]
-
-
-def _drawable(result: ScanResult, example: Example) -> bool:
-    """Whether an image can be shown: raises what keeps it from that."""
-    return bool(payload.data_block(result, [example]) and payload.picture(example))
-
-
-def _card(example: Example, index: int) -> dict[str, Any]:
-    rows, cols = example.norms.shape
-    outliers = int(example.outliers.sum())
-    return {
-        "index": index,
-        "name": example.name,
-        "picture": payload.picture(example),
-        "width": example.image.shape[1],
-        "height": example.image.shape[0],
-        "rows": rows,
-        "cols": cols,
-        "outliers": outliers,
-        "share": outliers / (rows * cols),
-        "attention": (["CLS"] if example.cls_attention is not None else [])
-        + [f"register {i + 1}" for i in range(len(example.register_attention))],
-    }
+    if len({card["outliers"] for card in cards}) <= 1:
+        return [("Example images", list(cards))] if cards else []
+    half = (len(cards) + 1) // 2
+    return [("Most outliers", list(cards[:half])), ("Fewest outliers", list(cards[half:]))]
 
 
 def _reasons(result: ScanResult) -> list[tuple[str, int]]:

@@ -17,11 +17,10 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from vitreg.records import Example, ScanResult
+from vitreg.records import Example, Heatmap
 
 from .colours import palette
 from .ranges import usable
-from .words import shown_layer
 
 LONGEST_SIDE = 560  # pixels of an example on the page; larger ones are shrunk, the maps keep their grid
 ATTENDED = 12  # patches drawn for the token pointed at
@@ -50,13 +49,17 @@ class Scale:
         return np.rint(65535 * share).astype(np.uint16)
 
 
-def data_block(result: ScanResult, examples: Sequence[Example]) -> Markup:
-    """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape."""
+def data_block(
+    examples: Sequence[Example], thresholds: Sequence[float | None], positions: Heatmap | None = None
+) -> Markup:
+    """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape.
+
+    Args:
+        thresholds: beyond which norm a token of each example is an outlier.
+    """
     scale = Scale.of(examples)
-    shown = shown_layer(result)
-    threshold = shown.threshold if shown and shown.threshold is not None and np.isfinite(shown.threshold) else None
-    norms = {"low": scale.low, "high": scale.high, "threshold": threshold}
-    return _block(norms, _positions(result), [_example(example, scale) for example in examples])
+    shown = [_example(e, scale, threshold) for e, threshold in zip(examples, thresholds, strict=True)]
+    return _block({"low": scale.low, "high": scale.high}, _positions(positions), shown)
 
 
 def empty_block() -> Markup:
@@ -73,8 +76,7 @@ def _block(norms: dict[str, Any], positions: dict[str, Any] | None, examples: li
     return Markup(text)
 
 
-def _positions(result: ScanResult) -> dict[str, Any] | None:
-    grid = result.positions
+def _positions(grid: Heatmap | None) -> dict[str, Any] | None:
     if grid is None:
         return None
     return {
@@ -84,7 +86,7 @@ def _positions(result: ScanResult) -> dict[str, Any] | None:
     }
 
 
-def _example(example: Example, scale: Scale) -> dict[str, Any]:
+def _example(example: Example, scale: Scale, threshold: float | None) -> dict[str, Any]:
     rows, cols = example.norms.shape
     index = np.uint16 if rows * cols <= 1 << 16 else np.uint32
     order = np.argsort(-example.attends_share, axis=1, kind="stable")[:, :ATTENDED]
@@ -98,6 +100,8 @@ def _example(example: Example, scale: Scale) -> dict[str, Any]:
         "cols": cols,
         "aspect": example.image.shape[1] / example.image.shape[0],
         "outliers": _encode(example.outliers.astype(np.uint8)),
+        "near": _encode((np.zeros((rows, cols)) if example.near is None else example.near).astype(np.uint8)),
+        "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
         "norms": _encode(scale.quantise(example.norms)),
         "attention": [_attention(name, values) for name, values in attention],
         "pca": _encode(np.rint(255 * np.clip(np.nan_to_num(example.pca), 0, 1)).astype(np.uint8)),

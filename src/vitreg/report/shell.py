@@ -32,7 +32,6 @@ def render(template: str, **values: object) -> str:
         "percent": words.percent,
         "times": words.times,
         "code": _code,
-        "effects": words.effects,
         "grouped": lambda value: f"{value:,}",
         "pretty": lambda value: json.dumps(value, indent=2, default=str, ensure_ascii=False),
     }

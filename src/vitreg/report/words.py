@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from vitreg.records import TYPICAL_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord
+from vitreg.records import TYPICAL_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
 
 MISSING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -111,26 +111,40 @@ def finite(values: Iterable[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def effects(values: dict[str, float], low: bool = False) -> list[str]:
-    """The ratios behind the word of strength as phrases; names that are new here are shown as they are."""
-    known = {
-        "norm_ratio": lambda v: f"norm {times(v)} {'smaller than' if low else ''} that of the other patches".replace(
-            "  ", " "
-        ),
-        "outlier_fraction": lambda v: f"{percent(v)} of the patch tokens",
-        "images_with_outliers": lambda v: f"in {percent(v)} of the images",
-        "isolated": lambda v: f"{percent(v)} of them stand alone",
-        "redundancy_auc": lambda v: f"more redundant than another patch in {percent(v)} of pairs",
-        "cls_attention_share": lambda v: (
-            f"{percent(v)} of the CLS attention"
-            + (f" at block {values['cls_attention_layer']:.0f}" if "cls_attention_layer" in values else "")
-        ),
-        "cls_attention_lift": lambda v: f"{times(v)} what their number explains",
-        "cls_attention_layer": lambda v: "" if "cls_attention_share" in values else f"attention at block {v:.0f}",
-        "attention_received": lambda v: f"they receive up to {times(v)} the attention of other patches",
-    }
-    phrases = [known[k](v) if k in known else f"{k.replace('_', ' ')} {number(v)}" for k, v in values.items()]
-    return [phrase for phrase in phrases if phrase]
+def relative(names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Names of images without the folder they share: the folder, and the short name of each."""
+    parts = {name: name.split("/") for name in names}
+    folders = [tuple(each[:-1]) for each in parts.values()]
+    shared = []
+    for level in zip(*folders, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "/".join(shared), {name: "/".join(each[len(shared) :]) for name, each in parts.items()}
+
+
+def attention_taken(result: ScanResult) -> str:
+    """One sentence on the attention that outliers take, at the block where they take most; empty if not measured."""
+    block = reading_block(result.layers)
+    layer = next((la for la in result.layers if block is not None and la.index == block - 1), None)
+    if layer is None:
+        return ""
+    if layer.cls_attention is None:
+        return f"In block {block} an outlier receives {times(layer.received)} the attention of another patch."
+    lift = layer.cls_attention / layer.outlier_fraction if layer.outlier_fraction > 0 else None
+    than = f", {times(lift)} their share of the patches" if lift is not None else ""
+    return f"In block {block} outliers take {percent(layer.cls_attention)} of the CLS attention{than}."
+
+
+def attention_missing(result: ScanResult) -> str:
+    """Why there is no chart of the attention that outliers take."""
+    if result.attention_unread:
+        return f"Attention was not read: {result.attention_unread}"
+    if result.verdict.kind == "none":
+        return "Without outliers there is no attention for them to take."
+    if not result.model.tokens.get("cls"):
+        return "This model has no class token whose attention could be shared out."
+    return "Not measured."
 
 
 def shown_layer(result: ScanResult) -> LayerRecord | None:

@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from vitreg.backbones.sources import RUN_SCHEMA
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.files import replacing, write_text
 from vitreg.runtime import Processes
@@ -209,7 +210,7 @@ def _load(path: Path) -> Loaded:
 def _read_state(path: Path) -> dict[str, Any]:
     """Return what state.json says, if it is whole."""
     try:
-        state = json.loads((path / STATE).read_bytes())
+        state = parse_json((path / STATE).read_bytes())
     except FileNotFoundError:
         raise DamagedError(f"{STATE} is missing") from None
     except OSError as error:
@@ -219,9 +220,22 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise DamagedError(f"{STATE} does not have the schema {SCHEMA}")
     seal = state.pop("crc32", None)
-    if seal != _crc(state) or f"step-{state['step']:08d}" != path.name.removesuffix(".old"):
+    if not _complete(state) or seal != _crc(state) or f"step-{state['step']:08d}" != path.name.removesuffix(".old"):
         raise DamagedError(f"{STATE} is not what was written")
     return state
+
+
+def _complete(state: dict[str, Any]) -> bool:
+    """Whether what is read of a state is there and of its kind: the seal says only that nothing changed since."""
+    match state:
+        case {
+            "step": int(),
+            "optimizer": {"groups": list(), "scalars": dict()},
+            "files": {"model.safetensors": dict() as model, "optimizer.safetensors": dict() as optimizer, **others},
+        } if not others:
+            sums = all(file.keys() == {"bytes", "crc32"} for file in (model, optimizer))
+            return sums and isinstance(state.get("metric"), int | float | None)
+    return False
 
 
 def _described(path: Path) -> dict[str, Any] | None:
@@ -245,6 +259,7 @@ def _sealed(document: dict[str, Any]) -> bytes:
 
 
 def _crc(document: dict[str, Any]) -> str:
+    """Return the checksum of a document's JSON."""
     return f"{zlib.crc32(json.dumps(document).encode()):08x}"
 
 

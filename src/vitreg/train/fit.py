@@ -72,10 +72,15 @@ class _Loop:
         if resumed is not None:
             self.wrapped.load(resumed.model)
             self.wrapped.load_optimizer(self.optimizer, self.groups, resumed.optimizer)
-            self.scaler.load_state_dict(resumed.state["scaler"])
-            self.step, self.saved, self.metric = resumed.step, resumed.path, resumed.state["metric"]
-            self.sums, self.looked = Sums(**resumed.state["sums"]), resumed.state["looked"]
-            self.skipped = dict(resumed.state["skipped"])
+            self.step, self.saved = resumed.step, resumed.path
+            try:
+                self.scaler.load_state_dict(resumed.state["scaler"])
+                self.metric, self.looked = resumed.state["metric"], bool(resumed.state["looked"])
+                self.sums, self.skipped = Sums(**resumed.state["sums"]), dict(resumed.state["skipped"])
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise UserError(
+                    f"the state.json of {resumed.path} lacks what a training run writes into it ({error!r})."
+                ) from error
         run, first = self.config.run, self.setup.group.first
         self.told = self.step
         self.journal = Journal(

@@ -16,7 +16,7 @@ import pydantic
 
 from vitreg.config import flatten, read
 from vitreg.errors import UserError
-from vitreg.files import output_folder, printable, write_text
+from vitreg.files import output_folder, printable, run_folder, write_text
 from vitreg.outputs import Outputs
 from vitreg.records import Curve, Curves, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
@@ -42,7 +42,7 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
     if outputs is not None:
         outputs.check()
-    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(Path(_bare(run))) for run in runs]))
+    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     if outputs is not None:
         outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)))
         from vitreg.report import draw_curves
@@ -121,10 +121,6 @@ def _size(settings: dict[str, Any]) -> str:
     return f"{letter}/{patch}" + (f" ({', '.join(changed)})" if changed else "")
 
 
-def _bare(run: str | Path) -> str:
-    return str(run).removeprefix("run:")
-
-
 def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:
     """Name runs by their folder's name, and by its whole path where two names are equal."""
     names = [run.name for run in runs]
@@ -188,20 +184,28 @@ def _watch(lines: list[dict[str, Any]], total: int | None) -> Watch | None:
     moments = [moment for line in norms if (moment := _moment(line)) is not None]
     if not moments:
         return None
-    return Watch(onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total), moments=moments)
+    running = total is not None and lines[-1]["step"] < total
+    return Watch(
+        onset=onset(norms), sentence=onset_sentence(moments, onset(norms), total, running=running), moments=moments
+    )
 
 
-def onset_sentence(moments: Sequence[NormsMoment], start: int | None, total: int | None) -> str:
+def onset_sentence(
+    moments: Sequence[NormsMoment], start: int | None, total: int | None, *, running: bool = False
+) -> str:
     """Say when artifacts appeared, between which two looks, and whether they had come and gone before.
 
     Args:
         moments: the looks, in order; at least one.
         start: the step that `onset` found.
         total: steps of the whole run, to say how far it had gone; None if unknown.
+        running: the run has not come to its end: what it shows is said of its beginning only.
     """
-    last = moments[-1].step
+    last, so_far = moments[-1].step, " so far" if running else ""
     shown = [m.step for m in moments if m.verdict != "none"]
     if start is None:
+        if not shown and running:
+            return f"No artifacts so far: the run is unfinished, at step {last:,} of {total:,}."
         if not shown:
             return f"No artifacts appeared up to step {last:,}."
         times = "one look" if len(shown) == 1 else f"{len(shown)} of {len(moments)} looks"
@@ -210,13 +214,13 @@ def onset_sentence(moments: Sequence[NormsMoment], start: int | None, total: int
     earlier = [step for step in shown if step < start]
     if not before:
         return f"Artifacts were there at the first look, after {_steps(start)}" + (
-            "." if start == last else ", and stayed."
+            "." if start == last else f", and stayed{so_far}."
         )
     again = " again" if earlier else ""
     words = f"Artifacts appeared{again} between steps {before[-1]:,} and {start:,}"
     if total and last <= total:
         words += f", {100 * start / total:.0f} % into the run"
-    words += ", at the last look." if start == last else ", and stayed."
+    words += ", at the last look." if start == last else f", and stayed{so_far}."
     return words + (f" They had come and gone before, first at step {earlier[0]:,}." if earlier else "")
 
 

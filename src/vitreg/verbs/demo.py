@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitreg.backbones import Backbone, load
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
 from vitreg.outputs import Outputs
-from vitreg.records import ScanResult
+from vitreg.records import Example, ScanResult
+from vitreg.runtime import processes
 from vitreg.terminal import say
+from vitreg.verbs.batches import batches_of
+from vitreg.verbs.examples import portrait
 from vitreg.verbs.scan import FILES, describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
@@ -29,6 +33,8 @@ PHOTOGRAPHS = (
     "moon",
     "rocket",
 )
+
+CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the ones with most outliers are shown side by side
 
 
 def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
@@ -52,7 +58,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
     outputs.publish(lambda place: write_photographs(place / "photographs"))
     photographs = sorted((folder / "photographs").glob("*.png"))
     say(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
-    results = {}
+    results, backbones = {}, {}
     for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
         label = (
             f"ViT with PLANTED {kind} artifacts"
@@ -60,19 +66,40 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
             else "its clean twin: same weights, nothing planted"
         )
         say(f"\n{label} ({spec})")
-        results[name] = scan(spec, [folder / "photographs"], out=folder / name, quiet=False)
+        backbones[name] = load(spec)
+        results[name] = scan(backbones[name], [folder / "photographs"], out=folder / name, quiet=False)
         say(textwrap.indent(describe(results[name].verdict), "  "))
+    pictures = _pictures(folder / "photographs", backbones, results)
     outputs.add(
         lambda place: write_comparison(
             [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
             place / "index.html",
-            title=f"vitreg demo: planted {kind} artifacts and a clean twin",
-            note="The first model is a ViT into whose weights known artifacts were planted, to show what they look like. "
-            "The second has the same weights without them. Neither is a trained model.",
+            title=f"The same photographs, with and without {kind} artifacts",
+            note="Two ViTs with the same weights, but for artifacts planted into the first to show what they look like. "
+            "Neither is a trained model.",
+            pictures=pictures,
         )
     )
     say(f"\n{folder / 'index.html'}")
     return results
+
+
+def _pictures(
+    folder: Path, backbones: dict[str, Backbone], results: dict[str, ScanResult]
+) -> list[tuple[str, list[Example]]]:
+    """The same photographs through both models: norms after the block where the planted outliers are clearest."""
+    peak = results["planted"].verdict.peak_layer
+    layer = results["planted"].model.blocks - 1 if peak is None else peak
+    with processes() as group:
+        batches = {
+            name: batches_of([folder / f"{each}.png" for each in CANDIDATES], backbone, group)
+            for name, backbone in backbones.items()
+        }
+    drawn = [
+        (name, [portrait(backbones[k], name, batches[k], place, results[k], layer) for k in ("planted", "clean")])
+        for place, name in enumerate(CANDIDATES)
+    ]
+    return sorted(drawn, key=lambda each: -int(each[1][0].outliers.sum()))[:SHOWN]
 
 
 def write_photographs(folder: Path) -> list[Path]:

@@ -23,6 +23,8 @@ from vitreg.backbones.load import opened
 from vitreg.backbones.vit_state import feature_weights
 from vitreg.errors import UserError
 from vitreg.records import Finding
+from vitreg.results import DoctorResult
+from vitreg.runtime import versions
 from vitreg.tokens import TokenLayout
 
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
@@ -73,6 +75,16 @@ def refuse_broken_weights(backbone: Backbone) -> None:
     found = lint.values(feature_weights(backbone.anatomy.tower))
     if found.level == "problem":
         raise UserError(f"no verdict on {backbone.spec}: {found.message} {found.remedy}")
+
+
+def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
+    """Put findings beside the model they are about, for programs."""
+    from vitreg.verbs.evaluate import describe_model
+
+    problem = any(finding.level == "problem" for finding in findings)
+    return DoctorResult(
+        vitreg=versions()["vitreg"], model=describe_model(backbone), problem=problem, findings=list(findings)
+    )
 
 
 def render(findings: Sequence[Finding], width: int = 100) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreg.analysis import maps
 from vitreg.analysis.norms import encode
 from vitreg.backbones import Backbone, Capture
-from vitreg.records import Example
+from vitreg.records import Example, ScanResult, reading_block
 from vitreg.verbs.readout import Readout
 
 ATTENDED = 12  # how many targets of a token's attention the page can show
@@ -40,43 +40,89 @@ def choose_examples(table: Sequence[Chosen], count: int) -> list[Chosen]:
 def build_examples(
     backbone: Backbone, images: Images, chosen: Sequence[Chosen], readout: Readout, *, attention: bool
 ) -> list[Example]:
-    """Run the chosen images once more and draw their maps. Norms are of the peak layer, attention and PCA of the last block."""
-    examples = []
-    last, layout = backbone.depth - 1, readout.tally.layout
-    rows, cols = layout.grid
+    """Run the chosen images once more and draw their maps at the peak layer; see `_maps`."""
+    reading = reading_block(readout.layers)
+
+    def flags(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes = encode(norms)
+        return readout.outliers(codes, readout.peak), readout.near(codes, readout.peak)
+
+    blocks = (readout.peak, backbone.depth - 1 if reading is None else reading)
+    return [
+        _maps(backbone, name, *images.again(index), blocks, flags, attention=attention) for index, name, _ in chosen
+    ]
+
+
+def portrait(backbone: Backbone, name: str, images: Images, index: int, scan: ScanResult, layer: int) -> Example:
+    """Draw the maps of one image from the record of a scan: outliers are what lies beyond the threshold of the layer.
+
+    Args:
+        images: where the image is, under `index`.
+        scan: of this model, at the size of the image.
+        layer: block of the norms.
+    """
+    record = scan.layers[layer]
+    reading = reading_block(scan.layers)
+
+    def flags(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if record.threshold is None:
+            return np.zeros(norms.shape, bool), np.zeros(norms.shape, bool)
+        beyond = norms < record.threshold if record.side == "low" else norms >= record.threshold
+        return beyond, np.zeros(norms.shape, bool)
+
+    blocks = (layer, backbone.depth - 1 if reading is None else reading)
+    return _maps(backbone, name, *images.again(index), blocks, flags, attention=not scan.attention_unread)
+
+
+def _maps(
+    backbone: Backbone,
+    name: str,
+    shown: np.ndarray,
+    pixels: Tensor,
+    blocks: tuple[int, int],
+    flags: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    *,
+    attention: bool,
+) -> Example:
+    """Run one image and draw its maps: norms after one block, attention in another, PCA after the last.
+
+    Args:
+        shown: uint8 [H, W, 3].
+        pixels: [1, 3, H, W].
+        blocks: of the norms, and of the attention.
+        flags: from norms [P] to what is an outlier and what is near the threshold, bool [P].
+    """
+    last, layout = backbone.depth - 1, backbone.layout((pixels.shape[2], pixels.shape[3]))
+    (rows, cols), (measured, reading) = layout.grid, blocks
     everyone = list(range(layout.length)) if layout.num_patches <= LARGEST_GRID else [*layout.cls, *layout.registers]
-    for index, name, _ in chosen:
-        shown, pixels = images.again(index)
-        with torch.inference_mode():
-            trace = backbone.trace(
-                pixels, Capture(norms=[readout.peak], hidden=[last], rows=([last], everyone) if attention else None)
-            )
-            norms = trace.norms(readout.peak)[0, layout.patches].float().cpu().numpy()
-            colours = maps.pca_rgb(trace.hidden(last)[:, layout.patches].float(), layout.grid)[0].cpu().numpy()
-            cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
-            if attention:
-                mean = trace.attention(last, everyone)[0].float().mean(0).cpu()  # [Q, N]
-                at = {token: mean[row, layout.patches] for row, token in enumerate(everyone)}
-                if layout.cls:
-                    cls = at[layout.cls[0]].reshape(rows, cols).numpy()
-                if layout.registers:
-                    registers = torch.stack([at[r] for r in layout.registers]).reshape(-1, rows, cols).numpy()
-                if len(everyone) == layout.length:
-                    best = mean[layout.patches, layout.patches].topk(min(ATTENDED, layout.num_patches), dim=1)
-                    targets, shares = best.indices.int().numpy(), best.values.numpy()
-        empty = np.zeros((layout.num_patches, 0))
-        examples.append(
-            Example(
-                name=name,
-                image=shown,
-                outliers=readout.outliers(encode(norms), readout.peak).reshape(rows, cols),
-                near=readout.near(encode(norms), readout.peak).reshape(rows, cols),
-                norms=norms.reshape(rows, cols),
-                cls_attention=cls,
-                register_attention=registers,
-                pca=colours,
-                attends=empty.astype(np.int32) if targets is None else targets,
-                attends_share=empty.astype(np.float32) if shares is None else shares,
-            )
-        )
-    return examples
+    capture = Capture(norms=[measured], hidden=[last], rows=([reading], everyone) if attention else None)
+    cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
+    with torch.inference_mode():
+        trace = backbone.trace(pixels, capture)
+        norms = trace.norms(measured)[0, layout.patches].float().cpu().numpy()
+        colours = maps.pca_rgb(trace.hidden(last)[:, layout.patches].float(), layout.grid)[0].cpu().numpy()
+        if attention:
+            mean = trace.attention(reading, everyone)[0].float().mean(0).cpu()  # [Q, N]
+            at = {token: mean[row, layout.patches] for row, token in enumerate(everyone)}
+            if layout.cls:
+                cls = at[layout.cls[0]].reshape(rows, cols).numpy()
+            if layout.registers:
+                registers = torch.stack([at[r] for r in layout.registers]).reshape(-1, rows, cols).numpy()
+            if len(everyone) == layout.length:
+                best = mean[layout.patches, layout.patches].topk(min(ATTENDED, layout.num_patches), dim=1)
+                targets, shares = best.indices.int().numpy(), best.values.numpy()
+    outliers, near = flags(norms)
+    empty = np.zeros((layout.num_patches, 0))
+    return Example(
+        name=name,
+        image=shown,
+        outliers=outliers.reshape(rows, cols),
+        near=near.reshape(rows, cols),
+        norms=norms.reshape(rows, cols),
+        cls_attention=cls,
+        register_attention=registers,
+        attention_layer=reading if attention else None,
+        pca=colours,
+        attends=empty.astype(np.int32) if targets is None else targets,
+        attends_share=empty.astype(np.float32) if shares is None else shares,
+    )

@@ -22,7 +22,7 @@ from vitreg.backbones.weights import load_weights, sha256_of_weights
 from vitreg.config import read
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError, unknown
-from vitreg.files import results_folder
+from vitreg.files import results_folder, run_folder
 from vitreg.models.vit import VisionTransformer
 from vitreg.outputs import Outputs
 from vitreg.verbs.export_hf import answers_of_hf, write_hf
@@ -83,8 +83,8 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
         raise UserError(f"--out {out}: name a file that ends with {form.suffix}.")
     outputs = _outputs(out, form)
     outputs.check()
-    source = str(run).removeprefix("run:")
-    built = from_run(source)
+    source = run_folder(run)
+    built = from_run(str(source))
     assert isinstance(built.module, VisionTransformer)
     assert isinstance(built.preprocess, Preprocess)  # our own network takes photographs
     network, preprocess = published(built.module), built.preprocess
@@ -101,7 +101,7 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
         outputs.publish(lambda place: None, stage=stage, stale=lambda name: not form.suffix or name in outputs.names)
-    return Exported(out, difference, (*built.notes, *_left_out(Path(source).expanduser()), *notes))
+    return Exported(out, difference, (*built.notes, *_left_out(source), *notes))
 
 
 def describe(exported: Exported, to: str) -> str:

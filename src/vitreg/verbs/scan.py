@@ -20,7 +20,7 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import refuse_other_result, results_folder, write_text
+from vitreg.files import printable, refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance, versions
@@ -145,6 +145,7 @@ def scan(
             own_median=readout.own_median,
             examples=[name for _, name, _ in shown],
             lint=[finding for finding in doctor(backbone) if finding.level != "ok"],
+            attention_unread="" if attention.readable else printable(attention.reason),
             watched=watched,
             provenance=provenance(
                 started=started,

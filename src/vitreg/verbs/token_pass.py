@@ -9,14 +9,12 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from vitreg.analysis.norms import BINS, NormHistogram
 from vitreg.analysis.outliers import detector as detector_named
-from vitreg.analysis.token_classes import OutlierRule, came_in
+from vitreg.analysis.token_classes import OutlierRule, rule_at_peak
 from vitreg.backbones.trace import Capture, Edit, Trace, resolve_layer
 from vitreg.data.example import Example, Portion, TrainingSet
 from vitreg.data.images import ImageSource
@@ -41,10 +39,10 @@ HELD_OUT_EVERY = 10  # of the images to fit on: every tenth chooses the strength
 class OutlierOptions:
     """Which tokens are probed, and which of them count as outliers."""
 
-    layer: int = -1
-    """Block whose output is probed; -1 is the last."""
+    layer: int | None = None
+    """Block whose output is probed, such as 7; the last if unset."""
     outlier_layer: int | None = None
-    """Block whose norms say which patches are outliers; the probed one if unset."""
+    """Block whose norms say which patches are outliers; --layer if that is given, else the peak, where they stand out most."""
     detector: str = "mixture"
     """What finds the outliers, as in `vitreg scan`: mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
     final_norm: bool = True
@@ -83,6 +81,8 @@ class TokenPass:
     Attributes:
         size: of the images in pixels, (height, width), as the model takes them.
         layout: the roles of their tokens.
+        searched: blocks among which outliers are looked for.
+        outlier_layer: the block whose norms tell them; where several are searched, known after `find_rule`.
         skipped: what could not be read so far.
         calibrated: images whose norms the detector saw.
         came_in: whether what it found entered the model with its norm, and so does not count.
@@ -93,9 +93,10 @@ class TokenPass:
         self.bench, self.options, self.preprocess = bench, options, bench.preprocess()
         if options.calibration < 1:
             raise UserError(f"the detector needs images; calibration must be at least 1, not {options.calibration}.")
-        self.layer = resolve_layer(options.layer, backbone.depth)
+        self.layer = resolve_layer(-1 if options.layer is None else options.layer, backbone.depth)
         outlier = options.layer if options.outlier_layer is None else options.outlier_layer
-        self.outlier_layer = resolve_layer(outlier, backbone.depth)
+        self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
+        self.outlier_layer = self.searched[-1]
         detector_named(options.detector)  # a misspelt name must show before hours of forward passes
         self.size = fitted(self.preprocess.size, backbone.anatomy.patch, bench.policy)
         self.layout = backbone.layout(self.size)
@@ -163,27 +164,33 @@ class TokenPass:
             return self.bench.backbone.anatomy.final_norm(trace.hidden(self.layer)).float()
 
     def find_rule(self, data: TrainingSet) -> OutlierRule:
-        """Look at the norms of some images of a set and ask the detector for a threshold.
+        """Look at the norms of some images of a set, ask the detector for a threshold, and settle on the outlier layer.
 
         As in a scan, outliers that came into the model with their norm are none: the rule then finds nothing.
         """
-        counts = np.zeros(BINS, np.int64)
-        seen: list[tuple[Tensor, Tensor | None]] = []  # norms, and those before block 0
+        seen: list[tuple[Tensor, Tensor | None]] = []  # norms [L, B, P], and those before block 0
         for batch in self.images(some_of(data, self.options.calibration), "looking for outliers"):
-            trace, patches = self.trace(batch.pixels), self.layout.patches
-            norms, before = trace.norms(self.outlier_layer)[:, patches].cpu(), trace.entering_norms
-            try:
-                counts += NormHistogram.of(norms.numpy()).counts
-            except FloatingPointError as error:
-                raise UserError(f"{error} in {self.bench.backbone.dtype}; try --precision fp32.") from error
+            trace, patches = (
+                self.bench.backbone.trace(batch.pixels, Capture(norms=list(self.searched))),
+                self.layout.patches,
+            )
+            norms = torch.stack([trace.norms(layer)[:, patches] for layer in self.searched]).cpu()
+            before = trace.entering_norms
             seen.append((norms, None if before is None else before[:, patches].cpu()))
-        rule = OutlierRule.of(NormHistogram(self.bench.group.sum(counts)), detector_named(self.options.detector))
         seen = list(itertools.chain(*self.bench.group.gather(seen)))
-        self.calibrated = sum(len(norms) for norms, _ in seen)
+        self.calibrated = sum(norms.shape[1] for norms, _ in seen)
         entering = [before for _, before in seen if before is not None]
-        norms = torch.cat([norms for norms, _ in seen])
-        self.came_in = came_in(rule, norms, torch.cat(entering) if len(entering) == len(seen) else None)
-        return OutlierRule() if self.came_in else rule
+        try:
+            rule, peak, self.came_in = rule_at_peak(
+                torch.cat([norms for norms, _ in seen], dim=1),
+                torch.cat(entering) if len(entering) == len(seen) else None,
+                detector_named(self.options.detector),
+            )
+        except FloatingPointError as error:
+            raise UserError(f"{error} in {self.bench.backbone.dtype}; try --precision fp32.") from error
+        if peak is not None:
+            self.outlier_layer = self.searched[peak]
+        return rule
 
     def complete(self, moments: SplitMoments) -> None:
         """Merge what the processes have gathered to fit on. Raises UserError if it is too little."""
@@ -199,6 +206,7 @@ class TokenPass:
             "size": list(self.size),
             "outliers": "norms before the final norm",
             "outlier_layer": self.outlier_layer,
+            "outlier_layer_is": "the peak of all blocks" if len(self.searched) > 1 else "as asked",
             "detector": self.options.detector,
             "side": rule.side if rule.found else None,
             "threshold": rule.threshold,
@@ -210,14 +218,12 @@ class TokenPass:
         """Say what cannot be tested where the detector found no outliers."""
         if rule.found:
             return []
-        none = f"{self.options.detector} finds no outliers after block {self.outlier_layer}"
+        where = "any block" if len(self.searched) > 1 else f"block {self.searched[0]}"
+        none = f"{self.options.detector} finds no outliers after {where}"
         if self.came_in:
-            none = (
-                f"the outliers after block {self.outlier_layer} entered the model with their norm, as white patches do"
-            )
-        return [
-            f"{none}, so {what} cannot be tested on this model; `vitreg scan` shows other blocks, for --outlier-layer."
-        ]
+            none = f"what stands out after {where} entered the model with its norm, as white patches do"
+        hint = "" if len(self.searched) > 1 else "; leave --outlier-layer and --layer out to search all blocks"
+        return [f"{none}, so {what} cannot be tested on this model{hint}."]
 
     def told(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:
         """Add to an outcome how its tokens were made and told apart, and what could not be tested or read."""

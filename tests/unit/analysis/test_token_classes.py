@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import detector
-from vitreg.analysis.token_classes import ByClass, OutlierRule, came_in, pick_many, pick_one, random_keys
+from vitreg.analysis.token_classes import ByClass, came_in, pick_many, pick_one, random_keys, rule_at_peak
 
 
 def norms_with(share, factor, n=20_000):
@@ -17,7 +16,7 @@ def norms_with(share, factor, n=20_000):
 @pytest.mark.parametrize(("factor", "side"), [(8.0, "high"), (1 / 8, "low")])
 def test_the_default_detector_splits_the_norms_on_either_side(factor, side):
     norms = norms_with(0.02, factor)
-    rule = OutlierRule.of(NormHistogram.of(norms), detector("mixture"))
+    rule, _, _ = rule_at_peak(torch.from_numpy(norms)[None, None], None, detector("mixture"))
     assert rule.found
     assert rule.side == side
     found = rule(torch.from_numpy(norms).view(100, 200))
@@ -26,7 +25,7 @@ def test_the_default_detector_splits_the_norms_on_either_side(factor, side):
 
 def test_no_outliers_are_found_in_one_mode():
     norms = norms_with(0.0, 1.0)
-    rule = OutlierRule.of(NormHistogram.of(norms), detector("mixture"))
+    rule, _, _ = rule_at_peak(torch.from_numpy(norms)[None, None], None, detector("mixture"))
     assert not rule.found
     assert not rule(torch.from_numpy(norms)[None]).any()
 
@@ -34,7 +33,7 @@ def test_no_outliers_are_found_in_one_mode():
 @pytest.mark.parametrize(("factor", "side"), [(8.0, "high"), (1 / 8, "low")])
 def test_outliers_that_came_in_with_their_norm_are_told_from_made_ones(factor, side):
     norms = norms_with(0.02, factor)
-    rule = OutlierRule.of(NormHistogram.of(norms), detector("mixture"))
+    rule, _, _ = rule_at_peak(torch.from_numpy(norms)[None, None], None, detector("mixture"))
     assert rule.side == side
     mixed = torch.from_numpy(np.random.default_rng(1).permutation(norms)).view(100, 200)
     assert came_in(rule, mixed, mixed)  # the blocks changed nothing
@@ -43,6 +42,26 @@ def test_outliers_that_came_in_with_their_norm_are_told_from_made_ones(factor, s
     locked = torch.full_like(mixed, float(np.median(norms)))
     locked[:, 17] = float(norms[0])  # one place in every image: positions, not pixels, explain it
     assert not came_in(rule, locked, locked)
+
+
+def layer(share, factor, seed):
+    return torch.from_numpy(np.random.default_rng(seed).permutation(norms_with(share, factor))).view(100, 200)
+
+
+def test_the_peak_is_the_layer_where_outliers_stand_out_most():
+    norms = torch.stack([layer(0, 1, 0), layer(0.02, 4, 1), layer(0.02, 9, 2), layer(0.02, 5, 3), layer(0, 1, 4)])
+    rule, peak, had_come_in = rule_at_peak(norms, torch.ones(100, 200), detector("mixture"))
+    assert (peak, had_come_in) == (2, False)
+    assert torch.equal(rule(norms[2]), norms[2] > 60)
+
+
+def test_layers_whose_outliers_came_in_with_their_norm_are_passed_over():
+    entered = layer(0.02, 9, 2)
+    made = layer(0.02, 4, 1)
+    rule, peak, had_come_in = rule_at_peak(torch.stack([entered, made]), entered, detector("mixture"))
+    assert (peak, rule.found, had_come_in) == (1, True, False)
+    rule, peak, had_come_in = rule_at_peak(torch.stack([entered, entered]), entered, detector("mixture"))
+    assert (peak, rule.found, had_come_in) == (None, False, True)
 
 
 def test_keys_follow_from_seed_and_image_alone():

@@ -75,7 +75,7 @@ def test_a_damaged_run_folder_gives_one_sentence(tmp_path):
         ("{", "no valid JSON"),
         ("[]", "has the schema None, not 'vitreg.run/1'"),
         ('{"schema": "vitreg.run/2", "model": {}}', "has the schema 'vitreg.run/2'"),
-        ('{"schema": "vitreg.run/1", "model": {"pach": 8}}', "unexpected keyword argument 'pach'"),
+        ('{"schema": "vitreg.run/1", "model": {"pach": 8}}', "no setting 'pach'; nearest: patch"),
         ('{"schema": "vitreg.run/1", "model": {"width": 30, "heads": 4}}', "cannot be shared by 4 heads"),
         (json.dumps({"schema": "vitreg.run/1", "model": TINY}), r"no weights file .*model\.safetensors"),
     ):
@@ -288,10 +288,73 @@ def test_a_wrong_spec_names_the_right_one(spec, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_folder_of_a_run_needs_no_source_before_it(tmp_path, monkeypatch):
+    run_folder(tmp_path / "a:run")
+    whole = load(f"run:{tmp_path / 'a:run'}")
+    for spec in (str(tmp_path / "a:run"), f"{tmp_path}/a:run/"):
+        bare = load(spec)
+        assert bare.spec == f"run:{spec}"
+        assert bare.weights_sha256 == whole.weights_sha256
+    monkeypatch.chdir(tmp_path)
+    assert load("a:run").spec == "run:a:run"
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_folder_in_the_form_of_timm_is_loaded_by_timm(tmp_path, random):
+    torch.manual_seed(1)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
+    config = {
+        "architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": {"img_size": 32, "depth": 2},
+        "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = load(f"timm:local-dir:{tmp_path}", random=random, precision="fp32")
+    assert (loaded.depth, loaded.preprocess.size, loaded.preprocess.mean) == (2, (32, 32), (0.1, 0.2, 0.3))
+    images = torch.randn(2, 3, 32, 32)
+    same = torch.allclose(loaded(images).values, model.eval().forward_features(images), atol=1e-5)
+    assert same == (not random)
+
+
+@pytest.mark.parametrize(
+    ("config", "spec", "message"),
+    [
+        (None, "timm:local-dir:{}", "has no config.json, so it is no folder of a timm model"),
+        ({"model_type": "dinov2"}, "timm:local-dir:{}", "names no architecture of timm. Did you mean 'hf:"),
+        ({"schema": "vitreg.run/1"}, "timm:local-dir:{}", "names no architecture of timm. Did you mean 'run:"),
+        ({"architecture": "vit_tinny_patch16_224"}, "timm:local-dir:{}", "Did you mean 'vit_tiny_patch16_224'"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": {"depht": 2}}, "timm:local-dir:{}", "timm cannot build"),
+        ({"architecture": "vit_tiny_patch16_224"}, "timm:local-dir:{}", "timm cannot build .*No suitable checkpoints"),
+        ({"architecture": "resnet18"}, "timm:local-dir:{}", "ResNet is not a Vision Transformer"),
+        ({"architecture": "vit_tiny_patch16_224"}, "{}", "Did you mean 'timm:local-dir:"),
+        ({"architecture": "vit_tiny_patch16_224"}, "local-dir:{}", "Did you mean 'timm:local-dir:"),
+        (None, "timm:local-dri:{}", "Did you mean 'local-dir:'"),
+        (None, "timm:local-dir:", "names no folder"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_timm_cannot_build_is_one_sentence(tmp_path, config, spec, message):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message) as caught:
+        load(spec.format(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_in_the_form_of_timm_is_asked_of_the_hub(monkeypatch):
+    asked = []
+
+    def create_model(name, pretrained=False, **_):
+        asked.append((name, pretrained))
+        raise OSError("no connection")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(UserError, match="could not fetch the weights of timm:hf-hub:someone/a-vit"):
+        load("timm:hf-hub:someone/a-vit")
+    assert asked == [("hf-hub:someone/a-vit", False)]  # its settings, before any weights
+
+
 def test_a_folder_or_file_without_a_source_says_which(tmp_path):
     run_folder(tmp_path / "run")
-    with pytest.raises(UserError, match="Did you mean 'run:"):
-        load(str(tmp_path / "run"))
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="Did you mean 'hf:"):
         load(str(tmp_path / "run"))

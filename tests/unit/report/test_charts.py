@@ -135,9 +135,16 @@ def test_confidence_and_effects_in_words():
     found = VerdictRecord.model_construct(kind="high-norm", power=None)
     said = [words.confidence(found.model_copy(update={"confidence": v})) for v in (1.0, 0.9, 0.5, None)]
     assert said == ["high", "fair", "low", "unknown"]
-    said = words.effects({"norm_ratio": 11.3, "cls_attention_share": 0.4, "cls_attention_layer": 11.0, "new_one": 2.0})
-    assert said == [
-        "norm 11.3× that of the other patches",
-        "40\N{NO-BREAK SPACE}% of the CLS attention at block 11",
-        "new one 2.00",
-    ]
+
+
+def test_names_are_shown_without_the_folder_they_share():
+    assert words.relative(["/a/b/c.jpg", "/a/b/d/e.jpg"]) == (
+        "/a/b",
+        {"/a/b/c.jpg": "c.jpg", "/a/b/d/e.jpg": "d/e.jpg"},
+    )
+    assert words.relative(["one.jpg"]) == ("", {"one.jpg": "one.jpg"})
+    assert words.relative(["photos.zip/x.jpg", "more/y.jpg"]) == (
+        "",
+        {"photos.zip/x.jpg": "photos.zip/x.jpg", "more/y.jpg": "more/y.jpg"},
+    )
+    assert words.relative([]) == ("", {})

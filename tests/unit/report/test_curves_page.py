@@ -147,10 +147,35 @@ def test_one_run_is_told_in_one_sentence(runs):
     assert f"Best top-1 accuracy {value:.1f} % at step {-step:,}" in text
     assert "model.registers = 0" in text
     unfinished = words(render(runs[1:2]))
-    assert "No artifacts appeared up to step 6,200." in unfinished
-    assert "4 registers, unfinished" in unfinished
+    assert "No artifacts so far: the run is unfinished, at step 6,200 of 10,000." in unfinished
+    assert "at the end" not in unfinished
+    assert unfinished.count("6,200") == 1
+    assert "No artifacts so far supervised, S/16, 4 registers" in unfinished
     assert "6,200 of 10,000" in unfinished
     assert "No block showed outliers at any look." in unfinished
+
+
+def test_losses_come_before_norms(runs):
+    text = words(render(runs))
+    order = [
+        "Artifacts so far",
+        "Loss Mean",
+        "Learning rate Of",
+        "Evaluation: top-1",
+        "Outliers over training",
+        "Norms over training",
+        "Settings",
+    ]
+    places = [text.find(each) for each in order]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_a_chart_of_runs_that_fails_is_named_and_the_others_are_drawn(runs, monkeypatch):
+    monkeypatch.setattr("vitreg.report.charts_run.norms", lambda *_, **__: 1 / 0)
+    page = render(runs[:1])
+    assert "chart of norms of reg0" in words(page)
+    assert 'class="chart curves"' in page
 
 
 def test_a_run_that_was_neither_watched_nor_evaluated(runs):

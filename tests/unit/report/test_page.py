@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import pytest
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, Skipped
 from vitreg.report import Attempts, draw_scan, write_report
+from vitreg.report.advice import next_steps
 from vitreg.report.page import SKIPPED_SHOWN, render
 from vitreg.report.payload import ATTENDED, Scale
+from vitreg.report.words import percent, times
 
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
 
@@ -64,14 +67,14 @@ def test_the_page_says_the_verdict_first_and_then_what_it_stands_on(scan_result,
     order = [
         result.verdict.sentence,
         result.verdict.reason,
+        "Most outliers",
+        "Fewest outliers",
         "Norms along the depth",
         "Norms at block 10",
         "Where outliers sit",
         "How many an image has",
         "Redundancy of the patches",
         "Attention that outliers take",
-        "Most outliers",
-        "Fewest outliers",
         "What to do next",
         result.lint[1].message.replace("`", ""),
         "All blocks in numbers",
@@ -108,7 +111,7 @@ def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_r
     text = render(result, make_examples(3, outliers=False))
     page = Page(text)
     assert result.verdict.sentence in page
-    assert "No artifact was established" in page
+    assert "no token stands out" in page
     assert "Example images" in page
     assert "Most outliers" not in page
     assert "No outliers, so there are no places to show." in page
@@ -254,7 +257,7 @@ def test_with_and_without_registers_and_class_token(scan_result, make_examples, 
     assert text.count('data-map="attention"') == 2 * (cls + registers)
     assert ("line-cls" in text.split("<main")[1]) == cls
     assert ("line-register" in text.split("<main")[1]) == bool(registers)
-    assert ("the model has no class token" in text) == (not cls)
+    assert ("This model has no class token" in text) == (not cls)
 
 
 def test_what_was_not_measured_is_said_in_words(scan_result):
@@ -392,3 +395,76 @@ def test_a_full_disk_is_no_fault_of_a_figure(scan_result, tmp_path, monkeypatch)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left on device"):
         draw_scan(scan_result(), [], tmp_path, Attempts())
+
+
+def visible(text):
+    """What is read without opening anything: no closed details, tables or charts."""
+    for tag in ("details", "table", "svg", "script", "style", "head"):
+        text = re.sub(rf"<{tag}\b.*?</{tag}>", " ", text, flags=re.S)
+    return Page(text).text
+
+
+def test_a_number_of_the_verdict_is_said_once(scan_result, make_examples):
+    result = scan_result()
+    effects = {"norm_ratio": 10.0, "images_with_outliers": 0.87, "cls_attention_share": 0.5, "attention_received": 18.1}
+    result = result.model_copy(update={"verdict": result.verdict.model_copy(update={"effects": effects})})
+    said = visible(render(result, make_examples(2)))
+    taken = result.layers[10].cls_attention
+    lift = taken / result.layers[10].outlier_fraction
+    shares = [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (0.87, 0.98, taken, result.redundancy.auc)]
+    for number in (result.verdict.sentence, *shares, times(lift)):
+        assert said.count(number) == 1, number
+    assert f"In block 11 outliers take {shares[2]} of the CLS attention" in said
+    assert times(result.layers[10].received) not in said
+    assert result.verdict.reason not in said  # it repeats them all, behind a summary
+
+
+def test_why_there_is_no_attention_is_the_reason_that_the_model_gave(scan_result):
+    why = "the softmax of block 3 is written by hand; name its projections."
+    bare = [la.model_copy(update={"cls_attention": None, "received": None}) for la in scan_result().layers]
+    page = Page(render(scan_result(layers=bare, attention_unread=why), []))
+    assert f"Attention was not read: {why}" in page
+    assert "Without outliers there is no attention" in Page(render(scan_result("none"), []))
+    assert "Not measured." in Page(render(scan_result(layers=bare), []))
+
+
+def test_attention_maps_name_their_block(scan_result, make_examples):
+    example = replace(make_examples(1)[0], attention_layer=9)
+    assert "CLS attention, block 9" in Page(render(scan_result(), [example]))
+
+
+def test_tokens_near_the_threshold_are_marked_and_explained(scan_result, make_examples):
+    example = make_examples(1, grid=(3, 2))[0]
+    near = np.array([[True, False], [False, False], [False, True]])
+    text = render(scan_result(grid=(3, 2)), [replace(example, near=near)])
+    stored = data_of(text)["examples"][0]["near"]
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(stored), np.uint8).reshape(3, 2), near)
+    assert "within a factor of 1.25 of the threshold" in Page(text)
+    assert "factor of 1.25" not in Page(render(scan_result(grid=(3, 2)), [example]))
+
+
+def test_images_are_named_without_the_folder_they_lie_in(scan_result, make_examples):
+    made = make_examples(2, names=["/home/me/photos/a.jpg", "/home/me/photos/more/b.jpg"])
+    page = Page(render(scan_result(skipped=[Skipped(name="/home/me/photos/c.jpg", reason="broken")]), made))
+    for name in (" a.jpg ", " more/b.jpg ", "c.jpgbroken"):
+        assert name in page
+    assert page.text.count("/home/me/photos") == 1  # in the provenance
+
+
+def test_advice_goes_on_to_commands_that_exist(scan_result):
+    few = scan_result("none", seen=12)
+    assert "12 images can only exclude strong effects" in " ".join(next_steps(few))
+    for result in (
+        scan_result(),
+        scan_result("none"),
+        scan_result(registers=4),
+        scan_result("position-locked", blocks=1),
+    ):
+        steps = next_steps(result)
+        assert len(steps) >= 2
+        page = Page(render(result, []))
+        assert all(step.replace("`", "") in page for step in steps)
+        for verb in re.findall(r"`vitreg (\w+)", " ".join(steps)):
+            assert verb in ("scan", "maps", "extract", "eval", "compare", "train", "doctor")
+    assert "--patches 5" in " ".join(next_steps(scan_result()))  # the block before the first with outliers
+    assert not any("has registers" in step for step in next_steps(scan_result(registers=4)))

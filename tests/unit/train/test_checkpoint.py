@@ -413,3 +413,33 @@ def test_a_published_backbone_is_loaded_by_scan(tmp_path):
     torch.testing.assert_close(again.forward_features(images), vit.forward_features(images))
     with pytest.raises(ValueError, match="model"):
         checkpoint.publish(tmp_path, vit.published_state(), {})
+
+
+FOREIGN_STATES = {
+    "nested": lambda state: b"[" * 200_000,
+    "not UTF-8": lambda state: b'{"schema": "\xff"}',
+    "no step": lambda state: {key: value for key, value in state.items() if key != "step"},
+    "a word for a step": lambda state: state | {"step": "seven"},
+    "no files": lambda state: state | {"files": {}},
+    "a file elsewhere": lambda state: (
+        state | {"files": {**state["files"], "../../x": state["files"]["model.safetensors"]}}
+    ),
+    "a file of no size": lambda state: state | {"files": {**state["files"], "model.safetensors": {"size": 3}}},
+    "a list for the optimiser": lambda state: state | {"optimizer": []},
+    "a word for the metric": lambda state: state | {"metric": "good"},
+}
+
+
+@pytest.mark.parametrize("spoil", FOREIGN_STATES.values(), ids=FOREIGN_STATES)
+def test_a_state_that_somebody_else_wrote_is_damaged_even_under_a_right_seal(spoil, tmp_path):
+    path = save(tmp_path, 7, metric=0.5)
+    state = json.loads((path / "state.json").read_text())
+    state.pop("crc32")
+    spoiled = spoil(state)
+    sealed = spoiled if isinstance(spoiled, bytes) else spoiled | {"crc32": checkpoint._crc(spoiled)}
+    text = sealed if isinstance(sealed, bytes) else json.dumps(sealed).encode()
+    (path / "state.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"no usable checkpoint in .* checkpoint step-00000007 is damaged: state\.json"):
+        checkpoint.load_newest(tmp_path)
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.best(tmp_path) is None

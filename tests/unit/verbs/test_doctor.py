@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from vitreg.backbones.backbone import Backbone
+from vitreg.results import DoctorResult
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.doctor import describe_layout, doctor, render
 
@@ -171,3 +173,24 @@ def test_render_is_plain_text_with_every_finding_and_a_count(reg4):
     assert text.splitlines()[-1] == ", ".join(
         f"{levels.count(level)} {level}" for level in ("problem", "warning", "note", "ok") if level in levels
     )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_program_gets_the_findings_as_json_and_an_exit_code(vitreg, monkeypatch, reg4, broken):
+    model = copy.deepcopy(reg4)
+    with torch.no_grad():
+        model.reg_token.normal_()
+        if broken:
+            model.reg_token.copy_(model.reg_token[:, :1].expand_as(model.reg_token))
+    monkeypatch.setattr("vitreg.backbones.load", lambda *_, **__: Backbone(model, spec="timm:\x1b[2J"))
+    done = vitreg("doctor", "any", "--json")
+    result = DoctorResult.model_validate_json(done.stdout)
+    assert done.stdout.isascii()
+    assert (done.returncode, result.problem) == ((5, True) if broken else (0, False))
+    assert [finding.subject for finding in result.findings if finding.level == "problem"] == [
+        "identical registers"
+    ] * broken
+    assert result.findings == doctor(Backbone(model))
+    assert result.model.registers == 4
+    text = vitreg("doctor", "any")
+    assert (text.returncode, text.stdout.strip()) == (done.returncode, render(result.findings))

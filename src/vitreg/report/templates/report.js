@@ -9,6 +9,7 @@ const magma = bytes(data.palettes.magma), viridis = bytes(data.palettes.viridis)
 
 function number(v) {
   const a = Math.abs(v);
+  if (a >= 1e7) return v.toPrecision(3).replace("e+", "e");
   if (a >= 99.95) return Math.round(v).toLocaleString("en");
   return a === 0 ? "0" : a >= 9.995 ? v.toFixed(1) : a >= 0.9995 ? v.toFixed(2) : String(Number(v.toPrecision(3)));
 }
@@ -99,6 +100,8 @@ class Maps {
     Object.assign(this, { rows: e.rows, cols: e.cols, attended: e.attended, card, token: -1, pinned: false });
     this.norms = words16(e.norms);
     this.outliers = bytes(e.outliers);
+    this.near = bytes(e.near);
+    this.threshold = e.threshold;
     this.attention = e.attention.map((a) => ({ name: a.name, max: a.max, values: words16(a.data) }));
     this.attends = e.wide ? words32(e.attends) : words16(e.attends);
     this.shares = words16(e.shares);
@@ -179,8 +182,8 @@ class Maps {
     add(`row ${Math.floor(i / this.cols)}, column ${i % this.cols}: `);
     add(`norm ${number(this.norm(i))}`, "b");
     add(", ");
-    if (this.outliers[i]) add("outlier", "span", "is-outlier"); else add("not an outlier");
-    if (data.norms.threshold) add(` (threshold ${number(data.norms.threshold)})`);
+    if (this.outliers[i]) add("outlier", "span", "is-outlier"); else add(this.near[i] ? "no outlier, but near the threshold" : "not an outlier");
+    if (this.threshold) add(` (threshold ${number(this.threshold)})`);
     for (const a of this.attention) add(`, ${percent((a.max * a.values[i]) / 65535)} of ${a.name} attention`);
     const to = this.attendedBy(i);
     if (!to.length) return add(".");
@@ -204,7 +207,10 @@ class Maps {
     over.height = Math.round(box.height * zoom);
     const g = over.getContext("2d"), w = box.width / this.cols, h = box.height / this.rows;
     g.scale(zoom, zoom);
-    if (document.getElementById("outlines").checked) this.outline(g, w, h);
+    if (document.getElementById("outlines").checked) {
+      this.outline(g, w, h, this.near, "rgba(0,0,0,.45)", "rgba(255,255,255,.6)", [3, 3]);
+      this.outline(g, w, h, this.outliers, "rgba(0,0,0,.7)", "#7fe9ff", []);
+    }
     if (this.token < 0) return;
     const centre = (i) => [((i % this.cols) + 0.5) * w, (Math.floor(i / this.cols) + 0.5) * h];
     const stroke = (colour, width) => { g.strokeStyle = colour; g.lineWidth = width; g.stroke(); };
@@ -223,8 +229,8 @@ class Maps {
     g.beginPath(); g.rect(x0 - Math.max(w, 6) / 2, y0 - Math.max(h, 6) / 2, Math.max(w, 6), Math.max(h, 6));
     stroke("#000", 4); stroke("#ffe14d", 2);
   }
-  outline(g, w, h) {
-    const is = (r, c) => r >= 0 && c >= 0 && r < this.rows && c < this.cols && this.outliers[r * this.cols + c];
+  outline(g, w, h, cells, ground, colour, dashes) {
+    const is = (r, c) => r >= 0 && c >= 0 && r < this.rows && c < this.cols && cells[r * this.cols + c];
     // One pixel outside the cells, so that small cells keep their colour.
     const out = 1, edge = (x0, y0, x1, y1) => { g.moveTo(x0, y0); g.lineTo(x1, y1); };
     g.beginPath();
@@ -237,10 +243,12 @@ class Maps {
       if (!is(r, c + 1)) edge(right, top, right, bottom);
     }
     g.lineCap = "square";
-    g.strokeStyle = "rgba(0,0,0,.7)"; g.lineWidth = 2.2; g.stroke();
-    g.strokeStyle = "#7fe9ff"; g.lineWidth = 1; g.stroke();
+    g.setLineDash(dashes);
+    g.strokeStyle = ground; g.lineWidth = 2.2; g.stroke();
+    g.strokeStyle = colour; g.lineWidth = 1; g.stroke();
+    g.setLineDash([]);
   }
 }
 const all = [...document.querySelectorAll(".example")].map((card) => new Maps(card));
 document.getElementById("outlines")?.addEventListener("change", () => all.forEach((m) => m.overs.forEach((o) => m.draw(o))));
-document.getElementById("large")?.addEventListener("change", (e) => document.querySelector(".examples").classList.toggle("large", e.target.checked));
+for (const id of ["large", "further"]) document.getElementById(id)?.addEventListener("change", (e) => document.querySelector(".examples").classList.toggle(id, e.target.checked));

@@ -22,7 +22,7 @@ class Pixels(OutlierOptions):
     L2 error of a patch in normalised pixels (the paper, Sec. 2.2, Fig. 5b: outliers know their pixels less). Plain
     patches are easier to guess: look at the explained share too. DATA is any images; every fifth is kept apart to judge on.
 
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m pixels photos/ --outlier-layer -2
+    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m pixels photos/
     """
 
     def run(self, bench: Bench) -> Outcome:

@@ -30,7 +30,7 @@ class Position(OutlierOptions):
     that of always guessing the commonest place of their class. DATA is any images: a folder, files, an archive; every
     fifth is kept apart to judge on.
 
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m position photos/ --outlier-layer -2
+    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m position photos/
     """
 
     solver: Literal["ridge", "logistic"] = "ridge"

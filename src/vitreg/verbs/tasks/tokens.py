@@ -31,7 +31,7 @@ class Tokens(OutlierOptions):
     Logistic regression on one token of each image, on the same images for every kind (the paper, Sec. 2.2, Table 1:
     outliers know more of the image than normal patches). DATA is a folder with classes and two sides (train/, val/).
 
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m tokens imagenette/ --outlier-layer -2
+    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m tokens imagenette/
     """
 
     missing: Literal["skip", "max-norm"] = "skip"

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,32 @@ def test_every_register_has_a_row(folder):
     assert "register_8" in many.metrics
     assert "register_9" not in many.metrics
     assert "first 8 of 10 registers" in " ".join(many.notes)
+
+
+def grown(factor, _block, _given, tokens):
+    """Multiply one patch of every image."""
+    factors = torch.ones(17, 1)
+    factors[6] = factor
+    return tokens * factors
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({}, (3, 1)), ({"layer": 2}, (2, 2)), ({"outlier_layer": 2}, (3, 2)), ({"layer": 0, "outlier_layer": 1}, (0, 1))],
+)
+def test_outliers_are_told_at_the_peak_unless_a_block_is_named(folder, flags, expected):
+    torch.manual_seed(0)
+    model = VisionTransformer(SIDE, 8, 24, 4, 2).eval()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.proj.weight.zero_()
+            block.mlp.fc2.weight.zero_()
+    for number, factor in ((1, 9.0), (2, 0.5), (3, 1 / 4.5)):
+        model.blocks[number].register_forward_hook(partial(grown, factor))
+    found = Tokens(detector="ratio:1.8", **flags).run(bench(folder, model))
+    assert (found.protocol["layer"], found.protocol["outlier_layer"]) == expected
+    assert found.protocol["side"] == "high"
+    assert found.protocol["outlier_layer_is"] == ("as asked" if flags else "the peak of all blocks")
 
 
 def test_rows_a_model_cannot_have_are_left_out_and_noted(folder):
