@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -130,6 +130,18 @@ def is_still(folder: Path, name: str, known: Written) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
     except OSError:
         return False
+
+
+def own_files(folder: str, suffixes: Container[str]) -> set[str]:
+    """Return the paths of the files with these suffixes that vitreg wrote into a folder, as its list there proves."""
+    if not os.path.isfile(os.path.join(folder, LEDGER)):
+        return set()
+    try:
+        ledger = read_ledger(Path(folder))
+    except UserError:
+        return set()
+    named = (name for name in ledger.files if PurePosixPath(name).suffix.lower() in suffixes)
+    return {os.path.join(folder, *name.split("/")) for name in named if ledger.proves(name)}
 
 
 def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Iterable[str] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from vitreg.data.archives import Streamed, is_archive, is_url, open_archive
 from vitreg.data.decode import EXTENSIONS
 from vitreg.data.parts import Failed, Listed, Locator, OnDisk, Part, label
 from vitreg.errors import UserError, nearest
+from vitreg.ledger import own_files
 
 LISTS = (".txt", ".lst")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -81,20 +82,24 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _folder(top: str) -> Listed:
+def _folder(top: str, own: Set[str] = frozenset()) -> Listed:
     """List the images of a folder and of those in it; links to images are followed, links to folders only by name.
 
     A link to a folder may lead to the whole file system, or back up. Where it leads into `top`, its images are listed
-    already.
+    already. Pictures that vitreg wrote itself (`own`, and what the lists of the folders prove) are results, no images:
+    otherwise a second scan of a folder would scan the figures of the first.
     """
     found: list[Locator] = []
     others: list[str] = []
     links: list[str] = []
+    own, left_out = set(own), 0
     stack = [(top, True)]
     while stack:
         path, is_folder = stack.pop()
         if not is_folder:
-            if os.path.splitext(path)[1].lower() in EXTENSIONS:
+            if path in own:
+                left_out += 1
+            elif os.path.splitext(path)[1].lower() in EXTENSIONS:
                 found.append(OnDisk(label(path), path))
             else:
                 others.append(path)
@@ -106,6 +111,7 @@ def _folder(top: str) -> Listed:
                     for entry in entries
                     if not entry.name.startswith(".")
                 )
+            own |= own_files(path, EXTENSIONS)
             links += [path for path, leads_away, _ in inside if leads_away]
             stack += [(path, is_folder) for path, leads_away, is_folder in reversed(inside) if not leads_away]
         except OSError as error:
@@ -115,10 +121,13 @@ def _folder(top: str) -> Listed:
         if links
         else ""
     )
+    results = (_left_out(left_out, top),) if left_out else ()
     if found:
-        return Listed(found, (f"{note}; name what is wanted of them.",) if links else ())
+        return Listed(found, (*((f"{note}; name what is wanted of them.",) if links else ()), *results))
     if links:
         raise UserError(f"no image in the folder '{top}', but {note}; name it.")
+    if left_out:
+        raise UserError(f"no image in the folder '{top}' but what vitreg wrote itself; name a file or folder of that.")
     archives = [path for path in others if is_archive(path)]
     if archives:
         raise UserError(f"no image in the folder '{top}', but archives: name them, such as '{sorted(archives)[0]}'.")
@@ -137,16 +146,40 @@ def _glob(pattern: str) -> list[Part]:
     spelled = os.path.splitext(pattern)[1].lower()
     wanted = tuple(EXTENSIONS) if not spelled or glob.has_magic(spelled) else (*EXTENSIONS, spelled)
     parts: list[Part] = []
+    own = _own(pattern, matches)
+    left_out = sum(match in own for match in matches)
     for match in matches:
         with suppress(UserError):  # one folder or archive of many may well be without images
             if os.path.isdir(match):
                 if "**" not in pattern:  # else its files match by themselves
-                    parts.append(_folder(match))
+                    parts.append(_folder(match, own))
+            elif match in own:
+                continue
             elif is_archive(match) or match.lower().endswith(wanted):
                 parts.append(_file(match))
     if not parts:
         raise UserError(f"no image matches '{pattern}': {_count(matches, 'other file')}, such as '{matches[0]}'.")
-    return parts
+    return [*parts, Listed([], (_left_out(left_out, pattern),))] if left_out else parts
+
+
+def _own(pattern: str, matches: Sequence[str]) -> set[str]:
+    """Return the pictures that vitreg wrote into the folders that a glob leads through; those it names are wanted."""
+    named = pattern
+    while glob.has_magic(named):
+        named = os.path.dirname(named)
+    through: set[str] = set()
+    for folder in {os.path.dirname(match) for match in matches}:
+        while len(folder) >= len(named.rstrip("/")) and folder not in through:
+            through.add(folder)
+            folder = os.path.dirname(folder)
+    return set().union(*(own_files(folder, EXTENSIONS) for folder in through))
+
+
+def _left_out(count: int, where: str) -> str:
+    return (
+        f"{count} picture{'s' if count > 1 else ''} in '{label(where)}' that vitreg wrote itself left out; name a file, or "
+        "the folder it lies in, to have it read."
+    )
 
 
 def matching(pattern: str) -> list[str]:

@@ -8,8 +8,10 @@ weights come to be spread over processes is the business of `vitreg.train.parall
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
+import os
 import re
 import shutil
 import zlib
@@ -23,7 +25,8 @@ from torch import Tensor
 from vitreg.backbones.sources import RUN_SCHEMA
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import replacing, write_text
+from vitreg.files import write_text
+from vitreg.outputs import Outputs
 from vitreg.runtime import Processes
 from vitreg.train.tensors import (
     DamagedError,
@@ -38,6 +41,7 @@ from vitreg.train.tensors import (
 
 SCHEMA = "vitreg.checkpoint/1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+PUBLISHED = ("config.json", MODEL)
 OURS = ("schema", "vitreg", "optimizer", "files", "crc32")  # keys of state.json that the caller's may not be
 
 
@@ -86,8 +90,9 @@ def save(
 ) -> Path:
     """Write a checkpoint beside the others, and only when it is complete remove those no longer wanted.
 
-    What stays: the newest `keep`, and the best by "metric". Later ones go: they are damaged, or the run would have gone
-    on from there. Called by one process; needs the space of one more checkpoint than stay.
+    What stays: the newest `keep`, the best by "metric", and whatever is not to the last byte what was written, which may
+    be somebody's. Later ones go: the run would have gone on from there. Called by one process; needs the space of one
+    more checkpoint than stay.
 
     Args:
         run: folder of the run.
@@ -150,7 +155,7 @@ def load_newest(run: Path, group: Processes | None = None) -> Loaded:
             found = _load(path)
             break
         except DamagedError as damage:
-            notes.append(f"checkpoint {path.name} is damaged: {damage}.")
+            notes.append(f"checkpoint {path.name} is damaged: {damage}; it is left as it is.")
     everyone = [None if found is None else found.step] if group is None else group.gather(found and found.step)
     if len(set(everyone)) > 1:
         raise UserError(
@@ -177,7 +182,8 @@ def best(run: Path) -> Path | None:
 def clean(run: Path) -> None:
     """Remove what killed processes left half-written. Nobody else may be saving into this run."""
     for stale in (run / "checkpoints").glob(".step-*.part"):
-        shutil.rmtree(stale, ignore_errors=True)
+        if not stale.is_symlink() and {path.name for path in stale.iterdir()} <= {MODEL, OPTIMIZER, STATE}:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -188,13 +194,16 @@ def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any])
         config: "model" holds the arguments of the `VisionTransformer` that the weights fit; other keys, such as "train"
             and "preprocess", are written as they are.
     Raises:
-        UserError: if the folder cannot be written; each file is then as it was before.
+        UserError: if the folder cannot be written, or a file is not what the run wrote; each is then as it was before.
     """
     if not isinstance(config.get("model"), dict):
         raise ValueError("config has no 'model', the arguments of the VisionTransformer")
-    write_text(run / "config.json", json.dumps({"schema": RUN_SCHEMA, **config}, indent=2) + "\n")
-    with replacing(run / MODEL) as temporary:
-        write_tensors(temporary, weights)
+
+    def write(place: Path) -> None:
+        write_text(place / "config.json", json.dumps({"schema": RUN_SCHEMA, **config}, indent=2) + "\n")
+        write_tensors(place / MODEL, weights)
+
+    Outputs(run, "train", PUBLISHED).add(write)
 
 
 def _load(path: Path) -> Loaded:
@@ -274,17 +283,41 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _take_the_place(part: Path, final: Path) -> None:
-    """Rename a complete checkpoint to its name. One of the same step is set aside: at every instant one of both loads."""
-    if final.exists():
-        old = final.with_name(f"{final.name}.old")
-        _remove(old)
-        final.rename(old)
+    """Rename a complete checkpoint to its name. One of the same step is set aside: at every instant one of both loads.
+
+    What is not as it was written, damaged or somebody's, gets a name for good.
+    """
+    old = final.with_name(f"{final.name}.old")
+    _remove(old)
+    for path in (old, final):
+        if os.path.lexists(path):
+            free = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
+            whole = path == final and _is_as_written(path)
+            path.rename(old if whole else next(each for each in free if not os.path.lexists(each)))
     part.rename(final)
     sync_folder(final.parent)
 
 
+def _is_as_written(path: Path) -> bool:
+    """Whether a checkpoint is what was written and nothing else lies in it: only such may be removed.
+
+    A file not changed after state.json, which is written last, is taken by its size. In a copy the times tell nothing,
+    and the checksum decides.
+    """
+    state = None if path.is_symlink() else _described(path)
+    if state is None or {each.name for each in path.iterdir()} != {STATE, *state["files"]}:
+        return False
+    try:
+        for name, expected in _file_sums(state).items():
+            if (path / name).stat().st_mtime_ns > (path / STATE).stat().st_mtime_ns:
+                check_sum(path / name, expected)
+    except DamagedError:
+        return False
+    return True
+
+
 def _prune(folder: Path, final: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest and the best up to `final`, which is complete."""
+    """Remove all checkpoints but the newest and the best up to `final`, which is complete, and those not as written."""
     everything = _newest_first(folder)
     sound = [path for path in everything[everything.index(final) :] if path.suffix != ".old" and _described(path)]
     kept = {final, *sound[:keep], _best(sound)}
@@ -304,6 +337,8 @@ def _best(paths: list[Path]) -> Path | None:
 
 def _remove(path: Path) -> None:
     """Remove a checkpoint; it loses its name first, so that half of one never looks like one."""
+    if not _is_as_written(path):
+        return
     hidden = path.with_name(f".{path.name}.part")
     with contextlib.suppress(OSError):  # what cannot be removed is tried again at the next save
         path.rename(hidden)

@@ -11,11 +11,12 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.files import output_folder
+from vitreg.ledger import LEDGER
 from vitreg.runtime import Processes
 
 try:
@@ -24,7 +25,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 LOCK = ".lock"
-OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard")
+OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard", LEDGER)
 PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back
 
 _held: set[int] = set()  # file descriptors
@@ -93,12 +94,13 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, group: Processes) -> Iterator[Claim | None]:
+def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) -> Iterator[Claim | None]:
     """Have the folder of a run for the length of the block; if it fails before a finished step, leave nothing in it.
 
     Args:
         folder: of the run; created where it does not exist.
         group: the processes that share the run; all call this, and the first has the lock for them.
+        check: called by the first, when it has the folder; may refuse it with a UserError.
     Returns:
         the claim, in the first process; None in the others.
     Raises:
@@ -109,10 +111,13 @@ def claimed(folder: Path, group: Processes) -> Iterator[Claim | None]:
     if group.first:
         try:
             claim = Claim(folder)
+            check()
         except UserError as error:
             refusal = error
     refusal = group.gather(refusal)[0]
     if refusal is not None:
+        if claim is not None:
+            claim.undo()
         raise refusal
     try:
         if claim is None:

@@ -59,7 +59,9 @@ def write_run_report(folder: str | Path) -> Path:
     """
     from vitreg.report import write_curves
 
-    return write_curves([read_run(Path(folder))], Path(folder))
+    record = read_run(Path(folder))
+    Outputs(Path(folder), "curves", ["report.html"]).add(lambda place: write_curves([record], place))
+    return Path(folder) / "report.html"
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,6 +15,8 @@ from torch import Tensor
 from vitreg.config import differences, encode, read
 from vitreg.data.training import TrainingLoader
 from vitreg.errors import UserError
+from vitreg.ledger import note_written, read_ledger
+from vitreg.outputs import Outputs, finish_left
 from vitreg.precision import DTYPES, choose_precision
 from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.supervised import SupervisedConfig
@@ -65,12 +68,15 @@ def train(
     with processes(training=True) as group:
         parts.check_batch(config, group.world)
         say = _Say(quiet or not group.first)
-        with claimed(folder, group) as claim:
+        with claimed(folder, group, partial(_refuse_foreign, folder, resume)) as claim:
             for note in claim.notes if claim else ():
                 say(note)
             outcome = _train(config, folder, group, say, claim, resume=resume, judged=judged)
             if group.first:
-                write_run_report(folder)
+                try:
+                    write_run_report(folder)
+                except UserError as error:  # of a finished run nothing else is missing
+                    say(f"the page of the run was not written: {error}")
             group.gather(None)  # all leave together
         for note in outcome.notes:
             say(note)
@@ -216,6 +222,29 @@ def _judge(config: TrainConfig, data: parts.Data, group: Processes) -> Top1 | Kn
 def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
     network = recipe.backbone()
     return norms_of(network, probes.to(next(network.parameters()).device))
+
+
+def _refuse_foreign(folder: Path, resume: bool) -> None:
+    """Refuse a folder in which the run would replace what no run wrote; finish what a killed one was writing.
+
+    Raises:
+        UserError: if a name is taken by anything else.
+    """
+    finish_left(folder)
+    journal, config = folder / "metrics.jsonl", folder / "config.json"
+    if resume:
+        of_earlier_versions = [name for name in checkpoint.PUBLISHED if name not in read_ledger(folder).files]
+        is_run = config.exists() and isinstance(read(config).get("train"), dict)
+        if is_run and len(of_earlier_versions) == len(checkpoint.PUBLISHED):
+            note_written(folder, [name for name in of_earlier_versions if (folder / name).is_file()], "train")
+        Outputs(folder, "train", checkpoint.PUBLISHED).check()
+    elif not config.exists() or (read(config).get("step") == 0 and not _checkpoints(folder)):
+        Outputs(folder, "train", [*checkpoint.PUBLISHED, "checkpoints/"]).check()
+        Outputs(folder, "curves", ["report.html"]).check()
+        if os.path.lexists(journal) and not (config.exists() and read_journal(folder)[1] <= 1):
+            raise UserError(
+                f"{journal} exists and is of no run in this folder; move it away, or name another with --out."
+            )
 
 
 def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:

@@ -138,23 +138,61 @@ def test_without_checkpoints_there_is_no_latest_and_no_best(tmp_path):
     assert checkpoint.best(tmp_path) is None
 
 
-def test_damaged_ones_do_not_count_among_the_kept(tmp_path):
+def test_damaged_ones_do_not_count_among_the_kept_and_are_left_to_the_user(tmp_path):
     for step in (1, 2):
         save(tmp_path, step)
     os.truncate(tmp_path / "checkpoints/step-00000002/model.safetensors", 99)
     save(tmp_path, 3)
-    assert names(tmp_path) == ["step-00000001", "step-00000003"]
+    assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
+    save(tmp_path, 4, keep=1)
+    assert names(tmp_path) == ["step-00000002", "step-00000004"]
 
 
-def test_a_run_that_fell_back_replaces_the_damaged_ones_ahead(tmp_path):
+CHANGES = {
+    "a note of the user": lambda path: (path / "notes.txt").write_text("the good one"),
+    "a changed weight": lambda path: flip(path / "model.safetensors"),
+    "other weights": lambda path: (path / "optimizer.safetensors").write_bytes(b"mine"),
+    "no state": lambda path: (path / "state.json").unlink(),
+    "nothing of ours": lambda path: [
+        (file.unlink(), file.with_name("mine").write_text("x")) for file in path.iterdir()
+    ],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_checkpoint_that_is_not_as_it_was_written_is_never_removed(tmp_path, change):
+    save(tmp_path, 1)
+    changed = tmp_path / "checkpoints/step-00000001"
+    change(changed)
+    before = {path.name: path.read_bytes() for path in changed.iterdir()}
+    for step in (2, 3):
+        save(tmp_path, step, keep=1)
+    assert {path.name: path.read_bytes() for path in changed.iterdir()} == before
+    save(tmp_path, 1, keep=1)  # a run that went on from before it needs its name
+    aside = tmp_path / "checkpoints/step-00000001.kept-1"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert names(tmp_path) == ["step-00000001", "step-00000001.kept-1"]
+
+
+def test_checkpoints_of_a_copied_run_are_removed_in_their_turn(tmp_path):
+    save(tmp_path / "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "b/checkpoints/step-00000001/state.json", ns=(1, 1))
+    save(tmp_path / "b", 2, keep=1)
+    assert names(tmp_path / "b") == ["step-00000002"]
+
+
+def test_a_run_that_fell_back_goes_past_the_damaged_ones_ahead(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=3)
     (tmp_path / "checkpoints/step-00000002/model.safetensors").unlink()
     flip(tmp_path / "checkpoints/step-00000003/model.safetensors")  # of the right size: nobody sees it without reading
     assert checkpoint.load_newest(tmp_path).step == 1
     save(tmp_path, 2, keep=1)
-    assert names(tmp_path) == ["step-00000002"]
-    assert is_whole(checkpoint.load_newest(tmp_path))
+    assert names(tmp_path) == ["step-00000002", "step-00000002.kept-1", "step-00000003"]
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded.step == 2
+    assert is_whole(loaded)
 
 
 def test_steps_beyond_eight_digits_are_in_order(tmp_path):
@@ -406,7 +444,7 @@ def test_a_published_backbone_is_loaded_by_scan(tmp_path):
         checkpoint.publish(
             tmp_path, vit.published_state(), {"model": config.published_arguments(), "train": {"optim": {"lr": 0.1}}}
         )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".vitreg.json", "config.json", "model.safetensors"]
     assert json.loads((tmp_path / "config.json").read_text())["train"] == {"optim": {"lr": 0.1}}
     images = torch.randn(2, 3, 32, 32)
     again = load(f"run:{tmp_path}", device="cpu", precision="fp32").module
