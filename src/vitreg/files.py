@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import tempfile
@@ -29,6 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def kept_name(path: Path) -> Path:
+    """Return a free name beside a file or folder, for what is not to be lost where its name is needed."""
+    names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def write_text(path: Path, text: str) -> None:

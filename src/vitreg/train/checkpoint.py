@@ -8,7 +8,6 @@ weights come to be spread over processes is the business of `vitreg.train.parall
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from torch import Tensor
 from vitreg.backbones.sources import RUN_SCHEMA
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import write_text
+from vitreg.files import kept_name, write_text
 from vitreg.outputs import Outputs
 from vitreg.runtime import Processes
 from vitreg.train.tensors import (
@@ -291,9 +290,7 @@ def _take_the_place(part: Path, final: Path) -> None:
     _remove(old)
     for path in (old, final):
         if os.path.lexists(path):
-            free = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
-            whole = path == final and _is_as_written(path)
-            path.rename(old if whole else next(each for each in free if not os.path.lexists(each)))
+            path.rename(old if path == final and _is_as_written(path) else kept_name(path))
     part.rename(final)
     sync_folder(final.parent)
 

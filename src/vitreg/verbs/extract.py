@@ -20,6 +20,7 @@ from vitreg.errors import UserError
 from vitreg.files import results_folder
 from vitreg.outputs import Outputs
 from vitreg.runtime import processes
+from vitreg.terminal import say
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
 
@@ -35,7 +36,7 @@ class PictureSet:
         UserError: for paths that do not exist or hold no image, and for what can only be read from front to back.
     """
 
-    classes, labels, notes = None, None, ()
+    classes, labels = None, None
 
     def __init__(self, paths: Sequence[str | Path], min_side: int = 1) -> None:
         for path in paths:
@@ -46,6 +47,7 @@ class PictureSet:
                     "give a .zip or an uncompressed .tar."
                 )
         self._source, self._min_side = ImageSource(paths), min_side
+        self.notes = self._source.notes
 
     def __len__(self) -> int:
         """Count the images, unreadable ones included."""
@@ -100,6 +102,8 @@ def extract_features(
         assert folder is not None  # `out` was given
         backbone = opened(model, weights, load_options, size=size)
         data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
+        for note in data.notes if group.first and not quiet else ():
+            say(f"vitreg: {note}", error=True)
         if limit is not None and limit < len(data):
             data = Portion(data, limit)
         bench = Bench(

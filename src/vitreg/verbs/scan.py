@@ -157,6 +157,8 @@ def scan(
             ),
         )
         if outputs is not None and group.first:
+            if stage is not None and not stage.exists:
+                lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
             outputs.publish(
                 lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from vitreg.config import differences, encode, read
 from vitreg.data.training import TrainingLoader
 from vitreg.errors import UserError
+from vitreg.files import kept_name
 from vitreg.ledger import note_written, read_ledger
 from vitreg.outputs import Outputs, finish_left
 from vitreg.precision import DTYPES, choose_precision
@@ -233,10 +235,8 @@ def _refuse_foreign(folder: Path, resume: bool) -> None:
     finish_left(folder)
     journal, config = folder / "metrics.jsonl", folder / "config.json"
     if resume:
-        of_earlier_versions = [name for name in checkpoint.PUBLISHED if name not in read_ledger(folder).files]
-        is_run = config.exists() and isinstance(read(config).get("train"), dict)
-        if is_run and len(of_earlier_versions) == len(checkpoint.PUBLISHED):
-            note_written(folder, [name for name in of_earlier_versions if (folder / name).is_file()], "train")
+        if config.exists() and isinstance(read(config).get("train"), dict):
+            _adopt(folder)
         Outputs(folder, "train", checkpoint.PUBLISHED).check()
     elif not config.exists() or (read(config).get("step") == 0 and not _checkpoints(folder)):
         Outputs(folder, "train", [*checkpoint.PUBLISHED, "checkpoints/"]).check()
@@ -245,6 +245,17 @@ def _refuse_foreign(folder: Path, resume: bool) -> None:
             raise UserError(
                 f"{journal} exists and is of no run in this folder; move it away, or name another with --out."
             )
+
+
+def _adopt(folder: Path) -> None:
+    """Count as the run's what an earlier version wrote, and settings that were edited; of these a copy is kept."""
+    ledger, config = read_ledger(folder), folder / "config.json"
+    adopted = [name for name in checkpoint.PUBLISHED if name not in ledger.files and (folder / name).is_file()]
+    if config.name in ledger.files and not ledger.proves(config.name):
+        shutil.copy2(config, kept_name(config))
+        adopted.append(config.name)
+    if adopted:
+        note_written(folder, adopted, "train")
 
 
 def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:

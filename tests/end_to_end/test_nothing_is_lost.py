@@ -1,0 +1,193 @@
+"""No verb replaces or removes what vitreg did not write; no result is lost where its folder is."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from vitreg.records import ScanResult
+
+from .conftest import one_sentence
+from .test_every_verb import CASES, SMALL, made, words_of  # noqa: F401  (a fixture)
+
+MODEL = "planted:high-norm"
+WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export")
+SKIPPED = {"doctor", "version", "demo"}  # the first two write nothing, the demo has a test of its own
+MORE = {"scan": ("--tokens",), "extract": ("--table",)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, colour in enumerate(("teal", "olive", "navy", "maroon")):
+        Image.linear_gradient("L").resize((80, 64)).convert("RGB").rotate(number * 20, fillcolor=colour).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+def files(folder):
+    """Everything below a folder that is not hidden."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if not any(p[0] == "." for p in name.split("/"))}
+
+
+def scan(vitreg, images, out, *words):
+    return vitreg("scan", MODEL, images, "--out", out, *SMALL, *words)
+
+
+def seen(out):
+    return ScanResult.model_validate_json((out / "result.json").read_text()).images.seen
+
+
+def test_every_verb_that_writes_is_tried():
+    assert set(WRITES) | SKIPPED == set(CASES)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg, made, tmp_path, verb):  # noqa: F811
+    def run(out):
+        return vitreg(verb, *words_of(CASES[verb], made, out), *MORE.get(verb, ()))
+
+    assert run(tmp_path / "first").returncode == 0
+    names = [name for name in files(tmp_path / "first") if not name.split("/")[-1].startswith("0000")]
+    assert names
+    for number, name in enumerate(names):
+        if verb == "extract" and not name.endswith("features.parquet"):
+            continue  # the rest of a store is named by the hash of what it follows from
+        out = tmp_path / str(number)
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_bytes(b"mine")
+        sentence = one_sentence(run(out))
+        assert (out / name).read_bytes() == b"mine", name
+        assert "move it away" in sentence, name
+
+
+@pytest.mark.parametrize("verb", [verb for verb in WRITES if verb != "train"])  # a run is never begun twice
+def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):  # noqa: F811
+    words = (verb, *words_of(CASES[verb], made, tmp_path), *MORE.get(verb, ()))
+    for _ in range(2):
+        done = vitreg(*words)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["index.html", "photographs/a.jpg", "planted/report.html", "clean/figures/a.png"])
+def test_the_demo_refuses_before_it_writes_anything(vitreg, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    assert "move it away" in one_sentence(vitreg("demo", "--out", tmp_path))
+    assert files(tmp_path) == {name: b"mine"}
+
+
+@pytest.mark.parametrize(("verb", "folder"), [("scan", "figures"), ("discover", "pictures")])
+@pytest.mark.parametrize("again", [False, True])
+def test_input_images_that_lie_where_results_go_survive(vitreg, photos, tmp_path, verb, folder, again):
+    out = tmp_path / "X"
+    if again:
+        assert vitreg(verb, MODEL, photos, "--out", out, *SMALL).returncode == 0
+        shutil.copy(photos / "0.png", out / folder)
+    else:
+        out.mkdir()
+        shutil.move(photos, out / folder)
+    before = files(out)
+    sentence = one_sentence(vitreg(verb, MODEL, out / folder, "--out", out, *SMALL))
+    assert "--out" in sentence
+    assert files(out) == before
+
+
+def test_a_second_scan_of_a_folder_sees_the_same_images(vitreg, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for images in (".", "*", "**/*.png"):
+        for _ in range(2):
+            done = vitreg("scan", MODEL, images, *SMALL)
+            assert done.returncode == 0, done.stderr
+            assert seen(photos / "vitreg-scan") == 4
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "vitreg wrote itself" in line]
+        assert len(said) == (0 if images == "*" else 1) or images == "*"
+    named = vitreg("scan", MODEL, "vitreg-scan/figures/norms_per_layer.png", "--out", "other", *SMALL)
+    assert named.returncode == 0, named.stderr
+    assert seen(photos / "other") == 1
+    assert vitreg("scan", MODEL, "vitreg-scan/figures", "--out", "third", *SMALL).returncode == 0
+
+
+def test_an_out_folder_that_is_deleted_meanwhile_is_made_again(vitreg, photos, tmp_path, monkeypatch):
+    from vitreg.verbs import scan as verb
+
+    out, check = tmp_path / "out", verb.doctor
+
+    def doctor(*arguments):
+        shutil.rmtree(out)
+        return check(*arguments)
+
+    monkeypatch.setattr(verb, "doctor", doctor)
+    assert scan(vitreg, photos, out).returncode == 0
+    assert seen(out) == 4
+    assert (out / "report.html").exists()
+    assert "the tokens with it; the rest of the result is complete" in one_sentence(
+        scan(vitreg, photos, out, "--tokens")
+    )
+    assert seen(out) == 4
+    assert (out / "report.html").exists()
+
+
+def test_an_out_folder_that_cannot_be_made_again_gets_a_neighbour_that_is_named(vitreg, photos, tmp_path, monkeypatch):
+    from vitreg.verbs import scan as verb
+
+    out, check = tmp_path / "out", verb.doctor
+
+    def doctor(*arguments):
+        shutil.rmtree(out)
+        out.write_bytes(b"mine")
+        return check(*arguments)
+
+    monkeypatch.setattr(verb, "doctor", doctor)
+    assert str(tmp_path / "out-2") in one_sentence(scan(vitreg, photos, out))
+    assert out.read_bytes() == b"mine"
+    assert seen(tmp_path / "out-2") == 4
+
+
+def test_what_a_killed_scan_left_is_swept_by_the_next(vitreg, photos, tmp_path):
+    out = tmp_path / "out"
+    program = (
+        "import os, signal, sys; from vitreg import report; from vitreg.__main__ import main\n"
+        "report.draw_scan = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"sys.argv = ['vitreg', 'scan', {MODEL!r}, {str(photos)!r}, '--out', {str(out)!r}, '--size', '64', '--tokens']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=300, env={**os.environ})
+    assert done.returncode == -signal.SIGKILL
+    assert seen(out) == 4, "the record is safe before anything is drawn"
+    assert (out / "tokens.parquet").exists()
+    assert list(out.glob(".part-*"))
+    assert scan(vitreg, photos, out).returncode == 0
+    assert not list(out.glob(".part-*"))
+    assert not (out / "tokens.parquet").exists(), "the tokens belong to the record before"
+
+
+def test_training_leaves_the_files_of_others_in_its_folder(vitreg, made, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    mine = {"checkpoints/step-00000099/weights.pth": b"1"}
+    for name, data in mine.items():
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_bytes(data)
+    words = ("train", "--config", made["settings"], "--out", run, "--run.duration", "4 steps")
+    assert "move it away" in one_sentence(vitreg(*words))
+    assert files(run) == mine
+    shutil.rmtree(run)
+    assert vitreg(*words).returncode == 0
+    (run / "model.safetensors").write_bytes(b"mine")
+    assert "model.safetensors was changed" in one_sentence(vitreg("train", "--resume", run))
+    assert (run / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):  # noqa: F811
+    shutil.copytree(made["run"], tmp_path / "run")
+    (tmp_path / "run" / ".vitreg.json").unlink()
+    done = vitreg("train", "--resume", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "the page of the run was not written" in done.stderr  # whose it is cannot be told
