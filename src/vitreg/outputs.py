@@ -47,13 +47,17 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         self.home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
         self.path = self.home / NEW
-        self._mark = (self.home / MARK).open("w", encoding="utf-8")
-        json.dump({"schema": "vitreg.part/1", "pid": os.getpid(), "host": socket.gethostname()}, self._mark)
-        self._mark.flush()
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._mark, fcntl.LOCK_EX)
-        self.path.mkdir()
+        try:
+            self._mark = (self.home / MARK).open("w", encoding="utf-8")
+            json.dump({"schema": "vitreg.part/1", "pid": os.getpid(), "host": socket.gethostname()}, self._mark)
+            self._mark.flush()
+            if fcntl is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._mark, fcntl.LOCK_EX)
+            self.path.mkdir()
+        except OSError:  # without its mark nobody would know whose it is
+            shutil.rmtree(self.home, ignore_errors=True)
+            raise
 
     def __enter__(self) -> Stage:
         return self

@@ -65,7 +65,7 @@ def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg,
         (out / name).write_bytes(b"mine")
         sentence = one_sentence(run(out))
         assert (out / name).read_bytes() == b"mine", name
-        assert "move it away" in sentence, name
+        assert name.split("/")[0] in sentence, name
 
 
 @pytest.mark.parametrize("verb", [verb for verb in WRITES if verb != "train"])  # a run is never begun twice
@@ -78,7 +78,7 @@ def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):  # n
 
 @pytest.mark.parametrize("name", ["index.html", "photographs/a.jpg", "planted/report.html", "clean/figures/a.png"])
 def test_the_demo_refuses_before_it_writes_anything(vitreg, tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
     assert "move it away" in one_sentence(vitreg("demo", "--out", tmp_path))
     assert files(tmp_path) == {name: b"mine"}

@@ -62,7 +62,8 @@ def records(run):
 
 
 def checkpoints(run):
-    return sorted(path for path in (run / "checkpoints").iterdir() if not path.name.startswith("."))
+    """Those of the run; one that was damaged is kept under another name."""
+    return sorted(path for path in (run / "checkpoints").iterdir() if path.name[0] != "." and ".kept-" not in path.name)
 
 
 def weights(path: Path):
