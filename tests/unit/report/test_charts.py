@@ -131,7 +131,7 @@ def test_numbers_have_three_digits(value, text):
     assert words.number(value) == text
 
 
-def test_confidence_and_effects_in_words():
+def test_confidence_in_words():
     found = VerdictRecord.model_construct(kind="high-norm", power=None)
     said = [words.confidence(found.model_copy(update={"confidence": v})) for v in (1.0, 0.9, 0.5, None)]
     assert said == ["high", "fair", "low", "unknown"]
