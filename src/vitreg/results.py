@@ -55,6 +55,10 @@ class EvalResult(Record):
     headline: str = Field(description="name of the metric that sums the task up")
     metrics: dict[str, float]
     controls: dict[str, float] = Field(description="the headline metric of what must be worse, by name")
+    intervals: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="95 % interval (Wilson) of metrics that are shares of right answers, by name"
+    )
+    units: dict[str, str] = Field(default_factory=dict, description="of every metric, empty for a plain number")
     larger_is_better: bool = True
     protocol: dict[str, Any] = Field(description="every setting that makes the number")
     tables: list[Table] = Field(default_factory=list)

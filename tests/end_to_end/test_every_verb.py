@@ -51,6 +51,7 @@ EVALUATIONS = {
     "controls": ("{model}", "controls", "{classes}"),
     "complexity": ("{model}", "complexity"),
 }
+SHARES = {"knn", "linear", "logistic", "zeroshot", "retrieval", "tokens", "controls"}  # of right answers
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +128,11 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["task"] == task
     assert np.isfinite(result["metrics"][result["headline"]])
+    assert set(result["units"]) == set(result["metrics"])
+    assert bool(result["intervals"]) == (task in SHARES)
+    for name, (low, high) in result["intervals"].items():
+        assert 0 <= low <= result["metrics"][name] <= high <= 100
+        assert f"{low:.3g} to {high:.3g} %" in done.stdout
 
 
 OF_A_RUN = {

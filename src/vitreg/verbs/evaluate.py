@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from vitreg.analysis.intervals import wilson
 from vitreg.backbones import Backbone
 from vitreg.backbones.load import opened
 from vitreg.data.transforms import Policy
@@ -95,6 +97,8 @@ def evaluate(
             headline=outcome.headline,
             metrics=dict(outcome.metrics),
             controls=dict(outcome.controls),
+            intervals=_intervals(outcome),
+            units=_units(outcome),
             larger_is_better=outcome.larger_is_better,
             protocol=dict(outcome.protocol),
             tables=list(outcome.tables),
@@ -148,6 +152,18 @@ def describe_model(backbone: Backbone) -> EvalModel:
     )
 
 
+def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
+    found = {name: wilson(round(outcome.metrics[name] * n / 100), n) for name, n in outcome.trials.items() if n}
+    return {name: (100 * low, 100 * high) for name, (low, high) in found.items()}
+
+
+def _units(outcome: Outcome) -> dict[str, str]:
+    return {
+        name: next((unit for pattern, unit in outcome.units.items() if fnmatchcase(name, pattern)), "%")
+        for name in outcome.metrics
+    }
+
+
 def _data(bench: Bench, outcome: Outcome) -> EvalData:
     return EvalData(
         name=bench.data, counts=dict(outcome.counts), classes=outcome.classes, skipped=list(outcome.skipped)
@@ -159,9 +175,12 @@ def describe(result: EvalResult) -> str:
     lines = [f"{result.task} of {result.model.spec}" + (f" on {result.data.name}" if result.data.name else "")]
     width = max(map(len, [*result.metrics, *(f"control: {name}" for name in result.controls)]), default=0)
     for name, value in result.metrics.items():
+        unit, interval = result.units.get(name, ""), result.intervals.get(name)
+        sure = "" if interval is None else f"  ({shown(interval[0])} to {shown(interval[1], unit)})"
         mark = "  <-" if name == result.headline else ""
-        lines.append(f"  {name:<{width}}  {value:.4g}{mark}")
-    lines += [f"  {'control: ' + name:<{width}}  {value:.4g}" for name, value in result.controls.items()]
+        lines.append(f"  {name:<{width}}  {shown(value, unit)}{sure}{mark}")
+    unit = result.units.get(result.headline, "")
+    lines += [f"  {'control: ' + name:<{width}}  {shown(value, unit)}" for name, value in result.controls.items()]
     for table in result.tables:
         lines += ["", *_laid_out(table), ""]
     protocol = {**result.protocol, "precision": result.provenance.precision}
@@ -174,6 +193,13 @@ def describe(result: EvalResult) -> str:
     if result.data.skipped:
         lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
     return "\n".join([*lines, *(each.sentence for each in result.undrawn)])
+
+
+def shown(value: float, unit: str = "") -> str:
+    """Write a number with its unit, in as many digits as say something: three, or four above 1000."""
+    whole = abs(value) >= 1000
+    digits = f"{value:,.0f}" if whole else f"{value:.3g}"
+    return f"{digits} {unit}".rstrip()
 
 
 def _laid_out(table: Table) -> list[str]:
@@ -190,10 +216,11 @@ def _laid_out(table: Table) -> list[str]:
 
 
 def _cell(value: Cell) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else shown(value) if isinstance(value, float) else str(value)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " x ".join(map(str, value)) if len(value) <= 6 else f"{value[0]} to {value[-1]} ({len(value)})"
-    return str(value)
+        words = [_short(each) for each in value]
+        return " x ".join(words) if len(value) <= 6 else f"{words[0]} to {words[-1]} ({len(value)})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -69,13 +69,20 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a task found; see `EvalResult` for the fields."""
+    """What a task found; see `EvalResult` for the fields.
+
+    Args:
+        trials: of a metric that is the share of right answers, in percent, how many independent ones there were.
+        units: of metrics by a pattern of their name, such as {"*_distance": "patches"}; percent where none fits.
+    """
 
     headline: str
     metrics: Mapping[str, float]
     controls: Mapping[str, float]
     counts: Mapping[str, int]
     protocol: Mapping[str, Any]
+    trials: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: bool = True
     classes: int | None = None
     tables: tuple[Table, ...] = ()

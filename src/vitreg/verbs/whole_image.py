@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -66,6 +67,10 @@ class Probed:
         """Images of each side."""
         sides = {"train": self.train, "val": self.val, "test": self.test}
         return {name: len(side) for name, side in sides.items() if side is not None}
+
+    def trials(self, names: Iterable[str]) -> dict[str, int]:
+        """How many images metrics are the share of; none where the set's metric is no plain share."""
+        return dict.fromkeys(names, len(self.test)) if self.metric == "top1" else {}
 
     def score(self, found: Tensor) -> float:
         """Return the set's metric on its test side, in percent; see `vitreg.probes.scores.score`."""

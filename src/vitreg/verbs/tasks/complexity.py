@@ -87,6 +87,7 @@ class Complexity:
         return Outcome(
             headline=f"percent_more_macs_{headline}",
             metrics=metrics | spread,
+            units={"gmacs": "GMACs", "parameters": ""},
             controls={},
             counts={},
             larger_is_better=False,

@@ -78,6 +78,8 @@ class Controls(OutlierOptions):
             headline="linear",
             metrics=metrics,
             controls={"majority class": found.majority, "fitted to shuffled labels": found.shuffled},
+            trials={name: found.images for name in metrics if not name.endswith("cosine")},
+            units={"*cosine": ""},
             counts={"train": len(readout.labels), "test": found.images},
             protocol={
                 **tokens.protocol(rule),

@@ -191,6 +191,7 @@ class Depth:
         return Outcome(
             headline="rmse",
             metrics=found["head"],
+            units={"rmse": "m", "abs_rel": "", "log10": ""},
             controls={name: found[name]["rmse"] for name in constants},
             counts={"train": source.images, "test": scores.images},
             protocol={

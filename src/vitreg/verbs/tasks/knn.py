@@ -90,6 +90,7 @@ class Knn:
                 "shuffled training labels": data.score(shuffled[headline][:, 0]),
                 "commonest class": data.majority,
             },
+            trials=data.trials(f"knn{k}" for k in ranked) | {f"knn{k}_top5": len(data.test.labels) for k in ranked},
             counts=data.counts,
             classes=len(data.classes),
             protocol={

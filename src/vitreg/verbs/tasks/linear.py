@@ -172,6 +172,7 @@ class Linear:
                 "best head on shuffled training labels": max(map(data.score, control.predict(data.test.features))),
                 "commonest class": data.majority,
             },
+            trials=data.trials([data.metric]),
             counts={name: count for name, count in data.counts.items() if name != "val"},
             classes=len(data.classes),
             protocol={

@@ -78,6 +78,7 @@ class Logistic:
                 "shuffled training labels": _shuffled(data, sweep.c_, bench),
                 "always the same answer" if data.metric == "map" else "commonest class": data.majority,
             },
+            trials={} if data.metric == "map" else {"top1": len(data.test.labels)},
             counts=data.counts,
             classes=len(data.classes),
             protocol={

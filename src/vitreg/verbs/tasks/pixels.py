@@ -72,6 +72,7 @@ def _outcome(bench: Bench, found: ByClass, probe: PixelProbe, fitted: int) -> Ou
         headline="error",
         metrics=metrics,
         controls={"mean patch": found.overall("control") or 0.0},
+        units={"*error*": ""},
         counts={"train": fitted, "test": found.images},
         protocol={
             "probe": "linear, on all patch tokens",

@@ -125,6 +125,7 @@ class Position(OutlierOptions):
                 "chance": 100 / (grid[0] * grid[1]),
                 "fitted to shuffled places": 100 * (found.overall("shuffled") or 0.0),
             },
+            units={"*distance*": "patches"},
             counts={"train": fitted, "test": found.images},
             protocol={
                 "probe": "linear, on all patch tokens",

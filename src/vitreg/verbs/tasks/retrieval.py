@@ -75,6 +75,7 @@ class Retrieval:
             headline=HEADLINE,
             metrics={HEADLINE: _mean(found), **found},
             controls={"pairs shuffled": _mean(shuffled), "chance": _mean(chance)},
+            trials=dict.fromkeys(found, len(all_images)),  # captions of one image are no independent trials
             counts={"images": len(all_images), "captions": len(all_texts)},
             protocol={
                 "candidates": "all captions for an image, all images for a caption, of this side",

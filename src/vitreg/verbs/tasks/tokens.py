@@ -79,11 +79,14 @@ class Tokens(OutlierOptions):
         answers = {name: _answers(train, test, name, classes, bench.seed) for name in names}
         rows: list[list[Cell]] = []
         metrics: dict[str, float] = {}
+        trials: dict[str, int] = {}
         for name, (found, strength) in answers.items():
             metrics[_key(name)] = value = score(found, test.labels, sides.metric)
+            trials[_key(name)] = len(test.labels)
             rows.append([name, value, len(train.labels), len(test.labels), strength])
         if len(train.labels) < len(train_all.labels) and tokens.layout.cls:
             found, strength = _answers(train_all, test_all, CLS, classes, bench.seed)
+            trials["class_token_all_images"] = len(test_all.labels)
             metrics["class_token_all_images"] = value = score(found, test_all.labels, sides.metric)
             rows.append([f"{CLS}, all images", value, len(train_all.labels), len(test_all.labels), strength])
         if classify is not None:
@@ -103,6 +106,7 @@ class Tokens(OutlierOptions):
                 "fitted to shuffled labels": score(shuffled, test.labels, sides.metric),
                 "majority class": score(common, test.labels, sides.metric),
             },
+            trials=trials if sides.metric == "top1" else {},
             counts={"train": len(train.labels), "test": len(test.labels)},
             protocol={
                 "probe": "logistic regression on one token of each image, the same images in every row",

@@ -84,6 +84,7 @@ class ZeroShot:
                 "class names shuffled": shuffled.metrics()[customary],
                 "chance": 100 / len(words),
             },
+            trials={"top1": images, "top5": images},
             counts={"test": images},
             classes=len(words),
             protocol={
