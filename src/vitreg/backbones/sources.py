@@ -63,7 +63,7 @@ def from_timm(name: str, pretrained: bool) -> Built:
     place, colon, elsewhere = name.partition(":")
     if colon:
         module: Any = timm_folders.build(place, elsewhere, pretrained)
-        return Built(module, Preprocess.from_timm(module.pretrained_cfg))
+        return Built(module, not_rgb(describe(module)) or read_timm_config(module.pretrained_cfg))
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", architecture, timm.list_models(), "timm")
