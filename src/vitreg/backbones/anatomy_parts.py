@@ -115,12 +115,18 @@ def is_a(module: nn.Module, package: str, *names: str) -> bool:
 
 
 def prefixed_layout(
-    patch: Size, *, cls_tokens: int = 0, registers: int = 0, other: int = 0
+    patch: Size, *, cls_tokens: int = 0, registers: int = 0, other: int = 0, padded: bool = False
 ) -> Callable[[Size], TokenLayout]:
-    """Build image size -> layout for the order [CLS, other, registers, patches]."""
+    """Build image size -> layout for the order [CLS, other, registers, patches].
+
+    Args:
+        padded: whether the model pads a last patch that is cut off, instead of leaving it out.
+    """
+    rows, cols = patch
 
     def layout(image_size: Size) -> TokenLayout:
-        grid = (image_size[0] // patch[0], image_size[1] // patch[1])
+        height, width = image_size
+        grid = (-(-height // rows), -(-width // cols)) if padded else (height // rows, width // cols)
         return TokenLayout.prefixed(grid, cls_tokens=cls_tokens, registers=registers, other=other)
 
     return layout

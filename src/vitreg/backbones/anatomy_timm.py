@@ -44,10 +44,14 @@ def read_timm(module: nn.Module) -> Anatomy | None:
     patch = (
         pair(embed.patch_size) if is_a(embed, "timm", "PatchEmbed") else (native[0] // grid[0], native[1] // grid[1])
     )
+    padded = bool(getattr(embed, "dynamic_img_pad", False))
     table_prefix = 0 if getattr(vit, "no_embed_class", False) else vit.num_prefix_tokens
 
     def encode(images: Tensor) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
+        if size == native and not padded and vit.__dict__.get("dynamic_img_size", False):
+            # timm refuses here what it drops where the size is fixed.
+            images = images[..., : size[0] // patch[0] * patch[0], : size[1] // patch[1] * patch[1]]
         if size == native or vit.__dict__.get("dynamic_img_size", False):
             return vit.forward_features(images)
         with substituted(*_dynamic(vit, (size[0] // patch[0], size[1] // patch[1]))):
@@ -66,7 +70,7 @@ def read_timm(module: nn.Module) -> Anatomy | None:
         native_size=native,
         heads=_heads(blocks[0]),
         width=vit.embed_dim,
-        layout=prefixed_layout(patch, cls_tokens=cls_tokens, registers=registers, other=other),
+        layout=prefixed_layout(patch, cls_tokens=cls_tokens, registers=registers, other=other, padded=padded),
         encode=encode,
         # A convolutional stem that already has the width of the tokens leaves its projection out.
         patch_projection=embed.backbone if isinstance(embed.proj, nn.Identity) else embed.proj,

@@ -19,7 +19,7 @@ from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.trace import Capture, Edit, Trace
 from vitreg.backbones.watch import Recorder, Source, undisturbed, watching
-from vitreg.data.transforms import Preprocess
+from vitreg.data.transforms import Policy, Preprocess, fit
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice
 from vitreg.tokens import TokenLayout, Tokens
@@ -116,6 +116,25 @@ class Backbone:
                     f"pad, crop or resize them, for instance to {close[0]}x{close[1]}."
                 )
         return self.anatomy.layout((height, width))
+
+    def fit(self, images: Float[Tensor, "B C H W"], policy: Policy) -> Float[Tensor, "B C h w"]:
+        """Make images of any size ones that the model takes; its own size stays as it is, whatever the patch.
+
+        Args:
+            policy: for the others, whose sides become multiples of the patch; see `vitreg.data.fit`.
+        """
+        native = (images.shape[-2], images.shape[-1]) == self.anatomy.native_size
+        return images if native else fit(images, self.anatomy.patch, policy)
+
+    def covered(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width), from the upper left pixel, that patches cover of an image.
+
+        It is smaller than the image at a native size that the patch does not divide: the patch convolution drops the
+        rest (SigLIP-so400m: 378 of 384 pixels).
+        """
+        grid = self.layout(image_size).grid
+        rows, cols = (min(n * step, side) for n, step, side in zip(grid, self.anatomy.patch, image_size, strict=True))
+        return rows, cols
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Tokens:
         """Return the final tokens, after the model's final norm where it has one."""

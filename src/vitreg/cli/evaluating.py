@@ -54,7 +54,7 @@ class Command(Generic[T]):
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
     fit: Literal["pad", "crop", "resize"] = "resize"
-    """What to do where a side is no multiple of the patch."""
+    """What to do where a side is no multiple of the patch; the model's own size is left as it is."""
     limit: int | None = None
     """Use at most this many images of each side."""
     batch_size: int | None = None

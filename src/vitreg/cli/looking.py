@@ -52,7 +52,7 @@ class Scan:
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
     fit: Literal["pad", "crop", "resize"] = "resize"
-    """What to do where a side is no multiple of the patch."""
+    """What to do where a side is no multiple of the patch; the model's own size is left as it is."""
     detector: str = "mixture"
     """mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
     fail_above: float | None = None
@@ -147,7 +147,7 @@ class Maps:
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
     fit: Literal["pad", "crop", "resize"] = "resize"
-    """What to do where a side is no multiple of the patch."""
+    """What to do where a side is no multiple of the patch; the model's own size is left as it is."""
     scale: Literal["shared", "map"] = "shared"
     """One colour scale for a whole sheet, or one for every map."""
     upsample: Literal["nearest", "bilinear"] = "nearest"

@@ -227,7 +227,7 @@ class Preprocess:
 
 
 def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy) -> Float[Tensor, "B 3 h w"]:
-    """Make height and width multiples of the patch; the same tensor where they are.
+    """Make height and width multiples of the patch; the same tensor where they are. For a model, see `Backbone.fit`.
 
     Args:
         images: normalised.

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitreg.backbones import Backbone
-from vitreg.data import Batch, ImageSource, fit, stream
+from vitreg.data import Batch, ImageSource, stream
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.records import Skipped
@@ -51,7 +51,7 @@ class Batches(Protocol):
         ...
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """One image once more: pixels for the eye uint8 [H, W, 3], and for the model [1, C, H, W]."""
+        """One image once more: what the patches cover for the eye uint8 [h, w, 3], and for the model [1, C, H, W]."""
         ...
 
 
@@ -73,7 +73,7 @@ def batches_of(
             that photographs cannot be prepared for.
     """
     if isinstance(images, Tensor):
-        return _OfTensor(images, backbone.anatomy.channels, batch_size or 16, limit)
+        return _OfTensor(images, backbone, batch_size or 16, limit)
     if not isinstance(images, str | Path) and not all(isinstance(path, str | Path) for path in images):
         raise UserError(f"images are paths, or one floating point tensor [n, {backbone.anatomy.channels}, H, W].")
     square = (size, size) if isinstance(size, int) else size
@@ -86,9 +86,9 @@ def automatic_batch_size(backbone: Backbone, size: tuple[int, int]) -> int:
     return max(1, min((64_000 if backbone.device.type == "cuda" else 4_200) // tokens, 256))
 
 
-def fitted(size: tuple[int, int], patch: tuple[int, int], policy: Policy) -> tuple[int, int]:
-    """The image size after `fit`."""
-    after = fit(torch.empty(1, 1, *size), patch, policy)
+def fitted(size: tuple[int, int], backbone: Backbone, policy: Policy) -> tuple[int, int]:
+    """The image size after `Backbone.fit`."""
+    patch, after = backbone.anatomy.patch, backbone.fit(torch.empty(1, 1, *size), policy)
     if after.shape[2] * after.shape[3] < 4 * patch[0] * patch[1]:
         raise UserError(
             f"images of {size[0]}x{size[1]} px hold fewer than 4 patches of {patch[0]}x{patch[1]}; choose a larger size."
@@ -112,9 +112,9 @@ class _OfSource:
     ) -> None:
         preprocess = backbone.prepared(size)
         source = ImageSource([images] if isinstance(images, str | Path) else list(images))
-        self._patch = backbone.anatomy.patch
+        self._backbone = backbone
         self._policy: Policy = policy
-        self.size = fitted(preprocess.size, self._patch, policy)
+        self.size = fitted(preprocess.size, backbone, policy)
         self._stream = stream(
             source,
             preprocess,
@@ -122,7 +122,7 @@ class _OfSource:
             rank=group.rank,
             world=group.world,
             workers=workers,
-            min_side=min(self._patch),
+            min_side=min(backbone.anatomy.patch),
             limit=limit,
         )
         total, self.notes = source.length, source.notes
@@ -142,7 +142,7 @@ class _OfSource:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._stream:
-            batch = replace(batch, pixels=fit(batch.pixels, self._patch, self._policy))
+            batch = replace(batch, pixels=self._backbone.fit(batch.pixels, self._policy))
             if self._stream.source.length is None:
                 for index, pixels in zip(batch.indices.tolist(), batch.pixels, strict=True):
                     if len(self._kept) < KEPT_OF_A_STREAM:
@@ -156,19 +156,21 @@ class _OfSource:
         preprocess = self._stream.preprocess
         pixels = self._kept.get(index)
         if pixels is None:
-            pixels = fit(preprocess(self._stream.source[index].open())[None], self._patch, self._policy)
-        return np.asarray(preprocess.unnormalise(pixels[0])), pixels
+            pixels = self._backbone.fit(preprocess(self._stream.source[index].open())[None], self._policy)
+        rows, cols = self._backbone.covered(self.size)
+        return np.asarray(preprocess.unnormalise(pixels[0, :, :rows, :cols])), pixels
 
 
 class _OfTensor:
     """Images that are already what the model takes."""
 
-    def __init__(self, images: Tensor, channels: int, batch_size: int, limit: int | None) -> None:
+    def __init__(self, images: Tensor, backbone: Backbone, batch_size: int, limit: int | None) -> None:
+        channels = backbone.anatomy.channels
         if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise UserError(
                 f"images must be a floating point tensor [n, {channels}, H, W], not {images.dtype} {list(images.shape)}."
             )
-        self._images, self._batch_size = images[:limit], batch_size
+        self._images, self._batch_size, self._backbone = images[:limit], batch_size, backbone
         self.size = (images.shape[2], images.shape[3])
         self.planned: int | None = len(self._images)
         self.skipped: list[Skipped] = []
@@ -192,7 +194,8 @@ class _OfTensor:
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
         pixels = self._images[index : index + 1].float()
-        return shown_stretched(pixels)[0], pixels
+        rows, cols = self._backbone.covered(self.size)
+        return shown_stretched(pixels[..., :rows, :cols])[0], pixels
 
 
 def shown_stretched(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:

@@ -72,7 +72,7 @@ class DiscoverModel:
                 f"this {type(backbone.anatomy.tower).__name__} takes images of {native[0]}x{native[1]} pixels only, "
                 f"so it cannot see them at their own resolution; give --size {native[0]}x{native[1]}."
             )
-        self.backbone, self.size = backbone, size
+        self.backbone, self.size, self._native = backbone, size, size == native
         self._preprocess: Preprocess = backbone.prepared(native)
 
     @property
@@ -92,9 +92,10 @@ class DiscoverModel:
     def protocol(self) -> dict[str, object]:
         """What the model sees."""
         mean, std = ("/".join(f"{v:g}" for v in values) for values in (self._preprocess.mean, self._preprocess.std))
+        padding = f"zeros behind the normalisation, bottom and right, to multiples of {self.patch[0]}x{self.patch[1]}"
         return {
             "resolution": self.resolution,
-            "padding": f"zeros behind the normalisation, bottom and right, to multiples of {self.patch[0]}x{self.patch[1]}",
+            "padding": "none, the model's own size" if self._native else padding,
             "mean": mean,
             "std": std,
         }
@@ -133,7 +134,9 @@ class DiscoverModel:
         hidden = sorted({layer for feature, layer in asked if feature == "output"})
         projected = sorted({layer for feature, layer in asked if feature != "output"})
         pixels = torch.from_numpy(photograph.pixels.copy()).permute(2, 0, 1)[None]
-        images = fit(self._preprocess.normalise(pixels), self.patch, "pad")
+        images = self._preprocess.normalise(pixels)
+        if not self._native:  # a photograph that has this size by chance is searched to its edge, as the others are
+            images = fit(images, self.patch, "pad")
         trace = self.backbone.trace(images, Capture(hidden=hidden, projected=projected))
         found = {}
         for feature, layer in asked:

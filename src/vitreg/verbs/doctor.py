@@ -331,7 +331,7 @@ def _sizes(anatomy: Anatomy, layout: TokenLayout) -> Finding:
             subject="input size",
             message=f"the native {size[0]}x{size[1]} px are no multiple of the {anatomy.patch[0]}x{anatomy.patch[1]} "
             f"patch: {left[0]} rows and {left[1]} columns of pixels at the lower and right edge are not seen.",
-            remedy="Resize to a multiple of the patch.",
+            remedy="Give --size a multiple of the patch if they matter; the library drops them too.",
         )
     learned = anatomy.position_table() is not None
     how = "the position table is resampled for others" if learned else "positions are computed for others"

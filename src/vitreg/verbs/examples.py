@@ -25,7 +25,7 @@ class Images(Protocol):
     """Where an image can be had once more."""
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """Pixels for the eye uint8 [H, W, 3], and for the model [1, 3, H, W]."""
+        """What the patches cover for the eye uint8 [h, w, 3], and for the model [1, 3, H, W]."""
         ...
 
 
@@ -87,7 +87,7 @@ def _maps(
     """Run one image and draw its maps: norms after one block, attention in another, PCA after the last.
 
     Args:
-        shown: uint8 [H, W, 3].
+        shown: what the patches cover, uint8 [h, w, 3].
         pixels: [1, 3, H, W].
         blocks: of the norms, and of the attention.
         flags: from norms [P] to what is an outlier and what is near the threshold, bool [P].

@@ -23,7 +23,7 @@ from vitreg.data.feature_claims import Claims
 from vitreg.data.feature_shards import Shards, StoreRecord, cut, read_record, write_record
 from vitreg.data.feature_store import FeatureStore, find_damaged
 from vitreg.data.training import deliveries_of
-from vitreg.data.transforms import Preprocess, fit
+from vitreg.data.transforms import Preprocess
 from vitreg.data.workers import Delivery, EvaluationJobs, Job, default_workers
 from vitreg.errors import UserError
 from vitreg.records import Skipped
@@ -57,7 +57,7 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
         raise UserError(f"there are no images in {bench.data} to extract features of.")
     backbone = bench.backbone
     preprocess = bench.preprocess() if preprocess is None else preprocess
-    size = fitted(preprocess.size, backbone.anatomy.patch, bench.policy)
+    size = fitted(preprocess.size, backbone, bench.policy)
     reader = FieldReader(backbone, wanted, size)
     words = made_from(backbone, data, preprocess, bench.policy, size, reader)
     per_shard, batch = cut(reader.fields, bench.batch_size or automatic_batch_size(backbone, size))
@@ -220,9 +220,9 @@ class _Extraction:
         backbone, reader = self._bench.backbone, self._reader
         pixels = delivery.stacks[0].permute(0, 3, 1, 2).to(backbone.device, non_blocking=True)
         images = self._preprocess.normalise(pixels)
-        patch, policy = backbone.anatomy.patch, self._bench.policy
-        mirror = fit(images.flip(-1), patch, policy) if reader.mirrored else None
-        return _to_host(reader(fit(images, patch, policy), mirror))
+        policy = self._bench.policy
+        mirror = backbone.fit(images.flip(-1), policy) if reader.mirrored else None
+        return _to_host(reader(backbone.fit(images, policy), mirror))
 
     def _keep(
         self,

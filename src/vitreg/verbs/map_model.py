@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreg.analysis import maps as draw
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
-from vitreg.data import ImageSource, Preprocess, fit, stream
+from vitreg.data import ImageSource, Preprocess, stream
 from vitreg.errors import UserError
 from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
@@ -121,12 +121,11 @@ class MappedModel:
         return self.backbone.prepared(size)
 
     def _batches(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        patch = self.backbone.anatomy.patch
         if isinstance(self._images, Tensor):
             batch = self._batch_size((self._images.shape[2], self._images.shape[3]))
             for start in range(0, len(self._images), batch):
                 pixels = self._images[start : start + batch]
-                yield tuple(f"image {start + i}" for i in range(len(pixels))), fit(pixels, patch, self._policy)
+                yield tuple(f"image {start + i}" for i in range(len(pixels))), self.backbone.fit(pixels, self._policy)
             return
         assert self._preprocess is not None  # _sized has seen to it
         batches = stream(
@@ -137,7 +136,7 @@ class MappedModel:
             limit=self._limit,
         )
         for batch in batches:
-            yield batch.names, fit(batch.pixels, patch, self._policy)
+            yield batch.names, self.backbone.fit(batch.pixels, self._policy)
         self.skipped = tuple(batches.skipped)
 
     def _batch_size(self, size: tuple[int, int]) -> int:
@@ -145,7 +144,9 @@ class MappedModel:
         return max(1, min(16, TOKENS_AT_ONCE // max(1, (size[0] // patch[0]) * (size[1] // patch[1]))))
 
     def _shown(self, pixels: Tensor) -> np.ndarray:
-        """Pixels for the eye, uint8 [B, H, W, 3]; stretched to their own range where the normalisation is unknown."""
+        """What patches cover, for the eye, uint8 [B, h, w, 3]; stretched to its range where the normalisation is unknown."""
+        rows, cols = self.backbone.covered((pixels.shape[2], pixels.shape[3]))
+        pixels = pixels[..., :rows, :cols]
         if self._preprocess is not None:
             return np.stack([self._preprocess.unnormalise(each) for each in pixels])
         return shown_stretched(pixels)
@@ -163,6 +164,7 @@ class _Kept:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.layout: TokenLayout | None = None
+        self.size = (0, 0)  # of the images as the model saw them
         self.inputs: list[np.ndarray] = []
         self.rows: dict[int, list[Tensor]] = {}  # mean over heads, [B, Q, rows, cols]
         self.heads: dict[int, list[Tensor]] = {}  # [B, heads, Q, rows, cols]
@@ -188,6 +190,7 @@ class _Kept:
         )
         trace = backbone.trace(pixels, capture)
         layout = self.layout = trace.layout
+        self.size = (pixels.shape[2], pixels.shape[3])
         self.names += names
         self.inputs.append(shown)
         for layer in layers:
@@ -223,7 +226,7 @@ class _Kept:
             layer=layer,
             depth=depth,
             tokens=layout.length,
-            image_size=(inputs.shape[1], inputs.shape[2]),
+            image_size=self.size,
             grid=layout.grid,
             inputs=inputs,
             attention={q: rows[:, i] for i, q in enumerate(plan.queries)} if rows is not None else {},

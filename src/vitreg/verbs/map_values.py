@@ -26,7 +26,7 @@ class ModelMaps:
         tokens: N, of which a uniform attention would give 1 / N to each.
         image_size: (height, width) in pixels.
         grid: (rows, cols).
-        inputs: the images as the model saw them.
+        inputs: what the patches cover of the images, as the model saw it.
         attention: "CLS", "register 1", ... -> attention of that token to the patches, mean over heads.
         heads: the same, every head apart.
         pca: first principal component, in standard deviations over all patches of all images (or of each).

@@ -57,7 +57,7 @@ def maps(
         what: attention (of CLS), heads (of CLS and registers, every head), registers (attention of CLS and of every
             register), pca (first component), rgb (three components), norm.
         size: (height, width) in pixels, or the side of a square; each model's own if unset.
-        fit: how a side that is no multiple of the patch is met: pad, crop or resize.
+        fit: how a side that is no multiple of the patch is met: pad, crop or resize; the model's own size is left as it is.
         limit: take at most this many images.
         out: folder for the PNG sheets; nothing is written without it.
         scale: "shared": one colour scale for all models, layers and images of a sheet; "map": every map has its own.

@@ -47,7 +47,7 @@ class ScanOptions:
     """How to scan."""
 
     size: int | tuple[int, int] | None = None  # pixels, one number or (height, width); the model's own if unset
-    fit: Policy = "resize"  # what to do where a side is no multiple of the patch
+    fit: Policy = "resize"  # what to do where a side is no multiple of the patch, but for the model's own size
     detector: str = "mixture"  # mixture | mad[:k] | ratio[:factor] | absolute[:cutoff]
     limit: int | None = None  # scan at most this many images
     batch_size: int | None = None  # by tokens and device if unset

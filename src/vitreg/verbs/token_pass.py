@@ -19,7 +19,6 @@ from vitreg.backbones.trace import Capture, Edit, Trace, resolve_layer
 from vitreg.data.example import Example, Portion, TrainingSet
 from vitreg.data.images import ImageSource
 from vitreg.data.training import EvaluationBatch, evaluation_loader
-from vitreg.data.transforms import fit
 from vitreg.errors import UserError
 from vitreg.probes.ridge import SplitMoments
 from vitreg.records import Skipped
@@ -58,7 +57,7 @@ class TokenBatch:
 
     Args:
         indices: places in the set.
-        pixels: as the model saw them, normalised.
+        pixels: what the patches cover, normalised as the model saw it.
         tokens: of the probed block, float32, on the model's device.
         norms: of the patch tokens of the outlier layer, before the final norm, on the CPU.
     """
@@ -99,7 +98,7 @@ class TokenPass:
         self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
         self.outlier_layer = self.searched[-1]
         detector_named(options.detector)  # a misspelt name must show before hours of forward passes
-        self.size = fitted(self.preprocess.size, backbone.anatomy.patch, bench.policy)
+        self.size = fitted(self.preprocess.size, backbone, bench.policy)
         self.layout = backbone.layout(self.size)
         self.skipped: dict[str, str] = {}
         self.calibrated, self.came_in = 0, False
@@ -129,25 +128,29 @@ class TokenPass:
             world=bench.group.world,
             workers=bench.workers,
         )
-        patch = bench.backbone.anatomy.patch
         show = bench.group.first and not bench.quiet
         with progress(what, len(data) // bench.group.world, unit="images", show=show) as advance:
             for batch in loader:
                 yield EvaluationBatch(
-                    batch.indices, batch.names, fit(batch.pixels, patch, bench.policy), batch.labels, batch.captions
+                    batch.indices,
+                    batch.names,
+                    bench.backbone.fit(batch.pixels, bench.policy),
+                    batch.labels,
+                    batch.captions,
                 )
                 advance(len(batch.indices))
         self.skipped |= loader.skipped
 
     def __call__(self, data: TrainingSet, what: str) -> Iterator[TokenBatch]:
         """Yield the tokens of every image of this process's share of a set."""
+        rows, cols = self.bench.backbone.covered(self.size)
         for batch in self.images(data, what):
             trace = self.trace(batch.pixels)
             norms = trace.norms(self.outlier_layer)[:, self.layout.patches].cpu()
             tokens = self.embed(trace)
             if not bool(torch.isfinite(tokens).all() & torch.isfinite(norms).all()):
                 raise UserError(f"tokens are not finite in {self.bench.backbone.dtype}; try --precision fp32.")
-            yield TokenBatch(batch.indices, batch.pixels, batch.labels, tokens, norms, self.layout)
+            yield TokenBatch(batch.indices, batch.pixels[..., :rows, :cols], batch.labels, tokens, norms, self.layout)
 
     def trace(self, pixels: Float32[Tensor, "B 3 h w"], edits: Sequence[Edit] = (), hidden: bool = False) -> Trace:
         """Run the model; with `hidden` keep the outputs of all blocks."""

@@ -140,14 +140,14 @@ def token_columns(bench: Bench, token: Token, preprocess: Preprocess) -> tuple[W
 
 def has_cls(bench: Bench, preprocess: Preprocess) -> bool:
     """Whether the model has a class token."""
-    anatomy = bench.backbone.anatomy
-    return bool(anatomy.layout(fitted(preprocess.size, anatomy.patch, bench.policy)).cls)
+    size = fitted(preprocess.size, bench.backbone, bench.policy)
+    return bool(bench.backbone.anatomy.layout(size).cls)
 
 
 def transform_words(bench: Bench, preprocess: Preprocess) -> str:
     """Describe a transform in words, for the protocol: from the picture to what the model sees."""
     height, width = preprocess.size
-    seen = fitted(preprocess.size, bench.backbone.anatomy.patch, bench.policy)
+    seen = fitted(preprocess.size, bench.backbone, bench.policy)
     last = "" if seen == preprocess.size else f", {bench.policy} to {seen[0]}x{seen[1]}"
     if not preprocess.crop:
         return f"squashed to {height}x{width}, {preprocess.interpolation}{last}"

@@ -65,8 +65,8 @@ class Complexity:
         anatomy = backbone.anatomy
         shape = _shape(backbone)
         known = None if backbone.preprocess is None else backbone.preprocess.size
-        size = fitted(bench.size or known or anatomy.native_size, anatomy.patch, bench.policy)
-        layout = backbone.layout(size)
+        size = fitted(bench.size or known or anatomy.native_size, backbone, bench.policy)
+        layout, covered = backbone.layout(size), backbone.covered(size)
         stored = anatomy.position_table()
         architecture = Architecture(
             width=shape.width,
@@ -80,7 +80,7 @@ class Complexity:
             pre_norm=shape.pre_norm,
         )
         numbers = sorted({0, *self.registers})
-        rows, metrics = self._costs(bench, architecture, shape, size, numbers)
+        rows, metrics = self._costs(bench, architecture, shape, covered, numbers)
         own = len(layout.registers)
         shown, spread = _striped(layout.grid, anatomy.patch, self.local_size)
         headline = 4 if 4 in numbers else numbers[-1]
@@ -198,7 +198,11 @@ def _as_loaded(backbone: Backbone, architecture: Architecture, size: tuple[int, 
         backbone.anatomy.encode(images)  # as the library computes it: the counter does not know our faster products
     held = sum(parameter.numel() for parameter in backbone.anatomy.tower.parameters())
     rows: list[list[Cell]] = [
-        ["closed form", architecture.parameters(registers), round(architecture.macs(size, registers) / 1e9, 4)],
+        [
+            "closed form",
+            architecture.parameters(registers),
+            round(architecture.macs(backbone.covered(size), registers) / 1e9, 4),
+        ],
         ["counted", held, round(counter.get_total_flops() / 2e9, 4)],
     ]
     title = f"The model as it is, with {registers} registers (its parameters may include a classifier)"

@@ -17,11 +17,12 @@ from vitreg.data.augment import SingleView
 from vitreg.data.order import Order
 from vitreg.data.sides import Sides
 from vitreg.data.training import training_loader
-from vitreg.data.transforms import Policy, Preprocess, fit
+from vitreg.data.transforms import Policy, Preprocess
 from vitreg.errors import UserError
 from vitreg.probes.linear import MOMENTUM, RATES, Input, LinearHeads, inputs
 from vitreg.probes.rows import check_labels
 from vitreg.results import Cell, Table
+from vitreg.verbs.batches import fitted
 from vitreg.verbs.feature_fields import FieldReader, Wanted
 from vitreg.verbs.progress import progress
 from vitreg.verbs.task import Bench, Outcome
@@ -207,17 +208,15 @@ class _Features:
     """Images -> the rows that the heads read, as they are stored for the test side."""
 
     def __init__(self, bench: Bench, wanted: Wanted, preprocess: Preprocess) -> None:
-        anatomy = bench.backbone.anatomy
-        self._patch = anatomy.patch
+        self._backbone = bench.backbone
         self._policy: Policy = bench.policy
-        size = fit(torch.empty(1, 3, *preprocess.size), self._patch, self._policy).shape[-2:]
-        self._reader = FieldReader(bench.backbone, wanted, (size[0], size[1]))
+        self._reader = FieldReader(bench.backbone, wanted, fitted(preprocess.size, bench.backbone, bench.policy))
         depth = bench.backbone.depth
         self._names = [f"{kind}/{block % depth}" for kind in ("cls", "mean") for block in getattr(wanted, kind)]
 
     def __call__(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B W"]:
         """Run the model."""
-        fields = self._reader(fit(images, self._patch, self._policy), None)
+        fields = self._reader(self._backbone.fit(images, self._policy), None)
         return torch.cat([fields[name].float() for name in self._names], 1)
 
 
