@@ -1,4 +1,4 @@
-"""Reading JSON that somebody else wrote: whatever is wrong with it becomes one sentence.
+"""Reading JSON, text and XML that somebody else wrote: whatever is wrong with it becomes one sentence.
 
 A foreign file can be no JSON in more ways than `json.loads` documents: bytes that are no text, numbers of a million
 digits, brackets nested until the parser's stack ends, gigabytes. No torch here.
@@ -7,6 +7,7 @@ digits, brackets nested until the parser's stack ends, gigabytes. No torch here.
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,45 @@ def read_json(path: Path, *, limit: int = LIMIT) -> Any:
     Raises:
         UserError: if it cannot be read, is larger, or is no JSON.
     """
+    data = _bytes_of(path, limit, "a JSON file of settings")
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise UserError(f"{path} is no valid JSON ({error}).") from None
+
+
+def read_lines(path: Path, *, limit: int = LIMIT) -> list[str]:
+    """Read the lines of a text file that are not empty, without the space around them.
+
+    Raises:
+        UserError: if it cannot be read, is larger than `limit` bytes, or is no UTF-8.
+    """
+    try:
+        text = _bytes_of(path, limit, "a list").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+    return [line for line in map(str.strip, text.splitlines()) if line]
+
+
+def read_xml(path: Path, *, limit: int = LIMIT) -> ElementTree.Element:
+    """Read the root of an XML file; Python's expat refuses entities that multiply without end.
+
+    Raises:
+        UserError: if it cannot be read, is larger than `limit` bytes, or is no XML.
+    """
+    data = _bytes_of(path, limit, "an XML file of annotations")
+    try:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # an encoding that does not exist, among others
+        raise UserError(f"{path} is no readable XML ({error}).") from None
+
+
+def _bytes_of(path: Path, limit: int, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     if len(data) > limit:
-        raise UserError(f"{path} is larger than {limit // 2**20} MB, too large for a JSON file of settings.")
-    try:
-        return parse_json(data)
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON ({error}).") from None
+        raise UserError(f"{path} is larger than {limit / 2**20:.0f} MB, too large for {what}.")
+    return data

@@ -1,6 +1,6 @@
 import pytest
 
-from vitreg.documents import parse_json, read_json
+from vitreg.documents import parse_json, read_json, read_lines, read_xml
 from vitreg.errors import UserError
 
 BROKEN = {
@@ -37,3 +37,37 @@ def test_a_missing_file_or_a_folder_is_one_sentence(tmp_path):
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(UserError, match="cannot read"):
             read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff\xfe\x00", r"is not UTF-8 text \(byte 0\)"),
+        (b"x" * 2000, "too large for a list"),
+    ],
+)
+def test_a_foreign_list_is_read_within_bounds(tmp_path, data, message):
+    (tmp_path / "list.txt").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_lines(tmp_path / "list.txt", limit=1000)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf a \r\n\r\n b c\n")
+    assert read_lines(tmp_path / "list.txt") == ["a", "b c"]
+
+
+BOMB = "<!DOCTYPE a [<!ENTITY e0 'lol'>" + "".join(f"<!ENTITY e{i} '{f'&e{i - 1};' * 10}'>" for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"<annotation>", "no readable XML"),
+        (b"<?xml version='1.0' encoding='nothing'?><a/>", "no readable XML"),
+        (b"\xff\xfe\x00", "no readable XML"),
+        (f"{BOMB}]><a>&e9;</a>".encode(), "no readable XML"),
+        (b"<a>" + b" " * 9000 + b"</a>", "too large for an XML file"),
+    ],
+)
+def test_foreign_xml_is_read_within_bounds(tmp_path, data, message):
+    (tmp_path / "a.xml").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_xml(tmp_path / "a.xml", limit=8000)

@@ -13,6 +13,7 @@ from pathlib import Path
 from vitreg.data.boxes import BoxSet
 from vitreg.data.boxes_coco import coco_boxes
 from vitreg.data.boxes_voc import voc_boxes
+from vitreg.documents import read_lines
 from vitreg.errors import UserError
 
 PUBLISHED = {"voc2007": 5011, "voc2012": 11540, "coco20k": 19817}
@@ -97,13 +98,7 @@ def _coco(folder: Path, chosen: str) -> DiscoverySet:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"cannot read the list '{path}': {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the list '{path}' is not text.") from error
-    lines = [line for line in lines if line]
+    lines = read_lines(path)
     if not lines:
         raise UserError(f"the list '{path}' names no image.")
     return lines

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.data.boxes import BoxSet, ImageBoxes, checked, refuse_fractions
+from vitreg.documents import read_xml
 from vitreg.errors import UserError
 
 CONVENTION = "VOC: xmin - 1, ymin - 1, objects of all classes"
@@ -50,12 +51,7 @@ def read_voc(path: Path, *, hard: bool = True) -> tuple[ImageBoxes, int]:
     Raises:
         UserError: if it cannot be read, is no VOC annotation, or has boxes outside their image.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except OSError as error:
-        raise UserError(f"cannot read the annotation '{path}': {error.strerror or error}.") from error
-    except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError) as error:
-        raise UserError(f"the annotation '{path}' is no readable XML: {error}.") from error
+    root = read_xml(path)
     if root.tag != "annotation":
         raise UserError(f"'{path}' is no VOC annotation: it begins with <{root.tag}>, not <annotation>.")
     size = _size(root, path)

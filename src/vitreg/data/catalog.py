@@ -6,12 +6,11 @@ is downloaded unasked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree.ElementTree import ParseError
 
 from torchvision import datasets
 
@@ -178,13 +177,13 @@ def open_named(named: Named, root: Path, *, download: bool = False) -> dict[str,
             sides: dict[str, TrainingSet] = {"train": train}
             sides |= {s: FolderSet(str(f), train.classes) for s, f in found.items() if s != "train"}
         elif named.read is not None:
-            sides = dict(named.read(root))
+            sides = _read(named.read, root)
         else:
             raise FileNotFoundError("no train/ and val/ in it")
         empty = [side for side, data in sides.items() if not len(data) or data.labels is None]
         if empty:
             raise ValueError(f"no images with classes on the side {empty[0]}")
-    except (OSError, RuntimeError, ValueError, KeyError, ParseError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         fetch = "" if named.fetch is None else ", or pass --download"
         raise UserError(
             f"'{root}' does not hold {named.title} ({_short(error)}); put there {named.layout}, "
@@ -207,6 +206,14 @@ def folders(root: Path) -> dict[str, Path]:
         assert val is not None
         return {"train": found["train"], "test": val}
     return {"train": found["train"], "test": found["test"]} | ({} if val is None else {"val": val})
+
+
+def _read(reader: Callable[[Path], Mapping[str, TrainingSet]], root: Path) -> dict[str, TrainingSet]:
+    """Read a set; what is wrong with one of its files is a part of the sentence about the folder."""
+    try:
+        return dict(reader(root))
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _short(error: BaseException) -> str:

@@ -98,14 +98,7 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
     Raises:
         Unreadable: for whatever stands in the way. Exceptions of `then` pass unchanged.
     """
-    silence_pillow()
-    with _Reasons(file):
-        size = file.seek(0, 2)
-        if size == 0:
-            raise Unreadable("empty file")
-        if size > MAX_FILE_BYTES:
-            raise Unreadable(f"{size / 1e6:.0f} MB, more than the limit of {MAX_FILE_BYTES / 1e6:.0f}")
-        file.seek(0)
+    size = _bounded(file)
     with _one_large_image if size > _LARGE_BYTES else nullcontext():
         with _Reasons(file):
             image = _opened(file, size, min_side)
@@ -120,6 +113,37 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
                         image.info.pop(tag, None)
                     image.info[TURNED] = orientation
             return then(image)
+
+
+def header(file: BinaryIO) -> Image.Image:
+    """Open an image file within the bounds of `decode`, its pixels unread. Raises Unreadable."""
+    size = _bounded(file)
+    with _Reasons(file):
+        return _opened(file, size, min_side=1)
+
+
+def numbers(file: BinaryIO) -> np.ndarray:
+    """Read the pixels of an image file as they are, palette indices for a palette, within the bounds of `decode`.
+
+    Raises:
+        Unreadable: for whatever stands in the way.
+    """
+    image = header(file)
+    with _Reasons(file):
+        return np.array(image)
+
+
+def _bounded(file: BinaryIO) -> int:
+    """Return the bytes of a file that are few enough."""
+    silence_pillow()
+    with _Reasons(file):
+        size = file.seek(0, 2)
+        if size == 0:
+            raise Unreadable("empty file")
+        if size > MAX_FILE_BYTES:
+            raise Unreadable(f"{size / 1e6:.0f} MB, more than the limit of {MAX_FILE_BYTES / 1e6:.0f}")
+        file.seek(0)
+    return size
 
 
 def _opened(file: BinaryIO, size: int, min_side: int) -> Image.Image:

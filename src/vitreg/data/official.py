@@ -1,8 +1,8 @@
 """Readers of evaluation sets in the layout in which their authors publish them: root -> sides.
 
 torchvision knows where most of them keep what. Sides are those of the authors; where there are none, the split is the
-customary one. A reader raises OSError, RuntimeError, ValueError or KeyError where something is missing; `catalog` says
-what helps.
+customary one. A reader raises OSError, RuntimeError, ValueError, KeyError or UserError where something is missing;
+`catalog` says what helps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from scipy.io import loadmat
@@ -21,6 +20,7 @@ from torchvision import datasets
 
 from vitreg.data.example import TrainingSet
 from vitreg.data.listed import ArraySet, ListedSet, MultiLabelSet
+from vitreg.documents import read_lines, read_xml
 
 Opened = Mapping[str, TrainingSet]  # "train", "test" and perhaps "val"
 
@@ -118,8 +118,8 @@ def cub(root: Path) -> Opened:
 
 def _pairs(file: Path) -> list[tuple[str, str]]:
     """Read lines of two words, of which the second may have spaces."""
-    pairs = (line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    return [(first, second.strip()) for first, second in pairs]
+    pairs = (line.split(maxsplit=1) for line in read_lines(file))
+    return [(first, second) for first, second in pairs]
 
 
 def caltech101(root: Path) -> Opened:
@@ -148,14 +148,14 @@ def sun397(root: Path) -> Opened:
     base = next((folder for folder in (root / "SUN397", root) if (folder / "ClassName.txt").is_file()), None)
     if base is None:
         raise FileNotFoundError(f"no SUN397/ClassName.txt in {root}")
-    classes = _lines(base / "ClassName.txt")  # /a/abbey
+    classes = read_lines(base / "ClassName.txt")  # /a/abbey
     numbers = {name: number for number, name in enumerate(classes)}
     lists = next((folder for folder in (root / "Partitions", base) if (folder / "Training_01.txt").is_file()), None)
     if lists is None:
         raise FileNotFoundError(f"no Partitions/Training_01.txt in {root}")
     opened = {}
     for side, file in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
-        names = _lines(lists / file)  # /a/abbey/sun_....jpg
+        names = read_lines(lists / file)  # /a/abbey/sun_....jpg
         opened[side] = ListedSet(
             [base / name.lstrip("/") for name in names],
             [numbers[name.rpartition("/")[0]] for name in names],
@@ -185,7 +185,7 @@ def _labelled(root: Path, name: str) -> list[tuple[str, int]]:
     if folder is None:
         raise FileNotFoundError(f"no {name} in {root}")
     rows = []
-    for line in _lines(folder / name):
+    for line in read_lines(folder / name):
         path, number = next(csv.reader([line])) if "," in line else line.rsplit(maxsplit=1)
         rows.append((path.strip().lstrip("/"), int(number)))
     if not rows:
@@ -204,7 +204,7 @@ def voc07(root: Path) -> Opened:
 
 
 def _voc_side(base: Path, side: str) -> MultiLabelSet:
-    names = [line.split()[0] for line in _lines(base / "ImageSets" / "Main" / f"{side}.txt")]
+    names = [line.split()[0] for line in read_lines(base / "ImageSets" / "Main" / f"{side}.txt")]
     labels = np.zeros((len(names), len(VOC_CLASSES)), np.float32)
     ignored = np.zeros(labels.shape, bool)
     for row, name in enumerate(names):
@@ -218,13 +218,9 @@ def _voc_side(base: Path, side: str) -> MultiLabelSet:
 def _voc_objects(file: Path) -> tuple[set[str], set[str]]:
     """Return the classes of the objects that are not difficult, and those of all objects."""
     clear, everything = set(), set()
-    for found in ElementTree.parse(file).getroot().iter("object"):
+    for found in read_xml(file).iter("object"):
         name = (found.findtext("name") or "").strip()
         everything.add(name)
         if (found.findtext("difficult") or "0").strip() == "0":
             clear.add(name)
     return clear, everything
-
-
-def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

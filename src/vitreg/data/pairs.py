@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
 
 from vitreg.data import pair_files
-from vitreg.data.decode import MAX_PIXELS, Unreadable, silence_pillow, unsure_which_way
+from vitreg.data.decode import Unreadable, header, numbers, unsure_which_way
 from vitreg.data.example import Example, Strings, picture
 from vitreg.data.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, SIDES, VOC_CLASSES, PairFiles
 from vitreg.data.parts import OnDisk, label
@@ -279,7 +277,7 @@ def _count_classes(files: PairFiles, ignore: int) -> int:
 def _picture_size(path: str) -> tuple[tuple[int, int], int]:
     """Return (height, width) of a picture as it is decoded, upright, and its EXIF orientation. Raises Unreadable."""
     with OnDisk(path, path).file() as file:
-        image = _opened(file)
+        image = header(file)
         try:
             orientation = int(image.getexif().get(0x0112, 1))
         except Exception:  # damaged metadata does not spoil the pixels
@@ -293,20 +291,6 @@ def _read_map(path: str) -> np.ndarray:
         if path.lower().endswith(".npy"):
             try:
                 return np.load(file, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:  # of headers too
                 raise Unreadable("damaged .npy file") from error
-        image = _opened(file)
-        if image.width * image.height > MAX_PIXELS:
-            raise Unreadable("too many pixels")
-        try:
-            return np.array(image)
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
-            raise Unreadable("truncated or damaged file") from error
-
-
-def _opened(file: BinaryIO) -> Image.Image:
-    silence_pillow()
-    try:
-        return Image.open(file)
-    except Exception as error:
-        raise Unreadable("not an image" if isinstance(error, UnidentifiedImageError) else "damaged file") from error
+        return numbers(file)

@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -114,7 +116,7 @@ def test_masks_that_cannot_be_right_are_refused_in_a_sentence(masks):
     with pytest.raises(UserError, match="has 3 channels"):
         test.map(0)
     (masks / "val" / "masks" / "e.png").write_bytes((masks / "val" / "masks" / "d.png").read_bytes()[:50])
-    with pytest.raises(Unreadable, match="truncated or damaged file"):
+    with pytest.raises(Unreadable, match="truncated file"):
         test.map(1)
 
 
@@ -215,3 +217,19 @@ def test_a_map_that_may_be_of_the_picture_before_it_was_turned_leaves_it_out(mas
     else:
         with pytest.raises(Unreadable, match=f"EXIF orientation {orientation} turns it"):
             test.map(0)
+
+
+@pytest.mark.parametrize("side", ["images", "masks"])
+def test_maps_and_sizes_are_read_within_the_bounds_of_the_decoder(masks, side):
+    path = masks / "val" / side / ("d.jpg" if side == "images" else "d.png")
+    path.unlink(missing_ok=True)
+    Image.new("L", (1, 1)).save(path, "PNG")
+    data = bytearray(path.read_bytes())
+    data[16:24] = (2**16).to_bytes(4, "big") * 2  # 65536 x 65536 px
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(Unreadable, match="pixels"):
+        open_masks(str(masks)).test.map(0)
+    path.write_bytes(b"")
+    with pytest.raises(Unreadable, match="empty file"):
+        open_masks(str(masks)).test.map(0)
