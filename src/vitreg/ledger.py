@@ -99,12 +99,18 @@ def read_ledger(folder: Path) -> Ledger:
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is not the list of files that vitreg keeps there; move it away.") from error
     # A list comes with a folder, from anywhere: it speaks of nothing outside.
-    inside = {n: w for n, w in record.files.items() if not {"..", ""} & set(PurePosixPath(n).parts) and n[:1] != "/"}
-    return Ledger(folder, inside)
+    return Ledger(folder, {name: known for name, known in record.files.items() if is_inside(name)})
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name, as a list or a plan of moves has it, leads to something inside its folder."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write the list of a folder to a path; what is gone from the folder is left out, what is about to come is not."""
+    """Write the list of a folder to a draft, a path of vitreg's own; a link that lies there is not followed."""
+    path.unlink(missing_ok=True)
     path.write_text(LedgerRecord(files=dict(sorted(ledger.files.items()))).model_dump_json(indent=1), encoding="utf-8")
 
 
@@ -119,7 +125,7 @@ def written(path: Path, verb: str) -> Written:
 def is_still(folder: Path, name: str, known: Written) -> bool:
     """Whether a regular file, reached through no link, is what was written."""
     path = folder / name
-    if any(each.is_symlink() for each in (path, *path.parents[: len(PurePosixPath(name).parts) - 1])):
+    if through_link(folder, name):
         return False
     try:
         if not path.is_file() or path.stat().st_size != known.bytes:
@@ -130,6 +136,12 @@ def is_still(folder: Path, name: str, known: Written) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
     except OSError:
         return False
+
+
+def through_link(folder: Path, name: str) -> bool:
+    """Whether a name inside a folder is a link, or leads through one."""
+    path = folder / name
+    return any(each.is_symlink() for each in (path, *path.parents[: len(PurePosixPath(name).parts) - 1]))
 
 
 def own_files(folder: str, suffixes: Container[str]) -> set[str]:

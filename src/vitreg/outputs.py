@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vitreg.errors import UserError
-from vitreg.ledger import LEDGER, Ledger, Written, alone, fcntl, is_still, read_ledger, write_ledger, written
+from vitreg.ledger import LEDGER, Ledger, Written, alone, fcntl, is_inside, is_still, read_ledger, through_link, write_ledger, written
 from vitreg.records import Record
 
 PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"
@@ -238,6 +238,7 @@ def settle(folder: Path, home: Path, plan: Plan) -> None:
     kept = {n: w for n, w in before.files.items() if n not in plan.stale and os.path.lexists(folder / n)}
     write_ledger(home / LEDGER, Ledger(folder, {**kept, **plan.files}))  # now, while a full disk can stop it
     draft = home / f"{PLAN}.part"
+    draft.unlink(missing_ok=True)
     draft.write_text(plan.model_dump_json(), encoding="utf-8")
     os.replace(draft, home / PLAN)
     recorded = (home / NEW / RECORD).exists()
@@ -253,40 +254,39 @@ def settle(folder: Path, home: Path, plan: Plan) -> None:
     (home / PLAN).unlink()
     for name in plan.stale:  # folders that held nothing else
         with contextlib.suppress(OSError):
-            if "/" in name:
+            if "/" in name and name in before.files and not through_link(folder, name):
                 (folder / name).parent.rmdir()
 
 
 def finish_left(folder: Path) -> None:
     """Finish what a killed run was moving into place, and remove what others left before that point.
 
-    Only folders that bear vitreg's mark and whose process is gone are touched. Where somebody took a name meanwhile,
-    nothing is moved.
+    Only folders that bear vitreg's mark and whose process is gone are touched. They come with a folder, from anywhere:
+    nothing outside is moved or removed. Where somebody took a name meanwhile, nothing is moved.
     """
     for home in sorted(folder.glob(f"{PREFIX}*")):
-        if home.is_symlink() or not _abandoned(home / MARK):
+        if any(path.is_symlink() for path in (home, home / MARK, home / NEW)) or not _abandoned(home / MARK):
             continue
-        plan = _plan(home)
-        with contextlib.suppress(OSError, UserError):
-            if plan is not None:
+        with contextlib.suppress(OSError, UserError, ValidationError):
+            if os.path.lexists(home / PLAN):
+                plan = Plan.model_validate_json((home / PLAN).read_bytes())
                 with alone(folder):
-                    ledger = read_ledger(folder)
-                    if not all(_may_take(ledger, name, known) for name, known in plan.files.items()):
+                    if not _may_settle(read_ledger(folder), home, plan):
                         continue
                     settle(folder, home, plan)
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _may_take(ledger: Ledger, name: str, known: Written) -> bool:
-    moved = is_still(ledger.folder, name, known)
-    return moved or ledger.why_taken(name, known.by) is None
-
-
-def _plan(home: Path) -> Plan | None:
-    try:
-        return Plan.model_validate_json((home / PLAN).read_bytes())
-    except (OSError, ValidationError):
-        return None
+def _may_settle(ledger: Ledger, home: Path, plan: Plan) -> bool:
+    """Whether every file of a plan is in its place already, or complete in the staging folder and its place is free."""
+    if not all(map(is_inside, [*plan.files, *plan.stale])):
+        return False
+    return all(
+        is_still(ledger.folder, name, known)
+        if not os.path.lexists(home / NEW / name)
+        else is_still(home, f"{NEW}/{name}", known) and ledger.why_taken(name, known.by) is None
+        for name, known in plan.files.items()
+    )
 
 
 def _abandoned(mark: Path) -> bool:

@@ -276,6 +276,49 @@ def test_only_abandoned_stages_of_vitreg_are_swept(tmp_path):
     assert not alive.home.exists()
 
 
+def left_by_a_kill(folder, files, stale=()):
+    """What a run leaves that dies while it moves files into place, or somebody made to look like it."""
+    home = folder / ".part-left"
+    (home / outputs.NEW).mkdir(parents=True)
+    (home / outputs.MARK).write_text('{"schema": "vitreg.part/1"}')
+    plan = {"files": {name: ledger.Written(**known).model_dump() for name, known in files.items()}, "stale": [*stale]}
+    (home / outputs.PLAN).write_text(json.dumps(plan))
+    return home
+
+
+def known_of(path):
+    return ledger.written(path, "scan").model_dump()
+
+
+@pytest.mark.parametrize("forged", ["a name", "a link of the files", "a link of one file", "what is removed", "drafts"])
+def test_a_plan_that_comes_with_a_folder_moves_and_removes_nothing_outside(tmp_path, forged):
+    folder, mine = tmp_path / "in", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "x").write_bytes(b"mine")
+    (tmp_path / "empty").mkdir()
+    scan_into(folder)
+    name = {"a name": "../taken/x", "what is removed": "y"}.get(forged, "x")
+    home = left_by_a_kill(folder, {name: known_of(mine / "x")}, ["../empty/x"] if forged == "what is removed" else [])
+    source = home / outputs.NEW / name
+    if forged == "a link of the files":
+        source.parent.rmdir()
+        source.parent.symlink_to(mine)
+    elif forged == "a link of one file":
+        source.symlink_to(mine / "x")
+    else:
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_bytes(b"mine")
+    if forged == "drafts":
+        for draft in (f"{outputs.PLAN}.part", LEDGER):
+            (home / draft).symlink_to(mine / "x")
+    Outputs(folder, "scan", NAMES).check()
+    assert (mine / "x").read_bytes() == b"mine"
+    assert (tmp_path / "empty").is_dir()
+    assert not (tmp_path / "taken").exists()
+    assert (folder / name).exists() == (forged == "drafts")
+    assert (folder / "result.json").read_bytes() == b"1"
+
+
 def test_a_stage_of_a_failed_write_goes(tmp_path):
     def broken(place):
         (place / "result.json").write_text("half")
