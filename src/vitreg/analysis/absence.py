@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from vitreg.analysis.outliers import MIN_RATIO, Detection, shortfalls
 from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE
-from vitreg.records import TYPICAL_SHARE, Power, Strength, VerdictRecord
+from vitreg.records import PAPER_SHARE, Power, Strength, VerdictRecord
 
 MIN_IMAGES_FOR_POSITIONS = 4
 STRENGTHS: tuple[Strength, ...] = ("mild", "moderate", "strong")
@@ -56,9 +56,9 @@ def none(
 
 
 def excludes(power: Power, strength: Strength) -> bool:
-    """Whether these images would have shown an effect of this strength in `TYPICAL_SHARE` of the patches."""
+    """Whether these images would have shown an effect of this strength, as frequent as the paper's."""
     share = dict(zip(STRENGTHS, power.detectable, strict=True))[strength].share
-    return share is not None and share <= TYPICAL_SHARE
+    return share is not None and share <= PAPER_SHARE
 
 
 def _limits(power: Power, images: int) -> str:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from vitreg.records import TYPICAL_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
+from vitreg.records import PAPER_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
 
 MISSING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -95,7 +95,7 @@ def _power(verdict: VerdictRecord) -> int:
     """0 where moderate effects could be there unseen, 1 where mild ones could, 2 otherwise or if nothing is known."""
     if verdict.power is None:
         return 2
-    mild, moderate = (each.share is not None and each.share <= TYPICAL_SHARE for each in verdict.power.detectable[:2])
+    mild, moderate = (each.share is not None and each.share <= PAPER_SHARE for each in verdict.power.detectable[:2])
     return 2 if mild else 1 if moderate else 0
 
 
