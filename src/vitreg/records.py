@@ -143,14 +143,14 @@ class Detectable(Record):
     """An effect at the edge of what could have been shown."""
 
     ratio: float = Field(description="norm of the outliers / median of the others")
-    share: float | None = Field(description="smallest share of the patch tokens that is found; null if none is")
+    share: float | None = Field(description="smallest share of the patch tokens known to be found, a bound; null if none is")
 
 
 class Power(Record):
     """What these images could have shown: simulated from the norms of one block, for a verdict none."""
 
     layer: int = Field(description="the block whose norms reach furthest, in which outliers are hardest to tell")
-    probability: float = Field(description="with which an effect of the shares below would have been found")
+    probability: float = Field(description="with which, at least, an effect of the shares below would have been found")
     unevenness: float = Field(
         description="of the outliers over images: variance of an image's count m + unevenness m^2"
     )

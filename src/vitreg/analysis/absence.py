@@ -79,7 +79,7 @@ def _could_show(power: Power, images: int) -> str:
     if not shown:
         return f"No share of outliers would be found dependably in {images} image{'s' * (images != 1)} like these."
     return (
-        f"Images like these show, in {power.probability:.0%} of the tries, outliers that are at least "
+        f"Images like these show, in at least {power.probability:.0%} of the tries, outliers that are at least "
         f"{' or '.join(shown)} the median norm (block {power.layer}, where they are hardest to tell); less can be there."
     )
 

@@ -1,4 +1,4 @@
-"""What a scan could have shown: the smallest share of outliers that these images reveal in four tries of five.
+"""What a scan could have shown: a share of outliers that these images reveal in at least four tries of five.
 
 That resamples agree on "none" says nothing of a rare effect which none of the images happens to carry. So a second mode is
 put into the measured norms of one block, at a few ratios of the median, and the scan's own detector is asked how many such
@@ -22,7 +22,8 @@ POWER = 0.8
 RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong
 DRAWS = 400
 TRIES, MISSES = 8, 1  # of resamples with so many tokens at most one may be missed
-STEP = 1.25  # otherwise this many times as many tokens are tried
+STEP = 1.5  # otherwise this many times as many tokens are tried
+GRID = 1.1  # a share is given to this factor
 TAIL = 0.99  # how unevenly images carry norms beyond this quantile stands for how unevenly they would carry outliers,
 MIN_UNEVENNESS = 2.0  # but no more evenly than plain patches are spread over photographs: 1.8 and 2.6 in planted models
 LARGEST_INJECTION = MAX_SHARE / 2  # of the tokens; the gates refuse twice as many
@@ -87,7 +88,7 @@ def smallest_share(images: Images, needed: int | None) -> float | None:
     low, high = MIN_SHARE / 4, MAX_SHARE
     if needed is None or chance(images, high, needed) < POWER:
         return None
-    while high / low > 1.02:
+    while high / low > GRID:
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if chance(images, middle, needed) >= POWER else (middle, high)
     return high

@@ -101,7 +101,7 @@ def test_patches_are_also_held_against_the_median_of_their_own_image(tokens):
 def test_the_reason_for_none_says_what_these_images_could_have_shown(tokens):
     readout, _ = read(*tokens[:2], 20)
     assert [each.ratio for each in readout.verdict.power.detectable] == [2.25, 3.5, 6.0]
-    assert "Images like these show, in 80% of the tries, outliers that are at least" in readout.verdict.reason
+    assert "Images like these show, in at least 80% of the tries, outliers that are at least" in readout.verdict.reason
     assert "No patches lie 2 times above the median of their own image" in readout.verdict.reason
 
 
