@@ -4,8 +4,8 @@
 
 For each kind of norms, number of images and ratio: `power_of` says a share for images without outliers; then outliers of
 that share are planted in fresh images, some carrying more than others, and the rule of the scan (the default detector on
-all norms, then 80 % of 100 resamples of the images) is asked. So it is for a quarter of that share. What is said is a
-bound: at least 80 % are to be found at the share, fewer at a quarter of it.
+all norms, then 80 % of 100 resamples of the images) is asked. What is said is a bound: at
+least 80 % are to be found at that share. How loose it is shows a quarter of the share, which is asked as well.
 """
 
 from __future__ import annotations

@@ -143,7 +143,9 @@ class Detectable(Record):
     """An effect at the edge of what could have been shown."""
 
     ratio: float = Field(description="norm of the outliers / median of the others")
-    share: float | None = Field(description="smallest share of the patch tokens known to be found, a bound; null if none is")
+    share: float | None = Field(
+        description="smallest share of the patch tokens known to be found, a bound; null if none is"
+    )
 
 
 class Power(Record):

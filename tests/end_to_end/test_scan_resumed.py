@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.patience import PATIENCE
 from vitreg.verbs import saved_pass
 from vitreg.verbs.scan import ScanOptions, scan
 
@@ -20,7 +19,6 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from vitreg.analysis.tally import Tally
-from tests.patience import PATIENCE
 from vitreg.verbs import saved_pass
 from vitreg.__main__ import main
 
@@ -157,22 +155,3 @@ def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrup
     assert scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS).images.seen == 11
     assert "resumed: 6 of 12" in capsys.readouterr().err
     assert facts(tmp_path) == uninterrupted
-
-
-@pytest.mark.slow
-def test_two_processes_of_which_one_was_killed_go_on_and_say_what_two_say(photos, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-
-    def two(out, *program):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        words = ["scan", "planted:high-norm", photos, "--out", out, "--batch-size", "2", "--precision", "fp32"]
-        return subprocess.run([*torchrun, *program, *words], capture_output=True, text=True, timeout=PATIENCE)
-
-    assert two(tmp_path / "whole", "-m", "vitreg").returncode == 0
-    assert two(tmp_path / "out", script, "counting", "3").returncode != 0
-    assert not (tmp_path / "out" / "result.json").exists()
-    again = two(tmp_path / "out", "-m", "vitreg")
-    assert again.returncode == 0, again.stderr
-    assert "resumed: " in again.stderr
-    assert facts(tmp_path / "out") == facts(tmp_path / "whole")
