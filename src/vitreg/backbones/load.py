@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,49 +78,68 @@ def load(
         raise unknown("precision", str(precision), ("auto", *DTYPES))
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
-    size = _size(image_size)
-    spec = spec_or_module(spec)
-    given = isinstance(spec, nn.Module)
-    if isinstance(spec, nn.Module):
-        if random:
-            raise UserError("random weights are for specs; a module comes with its own.")
-        where = None if device is None else choose_device(str(device))
-        module = spec if weights is None and where is None and precision == "auto" else copy.deepcopy(spec)
-        built = sources.Built(module, preprocess_of(spec), weights="module")
-        name = f"module:{type(spec).__name__}"
-    else:
-        where = choose_device(None if device is None else str(device))
-        if not _has_source(spec) and sources.is_run(run_folder(spec)):
-            spec = f"run:{spec}"
-        built, name = _build(spec, weights is None and not random, random, weights, trust), spec
-    module, notes = built.module, list(built.notes)
+    asked = _Asked(
+        spec_or_module(spec), None if weights is None else Path(weights), _size(image_size), _size(weights_size),
+        random=random, strict=strict, allow_partial=allow_partial, device=device, precision=precision, trust=trust,
+    )  # fmt: skip
+    backbone = _loaded(asked)
+    choice = backbone.precision_choice
+    if choice is None or backbone.dtype == torch.float32 or not backbone.attention_status().rounding:
+        return backbone
+    why = f"{choice.why.removesuffix('.')}, but {backbone.attention_status().reason.split(':')[0]}."
+    del backbone  # before it is loaded anew: casting back would keep what bf16 has rounded
+    backbone = _loaded(replace(asked, precision="fp32"))
+    backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
+    return backbone
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `load` was asked for, sizes as (height, width)."""
+
+    spec: str | nn.Module
+    weights: Path | None
+    size: tuple[int, int] | None
+    weights_size: tuple[int, int] | None
+    random: bool
+    strict: bool
+    allow_partial: bool
+    device: str | torch.device | None
+    precision: Precision
+    trust: bool
+
+
+def _loaded(asked: _Asked) -> Backbone:
+    """Build, fill, move and cast."""
+    given = isinstance(asked.spec, nn.Module)
+    built, name, where = _given(asked, asked.spec) if isinstance(asked.spec, nn.Module) else _named(asked, asked.spec)
+    notes = list(built.notes)
     try:
-        anatomy = describe(module)
+        anatomy = describe(built.module)
     except UserError as error:
         raise UserError(str(error) if given else f"{name}: {error}") from None
 
-    source = built.weights or ("random" if random else "library")
-    untrained = "These weights are random: the model was not trained." if random else ""
-    if weights is not None:
-        anatomy, report = _fill(
-            anatomy, Path(weights), size if weights_size is None else _size(weights_size), strict, allow_partial
-        )
+    source = built.weights or ("random" if asked.random else "library")
+    untrained = "These weights are random: the model was not trained." if asked.random else ""
+    if asked.weights is not None:
+        trained = asked.size if asked.weights_size is None else asked.weights_size
+        anatomy, report = _fill(anatomy, asked.weights, trained, asked.strict, asked.allow_partial)
         notes += report.notes
-        source = str(weights)
+        source = str(asked.weights)
         if report.untrained:
-            untrained = _partly_untrained(report.untrained, len(anatomy.blocks), Path(weights).name, given=given)
+            untrained = _partly_untrained(report.untrained, len(anatomy.blocks), asked.weights.name, given=given)
     digest = sha256_of_weights(anatomy.tower)
     if not given:
-        module.eval().requires_grad_(False)
+        built.module.eval().requires_grad_(False)
     dtype, choice = None, None
-    if not given or precision != "auto":
-        dtype, choice = choose_precision(precision, where or torch.device("cpu"))
+    if not given or asked.precision != "auto":
+        dtype, choice = choose_precision(asked.precision, where or torch.device("cpu"))
     # Anatomies look parameters up when they are asked, so moving and casting in place keeps this one valid.
     anatomy.tower.to(device=where, dtype=dtype)
-    backbone = Backbone(
-        module if given else anatomy.tower,
+    return Backbone(
+        built.module if given else anatomy.tower,
         anatomy,
-        built.preprocess if size is None else built.preprocess.with_size(size),
+        built.preprocess if asked.size is None else built.preprocess.with_size(asked.size),
         spec=name,
         weights_source=source,
         weights_sha256=digest,
@@ -127,16 +147,25 @@ def load(
         untrained=untrained,
         precision_choice=choice,
     )
-    if choice is None or dtype == torch.float32 or not backbone.attention_status().rounding:
-        return backbone
-    why = f"{choice.why.removesuffix('.')}, but {backbone.attention_status().reason.split(':')[0]}."
-    del backbone, module, anatomy, built  # before it is loaded anew: casting back would keep what bf16 has rounded
-    backbone = load(
-        spec, weights=weights, image_size=image_size, random=random, strict=strict, allow_partial=allow_partial,
-        device=device, precision="fp32", weights_size=weights_size, trust=trust,
-    )  # fmt: skip
-    backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
-    return backbone
+
+
+def _given(asked: _Asked, module: nn.Module) -> tuple[sources.Built, str, torch.device | None]:
+    """Take a module, or a copy where something of it must change: (it, its name, where it is to be)."""
+    if asked.random:
+        raise UserError("random weights are for specs; a module comes with its own.")
+    where = None if asked.device is None else choose_device(str(asked.device))
+    same = asked.weights is None and where is None and asked.precision == "auto"
+    built = sources.Built(module if same else copy.deepcopy(module), preprocess_of(module), weights="module")
+    return built, f"module:{type(module).__name__}", where
+
+
+def _named(asked: _Asked, spec: str) -> tuple[sources.Built, str, torch.device]:
+    """Build what a spec names: (it, its whole spec, where it is to be)."""
+    where = choose_device(None if asked.device is None else str(asked.device))
+    if not _has_source(spec) and sources.is_run(run_folder(spec)):
+        spec = f"run:{spec}"
+    pretrained = asked.weights is None and not asked.random
+    return _build(spec, pretrained, asked.random, asked.weights, asked.trust), spec, where
 
 
 def opened(
