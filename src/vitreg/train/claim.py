@@ -1,22 +1,24 @@
 """The folder of a run belongs to one process at a time, and a run that never finished a step leaves it as it was.
 
 The lock is the kernel's (flock): it goes with the process, however that dies, so a killed run can be resumed at once. The
-file it stands on says who holds it.
+file it stands on says who holds it; a file of its name that says anything else is somebody's, and is left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vitreg.errors import UserError
-from vitreg.files import output_folder
-from vitreg.ledger import LEDGER
+from vitreg.files import output_folder, printable
+from vitreg.ledger import LEDGER, note_written, read_ledger
 from vitreg.runtime import Processes
 
 try:
@@ -24,8 +26,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-LOCK = ".lock"
-OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard", LEDGER)
+LOCK = ".vitreg.lock"
+OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard")
 PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back
 
 _held: set[int] = set()  # file descriptors
@@ -56,7 +58,6 @@ class Claim:
         self.folder, self.notes = folder, ()
         self._worth_keeping = False
         self._created = [path for path in (folder, *folder.parents) if not path.exists()]
-        self._before = {name for name in OURS if (folder / name).exists()}
         self._descriptor: int | None = None
         output_folder(folder)
         try:
@@ -65,19 +66,24 @@ class Claim:
             self.notes = (
                 f"{folder} is on a file system without locks ({error}); see to it that no other process trains there.",
             )
+        # Not sooner: who had the folder until now may have written all of it.
+        self._before = {name for name in (*OURS, LEDGER) if os.path.lexists(folder / name)}
 
     def keep(self) -> None:
         """Say that something was learned: from now on the folder stays, whatever happens."""
         self._worth_keeping = True
 
     def undo(self) -> None:
-        """Remove what a run wrote that did not finish a step."""
+        """Remove what a run wrote that did not finish a step. Without a lock it may be another's, and stays."""
         if self._worth_keeping:
             return
-        for name in set(OURS) - self._before:
-            path = self.folder / name
-            with contextlib.suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._descriptor is not None:
+            for name in set(OURS) - self._before:
+                path = self.folder / name
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if LEDGER not in self._before:
+                _forget_the_gone(self.folder)
         self.release()
         for path in self._created:  # the innermost first; one that holds something else stays
             with contextlib.suppress(OSError):
@@ -87,7 +93,8 @@ class Claim:
         """Give the folder back. The file goes before the lock does, else it could be another's by then."""
         if self._descriptor is None:
             return
-        (self.folder / LOCK).unlink(missing_ok=True)
+        if _is_at(self._descriptor, self.folder / LOCK):
+            (self.folder / LOCK).unlink(missing_ok=True)
         _held.discard(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = None
@@ -132,6 +139,15 @@ def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) 
             claim.release()
 
 
+def _forget_the_gone(folder: Path) -> None:
+    """Remove the list of vitreg's files if it names none that is left; another verb may have written meanwhile."""
+    with contextlib.suppress(OSError, UserError):
+        if (folder / LEDGER).is_file():
+            note_written(folder, (), "train")  # leaves out what is gone
+            if not read_ledger(folder).files:
+                (folder / LEDGER).unlink()
+
+
 class _NoLocksError(Exception):
     """A file system, or an operating system, that cannot lock."""
 
@@ -140,7 +156,7 @@ def _lock(folder: Path) -> int:
     """Take the lock of a folder; return the descriptor that holds it.
 
     Raises:
-        UserError: if another process has it.
+        UserError: if another process has it, or the file is not vitreg's.
     """
     if fcntl is None:
         raise _NoLocksError("no flock on this system")
@@ -148,15 +164,20 @@ def _lock(folder: Path) -> int:
     while True:
         output_folder(folder)  # who had it may have removed it
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
             continue
         except OSError as error:
+            if path.is_symlink() or path.is_dir():
+                raise UserError(_foreign(path)) from error
             raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        holder = _holder(descriptor)
+        if holder is None:
+            os.close(descriptor)
+            raise UserError(_foreign(path))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # the second from network file systems
-            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
             os.close(descriptor)
             if time.monotonic() > until:
                 raise UserError(
@@ -170,14 +191,29 @@ def _lock(folder: Path) -> int:
             raise _NoLocksError(error.strerror or str(error)) from None
         if _is_at(descriptor, path):
             _held.add(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk it says nothing, and holds all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             return descriptor
         os.close(descriptor)  # locked, but removed in between
 
 
+def _holder(descriptor: int) -> str | None:
+    """Return who has or had the lock of a file, "" where it says nothing; None if the file is none of vitreg's."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        return None
+    text = os.pread(descriptor, 500, 0)
+    ours = re.fullmatch(rb"process \d+ on \S*\n?", text)
+    return printable(text.decode(errors="replace").strip()) if ours or not text else None
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is not the lock that vitreg keeps there; move it away."
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False

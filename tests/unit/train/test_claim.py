@@ -12,6 +12,7 @@ import pytest
 from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
+from vitreg.ledger import LEDGER, note_written, read_ledger
 from vitreg.runtime import Processes
 from vitreg.train import claim as module
 from vitreg.train.claim import LOCK, Claim, claimed
@@ -88,6 +89,56 @@ def test_a_file_that_its_owner_removed_in_between_is_no_lock(tmp_path, monkeypat
     claim.release()
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+THEIRS = ["my notes", "process 7 on this host\nand more of it", "process notes\n"]
+
+
+@pytest.mark.parametrize("text", THEIRS)
+def test_a_file_of_the_locks_name_that_is_somebodys_is_left_as_it_is(tmp_path, text):
+    (tmp_path / LOCK).write_text(text)
+    with pytest.raises(UserError, match="is not the lock that vitreg keeps there"):
+        Claim(tmp_path)
+    assert (tmp_path / LOCK).read_text() == text
+
+
+@pytest.mark.parametrize("make", ["symlink_to", "hardlink_to"])
+def test_a_lock_is_written_through_no_link(tmp_path, make):
+    (tmp_path / "mine.txt").write_text("")
+    getattr(tmp_path / LOCK, make)(tmp_path / "mine.txt")
+    with pytest.raises(UserError, match="is not the lock that vitreg keeps there"):
+        Claim(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == ""
+    assert names(tmp_path) == [LOCK, "mine.txt"]
+
+
+def test_a_folder_or_a_pipe_of_the_locks_name_is_refused(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(UserError, match="is not the lock"):
+        Claim(tmp_path)
+    (tmp_path / LOCK).rmdir()
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(UserError, match="is not the lock"):
+        Claim(tmp_path)
+    assert names(tmp_path) == [LOCK]
+
+
+def test_a_lock_file_of_the_users_is_not_vitregs_business(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    Claim(tmp_path).release()
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_what_took_the_place_of_the_lock_is_not_removed_with_it(tmp_path):
+    claim = Claim(tmp_path)
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).write_text("mine")
+    claim.release()
+    assert (tmp_path / LOCK).read_text() == "mine"
+
+
 def test_without_locks_there_is_a_note(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -107,10 +158,6 @@ def begin(folder):
         (folder / name).write_text("ours")
     (folder / "tensorboard").mkdir()
     (folder / "tensorboard" / "events").write_text("ours")
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_failed_start_removes_what_it_created_with_the_folders_above(tmp_path):
@@ -172,3 +219,51 @@ def test_the_other_processes_hear_of_a_refusal_and_take_no_lock(tmp_path):
         assert claim is None
     assert names(tmp_path) == [LOCK]
     holder.release()
+
+
+def test_a_start_that_waited_for_another_run_removes_nothing_of_it(tmp_path, monkeypatch):
+    """The other is at its end while this one waits: what lies there when the lock is free is the other's."""
+    folder, real = tmp_path / "run", module.fcntl.flock
+
+    def flock(descriptor, operation):
+        if not (folder / "config.json").exists():
+            begin(folder)
+            note_written(folder, ["config.json", "model.safetensors"], "train")
+        real(descriptor, operation)
+
+    def refused():
+        with claimed(folder, ALONE):
+            raise UserError("it holds a run already.")
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    with pytest.raises(UserError, match="already"):
+        refused()
+    assert names(folder) == [LEDGER, "config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]
+
+
+def test_what_another_verb_wrote_meanwhile_stays_known_as_vitregs(tmp_path):
+    def failing():
+        with claimed(tmp_path, ALONE):
+            begin(tmp_path)
+            note_written(tmp_path, ["config.json"], "train")
+            (tmp_path / "report.html").write_text("page")
+            note_written(tmp_path, ["report.html"], "curves")
+            raise UserError("no.")
+
+    with pytest.raises(UserError, match=r"^no\.$"):
+        failing()
+    assert names(tmp_path) == [LEDGER, "report.html"]
+    assert list(read_ledger(tmp_path).files) == ["report.html"]
+
+
+def test_without_a_lock_a_failed_start_removes_no_files_that_may_be_anothers(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fcntl", None)
+
+    def failing():
+        with claimed(tmp_path, ALONE):
+            begin(tmp_path)
+            raise UserError("no.")
+
+    with pytest.raises(UserError, match=r"^no\.$"):
+        failing()
+    assert len(names(tmp_path)) == 4
