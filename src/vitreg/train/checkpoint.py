@@ -205,6 +205,15 @@ def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any])
     Outputs(run, "train", PUBLISHED).add(write)
 
 
+def published_step(run: Path) -> int:
+    """Return the step of the weights published in a run, 0 where there are none or nothing says which they are."""
+    try:
+        step = parse_json((run / "config.json").read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return step if isinstance(step, int) and (run / MODEL).is_file() else 0
+
+
 def _load(path: Path) -> Loaded:
     state = _read_state(path)
     files = _file_sums(state)

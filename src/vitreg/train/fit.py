@@ -61,6 +61,7 @@ class _Loop:
         # Half precision alone lacks the range for gradients.
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
         self.step = self.told = 0
+        self.published = 0  # the step of the weights in model.safetensors
         self.sums = Sums()
         self.looked = True
         self.metric: float | None = None  # of the weights as they are
@@ -81,11 +82,13 @@ class _Loop:
                 raise UserError(
                     f"the state.json of {resumed.path} lacks what a training run writes into it ({error!r})."
                 ) from error
+            self.published = self.setup.group.gather(checkpoint.published_step(self.setup.folder))[0]
         run, first = self.config.run, self.setup.group.first
         self.told = self.step
         self.journal = Journal(
-            self.setup.folder, self.step, looked=self.looked, write=first, tensorboard=run.tensorboard and first
-        )
+            self.setup.folder, self.step, until=self.published, looked=self.looked, write=first,
+            tensorboard=run.tensorboard and first,
+        )  # fmt: skip
         return self.journal
 
     def run(self, stop: Stop) -> Outcome:
@@ -119,6 +122,7 @@ class _Loop:
     def _start(self) -> None:
         """Do what precedes the first step, or what the end of the last part of the run left undone."""
         self._publish(self.wrapped.state())
+        self.published = max(self.step, self.published)
         if self.step == 0:
             self._look(at_start=True)
         elif not self.looked and self._look(at_start=False):
@@ -207,10 +211,11 @@ class _Loop:
         said = group.gather(done)[0]  # no process goes on alone
         if isinstance(said, UserError):
             raise said
-        self.saved = said
+        self.saved, self.published = said, max(self.step, self.published)
 
     def _publish(self, state: Mapping[str, Tensor]) -> None:
-        if not self.setup.group.first:
+        """Replace the published backbone, by one of a later step only: that of a lost checkpoint is all there is of it."""
+        if self.step < self.published or not self.setup.group.first:
             return
         backbone = self.recipe.backbone()
         assert isinstance(self.recipe, torch.nn.Module)
@@ -229,8 +234,8 @@ class _Loop:
         good = max((name for name in before if name < f"step-{self.step:08d}"), default=None)
         back = f"the last good checkpoint is {good}" if good else "there is no good checkpoint from before"
         means = "a smaller --optim.lr, a longer --optim.warmup or an --optim.clip"
-        # A resumed run keeps its rate. The published weights are those of the newest checkpoint.
-        usable = good is not None and self.saved is not None and self.saved.name == good
+        # A resumed run keeps its rate.
+        usable = good == f"step-{self.published:08d}"
         start = f" from it with --run.start-from {shlex.quote(f'run:{self.setup.folder}')} and" if usable else " with"
         return (
             f"the loss or the gradient of step {self.step + 1} is not finite; {back}; start a new run{start} {means}."

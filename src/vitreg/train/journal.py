@@ -20,6 +20,7 @@ class Journal:
     Args:
         folder: of the run.
         step: steps done; later records, of a run that was cut off, are dropped.
+        until: the step of the published weights; later records up to it go only when the run has come that far again.
         looked: whether what was due at this step has been looked at; if not, the records of that are dropped as well.
         write: whether this process writes; one does.
         tensorboard: also write events for TensorBoard.
@@ -27,33 +28,49 @@ class Journal:
         UserError: if TensorBoard is wanted and missing.
     """
 
-    def __init__(self, folder: Path, step: int, *, looked: bool = True, write: bool, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, step: int, *, until: int = 0, looked: bool = True, write: bool, tensorboard: bool
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self._writes, self._events = write, None
+        self._ahead: list[dict[str, Any]] = []
         if not write:
             return
         self._events = _events(folder / "tensorboard", step) if tensorboard else None
-        kept = [
+        before = read_records(folder) if step else []
+        self._done = [
             line
-            for line in (read_records(folder) if step else ())
+            for line in before
             if line["step"] < step or (line["step"] == step and (looked or line["kind"] == "train"))
         ]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._ahead = [line for line in before if step < line["step"] <= until]
+        self._write_all()
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append a record: its kind ("train", "evaluation", "norms"), the steps done, and values."""
         if not self._writes:
             return
         line = {"kind": kind, "step": step, **{key: _finite(value) for key, value in values.items()}}
+        if self._ahead:
+            self._done.append(line)
+            self._ahead = [each for each in self._ahead if each["step"] > step]
+            self._write_all()
+        else:
+            self._append(line)
+        if self._events is not None:
+            for key, value in line.items():
+                if isinstance(value, int | float) and key not in ("kind", "step"):
+                    self._events.add_scalar(f"{kind}/{key}", value, step)
+
+    def _write_all(self) -> None:
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in [*self._done, *self._ahead]))
+
+    def _append(self, line: dict[str, Any]) -> None:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror or error}.") from error
-        if self._events is not None:
-            for key, value in line.items():
-                if isinstance(value, int | float) and key not in ("kind", "step"):
-                    self._events.add_scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
         """Flush the events."""

@@ -99,7 +99,7 @@ def _train(
     recipe = parts.build_recipe(config, len(data.train.classes or ()))
     parts.check_split(config, group.world, recipe.why_whole_batch())
     plan = parts.plan_of(config, data)
-    resumed = None if record is None else _newest(folder, plan, group, say)
+    resumed = None if record is None else _newest(folder, record.get("step"), plan, group, say)
     for note in data.notes:
         say(note)
     if config.run.start_from is not None and resumed is None:
@@ -267,8 +267,10 @@ def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[
     file, quoted = folder / "config.json", shlex.quote(str(folder))
     record = read(file) if file.exists() else None
     if not resume:
-        if record is not None and (record.get("step") != 0 or _checkpoints(folder)):
+        if record is not None and checkpoint.latest(folder) is not None:
             raise UserError(f"{folder} holds a run already; go on with --resume {quoted}, or choose another --out.")
+        if record is not None and (record.get("step") != 0 or _checkpoints(folder)):
+            raise UserError(f"{folder} holds a run already, without a whole checkpoint; choose another --out.")
         if record is not None:
             say(f"the run in {folder} ended before its first checkpoint; beginning anew in its place.")
         return None
@@ -283,12 +285,21 @@ def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[
     return record
 
 
-def _newest(folder: Path, plan: Plan, group: Processes, say: _Say) -> checkpoint.Loaded | None:
+def _newest(folder: Path, published: object, plan: Plan, group: Processes, say: _Say) -> checkpoint.Loaded | None:
     """Return the checkpoint to go on from, None to start where none was written.
 
+    Args:
+        published: the step that config.json says.
     Raises:
-        UserError: for damaged checkpoints only, or one from beyond the end of the plan.
+        UserError: for damaged checkpoints only, or none though the run got that far, or one from beyond the end of the
+            plan.
     """
+    if not _checkpoints(folder) and published != 0:
+        came = "was finished before" if published == plan.total else f"came to step {published}"
+        raise UserError(
+            f"the run in {folder} {'says no step' if published is None else came}, and its checkpoints are gone; "
+            f"start a new run from its weights with --run.start-from {shlex.quote(f'run:{folder}')} and another --out."
+        )
     if not _checkpoints(folder):
         say("no checkpoint had been written; starting at the first step.")
         return None
@@ -300,6 +311,8 @@ def _newest(folder: Path, plan: Plan, group: Processes, say: _Say) -> checkpoint
         )
     for note in loaded.notes:
         say(note)
+    if isinstance(published, int) and published > loaded.step:
+        say(f"model.safetensors stays that of step {published} until the run has come that far again.")
     lost = read_journal(folder)[1]
     if lost:
         say(unreadable_lines(lost))

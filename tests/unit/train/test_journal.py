@@ -106,3 +106,14 @@ def test_tensorboard_holds_the_same_numbers(tmp_path):
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert events.Tags()["scalars"] == ["train/loss"]
+
+
+def test_records_of_published_weights_go_one_by_one_as_the_run_comes_past_them(tmp_path):
+    journal = Journal(tmp_path, 0, write=True, tensorboard=False)
+    for step in (10, 20, 30, 40):
+        journal.write("train", step, {"loss": 1 / step})
+    journal = Journal(tmp_path, 10, until=30, write=True, tensorboard=False)
+    assert steps(tmp_path) == [10, 20, 30]
+    for step, left in ((15, [10, 15, 20, 30]), (25, [10, 15, 25, 30]), (35, [10, 15, 25, 35])):
+        journal.write("train", step, {"loss": 0.5})
+        assert steps(tmp_path) == left
