@@ -21,7 +21,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vitreg.errors import UserError
-from vitreg.ledger import LEDGER, Ledger, Written, alone, fcntl, is_inside, is_still, read_ledger, through_link, write_ledger, written
+from vitreg.ledger import (
+    LEDGER,
+    Ledger,
+    Written,
+    alone,
+    fcntl,
+    is_inside,
+    is_still,
+    read_ledger,
+    through_link,
+    write_ledger,
+    written,
+)
 from vitreg.records import Record
 
 PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"

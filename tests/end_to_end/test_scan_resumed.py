@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitreg.errors import UserError
 from vitreg.verbs import saved_pass
 from vitreg.verbs.scan import ScanOptions, scan
 
@@ -19,6 +20,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from vitreg.analysis.tally import Tally
+from vitreg.errors import UserError
 from vitreg.verbs import saved_pass
 from vitreg.__main__ import main
 
@@ -136,6 +138,65 @@ def test_what_is_not_ours_in_the_hidden_folder_stays(stopped, photos, uninterrup
     mine.write_text("keep")
     scan("planted:high-norm", photos, out=stopped, options=OPTIONS)
     assert [path.name for path in (stopped / saved_pass.FOLDER).iterdir()] == [mine.name]
+
+
+OWN = "process-00000-of-00001"
+
+
+@pytest.mark.parametrize("name", ["spill", "sums", "mark", "linked spill", "linked mark", "linked folder"])
+def test_files_of_the_names_of_a_saved_pass_that_are_not_its_own_stay(name, photos, tmp_path, uninterrupted):
+    ending, home = name.split()[-1], tmp_path / "out" / saved_pass.FOLDER
+    (tmp_path / "mine").mkdir()
+    for mine in ("spill", "mark"):
+        (tmp_path / "mine" / f"{OWN}.{mine}").write_bytes(b"mine")
+    if ending == "folder":
+        home.parent.mkdir()
+        home.symlink_to(tmp_path / "mine")
+    else:
+        home.mkdir(parents=True)
+        place = home / f"{OWN}.{ending}"
+        place.symlink_to(tmp_path / "mine" / place.name) if "linked" in name else place.write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in [*tmp_path.rglob("*")] if path.is_file()}
+    scan("planted:high-norm", photos, out=tmp_path / "out", options=OPTIONS)
+    assert facts(tmp_path / "out") == uninterrupted
+    assert {path: path.read_bytes() for path in before} == before
+    assert home.is_symlink() == (ending == "folder")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_spill_that_became_a_link_is_not_written_through(link, stopped, photos, tmp_path_factory, uninterrupted):
+    mine, spill = tmp_path_factory.mktemp("mine") / "thesis", stopped / saved_pass.FOLDER / f"{OWN}.spill"
+    mine.write_bytes(b"mine")
+    spill.unlink()
+    link(mine, spill)
+    scan("planted:high-norm", photos, out=stopped, options=OPTIONS)
+    assert mine.read_bytes() == b"mine"
+    assert facts(stopped) == uninterrupted
+
+
+@pytest.mark.parametrize("where", ["tally", "sums"])
+def test_a_full_disk_keeps_the_pass_and_says_so(where, photos, uninterrupted, tmp_path, monkeypatch, capsys):
+    from vitreg.analysis.tally import Tally
+
+    monkeypatch.setattr(saved_pass, "EVERY", 0.0)
+    owner, name = {"tally": (Tally, "add"), "sums": (os, "fsync")}[where]
+    before, calls = getattr(owner, name), []
+
+    def full(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return before(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(
+            UserError, match=r"No space left on device; what was scanned is kept, .* once there is room"
+        ):
+            scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    assert "resumed: 4 of 12" in capsys.readouterr().err
+    assert facts(tmp_path) == uninterrupted
 
 
 def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrupted, tmp_path, monkeypatch, capsys):

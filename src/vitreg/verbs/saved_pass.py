@@ -2,11 +2,13 @@
 
 Each process keeps three files in a hidden folder of the results: its spill, the sums that belong to a length of it, and a
 mark that it holds locked while it lives. Only a pass of the same weights, settings, versions and images goes on from them.
+The mark comes first and goes last: files of these names without it, or that are links, are not ours and stay as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -47,10 +49,10 @@ class SavedPass:
             OSError
         ):  # a folder that takes no lock is no reason to fail: the pass is not kept then
             home.mkdir(exist_ok=True)
-            self._mark = _locked(home / f"{self._name}.mark")
+            taken = any(os.path.lexists(self._path(ending)) for ending in ("spill", "sums"))
+            self._mark = None if home.is_symlink() else _locked(self._path("mark"), new=not taken)
             if self._mark is not None:
-                descriptor = os.open(self._path("spill"), os.O_RDWR | os.O_CREAT, 0o644)
-                self.spill = os.fdopen(descriptor, "r+b")
+                self.spill = os.fdopen(_own(self._path("spill")), "r+b")
 
     def restore(self, tally: Tally, batches: Batches) -> int:
         """Take up what an earlier pass left. Returns how many images are done."""
@@ -72,8 +74,11 @@ class SavedPass:
         """Keep the sums if it is time; call it between two batches."""
         if self.spill is None or not tally.whole or (not now and time.monotonic() - self._saved_at < EVERY):
             return
-        self.spill.flush()
-        os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
+        try:
+            self.spill.flush()
+            os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
+        except OSError as error:
+            raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
         skipped = json.dumps([each.model_dump() for each in batches.skipped])
         held = io.BytesIO()
         arrays: dict[str, Any] = {"identity": self._identity, "spill": self.spill.tell(), "skipped": skipped}
@@ -88,22 +93,27 @@ class SavedPass:
             return
         self._close()
         for mark in self._home.glob("process-*.mark"):
-            held = _locked(mark)
+            held = _locked(mark, new=False) if _OWN.fullmatch(mark.name) else None
             if held is None:
                 continue
-            for path in self._home.glob(f"{mark.stem}.*"):
-                if _OWN.fullmatch(path.name):
+            drafts = self._home.glob(f".{mark.stem}.sums.*.part")
+            for path in (*drafts, mark.with_suffix(".spill"), mark.with_suffix(".sums"), mark):
+                if not path.is_symlink():
                     path.unlink(missing_ok=True)
-            for path in self._home.glob(f".{mark.stem}.sums.*.part"):
-                path.unlink(missing_ok=True)
             held.close()
         with contextlib.suppress(OSError):  # other processes are not done, or it holds what is not ours
             self._home.rmdir()
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.spill is not None and self._path("sums").exists()
+
     def _close(self) -> None:
         for file in (self.spill, self._mark):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # what was never flushed finds no room on a full disk either
+                    file.close()
 
     def _path(self, ending: str) -> Path:
         assert self._home is not None
@@ -122,11 +132,17 @@ class SavedPass:
 
 @contextlib.contextmanager
 def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> Iterator[SavedPass]:
-    """Keep a pass in a folder of results. A mistake of the user's ends it: there is nothing to go on from."""
+    """Keep a pass in a folder of results. A mistake of the user's ends it; a disk that fails, or is full, does not."""
     saved = SavedPass(None if folder is None or identity is None else folder / FOLDER, group, identity)
     try:
         yield saved
-    except UserError:
+    except UserError as error:
+        fault = _fault_of_disk(error)
+        if fault is not None and saved.kept:
+            room = " once there is room" if fault.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise UserError(
+                f"{str(error).rstrip('.')}; what was scanned is kept, and the same command goes on from it{room}."
+            ) from error
         with contextlib.suppress(OSError):
             saved.remove()
         raise
@@ -134,20 +150,44 @@ def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any
         saved._close()
 
 
-def _locked(path: Path) -> IO[str] | None:
-    """Open and lock a mark; None if another process holds it, or if the file is not ours."""
+def _fault_of_disk(error: BaseException) -> OSError | None:
+    """Return what the system said, where an error came of it."""
+    cause = error.__cause__
+    return cause if cause is None or isinstance(cause, OSError) else _fault_of_disk(cause)
+
+
+def _locked(path: Path, *, new: bool) -> IO[str] | None:
+    """Open and lock a mark; None if another process holds it, or if the file is not ours.
+
+    Args:
+        new: whether it may be made; where the files are that belong to it, it must be there.
+    """
     assert fcntl is not None
-    file = path.open("a+", encoding="utf-8")
+    file = os.fdopen(_own(path), "r+", encoding="utf-8") if new or path.exists() else None
+    if file is None:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.seek(0)
         text = file.read()
-        if not text:
+        if not text and new:
             file.write(json.dumps({"schema": SCHEMA}))
             file.flush()
-        elif json.loads(text) != {"schema": SCHEMA}:
+        elif not text or json.loads(text) != {"schema": SCHEMA}:
             raise ValueError("not a mark of vitreg's")
     except (OSError, ValueError):
         file.close()
         return None
     return file
+
+
+def _own(path: Path) -> int:
+    """Open a file for reading and writing, or make it, through no link.
+
+    Raises:
+        OSError: if it is a link or has a second name, which could be anybody's file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "it has another name")
+    return descriptor
