@@ -15,8 +15,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -39,6 +40,10 @@ from vitreg.records import Record
 PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"
 RECORD = "result.json"  # moved last: who sees it may rely on the rest
 ELSEWHERE = "move it away, or name another place with --out"
+
+
+class _ReplacedError(Exception):
+    """The result that something is to be added to is another's by now."""
 
 
 class Plan(Record):
@@ -102,6 +107,7 @@ class Outputs:
     def __init__(self, folder: Path, verb: str, names: Sequence[str], inputs: Iterable[object] = ()) -> None:
         self.folder, self.verb, self.names = folder, verb, tuple(names)
         self.inputs = [Path(each).expanduser() for each in inputs if isinstance(each, str | Path)]
+        self._published: dict[str, Written] = {}
 
     def check(self) -> None:
         """Make sure, before any work is done, that only files of earlier runs will be replaced.
@@ -149,7 +155,7 @@ class Outputs:
         """
         stages = [] if stage is None else [stage]
         try:
-            self._publish(write, stages, stale)
+            self._published = self._publish(write, stages, stale)
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error)
             refuge = self._elsewhere(write, stages)
@@ -163,11 +169,14 @@ class Outputs:
         """Add to the result what `write` writes into the folder it is given; the rest stays as it is.
 
         Raises:
-            UserError: if that fails, or a name was taken meanwhile; the result stays as it is then.
+            UserError: if that fails, a name was taken meanwhile, or another process replaced the result; what is in the
+                folder stays as it is then.
         """
         stages: list[Stage] = []
         try:
-            self._publish(write, stages, lambda name: False)
+            self._publish(write, stages, lambda name: False, beside=self._published)
+        except _ReplacedError as error:
+            raise UserError(str(error)) from error
         except (OSError, UserError) as error:
             refused = str(_plain(self.folder, error)).rstrip(".")
             raise UserError(f"{refused}; what was written before is complete.") from error
@@ -175,19 +184,37 @@ class Outputs:
             for each in stages:
                 each.close()
 
-    def _publish(self, write: Callable[[Path], object], stages: list[Stage], stale: Callable[[str], bool]) -> None:
-        """Write and move into place; staging folders that are begun are added to the list, for the caller to close."""
+    def _publish(
+        self,
+        write: Callable[[Path], object],
+        stages: list[Stage],
+        stale: Callable[[str], bool],
+        beside: Mapping[str, Written] = MappingProxyType({}),
+    ) -> dict[str, Written]:
+        """Write and move into place; staging folders that are begun are added to the list, for the caller to close.
+
+        Args:
+            beside: what must still be on the folder's list of files, as it is here.
+        Returns:
+            what was moved.
+        """
         stage = self._filled(write, stages)
         names = sorted(path.relative_to(stage.path).as_posix() for path in stage.path.rglob("*") if path.is_file())
-        ledger = read_ledger(self.folder)
-        taken = (ledger.why_taken(name, self.verb) for name in dict.fromkeys([*self.names, *names]))
-        why = next((why for why in taken if why is not None), None)
-        if why is not None:
-            raise UserError(f"{why}; {ELSEWHERE}.")
         files = {name: written(stage.path / name, self.verb) for name in names}
-        gone = [name for name in ledger.of(self.verb) if name not in files and stale(name)]
         with alone(self.folder):
+            ledger = read_ledger(self.folder)
+            if any(ledger.files.get(name) != known for name, known in beside.items()):
+                raise _ReplacedError(
+                    f"another process replaced or removed the result in {self.folder} before the rest of this one was "
+                    "written; give every run its own --out."
+                )
+            taken = (ledger.why_taken(name, self.verb) for name in dict.fromkeys([*self.names, *names]))
+            why = next((why for why in taken if why is not None), None)
+            if why is not None:
+                raise UserError(f"{why}; {ELSEWHERE}.")
+            gone = [name for name in ledger.of(self.verb) if name not in files and stale(name)]
             settle(self.folder, stage.home, Plan(files=files, stale=gone))
+        return files
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
         """Have everything written; once more where the folder was deleted meanwhile."""

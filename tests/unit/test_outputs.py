@@ -329,6 +329,16 @@ def test_a_stage_of_a_failed_write_goes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_is_added_beside_the_record_of_another_process(tmp_path):
+    ours = Outputs(tmp_path, "scan", NAMES)
+    ours.publish(lambda place: (place / "result.json").write_text("1"))
+    scan_into(tmp_path, record="2")
+    with pytest.raises(UserError, match="another process replaced or removed the result") as refused:
+        ours.add(lambda place: (place / "report.html").write_text("page 1"))
+    assert "is complete" not in str(refused.value)
+    assert (contents(tmp_path)["result.json"], contents(tmp_path)["report.html"]) == (b"2", b"page 2")
+
+
 def test_two_verbs_share_a_folder_and_its_list(tmp_path):
     scan_into(tmp_path)
     maps = Outputs(tmp_path, "maps", ["attention.png"])

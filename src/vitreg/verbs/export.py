@@ -23,6 +23,7 @@ from vitreg.config import read
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError, unknown
 from vitreg.files import results_folder, run_folder
+from vitreg.ledger import read_ledger
 from vitreg.models.vit import VisionTransformer
 from vitreg.outputs import Outputs
 from vitreg.verbs.export_hf import answers_of_hf, write_hf
@@ -82,6 +83,7 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
     if form.suffix and out.suffix != form.suffix:
         raise UserError(f"--out {out}: name a file that ends with {form.suffix}.")
     outputs = _outputs(out, form)
+    _refuse_other_export(out, form)
     outputs.check()
     source = run_folder(run)
     built = from_run(str(source))
@@ -175,6 +177,25 @@ def _outputs(out: Path, form: Format) -> Outputs:
     if not form.suffix:
         return Outputs(out, "export", ["./"])
     return Outputs(out.parent, "export", [out.name, *([f"{out.name}.data"] if form.suffix == ".onnx" else [])])
+
+
+def _refuse_other_export(out: Path, form: Format) -> None:
+    """Replace only an export of the same place: a folder as its card lists it, or a file that is of no folder's export.
+
+    Raises:
+        UserError: if another export would be lost or torn apart.
+    """
+    folder = out.parent if form.suffix else out
+    exported = set(read_ledger(folder).of("export"))
+    of_folder = {CARD, *read(folder / CARD).get("files", [])} if CARD in exported else set()
+    if form.suffix:
+        others = {out.name} & of_folder
+        what = f"belongs to the export in {folder}"
+    else:
+        others = {name for name in exported - of_folder if (folder / name).exists()}
+        what = "is another export"
+    if others:
+        raise UserError(f"{folder / min(others)} {what}; name another place with --out.")
 
 
 def _left_out(run: Path) -> list[str]:

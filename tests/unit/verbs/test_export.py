@@ -320,3 +320,18 @@ def test_of_a_clip_run_it_is_said_that_the_text_tower_stays_behind(tmp_path, cap
     said = [line for line in capsys.readouterr().out.splitlines() if "text tower" in line]
     assert len(said) == (kind == "clip")
     assert all("only the image tower was written" in line for line in said)
+
+
+def test_an_export_in_the_same_folder_is_neither_removed_nor_torn_apart(tmp_path):
+    a_run(tmp_path / "run")
+    alone, inside = tmp_path / "ex" / "a.safetensors", tmp_path / "timm" / "model.safetensors"
+    export(tmp_path / "run", "safetensors", alone)
+    with pytest.raises(UserError, match=r"a\.safetensors is another export; name another place"):
+        export(tmp_path / "run", "timm", alone.parent)
+    assert [path.name for path in alone.parent.iterdir() if path.name[0] != "."] == [alone.name]
+    for _ in range(2):
+        export(tmp_path / "run", "timm", inside.parent)
+    before = inside.read_bytes()
+    with pytest.raises(UserError, match="belongs to the export in"):
+        export(tmp_path / "run", "safetensors", inside)
+    assert inside.read_bytes() == before
