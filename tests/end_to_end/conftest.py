@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def vitreg():
 
     def run(*arguments):
         out, err = io.StringIO(), io.StringIO()
-        code = 0
+        code, interrupts = 0, signal.getsignal(signal.SIGINT)
         with (
             mock.patch.object(sys, "argv", ["vitreg", *map(str, arguments)]),
             contextlib.redirect_stdout(out),
@@ -43,6 +44,8 @@ def vitreg():
                 main()
             except SystemExit as stop:
                 code = stop.code or 0
+            finally:
+                signal.signal(signal.SIGINT, interrupts)  # an interrupted command leaves it to the system
         return Done(code, out.getvalue(), err.getvalue())
 
     return run

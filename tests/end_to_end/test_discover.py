@@ -78,7 +78,7 @@ def test_the_schema_is_the_documented_one(run):
     assert document["schema"] == "vitreg.discover/1"
     assert set(document) == {
         "schema", "model", "images", "found", "corloc", "controls", "without_boxes", "without_cut", "setting", "protocol",
-        "sweep", "notes", "provenance",
+        "sweep", "notes", "undrawn", "provenance",
     }  # fmt: skip
     assert document["setting"] == {
         "method": "lost", "feature": "k", "block": 11, "normalisation": "center+l2", "bias": "auto",

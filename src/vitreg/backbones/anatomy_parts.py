@@ -90,13 +90,13 @@ class Anatomy:
 
     @property
     def channels(self) -> int:
-        """Channels of the images: what the first layer of the patch projection takes, 3 where none of it says."""
-        for layer in self.patch_projection.modules():
-            if isinstance(layer, nn.Conv2d):
-                return layer.in_channels
-            if isinstance(layer, nn.Linear):  # of patches cut out beforehand
-                return max(1, layer.in_features // (self.patch[0] * self.patch[1]))
-        return 3
+        """Channels of the images: what the first layer that sees them takes, 3 where none of it says."""
+        first = next((m for m in self.patch_projection.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+        if isinstance(first, nn.Linear):  # of patches cut out beforehand
+            return max(1, first.in_features // (self.patch[0] * self.patch[1]))
+        # The projection of a hybrid reads feature maps of a convolutional stem, which stands before it.
+        stem = next((m for m in self.tower.modules() if isinstance(m, nn.Conv2d)), first)
+        return 3 if stem is None else stem.in_channels
 
 
 def pair(value: Any) -> Size:

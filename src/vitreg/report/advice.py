@@ -13,31 +13,33 @@ TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 def next_steps(result: ScanResult) -> list[str]:
     """Further choices for this model, the most useful first; commands stand between backticks."""
     spec, verdict = shlex.quote(result.model.spec) if ":" in result.model.spec else "SPEC", result.verdict
+    more = ""  # flags stand last: `eval` wants its task and data before them
     if result.model.weights.endswith((".safetensors", ".pth", ".pt", ".bin")):
-        spec += f" --weights {shlex.quote(result.model.weights)}"
+        more = f" --weights {shlex.quote(result.model.weights)}"
     last = result.model.blocks - 1
     steps = []
     if verdict.kind == "none":
         if result.images.seen < FEW:
-            steps.append(
-                f"{result.images.seen} images can only exclude strong effects: scan a few hundred of the kind you work with."
-            )
+            steps.append(f"{result.images.seen} images are few: scan some hundreds of the kind you work with.")
         steps.append(
-            f"See the maps for yourself: `vitreg maps {spec} photos/ --what attention,norm,pca` draws them for any block."
+            f"See the maps for yourself: `vitreg maps {spec} photos/ --what attention,norm,pca{more}` draws them for any block."
         )
-        steps.append("Check the weights and the layout of tokens, without images: " + f"`vitreg doctor {spec}`.")
+        steps.append("Check the weights and the layout of tokens, without images: " + f"`vitreg doctor {spec}{more}`.")
         return steps
     first = verdict.first_layer
     if first is not None and first > 0:
         before = first - 1
         steps.append(
             f"Take features from a block before the outliers appear, such as block {before}: "
-            f"`vitreg extract {spec} photos/ --patches {before}`. Earlier features know less of the content, so test them on your task."
+            f"`vitreg extract {spec} photos/ --patches {before}{more}`. "
+            "Earlier features know less of the content, so test them on your task."
         )
-        steps.append(f"Look at that block beside the last one: `vitreg maps {spec} photos/ --layer {before},{last}`.")
+        steps.append(
+            f"Look at that block beside the last one: `vitreg maps {spec} photos/ --layer {before},{last}{more}`."
+        )
     steps.append(
-        f"Measure what the outliers still know: `vitreg eval {spec} tokens DATA` classifies images by an outlier alone, "
-        f"`vitreg eval {spec} controls DATA` replaces them and shows what is lost."
+        f"Measure what the outliers still know: `vitreg eval {spec} tokens DATA{more}` classifies images by an outlier alone, "
+        f"`vitreg eval {spec} controls DATA{more}` replaces them and shows what is lost."
     )
     if not result.model.tokens.get("registers"):
         steps.append(
@@ -47,5 +49,5 @@ def next_steps(result: ScanResult) -> list[str]:
         steps.append(
             "Train one yourself: `vitreg train --help` lists the recipes; `--model.registers 4` adds registers."
         )
-    steps.append(f"Check the position table and the layout of tokens, without images: `vitreg doctor {spec}`.")
+    steps.append(f"Check the position table and the layout of tokens, without images: `vitreg doctor {spec}{more}`.")
     return steps

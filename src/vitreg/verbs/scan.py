@@ -113,7 +113,7 @@ def scan(
         measure = Measure(backbone, batches.size, attention=attention.readable)
         saved = held.enter_context(saved_pass(folder, group, _identity(backbone, batches, options)))
         with Tally(backbone.depth, measure.layout, folder, saved.spill) as tally:
-            done = int(group.sum(np.array(saved.restore(tally, batches))))
+            done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
             if done and group.first:
                 of = "" if batches.planned is None else f" of {batches.planned}"
                 say(f"vitreg: resumed: {done}{of} images done.", error=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from tests.apart import apart
 from torch import nn
 
 import vitreg
@@ -109,6 +110,10 @@ WRAPPED = {
 
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_wrapped_modules_work_as_what_they_wrap(kind):
+    apart(lambda: works_as_what_it_wraps(kind))
+
+
+def works_as_what_it_wraps(kind):
     torch.manual_seed(0)
     wrapped = WRAPPED[kind]()
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ import html.parser
 import itertools
 import json
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vitreg.cli import VERBS
+from vitreg.cli.evaluating import Command, task_class
+from vitreg.cli.parsing import parse
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, Skipped
 from vitreg.report import Attempts, draw_scan, write_report
@@ -453,7 +457,7 @@ def test_images_are_named_without_the_folder_they_lie_in(scan_result, make_examp
 
 def test_advice_goes_on_to_commands_that_exist(scan_result):
     few = scan_result("none", seen=12)
-    assert "12 images can only exclude strong effects" in " ".join(next_steps(few))
+    assert "12 images are few" in " ".join(next_steps(few))
     for result in (
         scan_result(),
         scan_result("none"),
@@ -468,3 +472,17 @@ def test_advice_goes_on_to_commands_that_exist(scan_result):
             assert verb in ("scan", "maps", "extract", "eval", "compare", "train", "doctor")
     assert "--patches 5" in " ".join(next_steps(scan_result()))  # the block before the first with outliers
     assert not any("has registers" in step for step in next_steps(scan_result(registers=4)))
+
+
+@pytest.mark.parametrize("kind", ["high-norm", "none"])
+def test_the_command_line_reads_every_command_of_the_advice(scan_result, kind):
+    result = scan_result(kind)
+    result = result.model_copy(update={"model": result.model.model_copy(update={"weights": "my weights.safetensors"})})
+    commands = [shlex.split(command) for step in next_steps(result) for command in re.findall(r"`vitreg (.+?)`", step)]
+    assert sum("my weights.safetensors" in words for words in commands) >= 2
+    for verb, *words in commands:
+        if verb == "eval":
+            spec, task, *words = words
+            parse(Command[task_class(task)], [spec, *words], prog="vitreg eval")
+        elif verb != "train":  # its words are those of a preset
+            parse(VERBS[verb], words, prog=f"vitreg {verb}")
