@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.ledger import (
     LEDGER,
@@ -123,6 +124,25 @@ class Outputs:
             why = ledger.why_taken(name, self.verb)
             if why is not None:
                 raise UserError(f"{why}; {ELSEWHERE}.")
+
+    def beside_complete(self) -> Outputs:
+        """Return where the result of an interrupted run goes: a new folder where this one holds a complete result.
+
+        Raises:
+            UserError: if no folder can be made beside it.
+        """
+        try:
+            complete = parse_json((self.folder / RECORD).read_bytes())["images"]["interrupted"] is False
+        except (OSError, ValueError, KeyError, TypeError):
+            complete = False
+        if not complete:
+            return self
+        try:
+            return Outputs(_beside(self.folder), self.verb, self.names)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} holds a complete result, which stays; {_plain(self.folder, error)}"
+            ) from error
 
     def stage(self) -> Stage:
         """Begin a staging folder, for what is written before the rest. Close it in any case.

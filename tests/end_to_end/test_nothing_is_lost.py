@@ -1,5 +1,6 @@
 """No verb replaces or removes what vitreg did not write; no result is lost where its folder is."""
 
+import json
 import os
 import shutil
 import signal
@@ -191,3 +192,30 @@ def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):  # noqa: F
     done = vitreg("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "the page of the run was not written" in done.stderr  # whose it is cannot be told
+
+
+@pytest.mark.parametrize("verb", ["scan", "discover"])
+def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg, photos, tmp_path, monkeypatch, verb):
+    from vitreg.analysis.tally import Tally
+    from vitreg.verbs.discover_pictures import Gallery
+
+    words = (verb, MODEL, photos, "--out", tmp_path / "out", *SMALL, *(("--batch-size", "1") if verb == "scan" else ()))
+    assert vitreg(*words).returncode == 0
+    before, owner = files(tmp_path / "out"), {"scan": Tally, "discover": Gallery}[verb]
+    add, calls = owner.add, []
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return add(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "add", interrupted)
+        done = vitreg(*words)
+    assert done.returncode == 130
+    assert f"out keeps its complete result; the interrupted one lies in {tmp_path / 'out-2'}" in done.stderr
+    assert files(tmp_path / "out") == before
+    held = json.loads((tmp_path / "out-2" / "result.json").read_text())["images"]
+    assert held["interrupted"]
+    assert held["seen"] in (2, 3)

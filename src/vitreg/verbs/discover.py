@@ -38,7 +38,7 @@ from vitreg.verbs.discover_pictures import Gallery
 from vitreg.verbs.discover_search import Search, one_blas_thread
 from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
 from vitreg.verbs.discover_sweep import choose
-from vitreg.verbs.drawing import draw_beside
+from vitreg.verbs.drawing import draw_beside, place_of_interrupted
 from vitreg.verbs.evaluate import describe_model
 from vitreg.verbs.progress import progress
 
@@ -153,7 +153,8 @@ def discover(
             ),
         )
         if outputs is not None and group.first:
-            result = _write(outputs, result, judged, gallery, chosen)
+            place = place_of_interrupted(outputs) if interrupted else outputs
+            result = _write(place, result, judged, gallery, chosen)
     return result
 
 

@@ -10,11 +10,23 @@ from vitreg.files import write_text
 from vitreg.outputs import Outputs
 from vitreg.records import Curves, ScanResult
 from vitreg.results import DiscoverResult, EvalResult
+from vitreg.terminal import say
 
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
 Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult)
+
+
+def place_of_interrupted(outputs: Outputs) -> Outputs:
+    """Return where an interrupted result is written, and say so where the complete result of an earlier run stays."""
+    place = outputs.beside_complete()
+    if place is not outputs:
+        say(
+            f"vitreg: {outputs.folder} keeps its complete result; the interrupted one lies in {place.folder}.",
+            error=True,
+        )
+    return place
 
 
 def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Path, Attempts], None]) -> Kept:

@@ -28,7 +28,7 @@ from vitreg.terminal import say
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor, refuse_broken_weights
-from vitreg.verbs.drawing import draw_beside
+from vitreg.verbs.drawing import draw_beside, place_of_interrupted
 from vitreg.verbs.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.measure import Measure
 from vitreg.verbs.progress import progress
@@ -124,6 +124,8 @@ def scan(
                 raise UserError(_nothing_read(skipped, interrupted))
             readout = Readout(tally, sums, group, detector, options.seed)
             table = _gather_counts(tally, readout, group)
+            if outputs is not None and interrupted and group.first:
+                outputs = place_of_interrupted(outputs)
             stage = lacking = None
             if outputs is not None and options.tokens:
                 stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
