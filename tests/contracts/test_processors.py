@@ -302,3 +302,13 @@ def test_open_clip_models_are_prepared_for_as_open_clip_does(config, size):
             continue  # open_clip itself fails: a strip would become 0 pixels high
         picture = photograph(*shape)
         assert (own(picture) - transform(picture)).abs().max() <= 1e-5, shape
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_a_processor_with_a_mean_or_std_that_is_no_number_is_refused(name, value):
+    found = mirror(processor_of("ViTImageProcessor", **{name: [0.5, value, 0.5]}))
+    assert isinstance(found, Unprepared)
+    settings = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} | {name[6:]: (0.5, value, 0.5)}
+    with pytest.raises(ValueError, match="must be finite"):
+        Preprocess((32, 32), 32, **settings)

@@ -43,9 +43,14 @@ def spec_or_module(model: object) -> str | nn.Module:
             "this is a state dict, which does not say how its model is built; load it into the module, or save it and "
             "name the model with it: load(SPEC, weights=FILE)."
             if state
-            else f"a {type(model).__name__} is no model; {_WANTED}."
+            else f"{_called(model)} is no model; {_WANTED}."
         )
-    raise UserError(f"{'None' if model is None else f'a {type(model).__name__}'} is no model; {_WANTED}.")
+    raise UserError(f"{_called(model)} is no model; {_WANTED}.")
+
+
+def _called(thing: object) -> str:
+    name = type(thing).__name__
+    return "None" if thing is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _refuse_empty(module: nn.Module) -> None:

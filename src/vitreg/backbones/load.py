@@ -21,7 +21,7 @@ from vitreg.backbones.checkpoints import open_checkpoint
 from vitreg.backbones.given import spec_or_module
 from vitreg.backbones.preprocessing import preprocess_of
 from vitreg.backbones.sources_hf import from_transformers
-from vitreg.backbones.weights import LoadReport, blocks_in, fits_only, load_state, sha256_of_weights
+from vitreg.backbones.weights import LoadReport, blocks_in, holds, load_state, sha256_of_weights
 from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
 from vitreg.files import run_folder
@@ -195,13 +195,17 @@ def refuse_reloading(model: object, weights: object, options: Mapping[str, Any])
 def _fill(
     anatomy: Anatomy, weights: Path, size: tuple[int, int] | None, strict: bool, allow_partial: bool
 ) -> tuple[Anatomy, LoadReport]:
-    """Load a file into the tower; where only images of `size` explain its position table, the tower is made for them."""
+    """Load a file into the tower; where its position table is of images of `size`, the tower is made for them."""
     (height, width), (rows, cols) = anatomy.native_size, anatomy.patch
     state, notes = open_checkpoint(weights)
     trained = None
     if size is not None and not size[0] % rows and not size[1] % cols:
         trained = (size[0] // rows, size[1] // cols)
-    if trained is not None and size is not None and fits_only(state, (height // rows, width // cols), trained):
+    if (
+        trained is not None
+        and size is not None
+        and holds(state, anatomy.tower, (height // rows, width // cols), trained)
+    ):
         resize = getattr(anatomy.tower, "set_input_size", None)  # timm's; elsewhere the table is resampled
         if resize is not None:
             resize(img_size=size)

@@ -62,7 +62,7 @@ def fit_positions(
         length: rows of the model's table.
         grid: (rows, cols) of the model's patches, rows * cols <= length.
         file_grid: (rows, cols) of the checkpoint's patches where they are known; else told by the length of its table.
-        trained_grid: what its length is tried with where it is neither the model's nor square.
+        trained_grid: the grid that somebody says it has; believed where its length allows it.
     Returns:
         (tensors with a new table, and with positions folded into class or register tokens where the model has no row
         for them; what was done). None where the table's grid cannot be told.
@@ -101,6 +101,8 @@ def _rows(
 
     A table that holds the model's grid exactly is read so, whichever tokens have rows in it: 1 + 5*3 rows are also
     4*4. Only what does not fit is taken for a square, and only what is none for the grid that the caller knows of.
+    With the model's own rows before the patches, that grid comes first: 1 + 13*15 rows are 14*14 only by chance. As many
+    patches as a square has are the square's, though: images of 7*28 patches say nothing of a table of 14*14.
     """
     cls, dist, registers = counts
     possible = dict.fromkeys((wanted, cls + dist, 0, cls, cls + dist + registers))
@@ -110,5 +112,10 @@ def _rows(
         rows = length - known[0] * known[1]
         return (rows, known) if rows in possible else None
 
+    own = exact(grid)
+    said = exact(trained) if trained else None
+    by_chance = own is None or own[0] != wanted
+    if by_chance and said and said[0] == wanted and square(length - wanted) in (None, trained):
+        return said
     squares = ((rows, side) for rows in possible if (side := square(length - rows)))
-    return exact(grid) or next(squares, None) or (exact(trained) if trained else None)
+    return own or next(squares, None) or said

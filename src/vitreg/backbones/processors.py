@@ -112,7 +112,8 @@ def _distance(own: Preprocess, picture: Image.Image, theirs: torch.Tensor) -> fl
     if theirs.shape != ours.shape:
         return math.inf
     step = 1 / (255 * torch.tensor(own.std).view(3, 1, 1))
-    return float(((theirs.float() - ours) / step).abs().max())
+    distance = float(((theirs.float() - ours) / step).abs().max())
+    return math.inf if math.isnan(distance) else distance  # `max` and `>` would pass it over
 
 
 def _by_settings(processor: Any) -> tuple[Preprocess, bool]:

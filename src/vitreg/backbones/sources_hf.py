@@ -6,6 +6,7 @@ out of it are refused or left out before the library follows them.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from vitreg.errors import UserError
 
 # Models of images and text: only the image tower is built.
 _TOWERS = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
+
+_BLOCK = re.compile(r"(encoder\.)?layers?\.\d+\.")
+# Of training, or computed anew: older versions of the library saved them.
+_BESIDE = ("mask_token", "position_ids", "relative_position_index", "inv_freq")
 
 
 def from_transformers(name: str, pretrained: bool) -> Built:
@@ -101,7 +106,27 @@ def _with_weights(owner: Any, name: str, settings: Any) -> Any:
         raise UserError(
             f"the weights of hf:{name} lack {len(missing)} tensors of the model ({', '.join(missing[:8])})."
         )
+    dropped = [key for key in sorted(info["unexpected_keys"]) if _of_features(key, module)]
+    if dropped:
+        raise UserError(
+            f"the weights of hf:{name} have {len(dropped)} tensor{'s' * (len(dropped) != 1)} that the model lacks "
+            f"({', '.join(dropped[:8])}); its config.json describes another model than they are of."
+        )
     return module
+
+
+def _of_features(key: str, module: Any) -> bool:
+    """Tell whether a tensor that the library left out belongs to a part of the tower: a further block, say, or a bias.
+
+    Heads, decoders and the tower of texts are parts that the tower does not have.
+    """
+    inside = key.removeprefix(f"{module.base_model_prefix}.").removeprefix("vision_model.")
+    parts = {name for name, _ in module.named_children()}
+    return (
+        (inside.partition(".")[0] in parts or _BLOCK.match(inside) is not None)
+        and not beside_features(inside)
+        and inside.rpartition(".")[2] not in _BESIDE
+    )
 
 
 def _preprocess(module: Any, name: str) -> tuple[Preprocess | Unprepared, tuple[str, ...]]:

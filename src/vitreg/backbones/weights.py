@@ -265,18 +265,18 @@ def _fit(
     return fitted, (what.file_grid, what.model_grid)
 
 
-def fits_only(state: Mapping[str, Tensor], grid: tuple[int, int], trained: tuple[int, int]) -> bool:
-    """Tell whether the position table in a state dict holds the grid `trained`, and neither `grid` nor any square."""
-    side = side_of(state, [], "")
+def holds(state: Mapping[str, Tensor], module: nn.Module, grid: tuple[int, int], trained: tuple[int, int]) -> bool:
+    """Tell whether the position table in a state dict is of the grid `trained`, and that is not the module's own `grid`."""
     try:
-        tensors, _ = to_canonical(side.vit)
+        tensors, _ = to_canonical(side_of(state, [], "").vit)
+        wanted, _ = to_canonical(side_of(tensors_of(module), [], "").vit)
     except (KeyError, ValueError, RuntimeError, IndexError):
         return False  # loading says what is wrong
-    table = tensors.get("pos_embed")
-    if table is None or not _fittable(tensors, table.shape[-1]):
+    table, own = tensors.get("pos_embed"), wanted.get("pos_embed")
+    if table is None or own is None or own.ndim != 3 or not _fittable(tensors, own.shape[-1]):
         return False
-    fit = fit_positions(tensors, grid[0] * grid[1], grid, trained_grid=trained)
-    return fit is not None and fit[1].file_grid == trained and trained not in (grid, square(trained[0] * trained[1]))
+    fit = fit_positions(tensors, own.shape[1], grid, trained_grid=trained)
+    return fit is not None and fit[1].file_grid == trained != grid
 
 
 def _fittable(tensors: Mapping[str, Tensor], width: int) -> bool:

@@ -89,6 +89,8 @@ class Preprocess:
             raise ValueError(f"without a crop, resize {self.resize} must be the size {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must hold three channels, std above 0")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):  # every comparison with NaN is false
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite")
 
     def __call__(self, image: Image.Image) -> Float32[Tensor, "3 h w"]:
         """Transform one picture."""

@@ -66,15 +66,17 @@ def doctor(
     ]
 
 
-def refuse_broken_weights(backbone: Backbone) -> None:
-    """Stop before images are looked at where the weights are no numbers, or all zero: no verdict on them means anything.
+def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
+    """Stop before images are looked at where the weights are no numbers, or all zero: nothing said of them means anything.
 
+    Args:
+        aim: what there will be none of, as the sentence begins: `no verdict on MODEL`.
     Raises:
         UserError: with what `doctor` says of them.
     """
     found = lint.values(feature_weights(backbone.anatomy.tower))
     if found.level == "problem":
-        raise UserError(f"no verdict on {backbone.spec}: {found.message} {found.remedy}")
+        raise UserError(f"no {aim} {backbone.spec}: {found.message} {found.remedy}")
 
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:

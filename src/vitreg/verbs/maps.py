@@ -24,15 +24,16 @@ from vitreg.outputs import Outputs
 from vitreg.records import Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets import save_all
+from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.map_model import Fit, MappedModel
 from vitreg.verbs.map_sheets import compose
 from vitreg.verbs.map_values import WHAT, MapsResult, ModelMaps, What
 
-Model = str | nn.Module | Backbone
+Model = str | Path | nn.Module | Backbone
 
 
 def maps(
-    models: Model | Sequence[Model],
+    models: Model | list[Model] | tuple[Model, ...],
     images: str | Path | Sequence[str | Path] | Tensor,
     *,
     layer: int | Sequence[int] | Literal["all"] = -1,
@@ -67,11 +68,11 @@ def maps(
         weights: a checkpoint for the model; one per model (or None) where there are several.
         load_options: passed to `vitreg.load`: device, precision, strict.
     Raises:
-        UserError: for a model that cannot be loaded, a block or kind of map that does not exist, images of which none
+        UserError: for a model that cannot be loaded or has broken weights, a block or kind of map that does not exist, images of which none
             can be read, an unwritable folder, or if none of the maps asked for can be had.
     """
     chosen = _checked(what)
-    several: list[Model] = [models] if isinstance(models, str | nn.Module | Backbone) else list(models)
+    several: list[Model] = list(models) if isinstance(models, list | tuple) else [models]
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
     files = _weights(weights, len(several))
@@ -95,6 +96,7 @@ def maps(
         skipped: tuple[Skipped, ...] = ()
         for model, file in zip(several, files, strict=True):
             backbone = opened(model, file, load_options, size=size)
+            refuse_broken_weights(backbone, "maps of")
             name = _name(backbone, [each.model for each in made])
             notes += [f"{name}: {note}" for note in backbone.notes]
             if backbone.precision_choice is not None:

@@ -61,6 +61,9 @@ NO_MODELS = {
     "None": (lambda: None, "None is no model; give a spec"),
     "list": (lambda: [vit()], "a list is no model"),
     "function": (lambda: vit, "a function is no model"),
+    "empty dict": (dict, "a dict is no model"),
+    "number": (lambda: 3, "an int is no model"),
+    "bytes": (lambda: b"", "a bytes is no model"),
     "tensor": (lambda: torch.zeros(3), "a Tensor is no model"),
     "another network": (lambda: nn.Linear(2, 2), "not a Vision Transformer known here"),
 }
@@ -71,8 +74,9 @@ def test_what_is_no_model_gets_one_sentence_from_every_verb(kind, tmp_path):
     make, sentence = NO_MODELS[kind]
     images = torch.randn(2, 3, 64, 64)
     calls = [load, doctor, lambda model: scan(model, images, out=tmp_path / "scan")]
-    if kind not in ("list", "None"):  # several models, and none
-        calls.append(lambda model: maps([model], images))
+    calls.append(lambda model: maps([model], images))
+    if kind != "list":  # several models
+        calls.append(lambda model: maps(model, images))
     for call in calls:
         with pytest.raises(UserError, match=sentence) as caught:
             call(make())

@@ -241,6 +241,61 @@ def test_unsafe_or_incomplete_transformers_folders_are_refused(tmp_path):
         load("hf:/not/there")
 
 
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ({"num_hidden_layers": 1}, r"have 16 tensors that the model lacks \((vit\.)?layers\.1"),
+        ({"qkv_bias": False}, r"have 6 tensors that the model lacks \((vit\.)?layers\.0\.attention\.k_proj\.bias"),
+        ({}, None),
+    ],
+    ids=["fewer blocks", "no biases", "the truth"],
+)
+@pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"])
+def test_a_transformers_config_never_drops_weights_of_the_tower(kind, said, refused, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
+    config = transformers.ViTConfig(**sizes, num_hidden_layers=2, patch_size=16)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    if refused is None:  # heads, decoders and mask tokens are no part of the tower
+        assert load(f"hf:{tmp_path}", device="cpu").depth == 2
+        return
+    with pytest.raises(UserError, match=refused):
+        load(f"hf:{tmp_path}", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_a_config_of_images_and_texts_never_drops_blocks_of_the_image_tower(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=sizes | {"vocab_size": 100}, vision_config=sizes | {"image_size": 32, "patch_size": 16}
+    )
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    assert load(f"hf:{tmp_path}", device="cpu").depth == 2
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    saved["vision_config"]["num_hidden_layers"] = 1
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="have 16 tensors that the model lacks"):
+        load(f"hf:{tmp_path}", device="cpu")
+
+
+@pytest.mark.parametrize("size", [(208, 240), (288, 288)], ids=["1 + 13*15 is 14*14", "another square"])
+def test_weights_at_the_size_that_the_user_names_give_the_features_of_the_model_at_that_size(size, tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", img_size=size).eval()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    images = torch.randn(1, 3, *size)
+    for named in ({"image_size": size}, {"weights_size": size}):
+        backbone = load(
+            "timm:vit_tiny_patch16_224", weights=tmp_path / "w.pth", device="cpu", precision="fp32", strict=True,
+            **named,
+        )  # fmt: skip
+        assert backbone.anatomy.native_size == size
+        torch.testing.assert_close(backbone(images).values, source.forward_features(images), rtol=1e-4, atol=1e-4)
+
+
 def test_the_image_tower_of_an_open_clip_model_loads():
     pytest.importorskip("open_clip")
     backbone = load("openclip:ViT-B-32", random=True, device="cpu", image_size=64)

@@ -63,3 +63,13 @@ def test_a_grid_that_is_known_is_taken():
     fitted, fit = fit_positions(tensors, 1 + 9, (3, 3), (2, 8))
     assert (fit.file_rows, fit.file_grid) == (1, (2, 8))
     assert torch.equal(fitted["pos_embed"][:, 1:], resample_positions(tensors["pos_embed"][:, 1:], (2, 8), (3, 3)))
+
+
+def test_a_grid_that_is_said_comes_before_one_that_fits_by_chance():
+    tensors = checkpoint(13, 15, 1, (1, 0, 0))  # 196 rows: also 14 x 14 without the token
+    _, fit = fit_positions(tensors, 1 + 196, (14, 14), trained_grid=(13, 15))
+    assert (fit.file_rows, fit.file_grid) == (1, (13, 15))
+    # Images of another shape than those of training say nothing of a table that fits, or is square, as it stands.
+    for grid in ((14, 14), (5, 6)):
+        _, fit = fit_positions(checkpoint(14, 14, 1, (1, 0, 0)), 1 + grid[0] * grid[1], grid, trained_grid=(7, 28))
+        assert (fit.file_rows, fit.file_grid) == (1, (14, 14))
