@@ -8,6 +8,7 @@ weights come to be spread over processes is the business of `vitreg.train.parall
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import math
 import os
@@ -24,7 +25,8 @@ from torch import Tensor
 from vitreg.backbones.sources import RUN_SCHEMA
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import kept_name, write_text
+from vitreg.files import kept_name, replacing, write_text
+from vitreg.ledger import note_written, read_ledger
 from vitreg.outputs import Outputs
 from vitreg.runtime import Processes
 from vitreg.train.tensors import (
@@ -188,12 +190,14 @@ def clean(run: Path) -> None:
 def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write the backbone of a run for `vitreg scan run:DIR` and for timm: `config.json` and `model.safetensors`.
 
+    What lies there and is neither what vitreg wrote nor the same as what it writes now stays beside as `NAME.kept-1`.
+
     Args:
         weights: whole, as `VisionTransformer.published_state` names them.
         config: "model" holds the arguments of the `VisionTransformer` that the weights fit; other keys, such as "train"
             and "preprocess", are written as they are.
     Raises:
-        UserError: if the folder cannot be written, or a file is not what the run wrote; each is then as it was before.
+        UserError: if the folder cannot be written; each file is then as it was before.
     """
     if not isinstance(config.get("model"), dict):
         raise ValueError("config has no 'model', the arguments of the VisionTransformer")
@@ -201,8 +205,25 @@ def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any])
     def write(place: Path) -> None:
         write_text(place / "config.json", json.dumps({"schema": RUN_SCHEMA, **config}, indent=2) + "\n")
         write_tensors(place / MODEL, weights)
+        _keep_changed(run, place)
 
     Outputs(run, "train", PUBLISHED).add(write)
+
+
+def _keep_changed(run: Path, place: Path) -> None:
+    """Give what was changed in a run, or cannot be told to be its own, another name before it is replaced."""
+    ledger = read_ledger(run)
+    for name in PUBLISHED:
+        path = run / name
+        if not os.path.lexists(path) or ledger.why_foreign(name, "train") is None:
+            continue
+        if path.is_symlink() or not path.is_file():
+            path.rename(kept_name(path))
+            continue
+        if not filecmp.cmp(path, place / name, shallow=False):
+            with replacing(kept_name(path)) as copy:
+                shutil.copy2(path, copy)
+        note_written(run, [name], "train")
 
 
 def published_step(run: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import Tensor
 from vitreg.config import differences, encode, read
 from vitreg.data.training import TrainingLoader
 from vitreg.errors import UserError
-from vitreg.files import kept_name
-from vitreg.ledger import note_written, read_ledger
+from vitreg.ledger import read_ledger
 from vitreg.outputs import Outputs, finish_left
 from vitreg.precision import DTYPES, choose_precision
 from vitreg.recipes.clip import ClipConfig
@@ -235,9 +233,10 @@ def _refuse_foreign(folder: Path, resume: bool) -> None:
     finish_left(folder)
     journal, config = folder / "metrics.jsonl", folder / "config.json"
     if resume:
-        if config.exists() and isinstance(read(config).get("train"), dict):
-            _adopt(folder)
-        Outputs(folder, "train", checkpoint.PUBLISHED).check()
+        ours = config.exists() and isinstance(read(config).get("train"), dict)
+        # Settings may be edited, and earlier versions kept no list: `publish` keeps a copy of what it cannot tell.
+        listed = [name for name in read_ledger(folder).files if name == checkpoint.MODEL]
+        Outputs(folder, "train", listed if ours else checkpoint.PUBLISHED).check()
     elif not config.exists() or (read(config).get("step") == 0 and not _checkpoints(folder)):
         Outputs(folder, "train", [*checkpoint.PUBLISHED, "checkpoints/"]).check()
         Outputs(folder, "curves", ["report.html"]).check()
@@ -245,17 +244,6 @@ def _refuse_foreign(folder: Path, resume: bool) -> None:
             raise UserError(
                 f"{journal} exists and is of no run in this folder; move it away, or name another with --out."
             )
-
-
-def _adopt(folder: Path) -> None:
-    """Count as the run's what an earlier version wrote, and settings that were edited; of these a copy is kept."""
-    ledger, config = read_ledger(folder), folder / "config.json"
-    adopted = [name for name in checkpoint.PUBLISHED if name not in ledger.files and (folder / name).is_file()]
-    if config.name in ledger.files and not ledger.proves(config.name):
-        shutil.copy2(config, kept_name(config))
-        adopted.append(config.name)
-    if adopted:
-        note_written(folder, adopted, "train")
 
 
 def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:
@@ -311,8 +299,9 @@ def _newest(folder: Path, published: object, plan: Plan, group: Processes, say: 
         )
     for note in loaded.notes:
         say(note)
-    if isinstance(published, int) and published > loaded.step:
-        say(f"model.safetensors stays that of step {published} until the run has come that far again.")
+    ahead = checkpoint.published_step(folder)
+    if ahead > loaded.step:
+        say(f"model.safetensors stays that of step {ahead} until the run has come that far again.")
     lost = read_journal(folder)[1]
     if lost:
         say(unreadable_lines(lost))

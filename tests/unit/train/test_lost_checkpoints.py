@@ -133,3 +133,49 @@ def test_a_loss_that_is_not_finite_does_not_name_weights_of_a_later_step(config,
     with pytest.raises(UserError, match="the last good checkpoint is step-00000004") as error:
         train(config, run, resume=True)
     assert "--run.start-from" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_was_edited_in_a_run_without_its_list_stays_beside(config, run, name):
+    (run / ".vitreg.json").unlink()  # as `cp run/*` leaves it
+    edited = (run / name).read_bytes() + b"\n" * (name == "config.json")
+    if name == "model.safetensors":
+        edited = edited[:-1] + bytes([edited[-1] ^ 1])
+    (run / name).write_bytes(edited)
+    for _ in range(2):
+        assert train(config, run, resume=True).step == STEPS
+        assert (run / f"{name}.kept-1").read_bytes() == edited
+        assert [path.name for path in run.glob("*.kept-*")] == [f"{name}.kept-1"]
+
+
+def test_a_copied_run_that_nobody_edited_has_no_copies_beside(config, run):
+    (run / ".vitreg.json").unlink()
+    before = contents(run)
+    train(config, run, resume=True)
+    assert contents(run) == before
+    assert not list(run.glob("*.kept-*"))
+
+
+def test_a_config_edited_while_the_run_goes_on_does_not_end_it(config, tmp_path, monkeypatch):
+    run, real = tmp_path / "run", fit._Loop._update
+
+    def update(self, batch):
+        if self.step == 2:
+            (run / "config.json").write_text("my notes")
+        return real(self, batch)
+
+    monkeypatch.setattr(fit._Loop, "_update", update)
+    assert train(config, run).step == STEPS
+    assert (run / "config.json.kept-1").read_text() == "my notes"
+    assert json.loads((run / "config.json").read_text())["step"] == STEPS
+
+
+def test_a_link_in_the_place_of_the_weights_is_not_written_through(config, run, tmp_path):
+    (run / "model.safetensors").rename(tmp_path / "mine")
+    (run / "model.safetensors").symlink_to(tmp_path / "mine")
+    (run / ".vitreg.json").unlink()
+    before = (tmp_path / "mine").read_bytes()
+    damage_newest(run)
+    train(config, run, resume=True)
+    assert (run / "model.safetensors.kept-1").is_symlink()
+    assert (tmp_path / "mine").read_bytes() == before
