@@ -63,6 +63,11 @@ class Ledger:
     def why_foreign(self, name: str, verb: str) -> str | None:
         """Say why a file that exists is not one for this verb to replace; None if it is."""
         path, known = spelled(self.folder / name), self.files.get(name)
+        if not self.files:  # as vitreg 0.1.0 left its results
+            return (
+                f"{path} exists, and no {LEDGER} beside it says that vitreg wrote it (an earlier vitreg kept none, and a "
+                "copy may lack hidden files)"
+            )
         if known is None:
             return f"{path} exists and is not on vitreg's list of its own files"
         if known.by != verb:
@@ -97,7 +102,10 @@ def read_ledger(folder: Path) -> Ledger:
     except (FileNotFoundError, NotADirectoryError):
         return Ledger(folder)
     except (OSError, ValidationError) as error:
-        raise UserError(f"{path} is not the list of files that vitreg keeps there; move it away.") from error
+        raise UserError(
+            f"{path} is damaged, or is not the list of files that vitreg keeps there; move the folder away, or name "
+            "another with --out."
+        ) from error
     # A list comes with a folder, from anywhere: it speaks of nothing outside.
     return Ledger(folder, {name: known for name, known in record.files.items() if is_inside(name)})
 
