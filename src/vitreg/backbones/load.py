@@ -128,6 +128,9 @@ def _loaded(asked: _Asked) -> Backbone:
         source = str(asked.weights)
         if report.untrained:
             untrained = _partly_untrained(report.untrained, len(anatomy.blocks), asked.weights.name, given=given)
+        elif report.cut:
+            count = f"{len(report.cut)} tensor{'s' * (len(report.cut) > 1)}"
+            untrained = f"The model leaves out {count} of {asked.weights.name}: this is not the model that was trained."
     digest = sha256_of_weights(anatomy.tower)
     if not given:
         built.module.eval().requires_grad_(False)

@@ -55,6 +55,7 @@ class LoadReport:
         unexpected: the file's tensors that were not used.
         notes: sentences for the user.
         untrained: those of `missing` that features pass through, by canonical name; only a partial load leaves any.
+        cut: canonical names of the file's tensors that features need and the model lacks, after a partial load.
     """
 
     layout: str | None
@@ -63,6 +64,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     untrained: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 def sha256_of_weights(module: nn.Module) -> str:
@@ -170,6 +172,7 @@ def load_state(
         (*file.native(unused), *(file.keys[name] for name in file.beside if name not in heads)),
         tuple(notes),
         tuple(places[name].name for name in untrained),
+        tuple(lost),
     )
 
 
@@ -318,7 +321,7 @@ class _Complaints:
             complaints.append(f"{source} has {count} registers and the model has none")
         has, wants = blocks_in(tensors), blocks_in(wanted)
         if has != wants:
-            complaints.append(f"{source} has {len(has)} blocks and the model {len(wants)}")
+            complaints.append(f"{source} has {len(has)} block{'s' * (len(has) != 1)} and the model {len(wants)}")
         if self.missing:
             complaints.append(f"{source} lacks {_tensors(self.missing)} of the model ({_some(self.missing)})")
         if self.unexpected:
@@ -327,7 +330,9 @@ class _Complaints:
         if not complaints:
             return
         if allow_partial:
-            notes += [f"{complaint[0].upper()}{complaint[1:]}; loaded all the same." for complaint in complaints]
+            for complaint in complaints:  # a sentence may begin with the name of a file, which stays as it is
+                own = complaint.startswith(source)
+                notes.append(f"{complaint if own else complaint[0].upper() + complaint[1:]}; loaded all the same.")
             return
         # A model with blocks of another model's number is none that anybody trained: a partial load is no remedy.
         partly = ", or allow a partial load (--allow-partial)" if has == wants else ""

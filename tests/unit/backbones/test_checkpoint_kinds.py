@@ -287,6 +287,17 @@ def test_what_a_partial_load_left_at_random_is_in_the_report(tmp_path):
     assert not any(name.startswith("head") for name in headless.untrained)
 
 
+def test_a_partial_load_of_more_blocks_than_the_model_has_is_said_first_and_names_stay_as_they_are(tmp_path):
+    torch.save(vit(depth=4).state_dict(), tmp_path / "part.pth")
+    backbone = load(vit(), weights=tmp_path / "part.pth", allow_partial=True, device="cpu", precision="fp32")
+    assert backbone.untrained == backbone.notes[0]
+    assert backbone.untrained.startswith("The model leaves out 6 tensors of part.pth")  # biases of zeros are nothing
+    assert "part.pth has 4 blocks and the model 3; loaded all the same." in backbone.notes
+    torch.save(vit(depth=1).state_dict(), tmp_path / "one.pth")
+    with pytest.raises(UserError, match="has 1 block and the model 3"):
+        load_weights(vit(), tmp_path / "one.pth")
+
+
 @pytest.mark.parametrize("name", ["blocks.0.attn.q_bias", "blocks.1.mlp.w12.weight", "register_tokens"])
 def test_two_names_for_one_tensor_are_a_contradiction_and_not_the_last_of_them(name, tmp_path):
     state = vit(reg_tokens=2).state_dict()

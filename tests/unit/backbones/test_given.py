@@ -187,3 +187,14 @@ def test_a_model_of_transformers_with_other_channels_loads_from_its_folder(tmp_p
     with pytest.raises(UserError, match="takes 4-channel images"):
         backbone.prepared()
     assert preprocess_of(backbone.module).reason.endswith("in Python.")
+
+
+def test_a_model_of_zeros_or_nan_is_refused_before_its_maps_are_drawn(tmp_path):
+    for value in (0.0, float("nan")):
+        model = vit()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+        with pytest.raises(UserError, match="no maps of module:VisionTransformer"):
+            maps(model, torch.randn(1, 3, 64, 64), out=tmp_path)
+    assert not any(tmp_path.iterdir())
