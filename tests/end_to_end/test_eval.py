@@ -40,7 +40,8 @@ def test_the_result_is_written_and_its_protocol_printed(knn, tmp_path):
     assert done.returncode == 0, done.stderr
     result = EvalResult.model_validate_json((tmp_path / "out" / "result.json").read_text())
     assert result.headline == "knn3"
-    assert f"{result.metrics['knn3']:.4g}  <-" in done.stdout
+    headline = next(line for line in done.stdout.splitlines() if line.endswith("<-"))
+    assert headline.split()[:3] == ["knn3", f"{result.metrics['knn3']:.4g}", "%"]
     assert f"precision {result.provenance.precision}" in done.stdout
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "out" / "result.json")
     assert knn("--out", tmp_path / "out", "--size", "64").returncode == 0  # the same again

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ Model = str | Path | nn.Module | Backbone
 
 
 def maps(
-    models: Model | list[Model] | tuple[Model, ...],
+    models: Model | Sequence[Model],
     images: str | Path | Sequence[str | Path] | Tensor,
     *,
     layer: int | Sequence[int] | Literal["all"] = -1,
@@ -72,7 +72,7 @@ def maps(
             can be read, an unwritable folder, or if none of the maps asked for can be had.
     """
     chosen = _checked(what)
-    several: list[Model] = list(models) if isinstance(models, list | tuple) else [models]
+    several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
     files = _weights(weights, len(several))
