@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -171,7 +172,7 @@ def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Itera
         gone = set(forget)
         kept = {n: w for n, w in before.items() if n not in gone and os.path.lexists(folder / n)}
         added = {name: written(folder / name, verb) for name in names}
-        draft = folder / f"{LEDGER}.{os.getpid()}.part"
+        draft = folder / f"{LEDGER}.{secrets.token_hex(8)}.part"
         try:
             write_ledger(draft, Ledger(folder, {**kept, **added}))
             os.replace(draft, folder / LEDGER)

@@ -1,12 +1,11 @@
 """The page of `vitreg demo` in a real browser: the same photograph twice on the first screen, at any width."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.unit.report import synthetic_scan
 from vitreg.report import write_comparison
 
 from .test_page_browser import find, pixels
@@ -14,25 +13,17 @@ from .test_page_browser import find, pixels
 pytestmark = pytest.mark.browser
 
 
-def _synthetic():
-    path = Path(__file__).resolve().parents[1] / "unit" / "report" / "synthetic_scan.py"
-    spec = importlib.util.spec_from_file_location("synthetic_scan", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def pair():
     """The maps of one picture with outliers and without."""
-    shown = _synthetic().examples(1, grid=(12, 12), names=["cup"])[0]
+    shown = synthetic_scan.examples(1, grid=(12, 12), names=["cup"])[0]
     usual = np.where(shown.outliers, np.median(shown.norms), shown.norms)
     return shown, replace(shown, norms=usual, outliers=np.zeros_like(shown.outliers))
 
 
 @pytest.fixture
 def opened(browser, pair, tmp_path):
-    made = _synthetic().scan_result
+    made = synthetic_scan.scan_result
     scans = [("Planted", made(grid=(12, 12)), "planted"), ("Clean", made("none", grid=(12, 12)), "clean")]
     page = write_comparison(scans, tmp_path / "index.html", title="The same picture", pictures=[("cup", pair)])
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

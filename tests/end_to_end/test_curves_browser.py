@@ -1,27 +1,18 @@
 """The page of training runs in a real browser: a silent console, tips, both colour schemes, a phone."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.unit.report import synthetic_run
 from vitreg.verbs.curves import curves
 
 pytestmark = pytest.mark.browser
 
 
-def _synthetic():
-    path = Path(__file__).resolve().parents[1] / "unit" / "report" / "synthetic_run.py"
-    spec = importlib.util.spec_from_file_location("synthetic_run", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    base, write_run = tmp_path_factory.mktemp("runs"), _synthetic().write_run
+    base, write_run = tmp_path_factory.mktemp("runs"), synthetic_run.write_run
     runs = [write_run(base / "reg0", artifacts=range(3500, 10_001, 500)), write_run(base / "reg4-<b>", registers=4)]
     curves(runs, out=base / "out")
     return base / "out" / "report.html"

@@ -3,15 +3,14 @@
 Needs Debian's chromium and chromedriver; skipped with the reason where one of them is missing.
 """
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.patience import PATIENCE
+from tests.unit.report import synthetic_scan
 from vitreg.records import Skipped
 from vitreg.report import write_report
 
@@ -20,22 +19,14 @@ pytestmark = pytest.mark.browser
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
 
 
-def _synthetic():
-    path = Path(__file__).resolve().parents[1] / "unit" / "report" / "synthetic_scan.py"
-    spec = importlib.util.spec_from_file_location("synthetic_scan", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def made():
-    return _synthetic().examples(3, grid=(12, 9), registers=1, attended=5, names=[HOSTILE, "b.jpg", "c.jpg"])
+    return synthetic_scan.examples(3, grid=(12, 9), registers=1, attended=5, names=[HOSTILE, "b.jpg", "c.jpg"])
 
 
 @pytest.fixture(scope="module")
 def page(made, tmp_path_factory):
-    result = _synthetic().scan_result(grid=(12, 9), registers=1, skipped=[Skipped(name=HOSTILE * 4, reason="broken")])
+    result = synthetic_scan.scan_result(grid=(12, 9), registers=1, skipped=[Skipped(name=HOSTILE * 4, reason="broken")])
     return write_report(result, made, tmp_path_factory.mktemp("page"))
 
 

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from vitreg.errors import UserError
-from vitreg.files import results_folder
+from vitreg.files import results_folder, write_text
 
 
 def fail_in(path, error, leaves=None):
@@ -36,3 +38,13 @@ def test_an_empty_result_of_a_block_that_ends_well_stays(tmp_path):
     assert (tmp_path / "out").is_dir()
     with results_folder(None) as folder:
         assert folder is None
+
+
+def test_no_link_that_waits_under_a_foreseeable_name_is_written_through(tmp_path):
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("mine")
+    (tmp_path / f".result.json.{os.getpid()}.part").symlink_to(thesis)
+    write_text(tmp_path / "result.json", "new")
+    assert thesis.read_text() == "mine"
+    assert (tmp_path / f".result.json.{os.getpid()}.part").is_symlink()
+    assert (tmp_path / "result.json").read_text() == "new"

@@ -75,7 +75,12 @@ def _limits(power: Power, images: int) -> str:
 
 
 def _could_show(power: Power, images: int) -> str:
-    shown = [f"{each.share:.2%} at {each.ratio:g} times" for each in power.detectable if each.share is not None]
+    # A stronger effect is found where a weaker one is, so a share is said once, at the weakest it holds for.
+    weakest: dict[str, float] = {}
+    for each in power.detectable:
+        if each.share is not None:
+            weakest.setdefault(f"{each.share:.2%}", each.ratio)
+    shown = [f"{share} at {ratio:g} times" for share, ratio in weakest.items()]
     if not shown:
         return f"No share of outliers would be found dependably in {images} image{'s' * (images != 1)} like these."
     return (

@@ -183,7 +183,11 @@ def best(run: Path) -> Path | None:
 def clean(run: Path) -> None:
     """Remove what killed processes left half-written. Nobody else may be saving into this run."""
     for stale in (run / "checkpoints").glob(".step-*.part"):
-        if not stale.is_symlink() and {path.name for path in stale.iterdir()} <= {MODEL, OPTIMIZER, STATE}:
+        if (
+            stale.is_dir()
+            and not stale.is_symlink()
+            and {path.name for path in stale.iterdir()} <= {MODEL, OPTIMIZER, STATE}
+        ):
             shutil.rmtree(stale, ignore_errors=True)
 
 

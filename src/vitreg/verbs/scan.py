@@ -190,9 +190,8 @@ def describe(verdict: VerdictRecord) -> str:
     if verdict.undecided:
         kind = "not established"
     else:
-        agree = (
-            verdict.confidence is not None and verdict.kind != "none"
-        )  # agreement on "none" is no evidence by itself
+        # Agreement on "none" is no evidence by itself.
+        agree = verdict.confidence is not None and verdict.kind != "none"
         sure = f"{verdict.confidence:.0%} of resamples agree" if agree else ""
         words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
         kind = verdict.kind + (f" ({', '.join(words)})" if words else "")

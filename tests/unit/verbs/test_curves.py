@@ -1,15 +1,14 @@
 """What a run wrote down becomes a record: artifacts planted at a known step are found there, none are said to be none."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.unit.report.synthetic_run import write_run
 
 from vitreg.cli import run
 from vitreg.errors import UserError
@@ -19,17 +18,6 @@ from vitreg.records import Curves, ScanResult
 from vitreg.train.journal import Journal
 from vitreg.verbs.curves import curves, read_run, watch_of, write_run_report
 from vitreg.verbs.onset import norms_of, onset
-
-
-def _synthetic():
-    path = Path(__file__).resolve().parents[1] / "report" / "synthetic_run.py"
-    spec = importlib.util.spec_from_file_location("synthetic_run", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-write_run = _synthetic().write_run
 
 
 @pytest.mark.parametrize(
