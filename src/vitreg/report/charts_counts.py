@@ -13,7 +13,7 @@ from markupsafe import Markup
 from vitreg.records import Histogram, LayerRecord, ScanResult
 
 from .colours import palette
-from .ranges import positive_span
+from .ranges import LARGEST, positive_span
 from .svg import LEFT, Axis, Kind, Plot, element, framed, labelled, png
 from .words import bin_name, countable, density, number, percent, trimmed
 
@@ -164,7 +164,7 @@ def _joined(data: Histogram, most: int) -> list[tuple[str, float]]:
     last = max(i for i, c in enumerate(data.counts) if c > 0)
     edges, counts = list(data.edges[: last + 2]), list(data.counts[: last + 1])
     while len(counts) < 8:
-        edges.append(edges[-1] + max(edges[-1] - edges[-2], 1.0))
+        edges.append(min(edges[-1] + max(edges[-1] - edges[-2], 1.0), LARGEST))
         counts.append(0.0)
     apart = 1 if bin_name(edges[0], edges[1]) == "0" else 0
     least = -(-(len(counts) - apart) // most)

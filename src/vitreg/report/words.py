@@ -68,7 +68,7 @@ def percent(share: float | None) -> str:
     elif value < 99.5 or value == 100:
         text = f"{value:.0f}"
     else:
-        text = "> 99" if value < 100 else f"{value:.0f}"
+        text = "> 99" if value < 100 else short(value)
     return f"{text}{_SPACE}%"
 
 
@@ -192,4 +192,4 @@ def trimmed(histogram: Histogram, margin: int = 1) -> Histogram:
 def bin_name(low: float, high: float) -> str:
     """The whole numbers that a bin of counts holds: '3', '3–5'; bins are [low, high) over non-negative integers."""
     first, last = math.ceil(low), math.ceil(high) - 1
-    return str(first) if last <= first else f"{first}–{last}"
+    return short(first) if last <= first else f"{short(first)}–{short(last)}"

@@ -116,6 +116,7 @@ PERCENTS = {
     0.00042: "0.042 %",
     0.0237: "2.4 %",
     0.9991: "> 99 %",
+    1e298: "1e300 %",
 }
 NUMBERS = {0: "0", 0.0312: "0.0312", 4.62: "4.62", 49.62: "49.6", 1389.6: "1,390", 99.96: "100", 9.996: "10.0"}
 MISSING = {None: "–", float("nan"): "–", float("inf"): "–"}
@@ -124,6 +125,15 @@ MISSING = {None: "–", float("nan"): "–", float("inf"): "–"}
 @pytest.mark.parametrize(("share", "text"), (PERCENTS | MISSING).items())
 def test_percent_never_rounds_something_to_nothing(share, text):
     assert words.percent(share).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_a_bin_is_named_by_the_whole_numbers_it_holds():
+    assert [words.bin_name(*ends) for ends in ((0, 1), (2.5, 5.5), (1000, 2000), (0, 1e300))] == [
+        "0",
+        "3–5",
+        "1,000–1,999",
+        "0–1e300",
+    ]
 
 
 @pytest.mark.parametrize(("value", "text"), (NUMBERS | MISSING).items())
