@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitreg.backbones.anatomy_parts import Anatomy, AttentionParts
-from vitreg.backbones.explicit import attention_body, faster_attention
+from vitreg.backbones.fast_linear import attention_body, faster_linear
 from vitreg.backbones.trace import QKV, Edit, Kept, Plan, Trace, resolve_layer, token_norms
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout, Tokens
@@ -298,7 +298,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for child in training:
             child.training = False
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), faster_attention(module):
+        with torch.no_grad(), faster_linear(module):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -49,6 +49,8 @@ def test_values_and_gradients_are_as_right_as_the_fused_kernels(largest, kind, a
         assert found[name].dtype == torch.bfloat16
         error, theirs = (float((x[name].double() - exact).norm() / exact.norm()) for x in (found, fused))
         assert error <= 1.5 * theirs, f"{name}: {error:.2%} against {theirs:.2%}"
+    largest_error, theirs = (float((x["output"].double() - truth["output"]).abs().max()) for x in (found, fused))
+    assert largest_error <= 1.5 * theirs
 
 
 @pytest.mark.parametrize("largest", [1, 200])
