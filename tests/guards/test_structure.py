@@ -22,28 +22,63 @@ REPORT_MAY_IMPORT = {"errors", "records", "results", "files", "report"}
 FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
 
 
-def modules():
-    return sorted(SRC.rglob("*.py"))
+def modules(source=SRC):
+    return sorted(source.rglob("*.py"))
+
+
+def name_of(path, source=SRC):
+    return ".".join((source.name, *path.relative_to(source).with_suffix("").parts)).removesuffix(".__init__")
 
 
 def part_of(path):
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
-def imports(path, *, top_level_only=False):
+def imports(path, source=SRC, *, top_level_only=False):
+    """Names of the modules a file imports, wherever the import stands: in a function, for types only, or relative."""
     tree = ast.parse(path.read_text())
-    nodes = ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree)
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.module:
+    package = [*path.relative_to(source.parent).parts[:-1]]
+    for node in ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:  # `from package import module` names the module, not the package
-                inside = SRC.parent / Path(*node.module.split("."), alias.name)
-                yield (
-                    f"{node.module}.{alias.name}"
-                    if inside.is_dir() or inside.with_suffix(".py").exists()
-                    else node.module
-                )
+                inside = source.parent / Path(*module.split("."), alias.name)
+                yield f"{module}.{alias.name}" if inside.is_dir() or inside.with_suffix(".py").exists() else module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def circles(source=SRC):
+    """Groups of modules that import each other, directly or over others."""
+    names = {name_of(path, source) for path in modules(source)}
+    graph = {
+        name_of(path, source): {m for m in imports(path, source) if m in names and m != name_of(path, source)}
+        for path in modules(source)
+    }
+    return [" <-> ".join(sorted(group)) for group in strongly_connected(graph) if len(group) > 1]
+
+
+def strongly_connected(graph):
+    """Tarjan's algorithm: the groups within which every node reaches every other."""
+    number, low, stack, groups = {}, {}, [], []
+
+    def visit(node):
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for target in graph[node]:
+            if target not in number:
+                visit(target)
+            if target in stack:
+                low[node] = min(low[node], low[target])
+        if low[node] == number[node]:
+            groups.append(set(stack[stack.index(node) :]))
+            del stack[stack.index(node) :]
+
+    for node in graph:
+        if node not in number:
+            visit(node)
+    return groups
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
@@ -79,24 +114,28 @@ def test_no_file_is_longer_than_400_lines_and_each_says_what_it_holds(path):
 
 
 def test_no_circles():
-    graph = {}
-    for path in modules():
-        name = ".".join(("vitreg", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
-        graph[name] = {m for m in imports(path, top_level_only=True) if m.startswith("vitreg.")}
-    done, active = set(), []
+    assert circles() == []
 
-    def visit(name):
-        assert name not in active, " -> ".join([*active, name])
-        if name in done or name not in graph:
-            return
-        active.append(name)
-        for target in graph[name]:
-            visit(target)
-        active.pop()
-        done.add(name)
 
-    for name in graph:
-        visit(name)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from house.a import x",
+        "def later():\n    from house.a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.a import x",
+        "from .a import x",
+        "from . import a",
+        "import house.a",
+    ],
+)
+def test_a_planted_circle_is_found_wherever_its_import_stands(tmp_path, line):
+    house = tmp_path / "house"
+    house.mkdir()
+    for name, text in {"__init__": "", "a": "from house.b import y", "b": "from house.c import z", "c": ""}.items():
+        (house / f"{name}.py").write_text(text)
+    assert circles(house) == []
+    (house / "c.py").write_text(line)
+    assert circles(house) == ["house.a <-> house.b <-> house.c"]
 
 
 def test_public_names():

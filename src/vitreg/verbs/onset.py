@@ -1,18 +1,14 @@
-"""Watching artifacts appear: the norms of fixed probe images as a run goes on (the paper, Sec. 2.1, Fig. 4b).
-
-What looks needs torch and is imported when it looks; saying when they appeared needs the records alone.
-"""
+"""One look at the norms of fixed probe images while a run goes on; `vitreg.train.history` says when artifacts appeared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-    from vitreg.models.vit import VisionTransformer
+from vitreg.models.vit import VisionTransformer
+from vitreg.verbs.scan import ScanOptions, scan
 
 
 def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
@@ -22,8 +18,6 @@ def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> di
         "verdict", "strength", "first_layer", "peak_layer", "outlier_fraction" as in a scan's verdict; "layers" with
         median, p99, max, ratio and outlier_fraction of each; "histogram" of the last layer's norms.
     """
-    from vitreg.verbs.scan import ScanOptions, scan
-
     result = scan(network, probes, options=ScanOptions(examples=0))
     verdict = result.verdict
     return {
@@ -38,18 +32,3 @@ def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> di
         ],
         "histogram": result.layers[-1].histogram.model_dump(),
     }
-
-
-def onset(records: Sequence[dict[str, Any]]) -> int | None:
-    """Return the step from which on every record of the run shows artifacts; None if the last one shows none.
-
-    Args:
-        records: of the kind "norms", in order.
-    """
-    first = None
-    for record in records:
-        if record["verdict"] == "none":
-            first = None
-        elif first is None:
-            first = record["step"]
-    return first

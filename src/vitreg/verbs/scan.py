@@ -25,8 +25,8 @@ from vitreg.outputs import Outputs, Stage
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance, versions
 from vitreg.terminal import say
+from vitreg.train.history import watch_of
 from vitreg.verbs.batches import Batches, Images, batches_of
-from vitreg.verbs.curves import watch_of
 from vitreg.verbs.doctor import doctor, refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside, place_of_interrupted
 from vitreg.verbs.examples import Chosen, build_examples, choose_examples

@@ -19,7 +19,7 @@ from vitreg.report.ranges import usable
 from vitreg.report.sheets import Column, Sheet, draw, shared_scale
 from vitreg.report.svg import Axis, labelled
 from vitreg.results import Table
-from vitreg.verbs.curves import read_run
+from vitreg.train.history import read_run
 
 ODD = (
     0.0,

@@ -15,7 +15,7 @@ from vitreg.errors import UserError
 from vitreg.records import Curve
 from vitreg.report import charts_run, figures_run, over_steps, write_curves, write_curves_figure
 from vitreg.report.curves_page import render
-from vitreg.verbs.curves import read_run
+from vitreg.train.history import read_run
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 

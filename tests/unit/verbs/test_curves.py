@@ -15,9 +15,10 @@ from vitreg.errors import UserError
 from vitreg.models import planted
 from vitreg.models.vit import VisionTransformer, publish
 from vitreg.records import Curves, ScanResult
+from vitreg.train.history import onset, read_run, watch_of
 from vitreg.train.journal import Journal
-from vitreg.verbs.curves import curves, read_run, watch_of, write_run_report
-from vitreg.verbs.onset import norms_of, onset
+from vitreg.verbs.curves import curves, write_run_report
+from vitreg.verbs.onset import norms_of
 
 
 @pytest.mark.parametrize(
