@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from vitreg.data.batch import TrainBatch
-from vitreg.data.mixing import MixConfig
-from vitreg.data.multicrop import MultiCropConfig
+from vitreg.data.view_settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.clip import VOCABULARY, ClipConfig
-from vitreg.recipes.dinov2 import DinoV2Config
-from vitreg.recipes.parameters import OptimConfig
-from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.recipes.clip import VOCABULARY
+from vitreg.recipes.settings import ClipConfig, DinoV2Config, OptimConfig, SupervisedConfig
 from vitreg.runtime import Processes
 from vitreg.train.fit import _Loop
 from vitreg.train.plan import Plan

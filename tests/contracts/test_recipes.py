@@ -15,9 +15,9 @@ from torch import nn
 from vitreg.data.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import Average
-from vitreg.recipes.clip import ClipConfig
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import StepOutput
+from vitreg.recipes.settings import ClipConfig
 from vitreg.testing import check_recipe
 
 NO_REGISTERS = {"registers": 0}

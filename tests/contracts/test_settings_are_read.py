@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from tests.contracts.tiny_recipes import CLASSES, MODEL, RECIPES, batch_of
 
-from vitreg.data.mixing import MixConfig
 from vitreg.data.settings import DataConfig
-from vitreg.recipes.clip import Clip, ClipConfig
-from vitreg.recipes.parameters import OptimConfig
+from vitreg.data.view_settings import MixConfig
+from vitreg.recipes.clip import Clip
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import ClipConfig, OptimConfig
 from vitreg.runtime import Processes
 from vitreg.train import checkpoint
 from vitreg.train.fit import fit

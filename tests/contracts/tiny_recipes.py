@@ -8,15 +8,10 @@ from typing import Any
 import torch
 
 from vitreg.data.batch import TrainBatch
-from vitreg.data.mixing import MixConfig
-from vitreg.data.multicrop import MultiCropConfig
+from vitreg.data.view_settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.clip import VOCABULARY, ClipConfig
-from vitreg.recipes.dino import DinoConfig
-from vitreg.recipes.dinov2 import DinoV2Config
-from vitreg.recipes.mae import MaeConfig
-from vitreg.recipes.masking import MaskConfig
-from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.recipes.clip import VOCABULARY
+from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
 from vitreg.train.settings import RecipeConfig, RunConfig, TrainConfig
 from vitreg.verbs.train_parts import build_recipe
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
-from vitreg.recipes.clip import ClipConfig
-from vitreg.recipes.parameters import OptimConfig
+from vitreg.recipes.settings import ClipConfig, OptimConfig
 from vitreg.runtime import Processes, processes
 from vitreg.train import checkpoint
 from vitreg.train.fit import fit

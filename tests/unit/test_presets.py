@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from vitreg.presets import preset
-from vitreg.recipes.dino import DinoConfig
-from vitreg.recipes.dinov2 import DinoV2Config
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import DinoConfig, DinoV2Config
 from vitreg.train.optim import rates
 from vitreg.train.plan import plan
 

@@ -7,11 +7,9 @@ seeds for every sample. Places and sizes are computed on bytes in a tensor and c
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,39 +21,12 @@ from torchvision.transforms import v2 as T
 from torchvision.transforms.v2 import functional as V
 
 from vitreg.data.transforms import IMAGENET
-from vitreg.errors import UserError
+from vitreg.data.view_settings import AugmentConfig
 
 View = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
 
 _PADDING = 4  # of the simple random crop, in pixels on each side
 _LONGEST = 16  # times the short side: a longer strip is cut first, 20000 x 10 px would be resized to 448000 x 224
-_RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3a|3aw))*")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """From picture to training crop with labels. The defaults are DeiT-III's on ImageNet-21k."""
-
-    crop: Literal["src", "rrc"] = "src"
-    """Simple random crop (short side resized, padded by 4, cut at a random place), or random resized crop."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the picture's area that a random resized crop has; for crop = rrc."""
-    flip: float = 0.5
-    """Chance to mirror left and right."""
-    three_augment: bool = True
-    """3-Augment: one of grey, solarised and blurred."""
-    colour_jitter: float = 0.3
-    """Strongest change of brightness, contrast and saturation; 0 changes nothing."""
-    rand_augment: str | None = None
-    """Policy of timm's RandAugment such as rand-m9-mstd0.5-inc1, in place of 3-Augment and the colour jitter."""
-
-    def __post_init__(self) -> None:
-        check_scale("scale", self.scale)
-        check_share("flip", self.flip)
-        if self.colour_jitter < 0:
-            raise UserError(f"colour_jitter must not be negative, not {self.colour_jitter}.")
-        if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
-            raise UserError(f"rand_augment '{self.rand_augment}' is no policy; one is rand-m9-mstd0.5-inc1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +159,6 @@ def foreign_draws(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def check_scale(name: str, scale: tuple[float, float]) -> None:
-    """Refuse what is no range of shares of a picture's area. Raises UserError."""
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise UserError(f"{name} {tuple(scale)} is no range of shares; one is (0.08, 1.0).")
-
-
-def check_share(name: str, value: Any) -> None:
-    """Refuse what is no probability. Raises UserError."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} must lie between 0 and 1, not {value}.")
 
 
 def _part_of_strip(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:

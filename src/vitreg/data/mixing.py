@@ -6,39 +6,15 @@ processes share the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitreg.data.augment import check_share, foreign_draws
+from vitreg.data.augment import foreign_draws
+from vitreg.data.view_settings import MixConfig
 from vitreg.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixConfig:
-    """How images and their labels are mixed with those of another image. The defaults are DeiT-III's on ImageNet-1k."""
-
-    mixup: float = 0.8
-    """Shape of the Beta distribution of Mixup's shares; 0 never adds images up."""
-    cutmix: float = 1.0
-    """Shape of the Beta distribution of CutMix's shares; 0 never pastes rectangles."""
-    prob: float = 1.0
-    """Chance to mix at all."""
-    switch_prob: float = 0.5
-    """Chance of CutMix where both are on."""
-    mode: Literal["batch", "pair", "elem"] = "batch"
-    """What shares a draw: a whole group, the two images of a pair, or one image."""
-    smoothing: float = 0.0
-    """Part of a label that is spread evenly over all classes."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("prob", self.prob), ("switch_prob", self.switch_prob), ("smoothing", self.smoothing)):
-            check_share(name, value)
-        if min(self.mixup, self.cutmix) < 0:
-            raise UserError(f"mixup {self.mixup} and cutmix {self.cutmix} must not be negative; 0 switches one off.")
 
 
 class Draws(Protocol):

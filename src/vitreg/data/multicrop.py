@@ -7,8 +7,6 @@ global generator only; on a processor, colour jitter and enlarging to crops are 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -17,60 +15,13 @@ from torch import Tensor
 from torchvision.transforms import v2 as T
 from torchvision.transforms.v2 import functional as V
 
-from vitreg.data.augment import View, check_scale, check_share, random_resized_crop, to_bytes, uniform
-from vitreg.errors import UserError
+from vitreg.data.augment import View, random_resized_crop, to_bytes, uniform
+from vitreg.data.view_settings import BLUR_RADIUS, MultiCropConfig
 
 # Probability to blur the first global crop, the second one, and a local one. DINOv2 hands 1 - p to torchvision, which
 # reads it as the probability to apply; every released model was trained so.
 BLUR = {"official": (0.0, 0.9, 0.5), "intended": (1.0, 0.1, 0.5)}
-_RADIUS = 4  # a kernel of 9 pixels
 _SIGMA = (0.1, 2.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MultiCropConfig:
-    """From picture to crops. The defaults are DINOv2's with patches of 14 pixels; see also `DINO_CROPS`."""
-
-    local_crops: int = 8
-    """Small crops of each picture."""
-    local_size: int = 98
-    """Side of a small crop in pixels, a multiple of the patch: 98 for 14, 96 for 16."""
-    global_scale: tuple[float, float] = (0.32, 1.0)
-    """Share of the picture's area that a large crop shows."""
-    local_scale: tuple[float, float] = (0.05, 0.32)
-    """Share of the picture's area that a small crop shows."""
-    flip: float = 0.5
-    """Chance to mirror a crop left and right."""
-    colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    """Strongest change of brightness, contrast, saturation and hue."""
-    jitter: float = 0.8
-    """Chance of the colour jitter."""
-    grey: float = 0.2
-    """Chance to lose the colours."""
-    solarize: float = 0.2
-    """Chance to invert the bright half of the range, second large crop only."""
-    blur: Literal["official", "intended"] = "official"
-    """Chances to blur the two large crops and a small one: 0, 0.9, 0.5 as DINOv2 trained, or 1, 0.1, 0.5 as it meant to."""
-    blur_filter: Literal["gauss9", "pillow"] = "gauss9"
-    """A Gaussian cut to 9 pixels (DINOv2), or Pillow's GaussianBlur (DINO)."""
-
-    def __post_init__(self) -> None:
-        check_scale("global_scale", self.global_scale)
-        check_scale("local_scale", self.local_scale)
-        check_share("flip", self.flip)
-        check_share("jitter", self.jitter)
-        check_share("grey", self.grey)
-        check_share("solarize", self.solarize)
-        if self.local_crops < 0 or self.local_size <= _RADIUS:
-            raise UserError(f"{self.local_crops} local crops of {self.local_size} px are none; usual are 8 of 98 px.")
-        if min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5:
-            raise UserError(f"colour_jitter {tuple(self.colour_jitter)} must not be negative, hue at most 0.5.")
-
-
-DINO_CROPS = MultiCropConfig(
-    local_size=96, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4), blur="intended", blur_filter="pillow"
-)
-"""What DINO trained with."""
 
 
 def multicrop_view(size: int, config: MultiCropConfig | None = None) -> View:
@@ -154,9 +105,9 @@ def gaussian_blur(image: UInt8[Tensor, "3 h w"], sigma: float) -> UInt8[Tensor, 
         sigma: in pixels.
     """
     height, width = image.shape[-2:]
-    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-_RADIUS, _RADIUS + 1)]
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-BLUR_RADIUS, BLUR_RADIUS + 1)]
     weights = [weight / sum(weights) for weight in weights]
-    x = torch.nn.functional.pad(image.float(), (_RADIUS,) * 4, mode="reflect")  # [3, h + 8, w + 8]
+    x = torch.nn.functional.pad(image.float(), (BLUR_RADIUS,) * 4, mode="reflect")  # [3, h + 8, w + 8]
     x = _weighted_sum([x[:, :, start : start + width] for start in range(len(weights))], weights)  # [3, h + 8, w]
     x = _weighted_sum([x[:, start : start + height] for start in range(len(weights))], weights)  # [3, h, w]
     return x.round_().to(torch.uint8)

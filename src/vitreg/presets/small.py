@@ -8,17 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitreg.data.augment import AugmentConfig
-from vitreg.data.mixing import MixConfig
-from vitreg.data.multicrop import DINO_CROPS, MultiCropConfig
 from vitreg.data.settings import DataConfig
+from vitreg.data.view_settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.clip import ClipConfig
-from vitreg.recipes.dino import DinoConfig
-from vitreg.recipes.dinov2 import DinoV2Config
-from vitreg.recipes.mae import MaeConfig
-from vitreg.recipes.parameters import OptimConfig
-from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
 from vitreg.train.settings import RunConfig, TrainConfig
 
 IMAGENETTE = 9469  # images of its training side

@@ -10,64 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from types import ModuleType
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vitreg.data.augment import check_scale
 from vitreg.data.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.losses import clip_loss
-from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import keep_registers, register_penalty
+from vitreg.recipes.settings import ClipConfig, OptimConfig
 
 VOCABULARY = 49408  # of CLIP's byte-pair encoding; its last word ends a text, and there the text tower is read
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipConfig:
-    """OpenCLIP. The defaults are its ViT-B/16; the paper publishes no hyper-parameters of its own."""
-
-    kind: Literal["clip"] = "clip"
-    """Names this recipe in configuration files."""
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Smallest and largest share of the picture's area that the crop covers; there is no flip (texts say left and right)."""
-    embed_dim: int = 512
-    """Width in which images and texts are compared."""
-    text_width: int = 512
-    """Channels of a token of the text tower."""
-    text_heads: int = 8
-    """Attention heads of the text tower."""
-    text_layers: int = 12
-    """Blocks of the text tower."""
-    context: int = 77
-    """Tokens of a text, start and end included; what is longer is cut."""
-    scale_start: float = 1 / 0.07
-    """Factor on the cosine similarities at the start; its logarithm is learned."""
-    scale_max: float = 100.0
-    """Largest factor on the cosine similarities; the smallest is 1."""
-    group: int = 1
-    """Consecutive samples that share draws of stochastic depth; drop_path_mode = subset needs more than one."""
-
-    def __post_init__(self) -> None:
-        check_scale("crop_scale", self.crop_scale)
-        if self.text_width % self.text_heads:
-            raise UserError(
-                f"a text tower of {self.text_width} channels cannot be shared by {self.text_heads} heads; "
-                "make text_width a multiple of text_heads."
-            )
-        if not 1 <= self.scale_start <= self.scale_max:
-            raise UserError(
-                f"scale_start is {self.scale_start:g}, but training keeps the scale from 1 to scale_max, "
-                f"{self.scale_max:g}."
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,63 +7,24 @@ of Sinkhorn-Knopp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.data.batch import TrainBatch
-from vitreg.data.multicrop import DINO_CROPS, MultiCropConfig
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import move_towards
 from vitreg.recipes.losses import cls_losses
-from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import register_penalty
+from vitreg.recipes.settings import DinoConfig, OptimConfig
 from vitreg.recipes.teacher import Targets, Tower, teacher_of, teacher_temperature
 from vitreg.schedule import cosine
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DinoConfig:
-    """DINO. The defaults are those of its official code."""
-
-    kind: Literal["dino"] = "dino"
-    """Names this recipe in configuration files."""
-    crops: MultiCropConfig = DINO_CROPS
-    """From picture to two global and several local crops."""
-    prototypes: int = 65536
-    """Logits of the head."""
-    hidden: int = 2048
-    """Width of the hidden layers of the head."""
-    bottleneck: int = 256
-    """Width in which the head compares features with prototypes."""
-    norm_last_layer: bool = True
-    """Keep the prototypes at length 1."""
-    student_temp: float = 0.1
-    """Temperature of the student's softmax."""
-    teacher_temp_start: float = 0.04
-    """Temperature of the teacher's targets at the first step."""
-    teacher_temp: float = 0.04
-    """Temperature of the teacher's targets after the warm-up (ViT-B: 0.07)."""
-    teacher_temp_epochs: float = 0.0
-    """Length of the linear warm-up of the teacher's temperature (ViT-B: 50)."""
-    centre_momentum: float = 0.9
-    """Share of the old centre kept at each step."""
-    momentum: float = 0.996
-    """Share of the old teacher kept at the first step."""
-    momentum_end: float = 1.0
-    """Share of the old teacher kept at the end, reached along a cosine."""
-    freeze_last_layer: float = 1.0
-    """Epochs during which the prototypes do not learn."""
-    epoch_steps: int = 1251
-    """Optimiser steps that count as an epoch, whatever the size of the data (ImageNet-1k at 1024 images a step: 1251)."""
-    group: int = 64
-    """Consecutive samples that share draws of stochastic depth; nothing else depends on it."""
 
 
 @final

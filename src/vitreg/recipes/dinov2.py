@@ -7,80 +7,26 @@ time, sees the large ones whole. Registers take part in attention and in nothing
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, final
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vitreg.data.batch import TrainBatch
-from vitreg.data.multicrop import MultiCropConfig
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import move_towards
 from vitreg.recipes.losses import cls_losses, ibot_loss, koleo
-from vitreg.recipes.masking import MaskConfig, draw_block_masks, masks_weight
-from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.masking import draw_block_masks, masks_weight
+from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import register_penalty
+from vitreg.recipes.settings import DinoV2Config, MaskConfig, OptimConfig
 from vitreg.recipes.teacher import Targets, Tower, teacher_of, teacher_temperature
 from vitreg.schedule import cosine
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DinoV2Config:
-    """DINOv2. The defaults are the ViT-L/14 from scratch on ImageNet-22k, which the paper uses."""
-
-    kind: Literal["dinov2"] = "dinov2"
-    """Names this recipe in configuration files."""
-    crops: MultiCropConfig = field(default_factory=MultiCropConfig)
-    """From picture to two global and several local crops."""
-    masks: MaskConfig = field(default_factory=MaskConfig)
-    """Which patches of the student's global crops are hidden."""
-    prototypes: int = 131072
-    """Logits of the head on CLS."""
-    hidden: int = 2048
-    """Width of the hidden layers of both heads."""
-    bottleneck: int = 384
-    """Width in which the head on CLS compares features with prototypes."""
-    separate_heads: bool = True
-    """Give patches a head of their own; otherwise the head on CLS serves both (the official short recipe)."""
-    ibot_prototypes: int = 131072
-    """Logits of the separate head on patches."""
-    ibot_bottleneck: int = 256
-    """Bottleneck of the separate head on patches."""
-    norm_last_layer: bool = False
-    """Keep the prototypes at length 1 (DINO); DINOv2 trains their length too."""
-    student_temp: float = 0.1
-    """Temperature of the student's softmax."""
-    teacher_temp_start: float = 0.04
-    """Temperature of the teacher's targets at the first step."""
-    teacher_temp: float = 0.07
-    """Temperature of the teacher's targets after the warm-up."""
-    teacher_temp_epochs: float = 30.0
-    """Length of the linear warm-up of the teacher's temperature."""
-    centring: Literal["sinkhorn", "softmax"] = "sinkhorn"
-    """Spread the targets over the prototypes by Sinkhorn-Knopp, or subtract a running mean (the short recipe)."""
-    centre_momentum: float = 0.9
-    """Share of the old centre kept at each step; for centring = softmax."""
-    dino_weight: float = 1.0
-    """Weight of the loss on CLS, local and global."""
-    ibot_weight: float = 1.0
-    """Weight of the loss on hidden patches, a mean over all global crops, with hidden patches or not (as officially)."""
-    koleo_weight: float = 0.1
-    """Weight of the spreading of CLS features, for each of the two global crops."""
-    momentum: float = 0.994
-    """Share of the old teacher kept at the first step."""
-    momentum_end: float = 1.0
-    """Share of the old teacher kept at the end, reached along a cosine."""
-    freeze_last_layer: float = 1.0
-    """Epochs during which the prototypes do not learn."""
-    epoch_steps: int = 1250
-    """Optimiser steps that count as an epoch, whatever the size of the data (official: 1250)."""
-    group: int = 32
-    """Consecutive samples that share masks, stochastic depth and KoLeo's neighbours; officially the images of one GPU."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,12 @@ They belong to the encoder alone: the mask never hides them, and they are droppe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vitreg.data.augment import check_scale
 from vitreg.data.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.depth import draw_depth
@@ -23,41 +21,10 @@ from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.losses import mae_loss, patchify
 from vitreg.recipes.masking import draw_random_masks
-from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import keep_registers, register_penalty
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaeConfig:
-    """MAE. The defaults are those of its official pre-training on ImageNet-1k."""
-
-    kind: Literal["mae"] = "mae"
-    """Names this recipe in configuration files."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of the picture's area that the crop covers, before a random flip."""
-    mask_ratio: float = 0.75
-    """Share of the patches that are hidden from the encoder."""
-    norm_pixels: bool = True
-    """Predict the pixels of a patch after subtracting their mean and dividing by their standard deviation."""
-    decoder_width: int = 512
-    """Channels of a token of the decoder."""
-    decoder_depth: int = 8
-    """Blocks of the decoder."""
-    decoder_heads: int = 16
-    """Attention heads of the decoder."""
-    group: int = 1
-    """Consecutive samples that share draws of masks and stochastic depth; drop_path_mode = subset needs more than one."""
-
-    def __post_init__(self) -> None:
-        check_scale("crop_scale", self.crop_scale)
-        if not 0 < self.mask_ratio < 1:
-            raise UserError(f"mask_ratio must lie between 0 and 1 to leave something to see, not {self.mask_ratio:g}.")
-        if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
-            raise UserError(
-                f"a decoder of {self.decoder_width} channels and {self.decoder_heads} heads cannot be built; "
-                "make decoder_width a multiple of decoder_heads and of 4."
-            )
+from vitreg.recipes.settings import MaeConfig, OptimConfig
 
 
 @final

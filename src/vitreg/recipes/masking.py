@@ -6,7 +6,6 @@ Masks are drawn on the CPU, in the main process, so that they are known before t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -16,28 +15,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vitreg.errors import UserError
+from vitreg.recipes.settings import MaskConfig
 
 SMALLEST_BLOCK = 4  # patches aimed at
 FLATTEST_BLOCK = 0.3  # rows / cols aimed at, and its inverse for the tallest
 ATTEMPTS = 10  # to place a block before the mask is left as it is
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskConfig:
-    """How much of the student's global crops is hidden (iBOT, DINOv2)."""
-
-    share: float = 0.5
-    """Of the global crops that have hidden patches."""
-    ratio: tuple[float, float] = (0.1, 0.5)
-    """Of the patches of such a crop, smallest and largest; stratified over the crops of a group."""
-
-    def __post_init__(self) -> None:
-        low, high = self.ratio
-        if not 0 < self.share <= 1 or not 0 <= low <= high <= 1:
-            raise UserError(
-                f"masks need a share above 0 and up to 1, and a ratio from small to large within 0 and 1, "
-                f"not share {self.share:g} and ratio {low:g} to {high:g}."
-            )
 
 
 class Draws(Protocol):

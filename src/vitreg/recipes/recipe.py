@@ -19,7 +19,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from vitreg.data.batch import TrainBatch
     from vitreg.models.vit import VisionTransformer
-    from vitreg.recipes.parameters import OptimConfig, ParamGroup
+    from vitreg.recipes.parameters import ParamGroup
+    from vitreg.recipes.settings import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

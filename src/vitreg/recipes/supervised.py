@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import nn
 
-from vitreg.data.augment import AugmentConfig
 from vitreg.data.batch import TrainBatch
-from vitreg.data.mixing import MixConfig, mix
-from vitreg.errors import UserError
+from vitreg.data.mixing import mix
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import Average
 from vitreg.recipes.losses import binary_cross_entropy, soft_cross_entropy
-from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import keep_registers, register_penalty
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SupervisedConfig:
-    """DeiT-III. The defaults are its ImageNet-21k pre-training, which the paper uses."""
-
-    kind: Literal["supervised"] = "supervised"
-    """Names this recipe in configuration files."""
-    loss: Literal["ce", "bce"] = "ce"
-    """Cross-entropy on soft targets (ImageNet-21k), or BCE on targets above 0 (ImageNet-1k)."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """From picture to crop."""
-    mix: MixConfig = field(default_factory=lambda: MixConfig(mixup=0.0, cutmix=1.0, smoothing=0.1))
-    """Mixup, CutMix and label smoothing."""
-    repeats: int = 1
-    """Copies of a sample in a step, differently augmented (repeated augmentation; 3 on ImageNet-1k)."""
-    ema: float | None = None
-    """Also keep averaged weights, with this momentum, and evaluate those (DeiT keeps 0.99996 and evaluates the raw)."""
-    group: int = 64
-    """Consecutive samples that share the lambda of Mixup; officially the images of one GPU."""
-
-    def __post_init__(self) -> None:
-        if self.loss == "bce" and self.mix.smoothing:
-            raise UserError(
-                "loss bce takes every target above 0 as present, and smoothing makes all of them so; set one."
-            )
+from vitreg.recipes.settings import OptimConfig, SupervisedConfig
 
 
 @final

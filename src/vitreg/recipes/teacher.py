@@ -19,9 +19,10 @@ from vitreg.models.depth import draw_depth
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.parameters import OptimConfig, ParamGroup, group_parameters
+from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.registers import keep_registers
+from vitreg.recipes.settings import OptimConfig
 from vitreg.recipes.targets import sinkhorn, softmax_centring, update_centre
 from vitreg.schedule import linear
 

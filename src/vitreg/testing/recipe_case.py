@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.data.batch import TrainBatch
-from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, Recipe
+from vitreg.recipes.settings import OptimConfig
 from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
 
 CPU = torch.device("cpu")

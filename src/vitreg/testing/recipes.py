@@ -15,8 +15,8 @@ import torch
 
 from vitreg.data.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.parameters import OptimConfig
 from vitreg.recipes.recipe import Recipe, StepOutput
+from vitreg.recipes.settings import OptimConfig
 from vitreg.testing.recipe_case import WHOLE, Case, at, generators, is_frozen, own_randomness, some, trainable
 from vitreg.testing.recipe_runs import averages, learning, micro_batches, resume, state_dict
 

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import OptimConfig
 from vitreg.schedule import cosine, step_of_official_deit, warmup_cosine
 
 

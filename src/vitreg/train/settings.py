@@ -9,12 +9,7 @@ from pydantic import Field
 
 from vitreg.data.settings import DataConfig
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.clip import ClipConfig
-from vitreg.recipes.dino import DinoConfig
-from vitreg.recipes.dinov2 import DinoV2Config
-from vitreg.recipes.mae import MaeConfig
-from vitreg.recipes.parameters import OptimConfig
-from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
 
 RecipeConfig = SupervisedConfig | ClipConfig | DinoV2Config | DinoConfig | MaeConfig
 

@@ -23,7 +23,8 @@ from vitreg.data.transforms import Preprocess
 from vitreg.documents import read_json
 from vitreg.errors import UserError
 from vitreg.models.vit import publish
-from vitreg.recipes.clip import Clip, ClipConfig
+from vitreg.recipes.clip import Clip
+from vitreg.recipes.settings import ClipConfig
 from vitreg.train.checkpoint import load_newest
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs.task import Bench

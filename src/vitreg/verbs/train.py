@@ -18,8 +18,7 @@ from vitreg.errors import UserError
 from vitreg.ledger import read_ledger
 from vitreg.outputs import Outputs, finish_left
 from vitreg.precision import DTYPES, choose_precision
-from vitreg.recipes.clip import ClipConfig
-from vitreg.recipes.supervised import SupervisedConfig
+from vitreg.recipes.settings import ClipConfig, SupervisedConfig
 from vitreg.runtime import Processes, choose_device, processes
 from vitreg.terminal import say
 from vitreg.train import checkpoint

@@ -12,10 +12,8 @@ import torch
 
 from vitreg.config import encode, flatten
 from vitreg.errors import UserError
-from vitreg.recipes.dino import DinoConfig
-from vitreg.recipes.dinov2 import DinoV2Config
-from vitreg.recipes.mae import MaeConfig
 from vitreg.recipes.masking import draw_block_masks, keep_and_restore
+from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaeConfig
 from vitreg.runtime import choose_device
 from vitreg.schedule import parse_duration
 from vitreg.train.settings import TrainConfig

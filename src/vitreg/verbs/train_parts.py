@@ -16,11 +16,12 @@ from vitreg.data.training import TrainingLoader, evaluation_loader, training_loa
 from vitreg.data.transforms import IMAGENET, Preprocess
 from vitreg.data.workers import View
 from vitreg.errors import UserError
-from vitreg.recipes.clip import Clip, ClipConfig
-from vitreg.recipes.dino import Dino, DinoConfig
-from vitreg.recipes.dinov2 import DinoV2, DinoV2Config
-from vitreg.recipes.mae import Mae, MaeConfig
-from vitreg.recipes.supervised import Supervised, SupervisedConfig
+from vitreg.recipes.clip import Clip
+from vitreg.recipes.dino import Dino
+from vitreg.recipes.dinov2 import DinoV2
+from vitreg.recipes.mae import Mae
+from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, SupervisedConfig
+from vitreg.recipes.supervised import Supervised
 from vitreg.runtime import Processes
 from vitreg.train.plan import Plan, plan
 from vitreg.train.settings import TrainConfig

@@ -11,15 +11,8 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 
 from vitreg.config import decode, encode
-from vitreg.data.augment import (
-    AugmentConfig,
-    RandAugment,
-    ThreeAugment,
-    clip_view,
-    deit3_view,
-    mae_view,
-    simple_random_crop,
-)
+from vitreg.data.augment import RandAugment, ThreeAugment, clip_view, deit3_view, mae_view, simple_random_crop
+from vitreg.data.view_settings import AugmentConfig
 from vitreg.errors import UserError
 
 POLICY = "rand-m9-mstd0.5-inc1"

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from vitreg.config import decode, encode
-from vitreg.data.mixing import MixConfig, mix
+from vitreg.data.mixing import mix
+from vitreg.data.view_settings import MixConfig
 from vitreg.errors import UserError
 from vitreg.recipes.recipe import Progress
 

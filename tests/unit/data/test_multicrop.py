@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional as V
 
 from vitreg.config import decode, encode
 from vitreg.data import multicrop
-from vitreg.data.multicrop import BLUR, DINO_CROPS, MultiCropConfig, gaussian_blur, multicrop_view
+from vitreg.data.multicrop import BLUR, gaussian_blur, multicrop_view
+from vitreg.data.view_settings import DINO_CROPS, MultiCropConfig
 from vitreg.errors import UserError
 
 OFF = {"flip": 0.0, "jitter": 0.0, "grey": 0.0, "solarize": 0.0}

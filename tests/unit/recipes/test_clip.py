@@ -16,9 +16,9 @@ from vitreg.backbones.layouts import to_canonical
 from vitreg.data.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.clip import Clip, ClipConfig, Tokenizer
-from vitreg.recipes.parameters import OptimConfig
+from vitreg.recipes.clip import Clip, Tokenizer
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import ClipConfig, OptimConfig
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 

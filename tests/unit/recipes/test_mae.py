@@ -9,9 +9,9 @@ import torch
 from vitreg.data.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.mae import Mae, MaeConfig
-from vitreg.recipes.parameters import OptimConfig
+from vitreg.recipes.mae import Mae
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import MaeConfig, OptimConfig
 
 MODEL = ModelConfig(
     width=32, depth=2, heads=2, patch=4, image_size=16, registers=2, layer_scale=None, token_init=0.2, register_init=0.2

@@ -10,7 +10,6 @@ import torch
 from vitreg.errors import UserError
 from vitreg.recipes import masking
 from vitreg.recipes.masking import (
-    MaskConfig,
     add_block,
     block_mask,
     draw_block_masks,
@@ -19,6 +18,7 @@ from vitreg.recipes.masking import (
     masks_weight,
 )
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import MaskConfig
 
 DEFAULT = MaskConfig()
 NOW = Progress(step=3, total=10, epoch_steps=5, seed=7)

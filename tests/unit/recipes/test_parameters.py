@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.parameters import TOKENS, OptimConfig, decays, group_parameters, layers_above
+from vitreg.recipes.parameters import TOKENS, decays, group_parameters, layers_above
+from vitreg.recipes.settings import OptimConfig
 
 
 class Head(nn.Module):

@@ -11,14 +11,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from vitreg.data.batch import TrainBatch
-from vitreg.data.multicrop import MultiCropConfig
+from vitreg.data.view_settings import MultiCropConfig
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.dino import Dino, DinoConfig
-from vitreg.recipes.dinov2 import DinoV2, DinoV2Config, hide_patches
-from vitreg.recipes.masking import MaskConfig
-from vitreg.recipes.parameters import OptimConfig
+from vitreg.recipes.dino import Dino
+from vitreg.recipes.dinov2 import DinoV2, hide_patches
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaskConfig, OptimConfig
 from vitreg.recipes.teacher import Targets
 from vitreg.recipes.teacher import teacher_temperature as temperature_of
 

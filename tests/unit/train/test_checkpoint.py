@@ -18,7 +18,8 @@ from vitreg.backbones.load import load
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.parameters import OptimConfig, ParamGroup
+from vitreg.recipes.parameters import ParamGroup
+from vitreg.recipes.settings import OptimConfig
 from vitreg.runtime import Processes
 from vitreg.train import checkpoint
 from vitreg.train.checkpoint import OptimizerState, SaveError
