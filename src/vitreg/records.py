@@ -370,6 +370,7 @@ class Example:
     attends: np.ndarray  # int32 [P, K]: the K patches each patch attends to most, row-major indices
     attends_share: np.ndarray  # [P, K]: their attention
     attention_layer: int | None = None  # block of the attention maps; None is the last
+    layer: int | None = None  # block of the norms and of what stands out of them; None is not known
     near: np.ndarray | None = (
         None  # bool [rows, cols]: no outliers, but within a factor of `outliers.NEAR` of being some
     )

@@ -1,8 +1,10 @@
-"""What a reader of a scan can do next, with commands that can be copied: beyond the advice of the verdict itself."""
+"""What a reader of a scan can do next, the most useful first, with commands that can be copied between backticks."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from vitreg.records import ScanResult
 
@@ -10,44 +12,50 @@ FEW = 100  # images; fewer can miss a mild effect (docs/scan.md)
 TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 
 
-def next_steps(result: ScanResult) -> list[str]:
-    """Further choices for this model, the most useful first; commands stand between backticks."""
-    spec, verdict = shlex.quote(result.model.spec) if ":" in result.model.spec else "SPEC", result.verdict
-    more = ""  # flags stand last: `eval` wants its task and data before them
-    if result.model.weights.endswith((".safetensors", ".pth", ".pt", ".bin")):
+def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
+    """The advice of the verdict and further choices for this model, the most useful first.
+
+    Args:
+        result: the record of a scan.
+        named: write the model into the commands, not the word SPEC.
+    """
+    verdict, named = result.verdict, named and ":" in result.model.spec
+    spec, more = shlex.quote(result.model.spec) if named else "SPEC", ""
+    if named and result.model.weights.endswith((".safetensors", ".pth", ".pt", ".bin")):
+        # Flags stand last: `eval` wants its task and data before them.
         more = f" --weights {shlex.quote(result.model.weights)}"
-    last = result.model.blocks - 1
-    steps = []
+    maps = f"See the maps for yourself: `vitreg maps {spec} photos/ --what attention,norm,pca{more}` draws them for any block."
+    doctor = f"Check the weights and the layout of tokens, without images: `vitreg doctor {spec}{more}`."
     if verdict.kind == "none":
-        if result.images.seen < FEW:
-            steps.append(f"{result.images.seen} images are few: scan some hundreds of the kind you work with.")
-        steps.append(
-            f"See the maps for yourself: `vitreg maps {spec} photos/ --what attention,norm,pca{more}` draws them for any block."
-        )
-        steps.append("Check the weights and the layout of tokens, without images: " + f"`vitreg doctor {spec}{more}`.")
-        return steps
-    first = verdict.first_layer
+        few = result.images.seen < FEW and verdict.power is None and not verdict.undecided
+        images = f"{result.images.seen} images are few: scan some hundreds of the kind you work with."
+        return [*([images] if few else []), *verdict.advice, maps, doctor]
+    first, last = verdict.first_layer, result.model.blocks - 1
+    steps = []
     if first is not None and first > 0:
-        before = first - 1
         steps.append(
-            f"Take features from a block before the outliers appear, such as block {before}: "
-            f"`vitreg extract {spec} photos/ --patches {before}{more}`. "
-            "Earlier features know less of the content, so test them on your task."
+            f"Take features from a block before the outliers appear, such as block {first - 1}: "
+            f"`vitreg extract {spec} photos/ --patches {first - 1}{more}`. Earlier features know less of the content: "
+            f"compare the two with `vitreg maps {spec} photos/ --layer {first - 1},{last}{more}`, then test them on your task."
         )
+    if not result.model.tokens.get("registers"):
         steps.append(
-            f"Look at that block beside the last one: `vitreg maps {spec} photos/ --layer {before},{last}{more}`."
+            f"Compare with a model that has registers: `vitreg scan {TYPICAL} photos/ --out with-registers`, then "
+            "`vitreg compare FOLDER with-registers --out compare.html`, FOLDER being that of this page. "
+            "To train one: `vitreg train --help`, with `--model.registers 4`."
         )
     steps.append(
         f"Measure what the outliers still know: `vitreg eval {spec} tokens DATA{more}` classifies images by an outlier alone, "
         f"`vitreg eval {spec} controls DATA{more}` replaces them and shows what is lost."
     )
-    if not result.model.tokens.get("registers"):
-        steps.append(
-            f"Compare with a model that has registers: `vitreg scan {TYPICAL} photos/ --out with-registers`, then "
-            "`vitreg compare FOLDER with-registers --out compare.html`, FOLDER being that of this page."
-        )
-        steps.append(
-            "Train one yourself: `vitreg train --help` lists the recipes; `--model.registers 4` adds registers."
-        )
-    steps.append(f"Check the position table and the layout of tokens, without images: `vitreg doctor {spec}{more}`.")
-    return steps
+    return [*verdict.advice[:1], *steps, *verdict.advice[1:], doctor]
+
+
+def shared_steps(scans: Sequence[tuple[str, ScanResult]]) -> list[str]:
+    """What to do next about several scans: the first choices of each in turn, what they have in common once."""
+    named: dict[str, list[str]] = {}
+    for choices in zip_longest(*(next_steps(result, named=False) for _, result in scans)):
+        for (name, _), step in zip(scans, choices, strict=True):
+            if step is not None:
+                named.setdefault(step, []).append(name)
+    return [step if len(names) == len(scans) else f"{', '.join(names)}: {step}" for step, names in named.items()]

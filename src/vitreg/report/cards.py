@@ -39,6 +39,11 @@ class Cards:
         return any(card["attention"] for card in self.cards)
 
     @property
+    def has_outliers(self) -> bool:
+        """Whether any token is an outlier."""
+        return any(card["outliers"] for card in self.cards)
+
+    @property
     def has_near(self) -> bool:
         """Whether any token lies near the threshold."""
         return any(card["near"] for card in self.cards)
@@ -82,6 +87,7 @@ def _card(name: str, example: Example, threshold: float | None) -> dict[str, Any
         "share": outliers / (rows * cols),
         "near": 0 if example.near is None else int(example.near.sum()),
         "attention": attention + [f"register {i + 1}" for i in range(len(example.register_attention))],
+        "norm_block": "" if example.layer is None else f", block {example.layer}",
         "attention_block": attention_block,
         "attended": min(example.attends.shape[1], payload.ATTENDED),
     }

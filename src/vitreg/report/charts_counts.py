@@ -15,27 +15,51 @@ from vitreg.records import Histogram, LayerRecord, ScanResult
 from .colours import palette
 from .ranges import LARGEST, positive_span
 from .svg import LEFT, Axis, Kind, Plot, element, framed, labelled, png
-from .words import bin_name, countable, density, number, percent, trimmed
+from .words import PERCENT, bin_name, countable, density, number, percent, trimmed
 
 COUNT_SCALES: tuple[Kind, ...] = ("log", "sqrt", "linear")
 _SCALE_WORDS = {"log": "log scale", "sqrt": "square-root scale", "linear": "linear scale"}
 
 
-def histogram(layer: LayerRecord, width: float, height: float, scale: Kind = "log") -> Markup | None:
-    """Norms at one layer on a log axis with the threshold; the share axis is log, square root or linear (Fig. 3)."""
+Ranges = tuple[tuple[float, float], tuple[float, float]]  # of both axes
+
+
+def histogram_ranges(layer: LayerRecord) -> Ranges | None:
+    """The norms, and the shares above zero, that the histogram of a layer shows; None where nothing was counted."""
     if not countable(layer.histogram):
         return None
     data = trimmed(layer.histogram)
+    shares = [c / sum(data.counts) for c in data.counts if c > 0]
+    return positive_span([*data.edges, _cut(layer)]) or (0.0, 0.0), (min(shares), max(shares))
+
+
+def _cut(layer: LayerRecord) -> float | None:
+    return layer.threshold if layer.threshold is not None and math.isfinite(layer.threshold) else None
+
+
+def histogram(
+    layer: LayerRecord, width: float, height: float, scale: Kind = "log", ranges: Ranges | None = None
+) -> Markup | None:
+    """Norms at one layer on a log axis with the threshold; the share axis is log, square root or linear (Fig. 3).
+
+    Args:
+        layer: the record of a block.
+        width, height: in pixels.
+        scale: of the share axis.
+        ranges: as `histogram_ranges`, to share axes between charts; by default what this layer needs.
+    """
+    ranges = ranges or histogram_ranges(layer)
+    if not countable(layer.histogram) or ranges is None:
+        return None
+    data, cut = trimmed(layer.histogram), _cut(layer)
     edges, total = data.edges, sum(data.counts)
     shares = [c / total for c in data.counts]
-    smallest = min(s for s in shares if s > 0)
-    low = {"log": smallest / 3, "sqrt": 0.0, "linear": 0.0}[scale]
-    cut = layer.threshold if layer.threshold is not None and math.isfinite(layer.threshold) else None
-    bounds = positive_span([*edges, cut]) or (0.0, 0.0)
-    plot = framed(width, height, bounds, (low * 100, max(shares) * 108), ("log", scale), 46.0)
-    ticks = labelled(plot.y.ticks(), "%")
+    bounds, (smallest, largest) = ranges
+    low = smallest / 3 if scale == "log" else 0.0
+    plot = framed(width, height, bounds, (low * 100, largest * 108), ("log", scale), 46.0)
+    ticks = labelled(plot.y.ticks(), PERCENT)
     if scale == "sqrt":
-        ticks = [(v, f"{v:g}%") for v in (0, 0.1, 0.5, 2, 5, 10, 20, 40, 80) if v <= plot.y.high]
+        ticks = [(v, f"{v:g}{PERCENT}") for v in (0, 0.1, 0.5, 2, 5, 10, 20, 40, 80) if v <= plot.y.high]
     plot.frame(
         "norm (L2, log scale)",
         f"share of patch tokens per bin ({_SCALE_WORDS[scale]})",

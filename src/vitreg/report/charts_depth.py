@@ -13,13 +13,13 @@ from vitreg.records import LayerRecord, ScanResult
 
 from .ranges import positive_span
 from .svg import LEFT, Plot, framed, labelled
-from .words import MISSING, finite, number, percent, shown_layer, times
+from .words import MISSING, PERCENT, finite, number, percent, shown_layer, times
 
 
-def _layer_ticks(layers: list[LayerRecord], width: float) -> list[tuple[float, str]]:
-    every = max(1, -(-len(layers) // max(int((width - LEFT) // 30), 1)))
+def _block_ticks(first: int, last: int, width: float) -> list[tuple[float, str]]:
+    every = max(1, -(-(last - first + 1) // max(int((width - LEFT) // 30), 1)))
     every = next((step for step in (1, 2, 4, 5, 8, 10, 20) if step >= every), every)
-    return [(layer.index, str(layer.index)) for layer in layers if layer.index % every == 0]
+    return [(block, str(block)) for block in range(first, last + 1) if block % every == 0]
 
 
 def _marked_layers(plot: Plot, result: ScanResult) -> None:
@@ -49,8 +49,18 @@ def norm_span(result: ScanResult) -> tuple[float, float] | None:
     return positive_span(values, room=1.2)
 
 
+def block_span(result: ScanResult) -> tuple[int, int] | None:
+    """The first and the last block that the chart of a scan shows; None without layers."""
+    shown = [la.index for la in result.layers]
+    return (min(shown), max(shown)) if shown else None
+
+
 def norms_per_layer(
-    result: ScanResult, width: float, height: float, span: tuple[float, float] | None = None
+    result: ScanResult,
+    width: float,
+    height: float,
+    span: tuple[float, float] | None = None,
+    blocks: tuple[int, int] | None = None,
 ) -> Markup | None:
     """Patch norms along the depth on a log axis, with CLS and registers as their own lines (Fig. 4a).
 
@@ -58,15 +68,15 @@ def norms_per_layer(
         result: the record of the scan.
         width, height: in pixels.
         span: range of the norm axis, to share it between charts; by default what this scan needs.
+        blocks: first and last of the block axis, likewise.
     """
     layers = [la for la in result.layers if len(finite([la.min, la.median, la.p99, la.max])) == 4]
-    span = span or norm_span(result)
-    if not layers or span is None:
+    span, blocks = span or norm_span(result), blocks or block_span(result)
+    if not layers or span is None or blocks is None:
         return None
     registers = max(len(layer.register_norms) for layer in layers)
-    xs = [layer.index for layer in layers]
-    plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), span, ("linear", "log"), 58.0)
-    plot.frame("block", "norm (L2, log scale)", _layer_ticks(layers, width), labelled(plot.y.ticks()))
+    plot = framed(width, height, (blocks[0] - 0.5, blocks[1] + 0.5), span, ("linear", "log"), 58.0)
+    plot.frame("block", "norm (L2, log scale)", _block_ticks(*blocks, width), labelled(plot.y.ticks()))
     for low, class_ in ((lambda la: la.min, "band-all"), (lambda la: la.p99, "band-top")):
         # A single block has no neighbour to reach to: its band is a bar.
         wide = [
@@ -117,31 +127,43 @@ def _layer_tip(layer: LayerRecord) -> str:
 
 
 def attention(result: ScanResult, width: float, height: float) -> Markup | None:
-    """Share of the CLS attention that outliers take, against their share of the patches, per block."""
-    taken = [(la.index, v) for la in result.layers for v in finite([la.cls_attention])]
+    """Share of the CLS attention that outliers take, against their share of the patches.
+
+    A point stands at the block that reads the tokens, one after the block that made them.
+    """
+    layers = read_layers(result)
+    taken = [(la.index + 1, v) for la in layers for v in finite([la.cls_attention])]
     if not taken:
         return None
-    xs = [la.index for la in result.layers]
-    top = max([v for _, v in taken] + finite(la.outlier_fraction for la in result.layers))
-    plot = framed(width, height, (min(xs) - 0.5, max(xs) + 0.5), (0, max(top * 108, 0.1)), ("linear", "linear"))
-    ticks = [(t, f"{t:g}%") for t in plot.y.ticks(4)]
-    plot.frame("block", "share", _layer_ticks(result.layers, width), ticks)
-    plot.line([(la.index, 100 * la.outlier_fraction) for la in result.layers], "line-other")
-    for run in _runs(result.layers):
-        plot.line([(la.index, 100 * (la.cls_attention or 0)) for la in run], "line-outlier")
-    for layer in result.layers:
-        x = plot.x(layer.index)
+    first, last = layers[0].index + 1, layers[-1].index + 1
+    top = max([v for _, v in taken] + finite(la.outlier_fraction for la in layers))
+    plot = framed(width, height, (first - 0.5, last + 0.5), (0, max(top * 108, 0.1)), ("linear", "linear"))
+    plot.frame(
+        "block that reads the tokens", "share", _block_ticks(first, last, width), labelled(plot.y.ticks(4), PERCENT)
+    )
+    plot.line([(la.index + 1, 100 * la.outlier_fraction) for la in layers], "line-other")
+    for run in _runs(layers):
+        plot.line([(la.index + 1, 100 * (la.cls_attention or 0)) for la in run], "line-outlier")
+    for layer in layers:
+        block = layer.index + 1
+        x = plot.x(block)
         plot.add(
             "rect", x=x - 2.5, y=plot.y(100 * layer.outlier_fraction) - 2.5, width=5.0, height=5.0, class_="dot-other"
         )
         if layer.cls_attention is not None:
             plot.add("circle", cx=x, cy=plot.y(100 * layer.cls_attention), r=3.0, class_="dot-outlier")
-        plot.hit(layer.index - 0.5, layer.index + 0.5, _attention_tip(layer))
+        plot.hit(block - 0.5, block + 0.5, _attention_tip(layer))
     best = max(taken, key=lambda pair: pair[1])
     alt = (
-        f"Share of the CLS attention that outliers take, per block; highest at block {best[0]} with {percent(best[1])}."
+        f"Share of the CLS attention that outliers take, by the block that reads them; highest in block {best[0]} "
+        f"with {percent(best[1])}."
     )
     return plot.render(alt + " Arrow keys read the blocks.", "attention")
+
+
+def read_layers(result: ScanResult) -> list[LayerRecord]:
+    """The layers whose tokens a further block reads: all but the last of the network."""
+    return [la for la in result.layers if la.index + 1 < result.model.blocks]
 
 
 def _runs(layers: list[LayerRecord]) -> list[list[LayerRecord]]:
@@ -153,9 +175,9 @@ def _runs(layers: list[LayerRecord]) -> list[list[LayerRecord]]:
 def _attention_tip(layer: LayerRecord) -> str:
     received = times(layer.received)
     lines = [
-        f"block {layer.index}",
+        f"block {layer.index + 1}",
         f"{percent(layer.cls_attention)} of CLS attention",
-        f"{percent(layer.outlier_fraction)} of the patches",
+        f"outliers of block {layer.index}: {percent(layer.outlier_fraction)} of the patches",
     ]
     return "\n".join(
         [*lines, f"an outlier receives {received} what another patch does"] if received != MISSING else lines

@@ -42,7 +42,7 @@ def curves(
     Args:
         drawn: (place of the run, which is its colour; name of the run; curve).
         label: of the value axis. It is logarithmic where the values span more than a factor of 20.
-        unit: behind the values, such as "%".
+        unit: behind the values, such as words.PERCENT.
         mark_best: mark the largest value of every run.
         from_zero: let the value axis begin at 0.
     """

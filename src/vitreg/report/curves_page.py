@@ -21,7 +21,7 @@ from .attempts import Attempts
 from .figures_run import write_curves_figure
 from .page import FILE_NAME
 from .ranges import usable
-from .words import KINDS
+from .words import KINDS, PERCENT
 
 DRAWN_ALONE = ("loss", "lr", "epoch")  # of the training curves: the rest is drawn small
 
@@ -157,7 +157,7 @@ class _Charts:
     def outliers(self) -> Markup | None:
         """The share of outliers of all runs."""
         drawn = [(place, run.name, over_steps.outlier_share(run)) for place, run in enumerate(self.runs)]
-        return self.curve("patch tokens that are outliers", drawn, shell.FULL, unit="%", from_zero=True)
+        return self.curve("patch tokens that are outliers", drawn, shell.FULL, unit=PERCENT, from_zero=True)
 
     def evaluations(self) -> list[tuple[str, Markup | None]]:
         """A chart for each number that chooses the best checkpoint of some run: runs judged alike share one."""
@@ -170,7 +170,7 @@ class _Charts:
                 if run.evaluations and run.evaluations[0].name == name
             ]
             words = _evaluation_words(name)
-            charts.append((words, self.curve(words, drawn, shell.FULL, unit="%", mark_best=True)))
+            charts.append((words, self.curve(words, drawn, shell.FULL, unit=PERCENT, mark_best=True)))
         return charts
 
     def strips(self) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ class _Charts:
         for name in dict.fromkeys(curve.name for run in self.runs for curve in run.evaluations[1:]):
             drawn = [(place, run.name, over_steps.named(run.evaluations, name)) for place, run in enumerate(self.runs)]
             words = name.replace("_", " ")
-            charts.append((words, self.curve(words, drawn, shell.HALF, unit="%")))
+            charts.append((words, self.curve(words, drawn, shell.HALF, unit=PERCENT)))
         return [(name, chart) for name, chart in charts if chart is not None]
 
 

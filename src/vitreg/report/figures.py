@@ -24,13 +24,13 @@ from vitreg.files import output_folder, replacing
 from vitreg.records import Example, LayerRecord, ScanResult
 
 from .attempts import Attempts
-from .charts_depth import norm_span
+from .charts_depth import norm_span, read_layers
 from .payload import Scale
 from .ranges import drawable, positive_span, usable
-from .words import count, countable, density, number, percent, short, shown_layer, trimmed
+from .words import PERCENT, count, countable, density, number, percent, short, shown_layer, trimmed
 
 DPI = 160
-PERCENT = FuncFormatter(lambda share, _: f"{short(100 * share)}%")
+SHARES = FuncFormatter(lambda share, _: f"{short(100 * share)}{PERCENT}")
 PATCH, OUTLIER, CLS, REGISTER, INK = "#2a6fb0", "#c4451c", "#8a4fa3", "#0b7f63", "#17202b"
 
 
@@ -103,7 +103,9 @@ def norms_per_layer(result: ScanResult) -> Figure:
     figure, axes = _figure(7.5, 4)
     xs = [la.index for la in layers]
     low, p99, top = (drawable(getattr(la, name) for la in layers) for name in ("min", "p99", "max"))
-    axes.fill_between(xs, np.maximum(low, span[0]), top, color=PATCH, alpha=0.16, lw=0)
+    axes.fill_between(
+        xs, np.maximum(low, span[0]), top, color=PATCH, alpha=0.16, lw=0, label="all patches, least to most"
+    )
     axes.fill_between(xs, p99, top, color=PATCH, alpha=0.35, lw=0, label="99th percentile to max")
     axes.plot(xs, drawable(la.median for la in layers), color=PATCH, marker="o", ms=3, label="median of patches")
     for values, style in _further_lines(layers):
@@ -179,7 +181,7 @@ def histogram_peak(result: ScanResult) -> Figure:
     axes.set_xlim(*span)
     axes.set_ylim(*usable(shares[shares > 0].min() / 2, shares.max() * 1.4, log=True))
     plain_log(axes.xaxis)
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(SHARES)
     axes.set_xlabel(f"norm (L2) at block {layer.index}")
     axes.set_ylabel("share of tokens per bin")
     axes.legend(frameon=False, fontsize=8)
@@ -197,7 +199,7 @@ def positions(result: ScanResult) -> Figure:
         raise NotMeasuredError("the scan recorded no positions of outliers")
     figure, axes = _figure(4.8, 4)
     image = axes.imshow(values.reshape(result.positions.rows, result.positions.cols), cmap="viridis", vmin=0)
-    bar = figure.colorbar(image, ax=axes, format=PERCENT)
+    bar = figure.colorbar(image, ax=axes, format=SHARES)
     bar.set_label("images with an outlier here")
     axes.set_xlabel("column")
     axes.set_ylabel("row")
@@ -229,22 +231,24 @@ def redundancy(result: ScanResult) -> Figure:
 
 
 def attention(result: ScanResult) -> Figure:
-    """Share of the CLS attention that outliers take, against their share of the patches, per block.
+    """Share of the CLS attention that outliers take, against their share of the patches, by the block that reads them.
 
     Raises:
         NotMeasuredError: if no layer holds the attention that outliers take.
     """
-    taken = drawable(la.cls_attention for la in result.layers)
+    layers = read_layers(result)
+    taken = drawable(la.cls_attention for la in layers)
     if not np.isfinite(taken).any():
         raise NotMeasuredError("the scan holds no attention taken by outliers")
     figure, axes = _figure(5.5, 3.4)
-    xs = [la.index for la in result.layers]
+    xs = [la.index + 1 for la in layers]
     axes.plot(xs, taken, color=OUTLIER, marker="o", ms=4, label="share of CLS attention that outliers take")
-    shares = drawable(la.outlier_fraction for la in result.layers)
+    shares = drawable(la.outlier_fraction for la in layers)
     axes.plot(xs, shares, color=PATCH, ls="--", marker="s", ms=4, mfc="white", label="their share of the patches")
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(SHARES)
     axes.set_ylim(*usable(0.0, 1.08 * float(np.nanmax([*taken, *shares]))))
     _blocks(axes, xs)
+    axes.set_xlabel("block that reads the tokens")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 

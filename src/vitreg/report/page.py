@@ -72,7 +72,8 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
     images = cards_of([(short[e.name], e, threshold) for e in ordered], attempts, result.positions)
     found = [layer.index for layer in result.layers if layer.threshold is not None]
     return {
-        "verdict_kind": words.kind(result),
+        "verdict_kind": words.kind(result.verdict),
+        "tone": words.tone(result.verdict),
         "confidence": words.confidence(result.verdict),
         "shown": shown,
         "found": (min(found), max(found)) if found else None,

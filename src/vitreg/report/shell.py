@@ -31,6 +31,9 @@ def render(template: str, **values: object) -> str:
         "number": words.number,
         "percent": words.percent,
         "times": words.times,
+        "hundredths": words.hundredths,
+        "spaced": words.spaced,
+        "headline": lambda text: words.headline(words.spaced(text)),
         "code": _code,
         "grouped": lambda value: f"{value:,}",
         "pretty": lambda value: json.dumps(value, indent=2, default=str, ensure_ascii=False),
@@ -59,7 +62,8 @@ def two_widths(wide: Markup | None, narrow: Markup | None) -> Markup | None:
 
 def _code(text: str) -> Markup:
     """Escape a text and set what stands between backticks as code."""
-    parts = str(text).split("`")
+    text = words.spaced(str(text))
+    parts = text.split("`")
     if len(parts) % 2 == 0:  # an unpaired backtick is a character, not a mark
         return escape(text)
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))

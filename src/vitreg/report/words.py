@@ -13,6 +13,7 @@ from vitreg.records import PAPER_SHARE, Histogram, LayerRecord, ScanResult, Verd
 
 MISSING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
+PERCENT = f"{_SPACE}%"  # behind a number of hundredths, everywhere: 34.6 %
 KINDS = {
     "none": "no artifacts found",
     "high-norm": "high-norm artifacts",
@@ -69,7 +70,28 @@ def percent(share: float | None) -> str:
         text = f"{value:.0f}"
     else:
         text = "> 99" if value < 100 else short(value)
-    return f"{text}{_SPACE}%"
+    return f"{text}{PERCENT}"
+
+
+def hundredths(value: float | None) -> str:
+    """A number that is in percent already: 34.6 %."""
+    text = number(value)
+    return text if text == MISSING else f"{text}{PERCENT}"
+
+
+def spaced(text: str) -> str:
+    """A sentence of a record with its percentages written as everywhere on the page: 34.6 %, not 34.6%."""
+    return re.sub(r"(?<=\d)\s?%", PERCENT, text)
+
+
+def headline(text: str) -> tuple[str, str]:
+    """What a sentence finds, and its numbers as a sentence of their own; empty where it is one statement.
+
+    >>> headline("This model has mild artifacts: 5 in 1000 patches.")
+    ('This model has mild artifacts.', '5 in 1000 patches.')
+    """
+    first, _, rest = (re.sub(r": |(?<=[a-z)])\. (?=[A-Z])", "\n", text, count=1)).partition("\n")
+    return (f"{first}.", rest[:1].upper() + rest[1:]) if rest else (first, "")
 
 
 def times(value: float | None) -> str:
@@ -99,11 +121,23 @@ def _power(verdict: VerdictRecord) -> int:
     return 2 if mild else 1 if moderate else 0
 
 
-def kind(result: ScanResult) -> str:
-    """The kind of verdict as a phrase for a non-specialist."""
-    if result.verdict.undecided:
+def kind(verdict: VerdictRecord) -> str:
+    """The kind of verdict as a phrase for a non-specialist; "none" only says what the images could have shown."""
+    if verdict.undecided:
         return "not established"
-    return KINDS[result.verdict.kind]
+    if verdict.kind == "none":
+        return ("too few images to tell", "mild artifacts not excluded", KINDS["none"])[_power(verdict)]
+    return KINDS[verdict.kind]
+
+
+def tone(verdict: VerdictRecord) -> str:
+    """The colour of a verdict, a class of the style sheet: its strength, or "clear" where even mild artifacts are excluded.
+
+    Any other "none" is "open" and has no colour: green would say more than the images can.
+    """
+    if verdict.kind != "none":
+        return verdict.strength
+    return "clear" if confidence(verdict) == "high" and verdict.power is not None and not verdict.undecided else "open"
 
 
 def finite(values: Iterable[float | None]) -> list[float]:

@@ -121,6 +121,7 @@ def _maps(
         norms=norms.reshape(rows, cols),
         cls_attention=cls,
         register_attention=registers,
+        layer=measured,
         attention_layer=reading if attention else None,
         pca=colours,
         attends=empty.astype(np.int32) if targets is None else targets,

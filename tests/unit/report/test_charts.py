@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vitreg.records import Histogram, VerdictRecord
+from vitreg.records import Detectable, Histogram, Power, VerdictRecord
 from vitreg.report import charts_counts, charts_depth, words
 from vitreg.report.svg import Axis, element
 
@@ -85,6 +85,22 @@ def test_first_and_peak_are_marked_by_name(scan_result):
     assert "first and peak: block 0" in one
 
 
+def test_attention_is_drawn_at_the_block_that_reads_the_tokens(scan_result):
+    result = scan_result()
+    best = max(result.layers[:-1], key=lambda la: la.cls_attention or 0)
+    drawn = charts_depth.attention(result, 500, 300)
+    at = {words: float(x) for x, words in re.findall(r'<text x="([^"]+)" y="[^"]+" class="tick"[^>]*>(\d+)<', drawn)}
+    points = re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"', drawn)
+    highest = min(points, key=lambda point: float(point[1]))
+    assert float(highest[0]) == at[str(best.index + 1)]
+    assert f"highest in block {best.index + 1}" in drawn
+    assert f"In block {best.index + 1} outliers take" in words.attention_taken(
+        result.model_copy(update={"layers": result.layers[:-1]})
+    )
+    assert "block that reads the tokens" in drawn
+    assert max(map(int, at)) == result.model.blocks - 1  # what comes out of the last block is read by none
+
+
 def test_attention_lines_do_not_cross_a_gap(scan_result):
     result = scan_result()
     layers = [la.model_copy(update={"cls_attention": None}) if la.index == 8 else la for la in result.layers]
@@ -145,6 +161,49 @@ def test_confidence_in_words():
     found = VerdictRecord.model_construct(kind="high-norm", power=None)
     said = [words.confidence(found.model_copy(update={"confidence": v})) for v in (1.0, 0.9, 0.5, None)]
     assert said == ["high", "fair", "low", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "agree", "undecided", "tone", "kind"),
+    [
+        ((0.01, 0.005, 0.005), 1.0, False, "clear", "no artifacts found"),
+        ((0.01, 0.005, 0.005), 0.9, False, "open", "no artifacts found"),
+        ((0.01, 0.005, 0.005), 0.5, True, "open", "not established"),
+        ((0.11, 0.02, 0.01), 1.0, False, "open", "mild artifacts not excluded"),
+        ((0.11, 0.03, 0.02), 1.0, False, "open", "too few images to tell"),
+        ((None, None, None), 1.0, False, "open", "too few images to tell"),
+        (None, 1.0, False, "open", "no artifacts found"),
+    ],
+)
+def test_only_a_none_that_excludes_mild_artifacts_is_green(shares, agree, undecided, tone, kind):
+    detectable = [Detectable(ratio=r, share=s) for r, s in zip((2.25, 3.5, 6), shares or (), strict=False)]
+    power = Power(layer=3, probability=0.8, unevenness=2, detectable=detectable) if shares else None
+    verdict = VerdictRecord.model_construct(
+        kind="none", strength="none", confidence=agree, power=power, undecided=undecided
+    )
+    assert (words.tone(verdict), words.kind(verdict)) == (tone, kind)
+
+
+def test_a_verdict_of_artifacts_has_the_colour_of_its_strength():
+    found = VerdictRecord.model_construct(kind="high-norm", strength="mild", power=None, undecided=False)
+    assert (words.tone(found), words.kind(found)) == ("mild", "high-norm artifacts")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "first", "rest"),
+    [
+        ("It has artifacts: 5 in 1000.", "It has artifacts.", "5 in 1000."),
+        (
+            "It has artifacts. About 5 in 1000 are 2.2 times longer.",
+            "It has artifacts.",
+            "About 5 in 1000 are 2.2 times longer.",
+        ),
+        ("None were found, but 12 images tell little.", "None were found, but 12 images tell little.", ""),
+        ("Weights are random. It has artifacts: many.", "Weights are random.", "It has artifacts: many."),
+    ],
+)
+def test_a_headline_is_a_whole_sentence(sentence, first, rest):
+    assert words.headline(sentence) == (first, rest)
 
 
 def test_names_are_shown_without_the_folder_they_share():

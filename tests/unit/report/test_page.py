@@ -19,12 +19,12 @@ from vitreg.cli import VERBS
 from vitreg.cli.evaluating import Command, task_class
 from vitreg.cli.parsing import parse
 from vitreg.errors import UserError
-from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, Skipped
-from vitreg.report import Attempts, draw_scan, write_report
+from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, PrecisionChoice, Skipped
+from vitreg.report import Attempts, draw_scan, write_comparison, write_report
 from vitreg.report.advice import next_steps
 from vitreg.report.page import SKIPPED_SHOWN, render
 from vitreg.report.payload import ATTENDED, Scale
-from vitreg.report.words import percent, times
+from vitreg.report.words import headline, percent, times
 
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
 
@@ -61,6 +61,11 @@ class Page(html.parser.HTMLParser):
         return words in self.text
 
 
+def said_of(sentence):
+    """The sentence of a verdict as the page writes it: what is found, then its numbers, two sentences."""
+    return " ".join(filter(None, headline(sentence)))
+
+
 def data_of(text):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
@@ -69,7 +74,7 @@ def test_the_page_says_the_verdict_first_and_then_what_it_stands_on(scan_result,
     result = scan_result()
     page = Page(render(result, make_examples(4)))
     order = [
-        result.verdict.sentence,
+        said_of(result.verdict.sentence),
         result.verdict.reason,
         "Most outliers",
         "Fewest outliers",
@@ -114,7 +119,7 @@ def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_r
     result = scan_result("none")
     text = render(result, make_examples(3, outliers=False))
     page = Page(text)
-    assert result.verdict.sentence in page
+    assert said_of(result.verdict.sentence) in page
     assert "no token stands out" in page
     assert "Example images" in page
     assert "Most outliers" not in page
@@ -416,7 +421,7 @@ def test_a_number_of_the_verdict_is_said_once(scan_result, make_examples):
     taken = result.layers[10].cls_attention
     lift = taken / result.layers[10].outlier_fraction
     shares = [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (0.87, 0.98, taken, result.redundancy.auc)]
-    for number in (result.verdict.sentence, *shares, times(lift)):
+    for number in (said_of(result.verdict.sentence), *shares, times(lift)):
         assert said.count(number) == 1, number
     assert f"In block 11 outliers take {shares[2]} of the CLS attention" in said
     assert times(result.layers[10].received) not in said
@@ -466,8 +471,9 @@ def test_advice_goes_on_to_commands_that_exist(scan_result):
     ):
         steps = next_steps(result)
         assert len(steps) >= 2
-        page = Page(render(result, []))
-        assert all(step.replace("`", "") in page for step in steps)
+        text = render(result, [])
+        assert all(step.replace("`", "") in Page(text) for step in steps)
+        assert [step.replace("`", "") in visible(text) for step in steps] == [place < 3 for place in range(len(steps))]
         for verb in re.findall(r"`vitreg (\w+)", " ".join(steps)):
             assert verb in ("scan", "maps", "extract", "eval", "compare", "train", "doctor")
     assert "--patches 5" in " ".join(next_steps(scan_result()))  # the block before the first with outliers
@@ -486,3 +492,64 @@ def test_the_command_line_reads_every_command_of_the_advice(scan_result, kind):
             parse(Command[task_class(task)], [spec, *words], prog="vitreg eval")
         elif verb != "train":  # its words are those of a preset
             parse(VERBS[verb], words, prog=f"vitreg {verb}")
+
+
+def test_a_headline_ends_and_its_numbers_are_a_sentence_of_their_own(scan_result):
+    text = render(scan_result(), [])
+    heading = re.search(r"<h1[^>]*>(.*?)</h1>", text, re.S)[1]
+    first, rest = re.fullmatch(r"(.*?) <span class=\"rest\">(.*)</span>", heading).groups()
+    assert first == "This model carries strong artifacts."
+    assert rest == "About 1 patch in 43 has a vector ten times longer than the rest."
+
+
+def test_a_percentage_is_written_in_one_way_everywhere(scan_result, make_examples):
+    result = scan_result()
+    reason = result.verdict.reason.replace("2.3 %", "2.3%")  # as in records of earlier versions
+    result = result.model_copy(update={"verdict": result.verdict.model_copy(update={"reason": reason})})
+    text = render(result, make_examples(2))
+    text = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
+    assert "2.3\N{NO-BREAK SPACE}%" in text
+    assert re.findall(r".{20}\d ?%", text) == []  # without the space that does not break, also in charts and their tips
+
+
+def test_why_a_precision_was_chosen_is_said_once_in_the_provenance(scan_result):
+    result = scan_result()
+    why = "this CPU multiplies bf16 3.4 times as fast as fp32"
+    choice = PrecisionChoice(chosen="bf16", why=why)
+    result = result.model_copy(update={"provenance": result.provenance.model_copy(update={"precision_choice": choice})})
+    page = Page(render(result, []))
+    assert page.text.count(why) == 1
+    assert page.text.index(why) > page.text.index("Provenance")
+
+
+def drawn_without_a_word(text):
+    """Kinds of lines and bands in the charts of norms that no legend explains."""
+    charts = "".join(re.findall(r'<svg[^>]*class="chart norms".*?</svg>', text, re.S))
+    legends = "".join(re.findall(r'<ul class="legend">.*?</ul>', text, re.S))
+    drawn = set(re.findall(r'<poly(?:line|gon)[^>]*class="([^"]+)"', charts))
+    assert {"band-all", "band-top", "line-median", "line-cls", "line-register"} <= drawn
+    return drawn - set(re.findall(r'class="([^"]+)"', legends)) - {"line-p99", "line-max"}  # edges of a band
+
+
+def test_every_line_and_band_of_the_norms_is_in_the_legend(scan_result, tmp_path):
+    found, none = scan_result(registers=2), scan_result("none", registers=2)
+    assert drawn_without_a_word(render(found, [])) == set()
+    assert drawn_without_a_word(render(none, [])) == set()
+    page = write_comparison([("a", none, "a"), ("b", found, "b")], tmp_path / "i.html", title="t")
+    assert drawn_without_a_word(page.read_text()) == set()
+
+
+def test_outlines_are_explained_above_the_maps_that_have_them(scan_result, make_examples, tmp_path):
+    made = make_examples(1, grid=(4, 4))[0]
+    outliers, near = np.eye(4, dtype=bool), np.eye(4, dtype=bool)[::-1]
+    for marks, said in (
+        ({"outliers": outliers, "near": near}, ["box-outlier", "box-near"]),
+        ({"outliers": outliers & False, "near": near}, ["box-near"]),
+        ({"outliers": outliers, "near": None}, ["box-outlier"]),
+    ):
+        example, result = replace(made, **marks), scan_result(grid=(4, 4))
+        scans = [("a", result, "a"), ("b", result, "b")]
+        page = write_comparison(scans, tmp_path / "i.html", title="t", pictures=[("one", [example] * 2)])
+        for text in (render(result, [example]), page.read_text()):
+            legend = text[: text.index('class="example"')].rpartition('<ul class="legend">')[2]
+            assert re.findall(r'class="(box-[a-z]+)"', legend) == said

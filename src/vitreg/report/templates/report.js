@@ -15,7 +15,7 @@ function number(v) {
 }
 function percent(v) {
   const p = 100 * v;
-  return (p === 0 ? "0" : p < 0.001 ? "< 0.001" : p < 0.1 ? p.toFixed(3) : p < 0.995 ? p.toFixed(2) : p < 9.95 ? p.toFixed(1) : p.toFixed(0)) + "\u00a0%";
+  return (p === 0 ? "0" : p < 0.001 ? "< 0.001" : p < 0.1 ? p.toFixed(3) : p < 0.995 ? p.toFixed(2) : p < 9.95 ? p.toFixed(1) : p >= 99.5 && p < 100 ? "> 99" : p.toFixed(0)) + "\u00a0%";
 }
 
 // Light and dark: the system decides until the button is pressed.
