@@ -9,10 +9,18 @@ from collections.abc import Callable
 
 def apart(do: Callable[[], object]) -> None:
     """Run what leaves threads behind, such as a compiled model: other tests fork, and autograd refuses that beside threads."""
+    assert end_of(do) == 0, "it failed; its traceback is on standard error"
+
+
+def end_of(do: Callable[[], object]) -> int:
+    """Run something that may be killed on the way, which is quicker than in a new process that imports torch.
+
+    Returns:
+        0, 1 if it raised an error, or the number of the signal that ended it, negative.
+    """
     child = os.fork()
     if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "it failed; its traceback is on standard error"
-        return
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
         do()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,22 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the form of VOC 2012: 8 training and 8 validation images with boxes and masks."""
     return write_voc(tmp_path_factory.mktemp("made") / "voc2012")
+
+
+# Two savings for all tests of a file, which it asks for by `pytestmark`.
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Scans leave their page and figures out, for tests of what comes before: drawing takes longer than all of that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitreg.verbs.scan._draw", lambda _outputs, result, _build: result)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """Images are resampled ten times, not a hundred, for tests that don't look at how far resamples agree."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitreg.analysis.resampling.RESAMPLES", 10)
+        yield

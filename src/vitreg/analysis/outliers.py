@@ -185,6 +185,7 @@ def _density(x: np.ndarray, p: np.ndarray) -> np.ndarray:
 def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300, tolerance: float = 1e-5) -> np.ndarray:
     """Expectation-maximisation over a histogram, all starts at once: p is [S, 3, K]."""
     floor = (x[-1] - x[0]) / max(len(x) - 1, 1)  # no component narrower than a bin
+    x, w = x[w > 0], w[w > 0]  # empty bins weigh nothing, and two in three are empty
     centre = np.average(x, weights=w)
     x = x - centre  # so that second moments lose no digits
     powers = np.stack([np.ones_like(x), x, x**2], axis=1) * w[:, None]  # [n, 3]
