@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -47,15 +49,13 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_voc(tmp_path_factory.mktemp("made") / "voc2012")
 
 
-# Two savings for all tests of a file, which it asks for by `pytestmark`.
-
-
-@pytest.fixture(scope="module")
-def undrawn() -> Iterator[None]:
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans leave their page and figures out, for tests of what comes before: drawing takes longer than all of that."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitreg.verbs.scan._draw", lambda _outputs, result, _build: result)
-        yield
+    monkeypatch.setattr("vitreg.verbs.scan._draw", lambda _outputs, result, _build: result)
+
+
+# Savings for all tests of a file, which it asks for by `pytestmark`.
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,20 @@ def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitreg.analysis.resampling.RESAMPLES", 10)
         yield
+
+
+@pytest.fixture(scope="module")
+def planted_once() -> Iterator[None]:
+    """Planted models are copies of one that was built before, for tests that look at none of their weights."""
+    from vitreg.models import planted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planted, "build_machinery", lambda *words: copy.deepcopy(_built(*words)))
+        yield
+
+
+@functools.lru_cache(maxsize=8)
+def _built(*words: int) -> object:
+    from vitreg.models.planted_weights import build_machinery
+
+    return build_machinery(*words)

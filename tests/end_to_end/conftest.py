@@ -27,6 +27,11 @@ class Done:
     stderr: str
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _planted_once(planted_once):
+    pass
+
+
 @pytest.fixture(scope="session")
 def vitreg():
     """The entry point with its arguments, in this process: importing torch anew takes longer than most scans."""

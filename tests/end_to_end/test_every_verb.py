@@ -16,10 +16,11 @@ from . import tiny_run
 
 MODEL = "planted:high-norm"
 SMALL = ("--size", "64")
+QUICK = ("--detector", "mad")  # the default fits mixtures to a hundred resamples
 
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`
 CASES = {
-    "scan": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}"),
+    "scan": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}", "{quick}"),
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
     "maps": ("{model}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
     "doctor": ("{model}",),
@@ -68,7 +69,7 @@ def made(vitreg, photographs, voc, tmp_path_factory):
     for name, file in (("run", settings), ("clip", of_clip)):
         done = vitreg("train", "--config", file, "--out", root / name)
         assert done.returncode == 0, done.stderr
-    done = vitreg("scan", MODEL, photographs[0].parent, "--limit", "2", "--out", root / "scanned", *SMALL)
+    done = vitreg("scan", MODEL, photographs[0].parent, "--limit", "2", "--out", root / "scanned", *SMALL, *QUICK)
     assert done.returncode == 0, done.stderr
     return {
         "model": MODEL, "photographs": photographs[0].parent, "voc": voc, "classes": pictures, "settings": settings,
@@ -101,7 +102,7 @@ def write_dense(root):
 
 
 def words_of(case, made, out):
-    words = [part for word in case for part in (SMALL if word == "{small}" else (word,))]
+    words = [part for word in case for part in {"{small}": SMALL, "{quick}": QUICK}.get(word, (word,))]
     return [word.format(**made, out=out) for word in words]
 
 
@@ -136,7 +137,7 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
 
 
 OF_A_RUN = {
-    "scan": ("{run}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
+    "scan": ("{run}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}", "{quick}"),
     "doctor": ("{run}",),
     "eval": ("{run}", "complexity", "--out", "{out}"),
     "curves": ("{run}", "--out", "{out}"),

@@ -107,11 +107,13 @@ class NormHistogram:
         return self.quantile(0.5)
 
     def absolute_deviation(self, centre: float) -> float:
-        """Median absolute deviation from a centre."""
-        middles = np.sqrt(edges()[:-1] * edges()[1:])
-        order = np.argsort(np.abs(middles - centre))
-        cumulative = np.cumsum(self.counts[order])
-        return float(np.abs(middles - centre)[order][np.searchsorted(cumulative, self.total / 2)])
+        """Median absolute deviation from a centre. NaN if empty."""
+        if not self.total:
+            return float("nan")
+        used = np.flatnonzero(self.counts)
+        deviations = np.abs(np.exp2((used + 0.5) / BINS_PER_OCTAVE + LOWEST_OCTAVE) - centre)
+        order = np.argsort(deviations)
+        return float(deviations[order][np.searchsorted(np.cumsum(self.counts[used][order]), self.total / 2)])
 
     def split(self, threshold: float, side: Literal["high", "low"]) -> tuple[NormHistogram, NormHistogram]:
         """Return (inside, outside) at the bin edge nearest to the threshold."""

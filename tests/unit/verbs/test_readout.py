@@ -11,6 +11,8 @@ from vitreg.tokens import TokenLayout
 from vitreg.verbs.readout import Readout
 from vitreg.verbs.scan import describe
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 LAYERS, GRID = 4, (8, 8)
 LAYOUT = TokenLayout.prefixed(GRID, cls_tokens=1, registers=2)
 PATCHES = LAYOUT.num_patches
