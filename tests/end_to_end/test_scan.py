@@ -53,6 +53,7 @@ def test_a_planted_model_is_recognised_and_everything_is_written(planted):
         "result.json",
         "report.html",
         "figures",
+        "examples.npz",
         "tokens.parquet",
         ".vitreg.json",
     }

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from vitreg.files import output_folder
 from vitreg.records import Example, ScanResult
 
-from . import charts_counts, charts_depth, charts_run, shell, words
+from . import charts_counts, charts_depth, charts_run, kept, shell, words
 from .advice import next_steps
 from .attempts import Attempts
 from .cards import cards_of
@@ -29,7 +29,7 @@ SKIPPED_SHOWN = 200  # rows; the rest is in result.json
 
 
 def draw_scan(result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts) -> None:
-    """Draw what people look at, the figures and the page, into a folder.
+    """Draw what people look at, the figures and the page, into a folder, and keep the examples for other pages.
 
     Args:
         attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
@@ -37,6 +37,7 @@ def draw_scan(result: ScanResult, examples: Sequence[Example], directory: Path, 
         UserError: if the folder cannot be written.
     """
     write_figures(result, examples, directory, attempts)
+    attempts(kept.FILE_NAME, lambda: kept.write_examples(examples, directory))
     attempts(FILE_NAME, lambda: write_report(result, examples, directory, attempts))
 
 
@@ -129,7 +130,7 @@ def _groups(cards: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, A
     if len({card["outliers"] for card in cards}) <= 1:
         return [("Example images", list(cards))] if cards else []
     half = (len(cards) + 1) // 2
-    return [("Most outliers", list(cards[:half])), ("Fewest outliers", list(cards[half:]))]
+    return [("More outliers", list(cards[:half])), ("Fewer outliers", list(cards[half:]))]
 
 
 def _reasons(result: ScanResult) -> list[tuple[str, int]]:

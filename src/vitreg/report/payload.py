@@ -124,7 +124,13 @@ def _encode(values: np.ndarray) -> str:
 
 
 def picture(example: Example) -> str:
-    """The image as a data URI: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long."""
+    """The image as a data URI."""
+    kind, content = encoded(example)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def encoded(example: Example) -> tuple[str, bytes]:
+    """The image as a file: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long."""
     image = Image.fromarray(np.ascontiguousarray(example.image))
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     best: tuple[str, bytes] | None = None
@@ -134,4 +140,4 @@ def picture(example: Example) -> str:
         if best is None or len(buffer.getvalue()) < len(best[1]):
             best = (kind.lower(), buffer.getvalue())
     assert best is not None
-    return f"data:image/{best[0]};base64,{base64.b64encode(best[1]).decode()}"
+    return best

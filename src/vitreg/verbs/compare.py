@@ -12,10 +12,13 @@ from pydantic import ValidationError
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.outputs import Outputs
-from vitreg.records import ScanResult
+from vitreg.records import Example, ScanResult
 from vitreg.report import write_comparison
+from vitreg.report.kept import read_examples
+from vitreg.report.words import relative
 
 MOST_SCANS = 8
+SHOWN = 3  # photographs
 
 
 def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
@@ -37,11 +40,15 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     outputs = Outputs(page.parent, "compare", [page.name])
     outputs.check()
     results = [read_scan(folder) for folder in folders]
+    pictures, no_pictures = shared_pictures(folders)
     links = [quote(Path(os.path.relpath(folder, page.parent)).as_posix()) for folder in folders]
     columns, note = list(zip(_names(folders), results, links, strict=True)), " ".join(differences(results))
     title = f"{len(scans)} scans side by side"
     outputs.publish(
-        lambda place: write_comparison(columns, place / page.name, title=title, note=note), stale=lambda name: False
+        lambda place: write_comparison(
+            columns, place / page.name, title=title, note=note, pictures=pictures, no_pictures=no_pictures
+        ),
+        stale=lambda name: False,
     )
     return page
 
@@ -68,6 +75,24 @@ def read_scan(folder: Path) -> ScanResult:
         raise UserError(
             f"{folder / 'result.json'} {what}, and no scan that can be read; scan into it again."
         ) from error
+
+
+def shared_pictures(folders: Sequence[Path]) -> tuple[list[tuple[str, list[Example]]], str]:
+    """The images that all scans keep, those with most outliers first: (name, maps by each scan); else why there are none."""
+    kept: list[dict[str, Example]] = []
+    for folder in folders:
+        try:
+            kept.append({example.name: example for example in read_examples(folder)})
+        except ValueError as error:
+            return [], f"No photographs: of {folder}, {error}. Scan into it again to see photographs here."
+    if not all(kept):
+        return [], "No photographs: a scan kept none of its images."
+    same = [[each[name] for each in kept] for name in kept[0] if all(name in each for each in kept)]
+    if not same:
+        return [], "No photographs: the scans keep no image of the same name. Scan the same images with every model."
+    same.sort(key=lambda examples: -max(int(each.outliers.sum()) for each in examples))
+    _, short = relative([examples[0].name for examples in same])
+    return [(short[examples[0].name], examples) for examples in same[:SHOWN]], ""
 
 
 def _schema(text: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -30,11 +31,22 @@ class Images(Protocol):
 
 
 def choose_examples(table: Sequence[Chosen], count: int) -> list[Chosen]:
-    """Half of the images with most outliers, half of those with fewest; most first, ties by image number."""
+    """A quarter drawn by name, half of the rest with most outliers, half with fewest; most first, ties by number.
+
+    The draw depends on the names alone: scans of the same images by different models show some images in common.
+    """
     ordered = sorted(table, key=lambda row: (-row[2], row[0]))
     if len(ordered) <= count:
         return ordered
-    return [*ordered[: (count + 1) // 2], *ordered[len(ordered) - count // 2 :]]
+    drawn = set(sorted(ordered, key=lambda row: _lot(row[1]))[: count // 4])
+    others = [row for row in ordered if row not in drawn]
+    rest = count - len(drawn)
+    ends = {*others[: (rest + 1) // 2], *others[len(others) - rest // 2 :]}
+    return [row for row in ordered if row in drawn or row in ends]
+
+
+def _lot(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def build_examples(

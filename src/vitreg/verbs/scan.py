@@ -39,7 +39,7 @@ from vitreg.verbs.token_table import write_token_table
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
-FILES = ("result.json", "report.html", "figures/")
+FILES = ("result.json", "report.html", "figures/", "examples.npz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,7 @@ class ScanOptions:
     batch_size: int | None = None  # by tokens and device if unset
     workers: int | None = None  # decoding threads
     tokens: bool = False  # also write tokens.parquet: one row per token and layer
-    examples: int = 8  # images shown on the page, half with most outliers, half with fewest
+    examples: int = 8  # images shown on the page: with most outliers, with fewest, and a quarter drawn by name
     seed: int = 0  # of the bootstrap over images
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ def scan(
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
         images: files, folders, globs, archives, shards, list files; or a tensor [n, 3, H, W] prepared for the model.
-        out: folder for result.json, report.html and figures/; nothing is written without it.
+        out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `ScanOptions`.
         load_options: passed to `vitreg.load`.

@@ -76,8 +76,8 @@ def test_the_page_says_the_verdict_first_and_then_what_it_stands_on(scan_result,
     order = [
         said_of(result.verdict.sentence),
         result.verdict.reason,
-        "Most outliers",
-        "Fewest outliers",
+        "More outliers",
+        "Fewer outliers",
         "Norms along the depth",
         "Norms at block 10",
         "Where outliers sit",
@@ -122,7 +122,7 @@ def test_a_verdict_none_is_said_plainly_and_still_shows_charts_and_images(scan_r
     assert said_of(result.verdict.sentence) in page
     assert "no token stands out" in page
     assert "Example images" in page
-    assert "Most outliers" not in page
+    assert "More outliers" not in page
     assert "No outliers, so there are no places to show." in page
     assert text.count('class="chart norms"') == 2  # desktop and phone
     assert text.count('class="chart histogram log"') == 2

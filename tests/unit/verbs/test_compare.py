@@ -1,9 +1,14 @@
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from vitreg.errors import UserError
+from vitreg.report.kept import read_examples, write_examples
 from vitreg.verbs.compare import compare, differences, read_scan
+from vitreg.verbs.examples import choose_examples
 from vitreg.verbs.scan import ScanOptions, scan
 
 
@@ -31,6 +36,44 @@ def test_scans_stand_side_by_side_with_links_to_their_reports(scans, tmp_path):
     assert 'href="../with%20%3Cartifacts%3E/report.html"' in text
     assert (scans / "pages" / ".." / "with <artifacts>" / "report.html").exists()
     assert "They saw different numbers of images: 3, 2." in text
+
+
+def shown_on(page):
+    return re.findall(r'<h4 id="e\d+"><bdi>(.*?)</bdi>', page.read_text())
+
+
+def test_the_same_photographs_through_both_models_come_first(scans, tmp_path):
+    page = compare([scans / "with <artifacts>", scans / "clean"], out=tmp_path / "both.html")
+    pairs = shown_on(page)
+    assert len(pairs) == 4  # the second scan saw two of three images
+    for first, second in zip(pairs[::2], pairs[1::2], strict=True):
+        assert first.replace("with &lt;artifacts&gt;", "clean") == second
+    text = page.read_text()
+    assert text.index("The same 2\N{NO-BREAK SPACE}photographs in 2\N{NO-BREAK SPACE}models") < text.index(
+        "Norms along"
+    )
+
+
+def test_why_there_are_no_photographs_is_said(scans, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(scans / "clean", other)
+    write_examples([replace(each, name=f"else/{each.name}") for each in read_examples(scans / "clean")], other)
+    page = compare([scans / "clean", other], out=tmp_path / "both.html")
+    assert shown_on(page) == []
+    assert "no image of the same name" in page.read_text()
+    (other / "examples.npz").unlink()  # as vitreg 0.1 left it
+    page = compare([scans / "clean", other], out=tmp_path / "both.html")
+    assert f"of {other}, examples.npz cannot be read" in page.read_text()
+
+
+def test_scans_of_the_same_images_show_some_in_common_whatever_stands_out():
+    names = [f"photos/{number}.jpg" for number in range(200)]
+    rising = choose_examples([(i, name, i) for i, name in enumerate(names)], 8)
+    falling = choose_examples([(i, name, 200 - i) for i, name in enumerate(names)], 8)
+    assert len(rising) == len(falling) == 8
+    assert [row[2] for row in rising] == sorted((row[2] for row in rising), reverse=True)
+    assert {199, 198, 197, 0, 1, 2} <= {row[2] for row in rising}
+    assert len({row[1] for row in rising[3:5]} & {row[1] for row in falling[3:5]}) == 2
 
 
 def test_alike_scans_need_no_note(scans):
