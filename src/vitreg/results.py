@@ -116,6 +116,12 @@ class DiscoverResult(Record):
     controls: dict[str, float] = Field(description="CorLoc of boxes that look at no image, percent")
     without_boxes: int = Field(description="images without true boxes, left out of CorLoc")
     without_cut: int = Field(default=0, description="images whose graph of patches has no cut, and so no found box")
+    without_box: dict[str, int] = Field(
+        default_factory=dict, description="images without a found box, by the reason; those without a cut among them"
+    )
+    by_chance: int = Field(
+        default=0, description="images whose box is of patches strewn as by chance; LOST gives one for noise too"
+    )
     setting: dict[str, Any] = Field(description="method, feature, layer, normalize and bias of the boxes")
     protocol: dict[str, Any] = Field(description="every other setting that makes the number")
     sweep: DiscoverSweep | None = None

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.discovery.chance import alike
+
 Normalize = Literal["none", "l2", "center", "center+l2"]
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 
@@ -21,7 +23,8 @@ NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 def prepare(x: Float[Tensor, "*B N D"], normalize: Normalize) -> Float[Tensor, "*B N D"]:
     """Return patch features in float32 (float64 stays), as they are, centred, of unit length, or both in this order.
 
-    Centring subtracts the mean patch feature of each image. A feature of zero stays zero.
+    Centring subtracts the mean patch feature of each image. A feature of zero stays zero, and features that are all alike
+    become zero: what is left of them is rounding, which unit length would make as long as any feature.
 
     Raises:
         ValueError: for another word.
@@ -30,8 +33,15 @@ def prepare(x: Float[Tensor, "*B N D"], normalize: Normalize) -> Float[Tensor, "
         raise ValueError(f"no way to normalise features is called '{normalize}'; there are {', '.join(NORMALIZE)}")
     x = exact(x)
     if normalize.startswith("center"):
-        x = x - x.mean(-2, keepdim=True)
+        x = _centred(x)
     return F.normalize(x, dim=-1) if normalize.endswith("l2") else x
+
+
+def _centred(x: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B N D"]:
+    if x.ndim > 2:
+        return torch.stack([_centred(own) for own in x]) if len(x) else x
+    centre = x.mean(-2, keepdim=True)
+    return torch.zeros_like(x) if alike(x, centre) else x - centre
 
 
 def automatic_bias(features: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B"]:

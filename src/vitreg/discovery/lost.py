@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vitreg.discovery.boxes import Box, component, enclosing
+from vitreg.discovery.chance import ALIKE, alike, strewn
 from vitreg.discovery.features import exact
 
 _BLOCK = 128  # rows of the Gram matrix at a time: they stay in the processor's cache until they are counted
@@ -22,8 +23,9 @@ _BLOCK = 128  # rows of the Gram matrix at a time: they stay in the processor's 
 class Lost:
     """What LOST finds in an image, and the steps that led there (the columns of the paper's Fig. 13)."""
 
-    box: Box
-    """(row0, col0, row1, col1) in patches around `mask`, the end left out; `boxes.to_pixels` turns it into pixels."""
+    box: Box | None
+    """(row0, col0, row1, col1) in patches around `mask`, the end left out; `boxes.to_pixels` turns it into pixels. None
+    where `nothing` says why."""
     seed: int
     """Patch of the lowest degree, row-major; of several, the first."""
     similars: Int64[Tensor, " S"]
@@ -34,10 +36,17 @@ class Lost:
     """The seed's row of the Gram matrix, with the bias."""
     mask: Bool[Tensor, "rows cols"]
     """The object: the connected component that holds the seed."""
+    by_chance: bool
+    """Whether the patches of `M > 0`, neither all nor a single one, hang together no more than as many in random places."""
+    nothing: str = ""
+    """Why there is no object: all patches are alike."""
 
 
 def lost(features: Float[Tensor, "N D"], grid: tuple[int, int], *, bias: float = 0.0, k: int = 100) -> Lost:
-    """Find one object in an image.
+    """Find one object in an image, or that there is none.
+
+    LOST as published gives a box for any features. Here patches that are all alike have none; of noise, which has one,
+    `by_chance` says what it is (`chance.strewn`).
 
     Patches of equal degree keep row-major order; the official code leaves their order to the backend. With a
     negative bias the seed may not even resemble itself: it then stays among the similars, and where it falls outside the
@@ -98,8 +107,19 @@ def _one(features: Float[Tensor, "N D"], grid: tuple[int, int], bias: float, k: 
         raise ValueError("the features of some patches are not finite")
     similars = potentials[(row[potentials] > 0) | (potentials == seed)]
     total = features @ features[similars].sum(0) + len(similars) * bias
-    mask = component((total > 0).view(grid), seed)
-    return Lost(enclosing(mask), seed, similars.cpu(), degree.view(grid).cpu(), row.view(grid).cpu(), mask)
+    same = alike(features)
+    part = (total > 0).view(grid).cpu()
+    mask = component(part, seed)
+    return Lost(
+        box=None if same else enclosing(mask),
+        seed=seed,
+        similars=similars.cpu(),
+        degree=degree.view(grid).cpu(),
+        gram_row=row.view(grid).cpu(),
+        mask=mask,
+        by_chance=1 < int(part.sum()) < part.numel() and strewn(part.numpy()),
+        nothing=ALIKE if same else "",
+    )
 
 
 def degrees(features: Float[Tensor, "N D"], bias: float = 0.0) -> Int64[Tensor, " N"]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from vitreg.discovery.boxes import Box, component, enclosing
+from vitreg.discovery.chance import ALIKE, NO_CUT, STREWN, alike, strewn
 from vitreg.discovery.features import exact
 from vitreg.discovery.spectrum import Spectrum, second_eigenvector
 
@@ -27,15 +28,17 @@ class TokenCut:
     """What a normalised cut finds in an image."""
 
     box: Box | None
-    """(row0, col0, row1, col1) in patches around `mask`, the end left out; None where there is no cut."""
+    """(row0, col0, row1, col1) in patches around `mask`, the end left out; None where `nothing` says why."""
     seed: int | None
-    """Patch where the eigenvector is largest in magnitude, row-major; of several, the first. None without a cut."""
+    """Patch where the eigenvector is largest in magnitude, row-major; of several, the first. None without an eigenvector."""
     eigenvector: Float64[Tensor, "rows cols"]
-    """Second smallest of the graph's, positive at the seed; 0 at patches that were not in the graph, and without a cut."""
+    """Second smallest of the graph's, positive at the seed; 0 at patches that were not in the graph, and where it has none."""
     mask: Bool[Tensor, "rows cols"]
     """The object: of the patches above the eigenvector's mean, the connected component that holds the seed."""
     gap: float
-    """Between the second and the third smallest eigenvalue, how clearly this cut is the best; 0 without a cut."""
+    """Between the second and the third smallest eigenvalue, how clearly this cut is the best; 0 without a box."""
+    nothing: str = ""
+    """Why there is no cut: all patches are alike, their graph has none, or its two sides are strewn over the image."""
 
 
 def tokencut(features: Float[Tensor, "N D"], grid: tuple[int, int], *, tau: float = 0.2, eps: float = 1e-5) -> TokenCut:
@@ -68,6 +71,8 @@ def tokencut(features: Float[Tensor, "N D"], grid: tuple[int, int], *, tau: floa
         ValueError: if the grid does not hold N patches, eps is not above 0 (and at most 1), or a feature is not finite.
     """
     near = _linked(features, grid, tau, eps)
+    if alike(exact(features.detach())):
+        return _none(grid, ALIKE)
     return _cut(near, np.ones(len(near), dtype=bool), grid, eps)
 
 
@@ -88,6 +93,8 @@ def maskcut(
         ValueError: as `tokencut`.
     """
     near = _linked(features, grid, tau, eps)
+    if alike(exact(features.detach())):
+        return [_none(grid, ALIKE)]
     free = np.ones(len(near), dtype=bool)
     found: list[TokenCut] = []
     while len(found) < masks:
@@ -117,9 +124,9 @@ def _linked(features: Tensor, grid: tuple[int, int], tau: float, eps: float) -> 
 def _cut(near: np.ndarray, free: np.ndarray, grid: tuple[int, int], eps: float) -> TokenCut:
     links = near if free.all() else near[np.ix_(free, free)]
     found = _spectrum(links, eps)
-    values, above = np.zeros(len(free)), np.zeros(len(free), dtype=bool)
     if found is None:
-        return TokenCut(None, None, torch.from_numpy(values.reshape(grid)), torch.from_numpy(above.reshape(grid)), 0.0)
+        return _none(grid, NO_CUT)
+    values, above = np.zeros(len(free)), np.zeros(len(free), dtype=bool)
     v = found.vector
     largest = np.abs(v).max()
     first = int((np.abs(v) >= (1 - _TIE) * largest).argmax())
@@ -127,8 +134,15 @@ def _cut(near: np.ndarray, free: np.ndarray, grid: tuple[int, int], eps: float) 
         v = -v
     seed = int(np.flatnonzero(free)[first])
     values[free], above[free] = v, v > v.mean() + _TIE * largest
-    mask = component(torch.from_numpy(above.reshape(grid)), seed)
-    return TokenCut(enclosing(mask), seed, torch.from_numpy(values.reshape(grid)), mask, found.gap)
+    mask, vector = component(torch.from_numpy(above.reshape(grid)), seed), torch.from_numpy(values.reshape(grid))
+    if strewn(above.reshape(grid), free.reshape(grid)):
+        return TokenCut(None, seed, vector, mask, 0.0, STREWN)
+    return TokenCut(enclosing(mask), seed, vector, mask, found.gap)
+
+
+def _none(grid: tuple[int, int], why: str) -> TokenCut:
+    zeros = torch.zeros(grid, dtype=torch.float64)
+    return TokenCut(None, None, zeros, zeros > 0, 0.0, why)
 
 
 def _spectrum(links: Bool[np.ndarray, "N N"], eps: float) -> Spectrum | None:

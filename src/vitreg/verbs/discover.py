@@ -23,6 +23,7 @@ from vitreg.data.boxes import BoxSet
 from vitreg.data.boxes_coco import coco_boxes
 from vitreg.data.boxes_named import named_set
 from vitreg.data.boxes_voc import voc_boxes
+from vitreg.discovery.chance import NO_CUT
 from vitreg.errors import UserError
 from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs
@@ -139,7 +140,9 @@ def discover(
             corloc=verdict.corloc,
             controls=verdict.controls,
             without_boxes=verdict.without_boxes,
-            without_cut=verdict.without_cut,
+            without_cut=verdict.without_box.get(NO_CUT, 0),
+            without_box=verdict.without_box,
+            by_chance=verdict.by_chance,
             setting=chosen.record(),
             protocol={"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
             sweep=verdict.sweep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from vitreg.data import Unreadable
 from vitreg.data.boxes import BoxSet
 from vitreg.data.decode import unsure_which_way
 from vitreg.discovery.boxes import centre_box, iou
+from vitreg.discovery.chance import PLAIN
 from vitreg.results import CorLoc, DiscoverSweep
 from vitreg.verbs.discover_model import Photograph
 from vitreg.verbs.discover_search import Found
@@ -33,9 +35,11 @@ class Judged:
         index: place in the source.
         size: (height, width) of the original.
         patches: how many the first box was drawn around.
+        nothing: why there is no box.
+        by_chance: see `Found`.
         overlaps: for every setting the largest IoU of its first box with a true one, 0 without a box; None without true
             boxes.
-        gaps: for every setting the eigengap of its cut, 0 without a cut; None for LOST.
+        gaps: for every setting the eigengap of its cut, 0 without a box; None for LOST.
         controls: the same for the centre boxes of SHARES and, last, the whole image.
     """
 
@@ -49,6 +53,8 @@ class Judged:
     overlaps: Float32[np.ndarray, "S"] | None
     gaps: Float32[np.ndarray, "S"] | None
     controls: Float32[np.ndarray, "C"] | None
+    nothing: str = ""
+    by_chance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +64,8 @@ class Verdict:
     corloc: CorLoc | None
     controls: dict[str, float]
     without_boxes: int
-    without_cut: int
+    without_box: dict[str, int]
+    by_chance: int
     sweep: DiscoverSweep | None
     notes: tuple[str, ...]
 
@@ -112,6 +119,8 @@ class Judge:
             boxes=tuple(_rounded(photograph.to_original(box)) for box in found[0].boxes),
             scores=tuple(round(score, 4) for score in found[0].scores),
             patches=found[0].patches,
+            nothing=found[0].nothing,
+            by_chance=found[0].by_chance,
             true=() if true is None else tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in true.tolist()),
             overlaps=overlaps,
             gaps=None if found[0].gap is None else np.array([each.gap for each in found], dtype=np.float32),
@@ -146,7 +155,8 @@ class Judge:
             corloc=corloc,
             controls=controls,
             without_boxes=0 if self.truth is None else without,
-            without_cut=sum(not row.boxes for row in judged),
+            without_box=_without_box(judged),
+            by_chance=sum(row.by_chance for row in judged),
             sweep=sweep,
             notes=tuple(notes),
         )
@@ -188,13 +198,16 @@ def _rounded(box: Box) -> Box:
 def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
     """Say what is wrong with boxes, without looking at true ones."""
     notes = []
-    without_cut, single = sum(not row.boxes for row in judged), sum(row.patches == 1 for row in judged)
+    single = sum(row.patches == 1 for row in judged)
     centred = "" if setting.normalisation.startswith("center") else ", or --normalize center"
-    if without_cut:
-        where = "every image" if without_cut == len(judged) else f"{without_cut} of {len(judged)} images"
+    for why, count in _without_box(judged).items():
+        where = "every image" if count == len(judged) else f"{count} of {len(judged)} images"
+        remedy = "" if why == PLAIN else f" Try another feature or block{centred}."
+        notes.append(f"In {where} there is no box: {why}.{remedy}")
+    by_chance = sum(row.by_chance for row in judged)
+    if by_chance:
         notes.append(
-            f"In {where} there is no box: the graph of patches has no cut, as where all resemble one another. Try another "
-            f"feature or block{centred}."
+            f"In {by_chance} of {len(judged)} images the box is of patches strewn as by chance; LOST gives one for noise too."
         )
     if single > len(judged) / 4:
         notes.append(
@@ -204,6 +217,11 @@ def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
             + (", or --normalize center+l2." if setting.method == "lost" and setting.normalize != "center+l2" else ".")
         )
     return notes
+
+
+def _without_box(judged: Sequence[Judged]) -> dict[str, int]:
+    """Count the images without a box by the reason, the most common first."""
+    return dict(Counter(row.nothing for row in judged if not row.boxes).most_common())
 
 
 def _controls(fixed: Sequence[Float32[np.ndarray, "C"]]) -> dict[str, float]:

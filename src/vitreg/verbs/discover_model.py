@@ -49,6 +49,11 @@ class Photograph:
         """(height, width) after resizing, before padding."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    @property
+    def plain(self) -> bool:
+        """Whether it has one colour: no two pixels differ by more than one of 256 levels, the rounding of bytes."""
+        return int(np.ptp(self.pixels, axis=(0, 1)).max()) <= 1
+
     def to_original(self, box: Iterable[float]) -> tuple[float, float, float, float]:
         """Scale a box from the pixels the model saw to those of the image."""
         down, across = self.original[0] / self.seen[0], self.original[1] / self.seen[1]

@@ -70,8 +70,13 @@ class Gallery:
         subtitle = f"{result.model.spec}, {chosen.words()}"
         if result.corloc is not None:
             subtitle += f"\nCorLoc {result.corloc.value:.1f} % on {result.corloc.images} images"
-        if result.without_cut:
-            subtitle += f"\nNo cut and so no box in {result.without_cut} of {result.images.seen} images"
+        if result.without_box:
+            reasons = "; ".join(f"{count}: {why}" for why, count in result.without_box.items())
+            subtitle += f"\nNo box in {sum(result.without_box.values())} of {result.images.seen} images ({reasons})"
+        if result.by_chance:
+            subtitle += (
+                f"\nThe box is of patches strewn as by chance in {result.by_chance} of {result.images.seen} images"
+            )
         shown = [picture for _, picture in self._pictures]
         which = f"The first {len(shown)} images in their order, not chosen."
         yield from _named("boxes", box_sheets(shown, title="Objects found", subtitle=subtitle, caption=which))

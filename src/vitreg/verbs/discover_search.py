@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from vitreg.discovery.boxes import PixelBox, to_pixels
+from vitreg.discovery.chance import LEVEL, PLAIN
 from vitreg.discovery.features import automatic_bias, prepare
 from vitreg.discovery.lost import lost_batch
 from vitreg.discovery.tokencut import maskcut, tokencut
@@ -21,11 +22,12 @@ from vitreg.verbs.discover_setting import Setting
 
 POTENTIALS = 100  # patches of lowest degree among which LOST looks for similars
 AUTOMATIC = "per image, so that the median patch is linked to half of the others; looks at no label"
+CHANCE = f"only where patches in random places would hang together as well in at most {LEVEL:.0%} of draws"
 TAU, MASK_TAU, EPS, MASKS = 0.2, 0.15, 1e-5, 3  # of TokenCut and MaskCut, as published
 RULES: dict[str, dict[str, object]] = {
     "lost": {"potentials": POTENTIALS, "ties": "the first patch in row-major order"},
-    "tokencut": {"tau": TAU, "eps": EPS},
-    "maskcut": {"tau": MASK_TAU, "eps": EPS, "masks": MASKS, "box of CorLoc": "of the first mask"},
+    "tokencut": {"tau": TAU, "eps": EPS, "a box": CHANCE},
+    "maskcut": {"tau": MASK_TAU, "eps": EPS, "a box": CHANCE, "masks": MASKS, "box of CorLoc": "of the first mask"},
 }
 
 
@@ -43,11 +45,12 @@ class Found:
     """What one setting found in one image.
 
     Args:
-        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction. None
-            where the graph of patches has no cut.
+        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction.
         scores: one for each box.
         patches: how many the first box was drawn around.
-        gap: eigengap of the cut, 0 without one; None for LOST.
+        nothing: why there is no box.
+        by_chance: whether the box is of patches that hang together no more than chance would have them.
+        gap: eigengap of the cut, 0 without a box; None for LOST.
         maps: steps worth drawing, by title.
         regions: see `report.boxes.Steps`.
     """
@@ -55,9 +58,17 @@ class Found:
     boxes: tuple[PixelBox, ...]
     scores: tuple[float, ...]
     patches: int
+    nothing: str = ""
+    by_chance: bool = False
     gap: float | None = None
     maps: dict[str, Float32[np.ndarray, "rows cols"]] = field(default_factory=dict)
     regions: UInt8[np.ndarray, "rows cols"] | None = None
+
+    def emptied(self, why: str) -> Found:
+        """The same without a box."""
+        return replace(
+            self, boxes=(), scores=(), patches=0, nothing=why, by_chance=False, gap=None if self.gap is None else 0.0
+        )
 
 
 class Search:
@@ -85,7 +96,9 @@ class Search:
         photograph: Photograph,
         patch: tuple[int, int],
     ) -> list[Found]:
-        """Return what each setting finds, in their order."""
+        """Return what each setting finds, in their order: nothing in a picture of one colour, for what the features of its
+        patches differ by is where they lie.
+        """
         prepared: dict[tuple[Feature, int, str], Tensor] = {}
         automatic: dict[tuple[Feature, int, str], float] = {}
         found = []
@@ -105,24 +118,28 @@ class Search:
             elif setting.bias.relative:
                 bias *= float(x.square().sum(-1).mean())
             found.append(_lost(x, grid, bias, photograph, patch, steps=place == 0))
-        return found
+        return [each.emptied(PLAIN) for each in found] if photograph.plain else found
 
 
 def _lost(
     x: Float32[Tensor, "P D"], grid: tuple[int, int], bias: float, photograph: Photograph, patch: tuple[int, int], *,
     steps: bool,
 ) -> Found:  # fmt: skip
-    """Box of LOST. Its score is the share of the other patches that the seed is not similar to."""
+    """Box of LOST, if there is an object. Its score is the share of the other patches that the seed is not similar to."""
     one = lost_batch(x[None], grid, bias=bias, k=POTENTIALS)[0]
     apart = 1 - one.degree.float() / max(len(x) - 1, 1)  # [rows, cols]
     score = float(apart.view(-1)[one.seed])
-    boxes = (to_pixels(one.box, patch, photograph.seen),)
+    found = Found(
+        boxes=() if one.box is None else (to_pixels(one.box, patch, photograph.seen),),
+        scores=() if one.box is None else (score,),
+        patches=0 if one.box is None else int(one.mask.sum()),
+        nothing=one.nothing,
+        by_chance=one.by_chance and one.box is not None,
+    )
     if not steps:
-        return Found(boxes=boxes, scores=(score,), patches=int(one.mask.sum()))
-    return Found(
-        boxes=boxes,
-        scores=(score,),
-        patches=int(one.mask.sum()),
+        return found
+    return replace(
+        found,
         maps={"inverse degree": apart.numpy(), "Gram matrix, row of the seed": one.gram_row.numpy()},
         regions=regions_of(one.mask.numpy(), one.similars.tolist(), one.seed),
     )
@@ -131,7 +148,7 @@ def _lost(
 def _cut(
     setting: Setting, x: Float32[Tensor, "P D"], grid: tuple[int, int], photograph: Photograph, patch: tuple[int, int]
 ) -> Found:
-    """Box of TokenCut or boxes of MaskCut, none without a cut. A score is the share of the squared eigenvector that lies in the object."""
+    """Box of TokenCut or boxes of MaskCut, if there are objects. A score is the share of the squared eigenvector in the object."""
     if setting.method == "tokencut":
         cuts = [tokencut(x, grid, tau=TAU, eps=EPS)]
     else:
@@ -145,7 +162,8 @@ def _cut(
     return Found(
         boxes=tuple(boxes),
         scores=tuple(scores),
-        patches=int(cuts[0].mask.sum()),
+        patches=0 if cuts[0].box is None else int(cuts[0].mask.sum()),
+        nothing=cuts[0].nothing,
         gap=cuts[0].gap,
         maps={"second eigenvector": cuts[0].eigenvector.float().numpy()},
         regions=regions_of(cuts[0].mask.numpy(), (), cuts[0].seed),

@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vitreg.discovery.boxes import to_pixels
+from vitreg.discovery.boxes import enclosing, to_pixels
+from vitreg.discovery.chance import ALIKE
+from vitreg.discovery.features import NORMALIZE, automatic_bias, prepare
 from vitreg.discovery.lost import degrees, lost, lost_batch
 
 
@@ -27,6 +29,7 @@ whole_numbers = st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 5
 def test_an_object_is_found_on_a_grid_that_is_not_square():
     found = lost(scene((5, 9), (1, 6, 4, 8)), (5, 9))
     assert found.box == (1, 6, 4, 8)
+    assert not found.by_chance
     assert found.seed == 1 * 9 + 6  # the first of six patches tied
     assert found.degree[1, 6] == 5
     assert found.degree[0, 0] == 38
@@ -45,7 +48,7 @@ def test_the_steps_by_hand():
     assert found.seed == 3
     assert found.similars.tolist() == [3]
     assert found.gram_row.tolist() == [[-1, 0, -1], [1, -2, 0]]
-    assert found.box == (1, 0, 2, 1)
+    assert found.box == enclosing(found.mask) == (1, 0, 2, 1)
     # with 1 added to all entries, off the diagonal: 0: 1 2 4 5   1: 0 2 3 5   2: 0 1 4 5   3: 1 5   4: 0 2 5   5: all
     raised = lost(x, (2, 3), bias=1.0, k=4)
     assert raised.degree.tolist() == [[4, 4, 4], [2, 3, 5]]
@@ -54,7 +57,8 @@ def test_the_steps_by_hand():
     # rows 3 and 1 of the Gram matrix with 1 added: (0, 1, 0, 2, -1, 1) + (1, 2, 2, 1, 0, 1)
     assert raised.gram_row.flatten().tolist() == [0, 1, 0, 2, -1, 1]
     assert raised.mask.tolist() == [[True, True, True], [True, False, True]]
-    assert raised.box == (0, 0, 2, 3)
+    assert raised.box == enclosing(raised.mask) == (0, 0, 2, 3)
+    assert raised.by_chance  # of six patches any five hang together as well
 
 
 def features_of(kind):
@@ -87,7 +91,7 @@ def test_patches_of_equal_degree_keep_row_major_order():
     found = lost(torch.ones(12, 3), (3, 4), k=5)
     assert found.seed == 0
     assert found.similars.tolist() == [0, 1, 2, 3, 4]
-    assert found.box == (0, 0, 3, 4)
+    assert enclosing(found.mask) == (0, 0, 3, 4)
     assert found.degree.unique().tolist() == [11]
 
 
@@ -101,14 +105,29 @@ def test_a_bias_that_leaves_no_similars_gives_the_seeds_own_patch():
     assert int(found.mask.sum()) == 1
 
 
-def test_features_of_zero_give_a_patch_and_no_error():
-    found = lost(torch.zeros(6, 4), (2, 3))
-    assert (found.seed, found.box) == (0, (0, 0, 1, 1))
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("value", [0.0, 0.1, 3e8])
+def test_patches_that_are_all_alike_have_no_object(normalize, value):
+    """Centred they are rounding, which unit length would blow up to features like any."""
+    x = prepare(torch.full((130, 24), value) * torch.linspace(1, 2, 24), normalize)
+    for bias in (0.0, -0.5, 0.5, float(automatic_bias(x))):
+        found = lost(x, (10, 13), bias=bias)
+        assert (found.box, found.nothing) == (None, ALIKE)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 40), (40, 1)])
+def test_noise_has_a_box_by_chance():
+    real = 0
+    for seed in range(40):
+        x = torch.randn(196, 64, generator=torch.Generator().manual_seed(seed))
+        found = lost(x, (14, 14))
+        assert found.box is not None
+        real += not found.by_chance
+    assert real <= 3  # 1 of 100 is let through: more than 3 of 40 have a chance of 1 in 1000
+
+
+@pytest.mark.parametrize("grid", [(1, 40), (40, 1)])
 def test_grids_of_a_single_row_col_or_patch(grid):
-    row, col, *_ = box = (0, 0, 1, 1) if grid == (1, 1) else (0, 7, 1, 12) if grid[0] == 1 else (7, 0, 12, 1)
+    row, col, *_ = box = (0, 7, 1, 12) if grid[0] == 1 else (7, 0, 12, 1)
     found = lost(scene(grid, box), grid)
     assert found.box == box
     assert found.seed == row * grid[1] + col
@@ -132,7 +151,8 @@ def test_what_must_hold_of_any_image(case, bias, k):
     assert found.seed in found.similars
     assert len(found.similars) <= k
     assert found.mask.flatten()[found.seed]
-    row0, col0, row1, col1 = found.box
+    row0, col0, row1, col1 = box = enclosing(found.mask)
+    assert found.box == (None if found.nothing else box)
     inside = found.mask[row0:row1, col0:col1]
     assert inside.sum() == found.mask.sum()
     assert inside.any(0)[[0, -1]].all()
@@ -159,11 +179,11 @@ def test_neither_order_nor_sign_of_channels_nor_scale_matters(case, bias, draw):
 
 
 def test_each_image_of_a_batch_may_have_its_own_bias():
-    x = scene((4, 5), (1, 1, 3, 3)).expand(2, -1, -1)
-    plain, biased = lost_batch(x, (4, 5), bias=torch.tensor([0.0, -20.0]))
-    assert plain.box == (1, 1, 3, 3)
+    x = scene((7, 9), (1, 1, 4, 4)).expand(2, -1, -1)
+    plain, biased = lost_batch(x, (7, 9), bias=torch.tensor([0.0, -20.0]))
+    assert plain.box == (1, 1, 4, 4)
     assert biased.box == (0, 0, 1, 1)
-    assert lost_batch(x[:0], (4, 5)) == []
+    assert lost_batch(x[:0], (7, 9)) == []
 
 
 def test_half_precision_is_counted_in_float32():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitreg.discovery.boxes import iou
+from vitreg.discovery.chance import NO_CUT, STREWN
 from vitreg.discovery.spectrum import second_eigenvector
 from vitreg.discovery.tokencut import _cut, _linked, maskcut, tokencut
 
@@ -87,6 +88,18 @@ def test_links_in_random_places_are_no_cut(share):
     for _ in range(5):
         links = np.triu(draw.random((300, 300)) < share, 1)
         assert _cut(links | links.T | np.eye(300, dtype=bool), np.ones(300, dtype=bool), grid, 1e-5).box is None
+
+
+@pytest.mark.parametrize("width", [24, 64, 192, 768])
+def test_noise_has_no_cut(width):
+    """A threshold on cosines of noise is no graph of random links: its eigenvalue lies beyond Wigner's semicircle."""
+    boxes = 0
+    for seed in range(40):
+        found = tokencut(torch.randn(196, width, generator=torch.Generator().manual_seed(seed)), (14, 14))
+        boxes += found.box is not None
+        assert found.nothing in ("" if found.box else NO_CUT, "" if found.box else STREWN)
+        assert found.gap > 0 or not found.box
+    assert boxes <= 3  # 1 of 100 is let through: more than 3 of 40 have a chance of 1 in 1000
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
