@@ -1,58 +1,64 @@
 """The verdict "none" in words, and what keeps it from being said: images that do not agree, or are too few to tell.
 
-Agreement of resamples is not power: twelve images without a rare effect agree that it is not there.
+Agreement of resamples is not power: twelve images without a rare effect agree that it is not there. Each text says the
+plain sentence first and its numbers after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitreg.analysis.outliers import MIN_RATIO, Detection, shortfalls
+from vitreg.analysis.outliers import Detection, shortfalls
 from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE
-from vitreg.records import PAPER_SHARE, Power, Strength, VerdictRecord
+from vitreg.quantities import count, number, percent, short
+from vitreg.records import PAPER_SHARE, Detectable, Power, Strength, VerdictRecord
 
 MIN_IMAGES_FOR_POSITIONS = 4
 STRENGTHS: tuple[Strength, ...] = ("mild", "moderate", "strong")
-MORE_IMAGES = "Scan more images, of the kind you care about."
+MORE_IMAGES = "Scan more images of the kind you work with."
+LOOK = "Look at the maps as well: an artifact of ordinary norm does not show in norms."
 
 
 def none(
     detections: Sequence[dict[str, Detection]], confidence: float | None, images: int, power: Power | None = None
 ) -> VerdictRecord:
     """No block shows outliers: say what came closest and what these images could have shown, or that they do not agree."""
-    reason = (
-        f"After none of the {len(detections)} blocks a second group of patch tokens, made by the model and at least {MIN_RATIO:g} times "
-        f"away from the median of the others, was found in {images} image{'s' * (images != 1)}."
-    )
+    reasons = [f"None of the {len(detections)} blocks shows a second group of patch norms in {count(images, 'image')}."]
     closest = _closest(detections)
     if closest is not None:
-        layer, detection = closest
-        size = f"{detection.ratio:.2f} times {'the median norm of the rest' if detection.side == 'high' else 'smaller than the rest'}"
-        reason += f" The closest was block {layer}: {detection.share:.2%} of the tokens at {size}, "
-        entering = detection.gates.get("entering_ratio")
-        if detection.gates.get("made_by_blocks") is False and entering is not None:
-            reason += f"but they enter the first block with {entering:.2f} times: the pixels make it, not the model"
-            reason += "." if images >= MIN_IMAGES_FOR_POSITIONS else ", or the position table (more images would tell)."
-        else:
-            reason += f"but {' and '.join(shortfalls(detection))}."
+        reasons.append(_comes_closest(*closest, images))
+    undecided = confidence is not None and confidence < MIN_CONFIDENCE
+    if confidence is not None and undecided:
+        reasons.append(
+            f"But {percent(1 - confidence)} of the resamples of the images show a second group; "
+            f"'none' is said only if at most {percent(1 - MIN_CONFIDENCE)} do."
+        )
     if power is not None:
-        reason += f" {_could_show(power, images)}"
-    if confidence is not None and confidence < MIN_CONFIDENCE:
+        reasons.append(_could_show(power, images))
+    if undecided:
         return _no_artifacts(
             confidence,
-            "No artifacts are established: there are none in all images together, but in too many draws of them.",
-            f"{reason} Yet {1 - confidence:.0%} of the resamples of the images show some, "
-            f"and 'none' is said where at most {1 - MIN_CONFIDENCE:.0%} do.",
+            "Artifacts are neither established nor excluded: all images together show none, but many resamples of them do.",
+            reasons,
             [MORE_IMAGES],
             undecided=True,
             power=power,
         )
-    sentence = "No artifacts were found: in these images no group of patch features has an unusual norm."
-    advice = ["Nothing needs fixing. Norms say nothing about artifacts of ordinary norm: look at the maps as well."]
     if power is not None and not excludes(power, "mild"):
-        sentence = f"No artifacts were found, but {_limits(power, images)}."
-        advice = [MORE_IMAGES, "Norms say nothing about artifacts of ordinary norm: look at the maps as well."]
-    return _no_artifacts(confidence, sentence, reason, advice, power=power)
+        return _no_artifacts(
+            confidence,
+            f"No artifacts were found, but {_limits(power, images)}.",
+            reasons,
+            [MORE_IMAGES, LOOK],
+            power=power,
+        )
+    return _no_artifacts(
+        confidence,
+        "No artifacts were found: in these images no group of patches has unusual norms.",
+        reasons,
+        ["Nothing needs fixing.", LOOK],
+        power=power,
+    )
 
 
 def excludes(power: Power, strength: Strength) -> bool:
@@ -63,30 +69,61 @@ def excludes(power: Power, strength: Strength) -> bool:
 
 def _limits(power: Power, images: int) -> str:
     """Say which strengths these images can exclude at all."""
-    counted = f"{images} image{'s' * (images != 1)}"
     excluded = [strength for strength in STRENGTHS if excludes(power, strength)]
     if not excluded:
-        return f"{counted} cannot exclude even strong effects: too few to tell"
+        return f"{count(images, 'image is', 'images are')} too few to exclude even strong effects"
     edge = power.detectable[STRENGTHS.index(excluded[0])]
     return (
-        f"{counted} can only exclude {' and '.join(excluded)} effects "
-        f"(at least {edge.share:.2%} of the patches at {edge.ratio:g} times the median)"
+        f"{count(images, 'image')} can only exclude {' and '.join(excluded)} effects "
+        f"({percent(edge.share)} of the patches or more, at {short(edge.ratio)} times the median norm)"
     )
 
 
 def _could_show(power: Power, images: int) -> str:
-    # A stronger effect is found where a weaker one is, so a share is said once, at the weakest it holds for.
-    weakest: dict[str, float] = {}
-    for each in power.detectable:
-        if each.share is not None:
-            weakest.setdefault(f"{each.share:.2%}", each.ratio)
-    shown = [f"{share} at {ratio:g} times" for share, ratio in weakest.items()]
+    these = f"{count(images, 'image')} like these" if images > 1 else "One image like this"
+    shown = _edges(power.detectable)
     if not shown:
-        return f"No share of outliers would be found dependably in {images} image{'s' * (images != 1)} like these."
+        return f"{these} would show no group dependably, however large."
     return (
-        f"Images like these show, in at least {power.probability:.0%} of the tries, outliers that are at least "
-        f"{' or '.join(shown)} the median norm (block {power.layer}, where they are hardest to tell); less can be there."
+        f"{these} would show a group of this size or larger, in at least {percent(power.probability)} of the cases: "
+        f"{shown} (simulated for block {power.layer}, where norms reach furthest). Smaller groups can be missed."
     )
+
+
+def _edges(detectable: Sequence[Detectable]) -> str:
+    # A stronger effect is found where a weaker one is, so a share is said once, at the weakest it holds for.
+    weakest: dict[float, float] = {}
+    for each in detectable:
+        if each.share is not None:
+            weakest.setdefault(each.share, each.ratio)
+    said = [f"{percent(share)} at {short(ratio)} times" for share, ratio in weakest.items()]
+    if said:
+        first = next(iter(weakest.items()))
+        said[0] = f"{percent(first[0])} of the patches at {short(first[1])} times the median norm"
+    return ", ".join(said)
+
+
+def group_of(detection: Detection) -> str:
+    """A second group as a phrase: its share of the patches, and its median norm against that of the others."""
+    ratio = detection.ratio or 1.0
+    size = number(ratio if detection.side == "high" else 1 / ratio)
+    return f"{percent(detection.share)} of the patches have {size} times the median norm of the others"
+
+
+def _comes_closest(layer: int, detection: Detection, images: int) -> str:
+    said = f"Block {layer} comes closest: {group_of(detection)}. "
+    entering = detection.gates.get("entering_ratio")
+    if detection.gates.get("made_by_blocks") is False and entering is not None:
+        size = number(entering if detection.side == "high" else 1 / entering)
+        cause = "the pixels cause this, not the blocks"
+        if images < MIN_IMAGES_FOR_POSITIONS:
+            cause = "the pixels or the position table cause this, not the blocks (more images would tell which)"
+        return f"{said}At the input of block 0 they already have {size} times the norm of the others, so {cause}."
+    return f"{said}This group does not count: {_listed(shortfalls(detection))}."
+
+
+def _listed(clauses: Sequence[str]) -> str:
+    return " and ".join([", ".join(clauses[:-1]), clauses[-1]] if len(clauses) > 1 else clauses)
 
 
 def _closest(detections: Sequence[dict[str, Detection]]) -> tuple[int, Detection] | None:
@@ -99,11 +136,11 @@ def unstable(detection: Detection, peak: int, confidence: float, images: int) ->
     """A block shows outliers, but too few resamples do."""
     return _no_artifacts(
         1 - confidence,
-        "No artifacts are established: a few patches stand out, but not dependably over the images.",
-        (
-            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but only "
-            f"{confidence:.0%} of the resamples of the {images} images agree ({MIN_CONFIDENCE:.0%} are asked for)."
-        ),
+        "Artifacts are not established: some patches stand out, but too few resamples of the images show it.",
+        [
+            f"Block {peak} shows a second group: {group_of(detection)}.",
+            f"{percent(confidence)} of the resamples of the {images} images show one; {percent(MIN_CONFIDENCE)} are required.",
+        ],
         [MORE_IMAGES],
         undecided=True,
     )
@@ -113,11 +150,12 @@ def few(detection: Detection, peak: int, images_with: float, images: int) -> Ver
     """A block shows outliers in too few images to resample, and not in all of them."""
     return _no_artifacts(
         None,
-        "No artifacts are established: there are too few images, and not all of them show any.",
-        (
-            f"Block {peak} shows {detection.share:.2%} of the tokens {detection.ratio or 0:.2f} times away from the median, but in only "
-            f"{images_with:.0%} of {images} images; with fewer than {MIN_IMAGES_FOR_CONFIDENCE} all must show them."
-        ),
+        "Artifacts are not established: some patches stand out, but not in every one of these few images.",
+        [
+            f"Block {peak} shows a second group: {group_of(detection)}.",
+            f"Only {percent(images_with)} of the {images} images show it; "
+            f"with fewer than {MIN_IMAGES_FOR_CONFIDENCE} images, all must show it.",
+        ],
         [MORE_IMAGES],
         undecided=True,
     )
@@ -126,7 +164,7 @@ def few(detection: Detection, peak: int, images_with: float, images: int) -> Ver
 def _no_artifacts(
     confidence: float | None,
     sentence: str,
-    reason: str,
+    reasons: list[str],
     advice: list[str],
     *,
     undecided: bool = False,
@@ -142,7 +180,7 @@ def _no_artifacts(
         threshold=None,
         ratio=None,
         sentence=sentence,
-        reason=reason,
+        reason=" ".join(reasons),
         advice=advice,
         undecided=undecided,
         power=power,

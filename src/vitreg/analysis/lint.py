@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.quantities import percent
 from vitreg.records import Finding
 
 VALUES = "weight values"  # the subject of the finding without which no other means anything
@@ -171,7 +172,7 @@ def positions(table: Float[Tensor, "P D"], grid: tuple[int, int], name: str, lis
         return Finding(level="ok", subject="position table", message=f"no row stands out among {size}.")
     shown = "; ".join(
         f"(row {f.row}, col {f.col}) {f.factor:.1f}x the median norm"
-        + (f", {f.share:.0%} of it in channel {f.channel}" if f.share >= DOMINANT else "")
+        + (f", {percent(f.share)} of it in channel {f.channel}" if f.share >= DOMINANT else "")
         for f in found[:listed]
     )
     more = f"; and {len(found) - listed} more" if len(found) > listed else ""

@@ -16,6 +16,7 @@ import numpy as np
 
 from vitreg.analysis.norms import REACH, NormHistogram
 from vitreg.errors import UserError, unknown
+from vitreg.quantities import number, percent
 
 Side = Literal["high", "low"]
 
@@ -70,20 +71,20 @@ def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: floa
 
 
 def shortfalls(detection: Detection) -> list[str]:
-    """Say which gates a split fails, each with its number: empty for what was found."""
+    """Say which gates a group fails, each as a clause on it with its number: empty for what was found."""
     failed = []
     if detection.share < MIN_SHARE:
-        failed.append(f"at least {MIN_SHARE:.2%} are asked for")
+        failed.append(f"it holds less than {percent(MIN_SHARE)} of the patches")
     if detection.share > MAX_SHARE:
-        failed.append(f"more than {MAX_SHARE:.0%} are another group, not outliers")
+        failed.append(f"it holds more than {percent(MAX_SHARE)} of the patches")
     if detection.ratio is not None and detection.ratio < MIN_RATIO:
-        failed.append(f"at least {MIN_RATIO:g} times are asked for")
+        limit = f"below {MIN_RATIO:g}" if detection.side == "high" else f"above {1 / MIN_RATIO:g}"
+        failed.append(f"its norm is {limit} times that of the others")
     if detection.gates.get("separation") is False:
-        failed.append(
-            f"the two groups overlap (Ashman's D {detection.gates.get('ashman_d', 0.0):.1f}, above {MIN_ASHMAN:g} is asked for)"
-        )
+        ashman = number(float(detection.gates.get("ashman_d") or 0))
+        failed.append(f"it overlaps with the others (Ashman's D is {ashman}; above {MIN_ASHMAN:g} is required)")
     if detection.gates.get("bic") is False:
-        failed.append("one skewed group describes the norms as well as two (BIC)")
+        failed.append("a single skewed group fits the norms as well (BIC)")
     return failed
 
 

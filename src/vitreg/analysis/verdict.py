@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitreg.analysis.absence import MIN_IMAGES_FOR_POSITIONS, few, none, unstable
+from vitreg.analysis.absence import MIN_IMAGES_FOR_POSITIONS, few, group_of, none, unstable
 from vitreg.analysis.outliers import Detection
 from vitreg.analysis.resampling import MIN_CONFIDENCE
+from vitreg.quantities import count, number, percent, short
 from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
 
 GONE = 1.2  # times the norm of other patches: below, tokens that were outliers no longer stand out
@@ -122,10 +123,15 @@ def describe(
 
 def against_own_median(own: OwnMedian) -> str:
     """Say how many patches stand out of their own image, whatever the threshold pooled over images is."""
-    beyond = f"{own.factor:g} times {'above' if own.side == 'high' else 'below'} the median of their own image"
+    factor = short(own.factor if own.side == "high" else 1 / own.factor)
+    beyond = f"{factor} times the median norm of {'their' if own.images_with else 'its'} own image"
+    bound = f"at {'least' if own.side == 'high' else 'most'}"
     if not own.images_with:
-        return f"No patches lie {beyond} at block {own.layer}."
-    return f"{own.share:.2%} of the patches lie {beyond} at block {own.layer}, in {own.images_with:.0%} of the images."
+        return f"In block {own.layer}, no patch has {bound} {beyond}."
+    return (
+        f"In block {own.layer}, {percent(own.share)} of the patches have {bound} {beyond}; "
+        f"{percent(own.images_with)} of the images contain such patches."
+    )
 
 
 def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str, float]:
@@ -146,22 +152,25 @@ def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str
 
 
 def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio: float, evidence: Evidence) -> str:
-    count = f"about {max(round(detection.share * 1000), 1)} in 1000"
+    kind_of = f"{strength} artifacts{' at fixed positions' if kind == 'position-locked' else ''}"
     where = "" if evidence.at_output else " in its middle layers"
-    end = ""
-    if not evidence.at_output:
-        rest = evidence.output.ratio
-        size = f"{rest:.1f} times {_as_large(detection)} the others, but no longer a separate group"
-        end = f"; at its output they are {'like the others' if rest < GONE else size}"
+    said = f"{percent(detection.share)} of the patches have {_size(detection, ratio, digits=2)} the norm of the others"
     if kind == "position-locked":
-        places = f"{count} patch features, again and again in the same positions"
-        return f"This model has {strength} artifacts at fixed places{where}: {places}{end}."
-    size = f"{ratio:.1f} times {_as_large(detection)} the others"
-    return f"This model has {strength} artifacts{where}: {count} patch features are {size}{end}."
+        said += ", at the same positions in most images"
+    return (
+        f"This model has {kind_of}{where}: {said}.{'' if evidence.at_output else f' {_at_output(detection, evidence)}'}"
+    )
 
 
-def _as_large(detection: Detection) -> str:
-    return "as large as" if detection.side == "high" else "smaller than"
+def _at_output(detection: Detection, evidence: Evidence) -> str:
+    if evidence.output.ratio < GONE:
+        return "At its output the same patches are like the others."
+    size = _size(detection, evidence.output.ratio, digits=2)
+    return f"At its output the same patches have {size} the norm of the others and form no separate group."
+
+
+def _size(detection: Detection, ratio: float, digits: int = 3) -> str:
+    return f"{short(ratio if detection.side == 'high' else 1 / ratio, digits)} times"
 
 
 def _reasons(
@@ -173,85 +182,90 @@ def _reasons(
     evidence: Evidence,
     confidence: float | None,
 ) -> list[str]:
-    rows, cols = evidence.grid
-    high = detection.side == "high"
-    size = (
-        f"{ratio:.2f} times the median norm of the rest"
-        if high
-        else f"a median norm {ratio:.2f} times smaller than the rest"
-    )
+    side = "above" if detection.side == "high" else "below"
     reasons = [
-        f"At the output of block {peak} (of 0 to {evidence.layers - 1}), {detection.share:.2%} of the patch tokens form a second "
-        f"group {'above' if high else 'below'} a norm of {detection.threshold:.4g}, with {size}; one is first found at block {first}"
-        + ("." if evidence.at_output else f"; {_at_the_end(evidence.output, high)}.")
+        f"After block {peak} (of 0 to {evidence.layers - 1}) the patches form two groups: {group_of(detection)}. "
+        f"They lie {side} a norm of {number(detection.threshold)}.",
+        f"Such a group first appears after block {first}.",
     ]
-    where = [f"{evidence.images_with:.0%} of the images carry at least one"]
-    if evidence.isolated is not None:
-        where.append(f"{evidence.isolated:.0%} of the outliers stand alone")
-    top = np.argsort(evidence.positions)[::-1][:2]
-    if evidence.images >= MIN_IMAGES_FOR_POSITIONS and evidence.positions[top[0]] >= 5 * max(
-        evidence.positions.mean(), 1e-9
-    ):
-        places = " and ".join(
-            f"row {p // cols}, column {p % cols} ({evidence.positions[p]:.0%} of images)" for p in top
-        )
-        where.append(f"the most frequent places on the {rows}x{cols} grid are {places}")
-    reasons.append("; ".join(where).capitalize() + ".")
+    if not evidence.at_output:
+        reasons.append(_at_the_end(detection, evidence.output))
+    reasons += _places(evidence)
     if evidence.redundancy_auc is not None:
-        kind_of = "more like" if evidence.redundancy_auc > 0.5 else "less like"
+        more = "more" if evidence.redundancy_auc > 0.5 else "less"
         reasons.append(
-            f"Their input patches are {kind_of} their neighbours than others (AUC {evidence.redundancy_auc:.2f}; 0.5 is no difference)."
+            f"Their input patches resemble their neighbours {more} than other patches do "
+            f"(AUC {number(evidence.redundancy_auc)}; 0.5 is no difference)."
         )
+    reasons += _attention(evidence)
+    if confidence is None:
+        reasons.append(f"{count(evidence.images, 'image is', 'images are')} too few to say how dependable this is.")
+    else:
+        reasons.append(f"{percent(confidence)} of the resamples of the {evidence.images} images show outliers too.")
+    if kind == "position-locked":
+        reasons.append("Content does not cause them: most lie at positions where at least half of the images have one.")
+    return reasons
+
+
+def _places(evidence: Evidence) -> list[str]:
+    rows, cols = evidence.grid
+    said = [f"{percent(evidence.images_with)} of the images contain at least one outlier."]
+    if evidence.isolated is not None:
+        said.append(f"{percent(evidence.isolated)} of the outliers have no other one among their 8 neighbours.")
+    shares = evidence.positions
+    often = [p for p in np.argsort(shares)[::-1][:2] if shares[p] >= 5 * max(shares.mean(), 1e-9)]
+    if evidence.images >= MIN_IMAGES_FOR_POSITIONS and often:
+        places = " and ".join(
+            f"row {p // cols}, column {p % cols} ({percent(float(shares[p]))} of the images)" for p in often
+        )
+        said.append(f"Most frequent on the {rows}x{cols} grid: {places}.")
+    return said
+
+
+def _attention(evidence: Evidence) -> list[str]:
+    said = []
     if evidence.cls_attention:
         layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
         share, expected = evidence.cls_attention[layer]
-        reasons.append(
-            f"They take up to {share:.1%} of the CLS token's attention to patches (in block {layer + 1}), "
-            f"{share / expected:.1f} times their share."
+        said.append(
+            f"The CLS token attends to them most in block {layer + 1}: they take {percent(share)} of its attention to patches, "
+            f"{number(share / expected)} times their share of the patches."
         )
     if evidence.received:
         layer = max(evidence.received, key=lambda k: evidence.received[k])
         if evidence.received[layer] >= 2:
-            reasons.append(
-                f"In block {layer + 1} they receive {evidence.received[layer]:.0f} times the attention that other patches do, on average."
+            said.append(
+                f"In block {layer + 1} an outlier receives {number(evidence.received[layer])} times the attention of another patch."
             )
-    if confidence is None:
-        reasons.append(f"{evidence.images} image{'s' * (evidence.images != 1)}: too few to say how dependable this is.")
-    else:
-        reasons.append(f"{confidence:.0%} of the resamples of the {evidence.images} images agree.")
-    if kind == "position-locked":
-        reasons.append("Most of them sit where at least half of the images have one, so content does not cause them.")
-    return reasons
+    return said
 
 
-def _at_the_end(output: Followed, high: bool) -> str:
-    size = f"{output.ratio:.2f} times the norm of the others" if high else f"a norm {output.ratio:.2f} times smaller"
+def _at_the_end(detection: Detection, output: Followed) -> str:
+    numbers = f"{_size(detection, output.ratio)} the norm of the others, AUC {number(output.auc)}"
     if output.ratio < GONE:
-        return f"after the last block the same tokens no longer stand out ({size}, AUC {output.auc:.3f})"
-    return (
-        f"after the last block the same tokens still have {size} (AUC {output.auc:.3f}), but form no group of their own"
-    )
+        return f"After the last block the same patches no longer stand out ({numbers})."
+    return f"After the last block the same patches still stand out ({numbers}), but form no separate group."
 
 
 def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[str]:
     if kind == "position-locked":
         return [
-            "Run `vitreg doctor` on this model: a row of the position table that stands out causes this without any content.",
-            "Do not use a norm threshold to drop tokens: it would blank the same places of every image.",
+            "Run `vitreg doctor` on this model: a row of the position table that stands out can cause such artifacts.",
+            "Do not drop tokens by a norm threshold: it would remove the same positions from every image.",
         ]
     advice = []
     if strength == "mild":
-        advice.append("The effect is mild: compare your task with and without these tokens before changing the model.")
+        advice.append("The effect is mild: compare your task with and without these patches before changing the model.")
     if not evidence.at_output:
         advice.append(
-            "At the output these tokens have norms like the others'; features of middle layers are affected. Choose layers with care."
+            "The output shows no artifacts, but features of middle layers do: choose layers with care."
             if evidence.output.ratio < GONE
-            else "The output is affected too: the same tokens lie in the tail of the others there, where no threshold separates them."
+            else "The output is affected too: there the same patches lie in the tail of the others, and no threshold separates them."
         )
     if kind == "low-norm":
-        advice.append("Norm cutoffs from the literature look upwards only and miss these tokens.")
+        advice.append("Norm cutoffs from the literature only look for high norms and miss these patches.")
     advice.append(
-        "Attention maps and object discovery that rely on raw dot products are affected first; "
-        "use registers if you train the model."
+        "Attention maps and object discovery by raw dot products are affected first. "
+        "If you train the model, use registers."
     )
     return advice

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitreg.backbones.anatomy_parts import Anatomy
 from vitreg.backbones.watch import Recorder, Source
+from vitreg.quantities import percent
 
 # Relative error of the recomputed attention up to which a reading counts as exact, by the dtype the model runs in.
 _TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float32: 1e-4}
@@ -76,7 +77,7 @@ def in_float32_it_can(anatomy: Anatomy, status: AttentionStatus, dtype: torch.dt
         error: of the same model in float32.
     """
     half = str(dtype).removeprefix("torch.")
-    off = f"is off by {status.error:.1%}" if math.isfinite(status.error) else "is not finite"
+    off = f"is off by {percent(status.error)}" if math.isfinite(status.error) else "is not finite"
     reason = (
         f"the attention of this {type(anatomy.tower).__name__} {off} in {half} and right to {max(error, 1e-7):.0e} in float32: the "
         "precision is the cause, not the model; run it with --precision fp32."
@@ -116,7 +117,7 @@ def _compared(anatomy: Anatomy, recorder: Recorder) -> AttentionStatus:
         return _unreadable(
             anatomy,
             f"attention recomputed from its {'q, k, v' if source == 'sdpa' else 'q, k, v projections'} "
-            f"differs from what it computes by {error:.1%}",
+            f"differs from what it computes by {percent(error)}",
             _by_hand_remedy(anatomy) if source == "projections" else "",
             error,
         )

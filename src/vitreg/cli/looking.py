@@ -22,6 +22,7 @@ from vitreg.cli.options import (
 )
 from vitreg.errors import UserError
 from vitreg.exits import Exit
+from vitreg.quantities import percent
 from vitreg.terminal import say
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Scan:
             return Exit.INTERRUPTED
         if self.fail_above is not None and result.verdict.outlier_fraction > self.fail_above:
             say(
-                f"vitreg: {result.verdict.outlier_fraction:.2%} of the patch tokens are outliers, over --fail-above {self.fail_above:g}.",
+                f"vitreg: {percent(result.verdict.outlier_fraction)} of the patch tokens are outliers, "
+                f"over --fail-above {self.fail_above:g}.",
                 error=True,
             )
             return Exit.OVER_BUDGET

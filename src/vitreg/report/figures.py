@@ -21,13 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitreg.files import output_folder, replacing
+from vitreg.quantities import short
 from vitreg.records import Example, LayerRecord, ScanResult
 
 from .attempts import Attempts
 from .charts_depth import norm_span, read_layers
 from .payload import Scale
 from .ranges import drawable, positive_span, usable
-from .words import PERCENT, count, countable, density, number, percent, short, shown_layer, trimmed
+from .words import PERCENT, count, countable, density, number, percent, shown_layer, trimmed
 
 DPI = 160
 SHARES = FuncFormatter(lambda share, _: f"{short(100 * share)}{PERCENT}")

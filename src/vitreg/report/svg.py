@@ -16,8 +16,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
+from vitreg.quantities import short
+
 from .ranges import usable
-from .words import short
 
 Kind = Literal["linear", "log", "sqrt"]
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 30.0, 48.0  # margins of a plot in pixels

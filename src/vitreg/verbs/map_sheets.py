@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vitreg.analysis.maps import mass_mask
+from vitreg.quantities import percent
 from vitreg.report.sheets import Column, Scale, Sheet, Upsample, shared_scale
 from vitreg.verbs.map_values import MapsResult, ModelMaps
 
@@ -55,7 +56,7 @@ class _Layout:
         scaled = [(m, {t: self._cut(p) * m.tokens for t, p in pictures.items()}) for m, pictures in found]
         scale = self._scale(scaled, "attention, multiples of uniform (1/N)", low=0.0, top=CLIP)
         if self.mass:
-            caption += f" Only the strongest patches that hold {self.mass:.0%} of a map are shown."
+            caption += f" Only the strongest patches that hold {percent(self.mass)} of a map are shown."
         yield from self.pages(title, file, scaled, scale, "viridis", caption)
 
     def pages(

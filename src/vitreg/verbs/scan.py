@@ -22,6 +22,7 @@ from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import printable, refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
+from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance, versions
 from vitreg.terminal import say
@@ -192,7 +193,7 @@ def describe(verdict: VerdictRecord) -> str:
     else:
         # Agreement on "none" is no evidence by itself.
         agree = verdict.confidence is not None and verdict.kind != "none"
-        sure = f"{verdict.confidence:.0%} of resamples agree" if agree else ""
+        sure = f"{percent(verdict.confidence)} of resamples agree" if agree else ""
         words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
         kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
     return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"

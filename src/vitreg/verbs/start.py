@@ -20,6 +20,7 @@ from vitreg.backbones.weights import load_state, read_vit, vit_of
 from vitreg.errors import UserError
 from vitreg.models.settings import SIZES
 from vitreg.models.vit import VisionTransformer
+from vitreg.quantities import percent
 from vitreg.verbs.shape import Shape, shape_of, shape_of_tensors
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -270,11 +271,11 @@ def _agreement(source: Source, network: VisionTransformer, copied: int | None) -
     if not difference <= STRANGE:
         raise UserError(
             f"{source.name} computes something else than our ViT does with the same weights (its features differ by "
-            f"{difference:.0%} on a random image), so training cannot start from it."
+            f"{percent(difference)} on a random image), so training cannot start from it."
         )
     if difference > SAME:
         notes.append(
-            f"on a random image the features of {source.name} and of this model differ by {difference:.1%}: it computes "
+            f"on a random image the features of {source.name} and of this model differ by {percent(difference)}: it computes "
             "something slightly other than our ViT does, such as an approximation of GELU."
         )
     else:

@@ -120,16 +120,16 @@ def record(*shares):
         (
             (0.03, 0.004, 0.003),
             "No artifacts were found, but 12 images can only exclude moderate and strong effects "
-            "(at least 0.40% of the patches at 3.5 times the median).",
+            "(0.40 % of the patches or more, at 3.5 times the median norm).",
             "fair",
         ),
         (
             (0.05, 0.03, 0.004),
             "No artifacts were found, but 12 images can only exclude strong effects "
-            "(at least 0.40% of the patches at 6 times the median).",
+            "(0.40 % of the patches or more, at 6 times the median norm).",
             "low",
         ),
-        ((None, None, 0.1), "No artifacts were found, but 12 images cannot exclude even strong effects", "low"),
+        ((None, None, 0.1), "No artifacts were found, but 12 images are too few to exclude even strong effects", "low"),
     ],
 )
 def test_none_from_few_images_says_what_it_can_exclude_and_is_not_called_sure(shares, sentence, confidence):

@@ -183,7 +183,7 @@ def test_own_scales_and_the_mass_threshold_are_said(backbone, tmp_path, monkeypa
     attention, pca = sheets
     assert attention.scale is None
     assert "its own colour scale" in attention.caption
-    assert "60%" in attention.caption
+    assert "60 %" in attention.caption
     shown = attention.columns[1].cells[0]
     assert 0.4 < (shown == 0).mean() < 1
     assert attention.upsample == "bilinear"

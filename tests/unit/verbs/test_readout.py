@@ -53,13 +53,13 @@ def test_outliers_made_by_the_blocks_are_found_in_exactly_their_layers(tokens):
     assert (readout.verdict.first_layer, layers[1].gates["made_by_blocks"]) == (1, True)
     assert layers[1].gates["entering_ratio"] == pytest.approx(1, abs=0.1)
     assert "no longer stand out" in readout.verdict.reason
-    assert readout.verdict.sentence.endswith("at its output they are like the others.")
+    assert readout.verdict.sentence.endswith("At its output the same patches are like the others.")
     assert [layer.followed.ratio for layer in layers] == pytest.approx([1, 8, 8, 1], rel=0.1)
     assert [layer.followed.auc for layer in layers] == pytest.approx([0.5, 1, 1, 0.5], abs=0.1)
     assert layers[2].followed.ratio == pytest.approx(layers[2].ratio, rel=0.02)
 
 
-@pytest.mark.parametrize(("factor", "words"), [(8, "as large as"), (1 / 8, "smaller than")])
+@pytest.mark.parametrize(("factor", "words"), [(8, "1.7 times"), (1 / 8, "0.6 times")])
 def test_outliers_that_fade_into_the_tail_are_not_called_gone(tokens, factor, words):
     norms, entering, marked = tokens
     norms[1:3][:, marked] *= factor
@@ -68,7 +68,9 @@ def test_outliers_that_fade_into_the_tail_are_not_called_gone(tokens, factor, wo
     assert layers[3].threshold is None
     assert layers[3].followed.ratio == pytest.approx(8**0.25, rel=0.05)
     assert layers[3].followed.auc > 0.97
-    assert f"1.7 times {words} the others, but no longer a separate group" in readout.verdict.sentence
+    assert (
+        f"the same patches have {words} the norm of the others and form no separate group" in readout.verdict.sentence
+    )
     assert any("output is affected too" in line for line in readout.verdict.advice)
 
 
@@ -103,8 +105,11 @@ def test_patches_are_also_held_against_the_median_of_their_own_image(tokens):
 def test_the_reason_for_none_says_what_these_images_could_have_shown(tokens):
     readout, _ = read(*tokens[:2], 20)
     assert [each.ratio for each in readout.verdict.power.detectable] == [2.25, 3.5, 6.0]
-    assert "Images like these show, in at least 80% of the tries, outliers that are at least" in readout.verdict.reason
-    assert "No patches lie 2 times above the median of their own image" in readout.verdict.reason
+    assert (
+        "20 images like these would show a group of this size or larger, in at least 80 % of the cases: "
+        in readout.verdict.reason
+    )
+    assert "no patch has at least 2 times the median norm of its own image" in readout.verdict.reason
 
 
 def test_no_outliers_are_followed_where_none_are_found(tokens):
@@ -158,7 +163,7 @@ def test_with_fewer_than_four_images_all_must_show_them(tokens):
     assert readout.verdict.kind == "none"
     assert readout.verdict.confidence is None
     assert readout.verdict.undecided
-    assert "all must show them" in readout.verdict.reason
+    assert "with fewer than 4 images, all must show it" in readout.verdict.reason
 
 
 def test_the_terminal_says_the_strength_and_agreement_or_that_nothing_is_established(tokens):
@@ -166,5 +171,5 @@ def test_the_terminal_says_the_strength_and_agreement_or_that_nothing_is_establi
     assert "\nVerdict: none. " in describe(read(norms, entering, 20)[0].verdict)
     norms[1:3][:, marked] *= 8
     found = read(norms, entering, 20)[0].verdict
-    assert "\nVerdict: high-norm (strong, 100% of resamples agree). " in describe(found)
+    assert "\nVerdict: high-norm (strong, 100 % of resamples agree). " in describe(found)
     assert "\nVerdict: not established. " in describe(found.model_copy(update={"kind": "none", "undecided": True}))

@@ -10,6 +10,7 @@ from vitreg.errors import UserError
 from vitreg.probes.logistic import GRID, HELD_OUT, LogisticPath, LogisticSweep
 from vitreg.probes.rows import Joined, Rows
 from vitreg.probes.scores import mean_per_class, top1
+from vitreg.quantities import percent
 from vitreg.results import Cell, Table
 from vitreg.verbs.task import Bench, Outcome
 from vitreg.verbs.whole_image import (
@@ -89,7 +90,7 @@ class Logistic:
                 "transform": transform_words(bench, preprocess),
                 "C": sweep.c_,
                 "C_from": list(cs),
-                "C_chosen_on": f"a random {1 / HELD_OUT:.0%} of train, seed {bench.seed}, not stratified"
+                "C_chosen_on": f"a random {percent(1 / HELD_OUT)} of train, seed {bench.seed}, not stratified"
                 if held_out is None
                 else "val",
                 "learned_from": "train with what C was chosen on",
