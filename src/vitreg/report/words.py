@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from vitreg import quantities
-from vitreg.quantities import MISSING, number
+from vitreg.quantities import MISSING, number, short
 from vitreg.records import PAPER_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
 
 _SPACE = "\N{NO-BREAK SPACE}"
