@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vitreg.report.sheets import Column, Sheet
+from vitreg.report.words import middle
 
 FOUND, TRUE = (255, 90, 0), (0, 200, 255)  # told apart without colour vision
 SIDE = 380  # pixels, the longer side of a picture
@@ -145,8 +146,10 @@ def _captioned(picture: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "h 
     font = ImageFont.load_default(17)
     name = _short(picture.name)
     write = ImageDraw.Draw(page)
-    while len(name) > 16 and write.textlength(name + overlap, font=font) > size[1]:
-        name = f"{name[:-8]}…{name[-6:]}"
+    for letters in range(len(name), 7, -1):
+        name = middle(_short(picture.name), letters)
+        if write.textlength(name + overlap, font=font) <= size[1]:
+            break
     write.text((1, 4), name + overlap, fill="black", font=font)
     return np.asarray(page)
 

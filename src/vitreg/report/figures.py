@@ -28,7 +28,7 @@ from .attempts import Attempts
 from .charts_depth import norm_span, read_layers
 from .payload import Scale
 from .ranges import drawable, positive_span, usable
-from .words import PERCENT, count, countable, density, number, percent, shown_layer, trimmed
+from .words import PERCENT, count, countable, density, middle, number, percent, shown_layer, trimmed
 
 DPI = 160
 SHARES = FuncFormatter(lambda share, _: f"{short(100 * share)}{PERCENT}")
@@ -355,4 +355,4 @@ def plain_log(axis: Axis) -> None:
 def writable(name: str) -> str:
     """A file name that can be drawn: undecodable bytes and line breaks shown, long ones cut."""
     text = name.encode("utf-8", errors="backslashreplace").decode().replace("\n", " ")
-    return text if len(text) <= 26 else text[:25] + "…"
+    return middle(text, 26)

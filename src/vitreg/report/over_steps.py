@@ -108,6 +108,7 @@ def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows
     for column, moment in enumerate(moments):
         if countable(moment.histogram):
             counts = np.asarray(moment.histogram.counts, dtype=np.float64)
+            counts /= counts.max()  # so that no sum of them overflows
             bins = np.log2(np.maximum(np.asarray(moment.histogram.edges, dtype=np.float64), SMALLEST))
             below = np.interp(edges, bins, np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum())
             grid[:, column] = -np.diff(below) / (edges[0] - edges[1])

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +18,15 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextToPath
 
 from vitreg.files import output_folder, replacing
 
 from .attempts import Attempts
 from .ranges import drawable, usable
+from .words import middle
 
 Upsample = Literal["nearest", "bilinear"]
 
@@ -97,7 +101,10 @@ def draw(sheet: Sheet) -> Figure:
     bar = 0.75 if sheet.scale else 0.0
     width = max(MARGIN + LABEL + columns * (cell_w + GAP) + bar + MARGIN, 3.2)
     inner = width - 2 * MARGIN
-    caption = _wrap(sheet.caption, inner, SMALL)
+    labels = [_label(name, cell_h) for name in sheet.rows]
+    shortened = [name for name, lines in zip(sheet.rows, labels, strict=True) if "…" in "".join(lines)]
+    in_full = f" Names in full: {', '.join(shortened)}." if shortened else ""
+    caption = _wrap(sheet.caption + in_full, inner, SMALL)
     title = _wrap(sheet.title, inner, LARGE, bold=True)
     subtitle = _wrap(sheet.subtitle, inner, NORMAL)
     above = (
@@ -128,11 +135,9 @@ def draw(sheet: Sheet) -> Figure:
             figure.add_artist(Line2D([start / width, stop / width], [rule, rule], color="0.6", linewidth=0.6))
     for i, lines in title_lines.items():
         text(left + i * (cell_w + GAP) + cell_w / 2, above - 0.035, "\n".join(lines), SMALL, ha="center", va="bottom")
-    for r, name in enumerate(sheet.rows):
-        y = above + r * (cell_h + GAP)
-        letters = _letters(cell_h, SMALL * 1.2)  # names are rich in digits and underscores, which are wide
-        label = "\n".join(_broken(_shorten(name, 2 * letters), letters)[:2])
-        text(MARGIN + LABEL / 2, y + cell_h / 2, label, SMALL, ha="center", va="center", rotation=90, linespacing=1)
+    for r, label in enumerate(labels):
+        y, middle_of = above + r * (cell_h + GAP), MARGIN + LABEL / 2
+        text(middle_of, y + cell_h / 2, "\n".join(label), SMALL, ha="center", va="center", rotation=90, linespacing=1)
         for c, column in enumerate(sheet.columns):
             box = (left + c * (cell_w + GAP), y, cell_w, cell_h)
             _picture(figure, (width, height), box, column.cells[r], sheet)
@@ -223,34 +228,42 @@ def _width(span: tuple[int, int], cell_w: float) -> float:
 
 
 def _wrap(string: str, inches: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines that fit: a letter of DejaVu Sans is about 0.56 of its size wide, 0.64 in bold."""
+    """Lines that are no wider than this."""
     if not string:
         return []
-    letters = _letters(inches, size * (1.15 if bold else 1))
-    return [line for part in string.split("\n") for line in _broken(part, letters)]
+    return [line for part in string.split("\n") for line in _broken(part, lambda s: _inches(s, size, bold) <= inches)]
 
 
-def _broken(string: str, letters: int) -> list[str]:
-    """Lines of at most so many letters, broken after a space, '_', '-', '/' or ':' where there is one."""
+def _broken(string: str, fits: Callable[[str], bool]) -> list[str]:
+    """Lines that fit, broken after a space, '_', '-', '/' or ':' where there is one; a letter always fits."""
     lines = [""]
     for piece in re.findall(r"[^ _/:-]*[ _/:-]?", string):
-        while len(piece.rstrip()) > letters:
-            room = letters - len(lines[-1])
-            lines[-1], piece = lines[-1] + piece[:room], piece[room:]
+        if not fits((lines[-1] + piece).rstrip()) and lines[-1]:
             lines.append("")
-        if len(lines[-1]) + len(piece.rstrip()) > letters:
-            lines.append("")
-        lines[-1] += piece
+        for letter in piece:
+            if lines[-1] and not fits((lines[-1] + letter).rstrip()):
+                lines.append("")
+            lines[-1] += letter
     return [line.rstrip() for line in lines if line.strip()] or [""]
 
 
-def _letters(inches: float, size: float) -> int:
-    return max(int(inches * 72 / (size * 0.56)), 4)
+def _label(name: str, inches: float) -> list[str]:
+    """The name of a row on at most two lines, shortened in its middle where it needs more."""
+    lines = _wrap(name, inches, SMALL)
+    for letters in range(min(len(name), 400) - 1, 7, -1):
+        if len(lines) <= 2:
+            break
+        lines = _wrap(middle(name, letters), inches, SMALL)
+    return lines[:2]
 
 
-def _shorten(name: str, letters: int) -> str:
-    letters = max(letters, 8)
-    return name if len(name) <= letters else f"{name[: letters - 7]}…{name[-6:]}"
+@lru_cache(maxsize=4096)
+def _inches(string: str, size: float, bold: bool) -> float:
+    """How wide a text is drawn."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        return TextToPath().get_text_width_height_descent(_printable(string), font, ismath=False)[0] / 72
 
 
 def _printable(string: str) -> str:

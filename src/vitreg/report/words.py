@@ -95,6 +95,14 @@ def tone(verdict: VerdictRecord) -> str:
     return "clear" if confidence(verdict) == "high" and verdict.power is not None and not verdict.undecided else "open"
 
 
+def middle(text: str, most: int) -> str:
+    """A name of at most so many letters, shortened in its middle: names of runs and files often differ at their end."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
+
+
 def finite(values: Iterable[float | None]) -> list[float]:
     """The values that exist and are finite, in order."""
     return [v for v in values if v is not None and math.isfinite(v)]

@@ -44,6 +44,11 @@ def test_the_density_is_that_of_a_naive_count(runs):
     # Rows that are the bins themselves: each holds exactly its own tokens, the highest norm first.
     grid = over_steps.norm_density([moment], (edges[0], edges[-1]), len(counts))
     np.testing.assert_allclose(grid[::-1, 0] / 16, np.array(counts) / sum(counts), atol=1e-9)
+    largest = moment.histogram.model_copy(update={"counts": [1e308 / max(counts) * c for c in counts]})
+    same = over_steps.norm_density(
+        [moment.model_copy(update={"histogram": largest})], (edges[0], edges[-1]), len(counts)
+    )
+    np.testing.assert_allclose(same, grid, atol=1e-9)  # where the sum of the counts overflows
 
 
 def test_a_pixel_shows_the_nearest_look():

@@ -10,7 +10,9 @@ from PIL import Image
 from vitreg import files
 from vitreg.errors import UserError
 from vitreg.report import Attempts, sheets
-from vitreg.report.sheets import Column, Scale, Sheet, draw, save, shared_scale
+from vitreg.report.figures import writable
+from vitreg.report.sheets import DPI, GAP, Column, Scale, Sheet, draw, save, shared_scale
+from vitreg.report.words import middle
 
 
 def one_map(values, **more):
@@ -158,3 +160,41 @@ def test_drawing_needs_no_torch():
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert not {n for n in names if n.split(".")[0] in {"torch", "jaxtyping"}}
+
+
+LONG = "run:/home/someone/experiments/WWWW_MMMM_vits14_registers{}_batch1024_seed0\nblock 11 (last)"
+
+
+def test_a_long_heading_is_whole_and_stays_over_its_own_pictures():
+    columns = [Column(title="norm", group=LONG.format(n), cells=[np.eye(4)]) for n in (0, 4)]
+    figure = draw(Sheet(title="t", rows=["a"], columns=columns))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    headings = [each for each in figure.texts if "block 11" in each.get_text()]
+    assert [each.get_text().replace("\n", "") for each in headings] == [
+        LONG.format(n).replace("\n", "") for n in (0, 4)
+    ]
+    for heading, axes in zip(headings, figure.axes, strict=True):
+        drawn, picture = heading.get_window_extent(), axes.get_window_extent()
+        gap = GAP * DPI / 2  # to the middle between two pictures
+        assert picture.x0 - gap < drawn.x0
+        assert drawn.x1 < picture.x1 + gap
+
+
+def test_a_long_name_of_a_row_keeps_both_ends_and_stands_whole_below():
+    name = "a_very_long_name_of_an_image_in_a_folder_0123456789_left.jpg"
+    figure = draw(Sheet(title="t", rows=[name, "b.jpg"], columns=[Column(title="m", cells=[np.eye(4)] * 2)]))
+    FigureCanvasAgg(figure).draw()
+    said = [each.get_text() for each in figure.texts]
+    label = next(text.replace("\n", "") for text in said if "…" in text)
+    assert label.startswith("a_very")
+    assert label.endswith("left.jpg")
+    assert len(said[said.index("b.jpg") - 1].split("\n")) == 2
+    assert f"Names in full: {name}." in said[-1].replace("\n", "").replace("full:a", "full: a")
+
+
+def test_names_that_differ_at_their_end_can_be_told_apart():
+    first, second = (writable(f"dinov2_vits14_batch1024_lr1e-3_registers{n}") for n in (0, 4))
+    assert first != second
+    assert middle("abcdefghij", 5) == "ab…ij"
+    assert middle("abc", 5) == "abc"
