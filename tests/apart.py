@@ -1,10 +1,12 @@
-"""Run something in a process of its own, forked from this one."""
+"""Run something in processes of its own, forked from this one."""
 
 from __future__ import annotations
 
 import os
 import traceback
 from collections.abc import Callable
+
+import torch
 
 
 def apart(do: Callable[[], object]) -> None:
@@ -29,3 +31,9 @@ def end_of(do: Callable[[], object]) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def on_two(do: Callable[..., object], *words: object) -> None:
+    """Run do(rank, *words) on two processes. Those of a GPU's machine import torch anew: autograd refuses forks there."""
+    start = "spawn" if torch.cuda.is_available() else "fork"
+    torch.multiprocessing.start_processes(do, words, 2, start_method=start)

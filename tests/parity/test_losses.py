@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.apart import on_two
 
 from vitreg.errors import UserError
 from vitreg.recipes import losses, targets
@@ -417,11 +417,10 @@ def clip_setting():
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("processes")
-    mp.spawn(share, (folder,), nprocs=2)
+    on_two(share, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.slow
 def test_clip_on_two_processes_is_clip_on_one(two):
     weights, pixels, words, log_scale = clip_setting()
     features = unit(pixels @ weights[0]), unit(words @ weights[1])
@@ -433,7 +432,6 @@ def test_clip_on_two_processes_is_clip_on_one(two):
             torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_targets_on_two_processes_are_those_on_one(two):
     logits = randn(sum(PATCHES), 6, seed=9)
     torch.testing.assert_close(torch.cat([p["sinkhorn"] for p in two]), loop_sinkhorn(logits, 0.2))
@@ -445,7 +443,6 @@ def test_targets_on_two_processes_are_those_on_one(two):
         torch.testing.assert_close(process["official_centre"], 0.9 + 0.1 * means.mean(0))
 
 
-@pytest.mark.slow
 def test_reductions(two):
     for rank, process in enumerate(two):
         values = [v.tolist() for v in process["reduced"]]

@@ -2,11 +2,11 @@
 
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from tests.apart import on_two
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -213,7 +213,7 @@ def both(folder, one):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_two_processes, (Path(folder), port), nprocs=2)
+    on_two(on_two_processes, folder, port)
     return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
 
 

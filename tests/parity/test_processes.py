@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from tests.apart import on_two
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
 from vitreg.recipes.settings import ClipConfig, OptimConfig
@@ -77,7 +77,7 @@ def spawn(folder, names, mode="ddp", micro=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_two_processes, (Path(folder), port, usable(names), mode, micro), nprocs=2)
+    on_two(on_two_processes, folder, port, usable(names), mode, micro)
     return folder
 
 

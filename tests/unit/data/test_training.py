@@ -305,7 +305,8 @@ def test_shared_memory_of_64_kilobytes_ends_a_run_with_a_sentence():
 
 
 def test_waiting_for_a_worker_that_hangs_has_a_limit(monkeypatch):
-    monkeypatch.setattr(training, "_PATIENCE", 2.0)
+    monkeypatch.setattr(training, "_PATIENCE", 0.5)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # what it waits for its workers to end
 
     def hanging(_image):
         time.sleep(PATIENCE)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.apart import on_two
 
 from vitreg.backbones.layouts import to_canonical
 from vitreg.data.batch import TrainBatch
@@ -304,9 +304,8 @@ def share(rank, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.slow  # two processes import torch and open_clip
 def test_two_processes_are_one(tmp_path: Path):
-    mp.spawn(share, (tmp_path,), nprocs=2)
+    on_two(share, tmp_path)
     two = torch.load(tmp_path / "two.pt")
     output, found = gradients(build(model=replace(MODEL, drop_path=0.5, register_dropout=0.5)), batch_of())
     torch.testing.assert_close(two.pop("loss"), output.loss.detach())

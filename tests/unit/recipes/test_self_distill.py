@@ -2,11 +2,11 @@
 
 import copy
 import math
-import multiprocessing
 from dataclasses import replace
 
 import pytest
 import torch
+from tests.apart import on_two
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -420,14 +420,7 @@ def whole(tensor):
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
 @pytest.mark.parametrize("config", [V2, replace(V2, centring="softmax"), V1], ids=["sinkhorn", "centre", "dino"])
 def test_two_processes_are_one(config, sharded, tmp_path):
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=part_of_two, args=(rank, tmp_path, config, sharded)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    on_two(part_of_two, tmp_path, config, sharded)
     (loss, gradients, state), (other_loss, _, other_state) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     recipe = build(config)
     output, expected = run(recipe, batch_of(4))
