@@ -11,8 +11,11 @@ from PIL import Image
 
 from vitreg.cli import VERBS
 from vitreg.cli.evaluating import TASKS
+from vitreg.verbs import demo
 
 from . import tiny_run
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 MODEL = "planted:high-norm"
 SMALL = ("--size", "64")
@@ -112,7 +115,8 @@ def test_no_verb_and_no_task_is_left_out():
 
 
 @pytest.mark.parametrize("verb", CASES)
-def test_a_verb_does_its_work(vitreg, made, tmp_path, verb):
+def test_a_verb_does_its_work(vitreg, made, tmp_path, monkeypatch, verb):
+    monkeypatch.setattr(demo, "PHOTOGRAPHS", demo.CANDIDATES)  # and their crops
     done = vitreg(verb, *words_of(CASES[verb], made, tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -11,10 +11,12 @@ from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
 from vitreg.verbs.scan import ScanOptions, scan
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def pixels(photographs):
-    return torch.cat([batch.pixels for batch in stream(ImageSource(photographs[:10]), IMAGENET, 5)])
+    return torch.cat([batch.pixels for batch in stream(ImageSource(photographs[:6]), IMAGENET, 3)])
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,8 @@ def close(a, b, tolerance):
             assert other.quantiles[q] == pytest.approx(value, rel=tolerance)
     assert a.verdict.kind == b.verdict.kind
     assert a.verdict.ratio == pytest.approx(b.verdict.ratio, rel=tolerance)
-    # The planted trigger is a steep step: rounding may flip single borderline patches, here at most 4 of 1960.
-    assert a.verdict.outlier_fraction == pytest.approx(b.verdict.outlier_fraction, rel=tolerance, abs=4.5 / 1960)
+    # The planted trigger is a steep step: rounding may flip single borderline patches, here at most 4 of 1176.
+    assert a.verdict.outlier_fraction == pytest.approx(b.verdict.outlier_fraction, rel=tolerance, abs=4.5 / 1176)
 
 
 def test_statistics_of_a_bfloat16_forward_are_within_two_percent_of_fp32(result, pixels):
@@ -44,7 +46,7 @@ def test_statistics_of_a_bfloat16_forward_are_within_two_percent_of_fp32(result,
     close(result, scan(Backbone(half), pixels), 0.02)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_batch_size_does_not_matter(result, model, pixels, batch_size):
     close(result, scan(Backbone(model), pixels, options=ScanOptions(batch_size=batch_size)), 1e-4)
 

@@ -36,9 +36,9 @@ def shipped():
 
 @pytest.fixture(scope="session")
 def images(request, shipped):
-    """The shipped photographs, and every twentieth of the test data's where it is there."""
+    """The shipped photographs, and every fortieth of the test data's where it is there."""
     try:
-        paths = sorted((request.getfixturevalue("test_data") / "photos").glob("*.jpg"))[::20]
+        paths = sorted((request.getfixturevalue("test_data") / "photos").glob("*.jpg"))[::40]
     except pytest.skip.Exception:
         return shipped
     return torch.cat([shipped, torch.stack([PREPARE(Image.open(path).convert("RGB")) for path in paths])])

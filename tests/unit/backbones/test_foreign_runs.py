@@ -1,11 +1,13 @@
 """Folders that look like a run of ours and were written by somebody else: one sentence, whatever is in them."""
 
 import json
-import subprocess
-import sys
+import re
+import resource
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from tests.apart import apart
 
 from vitreg.backbones.load import load
 from vitreg.errors import UserError
@@ -100,28 +102,16 @@ def test_a_preprocessing_that_is_none_is_one_sentence(preprocess, tmp_path):
         load(run_folder(tmp_path, config))
 
 
-READER = """
-import re, resource, sys
-from pathlib import Path
-from vitreg.backbones.load import load
-from vitreg.errors import UserError
-import vitreg.models.vit
-
-used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
-try:
-    load("run:" + sys.argv[1], device="cpu")
-except UserError as error:
-    print(error)
-"""
-
-
 def test_a_model_larger_than_its_weights_is_refused_before_memory_is_asked_for(tmp_path):
     run_folder(tmp_path, {"schema": "vitreg.run/1", "model": SMALL | {"width": 16384, "depth": 24, "heads": 128}})
-    done = subprocess.run([sys.executable, "-c", READER, str(tmp_path)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "describes a model of " in done.stdout
-    assert "one of the two is not of this run" in done.stdout
+
+    def refused():
+        used = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
+        with pytest.raises(UserError, match=r"describes a model of .* one of the two is not of this run"):
+            load(f"run:{tmp_path}", device="cpu")
+
+    apart(refused)
 
 
 @pytest.mark.parametrize(

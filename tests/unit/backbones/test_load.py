@@ -298,10 +298,10 @@ def test_weights_at_the_size_that_the_user_names_give_the_features_of_the_model_
 
 def test_the_image_tower_of_an_open_clip_model_loads():
     pytest.importorskip("open_clip")
-    backbone = load("openclip:ViT-B-32", random=True, device="cpu", image_size=64)
+    backbone = load("openclip:ViT-S-32", random=True, device="cpu", image_size=64)
     assert (backbone.anatomy.library, backbone.anatomy.patch) == ("open_clip", (32, 32))
     assert backbone.preprocess.mean == (0.48145466, 0.4578275, 0.40821073)
-    assert backbone(torch.randn(1, 3, 64, 64)).values.shape == (1, 5, 768)
+    assert backbone(torch.randn(1, 3, 64, 64)).values.shape == (1, 5, 384)
     siglip = load("openclip:ViT-B-16-SigLIP", random=True, device="cpu").preprocess  # a timm tower inside
     assert (siglip.size, siglip.resize, siglip.crop, siglip.mean) == ((224, 224), (224, 224), False, (0.5, 0.5, 0.5))
     with pytest.raises(UserError, match=r"openclip:convnext_base: .* is not a Vision Transformer"):

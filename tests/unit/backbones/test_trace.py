@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.apart import apart
 
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import QKV, Capture, Edit, token_norms
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
-
-COMPILED = """
-import torch
-from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.trace import Capture
-from vitreg.models.vit import VisionTransformer
-
-vit, images, graphs = VisionTransformer(32, 8, 24, 3, 3, registers=2).eval(), torch.randn(2, 3, 32, 32), []
-for block in vit.blocks:
-    block.compile(backend=lambda graph, _inputs: graphs.append(graph) or graph.forward)
-with torch.no_grad():
-    output = vit(images)
-before = len(graphs)
-assert before
-trace = Backbone(vit).trace(images, Capture(hidden="all", qkv="all"))
-assert len(graphs) == before, f"{len(graphs) - before} graphs more"
-torch.testing.assert_close(trace.final.cls, output)
-"""
 
 
 @pytest.fixture
@@ -167,10 +147,20 @@ class TestTrace:
         backbone.trace(images, Capture(rows={0: [0]}))
         assert depths[-1] == 1
 
-    def test_compiled_blocks_run_uncompiled_under_hooks(self):
-        # In a process of its own: the compiler starts threads of autograd, after which tests could no longer fork.
-        done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    def test_compiled_blocks_run_uncompiled_under_hooks(self, vit, images):
+        def compiled():
+            graphs = []
+            for block in vit.blocks:
+                block.compile(backend=lambda graph, _inputs: graphs.append(graph) or graph.forward)
+            with torch.no_grad():
+                output = vit(images)
+            before = len(graphs)
+            assert before
+            trace = Backbone(vit).trace(images, Capture(hidden="all", qkv="all"))
+            assert len(graphs) == before, f"{len(graphs) - before} graphs more"
+            torch.testing.assert_close(trace.final.cls, output)
+
+        apart(compiled)
 
     def test_norms_of_half_precision_are_summed_in_float32(self, vit, images):
         trace = Backbone(vit.bfloat16()).trace(images, Capture(hidden="all", norms="all"))

@@ -9,6 +9,8 @@ import torch
 from vitreg import doctor, load, maps, scan
 from vitreg.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TINY = "timm:vit_tiny_patch16_224"
 IMAGES = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
