@@ -60,9 +60,9 @@ def vitreg():
 def vitreg_process():
     """The command line in a process of its own."""
 
-    def run(*arguments, prefix=(sys.executable, "-m"), timeout=PATIENCE):
+    def run(*arguments, program=(sys.executable, "-m", "vitreg"), timeout=PATIENCE):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [*prefix, "vitreg", *map(str, arguments)]
+        command = [*program, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
     return run

@@ -197,9 +197,9 @@ def test_mistakes_are_one_sentence(vitreg, voc, photographs, tmp_path, arguments
 @pytest.mark.slow
 def test_two_processes_say_what_one_says(vitreg_process, voc, tmp_path):
     words = ("discover", MODEL, f"voc2012:{voc}@val", "--limit", "5", "--size", "96", "--sweep", "--feature", "k")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "vitreg")
     assert vitreg_process(*words, "--out", tmp_path / "one").returncode == 0
-    done = vitreg_process(*words, "--out", tmp_path / "two", prefix=torchrun)
+    done = vitreg_process(*words, "--out", tmp_path / "two", program=torchrun)
     assert done.returncode == 0, done.stderr
     one, two = read(tmp_path / "one"), read(tmp_path / "two")
     assert two.provenance.processes == 2

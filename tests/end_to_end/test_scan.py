@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +19,8 @@ from vitreg.records import ScanResult
 from vitreg.verbs.scan import scan
 
 from .conftest import one_sentence
+
+UNDRAWN = str(Path(__file__).with_name("undrawn.py"))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +101,9 @@ def test_a_clean_twin_is_not_accused(vitreg, photos, tmp_path):
 
 
 def test_two_processes_say_what_one_says(vitreg_process, photos, planted, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", UNDRAWN)
     done = vitreg_process(
-        "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", prefix=torchrun
+        "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", program=torchrun
     )
     assert done.returncode == 0, done.stderr
     one, two = read(planted[0]), read(tmp_path / "out")
@@ -145,9 +149,10 @@ def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_pa
     assert "4 images could not be read (listed in result.json); scanned 6." in done.stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_gives_the_same_result_in_another_process(vitreg, vitreg_process, photos, tmp_path):
     results = []
-    for name, run in (("a", vitreg), ("b", vitreg_process)):
+    for name, run in (("a", vitreg), ("b", partial(vitreg_process, program=(sys.executable, UNDRAWN)))):
         assert run("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "4").returncode == 0
         results.append(read(tmp_path / name).model_dump(exclude={"provenance"}))
     assert results[0] == results[1]
