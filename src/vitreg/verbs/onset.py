@@ -18,7 +18,7 @@ def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> di
         "verdict", "strength", "first_layer", "peak_layer", "outlier_fraction" as in a scan's verdict; "layers" with
         median, p99, max, ratio and outlier_fraction of each; "histogram" of the last layer's norms.
     """
-    result = scan(network, probes, options=ScanOptions(examples=0))
+    result = scan(network, probes, options=ScanOptions(examples=0, power=False))
     verdict = result.verdict
     return {
         "verdict": verdict.kind,

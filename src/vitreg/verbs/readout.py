@@ -48,10 +48,13 @@ class Readout:
     Args:
         tally: this process's tally, for the second look at its tokens.
         sums: over all processes.
+        with_power: where nothing is found, also simulate what these images could have shown.
     """
 
-    def __init__(self, tally: Tally, sums: Sums, group: Processes, detector: Detector, seed: int) -> None:
-        self.tally, self.sums, self.group = tally, sums, group
+    def __init__(
+        self, tally: Tally, sums: Sums, group: Processes, detector: Detector, seed: int, *, with_power: bool = True
+    ) -> None:
+        self.tally, self.sums, self.group, self._with_power = tally, sums, group, with_power
         self.extremes = group.max(tally.extremes)
         self.histograms = [NormHistogram(counts.astype(np.int64)) for counts in sums.counts]
         self.detections: list[dict[str, Detection]] = [
@@ -154,7 +157,7 @@ class Readout:
             else:
                 confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
         power = None
-        if side is None:
+        if side is None and self._with_power:
             norms = group_histograms(self.tally, [self.peak], self.group)[:, 0]
             power = power_of(norms, self.tally.layout.num_patches, self.peak, detector)
         said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)

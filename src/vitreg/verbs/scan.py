@@ -56,6 +56,7 @@ class ScanOptions:
     tokens: bool = False  # also write tokens.parquet: one row per token and layer
     examples: int = 8  # images shown on the page: with most outliers, with fewest, and a quarter drawn by name
     seed: int = 0  # of the bootstrap over images
+    power: bool = True  # for "none" also say what these images could have shown: about a second, however few they are
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "workers"):
@@ -123,7 +124,7 @@ def scan(
             skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
             if not sums.images[0]:
                 raise UserError(_nothing_read(skipped, interrupted))
-            readout = Readout(tally, sums, group, detector, options.seed)
+            readout = Readout(tally, sums, group, detector, options.seed, with_power=options.power)
             table = _gather_counts(tally, readout, group)
             if outputs is not None and interrupted and group.first:
                 outputs = place_of_interrupted(outputs)

@@ -19,6 +19,7 @@ from vitreg.train.history import onset, read_run, watch_of
 from vitreg.train.journal import Journal
 from vitreg.verbs.curves import curves, write_run_report
 from vitreg.verbs.onset import norms_of
+from vitreg.verbs.scan import scan
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,22 @@ def test_it_is_said_when_artifacts_appeared(tmp_path, artifacts, step, sentence)
     assert watch.sentence == sentence
 
 
-@pytest.mark.slow
+def test_a_look_during_training_says_what_a_scan_says_without_simulating_what_it_could_have_shown(monkeypatch):
+    torch.manual_seed(0)
+    network = VisionTransformer(32, 8, 32, 2, 2).eval()
+    probes = torch.randn(4, 3, 32, 32)
+    whole = scan(network, probes)
+    assert whole.verdict.power is not None
+    monkeypatch.setattr("vitreg.verbs.readout.power_of", lambda *_: 1 / 0)
+    look = norms_of(network, probes)
+    words = ("strength", "first_layer", "peak_layer", "outlier_fraction")
+    assert {
+        "verdict": whole.verdict.kind,
+        **{word: getattr(whole.verdict, word) for word in words},
+    }.items() <= look.items()
+    assert [layer["median"] for layer in look["layers"]] == [layer.median for layer in whole.layers]
+
+
 def test_artifacts_written_into_a_model_are_found_at_the_step_they_were_written(tmp_path, photographs):
     from vitreg.data.transforms import IMAGENET
 
