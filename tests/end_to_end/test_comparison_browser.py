@@ -12,6 +12,8 @@ from .test_page_browser import find, pixels
 
 pytestmark = pytest.mark.browser
 
+LONG = "its clean twin, called by a name of so many words that it takes more than one line above a chart"
+
 
 @pytest.fixture(scope="module")
 def pair():
@@ -24,7 +26,7 @@ def pair():
 @pytest.fixture
 def opened(browser, pair, tmp_path):
     made = synthetic_scan.scan_result
-    scans = [("Planted", made(grid=(12, 12)), "planted"), ("Clean", made("none", grid=(12, 12)), "clean")]
+    scans = [("Planted", made(grid=(12, 12)), "planted"), (LONG, made("none", grid=(12, 12)), "clean")]
     page = write_comparison(scans, tmp_path / "index.html", title="The same picture", pictures=[("cup", pair)])
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -48,7 +50,26 @@ def test_the_same_photograph_stands_twice_on_the_first_screen_with_its_norm_maps
     assert (with_outliers[~bright] == without[~bright]).all()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def test_a_scale_of_attention_stands_only_beside_maps_of_attention(opened):
+    scale = find(opened, "#attention-scale")
+    assert not scale.is_displayed()
+    find(opened, "#further").click()
+    assert scale.is_displayed()
+
+
+def test_charts_of_one_quantity_stand_at_one_height(opened):
+    for kind in ("norms", "histogram"):
+        boxes = opened.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].filter((c) => c.getBoundingClientRect().width)"
+            ".map((c) => { const b = c.getBoundingClientRect(); return [b.top, b.bottom, b.left]; })",
+            f".chart.{kind}",
+        )
+        assert len(boxes) == 2
+        assert boxes[0][:2] == boxes[1][:2]
+        assert boxes[0][2] < boxes[1][2]
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_no_width_needs_sideways_scrolling(opened, width):
     metrics = {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -24,7 +24,7 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
     if named and result.model.weights.endswith((".safetensors", ".pth", ".pt", ".bin")):
         # Flags stand last: `eval` wants its task and data before them.
         more = f" --weights {shlex.quote(result.model.weights)}"
-    maps = f"See the maps for yourself: `vitreg maps {spec} photos/ --what attention,norm,pca{more}` draws them for any block."
+    maps = f"Draw maps, with `--layer N` of any block: `vitreg maps {spec} photos/ --what attention,norm,pca{more}`."
     doctor = f"Check the weights and the layout of tokens, without images: `vitreg doctor {spec}{more}`."
     if verdict.kind == "none":
         few = result.images.seen < FEW and verdict.power is None and not verdict.undecided
