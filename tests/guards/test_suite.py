@@ -31,3 +31,10 @@ def test_no_test_counts_on_a_clock_to_interrupt_it():
     for path in TESTS.rglob("*.py"):
         text = path.read_text()
         assert path == Path(__file__) or not ("setitimer" in text or "signal.alarm" in text), path.name
+
+
+def test_no_two_files_of_tests_share_a_name():
+    """pytest would collect neither the second nor anything else, and running one of their folders shows nothing of it."""
+    packaged = [path for path in TESTS.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in packaged]
+    assert {name for name in names if names.count(name) > 1} == set()
