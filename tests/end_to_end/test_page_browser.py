@@ -227,6 +227,16 @@ def test_photographs_come_before_charts_and_begin_on_the_first_screen(opened):
     assert max(photographs) < min(charts)
 
 
+def test_charts_beside_each_other_end_at_one_height(opened):
+    pairs = opened.execute_script(
+        "return [...document.querySelectorAll('.pair')].map((p) => [...p.querySelectorAll('.wide .chart')]"
+        ".map((c) => c.getBoundingClientRect().bottom))"
+    )
+    assert [len(pair) for pair in pairs] == [2, 2]
+    for left, right in pairs:
+        assert abs(left - right) < 1
+
+
 def test_all_maps_are_shown_on_request(opened):
     components = find(opened, "[data-example='0'] [data-map='pca']")
     assert not components.is_displayed()

@@ -76,6 +76,7 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
         "verdict_kind": words.kind(result.verdict),
         "tone": words.tone(result.verdict),
         "confidence": words.confidence(result.verdict),
+        "confidence_why": words.confidence_why(result.verdict),
         "shown": shown,
         "found": (min(found), max(found)) if found else None,
         "charts": _charts(result, attempts),

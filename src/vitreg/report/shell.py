@@ -32,6 +32,7 @@ def render(template: str, **values: object) -> str:
         "percent": words.percent,
         "times": words.times,
         "hundredths": words.hundredths,
+        "whole": lambda value: words.short(value) if value == round(value) else words.number(value),
         "spaced": words.spaced,
         "headline": lambda text: words.headline(words.spaced(text)),
         "code": _code,

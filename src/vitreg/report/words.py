@@ -45,6 +45,7 @@ def headline(text: str) -> tuple[str, str]:
     >>> headline("This model has mild artifacts: 5 in 1000 patches.")
     ('This model has mild artifacts.', '5 in 1000 patches.')
     """
+    text = re.sub(r" \(([^()]+)\)\.$", r": \1.", text)  # numbers in brackets at the end
     first, _, rest = (re.sub(r": |(?<=[a-z)])\. (?=[A-Z])", "\n", text, count=1)).partition("\n")
     return (f"{first}.", rest[:1].upper() + rest[1:]) if rest else (first, "")
 
@@ -66,6 +67,17 @@ def confidence(verdict: VerdictRecord) -> str:
     words = ("low", "fair", "high")
     agreed = 2 if verdict.confidence >= 0.95 else 1 if verdict.confidence >= 0.8 else 0
     return words[agreed if verdict.kind != "none" else min(agreed, _power(verdict))]
+
+
+def confidence_why(verdict: VerdictRecord) -> str:
+    """What the confidence stands on."""
+    if verdict.confidence is None:
+        return "too few images to resample"
+    if verdict.undecided:
+        return f"artifacts in {percent(1 - verdict.confidence)} of resamples"
+    if verdict.kind == "none" and _power(verdict) < 2:
+        return "these images exclude too little"
+    return f"{percent(verdict.confidence)} of resamples agree"
 
 
 def _power(verdict: VerdictRecord) -> int:

@@ -75,8 +75,8 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
             [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
             place / "index.html",
             title=f"The same photographs, with and without {kind} artifacts",
-            note="Two ViTs with the same weights, but for artifacts planted into the first to show what they look like. "
-            "Neither is a trained model.",
+            note="Both ViTs have the same weights; artifacts were planted into the first to show what they look like. "
+            "Neither was trained.",
             pictures=pictures,
         )
     )

@@ -199,11 +199,32 @@ def test_a_verdict_of_artifacts_has_the_colour_of_its_strength():
             "About 5 in 1000 are 2.2 times longer.",
         ),
         ("None were found, but 12 images tell little.", "None were found, but 12 images tell little.", ""),
+        (
+            "None, but 12 images only exclude strong ones (2 % of the patches).",
+            "None, but 12 images only exclude strong ones.",
+            "2 % of the patches.",
+        ),
         ("Weights are random. It has artifacts: many.", "Weights are random.", "It has artifacts: many."),
     ],
 )
 def test_a_headline_is_a_whole_sentence(sentence, first, rest):
     assert words.headline(sentence) == (first, rest)
+
+
+def test_a_confidence_says_what_it_stands_on():
+    edges = [Detectable(ratio=r, share=s) for r, s in ((2.25, 0.11), (3.5, 0.03), (6, 0.02))]
+    power = Power(layer=3, probability=0.8, unevenness=2, detectable=edges)
+    none = VerdictRecord.model_construct(kind="none", strength="none", confidence=0.97, power=power, undecided=False)
+    said = {
+        words.confidence_why(none.model_copy(update=changes)).replace("\N{NO-BREAK SPACE}", " ")
+        for changes in ({}, {"power": None}, {"confidence": None}, {"undecided": True})
+    }
+    assert said == {
+        "these images exclude too little",  # and not that 97 % agree, beside a low confidence
+        "97 % of resamples agree",
+        "too few images to resample",
+        "artifacts in 3.0 % of resamples",
+    }
 
 
 def test_names_are_shown_without_the_folder_they_share():

@@ -164,8 +164,8 @@ def test_losses_come_before_norms(runs):
     text = words(render(runs))
     order = [
         "Artifacts so far",
-        "Loss Mean",
-        "Learning rate Of",
+        "Loss Each",
+        "Learning rate The",
         "Evaluation: top-1",
         "Outliers over training",
         "Norms over training",
