@@ -256,6 +256,11 @@ def test_no_width_needs_sideways_scrolling(opened, width):
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
     assert wide <= seen <= width
+    inside = opened.execute_script(
+        "return [...document.querySelectorAll('main *')].filter((e) => e.scrollWidth > e.clientWidth"
+        " && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)).map((e) => e.className)"
+    )
+    assert inside == [] or width > 500  # a desktop may scroll a table of many columns
 
 
 def test_the_count_scale_can_be_chosen(opened):
