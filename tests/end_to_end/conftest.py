@@ -14,6 +14,8 @@ import pytest
 
 from tests.patience import PATIENCE
 
+from .made import make
+
 CHROMIUM = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
@@ -54,6 +56,12 @@ def vitreg():
         return Done(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made(vitreg, photographs, voc, tmp_path_factory):
+    """The words that stand in braces in the commands of `test_every_verb`."""
+    return make(vitreg, photographs, voc, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="session")

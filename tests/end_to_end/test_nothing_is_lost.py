@@ -13,9 +13,9 @@ from vitreg import report
 from vitreg.records import ScanResult
 
 from .conftest import one_sentence
-from .test_every_verb import CASES, QUICK, SMALL, made, words_of  # noqa: F401  (a fixture)
+from .made import MODEL, QUICK, SMALL
+from .test_every_verb import CASES, words_of
 
-MODEL = "planted:high-norm"
 WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export")
 SKIPPED = {"doctor", "version", "demo"}  # the first two write nothing, the demo has a test of its own
 MORE = {"scan": ("--tokens",), "extract": ("--table",)}
@@ -51,7 +51,7 @@ def test_every_verb_that_writes_is_tried():
 
 
 @pytest.mark.parametrize("verb", WRITES)
-def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg, made, tmp_path, verb):  # noqa: F811
+def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg, made, tmp_path, verb):
     def run(out):
         return vitreg(verb, *words_of(CASES[verb], made, out), *MORE.get(verb, ()))
 
@@ -70,7 +70,7 @@ def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg,
 
 
 @pytest.mark.parametrize("verb", [verb for verb in WRITES if verb != "train"])  # a run is never begun twice
-def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):  # noqa: F811
+def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):
     words = (verb, *words_of(CASES[verb], made, tmp_path), *MORE.get(verb, ()))
     for _ in range(2):
         done = vitreg(*words)
@@ -169,7 +169,7 @@ def test_what_a_killed_scan_left_is_swept_by_the_next(vitreg, photos, tmp_path):
     assert not (out / "tokens.parquet").exists(), "the tokens belong to the record before"
 
 
-def test_training_leaves_the_files_of_others_in_its_folder(vitreg, made, tmp_path):  # noqa: F811
+def test_training_leaves_the_files_of_others_in_its_folder(vitreg, made, tmp_path):
     run = tmp_path / "run"
     mine = {"checkpoints/step-00000099/weights.pth": b"1"}
     for name, data in mine.items():
@@ -185,7 +185,7 @@ def test_training_leaves_the_files_of_others_in_its_folder(vitreg, made, tmp_pat
     assert (run / "model.safetensors").read_bytes() == b"mine"
 
 
-def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):  # noqa: F811
+def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):
     shutil.copytree(made["run"], tmp_path / "run")
     (tmp_path / "run" / ".vitreg.json").unlink()
     done = vitreg("train", "--resume", tmp_path / "run")
