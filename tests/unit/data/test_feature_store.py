@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
+from tests.patience import PATIENCE
 
 from vitreg.data import feature_shards
 from vitreg.data.feature_claims import Claims
@@ -249,13 +250,13 @@ def test_a_claim_ends_with_its_process(tmp_path, end):
     ready, go_on = context.Event(), context.Event()
     other = context.Process(target=claiming, args=(tmp_path, ready, go_on))
     other.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE)
     with Claims(tmp_path) as claims:
         assert not claims.take(3)
         assert claims.take(2)
         assert other.pid is not None
         go_on.set() if end == "let go" else os.kill(other.pid, signal.SIGKILL)
-        other.join(20)
+        other.join(PATIENCE)
         assert claims.take(3)
 
 

@@ -300,7 +300,7 @@ def test_shared_memory_of_64_kilobytes_ends_a_run_with_a_sentence():
         "except Exception as error: print(type(error).__name__, error)"
     )
     done = subprocess.run(
-        [*mount, sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+        [*mount, sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.stdout.startswith("UserError shared memory (/dev/shm of 0.0625 MiB) has no room for a batch of 0.2 MiB")
     assert "Traceback" not in done.stderr
