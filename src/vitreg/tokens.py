@@ -57,6 +57,29 @@ class TokenLayout:
             grid=grid,
         )
 
+    def with_registers(self, count: int) -> TokenLayout:
+        """Return the layout with registers added directly before the patches, or as many taken away from there.
+
+        Raises:
+            ValueError: if fewer registers than that stand there.
+        """
+        start = self.patches.start
+        gone = set(range(start + count, start)) if count < 0 else set[int]()
+        if not gone <= set(self.registers):
+            raise ValueError(f"there are not {-count} registers directly before the patches")
+
+        def moved(indices: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(index + count if index >= start else index for index in indices)
+
+        kept = tuple(index for index in self.registers if index not in gone)
+        return TokenLayout(
+            cls=moved(self.cls),
+            registers=tuple(sorted((*moved(kept), *range(start, start + count)))),
+            other=moved(self.other),
+            patches=slice(start + count, self.patches.stop + count),
+            grid=self.grid,
+        )
+
     @property
     def length(self) -> int:
         """N, the number of tokens of the sequence."""

@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitreg.backbones.trace import Edit
-from vitreg.tokens import TokenLayout
+from vitreg.backbones.edits import Edit, Place
 
 Kind = Literal["zero", "mean", "noise", "shuffle"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -154,10 +153,10 @@ def replacing(images: Int64[Tensor, "T"], tokens: Int64[Tensor, "T"], values: Fl
         images: place of each token's image in the batch.
         tokens: place of each token in the sequence.
     """
-    return [Edit(layer, partial(_put, images, tokens, own)) for layer, own in enumerate(values)]
+    return [Edit("block", layer, partial(_put, images, tokens, own)) for layer, own in enumerate(values)]
 
 
-def _put(images: Tensor, tokens: Tensor, values: Tensor, hidden: Tensor, _layout: TokenLayout) -> Tensor:
+def _put(images: Tensor, tokens: Tensor, values: Tensor, hidden: Tensor, _place: Place) -> Tensor:
     changed = hidden.clone()
     changed[images.to(hidden.device), tokens.to(hidden.device)] = values.to(hidden)
     return changed

@@ -16,6 +16,7 @@ from vitreg.backbones.anatomy_parts import (
     Anatomy,
     AttentionParts,
     Size,
+    all_mlp_projections,
     attention_parts,
     is_a,
     pair,
@@ -138,6 +139,7 @@ def _describe(tower: nn.Module, family: _Family) -> Anatomy:
         patch_projection=projection,
         position_table=position_table,
         register_parameter=lambda: _at(tower, family.registers)[0] if registers and family.registers else None,
+        mlp=all_mlp_projections(blocks),
         attention=parts if len(parts) == len(blocks) else (),
     )
 

@@ -15,6 +15,7 @@ from vitreg.backbones.anatomy_parts import (
     Anatomy,
     Size,
     all_attention_parts,
+    all_mlp_projections,
     pair,
     prefixed_layout,
     resampled_table,
@@ -50,6 +51,7 @@ def read_ours(module: nn.Module) -> Anatomy | None:
         patch_projection=module.patch_embed.proj,
         position_table=lambda: (module.pos_embed[0], module.grid),
         register_parameter=lambda: None if module.reg_token is None else module.reg_token[0],
+        mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([block.attn for block in blocks]),  # type: ignore[misc]
     )
 
@@ -112,6 +114,7 @@ def read_hub(module: nn.Module) -> Anatomy | None:
         patch_projection=projection,
         position_table=position_table,
         register_parameter=lambda: getattr(vit, name)[0] if name and registers else None,
+        mlp=all_mlp_projections(flat),
         attention=all_attention_parts([getattr(block, "attn", None) for block in flat]),
     )
 

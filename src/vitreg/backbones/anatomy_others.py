@@ -11,6 +11,7 @@ from vitreg.backbones.anatomy_parts import (
     Anatomy,
     Size,
     all_attention_parts,
+    all_mlp_projections,
     is_a,
     pair,
     prefixed_layout,
@@ -54,6 +55,7 @@ def read_open_clip(module: nn.Module) -> Anatomy | None:
         patch_projection=vit.conv1,
         position_table=lambda: (vit.positional_embedding[1:], grid),
         register_parameter=lambda: None,
+        mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([block.attn for block in blocks]),
         sequence_first=not vit.transformer.batch_first,
     )
@@ -95,6 +97,7 @@ def read_torchvision(module: nn.Module) -> Anatomy | None:
         patch_projection=vit.conv_proj,
         position_table=lambda: (vit.encoder.pos_embedding[0, 1:], grid),
         register_parameter=lambda: None,
+        mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([block.self_attention for block in blocks]),
     )
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +67,8 @@ class Anatomy:
         register_parameter: returns the learned registers [R, D], or None.
         attention: one entry per block, or empty where the projections are not known (attention is then still read
             through `scaled_dot_product_attention`).
+        mlp: the last projection of each block's MLP (fc2, w3, c_proj, down_proj), or empty where it is not known.
+        prefix_counts: (module, attribute) that count the tokens before the patches, which a rotary embedding leaves alone.
         resizable: False for models that take only `native_size`.
         sequence_first: blocks pass [N, B, D] to one another.
     """
@@ -85,6 +87,8 @@ class Anatomy:
     position_table: Callable[[], tuple[Tensor, Size] | None]
     register_parameter: Callable[[], Tensor | None]
     attention: tuple[AttentionParts, ...] = ()
+    mlp: tuple[nn.Module, ...] = ()
+    prefix_counts: tuple[tuple[nn.Module, str], ...] = ()
     resizable: bool = True
     sequence_first: bool = False
 
@@ -201,6 +205,25 @@ def all_attention_parts(attentions: list[nn.Module | None]) -> tuple[AttentionPa
     return known if len(known) == len(parts) else ()
 
 
+def all_mlp_projections(blocks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    """Find the last projection of every block's MLP by the names the field uses; empty as soon as one is not there."""
+    found = [_mlp_projection(block) for block in blocks]
+    known = tuple(projection for projection in found if projection is not None)
+    return known if len(known) == len(found) else ()
+
+
+def _mlp_projection(block: Any) -> nn.Module | None:
+    mlp = getattr(block, "mlp", None)
+    if hasattr(block, "mlp_out_proj"):  # timm's parallel blocks: beside attention, without a module of its own
+        return block.mlp_out_proj
+    if isinstance(mlp, nn.Sequential) and not hasattr(mlp, "c_proj"):  # torchvision's has numbers, not names
+        return next((layer for layer in reversed(mlp) if isinstance(layer, nn.Linear)), None)
+    # transformers 4 has the MLP of ViT in two modules of the block; its attention has an `output` of its own.
+    names = ("fc2", "w3", "c_proj", "down_proj", "weights_out")
+    projection = _first(block.output, "dense") if mlp is None and hasattr(block, "output") else _first(mlp, *names)
+    return projection if isinstance(projection, nn.Module) else None
+
+
 def _projection_weights(attention: nn.Module) -> Callable[[], tuple[Tensor, ...]] | None:
     if isinstance(getattr(attention, "qkv", None), nn.Linear):
         return lambda: (attention.qkv.weight,)  # type: ignore[union-attr,return-value]
@@ -211,7 +234,7 @@ def _projection_weights(attention: nn.Module) -> Callable[[], tuple[Tensor, ...]
     return None
 
 
-def _first(module: nn.Module, *names: str) -> Any:
+def _first(module: Any, *names: str) -> Any:
     for name in names:
         value = getattr(module, name, None)
         if value is not None and not isinstance(value, nn.Identity):

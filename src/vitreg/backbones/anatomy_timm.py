@@ -15,6 +15,7 @@ from vitreg.backbones.anatomy_parts import (
     Anatomy,
     Size,
     all_attention_parts,
+    all_mlp_projections,
     is_a,
     pair,
     prefixed_layout,
@@ -76,8 +77,14 @@ def read_timm(module: nn.Module) -> Anatomy | None:
         patch_projection=embed.backbone if isinstance(embed.proj, nn.Identity) else embed.proj,
         position_table=position_table,
         register_parameter=lambda: vit.reg_token[0] if registers else None,
+        mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([getattr(block, "attn", None) for block in blocks]),
         # Beit's relative position bias is tied to one window; timm resizes it only by rebuilding the model.
+        prefix_counts=tuple(
+            (block.attn, "num_prefix_tokens")
+            for block in blocks
+            if hasattr(getattr(block, "attn", None), "num_prefix_tokens")
+        ),
         resizable=not beit,
     )
 

@@ -7,7 +7,8 @@ returns. Attention is trusted only after it was checked on this very model (`att
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import final
 
 import torch
@@ -15,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy import Anatomy, describe
+from vitreg.backbones.edits import Edit, Editor, EditSet
 from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
-from vitreg.backbones.trace import Capture, Edit, Trace
-from vitreg.backbones.watch import Recorder, Source, undisturbed, watching
+from vitreg.backbones.recorder import Recorder, Source
+from vitreg.backbones.trace import Capture, Trace
+from vitreg.backbones.watch import undisturbed, watching
 from vitreg.data.transforms import Policy, Preprocess, fit
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice
@@ -66,6 +69,30 @@ class Backbone:
         self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
         self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None
+        self._edits: tuple[EditSet, ...] = ()
+
+    def edited(self, edits: Sequence[Edit], name: str) -> Backbone:
+        """Return this model with edits made in every forward: a backbone like any other. The module stays as it is.
+
+        Args:
+            edits: they share a state during each forward. Those of this backbone, if it is an edited one, come first.
+            name: for the spec and the records.
+        Raises:
+            UserError: for a block that does not exist.
+        """
+        other = copy.copy(self)
+        other._edits = (*self._edits, EditSet(tuple(edits), name))
+        Editor(other._edits, self.depth)
+        other.spec = f"{self.spec} + {name}"
+        other.notes = (*self.notes, f"Edited while it runs: {name}.")
+        return other
+
+    @property
+    def edits_identity(self) -> str | None:
+        """What tells edits apart: "" without any, None where one cannot be told apart from another (a lambda)."""
+        identities = [each.identity() for each in self._edits]
+        known = [identity for identity in identities if identity is not None]
+        return " ".join(known) if len(known) == len(identities) else None
 
     @property
     def depth(self) -> int:
@@ -95,11 +122,22 @@ class Backbone:
         return found
 
     def layout(self, image_size: tuple[int, int]) -> TokenLayout:
-        """Return the roles of the tokens of an image of (height, width) pixels.
+        """Return the roles of the final tokens of an image of (height, width) pixels.
 
         Raises:
             UserError: if the model cannot take this size, naming one it can.
         """
+        if not self._edits:
+            return self._embedded_layout(image_size)
+        editor = Editor(self._edits, self.depth)
+        _, layout = self._edited_images(editor, torch.zeros(1, self.anatomy.channels, *image_size))
+        layout = editor.layout(layout, "input")
+        for layer in range(self.depth):
+            layout = editor.layout(layout, "block", layer)
+        return layout
+
+    def _embedded_layout(self, image_size: tuple[int, int]) -> TokenLayout:
+        """The roles of the tokens as they are embedded, before any edit."""
         height, width = image_size
         (rows, cols), native = self.anatomy.patch, self.anatomy.native_size
         if (height, width) != native:
@@ -136,31 +174,42 @@ class Backbone:
         rows, cols = (min(n * step, side) for n, step, side in zip(grid, self.anatomy.patch, image_size, strict=True))
         return rows, cols
 
-    def __call__(self, images: Float[Tensor, "B C H W"]) -> Tokens:
-        """Return the final tokens, after the model's final norm where it has one."""
-        images, layout = self._prepare(images)
-        with undisturbed(self.module):
-            return Tokens(self._encode(images, layout), layout)
+    def __call__(self, images: Float[Tensor, "B C H W"], *, grad: bool = False) -> Tokens:
+        """Return the final tokens, after the model's final norm where it has one.
 
-    def trace(self, images: Float[Tensor, "B C H W"], capture: Capture, edits: Sequence[Edit] = ()) -> Trace:
+        Args:
+            grad: keep gradients, of the parameters and of the images.
+        """
+        images = self._checked(images)
+        return self._inside(images, self._edits, lambda given, editor: self._run(given, editor, grad=grad).final)
+
+    def trace(
+        self,
+        images: Float[Tensor, "B C H W"],
+        capture: Capture,
+        edits: Sequence[Edit] = (),
+        *,
+        grad: bool = False,
+    ) -> Trace:
         """Run the model and keep what `capture` asks for; without edits the final tokens are those of a plain call.
 
+        A model edited at "forward" may run several times: looked into is the run of these images, and `final` is what
+        the edit returns.
+
+        Args:
+            edits: made in this forward alone, after those of the backbone.
+            grad: keep gradients, of the parameters and of the images.
         Raises:
             UserError: if a block or token does not exist, the images do not fit, or attention is asked of a model whose
                 attention cannot be read.
         """
-        images, layout = self._prepare(images)
-        plan = capture.resolve(self.depth, layout.length)
-        source: Source = "sdpa"
-        if plan.attention:
-            status = self.attention_status()
-            if status.source == "none":
-                raise UserError(status.reason)
-            source = status.source
-        recorder = Recorder(self.anatomy, layout, plan, edits, source)
-        with undisturbed(self.module), watching(recorder):
-            final = self._encode(images, layout)
-        return recorder.finish(final)
+        images = self._checked(images)
+        sets = (*self._edits, EditSet(tuple(edits), "")) if edits else self._edits
+        editor = Editor(sets, self.depth)
+        trace = self._run(images, editor, capture, grad=grad)
+        if editor.edits("forward"):
+            trace.final = self._inside(images, sets, lambda given, inner: self._run(given, inner, grad=grad).final)
+        return trace
 
     def attention_status(self) -> AttentionStatus:
         """Check once, on two inputs made for it, how attention is read and that the reading is right.
@@ -180,30 +229,68 @@ class Backbone:
     def _first_parameter(self) -> Tensor:
         return next(self.anatomy.patch_projection.parameters())
 
-    def _prepare(self, images: Tensor) -> tuple[Tensor, TokenLayout]:
+    def _checked(self, images: Tensor) -> Tensor:
         channels = self.anatomy.channels
         if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise UserError(
                 f"images must be a floating point tensor [B, {channels}, H, W], not {images.dtype} {list(images.shape)}."
             )
-        layout = self.layout((images.shape[-2], images.shape[-1]))
-        return images.to(self.device, self.dtype), layout
+        return images.to(self.device, self.dtype)
 
-    def _encode(self, images: Tensor, layout: TokenLayout) -> Tensor:
+    def _edited_images(self, editor: Editor, images: Tensor) -> tuple[Tensor, TokenLayout]:
+        """The images after their edits, and the layout that follows from their size."""
+        before = self._embedded_layout((images.shape[-2], images.shape[-1]))
+        images, _ = editor.apply("image", images, before)
+        return images, editor.layout(self._embedded_layout((images.shape[-2], images.shape[-1])), "image")
+
+    def _inside(self, images: Tensor, sets: tuple[EditSet, ...], run: Callable[[Tensor, Editor], Tokens]) -> Tokens:
+        """Run inside the edits of the whole call; each run has an editor, and so a state, of its own."""
+        around = Editor(sets, self.depth)
+        call = around.around(
+            lambda given: run(self._checked(given), Editor(sets, self.depth)),
+            lambda given: self._embedded_layout((given.shape[-2], given.shape[-1])),
+        )
+        return call(images)
+
+    def _run(self, images: Tensor, editor: Editor, capture: Capture | None = None, *, grad: bool = False) -> Trace:
+        """One forward with all edits but those of the whole call."""
+        images, layout = self._edited_images(editor, images)
+        plan = (capture or Capture()).resolve(self.depth, self._longest(editor, layout))
+        source: Source = "sdpa"
+        if plan.attention or editor.attention:
+            status = self.attention_status()
+            if status.source == "none":
+                raise UserError(status.reason)
+            source = status.source
+        recorder = Recorder(self.anatomy, layout, plan, editor, source)
+        looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
+        with undisturbed(self.module, grad=grad), looking:
+            final = self._encode(images, recorder)
+        if capture is None and not editor.in_the_model:
+            return Trace(Tokens(final, layout), self.depth, recorder.kept)
+        return recorder.finish(final)
+
+    def _longest(self, editor: Editor, layout: TokenLayout) -> int:
+        """Number of tokens of the longest sequence that a block is given."""
+        return max(layout.length, editor.layout(layout, "input").length)
+
+    def _encode(self, images: Tensor, recorder: Recorder) -> Tensor:
         final = self.anatomy.encode(images)
-        if final.ndim != 3 or final.shape[1] != layout.length:
+        length = recorder.layout.length
+        if final.ndim != 3 or final.shape[1] != length:
             raise UserError(
-                f"the model returned tokens of shape {list(final.shape)} where its anatomy says [B, {layout.length}, D]"
+                f"the model returned tokens of shape {list(final.shape)} where its anatomy says [B, {length}, D]"
                 "; describe its tokens in an Anatomy made by hand."
             )
         return final
 
     def _probed(self, images: Tensor) -> Recorder:
-        images, layout = self._prepare(images)
+        images = self._checked(images)
+        layout = self._embedded_layout((images.shape[-2], images.shape[-1]))
         everything = Capture(qkv="all", projected="all" if self.anatomy.attention else ())
         recorder = Recorder(self.anatomy, layout, everything.resolve(self.depth, layout.length), probing=True)
         with undisturbed(self.module), watching(recorder):
-            self._encode(images, layout)
+            self._encode(images, recorder)
         return recorder
 
     def _in_float32(self) -> AttentionStatus | None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitreg.backbones.anatomy_parts import Anatomy
-from vitreg.backbones.watch import Recorder, Source
+from vitreg.backbones.recorder import Recorder, Source
 from vitreg.quantities import percent
 
 # Relative error of the recomputed attention up to which a reading counts as exact, by the dtype the model runs in.

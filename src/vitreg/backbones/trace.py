@@ -1,4 +1,4 @@
-"""What can be asked of one forward pass (`Capture`, `Edit`) and what is left of it (`Trace`, `QKV`): values only.
+"""What can be asked of one forward pass (`Capture`) and what is left of it (`Trace`, `QKV`): values only.
 
 Block outputs (`hidden`) are taken before the final norm, where the paper measures token norms (Sec. 2.1); `final` is
 what the model returns. Queries, keys and values exist twice and are named apart: `qkv` as attention saw them (after
@@ -7,14 +7,16 @@ qk-norm and rotary embedding), `projected_qkv` as the projection wrote them, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.backbones.sites import resolve_layer
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout, Tokens
 
@@ -33,6 +35,8 @@ class Capture:
         projected: q, k, v as the projection wrote them, before qk-norm and rotary embedding.
         rows: attention of these query tokens only, float32 [B, heads, Q, N], without keeping q, k, v: a mapping
             layer -> queries, or (layers, queries) for the same queries in each.
+        mlp: the input of the last projection of the MLP [B, N, hidden].
+        input: the tokens [B, N, D] that enter block 0.
         patch_embeddings: the output of the patch projection [B, P, D], before positions are added.
     """
 
@@ -41,6 +45,8 @@ class Capture:
     qkv: Layers = ()
     projected: Layers = ()
     rows: Mapping[int, Sequence[int]] | tuple[Layers, Sequence[int]] | None = None
+    mlp: Layers = ()
+    input: bool = False
     patch_embeddings: bool = False
 
     def resolve(self, depth: int, length: int) -> Plan:
@@ -64,6 +70,8 @@ class Capture:
             qkv=_resolve(self.qkv, depth),
             projected=_resolve(self.projected, depth),
             rows=rows,
+            mlp=_resolve(self.mlp, depth),
+            input=self.input,
             patch_embeddings=self.patch_embeddings,
         )
 
@@ -77,6 +85,8 @@ class Plan:
     qkv: frozenset[int]
     projected: frozenset[int]
     rows: Mapping[int, tuple[int, ...]]
+    mlp: frozenset[int]
+    input: bool
     patch_embeddings: bool
 
     @property
@@ -86,37 +96,50 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """Replace a block's output while the model runs; what the next block reads and what a trace keeps is the new one.
-
-    Args:
-        layer: block index, -1 for the last.
-        function: (hidden [B, N, D], layout) -> hidden of the same shape. It must not write into what it is given.
-    """
-
-    layer: int
-    function: Callable[[Tensor, TokenLayout], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
 class QKV:
     """Queries, keys and values of one block and how they are compared: softmax(q kᵀ · scale + mask) v.
 
     Args:
-        k: may have fewer heads than q (grouped queries); query head h reads key head h // (heads / key heads).
-        mask: what attention adds to the logits (float) or where it may look (bool), broadcastable to [B, heads, N, N].
+        k: may have fewer heads than q (grouped queries); query head h reads key head h // (heads / key heads). An edit
+            may put E keys and values that belong to no token behind the others: M = N + E.
+        mask: what attention adds to the logits (float) or where it may look (bool), broadcastable to [B, heads, N, M].
         causal: token i sees tokens 0..i only.
     """
 
     q: Float[Tensor, "B heads N d"]
-    k: Float[Tensor, "B kv_heads N d"]
-    v: Float[Tensor, "B kv_heads N d"]
+    k: Float[Tensor, "B kv_heads M d"]
+    v: Float[Tensor, "B kv_heads M d"]
     scale: float
     mask: Tensor | None = None
     causal: bool = False
 
-    def rows(self, queries: Sequence[int] | None = None) -> Float[Tensor, "B heads Q N"]:
-        """Return softmax attention of some query tokens (None: all) over all tokens, in float32."""
+    def with_keys(self, k: Float[Tensor, "B kv_heads E d"], v: Float[Tensor, "B kv_heads E d"]) -> QKV:
+        """Return the same with keys and values behind the others that every token may look at."""
+        mask, extra = self.mask, k.shape[2]
+        if mask is not None:
+            mask = F.pad(mask.expand(*mask.shape[:-1], self.k.shape[2]), (0, extra), value=mask.dtype == torch.bool)
+        return replace(self, k=torch.cat([self.k, k], 2), v=torch.cat([self.v, v], 2), mask=mask)
+
+    def with_bias(self, bias: Tensor) -> QKV:
+        """Return the same with something added to the logits, broadcastable to [B, heads, N, M]."""
+        mask = self.mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill_(~mask, -torch.inf)
+        return replace(self, mask=bias if mask is None else mask + bias)
+
+    def attend(self, weights: Float[Tensor, "B heads N M"] | None = None) -> Float[Tensor, "B heads N d"]:
+        """Return attention · v in the dtype of v, with PyTorch's kernel where no weights are given."""
+        if weights is not None:
+            with _without_autocast(self.q):
+                return (weights @ self._spread(self.v).float()).to(self.v.dtype)
+        mask = self.mask if self.mask is None or self.mask.dtype == torch.bool else self.mask.to(self.q.dtype)
+        grouped = self.q.shape[1] != self.k.shape[1]
+        return F.scaled_dot_product_attention(
+            self.q, self.k, self.v, mask, is_causal=self.causal, scale=self.scale, enable_gqa=grouped
+        )
+
+    def rows(self, queries: Sequence[int] | None = None) -> Float[Tensor, "B heads Q M"]:
+        """Return softmax attention of some query tokens (None: all) over all keys, in float32."""
         index = slice(None) if queries is None else list(queries)
         with _without_autocast(self.q):
             q = self.q[:, :, index].float()
@@ -161,6 +184,11 @@ class Kept:
     projected: dict[int, QKV] = field(default_factory=dict)
     rows: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    mlp: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)  # where an edit wrote them: q and k don't tell any more
+    entering: dict[int, int] = field(default_factory=dict)  # tokens that a block was given
+    layouts: dict[int, TokenLayout] = field(default_factory=dict)
+    input: Tensor | None = None
     patch_embeddings: Tensor | None = None
     entering_norms: Tensor | None = None
 
@@ -170,7 +198,7 @@ class Trace:
 
     def __init__(self, final: Tokens, depth: int, kept: Kept) -> None:
         self.final = final
-        self.layout = final.layout
+        self.layout = final.layout  # of the final tokens; edits may give other tokens to the blocks (`layout_after`)
         self.depth = depth
         self._kept = kept
 
@@ -180,6 +208,21 @@ class Trace:
         if self._kept.patch_embeddings is None:
             raise ValueError("patch embeddings were not kept; trace with Capture(patch_embeddings=True)")
         return self._kept.patch_embeddings
+
+    @property
+    def input(self) -> Float[Tensor, "B N D"]:
+        """Return the tokens that entered block 0."""
+        if self._kept.input is None:
+            raise ValueError("the input of block 0 was not kept; trace with Capture(input=True)")
+        return self._kept.input
+
+    def layout_after(self, layer: int) -> TokenLayout:
+        """Return the layout of a block's output."""
+        return self._kept.layouts[resolve_layer(layer, self.depth)]
+
+    def mlp(self, layer: int) -> Float[Tensor, "B N hidden"]:
+        """Return what the last projection of a block's MLP read."""
+        return self._get("mlp", self._kept.mlp, layer)
 
     @property
     def entering_norms(self) -> Float[Tensor, "B N"] | None:
@@ -206,12 +249,28 @@ class Trace:
         return self._get("projected", self._kept.projected, layer)
 
     def attention(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q N"]:
-        """Return softmax attention from some tokens to all, in float32, from kept rows or kept q, k, v."""
+        """Return softmax attention from some tokens to all, in float32, from kept rows or kept q, k, v.
+
+        Where an edit added keys that belong to no token, rows sum to less than 1: the rest is `extra_attention`.
+        """
+        rows = self._rows(layer, queries)
+        return rows[..., : self._tokens_in(layer)]
+
+    def extra_attention(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q E"]:
+        """Return softmax attention to the E keys that an edit added and that belong to no token."""
+        return self._rows(layer, queries)[..., self._tokens_in(layer) :]
+
+    def _tokens_in(self, layer: int) -> int:
+        return self._kept.entering[resolve_layer(layer, self.depth)]
+
+    def _rows(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q M"]:
         index = resolve_layer(layer, self.depth)
         kept = self._kept.queries.get(index, ())
         if all(query in kept for query in queries) and index in self._kept.rows:
             rows = self._kept.rows[index]
             return rows if tuple(queries) == tuple(kept) else rows[:, :, [kept.index(query) for query in queries]]
+        if index in self._kept.weights:
+            return self._kept.weights[index][:, :, list(queries)]
         if index in self._kept.qkv:
             return self._kept.qkv[index].rows(queries)
         raise ValueError(
@@ -242,17 +301,6 @@ def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
     if hidden.device.type == "cpu" and norms.numel() and not 1e-15 < norms.min() <= norms.max() < 1e18:
         return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float64).float()
     return norms
-
-
-def resolve_layer(layer: int, depth: int) -> int:
-    """Return the block index 0..depth-1; negative ones count from the end.
-
-    Raises:
-        UserError: if there is no such block.
-    """
-    if not -depth <= layer < depth:
-        raise UserError(f"no block {layer} in a model of {depth} blocks (0 to {depth - 1}, or -1 for the last).")
-    return layer % depth
 
 
 def _resolve(layers: Layers, depth: int) -> frozenset[int]:

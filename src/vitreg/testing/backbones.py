@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.trace import QKV, Capture, Edit, Trace
+from vitreg.backbones.edits import Edit
+from vitreg.backbones.trace import QKV, Capture, Trace
 from vitreg.backbones.watch import undisturbed
 from vitreg.errors import UserError
+from vitreg.testing.editing import editing_checks
 
 _TIGHT = 1e-5
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -27,7 +29,8 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
     those of float64 attention of the same q and k, however large the logits; attention times values, sent through the
     block's output projection, is the attention module's output; images that
     are not square; a batch of one equals its row in a batch of three; training flags and random numbers are untouched;
-    norms are those of the hidden states; patch embeddings are the convolution's; an edit reaches the end.
+    norms are those of the hidden states; patch embeddings are the convolution's; what is written at any site is read
+    there and reaches the end; a token may be added and taken out again, and a key that belongs to no token.
 
     Args:
         images: three normalised images of a size the model takes; None for random ones of its native size (or of 6x6
@@ -60,7 +63,7 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
         ("output projection", lambda: _output_projection(backbone, images, trace)),
         ("batch", lambda: _batch(backbone, images, trace)),
         ("not square", lambda: _not_square(backbone, images)),
-        ("edit", lambda: _edit(backbone, images, trace)),
+        *editing_checks(backbone, images).items(),
     ]
     return {name: check() or "held" for name, check in checks}
 
@@ -231,15 +234,6 @@ def _refusal(backbone: Backbone, images: Tensor) -> str:
     return ""
 
 
-def _edit(backbone: Backbone, images: Tensor, trace: Trace) -> None:
-    middle = backbone.depth // 2
-    edited = backbone.trace(images, Capture(hidden=[middle, -1]), [Edit(middle, lambda hidden, _layout: hidden * 0.5)])
-    _close(edited.hidden(middle), trace.hidden(middle) * 0.5, "an edited block output")
-    changed = not torch.equal(edited.final.values, trace.final.values) or backbone.anatomy.width == 1
-    # The last norm undoes a change of scale of the last block, so its hidden states are what must differ there.
-    assert changed or middle == backbone.depth - 1, "an edit in the middle did not reach the end"
-
-
 def _untouched(backbone: Backbone, images: Tensor, capture: Capture) -> None:
     """Run, and fail inside a run, in training mode; everything must be as it was."""
     module = backbone.module
@@ -272,11 +266,11 @@ class _StoppedError(Exception):
 
 
 def _fail_inside(backbone: Backbone, images: Tensor, capture: Capture) -> None:
-    def stop(_hidden: Tensor, _layout: Any) -> Tensor:
+    def stop(_hidden: Tensor, _place: Any) -> Tensor:
         raise _StoppedError
 
     try:
-        backbone.trace(images, capture, [Edit(-1, stop)])
+        backbone.trace(images, capture, [Edit("block", -1, stop)])
     except _StoppedError:
         return
     raise AssertionError("an error inside a traced forward was swallowed")

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitreg.backbones import Backbone, Capture
-from vitreg.backbones.trace import Trace, resolve_layer
+from vitreg.backbones.sites import resolve_layer
+from vitreg.backbones.trace import Trace
 from vitreg.data.feature_shards import FieldRecord, StoredType
 from vitreg.errors import UserError, unknown
 from vitreg.tokens import Tokens

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from vitreg.analysis.outliers import detector as detector_named
 from vitreg.analysis.token_classes import OutlierRule, rule_at_peak
-from vitreg.backbones.trace import Capture, Edit, Trace, resolve_layer
+from vitreg.backbones.edits import Edit
+from vitreg.backbones.sites import resolve_layer
+from vitreg.backbones.trace import Capture, Trace
 from vitreg.data.example import Example, Portion, TrainingSet
 from vitreg.data.images import ImageSource
 from vitreg.data.training import EvaluationBatch, evaluation_loader

@@ -11,7 +11,8 @@ from torch import nn
 
 from vitreg.backbones.anatomy import describe
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.trace import Capture, Edit
+from vitreg.backbones.edits import Edit
+from vitreg.backbones.trace import Capture
 from vitreg.errors import UserError
 from vitreg.models.vit import Attention, VisionTransformer
 
@@ -73,7 +74,7 @@ def test_an_error_inside_leaves_nothing_behind(vit, images):
         raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
-        Backbone(vit).trace(images, Capture(qkv="all", norms="all"), [Edit(1, fail)])
+        Backbone(vit).trace(images, Capture(qkv="all", norms="all"), [Edit("block", 1, fail)])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
     assert vit.training
     assert torch.backends.mha.get_fastpath_enabled() == fast

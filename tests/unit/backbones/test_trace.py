@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from tests.apart import apart
 
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.trace import QKV, Capture, Edit, token_norms
+from vitreg.backbones.edits import Edit
+from vitreg.backbones.trace import QKV, Capture, token_norms
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 
@@ -177,12 +178,12 @@ class TestTrace:
 
 class TestEdit:
     def test_the_rest_of_the_model_reads_the_new_output(self, vit, images):
-        def half_the_patches(hidden, layout):
+        def half_the_patches(hidden, place):
             hidden = hidden.clone()
-            hidden[:, layout.patches] *= 0.5
+            hidden[:, place.layout.patches] *= 0.5
             return hidden
 
-        trace = Backbone(vit).trace(images, Capture(hidden="all"), [Edit(1, half_the_patches)])
+        trace = Backbone(vit).trace(images, Capture(hidden="all"), [Edit("block", 1, half_the_patches)])
         x = vit.blocks[1](vit.blocks[0](vit.embed(images)))
         x[:, 3:] *= 0.5
         torch.testing.assert_close(trace.hidden(1), x)
@@ -190,12 +191,14 @@ class TestEdit:
 
     def test_edits_of_one_block_run_in_order(self, vit, images):
         plain = Backbone(vit).trace(images, Capture(hidden=[-1]))
-        edits = [Edit(-1, lambda hidden, _: hidden + 1), Edit(2, lambda hidden, _: hidden * 2)]
+        edits = [Edit("block", -1, lambda hidden, _: hidden + 1), Edit("block", 2, lambda hidden, _: hidden * 2)]
         trace = Backbone(vit).trace(images, Capture(hidden=[-1]), edits)
         torch.testing.assert_close(trace.hidden(-1), (plain.hidden(-1) + 1) * 2)
 
     def test_attention_after_an_edit_is_that_of_the_edited_run(self, vit, images):
-        trace = Backbone(vit).trace(images, Capture(qkv="all", hidden="all"), [Edit(0, lambda h, _: h.flip(1))])
+        trace = Backbone(vit).trace(
+            images, Capture(qkv="all", hidden="all"), [Edit("block", 0, lambda h, _: h.flip(1))]
+        )
         block = vit.blocks[1]
         q, k, _v = block.attn.qkv(block.norm1(trace.hidden(0))).chunk(3, dim=-1)
         q, k = (x.unflatten(-1, (3, 8)).transpose(1, 2) for x in (q, k))
@@ -203,4 +206,4 @@ class TestEdit:
 
     def test_a_block_that_does_not_exist(self, vit, images):
         with pytest.raises(UserError, match="no block 7"):
-            Backbone(vit).trace(images, Capture(), [Edit(7, lambda hidden, _: hidden)])
+            Backbone(vit).trace(images, Capture(), [Edit("block", 7, lambda hidden, _: hidden)])

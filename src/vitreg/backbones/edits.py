@@ -1,0 +1,206 @@
+"""Writing into a running model: an `Edit` names a site (`vitreg.backbones.sites`), and its function returns the new value.
+
+At one site of one block edits run in the order given, those of an inner model first; a trace keeps what they returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreg.backbones.sites import IN_BLOCKS, SITES, Site, name_of, resolve_layer
+from vitreg.errors import UserError
+from vitreg.tokens import TokenLayout, Tokens
+
+CHANGING_TOKENS: frozenset[Site] = frozenset({"input", "block"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where an edit is called.
+
+    Args:
+        layer: index of the block, None outside blocks.
+        layout: of the tokens that the function is given.
+        state: shared by the edits of one set during one forward, and empty at its start.
+        run: images -> Tokens, the model within a "forward" edit; None at all other sites.
+    """
+
+    layer: int | None
+    layout: TokenLayout
+    state: dict[str, Any] = field(default_factory=dict)
+    run: Callable[[Tensor], Tokens] | None = None
+
+
+Function = Callable[[Any, Place], Any]
+
+
+@runtime_checkable
+class ChangesLayout(Protocol):
+    """A function that adds, drops or moves tokens also says what the layout is afterwards."""
+
+    def layout(self, before: TokenLayout) -> TokenLayout:
+        """Return the roles of the tokens that the function returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace a value while the model runs.
+
+    Args:
+        site: where, see the module.
+        layer: index of the block, -1 for the last; None at sites that belong to no block.
+        function: (value, `Place`) -> value. It must not write into what it is given; returning that itself changes
+            nothing. It may only change the number of tokens if it has a method `layout` (`ChangesLayout`).
+    Raises:
+        UserError: for a site that does not exist, or a block where there is none, or none where there must be one.
+    """
+
+    site: Site
+    layer: int | None
+    function: Function
+
+    def __post_init__(self) -> None:
+        if self.site not in SITES:
+            raise UserError(f"there is no site '{self.site}' to edit; the sites are {', '.join(SITES)}.")
+        if (self.layer is None) == (self.site in IN_BLOCKS):
+            needs = (
+                "is in a block, so it needs its index" if self.layer is None else "is in no block: its layer is None"
+            )
+            raise UserError(f"the site '{self.site}' {needs}.")
+
+
+@dataclass(frozen=True, slots=True)
+class EditSet:
+    """Edits that belong together, under a name for people and records."""
+
+    edits: tuple[Edit, ...]
+    name: str
+
+    def identity(self) -> str | None:
+        """Return 16 hexadecimal digits that are equal for equal edits alone, None where a function cannot be told apart."""
+        words = [_identity((edit.site, edit.layer, edit.function)) for edit in self.edits]
+        known = [word for word in words if word is not None]
+        return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16] if len(known) == len(words) else None
+
+
+class Editor:
+    """The edits of one forward. Each set has a state of its own, which ends with the forward.
+
+    Args:
+        sets: those of the inner model first.
+        depth: number of blocks, for negative layers.
+    Raises:
+        UserError: for a block that does not exist.
+    """
+
+    def __init__(self, sets: Sequence[EditSet], depth: int) -> None:
+        self._at: dict[tuple[Site, int | None], list[tuple[Function, dict[str, Any]]]] = {}
+        for each in sets:
+            state: dict[str, Any] = {}
+            for edit in each.edits:
+                layer = None if edit.layer is None else resolve_layer(edit.layer, depth)
+                self._at.setdefault((edit.site, layer), []).append((edit.function, state))
+
+    def edits(self, site: Site, layer: int | None = None) -> bool:
+        """Tell whether anything is written at this site."""
+        return (site, layer) in self._at
+
+    @property
+    def places(self) -> frozenset[tuple[Site, int | None]]:
+        """All sites and blocks at which something is written."""
+        return frozenset(self._at)
+
+    @property
+    def in_the_model(self) -> bool:
+        """Whether anything is written while the model itself runs."""
+        return any(site not in ("forward", "image") for site, _ in self._at)
+
+    @property
+    def attention(self) -> frozenset[int]:
+        """Blocks whose attention is written."""
+        return self.blocks("attention") | self.blocks("weights")
+
+    def blocks(self, site: Site) -> frozenset[int]:
+        """Return the blocks in which something is written at this site."""
+        return frozenset(layer for at, layer in self._at if at == site and layer is not None)
+
+    def apply(self, site: Site, value: Any, layout: TokenLayout, layer: int | None = None) -> tuple[Any, TokenLayout]:
+        """Return the value after all edits of a site, and the layout of its tokens.
+
+        Raises:
+            UserError: if the tokens [B, N, D] of "input" or "block" are not as many as the layout says.
+        """
+        for function, state in self._at.get((site, layer), ()):
+            value = function(value, Place(layer=layer, layout=layout, state=state))
+            if site in CHANGING_TOKENS:
+                layout = layout_after(function, layout)
+            if site in CHANGING_TOKENS and value.shape[1] != layout.length:
+                raise UserError(
+                    f"the edit at {name_of(site, layer)} returned {value.shape[1]} tokens, and the layout says "
+                    f"{layout.length}; a function that changes their number needs a method layout(before) -> TokenLayout."
+                )
+        return value, layout
+
+    def layout(self, layout: TokenLayout, site: Site, layer: int | None = None) -> TokenLayout:
+        """Return the layout after the edits of one site, of tokens that have this one before."""
+        for function, _state in self._at.get((site, layer), ()):
+            layout = layout_after(function, layout)
+        return layout
+
+    def around(
+        self, run: Callable[[Tensor], Tokens], layout: Callable[[Tensor], TokenLayout]
+    ) -> Callable[[Tensor], Tokens]:
+        """Return `run` inside all "forward" edits, the inner model's innermost."""
+        for function, state in self._at.get(("forward", None), ()):
+            run = _wrapped(function, state, run, layout)
+        return run
+
+
+def _wrapped(
+    function: Function, state: dict[str, Any], run: Callable[[Tensor], Tokens], layout: Callable[[Tensor], TokenLayout]
+) -> Callable[[Tensor], Tokens]:
+    return lambda images: function(images, Place(layer=None, layout=layout(images), state=state, run=run))
+
+
+def layout_after(function: Function, layout: TokenLayout) -> TokenLayout:
+    """Return the layout after an edit: what its function says, or as before."""
+    return function.layout(layout) if isinstance(function, ChangesLayout) else layout
+
+
+def _identity(value: Any) -> str | None:
+    """Return text that is equal for equal values alone, None for what has no such text: functions, modules, open files."""
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, torch.dtype | torch.Size):
+        return repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        array = (
+            value.detach().cpu().contiguous()
+            if isinstance(value, Tensor)
+            else torch.from_numpy(np.ascontiguousarray(value))
+        )
+        data = array.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{array.dtype}{tuple(array.shape)}{hashlib.sha256(data).hexdigest()}"
+    if is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return _joined(kind, [(f.name, getattr(value, f.name)) for f in fields(value)])
+    if isinstance(value, Mapping):
+        return _joined("mapping", sorted(value.items(), key=repr))
+    if isinstance(value, tuple | list):
+        return _joined(type(value).__name__, list(enumerate(value)))
+    return None
+
+
+def _joined(kind: str, items: Sequence[tuple[Any, Any]]) -> str | None:
+    parts = [(_identity(key), _identity(value)) for key, value in items]
+    if any(key is None or value is None for key, value in parts):
+        return None
+    return f"{kind}({', '.join(f'{key}={value}' for key, value in parts)})"
