@@ -127,14 +127,36 @@ class Backbone:
         Raises:
             UserError: if the model cannot take this size, naming one it can.
         """
+        return self.layouts(image_size)[-1]
+
+    def layouts(self, image_size: tuple[int, int]) -> tuple[TokenLayout, ...]:
+        """Return the roles of the tokens that enter block 0 and of those after each block; edits may change them.
+
+        Raises:
+            UserError: if the model cannot take this size, naming one it can.
+        """
         if not self._edits:
-            return self._embedded_layout(image_size)
+            return (self._embedded_layout(image_size),) * (self.depth + 1)
         editor = Editor(self._edits, self.depth)
         _, layout = self._edited_images(editor, torch.zeros(1, self.anatomy.channels, *image_size))
-        layout = editor.layout(layout, "input")
+        found = [editor.layout(layout, "input")]
         for layer in range(self.depth):
-            layout = editor.layout(layout, "block", layer)
-        return layout
+            found.append(editor.layout(found[-1], "block", layer))
+        return tuple(found)
+
+    def one_layout(self, image_size: tuple[int, int]) -> TokenLayout:
+        """Return the roles of the tokens where they are the same in all blocks.
+
+        Raises:
+            UserError: if edits add or take out tokens on the way.
+        """
+        first, *others = self.layouts(image_size)
+        if any(layout != first for layout in others):
+            raise UserError(
+                f"{self.spec} has other tokens in some blocks than in others, and this reads all blocks by one layout; "
+                "use Backbone.trace and Trace.layout_after."
+            )
+        return first
 
     def _embedded_layout(self, image_size: tuple[int, int]) -> TokenLayout:
         """The roles of the tokens as they are embedded, before any edit."""

@@ -142,6 +142,7 @@ class DiscoverModel:
         images = self._preprocess.normalise(pixels)
         if not self._native:  # a photograph that has this size by chance is searched to its edge, as the others are
             images = fit(images, self.patch, "pad")
+        self.backbone.one_layout((images.shape[-2], images.shape[-1]))
         trace = self.backbone.trace(images, Capture(hidden=hidden, projected=projected))
         found = {}
         for feature, layer in asked:

@@ -104,7 +104,7 @@ def _maps(
         blocks: of the norms, and of the attention.
         flags: from norms [P] to what is an outlier and what is near the threshold, bool [P].
     """
-    last, layout = backbone.depth - 1, backbone.layout((pixels.shape[2], pixels.shape[3]))
+    last, layout = backbone.depth - 1, backbone.one_layout((pixels.shape[2], pixels.shape[3]))
     (rows, cols), (measured, reading) = layout.grid, blocks
     everyone = list(range(layout.length)) if layout.num_patches <= LARGEST_GRID else [*layout.cls, *layout.registers]
     capture = Capture(norms=[measured], hidden=[last], rows=([reading], everyone) if attention else None)

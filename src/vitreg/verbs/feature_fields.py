@@ -64,7 +64,7 @@ class FieldReader:
         if wanted.dtype not in ("float32", "float16"):
             raise unknown("type of stored features", str(wanted.dtype), ("float32", "float16"))
         self._backbone, self.final_norm, self.mirrored = backbone, wanted.final_norm, wanted.mirrored
-        self.layout = backbone.layout(size)
+        self.layout = backbone.one_layout(size)
         self.blocks = {kind: wanted.blocks(kind, backbone.depth) for kind in (*_TOKENS, "norms")}
         if not any(self.blocks.values()):
             raise UserError("no features asked for; name blocks of cls, mean, registers, patches or norms.")

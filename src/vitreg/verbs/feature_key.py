@@ -21,6 +21,7 @@ from vitreg.backbones import Backbone
 from vitreg.data.decode import Unreadable
 from vitreg.data.example import TrainingSet
 from vitreg.data.transforms import Policy, Preprocess
+from vitreg.errors import UserError
 from vitreg.runtime import versions
 from vitreg.verbs.feature_fields import FieldReader
 
@@ -40,7 +41,15 @@ def made_from(
 
     Args:
         size: of the images as the model takes them, (height, width).
+    Raises:
+        UserError: for a model with an edit that cannot be told from another: its features must not be kept.
     """
+    edits = backbone.edits_identity
+    if edits is None:
+        raise UserError(
+            f"features of {backbone.spec} cannot be kept: an edit of it is a function without identity; make it a frozen "
+            "dataclass with __call__."
+        )
     tower = backbone.anatomy.tower
     return {
         "model": {
@@ -48,6 +57,7 @@ def made_from(
             "parameters_and_buffers": hash_of_values(tower),
             "structure": _short(_ADDRESS.sub("", repr(tower))),
             "dtype": str(backbone.dtype).removeprefix("torch."),
+            **({"edits": edits} if edits else {}),
         },
         "transform": asdict(preprocess),
         "fit": {"policy": policy, "size": size},

@@ -102,7 +102,7 @@ class MappedModel:
             start += at_once
 
     def _layers_at_once(self, pixels: Tensor, layers: int) -> int:
-        patches = self.backbone.layout((pixels.shape[2], pixels.shape[3])).num_patches
+        patches = self.backbone.one_layout((pixels.shape[2], pixels.shape[3])).num_patches
         if isinstance(self._images, Tensor):
             images = len(self._images)
         else:

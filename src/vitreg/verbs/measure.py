@@ -37,7 +37,7 @@ class Measure:
 
     def __init__(self, backbone: Backbone, image_size: tuple[int, int], *, attention: bool = True) -> None:
         keep_freed_memory()
-        self.backbone, self.layout, self.attention = backbone, backbone.layout(image_size), attention
+        self.backbone, self.layout, self.attention = backbone, backbone.one_layout(image_size), attention
         self.patch_queries = sampled_queries(self.layout)
         self.queries = [*self.layout.cls[:1], *self.patch_queries]
         self.capture = Capture(

@@ -101,7 +101,7 @@ class TokenPass:
         self.outlier_layer = self.searched[-1]
         detector_named(options.detector)  # a misspelt name must show before hours of forward passes
         self.size = fitted(self.preprocess.size, backbone, bench.policy)
-        self.layout = backbone.layout(self.size)
+        self.layout = backbone.one_layout(self.size)
         self.skipped: dict[str, str] = {}
         self.calibrated, self.came_in = 0, False
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, Capture, Edit, Place
-from vitreg.backbones.sites import IN_BLOCKS, SITES
+from vitreg.backbones.sites import IN_BLOCKS, SITES, Site
 from vitreg.backbones.trace import QKV
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
@@ -234,7 +234,7 @@ def test_a_hundred_random_nestings_leave_the_model_and_its_output_bit_equal(vit,
         raise ZeroDivisionError
 
     def some() -> Edit:
-        site = draw.choice([site for site in SITES if site != "forward"])
+        site: Site = draw.choice([site for site in SITES if site != "forward"])
         function = fail if draw.random() < 0.2 else Extra(1) if site == "input" else Scale(draw.choice([0.5, 1.0, 2.0]))
         return Edit(site, draw.randrange(3) if site in IN_BLOCKS else None, function)
 
@@ -320,9 +320,31 @@ class TestIdentity:
 )
 def test_a_site_that_does_not_exist_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Edit(*arguments, lambda value, _: value)
+        Edit(arguments[0], arguments[1], lambda value, _: value)
 
 
 def test_a_block_that_does_not_exist_is_refused_at_once(vit) -> None:
     with pytest.raises(UserError, match="no block 9"):
         Backbone(vit).edited([Edit("block", 9, Scale(1.0))], "none")
+
+
+def test_readers_that_know_one_layout_refuse_tokens_that_come_and_go(vit) -> None:
+    backbone = Backbone(vit).edited([Edit("input", None, Extra(1)), Edit("block", 1, Extra(1))], "growing")
+    assert [len(layout.registers) for layout in backbone.layouts((32, 32))] == [3, 3, 4, 4]
+    with pytest.raises(UserError, match="other tokens in some blocks"):
+        backbone.one_layout((32, 32))
+    assert Backbone(vit).one_layout((32, 32)) == Backbone(vit).layout((32, 32))
+
+
+def test_a_scan_and_maps_take_an_edited_model(vit, images) -> None:
+    import vitreg
+
+    def large(hidden: Tensor, place: Place) -> Tensor:
+        hidden = hidden.clone()
+        hidden[:, place.layout.patches.start] *= 100
+        return hidden
+
+    edited = Backbone(vit).edited([Edit("block", 1, large)], "one patch x100")
+    result = vitreg.scan(edited, torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(2)))
+    assert (result.verdict.kind, result.verdict.first_layer) == ("position-locked", 1)
+    assert "one patch x100" in result.model.spec

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tests.patience import PATIENCE, until
 
-from vitreg.backbones import Backbone, Capture
+from vitreg.backbones import Backbone, Capture, Edit
 from vitreg.data import feature_shards
 from vitreg.data.decode import Unreadable
 from vitreg.data.example import Example, Portion
@@ -220,6 +220,42 @@ def test_the_key_follows_from_weights_transform_wish_and_data(tmp_path):
     ]
     assert len({base, *others}) == 1 + len(others)
     assert {base, *others} == keys(tmp_path)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    by: float
+
+    def __call__(self, hidden, _place):
+        return hidden * self.by
+
+
+def test_features_of_an_edited_model_are_its_own_and_those_without_identity_are_never_kept(tmp_path):
+    data, plain = Pictures(), model()
+    backbones = {"plain": plain} | {
+        f"scaled by {by}": plain.edited([Edit("block", 0, Scaled(by)), Edit("block", 0, Shifted())], "edited")
+        for by in (0.5, 2.0)
+    }
+    images = torch.stack([PLAIN(data.read(i).image) for i in range(IMAGES)])
+    keys = {}
+    for name, backbone in backbones.items():
+        for _ in range(2):  # the second time it is read
+            store = extract(bench(tmp_path, backbone, batch_size=IMAGES), data, Wanted(cls=(0,)))
+            with torch.no_grad():
+                truth = backbone.anatomy.final_norm(backbone.trace(images, Capture(hidden=[0])).hidden(0))[:, 0]
+            torch.testing.assert_close(store["cls/0"][:], truth, rtol=1e-5, atol=1e-6)
+        keys[name] = store.record.key
+    assert len(set(keys.values())) == 3
+    nameless = plain.edited([Edit("block", 0, lambda hidden, _: hidden)], "nameless")
+    with pytest.raises(UserError, match="frozen dataclass"):
+        extract(bench(tmp_path, nameless), data, Wanted(cls=(0,)))
+    assert {folder.name for folder in tmp_path.iterdir()} == set(keys.values())
+
+
+@dataclass(frozen=True)
+class Shifted:
+    def __call__(self, hidden, _place):
+        return hidden + torch.linspace(-1, 1, hidden.shape[-1])
 
 
 def test_a_file_that_changed_is_another_image(tmp_path):

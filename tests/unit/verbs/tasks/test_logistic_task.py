@@ -36,7 +36,7 @@ def test_the_protocol_written_out_with_scikit_learn_gives_the_same(coloured, tmp
     assert [row[0] for row in rows] == list(GRID)
     best = max(row[1] for row in rows)
     assert found.protocol["C"] == next(row[0] for row in rows if row[1] == best)
-    assert found.protocol["C_chosen_on"] == "a random 10% of train, seed 0, not stratified"
+    assert found.protocol["C_chosen_on"] == "a random 10 % of train, seed 0, not stratified"
     assert found.protocol["transform"] == "short side 32 bicubic, centre crop 32x32"
 
 
