@@ -54,10 +54,12 @@ def read_examples(directory: Path) -> list[Example]:
     try:
         with zipfile.ZipFile(Path(directory) / FILE_NAME) as members:
             if sum(member.file_size for member in members.infolist()) > LARGEST:
-                raise ValueError("it is too large")
+                raise ValueError(f"{FILE_NAME} is too large")
         with np.load(Path(directory) / FILE_NAME, allow_pickle=False) as arrays:
             known = json.loads(arrays["examples"].tobytes())
             return [_example(arrays, number, each) for number, each in enumerate(known)]
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no {FILE_NAME}") from error
     except (
         OSError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, MemoryError, OverflowError, RecursionError,
         NotImplementedError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError,
@@ -68,7 +70,7 @@ def read_examples(directory: Path) -> list[Example]:
 def _example(arrays: np.lib.npyio.NpzFile, number: int, known: dict[str, object]) -> Example:
     with Image.open(io.BytesIO(arrays[f"{number}/image"].tobytes()), formats=("PNG", "JPEG")) as picture:
         if max(picture.size) > payload.LONGEST_SIDE:
-            raise ValueError("a picture is too large")
+            raise ValueError(f"a picture in {FILE_NAME} is too large")
         image = np.asarray(picture.convert("RGB"))
     maps = {name: arrays[f"{number}/{name}"] for name in MAPS if f"{number}/{name}" in arrays.files}
     blocks = {block: known[block] for block in BLOCKS}
@@ -82,5 +84,5 @@ def _example(arrays: np.lib.npyio.NpzFile, number: int, known: dict[str, object]
     fit = all(maps[name].shape == shape for name, shape in wanted.items() if name in maps)
     numbers = all(values.dtype.kind in "biuf" for values in maps.values())
     if not fit or not numbers or any(not isinstance(block, int | None) for block in blocks.values()):
-        raise ValueError("its maps do not fit together")
+        raise ValueError(f"the maps in {FILE_NAME} do not fit together")
     return example

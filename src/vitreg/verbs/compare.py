@@ -84,12 +84,18 @@ def shared_pictures(folders: Sequence[Path]) -> tuple[list[tuple[str, list[Examp
         try:
             kept.append({example.name: example for example in read_examples(folder)})
         except ValueError as error:
-            return [], f"No photographs: of {folder}, {error}. Scan into it again to see photographs here."
+            return (
+                [],
+                f"The photographs of {folder} cannot be shown: {error}. Scan into that folder again to see them here.",
+            )
     if not all(kept):
-        return [], "No photographs: a scan kept none of its images."
+        return [], "No photographs can be shown: a scan kept none of its images."
     same = [[each[name] for each in kept] for name in kept[0] if all(name in each for each in kept)]
     if not same:
-        return [], "No photographs: the scans keep no image of the same name. Scan the same images with every model."
+        return (
+            [],
+            "No photographs can be shown: the scans kept no image of the same name. Scan the same images with every model.",
+        )
     same.sort(key=lambda examples: -max(int(each.outliers.sum()) for each in examples))
     _, short = relative([examples[0].name for examples in same])
     return [(short[examples[0].name], examples) for examples in same[:SHOWN]], ""

@@ -63,7 +63,7 @@ def test_why_there_are_no_photographs_is_said(scans, tmp_path):
     assert "no image of the same name" in page.read_text()
     (other / "examples.npz").unlink()  # as vitreg 0.1 left it
     page = compare([scans / "clean", other], out=tmp_path / "both.html")
-    assert f"of {other}, examples.npz cannot be read" in page.read_text()
+    assert f"The photographs of {other} cannot be shown: there is no examples.npz." in page.read_text()
 
 
 def test_scans_of_the_same_images_show_some_in_common_whatever_stands_out():
