@@ -63,6 +63,9 @@ class StoreRecord(Record):
     fields: dict[str, FieldRecord]
     made_from: dict[str, Any] = Field(description="model, transform, data and what was asked for")
     precision_choice: PrecisionChoice | None = Field(default=None, description="null where a precision was named")
+    notes: list[str] = Field(
+        default_factory=list, description="on the set when it was last opened, such as what was left out"
+    )
 
 
 class ShardRecord(Record):

@@ -34,10 +34,10 @@ class FolderSet:
         notes: list[str] = []
         per_class = [_images(os.path.join(root, name), notes) for name in found]
         stray = _direct(root)
-        self.notes: tuple[str, ...] = ()
         if not any(per_class):
             self.classes, self.labels = None, None
             self._paths = Strings(stray or _images(root, notes, needed=True))
+            self.notes: tuple[str, ...] = tuple(notes)
             return
         if classes is None:
             classes = [label(name) for name in found]

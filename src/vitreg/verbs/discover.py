@@ -33,14 +33,15 @@ from vitreg.report.sheets import save_all
 from vitreg.results import DiscoverResult
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.terminal import say
+from vitreg.verbs.about_model import describe_model
 from vitreg.verbs.discover_judge import Judge, Judged
 from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.discover_pictures import Gallery
 from vitreg.verbs.discover_search import Search, one_blas_thread
 from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
 from vitreg.verbs.discover_sweep import choose
+from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside, place_of_interrupted
-from vitreg.verbs.evaluate import describe_model
 from vitreg.verbs.progress import progress
 
 FILES = ("result.json", "boxes.json", "pictures/")
@@ -119,6 +120,7 @@ def discover(
         if folder is not None:
             own = {"model": backbone.spec, "images": name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
+        refuse_broken_weights(backbone, "boxes of")
         looking = DiscoverModel(backbone, options.size)
         chosen, how = _chosen(options.setting, source, looking)
         search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))

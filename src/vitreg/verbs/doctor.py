@@ -26,6 +26,7 @@ from vitreg.records import Finding
 from vitreg.results import DoctorResult
 from vitreg.runtime import versions
 from vitreg.tokens import TokenLayout
+from vitreg.verbs.about_model import describe_model
 
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
 LEVELS = ("problem", "warning", "note", "ok")
@@ -81,8 +82,6 @@ def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
     """Put findings beside the model they are about, for programs."""
-    from vitreg.verbs.evaluate import describe_model
-
     problem = any(finding.level == "problem" for finding in findings)
     return DoctorResult(
         vitreg=versions()["vitreg"], model=describe_model(backbone), problem=problem, findings=list(findings)

@@ -20,8 +20,10 @@ from vitreg.files import refuse_other_result, results_folder, write_text
 from vitreg.outputs import Outputs
 from vitreg.report import Attempts
 from vitreg.report.sheets import save_all
-from vitreg.results import Cell, EvalData, EvalModel, EvalResult, Table
+from vitreg.results import Cell, EvalData, EvalResult, Table
 from vitreg.runtime import processes, provenance
+from vitreg.verbs.about_model import describe_model
+from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside
 from vitreg.verbs.task import Bench, Outcome, Task
 
@@ -75,6 +77,7 @@ def evaluate(
             refuse_other_result(
                 folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
             )
+        refuse_broken_weights(backbone, "evaluation of")
         bench = Bench(
             backbone=backbone,
             data=str(data),
@@ -102,7 +105,7 @@ def evaluate(
             larger_is_better=outcome.larger_is_better,
             protocol=dict(outcome.protocol),
             tables=list(outcome.tables),
-            notes=list(outcome.notes),
+            notes=list(dict.fromkeys((*bench.noted, *outcome.notes))),
             provenance=provenance(
                 started=started,
                 device=backbone.device,
@@ -134,22 +137,6 @@ def cache() -> Path:
 def task_name(kind: type) -> str:
     """Return what a task is called on the command line: its class in lower case."""
     return kind.__name__.lower()
-
-
-def describe_model(backbone: Backbone) -> EvalModel:
-    """Return what is recorded of the model beside every number."""
-    anatomy = backbone.anatomy
-    return EvalModel(
-        spec=backbone.spec,
-        library=anatomy.library,
-        blocks=backbone.depth,
-        width=anatomy.width,
-        registers=len(anatomy.layout(anatomy.native_size).registers),
-        patch=anatomy.patch,
-        weights=backbone.weights_source,
-        weights_sha256=backbone.weights_sha256,
-        notes=list(backbone.notes),
-    )
 
 
 def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:

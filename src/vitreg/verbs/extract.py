@@ -20,7 +20,7 @@ from vitreg.errors import UserError
 from vitreg.files import results_folder
 from vitreg.outputs import Outputs
 from vitreg.runtime import processes
-from vitreg.terminal import say
+from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
 
@@ -101,9 +101,8 @@ def extract_features(
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
         backbone = opened(model, weights, load_options, size=size)
+        refuse_broken_weights(backbone, "features of")
         data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
-        for note in data.notes if group.first and not quiet else ():
-            say(f"vitreg: {note}", error=True)
         if limit is not None and limit < len(data):
             data = Portion(data, limit)
         bench = Bench(
@@ -136,6 +135,7 @@ def describe(store: FeatureStore) -> str:
     ]
     if store.record.precision_choice is not None:
         lines.append(store.record.precision_choice.sentence)
+    lines += store.notes
     if store.skipped:
         named = ", ".join(f"{skipped.name} ({skipped.reason})" for skipped in store.skipped[:3])
         rest = f" and {len(store.skipped) - 3} more" if len(store.skipped) > 3 else ""

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +71,11 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
         fields=reader.fields,
         made_from=words,
         precision_choice=backbone.precision_choice,
+        notes=list(data.notes),
     )
     shards = _begun(bench.features / record.key, record)
-    notes = _repaired(bench, shards)
+    notes = [*data.notes, *_repaired(bench, shards)]
+    bench.noted.extend(notes)
     missing = shards.missing()
     if missing:
         with Claims(shards.folder) as claims:
@@ -98,6 +100,14 @@ def _begun(folder: Path, record: StoreRecord) -> Shards:
             if found is None or found.key != record.key:
                 found = record
                 write_record(folder, record)
+    if found.notes != record.notes:
+        found = found.model_copy(update={"notes": record.notes})
+        with (
+            suppress(UserError),
+            Claims(folder) as claims,
+            claims.alone(),
+        ):  # features may be read where none is written
+            write_record(folder, found)
     return Shards(folder, found)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vitreg.backbones import Backbone
+from vitreg.data.example import TrainingSet
+from vitreg.data.sides import Metric, Sides, open_sides, open_test
 from vitreg.data.transforms import Policy, Preprocess
 from vitreg.records import Skipped
 from vitreg.report.sheets import Sheet
@@ -42,6 +44,21 @@ class Bench:
     seed: int = 0
     download: bool = False
     quiet: bool = True
+    noted: list[str] = field(default_factory=list)
+    """What was left out or went otherwise than expected, a sentence each: it stands in the record of every task."""
+
+    def sides(self) -> Sides:
+        """Open the sides of the data. Raises UserError as `open_sides` does."""
+        found = open_sides(self.data, limit=self.limit, download=self.download)
+        for side in (found.train, found.val, found.test):
+            self.noted.extend(() if side is None else side.notes)
+        return found
+
+    def judged(self, *, captions: bool = False) -> tuple[TrainingSet, Metric]:
+        """Open what is judged on, for tasks that learn nothing. Raises UserError as `open_test` does."""
+        found, metric = open_test(self.data, limit=self.limit, captions=captions, download=self.download)
+        self.noted.extend(found.notes)
+        return found, metric
 
     def preprocess(self, *, resize_ratio: float | None = None) -> Preprocess:
         """Return how a picture becomes the model's input, at the size asked for.

@@ -24,7 +24,6 @@ from vitreg.data.training import EvaluationBatch, evaluation_loader
 from vitreg.errors import UserError
 from vitreg.probes.ridge import SplitMoments
 from vitreg.records import Skipped
-from vitreg.terminal import say
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.batches import automatic_batch_size, fitted
 from vitreg.verbs.progress import progress
@@ -269,8 +268,7 @@ def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
         UserError: if there are fewer than two images, or their number is not known.
     """
     source = ImageSource([bench.data])
-    for note in source.notes if bench.group.first and not bench.quiet else ():
-        say(f"vitreg: {note}", error=True)
+    bench.noted.extend(source.notes)
     count = source.length
     if count is None:
         raise UserError(f"{bench.data} is read as a stream; probes look twice, so give files, folders or archives.")

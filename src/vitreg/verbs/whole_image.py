@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitreg.data.example import TrainingSet, some
 from vitreg.data.feature_store import FeatureStore
-from vitreg.data.sides import Metric, Sides, open_sides
+from vitreg.data.sides import Metric, Sides
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.probes.rows import Beside, Rows
@@ -97,7 +97,7 @@ def open_classes(bench: Bench, *, several: bool = False) -> Sides:
     Raises:
         UserError: for data without classes or a second side, or with several labels where one is needed.
     """
-    sides = open_sides(bench.data, limit=bench.limit, download=bench.download)
+    sides = bench.sides()
     if sides.train.classes is None or len(sides.train.classes) < 2:
         raise UserError(f"'{bench.data}' has no classes to tell apart; give folders of classes in train/ and val/.")
     if sides.multilabel and not several:
@@ -121,7 +121,7 @@ def probed(bench: Bench, sides: Sides, wanted: Wanted, preprocess: Preprocess, c
         ignored = None if name != "test" or sides.ignored is None else torch.from_numpy(sides.ignored[store.rows])
         opened[name] = Side(_rows(store, columns), _labels(data, store.rows), ignored)
     classes = cast(tuple[str, ...], sides.train.classes)
-    notes = (*sides.train.notes, *_gaps(opened["train"], opened["test"], classes))
+    notes = tuple(_gaps(opened["train"], opened["test"], classes))
     return Probed(opened["train"], opened["test"], opened.get("val"), sides.metric, classes, notes, tuple(skipped))
 
 

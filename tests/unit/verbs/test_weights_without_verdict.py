@@ -5,9 +5,14 @@ import json
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from vitreg import doctor, load, maps, scan
 from vitreg.errors import UserError
+from vitreg.verbs.discover import discover
+from vitreg.verbs.evaluate import evaluate
+from vitreg.verbs.extract import extract_features
+from vitreg.verbs.tasks.position import Position
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -88,6 +93,28 @@ def test_weights_that_are_no_numbers_or_zero_get_no_verdict(spoil, said, tmp_pat
     found = [f for f in doctor(load(TINY, weights=tmp_path / "w.pth", device="cpu")) if f.level == "problem"]
     assert said in found[0].message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spoil", [nan, all_zero])
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (lambda model, photos, out: discover(model, photos, out=out), "no boxes of"),
+        (lambda model, photos, out: extract_features(model, photos, out=out), "no features of"),
+        (lambda model, photos, out: evaluate(model, Position(), photos, out=out), "no evaluation of"),
+    ],
+    ids=["discover", "extract", "eval"],
+)
+def test_no_verb_works_with_weights_that_are_no_numbers(spoil, verb, said, tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", depth=6)
+    state = model.state_dict()
+    spoil(state)
+    model.load_state_dict(state)
+    for number in range(3):
+        Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match=f"{said} .*(NaN|zero)"):
+        verb(model, tmp_path, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.*"))
 
 
 def test_a_head_that_is_zero_and_one_dead_branch_do_not_stop_a_scan(tmp_path):

@@ -16,7 +16,6 @@ from vitreg.analysis.substitute import KINDS, Kind, TokenBank, replacing
 from vitreg.analysis.token_classes import OutlierRule, pick_many, random_keys
 from vitreg.backbones.trace import Trace
 from vitreg.data.example import TrainingSet
-from vitreg.data.sides import open_sides
 from vitreg.errors import UserError
 from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.ridge import LinearMap, Ridge, SplitMoments
@@ -47,7 +46,7 @@ class Controls(OutlierOptions):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or too few images."""
-        sides = open_sides(bench.data, limit=bench.limit, download=bench.download)
+        sides = bench.sides()
         classes = sides.train.classes
         if classes is None or len(classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitreg.data.sides import open_test
 from vitreg.data.training import evaluation_loader
 from vitreg.errors import UserError
 from vitreg.probes.chance import derangement, recall_by_chance
@@ -42,7 +41,7 @@ class Retrieval:
         if self.captions_per_image is not None and self.captions_per_image < 1:
             raise UserError(f"--captions-per-image {self.captions_per_image} leaves no caption.")
         towers = open_towers(bench.backbone)
-        data, _ = open_test(bench.data, limit=bench.limit, captions=True)
+        data, _ = bench.judged(captions=True)
         preprocess, group = preprocess_for(bench, towers), bench.group
         loader = evaluation_loader(
             data,
@@ -85,7 +84,7 @@ class Retrieval:
                 "resize": preprocess.resize,
                 "interpolation": preprocess.interpolation,
             },
-            notes=(*towers.notes, *data.notes),
+            notes=towers.notes,
             skipped=tuple(Skipped(name=name, reason=reason) for name, reason in skipped.items()),
         )
 

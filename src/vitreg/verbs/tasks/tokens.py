@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreg.analysis.intervals import paired_difference
 from vitreg.analysis.token_classes import pick_one, random_keys
 from vitreg.data.example import TrainingSet
-from vitreg.data.sides import Sides, open_sides
+from vitreg.data.sides import Sides
 from vitreg.errors import UserError
 from vitreg.probes.logistic import GRID, LogisticSweep
 from vitreg.probes.scores import score
@@ -39,7 +39,7 @@ class Tokens(OutlierOptions):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or if too few images are left."""
-        sides = open_sides(bench.data, limit=bench.limit, download=bench.download)
+        sides = bench.sides()
         if sides.train.classes is None or len(sides.train.classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")
         if sides.metric == "map":

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitreg.data.sides import open_test
 from vitreg.data.training import evaluation_loader
 from vitreg.errors import UserError
 from vitreg.probes.chance import derangement
@@ -47,7 +46,7 @@ class ZeroShot:
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for a model without text tower, or data without single classes."""
         towers = open_towers(bench.backbone)
-        data, customary = open_test(bench.data, limit=bench.limit, download=bench.download)
+        data, customary = bench.judged()
         if data.classes is None or customary == "map":
             raise UserError(f"'{bench.data}' has no classes of which each image has one; zero-shot needs them.")
         words, origin = words_for(data.classes, self.names)
@@ -97,7 +96,7 @@ class ZeroShot:
                 "interpolation": preprocess.interpolation,
             },
             tables=(_per_class(data.classes, words, tally),),
-            notes=(*towers.notes, *data.notes),
+            notes=towers.notes,
             skipped=tuple(Skipped(name=name, reason=reason) for name, reason in skipped.items()),
         )
 

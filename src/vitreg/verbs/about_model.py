@@ -1,0 +1,22 @@
+"""What every record of an evaluation says of its model."""
+
+from __future__ import annotations
+
+from vitreg.backbones import Backbone
+from vitreg.results import EvalModel
+
+
+def describe_model(backbone: Backbone) -> EvalModel:
+    """Return what is recorded of the model beside every number."""
+    anatomy = backbone.anatomy
+    return EvalModel(
+        spec=backbone.spec,
+        library=anatomy.library,
+        blocks=backbone.depth,
+        width=anatomy.width,
+        registers=len(anatomy.layout(anatomy.native_size).registers),
+        patch=anatomy.patch,
+        weights=backbone.weights_source,
+        weights_sha256=backbone.weights_sha256,
+        notes=list(backbone.notes),
+    )
