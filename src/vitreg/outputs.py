@@ -109,6 +109,7 @@ class Outputs:
         self.folder, self.verb, self.names = folder, verb, tuple(names)
         self.inputs = [Path(each).expanduser() for each in inputs if isinstance(each, str | Path)]
         self._published: dict[str, Written] = {}
+        self._moved: UserError | None = None  # that the result lies elsewhere, once nothing more comes to it
 
     def check(self) -> None:
         """Make sure, before any work is done, that only files of earlier runs will be replaced.
@@ -161,6 +162,7 @@ class Outputs:
         *,
         stage: Stage | None = None,
         stale: Callable[[str], bool] = lambda name: True,
+        more: bool = False,
     ) -> None:
         """Replace the earlier result by what `write` writes into the folder it is given.
 
@@ -170,6 +172,7 @@ class Outputs:
         Args:
             stage: what was begun earlier, with the files it already holds.
             stale: which of the verb's earlier files go where they are not written again.
+            more: `add` follows. Where the result went beside, `folder` is that place then, and it is `add` that says so.
         Raises:
             UserError: if it could not be written to its place.
         """
@@ -179,8 +182,13 @@ class Outputs:
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error)
             refuge = self._elsewhere(write, stages)
-            where = f"{str(refused).rstrip('.')}; the result lies in {refuge} instead."
-            raise (refused if refuge is None else UserError(where)) from error
+            if refuge is None:
+                raise refused from error
+            moved = UserError(f"{str(refused).rstrip('.')}; the result lies in {refuge} instead.")
+            moved.__cause__ = error
+            if not more:
+                raise moved  # noqa: B904
+            self.folder, self._moved = refuge, moved
         finally:
             for each in stages:
                 each.close()
@@ -190,7 +198,7 @@ class Outputs:
 
         Raises:
             UserError: if that fails, a name was taken meanwhile, or another process replaced the result; what is in the
-                folder stays as it is then.
+                folder stays as it is then. Also if the result lies elsewhere than it should, when all is added.
         """
         stages: list[Stage] = []
         try:
@@ -203,6 +211,8 @@ class Outputs:
         finally:
             for each in stages:
                 each.close()
+            if self._moved is not None:
+                raise self._moved
 
     def _publish(
         self,
@@ -264,7 +274,7 @@ class Outputs:
             with contextlib.suppress(OSError, UserError):
                 place = choose(self.folder)
                 try:
-                    Outputs(place, self.verb, ())._publish(again, fresh, lambda name: False)
+                    self._published = Outputs(place, self.verb, ())._publish(again, fresh, lambda name: False)
                     return place
                 finally:
                     for each in fresh:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.apart import end_of
 from vitreg import report
 from vitreg.records import ScanResult
+from vitreg.runtime import provenance
 
 from .conftest import one_sentence
 from .made import MODEL, QUICK, SMALL
@@ -193,6 +195,32 @@ def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):
     assert "the page of the run was not written" in done.stderr  # whose it is cannot be told
 
 
+@pytest.mark.parametrize("verb", ["scan", "discover", "eval"])
+def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, made, tmp_path, monkeypatch, verb):  # noqa: F811
+    """The out folder becomes a file while the run works: all that a run writes lies beside, and the sentence names it."""
+    words = {
+        "scan": ("scan", MODEL, photos, *SMALL, *QUICK, "--tokens"),
+        "discover": ("discover", MODEL, photos, *SMALL),
+        "eval": ("eval", MODEL, "complexity"),
+    }[verb]
+    assert vitreg(*words, "--out", tmp_path / "whole").returncode == 0
+    out, module = tmp_path / "out", f"vitreg.verbs.{'evaluate' if verb == 'eval' else verb}"
+
+    def taken(**given):  # when all is computed, and nothing of it written but tokens
+        shutil.rmtree(out, ignore_errors=True)
+        out.write_bytes(b"mine")
+        return provenance(**given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.provenance", taken)
+        done = vitreg(*words, "--out", out)
+    sentence = one_sentence(done)
+    assert f"the result lies in {tmp_path / 'out-2'} instead" in sentence
+    assert set(files(tmp_path / "out-2")) == {name for name in files(tmp_path / "whole") if name != "tokens.parquet"}
+    assert out.read_bytes() == b"mine"
+    assert ("the tokens with it" in sentence) == (verb == "scan")
+
+
 @pytest.mark.parametrize("verb", ["scan", "discover"])
 def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg, photos, tmp_path, monkeypatch, verb):
     from vitreg.analysis.tally import Tally
@@ -215,6 +243,9 @@ def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg,
         done = vitreg(*words)
     assert done.returncode == 130
     assert f"out keeps its complete result; the interrupted one lies in {tmp_path / 'out-2'}" in done.stderr
+    last = Path(done.stdout.splitlines()[-1])
+    assert last.is_relative_to(tmp_path / "out-2")
+    assert last.exists()
     assert files(tmp_path / "out") == before
     held = json.loads((tmp_path / "out-2" / "result.json").read_text())["images"]
     assert held["interrupted"]

@@ -79,6 +79,7 @@ class Scan:
             size=parse_size(self.size), fit=self.fit, detector=self.detector, limit=positive("limit", self.limit), tokens=self.tokens,
             batch_size=positive("batch-size", self.batch_size), workers=positive("workers", self.workers), seed=self.seed,
         )  # fmt: skip
+        places = [self.out]
         result = scan(
             self.spec,
             named_images(self.images),
@@ -86,10 +87,11 @@ class Scan:
             weights=self.weights,
             options=options,
             quiet=False,
+            written=places.append,
             **vars(self.model),
         )
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
-            _print_scan(result, self.out)
+            _print_scan(result, places[-1])
         if result.images.interrupted:
             return Exit.INTERRUPTED
         if self.fail_above is not None and result.verdict.outlier_fraction > self.fail_above:

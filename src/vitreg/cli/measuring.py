@@ -174,13 +174,14 @@ class Discover:
             setting=setting, sweep=sweep, size=size[0] if short and size else size, hard=self.hard,
             limit=positive("limit", self.limit), pictures=self.pictures, steps=self.steps,
         )  # fmt: skip
+        places = [self.out]
         result = discover(
             self.spec, named_images(self.images), boxes=self.boxes, out=self.out, weights=self.weights,
-            options=options, quiet=False, **vars(self.model),
+            options=options, quiet=False, written=places.append, **vars(self.model),
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
-            pictures = self.out / "pictures"
-            say(f"{describe(result)}\n{pictures if pictures.exists() else self.out / 'boxes.json'}")
+            pictures = places[-1] / "pictures"
+            say(f"{describe(result)}\n{pictures if pictures.exists() else places[-1] / 'boxes.json'}")
         return Exit.INTERRUPTED if result.images.interrupted else Exit.DONE
 
 

@@ -33,7 +33,7 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
         outputs.check()
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     if outputs is not None:
-        outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)))
+        outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)), more=True)
         from vitreg.report import draw_curves
 
         record = draw_beside(outputs, record, "curves.json", partial(draw_curves, record.runs))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +87,7 @@ def discover(
     weights: str | Path | None = None,
     options: DiscoverOptions | None = None,
     quiet: bool = True,
+    written: Callable[[Path], object] | None = None,
     **load_options: Any,
 ) -> DiscoverResult:
     """Find one object in every image, and say how often it is one.
@@ -99,6 +100,7 @@ def discover(
         out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `DiscoverOptions`.
+        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
         load_options: passed to `vitreg.load`.
     Returns:
         the record that result.json holds.
@@ -160,6 +162,8 @@ def discover(
         if outputs is not None and group.first:
             place = place_of_interrupted(outputs) if interrupted else outputs
             result = _write(place, result, judged, gallery, chosen)
+            if written is not None:
+                written(place.folder)
     return result
 
 
@@ -256,7 +260,7 @@ def _write(
         sheets = attempts("pictures", lambda: list(gallery.sheets(result, chosen)))
         save_all(sheets or [], place / "pictures", attempts)
 
-    outputs.publish(record)
+    outputs.publish(record, more=True)
     return draw_beside(outputs, result, "result.json", draw)
 
 

@@ -116,7 +116,9 @@ def evaluate(
             ),
         )
         if outputs is not None and group.first:
-            outputs.publish(lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)))
+            outputs.publish(
+                lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
+            )
             result = draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
     return result
 

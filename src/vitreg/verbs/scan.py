@@ -77,6 +77,7 @@ def scan(
     weights: str | Path | None = None,
     options: ScanOptions | None = None,
     quiet: bool = True,
+    written: Callable[[Path], object] | None = None,
     **load_options: Any,
 ) -> ScanResult:
     """Look for artifacts in the feature maps of any Vision Transformer.
@@ -87,6 +88,7 @@ def scan(
         out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `ScanOptions`.
+        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
         load_options: passed to `vitreg.load`.
     Returns:
         the record that result.json holds.
@@ -163,15 +165,24 @@ def scan(
         if outputs is not None and group.first:
             if stage is not None and not stage.exists:
                 lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
-            outputs.publish(
-                lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage
-            )
-            # From here on the result is safe, whatever happens to the drawings.
-            result = _draw(
-                outputs,
-                result,
-                lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
-            )
+            try:
+                outputs.publish(
+                    lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)),
+                    stage=stage,
+                    more=True,
+                )
+                # From here on the result is safe, whatever happens to the drawings.
+                if written is not None:
+                    written(outputs.folder)
+                result = _draw(
+                    outputs,
+                    result,
+                    lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
+                )
+            except UserError as error:
+                if lacking is None:
+                    raise
+                raise UserError(f"{error} Besides, {lacking}") from error
         group.gather(None)  # the result is written
         if not interrupted:
             saved.remove()
