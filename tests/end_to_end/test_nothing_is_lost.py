@@ -196,7 +196,7 @@ def test_a_run_of_an_earlier_version_goes_on(vitreg, made, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["scan", "discover", "eval"])
-def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, made, tmp_path, monkeypatch, verb):  # noqa: F811
+def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, tmp_path, monkeypatch, verb):
     """The out folder becomes a file while the run works: all that a run writes lies beside, and the sentence names it."""
     words = {
         "scan": ("scan", MODEL, photos, *SMALL, *QUICK, "--tokens"),

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.multiprocessing import ProcessExitedException
 
-from tests.apart import end_of
+from tests.apart import end_of, on_two
+from tests.patience import until
+from vitreg import report
 from vitreg.analysis.tally import Tally
 from vitreg.errors import UserError
 from vitreg.verbs import saved_pass
@@ -203,3 +208,51 @@ def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrup
     assert scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS).images.seen == 7
     assert "resumed: 6 of 8" in capsys.readouterr().err
     assert facts(tmp_path) == uninterrupted
+
+
+ONE_BY_ONE = ScanOptions(batch_size=1, detector="mad")
+
+
+def on_its_share(rank, photos, out, meeting, dies_at):
+    """Scan as one of two processes; dies_at says at which image each of them is killed, if at all."""
+    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=2)
+    report.draw_scan = lambda *_: None
+    if dies_at is not None:
+        saved_pass.EVERY = 0.0
+        add, calls = Tally.add, []
+
+        def dies(self, batch):
+            calls.append(1)
+            if len(calls) == dies_at[rank]:
+                until(
+                    lambda: len(list((out / saved_pass.FOLDER).glob("*.sums"))) == 2
+                )  # the other has something to keep
+                os.kill(os.getpid(), signal.SIGKILL)
+            add(self, batch)
+
+        Tally.add = dies
+    scan("planted:high-norm", photos, out=out, options=ONE_BY_ONE)
+    torch.distributed.destroy_process_group()
+
+
+def test_a_scan_of_two_processes_goes_on_where_each_was_killed(photos, tmp_path, capfd):
+    on_two(on_its_share, photos, tmp_path / "whole", tmp_path / "a", None)
+    with pytest.raises(ProcessExitedException):
+        on_two(on_its_share, photos, tmp_path / "out", tmp_path / "b", (4, 2))
+    assert not (tmp_path / "out" / "result.json").exists()
+    capfd.readouterr()
+    on_two(on_its_share, photos, tmp_path / "out", tmp_path / "c", None)
+    # The one that dies first takes the other with it, as under torchrun: 1 image and 1 to 3.
+    assert re.findall(r"resumed: (\d) of 8 images done", capfd.readouterr().err) in (["2"], ["3"], ["4"])
+    assert facts(tmp_path / "out") == facts(tmp_path / "whole")
+    assert not (tmp_path / "out" / saved_pass.FOLDER).exists()
+
+
+@pytest.mark.slow
+def test_sums_of_two_processes_are_not_those_of_one(photos, tmp_path, uninterrupted, capfd):
+    with pytest.raises(ProcessExitedException):
+        on_two(on_its_share, photos, tmp_path, tmp_path / "meeting", (3, 3))
+    scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    assert "resumed" not in capfd.readouterr().err
+    assert facts(tmp_path) == uninterrupted
+    assert not (tmp_path / saved_pass.FOLDER).exists(), "what is of no use any more is removed with the rest"
