@@ -149,14 +149,24 @@ class Detectable(Record):
 
 
 class Power(Record):
-    """What these images could have shown: simulated from the norms of one block, for a verdict none."""
+    """What these images could have shown: simulated from the norms of a block, for a verdict none."""
 
     layer: int = Field(description="the block whose norms reach furthest, in which outliers are hardest to tell")
+    below_layer: int | None = Field(default=None, description="the same below the median")
     probability: float = Field(description="with which, at least, an effect of the shares below would have been found")
     unevenness: float = Field(
         description="of the outliers over images: variance of an image's count m + unevenness m^2"
     )
     detectable: list[Detectable] = Field(description="mild, moderate and strong effects, in this order")
+    below: list[Detectable] = Field(
+        default=[], description="the same below the median; empty in records written before it was simulated"
+    )
+
+    def excludes(self, strength: Strength) -> bool:
+        """Whether an effect of this strength, as frequent as the paper's, would have been found on either side."""
+        which = ("mild", "moderate", "strong").index(strength)
+        shares = [edges[which].share for edges in (self.detectable, self.below) if edges]
+        return all(share is not None and share <= PAPER_SHARE for share in shares)
 
 
 class VerdictRecord(Record):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from vitreg.analysis.outliers import Detection, shortfalls
 from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE
 from vitreg.quantities import count, number, percent, short
-from vitreg.records import PAPER_SHARE, Detectable, Power, Strength, VerdictRecord
+from vitreg.records import Detectable, Power, Strength, VerdictRecord
 
 MIN_IMAGES_FOR_POSITIONS = 4
 STRENGTHS: tuple[Strength, ...] = ("mild", "moderate", "strong")
@@ -44,7 +44,7 @@ def none(
             undecided=True,
             power=power,
         )
-    if power is not None and not excludes(power, "mild"):
+    if power is not None and not power.excludes("mild"):
         return _no_artifacts(
             confidence,
             f"No artifacts were found, but {_limits(power, images)}.",
@@ -61,32 +61,31 @@ def none(
     )
 
 
-def excludes(power: Power, strength: Strength) -> bool:
-    """Whether these images would have shown an effect of this strength, as frequent as the paper's."""
-    share = dict(zip(STRENGTHS, power.detectable, strict=True))[strength].share
-    return share is not None and share <= PAPER_SHARE
-
-
 def _limits(power: Power, images: int) -> str:
     """Say which strengths these images can exclude at all."""
-    excluded = [strength for strength in STRENGTHS if excludes(power, strength)]
+    excluded = [strength for strength in STRENGTHS if power.excludes(strength)]
     if not excluded:
         return f"{count(images, 'image is', 'images are')} too few to exclude even strong effects"
-    edge = power.detectable[STRENGTHS.index(excluded[0])]
+    edges = [side[STRENGTHS.index(excluded[0])] for side in (power.detectable, power.below) if side]
+    share = max(edge.share or 0.0 for edge in edges)
+    ratios = " or ".join(short(edge.ratio) for edge in edges)
     return (
         f"{count(images, 'image')} can only exclude {' and '.join(excluded)} effects "
-        f"({percent(edge.share)} of the patches or more, at {short(edge.ratio)} times the median norm)"
+        f"({percent(share)} of the patches or more, at {ratios} times the median norm)"
     )
 
 
 def _could_show(power: Power, images: int) -> str:
     these = f"{count(images, 'image')} like these" if images > 1 else "One image like this"
-    shown = _edges(power.detectable)
+    shown = "; ".join(said for side in (power.detectable, power.below) if (said := _edges(side)))
     if not shown:
         return f"{these} would show no group dependably, however large."
+    blocks = f"block {power.layer}"
+    if power.below_layer not in (None, power.layer):
+        blocks = f"blocks {power.layer} and {power.below_layer}"
     return (
-        f"{these} would show a group of this size or larger, in at least {percent(power.probability)} of the cases: "
-        f"{shown} (simulated for block {power.layer}, where norms reach furthest). Smaller groups can be missed."
+        f"{these} would show a group of this size in at least {percent(power.probability)} of the cases: "
+        f"{shown} (simulated for {blocks}, where norms reach furthest). Smaller groups can be missed."
     )
 
 

@@ -26,6 +26,7 @@ MIN_SHARE, MAX_SHARE, MIN_RATIO, MIN_ASHMAN = 0.0005, 0.20, 2.0, 2.0
 LARGEST_RATIO = 2.0**REACH
 NEAR = 1.25  # a token this factor short of the threshold is shown as near it, so that the eye can judge the cut
 COMPONENTS = (2, 3, 4)
+SETTLED = 1e-9  # the largest change in a step of EM from which on nothing counts any more
 TAILS = (0.8, 0.9, 0.97, 0.99, 0.995, 0.998)  # where the outermost component of a start begins
 
 
@@ -164,12 +165,14 @@ def fits(x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
         for tail in TAILS:
             edges = np.concatenate([np.linspace(0, tail, k), [1.0]])
             middles = np.interp((edges[1:] + edges[:-1]) / 2, cumulative, x)
-            # All starts run in one array; a component of weight 0 stays at 0 and takes no part.
+            # Starts of different sizes run in one array; a component of weight 0 stays at 0 and takes no part.
             start = np.tile([[0.0], [0.0], [1.0]], COMPONENTS[-1])
             start[:, :k] = np.diff(edges), middles, np.full(k, spread / k + 1e-3)
             starts.append(start)
-    sizes = [k for k in COMPONENTS for _ in TAILS]
-    return [p[:, :k] for k, p in zip(sizes, _em(x, w, np.stack(starts)), strict=True)]
+    # The starts of two components settle early, those of more hardly ever do: none waits for the others.
+    few, many = np.stack(starts[: len(TAILS)])[:, :, : COMPONENTS[0]], np.stack(starts[len(TAILS) :])
+    solved = [*_em(x, w, few, tolerance=SETTLED), *_em(x, w, many)]
+    return [p[:, :k] for k, p in zip([k for k in COMPONENTS for _ in TAILS], solved, strict=True)]
 
 
 def _single(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -190,22 +193,27 @@ def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300, tolerance
     centre = np.average(x, weights=w)
     x = x - centre  # so that second moments lose no digits
     powers = np.stack([np.ones_like(x), x, x**2], axis=1) * w[:, None]  # [n, 3]
-    p = p.copy()
-    p[:, 1] -= centre
+    total, (starts, _, k) = w.sum(), p.shape
+    weight, mean, sd = p.transpose(1, 0, 2).reshape(3, -1, 1)  # each [S * K, 1]
+    mean = mean - centre
     for _ in range(steps):
-        density = _density(x, p)  # [S, K, n]
-        density /= np.maximum(density.sum(1, keepdims=True), 1e-300)
-        zeroth, first, second = np.moveaxis(density @ powers, -1, 0)  # [S, K]
+        # As `_density`, in one place: the time of a scan's resamples is spent here.
+        density = x - mean  # [S * K, n]
+        density /= sd
+        density *= density
+        density *= -0.5
+        np.exp(density, out=density)
+        density *= weight / (sd * np.sqrt(2 * np.pi))
+        shares = density.reshape(starts, k, -1)
+        shares /= np.maximum(shares.sum(1, keepdims=True), 1e-300)
+        zeroth, first, second = (density @ powers).T[:, :, None]
         n = np.maximum(zeroth, 1e-12)
-        mean = first / n
+        old = weight, mean, sd
+        weight, mean = zeroth / total, first / n
         sd = np.sqrt(np.maximum(second / n - mean**2, floor**2))
-        new = np.stack([zeroth / w.sum(), mean, sd], axis=1)
-        change = np.abs(new - p).max()
-        p = new
-        if change < tolerance:
+        if all(np.abs(new - before).max() < tolerance for new, before in zip((weight, mean, sd), old, strict=True)):
             break
-    p[:, 1] += centre
-    return p
+    return np.stack([weight, mean + centre, sd]).reshape(3, starts, k).transpose(1, 0, 2)
 
 
 def _bic(x: np.ndarray, w: np.ndarray, p: np.ndarray) -> float:

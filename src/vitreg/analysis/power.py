@@ -1,27 +1,28 @@
 """What a scan could have shown: a share of outliers that these images reveal in at least four tries of five.
 
 That resamples agree on "none" says nothing of a rare effect which none of the images happens to carry. So a second mode is
-put into the measured norms of one block, at a few ratios of the median, and the scan's own detector is asked how many such
-tokens it needs; then images are drawn that carry a share of them, some more than others, and it is counted how often the
-scan would say "high-norm": detector, gates and the agreement of resamples included. The cost does not grow with images.
+put into the measured norms of one block, at a few ratios of the median on each side, and the scan's own detector is asked
+how many such tokens it needs; then images are drawn that carry a share of them, some more than others, and it is counted how
+often the scan would find artifacts: detector, gates and the agreement of images included. The cost does not grow with images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtri
 
 from vitreg.analysis.norms import BINS, NormHistogram, encode, to_bin
-from vitreg.analysis.outliers import MAX_SHARE, MIN_SHARE, NEAR, Detector
-from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE, weights
+from vitreg.analysis.outliers import MAX_SHARE, MIN_SHARE, NEAR, Detector, Side
+from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE, RESAMPLES, Pools, weights
 from vitreg.records import Detectable, Power
 
 POWER = 0.8
-RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong
+RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong; below the median their inverses
 DRAWS = 400
-TRIES, MISSES = 8, 1  # of resamples with so many tokens at most one may be missed
+TRIES = 5  # resamples in which so many tokens must be found
+SEEN = 7 / 8  # that is taken for this probability: five of five say no more
 STEP = 1.5  # otherwise this many times as many tokens are tried
 GRID = 1.1  # a share is given to this factor
 TAIL = 0.99  # how unevenly images carry norms beyond this quantile stands for how unevenly they would carry outliers,
@@ -29,7 +30,7 @@ MIN_UNEVENNESS = 2.0  # but no more evenly than plain patches are spread over ph
 LARGEST_INJECTION = MAX_SHARE / 2  # of the tokens; the gates refuse twice as many
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Images:
     """What is drawn: groups of images.
 
@@ -44,90 +45,138 @@ class Images:
     unevenness: float
 
     @classmethod
-    def of(cls, histograms: np.ndarray, patches: int) -> Images:
-        """Read sizes and unevenness off the norm counts [G, BINS] of groups of images."""
+    def of(cls, histograms: np.ndarray, patches: int, side: Side) -> Images:
+        """Read sizes and unevenness on one side off the norm counts [G, BINS] of groups of images."""
         sizes = histograms.sum(1) / patches
-        histograms, sizes = histograms[sizes > 0], sizes[sizes > 0]
         pooled = np.cumsum(histograms.sum(0))
-        beyond = histograms[:, int(np.searchsorted(pooled, TAIL * pooled[-1])) + 1 :].sum(1)  # [G]
+        if side == "high":
+            far = histograms[:, int(np.searchsorted(pooled, TAIL * pooled[-1])) + 1 :]
+        else:
+            far = histograms[:, : int(np.searchsorted(pooled, (1 - TAIL) * pooled[-1]))]
+        beyond = far.sum(1)  # [G]
         rate = beyond.sum() / sizes.sum()  # of an image
         expected = rate * sizes
         excess = float(((beyond - expected) ** 2 - expected).sum())
         measured = excess / float((rate**2 * sizes).sum()) if rate else 0.0
         return cls(sizes, patches, max(measured, MIN_UNEVENNESS))
 
-    def draw(self, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Outliers of each group in each of DRAWS tries, int64 [DRAWS, G]."""
+    @cached_property
+    def _rates(self) -> np.ndarray:
         shape = (DRAWS, len(self.sizes))
-        return rng.poisson(rng.gamma(self.sizes / self.unevenness, share * self.patches * self.unevenness, shape))
+        return np.random.default_rng(0).gamma(self.sizes / self.unevenness, self.patches * self.unevenness, shape)
+
+    @cached_property
+    def _again(self) -> np.ndarray:
+        return weights(len(self.sizes), RESAMPLES, 0).astype(
+            np.float64
+        )  # [RESAMPLES, G]; a product of floats is the fast one
+
+    def chance(self, share: float, needed: int) -> float:
+        """Probability that outliers of this share are called artifacts: enough and not too many, and in enough resamples.
+
+        At least: of draws and resamples with just enough of them, one in eight may be missed (SEEN).
+        """
+        counts = np.random.default_rng(1).poisson(share * self._rates)  # [DRAWS, G]
+        room = self.sizes * self.patches
+        counts = np.minimum(counts, room)
+        total, most = counts.sum(1), MAX_SHARE * room.sum()
+        enough = (total >= needed) & (total <= most)
+        if self.sizes.sum() < MIN_IMAGES_FOR_CONFIDENCE:
+            return float(SEEN * (enough & (counts > 0).all(1)).mean())
+        again = self._again @ counts.T  # [RESAMPLES, DRAWS]
+        agreeing = ((again >= needed) & (again <= most)).mean(0)
+        return float(SEEN * (enough & (SEEN * agreeing >= MIN_CONFIDENCE)).mean())
+
+    def smallest_share(self, needed: int | None) -> float | None:
+        """The share of the tokens of which `needed` are found with probability `POWER`; None if there is none."""
+        high = MAX_SHARE
+        # A large share falls on some images so unevenly that a fifth of all is exceeded, and that is no outlier any more.
+        while needed is not None and self.chance(high, needed) < POWER:
+            high /= 2
+            needed = needed if high >= MIN_SHARE else None
+        if needed is None:
+            return None
+        low = MIN_SHARE / 4
+        while high / low > GRID:
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if self.chance(middle, needed) >= POWER else (middle, high)
+        return high
 
 
-def power_of(histograms: np.ndarray, patches: int, layer: int, detector: Detector) -> Power:
-    """What the norms of one block could have shown, at each of `RATIOS`.
+def power_of(histograms: np.ndarray, patches: int, layers: tuple[int, int], detector: Detector) -> Power:
+    """What the norms of two blocks could have shown, at each of `RATIOS` above the median and below.
 
     Args:
-        histograms: [G, BINS] norm counts of groups of images; empty groups are left out.
+        histograms: [G, 2, BINS] norm counts of groups of images in the two blocks; empty groups are left out.
         patches: tokens that an image counts.
+        layers: the block that is asked above the median, and the one below.
     """
-    histograms = histograms[histograms.sum(1) > 0].astype(np.int64)
-    images = Images.of(histograms, patches)
-    shares = [smallest_share(images, tokens_needed(histograms, detector, ratio)) for ratio in RATIOS]
+    histograms = histograms[histograms.any(axis=(1, 2))]
+    shown, unevenness = {}, 0.0
+    for which, side in enumerate(("high", "low")):
+        images = Images.of(histograms[:, which], patches, side)
+        unevenness = max(unevenness, images.unevenness)
+        shown[side] = _detectable(images, histograms[:, which], side, detector)
     return Power(
-        layer=layer,
+        layer=layers[0],
+        below_layer=layers[1],
         probability=POWER,
-        unevenness=round(images.unevenness, 3),
-        detectable=[
-            Detectable(ratio=ratio, share=None if share is None else float(f"{share:.2g}"))
-            for ratio, share in zip(RATIOS, shares, strict=True)
-        ],
+        unevenness=round(unevenness, 3),
+        detectable=shown["high"],
+        below=shown["low"],
     )
 
 
-def smallest_share(images: Images, needed: int | None) -> float | None:
-    """The share of the tokens of which `needed` are found with probability `POWER`; None if a fifth is not enough."""
-    low, high = MIN_SHARE / 4, MAX_SHARE
-    if needed is None or chance(images, high, needed) < POWER:
-        return None
-    while high / low > GRID:
-        middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if chance(images, middle, needed) >= POWER else (middle, high)
-    return high
+def _detectable(images: Images, histograms: np.ndarray, side: Side, detector: Detector) -> list[Detectable]:
+    """For each of `RATIOS` on one side the smallest share; a weaker effect needs no fewer tokens than a stronger one."""
+    found, injection = [], Injection(histograms, side, detector)
+    needed: int | None = injection.fewest
+    for factor in sorted(RATIOS, reverse=True):
+        ratio = factor if side == "high" else 1 / factor
+        needed = None if needed is None else injection.needed(ratio, needed)
+        already = injection.already(ratio)
+        share = images.smallest_share(None if needed is None else needed + already)
+        found.append(Detectable(ratio=float(f"{ratio:.3g}"), share=None if share is None else float(f"{share:.2g}")))
+    return found[::-1]
 
 
-def tokens_needed(histograms: np.ndarray, detector: Detector, ratio: float) -> int | None:
-    """How many tokens at `ratio` times the median make the detector find outliers; None if a tenth of all does not.
+class Injection:
+    """Tokens put into resamples of the norms of one block, for the detector to find.
 
-    First the fewest that are found where they lie evenly in the second mode, then as many as are found in nearly all
-    resamples of the images with tokens drawn at random, some of them twice as in a resample. Those that lie there
-    already count with them: a real second mode may be hidden among them.
+    Args:
+        histograms: [G, BINS] norm counts of groups of images, none empty.
     """
-    whole, rng = NormHistogram(histograms.sum(0)), np.random.default_rng(0)
-    fewest, most = max(int(np.ceil(MIN_SHARE * whole.total)), 1), int(LARGEST_INJECTION * whole.total)
 
-    def found(count: int) -> bool:
-        even = ndtri((np.arange(count) + 0.5) / count)
-        return detector(injected(whole, even, ratio), "high").found
+    def __init__(self, histograms: np.ndarray, side: Side, detector: Detector) -> None:
+        self._side: Side = side
+        self._detector, self._random = detector, np.random.default_rng(0)
+        pool = Pools(histograms)
+        self._whole = pool(np.ones(len(histograms)))
+        self._drawn = [pool(weight) for weight in weights(len(histograms), TRIES, 1)]
+        self.fewest = max(int(np.ceil(MIN_SHARE * self._whole.total)), 1)
+        self._most = int(LARGEST_INJECTION * self._whole.total)
 
-    def dependably(count: int) -> bool:
-        misses = 0
-        for weight in rng.multinomial(len(histograms), np.full(len(histograms), 1 / len(histograms)), size=TRIES):
-            drawn, again = NormHistogram(weight @ histograms), rng.choice(rng.standard_normal(count), count)
-            misses += not detector(injected(drawn, again, ratio), "high").found
-            if misses > MISSES:
+    def needed(self, ratio: float, fewest: int) -> int | None:
+        """From how many tokens on at this ratio of the median outliers are found; None if a tenth of all is too few."""
+        count = fewest
+        while count <= self._most:
+            if self._dependably(count, ratio):
+                return count
+            count = max(int(STEP * count), count + 1)
+        return None
+
+    def already(self, ratio: float) -> int:
+        """Tokens that lie there already, and count with those put in: a real second mode may be hidden among them."""
+        edge = self._whole.median * (ratio / NEAR if self._side == "high" else ratio * NEAR)
+        return self._whole.split(edge, self._side)[1].total
+
+    def _dependably(self, count: int, ratio: float) -> bool:
+        for drawn in self._drawn:
+            # As in a resample, some of the tokens are there twice and others not at all.
+            again = self._random.choice(self._random.standard_normal(count), count)
+            if not self._detector(injected(drawn, again, ratio), self._side).found:
                 return False
         return True
-
-    if most < fewest or not found(most):
-        return None
-    low, high = fewest - 1, most  # not found (or not asked), found
-    while high - low > 1 and high > STEP * low:
-        middle = max(round(float(np.sqrt(max(low, 1) * high))), low + 1)
-        low, high = (low, middle) if found(middle) else (middle, high)
-    while not dependably(high):
-        high = max(int(STEP * high), high + 1)
-        if high > most:
-            return None
-    return high + whole.split(whole.median * ratio / NEAR, "high")[1].total
 
 
 def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float) -> NormHistogram:
@@ -139,17 +188,3 @@ def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float) -> Norm
     spread = np.log(histogram.quantile(0.84) / histogram.quantile(0.16)) / 2
     codes = encode(histogram.median * ratio * np.exp(spread * normal))
     return NormHistogram(histogram.counts + np.bincount(to_bin(codes), minlength=BINS))
-
-
-def chance(images: Images, share: float, needed: int, seed: int = 0) -> float:
-    """Probability that outliers of this share are called artifacts: enough of them, and in enough resamples.
-
-    At least: of draws and resamples with just enough of them, one in eight (MISSES of TRIES) may be missed.
-    """
-    counts = images.draw(share, np.random.default_rng(seed))  # [DRAWS, G]
-    enough = counts.sum(1) >= needed
-    if images.sizes.sum() < MIN_IMAGES_FOR_CONFIDENCE:
-        return float((enough & (counts > 0).all(1)).mean())
-    again = weights(len(images.sizes), seed) @ counts.T >= needed  # [RESAMPLES, DRAWS]
-    seen = 1 - MISSES / TRIES
-    return float(seen * (enough & (seen * again.mean(0) >= MIN_CONFIDENCE)).mean())

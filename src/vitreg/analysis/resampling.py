@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from vitreg.analysis.norms import NormHistogram
-from vitreg.analysis.outliers import Detector
+from vitreg.analysis.outliers import Detector, Side
 
 RESAMPLES = 100
 MIN_CONFIDENCE = 0.8
 MIN_IMAGES_FOR_CONFIDENCE = 4
 
 
-def weights(groups: int, seed: int) -> np.ndarray:
-    """How often each group of images is in each resample, int64 [RESAMPLES, groups]."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+def weights(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each group of images is in each resample, int64 [resamples, groups]."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
 
 
-def bootstrap(histograms: np.ndarray, side: str, detector: Detector, seed: int = 0) -> float:
+class Pools:
+    """The norms of groups of images, pooled as often as asked.
+
+    Args:
+        histograms: [G, BINS] norm counts.
+    """
+
+    def __init__(self, histograms: np.ndarray) -> None:
+        used = np.flatnonzero(histograms.any(axis=0))
+        self._range = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        self._bins = histograms.shape[1]
+        # Bins that no group fills are left out; floats are exact here, and their product is the fast one.
+        self._occupied = histograms[:, self._range].astype(np.float64)
+
+    def __call__(self, weight: np.ndarray) -> NormHistogram:
+        """All norms together, each group as often as its weight [G] says."""
+        pooled = np.zeros(self._bins, np.int64)
+        pooled[self._range] = weight.astype(np.float64) @ self._occupied
+        return NormHistogram(pooled)
+
+
+def bootstrap(histograms: np.ndarray, side: Side, detector: Detector, seed: int = 0) -> float:
     """Share of resamples in which at least one of the layers shows outliers on this side.
 
     Args:
         histograms: [G, layers, BINS] norm counts of groups of images; empty groups are left out.
     """
     filled = histograms[histograms.sum(axis=(1, 2)) > 0]
-    used = np.flatnonzero(filled.any(axis=(0, 1)))
-    first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-    occupied = filled[:, :, first:last].astype(np.float64)  # exact, and a product of floats is the fast one
-
-    def drawn(weight: np.ndarray) -> Iterator[NormHistogram]:
-        for counts in np.tensordot(weight.astype(np.float64), occupied, axes=1):
-            pooled = np.zeros(filled.shape[2], np.int64)
-            pooled[first:last] = counts
-            yield NormHistogram(pooled)
-
-    hits = 0
-    for weight in weights(len(filled), seed):
-        hits += any(detector(pooled, side).found for pooled in drawn(weight))  # type: ignore[arg-type]
-    return hits / RESAMPLES
+    layers = [Pools(filled[:, layer]) for layer in range(filled.shape[1])]
+    return (
+        sum(
+            any(detector(pool(weight), side).found for pool in layers)
+            for weight in weights(len(filled), RESAMPLES, seed)
+        )
+        / RESAMPLES
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitreg.analysis.absence import MIN_IMAGES_FOR_POSITIONS, few, group_of, none, unstable
-from vitreg.analysis.outliers import Detection
+from vitreg.analysis.outliers import Detection, Side
 from vitreg.analysis.resampling import MIN_CONFIDENCE
 from vitreg.quantities import count, number, percent, short
 from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
@@ -45,14 +45,14 @@ def strength_of(ratio: float) -> Strength:
     return "mild" if ratio < 3 else "moderate" if ratio < 6 else "strong"
 
 
-def choose(detections: Sequence[dict[str, Detection]]) -> tuple[str | None, int | None, int | None]:
+def choose(detections: Sequence[dict[str, Detection]]) -> tuple[Side | None, int | None, int | None]:
     """Pick (side, first layer, peak layer) from the detections {"high": ..., "low": ...} of every layer.
 
     The peak is where outliers stand out most, among layers that show at least half of the largest share of them: a
     handful of tokens with an extreme norm in an early layer is the beginning of the effect, not its peak. If both sides
     are found, the one with the larger ratio speaks.
     """
-    best: tuple[float, str, int, int] | None = None
+    best: tuple[float, Side, int, int] | None = None
     for side in ("high", "low"):
         found = {layer: d[side] for layer, d in enumerate(detections) if d[side].found}
         if not found:
@@ -84,7 +84,7 @@ def position_locked(positions: np.ndarray, images: int) -> bool:
 
 def describe(
     detections: Sequence[dict[str, Detection]],
-    chosen: tuple[str | None, int | None, int | None],
+    chosen: tuple[Side | None, int | None, int | None],
     confidence: float | None,
     evidence: Evidence | None,
     images: int,

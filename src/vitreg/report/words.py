@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from vitreg import quantities
 from vitreg.quantities import MISSING, number, short
-from vitreg.records import PAPER_SHARE, Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
+from vitreg.records import Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
 
 _SPACE = "\N{NO-BREAK SPACE}"
 PERCENT = f"{_SPACE}%"  # behind a number of hundredths, everywhere: 34.6 %
@@ -84,8 +84,7 @@ def _power(verdict: VerdictRecord) -> int:
     """0 where moderate effects could be there unseen, 1 where mild ones could, 2 otherwise or if nothing is known."""
     if verdict.power is None:
         return 2
-    mild, moderate = (each.share is not None and each.share <= PAPER_SHARE for each in verdict.power.detectable[:2])
-    return 2 if mild else 1 if moderate else 0
+    return 2 if verdict.power.excludes("mild") else 1 if verdict.power.excludes("moderate") else 0
 
 
 def kind(verdict: VerdictRecord) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from vitreg.analysis.norms import BINS, SMALLEST_NORM, NormHistogram, edge_index, edges
-from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, beyond, ratio_of
+from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, Side, beyond, ratio_of
 from vitreg.analysis.power import power_of
 from vitreg.analysis.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
 from vitreg.analysis.tally import (
@@ -76,7 +76,7 @@ class Readout:
         """The layer shown on the page: where outliers stand out most, or the one with the longest tail if there are none."""
         if self.chosen[2] is not None:
             return self.chosen[2]
-        return int(np.argmax([h.quantile(0.999) / h.median for h in self.histograms]))
+        return max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "high"))
 
     def first_bin(self, layer: int) -> int | None:
         """The threshold of a layer as the index of a bin edge; None if it shows no outliers on the side of the verdict."""
@@ -158,20 +158,21 @@ class Readout:
                 confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
         power = None
         if side is None and self._with_power:
-            norms = group_histograms(self.tally, [self.peak], self.group)[:, 0]
-            power = power_of(norms, self.tally.layout.num_patches, self.peak, detector)
+            blocks = self.peak, max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "low"))
+            norms = group_histograms(self.tally, list(blocks), self.group)
+            power = power_of(norms, self.tally.layout.num_patches, blocks, detector)
         said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
         return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
 
-    def _false_alarms(self, side: str, detector: Detector, seed: int) -> float:
+    def _reach(self, layer: int, side: str) -> float:
+        """How many times away from the median the longest norms of a layer lie, or the shortest."""
+        h = self.histograms[layer]
+        return h.quantile(0.999) / h.median if side == "high" else h.median / h.quantile(0.001)
+
+    def _false_alarms(self, side: Side, detector: Detector, seed: int) -> float:
         """Share of resamples that would find outliers, in the layers with the longest tail on this side."""
-
-        def tail(layer: int) -> float:
-            h = self.histograms[layer]
-            return h.quantile(0.999) / h.median if side == "high" else h.median / h.quantile(0.001)
-
         layers = [layer for layer in range(len(self.histograms)) if (layer, side) not in self._ruled_out]
-        layers = sorted(layers, key=tail)[-CLOSEST_LAYERS:]
+        layers = sorted(layers, key=lambda layer: self._reach(layer, side))[-CLOSEST_LAYERS:]
         return bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed) if layers else 0.0
 
     def _evidence(self, look: SecondLook, images: int) -> Evidence | None:

@@ -106,8 +106,7 @@ def test_the_reason_for_none_says_what_these_images_could_have_shown(tokens):
     readout, _ = read(*tokens[:2], 20)
     assert [each.ratio for each in readout.verdict.power.detectable] == [2.25, 3.5, 6.0]
     assert (
-        "20 images like these would show a group of this size or larger, in at least 80 % of the cases: "
-        in readout.verdict.reason
+        "20 images like these would show a group of this size in at least 80 % of the cases: " in readout.verdict.reason
     )
     assert "no patch has at least 2 times the median norm of its own image" in readout.verdict.reason
 
