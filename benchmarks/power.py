@@ -30,7 +30,7 @@ from vitreg.runtime import provenance
 
 PATCHES = 196
 CASES: tuple[tuple[Side, int], ...] = (("high", 12), ("low", 12), ("high", 40))
-FEW, FEW_SHARES = (1, 2, 4), (0.02, 0.05, 0.1)
+FEW, FEW_SHARES = (1, 2, 3), (0.02, 0.05, 0.1)
 LESS = 0.25  # of the share that is said
 
 

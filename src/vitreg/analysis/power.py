@@ -21,9 +21,10 @@ from vitreg.records import Detectable, Power
 POWER = 0.8
 RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong; below the median their inverses
 DRAWS = 400
-TRIES = 5  # resamples in which so many tokens must be found
-SEEN = 7 / 8  # that is taken for this probability: five of five say no more
+TRIES, ENOUGH = 8, 5  # so many tokens must be found in all but one of eight resamples, or in the first five
+SEEN = 7 / 8  # that is taken for this probability: so few resamples say no more
 STEP = 1.5  # otherwise this many times as many tokens are tried
+MANY = 50_000  # more tokens are drawn as several at each place
 GRID = 1.1  # a share is given to this factor
 TAIL = 0.99  # how unevenly images carry norms beyond this quantile stands for how unevenly they would carry outliers,
 MIN_UNEVENNESS = 2.0  # but no more evenly than plain patches are spread over photographs: 1.8 and 2.6 in planted models
@@ -89,14 +90,14 @@ class Images:
 
     def smallest_share(self, needed: int | None) -> float | None:
         """The share of the tokens of which `needed` are found with probability `POWER`; None if there is none."""
-        high = MAX_SHARE
-        # A large share falls on some images so unevenly that a fifth of all is exceeded, and that is no outlier any more.
-        while needed is not None and self.chance(high, needed) < POWER:
-            high /= 2
-            needed = needed if high >= MIN_SHARE else None
         if needed is None:
             return None
-        low = MIN_SHARE / 4
+        high, low = MAX_SHARE, MIN_SHARE / 4
+        # A large share falls on some images so unevenly that a fifth of all is exceeded, and that is no outlier any more.
+        while self.chance(high, needed) < POWER:
+            high /= GRID**2
+            if high * self.patches * self.sizes.sum() < needed:
+                return None
         while high / low > GRID:
             middle = float(np.sqrt(low * high))
             low, high = (low, middle) if self.chance(middle, needed) >= POWER else (middle, high)
@@ -171,20 +172,25 @@ class Injection:
         return self._whole.split(edge, self._side)[1].total
 
     def _dependably(self, count: int, ratio: float) -> bool:
-        for drawn in self._drawn:
-            # As in a resample, some of the tokens are there twice and others not at all.
-            again = self._random.choice(self._random.standard_normal(count), count)
-            if not self._detector(injected(drawn, again, ratio), self._side).found:
+        times, misses = -(-count // MANY), 0
+        for tried, drawn in enumerate(self._drawn, start=1):
+            normal = self._random.standard_normal(count // times)
+            again = self._random.choice(normal, len(normal))  # as in a resample: some twice, others not at all
+            misses += not self._detector(injected(drawn, again, ratio, times), self._side).found
+            if misses > 1 or misses == tried:  # what the first try misses is not worth another
                 return False
+            if tried == ENOUGH and not misses:
+                return True
         return True
 
 
-def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float) -> NormHistogram:
+def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float, times: int = 1) -> NormHistogram:
     """The norms with more: log-normal around `ratio` times the median, as wide as the middle two thirds of them.
 
     Args:
         normal: where in that distribution each new token lies, in standard deviations.
+        times: how many tokens lie there.
     """
     spread = np.log(histogram.quantile(0.84) / histogram.quantile(0.16)) / 2
     codes = encode(histogram.median * ratio * np.exp(spread * normal))
-    return NormHistogram(histogram.counts + np.bincount(to_bin(codes), minlength=BINS))
+    return NormHistogram(histogram.counts + times * np.bincount(to_bin(codes), minlength=BINS))

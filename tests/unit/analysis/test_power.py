@@ -1,5 +1,7 @@
 """What a scan says it could have shown is what it finds when that is really there."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -66,7 +68,7 @@ def test_the_share_that_is_said_to_be_found_in_four_of_five_draws_is_found_at_le
     edge = edges_of(said, side)[2]
 
     def draws(share):
-        drawn = (planted(bulk(images, rng), share, edge.ratio, said.unevenness, rng) for _ in range(100))
+        drawn = (planted(bulk(images, rng), share, edge.ratio, said.unevenness, rng) for _ in range(60))
         return [is_found(norms, side, outliers.ratio) for norms in drawn]
 
     assert is_a_bound(draws(edge.share)), edge
@@ -82,11 +84,11 @@ def test_so_it_is_for_the_default_detector_and_every_ratio(effect, side):
     edge = edges_of(said, side)[effect]
 
     def draws(share):
-        drawn = (planted(bulk(12, rng), share, edge.ratio, said.unevenness, rng) for _ in range(40))
+        drawn = (planted(bulk(12, rng), share, edge.ratio, said.unevenness, rng) for _ in range(30))
         return [is_found(norms, side, outliers.mixture) for norms in drawn]
 
     assert is_a_bound(draws(edge.share)), edge
-    assert not is_a_bound(draws(edge.share / 5)), edge
+    assert not is_a_bound(draws(edge.share / 10)), edge
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -101,10 +103,20 @@ def test_nothing_is_promised_of_images_so_few_that_no_share_is_found_dependably(
 
 def test_more_images_show_smaller_shares_and_larger_effects_need_fewer_tokens():
     rng = np.random.default_rng(0)
+    said = [said_of(bulk(n, rng), outliers.mixture) for n in (8, 24, 96)]
     for side in ("high", "low"):
-        shares = [[e.share for e in edges_of(said_of(bulk(n, rng), outliers.mixture), side)] for n in (8, 24, 96)]
+        shares = [[e.share for e in edges_of(each, side)] for each in said]
         assert shares[0][2] > shares[1][2] > shares[2][2]
         assert all(row[0] >= row[1] >= row[2] for row in shares if row[0] is not None)
+
+
+def test_the_smallest_share_never_rises_with_the_number_of_images():
+    rng = np.random.default_rng(0)
+    shares = [said_of(bulk(n, rng), outliers.ratio).detectable[2].share for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 40)]
+    stated = [share for share in shares if share is not None]
+    assert shares == [None] * (len(shares) - len(stated)) + stated
+    assert all(more <= few * power.GRID for few, more in pairwise(stated)), stated
+    assert len(stated) >= 6
 
 
 def test_each_side_is_asked_of_its_own_block():
