@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitreg.documents import parse_json
-from vitreg.errors import UserError
+from vitreg.errors import UserError, nearest
 
 
 @contextlib.contextmanager
@@ -96,15 +96,28 @@ def results_folder(path: str | Path | None) -> Iterator[Path | None]:
     if path is None:
         yield None
         return
-    folder = Path(path)
+    with _folder(Path(path), keep=True) as folder:
+        yield folder
+
+
+def refuse_folder(path: Path, check: Callable[[], object]) -> None:
+    """Raise what `output_folder` or `check` raise of a folder that is to be written, and leave none behind."""
+    with _folder(path, keep=False):
+        check()
+
+
+@contextlib.contextmanager
+def _folder(folder: Path, *, keep: bool) -> Iterator[Path]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]  # the deepest first
+    done = False
     try:
         yield output_folder(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first that holds something ends it
-            for each in made:
-                each.rmdir()
-        raise
+        done = True
+    finally:
+        if not (done and keep):
+            with contextlib.suppress(OSError):  # the first that holds something ends it
+                for each in made:
+                    each.rmdir()
 
 
 def output_folder(path: Path) -> Path:
@@ -123,3 +136,20 @@ def output_folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to --out {path}: {error.strerror or error}.") from error
     return path
+
+
+def missing(path: str | Path, what: str = "file or folder") -> UserError:
+    """Build the error for a path that does not exist: names what is spelled alike beside its first missing part."""
+    absent = Path(path).expanduser()
+    while not os.path.lexists(absent.parent) and absent.parent != absent:
+        absent = absent.parent
+    try:
+        close = nearest(absent.name, os.listdir(absent.parent))
+    except OSError:
+        close = []
+    if close:
+        names = " or ".join(repr(str(absent.parent / name)) for name in close)
+        return UserError(f"no {what} '{path}'. Did you mean {names}?")
+    if absent.parent.resolve() in (Path.cwd(), Path(absent.anchor)):  # says nothing
+        return UserError(f"no {what} '{path}'.")
+    return UserError(f"no {what} '{path}'; the nearest that exists is '{absent.parent}'.")

@@ -19,11 +19,12 @@ from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.maps import maps
 from vitreg.verbs.scan import ScanOptions
+from vitreg.verbs.settings.tokens import OutlierOptions
 from vitreg.verbs.task import Bench
 from vitreg.verbs.tasks.complexity import Complexity
 from vitreg.verbs.tasks.linear import _Features
 from vitreg.verbs.tasks.pixels import Pixels
-from vitreg.verbs.token_pass import OutlierOptions, TokenPass, open_pictures
+from vitreg.verbs.token_pass import TokenPass, open_pictures
 
 SIDE, PATCH, COVERED, GRID = 32, 7, 28, (4, 4)
 

@@ -9,7 +9,7 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 FLOORS = {
-    "errors": 0, "exits": 0, "terminal": 0, "interrupts": 0, "documents": 0, "measured": 0, "precision": 0, "quantities": 0,
+    "errors": 0, "exits": 0, "specs": 0, "terminal": 0, "interrupts": 0, "documents": 0, "measured": 0, "precision": 0, "quantities": 0,
     "records": 0, "results": 0, "files": 0, "ledger": 0, "outputs": 0, "tokens": 0, "runtime": 0, "config": 0, "schedule": 0,
     "models": 1, "data": 1,
     "backbones": 2,

@@ -16,7 +16,8 @@ from torch import Tensor
 from vitreg.backbones.layouts import roots
 from vitreg.backbones.shards import indexes, is_index, read_index
 from vitreg.backbones.tensor_files import read_tensor_file, refuse_unusable
-from vitreg.errors import UserError, nearest
+from vitreg.errors import UserError
+from vitreg.files import missing
 
 # Wrappers around a state dict, best first: of several copies of a model the averaged one is what evaluation uses.
 _WRAPPERS = (
@@ -43,8 +44,7 @@ def open_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     if path.is_dir():
         path = _index_in(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else []
-        raise UserError(f"no weights file {path}." + (f" Did you mean {' or '.join(map(repr, near))}?" if near else ""))
+        raise missing(path, "weights file")
     _refuse_single_part(path)
     notes: list[str] = []
     state = _joined(path) if is_index(path) else _unwrap(read_tensor_file(path), path, notes, set())

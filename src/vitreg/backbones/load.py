@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitreg import specs
 from vitreg.backbones import sources, timm_folders
 from vitreg.backbones.anatomy import Anatomy, describe
 from vitreg.backbones.backbone import Backbone
@@ -24,7 +25,6 @@ from vitreg.backbones.sources_hf import from_transformers
 from vitreg.backbones.weights import LoadReport, blocks_in, holds, load_state, sha256_of_weights
 from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
-from vitreg.files import run_folder
 from vitreg.precision import DTYPES, Precision, choose_precision
 from vitreg.runtime import choose_device
 
@@ -35,7 +35,6 @@ _LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
     "torchvision": sources.from_torchvision,
 }
 _COMPLETE: dict[str, Callable[[str], sources.Built]] = {"run": sources.from_run, "planted": sources.from_planted}
-_PREFIXES = sorted((*_LIBRARIES, *_COMPLETE, "hub"))
 
 
 def load(
@@ -165,10 +164,10 @@ def _given(asked: _Asked, module: nn.Module) -> tuple[sources.Built, str, torch.
 def _named(asked: _Asked, spec: str) -> tuple[sources.Built, str, torch.device]:
     """Build what a spec names: (it, its whole spec, where it is to be)."""
     where = choose_device(None if asked.device is None else str(asked.device))
-    if not _has_source(spec) and sources.is_run(run_folder(spec)):
-        spec = f"run:{spec}"
+    specs.refuse(spec, random=asked.random, weights=asked.weights, trust=asked.trust)
+    spec = specs.whole(spec)
     pretrained = asked.weights is None and not asked.random
-    return _build(spec, pretrained, asked.random, asked.weights, asked.trust), spec, where
+    return _build(spec, pretrained, asked.trust), spec, where
 
 
 def opened(
@@ -235,17 +234,11 @@ def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given:
     return f"{' and '.join(parts)} are not, or not wholly, in {source} and {values}: this is no trained model."
 
 
-def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None, trust: bool) -> sources.Built:
+def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
     prefix, _colon, name = spec.partition(":")
-    if not _has_source(spec):
+    if not specs.has_source(spec):
         raise _no_such_spec(spec)
-    if not name:
-        raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
     if prefix in _COMPLETE:
-        if random or weights is not None:
-            raise UserError(
-                f"{prefix}: models bring their own weights; leave out --{'random' if random else 'weights'}."
-            )
         return _COMPLETE[prefix](name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds CUDA, and that is not put back
@@ -254,23 +247,9 @@ def _build(spec: str, pretrained: bool, random: bool, weights: str | Path | None
         )
 
 
-def _has_source(spec: str) -> bool:
-    prefix, colon, _ = spec.partition(":")
-    return bool(colon) and prefix in _PREFIXES
-
-
 def _no_such_spec(spec: str) -> UserError:
-    """Explain a spec without a known prefix: a bare name of timm or open_clip, a folder, or a misspelt prefix."""
-    prefix, colon, name = spec.partition(":")
-    if colon and prefix in timm_folders.PLACES:
-        return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
-    if colon:
-        close = nearest(prefix, _PREFIXES, 1)
-        hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(_PREFIXES)}."
-        return UserError(f"no source '{prefix}:' of models. {hint}")
+    """Explain a spec without a source: the bare name of a model, or a folder."""
     folder = Path(spec).expanduser()
-    if folder.is_file():
-        return UserError(f"{spec} is a file; name the model it belongs to and pass it with --weights.")
     if (folder / "config.json").is_file():
         kind = "timm:local-dir" if timm_folders.describes_timm(read_json(folder / "config.json")) else "hf"
         return UserError(f"'{spec}' does not say where the model comes from. Did you mean '{kind}:{spec}'?")
@@ -290,7 +269,9 @@ def _no_such_spec(spec: str) -> UserError:
     by_name = {candidate.partition(":")[2]: candidate for candidate in reversed(candidates)}
     close = [repr(by_name[n]) for n in nearest(spec, by_name)]
     hint = (
-        f"Did you mean {' or '.join(close)}?" if close else f"Write SOURCE:NAME, SOURCE one of {', '.join(_PREFIXES)}."
+        f"Did you mean {' or '.join(close)}?"
+        if close
+        else f"Write SOURCE:NAME, SOURCE one of {', '.join(specs.SOURCES)}."
     )
     return UserError(f"'{spec}' does not say where the model comes from. {hint}")
 

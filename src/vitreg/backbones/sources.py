@@ -31,11 +31,11 @@ from vitreg.data.transforms import IMAGENET, Preprocess
 from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
 from vitreg.models.arguments import check_arguments
+from vitreg.specs import RUN_SCHEMA, refuse_no_run, untrusted
 
 if TYPE_CHECKING:
     from vitreg.models.vit import VisionTransformer
 
-RUN_SCHEMA = "vitreg.run/1"
 LARGEST_SIDE = 65536  # pixels that a run may prepare its images for
 
 
@@ -155,9 +155,7 @@ def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
     else:
         place = {"repo_or_dir": repository, "source": "github", "trust_repo": True, "skip_validation": True}
     if not trust:
-        raise UserError(
-            f"hub:{name} runs the code of {repository}; add --trust (in Python trust=True) if you trust whoever wrote it."
-        )
+        raise untrusted(name)
 
     def create() -> Any:
         try:
@@ -178,15 +176,6 @@ def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
     return Built(module, preprocess_of(module))
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is one that training wrote."""
-    try:
-        config = read_json(folder / "config.json")
-    except UserError:
-        return False
-    return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
-
-
 def from_run(name: str) -> Built:
     """Build what training wrote into a folder: `config.json` and `model.safetensors`.
 
@@ -195,8 +184,7 @@ def from_run(name: str) -> Built:
     """
     folder = Path(name).expanduser()
     file, settings = folder / "model.safetensors", folder / "config.json"
-    if not settings.is_file():
-        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.")
+    refuse_no_run(folder)
     config = read_json(settings)
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):

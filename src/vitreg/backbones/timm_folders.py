@@ -13,23 +13,22 @@ from torch import nn
 from vitreg.backbones.fetch import fetch, first_line, refuse_others
 from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
-
-PLACES = ("local-dir", "hf-hub")
+from vitreg.specs import TIMM_PLACES
 
 
 def build(place: str, name: str, pretrained: bool) -> nn.Module:
     """Build the model that a folder or a repository describes.
 
     Args:
-        place: one of `PLACES`.
+        place: one of `TIMM_PLACES`.
         name: the folder, or OWNER/REPO.
     Raises:
         UserError: where there is no such model, it is not of timm, or no Vision Transformer.
     """
     import timm
 
-    if place not in PLACES:
-        raise unknown("place", f"{place}:", [f"{each}:" for each in PLACES], "timm")
+    if place not in TIMM_PLACES:
+        raise unknown("place", f"{place}:", [f"{each}:" for each in TIMM_PLACES], "timm")
     if not name:
         raise UserError(f"timm:{place}: names no {'folder' if place == 'local-dir' else 'repository'}.")
     if place == "local-dir":

@@ -26,15 +26,15 @@ VERBS = {
     "demo": Demo,
     "version": Version,
 }
-WITHOUT_TORCH = {"compare", "version"}
+WITHOUT_TORCH = {"compare", "curves", "version"}
 KEPT = {
-    "maps": "the sheets written so far are kept",
-    "eval": "features of whole shards are kept, and the same command goes on from them",
-    "extract": "whole shards are kept, and the same command goes on from them",
-    "demo": "a report that was written is kept",
-    "train": "the checkpoints written so far are kept",
+    "extract": "features of whole shards are kept, and the same command goes on from them",
+    "demo": "what was written so far is kept, and the same command begins anew",
+    "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",
 }
 """What an interrupted verb leaves; the others write everything at their end. scan and discover write what they have seen."""
+STORED = ("knn", "linear", "logistic", "segmentation", "depth")
+"""Tasks of eval that keep features on disk."""
 
 
 def run(argv: list[str]) -> int:
@@ -48,7 +48,9 @@ def run(argv: list[str]) -> int:
     try:
         return _run(name, words)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(*(stop.args or [KEPT[name]] if name in KEPT else stop.args)) from None
+        stored = name == "eval" and words[1:2] and words[1] in STORED
+        kept = KEPT.get("extract" if stored else name, "nothing was written")
+        raise KeyboardInterrupt(*(stop.args or [kept])) from None
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -66,16 +68,15 @@ def _run(name: str, words: list[str]) -> int:
     if name not in VERBS:
         raise unknown("verb", name, VERBS, "vitreg")
     if name == "train":  # its flags are the fields of the run's configuration
-        import_torch()
         from vitreg.cli.train_command import run_train
 
         return run_train(words)
     if name == "eval":  # its flags are the fields of the task
-        import_torch()
         from vitreg.cli.evaluating import run_eval
 
         return run_eval(words)
     verb = parse(VERBS[name], words, prog=f"vitreg {name}")
+    verb.check()
     if name not in WITHOUT_TORCH:
         import_torch()
     return verb()

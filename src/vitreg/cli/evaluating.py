@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.options import AS_IT_IS, SPEC_HELP, ModelOptions, parse_size, positive
+from vitreg.cli.options import (
+    AS_IT_IS,
+    SPEC_HELP,
+    ModelOptions,
+    at_least,
+    check_model,
+    check_place,
+    open_with,
+    parse_size,
+)
 from vitreg.cli.parsing import parse
 from vitreg.errors import UserError, unknown
+from vitreg.interrupts import import_torch
+from vitreg.specs import whole
 from vitreg.terminal import say
+from vitreg.verbs import ahead
+from vitreg.verbs.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
+from vitreg.verbs.settings.task import TaskSettings
+from vitreg.verbs.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
+from vitreg.verbs.settings.whole_image import (
+    KnnSettings,
+    LinearSettings,
+    LogisticSettings,
+    RetrievalSettings,
+    ZeroShotSettings,
+)
 
-T = TypeVar("T")
+T = TypeVar("T", bound=TaskSettings)
 
-TASKS = {
-    "knn": "Knn",
-    "linear": "Linear",
-    "logistic": "Logistic",
-    "segmentation": "Segmentation",
-    "depth": "Depth",
-    "zeroshot": "ZeroShot",
-    "retrieval": "Retrieval",
-    "tokens": "Tokens",
-    "position": "Position",
-    "pixels": "Pixels",
-    "controls": "Controls",
-    "complexity": "Complexity",
+TASKS: dict[str, type[TaskSettings]] = {
+    "knn": KnnSettings,
+    "linear": LinearSettings,
+    "logistic": LogisticSettings,
+    "segmentation": SegmentationSettings,
+    "depth": DepthSettings,
+    "zeroshot": ZeroShotSettings,
+    "retrieval": RetrievalSettings,
+    "tokens": TokensSettings,
+    "position": PositionSettings,
+    "pixels": PixelsSettings,
+    "controls": ControlsSettings,
+    "complexity": ComplexitySettings,
 }
 WITHOUT_DATA = {"complexity"}
 
@@ -83,7 +105,7 @@ def run_eval(argv: list[str]) -> int:
     spec, name, *words = argv
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    kind = task_class(name)
+    kind = TASKS[name]
     command = parse(
         Command[kind],  # type: ignore[valid-type]
         [spec, *words],
@@ -92,7 +114,10 @@ def run_eval(argv: list[str]) -> int:
     )
     if not command.data and name not in WITHOUT_DATA:
         raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
-    return _run(command, Path("vitreg-eval") / name if command.out is None else command.out)
+    out = Path("vitreg-eval") / name if command.out is None else command.out
+    _check(command, name, out)
+    import_torch()
+    return _run(command, name, out)
 
 
 def overview() -> str:
@@ -103,30 +128,45 @@ def overview() -> str:
         "",
         "Tasks:",
     ]
-    lines += [f"  {name:14}{(task_class(name).__doc__ or '').strip().splitlines()[0]}" for name in TASKS]
+    lines += [f"  {name:14}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in TASKS.items()]
     return "\n".join(lines)
 
 
-def task_class(name: str) -> type:
-    """Return the class behind the name of a task."""
-    return getattr(importlib.import_module(f"vitreg.verbs.tasks.{name}"), TASKS[name])
+def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
+    """Refuse what no model is needed for."""
+    parse_size(command.size)
+    for flag, value in (("limit", command.limit), ("batch-size", command.batch_size), ("workers", command.workers)):
+        at_least(1, flag, value)
+    at_least(0, "seed", command.seed)
+    command.task.check()
+    check_model(command.spec, command.weights, command.model)
+    ahead.refuse_absent_data(command.data)
+    ahead.refuse_other_eval(
+        out, TASKS[name].__name__.removesuffix("Settings").lower(), whole(command.spec), command.data
+    )
+    check_place(ahead.eval_outputs(out, command.data, command.weights))
 
 
-def _run(command: Command, out: Path) -> int:
+def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
     from vitreg.verbs.evaluate import describe, evaluate
+
+    settings = {field.name: getattr(command.task, field.name) for field in fields(command.task)}
+    measured = getattr(
+        importlib.import_module(f"vitreg.verbs.tasks.{name}"), TASKS[name].__name__.removesuffix("Settings")
+    )
 
     result = evaluate(
         command.spec,
-        command.task,
+        measured(**settings),
         command.data,
         out=out,
         features=command.features,
         weights=command.weights,
         size=parse_size(command.size),
         fit=command.fit,
-        limit=positive("limit", command.limit),
-        batch_size=positive("batch-size", command.batch_size),
-        workers=positive("workers", command.workers),
+        limit=command.limit,
+        batch_size=command.batch_size,
+        workers=command.workers,
         seed=command.seed,
         download=command.download,
         quiet=False,
@@ -134,5 +174,5 @@ def _run(command: Command, out: Path) -> int:
     )
     if os.environ.get("RANK", "0") == "0":
         say(describe(result))
-        say(out / "result.json")
+        open_with(out / "result.json")
     return 0

@@ -6,24 +6,34 @@ import os
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from vitreg.analysis.outliers import detector
+from vitreg.cli.lists import Listed
 from vitreg.cli.options import (
     AS_IT_IS,
     IMAGES_HELP,
     SPEC_HELP,
+    Blocks,
     ModelOptions,
+    at_least,
+    check_model,
+    check_place,
+    listed,
     named_images,
-    parse_layers,
+    open_with,
+    parse_blocks,
     parse_size,
-    positive,
 )
-from vitreg.errors import UserError
+from vitreg.errors import UserError, unknown
 from vitreg.exits import Exit
 from vitreg.quantities import percent
+from vitreg.specs import PLANTED
 from vitreg.terminal import say
+from vitreg.verbs import ahead
+from vitreg.verbs.map_values import What, check_numbers, kinds_of, weights_of
 
 if TYPE_CHECKING:
     from vitreg.records import ScanResult
@@ -69,15 +79,27 @@ class Scan:
     seed: int = 0
     """Of the bootstrap over images."""
 
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        parse_size(self.size)
+        detector(self.detector)
+        if self.fail_above is not None and not 0 <= self.fail_above <= 1:
+            raise UserError(f"--fail-above is a share between 0 and 1, not {self.fail_above:g}.")
+        for flag, value in (("limit", self.limit), ("batch-size", self.batch_size), ("workers", self.workers)):
+            at_least(1, flag, value)
+        at_least(0, "seed", self.seed)
+        check_model(self.spec, self.weights, self.model)
+        ahead.refuse_absent_inputs(named_images(self.images))
+        ahead.refuse_other_scan(self.out)
+        check_place(ahead.scan_outputs(self.out, self.images, self.weights))
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.scan import ScanOptions, scan
 
-        if self.fail_above is not None and not 0 <= self.fail_above <= 1:
-            raise UserError(f"--fail-above is a share between 0 and 1, not {self.fail_above:g}.")
         options = ScanOptions(
-            size=parse_size(self.size), fit=self.fit, detector=self.detector, limit=positive("limit", self.limit), tokens=self.tokens,
-            batch_size=positive("batch-size", self.batch_size), workers=positive("workers", self.workers), seed=self.seed,
+            size=parse_size(self.size), fit=self.fit, detector=self.detector, limit=self.limit, tokens=self.tokens,
+            batch_size=self.batch_size, workers=self.workers, seed=self.seed,
         )  # fmt: skip
         places = [self.out]
         result = scan(
@@ -118,11 +140,14 @@ class Compare:
     out: Path = Path("vitreg-compare.html")
     """The page."""
 
+    def check(self) -> None:
+        """Refuse nothing beforehand: the verb needs no model."""
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.compare import compare
 
-        say(compare(self.scans, out=self.out))
+        open_with(compare(self.scans, out=self.out))
         return Exit.DONE
 
 
@@ -142,11 +167,11 @@ class Maps:
     out: Path = Path("vitreg-maps")
     """Folder for the sheets."""
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
-    what: str = "attention,registers,pca,rgb,norm"
-    """Which maps, separated by commas: attention, heads, registers, pca, rgb, norm."""
-    weights: str | None = None
-    """A checkpoint; for several models one each, separated by commas, none where a model keeps its own."""
-    layer: str = "-1"
+    what: Annotated[str, Listed("attention|heads|registers|pca|rgb|norm")] = "attention,registers,pca,rgb,norm"
+    """Which maps, of attention, heads, registers, pca, rgb and norm."""
+    weights: Annotated[str, Listed(r"none|.*\.(safetensors|pth|pt|bin|json)")] | None = None
+    """A checkpoint; for several models one each, none where a model keeps its own."""
+    layer: Blocks = "-1"
     """Block whose output is drawn, such as 7; -1 is the last; several as 5,8,11; or all."""
     size: str | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
@@ -163,32 +188,56 @@ class Maps:
     limit: int = 8
     """Draw at most this many images."""
 
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        parse_size(self.size)
+        parse_blocks("layer", self.layer, "all")
+        at_least(1, "limit", self.limit)
+        check_numbers(self.limit, self.mass)
+        kinds, models = kinds_of(self._what()), listed(self.spec)
+        files = weights_of(self._weights(), len(models))
+        for spec, file in zip(models, files, strict=True):
+            check_model(spec, file, self.model)
+        ahead.refuse_absent_inputs(named_images(self.images))
+        check_place(ahead.maps_outputs(self.out, kinds, self.images, files))
+
+    def _what(self) -> list[What]:
+        return cast("list[What]", listed(self.what))  # names are checked by `kinds_of`
+
+    def _weights(self) -> list[str | None] | None:
+        return None if self.weights is None else [None if file == "none" else file for file in listed(self.weights)]
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.maps import maps
 
         result = maps(
-            _listed(self.spec),
+            listed(self.spec),
             named_images(self.images),
             out=self.out,
-            weights=None if self.weights is None else [None if w == "none" else w for w in _listed(self.weights)],
-            what=_listed(self.what),  # type: ignore[arg-type]  # names are checked there
-            layer=parse_layers(self.layer),
+            weights=self._weights(),
+            what=self._what(),
+            layer=parse_blocks("layer", self.layer, "all") or "all",
             size=parse_size(self.size),
             fit=self.fit,
             scale=self.scale,
             upsample=self.upsample,
             mass=self.mass,
             pca_per_image=self.pca_per_image,
-            limit=positive("limit", self.limit),
+            limit=self.limit,
             **vars(self.model),
         )
         for skipped in result.skipped:
             say(f"{skipped.name} could not be read: {skipped.reason}.")
         for note in result.notes:
             say(note)
-        for path in result.paths:
+        drawn = len(result.images) + len(result.skipped)
+        if result.there is not None and drawn < result.there:
+            say(f"Drew the first {drawn} of {result.there} images; --limit {result.there} draws all of them.")
+        for path in result.paths[1:]:
             say(path)
+        for path in result.paths[:1]:
+            open_with(path)
         return Exit.DONE
 
 
@@ -207,6 +256,10 @@ class Doctor:
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
     json: bool = False
     """Print the findings as JSON (schema vitreg.doctor/1) for a program to read."""
+
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        check_model(self.spec, self.weights, self.model)
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
@@ -231,17 +284,19 @@ class Demo:
     kind: str = "high-norm"
     """Which artifact is planted: high-norm, low-norm, position-locked, last-block or hidden."""
 
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        if self.kind not in PLANTED:
+            raise unknown("planted kind", self.kind, PLANTED)
+        check_place(*ahead.demo_outputs(self.out))
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.demo import demo
 
         demo(self.out, self.kind)
+        open_with(self.out / "index.html")
         return Exit.DONE
-
-
-def _listed(words: str) -> list[str]:
-    """Split at commas."""
-    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 def _print_scan(result: ScanResult, out: Path) -> None:
@@ -253,11 +308,11 @@ def _print_scan(result: ScanResult, out: Path) -> None:
         say(f"Stopped after {images.seen}{of} images; this is what they say.")
     if images.skipped:
         say(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
-    if result.provenance.precision_choice is not None:
-        say(result.provenance.precision_choice.sentence)
     for note in result.model.notes:
         say(note)
     say(describe(result.verdict))
     for each in result.undrawn:
         say(each.sentence)
-    say(out / "report.html")
+    if result.provenance.precision_choice is not None:
+        say(result.provenance.precision_choice.sentence)
+    open_with(out / "report.html")

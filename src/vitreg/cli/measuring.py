@@ -9,23 +9,32 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from vitreg.cli.lists import Listed
 from vitreg.cli.options import (
     AS_IT_IS,
     IMAGES_HELP,
     SPEC_HELP,
+    Blocks,
     ModelOptions,
+    at_least,
+    check_model,
+    check_place,
     named_images,
+    open_with,
+    parse_blocks,
     parse_size,
-    positive,
 )
-from vitreg.errors import UserError
+from vitreg.data.boxes_named import PUBLISHED
 from vitreg.exits import Exit
+from vitreg.files import missing
 from vitreg.terminal import say
+from vitreg.verbs import ahead
+from vitreg.verbs.discover_setting import Setting, Sweep, read_settings, refuse_blind_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` alone lists the tasks.
+    """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` lists the tasks.
 
     Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
 
@@ -50,15 +59,15 @@ class Extract:
     ]
     out: Path = Path("vitreg-features")
     """Folder that may hold the features of many models and sets, each in a folder of its own."""
-    cls: str = "-1"
+    cls: Blocks = "-1"
     """Blocks whose class token is kept."""
-    mean: str = "none"
+    mean: Blocks = "none"
     """Blocks whose mean patch token is kept."""
-    registers: str = "none"
+    registers: Blocks = "none"
     """Blocks whose registers are kept."""
-    patches: str = "none"
+    patches: Blocks = "none"
     """Blocks whose patch tokens are kept."""
-    norms: str = "none"
+    norms: Blocks = "none"
     """Blocks of whose patch tokens the norms before the final norm are kept."""
     final_norm: bool = True
     """Apply the model's final norm to the tokens of every block."""
@@ -82,21 +91,30 @@ class Extract:
     workers: int | None = None
     """Processes that decode."""
 
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        parse_size(self.size)
+        for flag, value in (("limit", self.limit), ("batch-size", self.batch_size), ("workers", self.workers)):
+            at_least(1, flag, value)
+        ahead.refuse_no_features(self._blocks(), table=self.table)
+        check_model(self.spec, self.weights, self.model)
+        ahead.refuse_absent_inputs(named_images(self.images))
+        check_place(ahead.extract_outputs(self.out))
+
+    def _blocks(self) -> dict[str, tuple[int, ...]]:
+        kinds = ("cls", "mean", "registers", "patches", "norms")
+        return {kind: tuple(parse_blocks(kind, getattr(self, kind), "none") or ()) for kind in kinds}
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.verbs.extract import describe, extract_features
         from vitreg.verbs.features import Wanted
 
-        wanted = Wanted(
-            cls=_blocks("cls", self.cls), mean=_blocks("mean", self.mean), registers=_blocks("registers", self.registers),
-            patches=_blocks("patches", self.patches), norms=_blocks("norms", self.norms),
-            final_norm=self.final_norm, dtype=self.dtype, mirrored=self.mirrored,
-        )  # fmt: skip
+        wanted = Wanted(**self._blocks(), final_norm=self.final_norm, dtype=self.dtype, mirrored=self.mirrored)
         store = extract_features(
             self.spec, named_images(self.images), out=self.out, wanted=wanted, table=self.table, weights=self.weights,
-            size=parse_size(self.size), fit=self.fit, limit=positive("limit", self.limit),
-            batch_size=positive("batch-size", self.batch_size), workers=positive("workers", self.workers), quiet=False,
-            **vars(self.model),
+            size=parse_size(self.size), fit=self.fit, limit=self.limit, batch_size=self.batch_size, workers=self.workers,
+            quiet=False, **vars(self.model),
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
             say(describe(store))
@@ -134,13 +152,13 @@ class Discover:
     model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
     method: str = "lost"
     """lost, tokencut or maskcut."""
-    feature: str | None = None
+    feature: Annotated[str, Listed("k|q|v|output")] | None = None
     """k, q, v (as their projection wrote them) or output of a block. Unset: k for lost; the cuts choose. With --sweep several, as k,v."""
-    layer: str | None = None
+    layer: Blocks | None = None
     """Block, such as 7. Unset: the last for lost; the cuts choose. With --sweep several, as 8,9,10,11."""
-    normalize: str | None = None
+    normalize: Annotated[str, Listed(r"none|l2|center(\+l2)?")] | None = None
     """Of the features, image by image: none, l2, center or center+l2. Unset: center+l2 for lost; the cuts choose."""
-    bias: str | None = None
+    bias: Annotated[str, Listed(r"auto|[+-]?[\d.]+%?")] | None = None
     """Added to every entry of LOST's Gram matrix: auto (if unset), a number, or a share of its diagonal as --bias=-20%."""
     sweep: bool = False
     """Compare features, blocks, normalisations and biases in one pass; lost needs true boxes for it."""
@@ -155,12 +173,24 @@ class Discover:
     steps: int = 6
     """How many images are shown with the steps of the method, as in the paper's Fig. 13: the first ones."""
 
-    def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
-        from vitreg.verbs.discover import DiscoverOptions, describe, discover
-        from vitreg.verbs.discover_setting import read_settings
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        parse_size(self.size)
+        at_least(1, "limit", self.limit)
+        at_least(0, "pictures", self.pictures)
+        at_least(0, "steps", self.steps)
+        setting, sweep = self._settings()
+        check_model(self.spec, self.weights, self.model)
+        if self.images[:1] and self.images[0].partition(":")[0] in PUBLISHED:
+            return  # a set of several files, which the verb opens before it loads a model
+        refuse_blind_sweep(setting, sweep, boxes=self.boxes is not None)
+        ahead.refuse_absent_inputs(named_images(self.images))
+        if self.boxes is not None and not self.boxes.expanduser().exists():
+            raise missing(self.boxes, "file or folder of boxes")
+        check_place(ahead.discover_outputs(self.out, self.images, self.boxes, self.weights))
 
-        setting, sweep = read_settings(
+    def _settings(self) -> tuple[Setting, Sweep | None]:
+        return read_settings(
             self.method,
             feature=self.feature,
             layer=self.layer,
@@ -168,11 +198,17 @@ class Discover:
             bias=self.bias,
             sweep=self.sweep,
         )
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.discover import DiscoverOptions, describe, discover
+
+        setting, sweep = self._settings()
         size = parse_size(self.size)
         short = size is not None and self.size is not None and "x" not in self.size
         options = DiscoverOptions(
             setting=setting, sweep=sweep, size=size[0] if short and size else size, hard=self.hard,
-            limit=positive("limit", self.limit), pictures=self.pictures, steps=self.steps,
+            limit=self.limit, pictures=self.pictures, steps=self.steps,
         )  # fmt: skip
         places = [self.out]
         result = discover(
@@ -180,15 +216,9 @@ class Discover:
             options=options, quiet=False, written=places.append, **vars(self.model),
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
-            pictures = places[-1] / "pictures"
-            say(f"{describe(result)}\n{pictures if pictures.exists() else places[-1] / 'boxes.json'}")
+            say(describe(result))
+            pictures = sorted((places[-1] / "pictures").glob("boxes*.png")) or sorted(
+                (places[-1] / "pictures").glob("*.png")
+            )
+            open_with(pictures[0] if pictures else places[-1] / "boxes.json")
         return Exit.INTERRUPTED if result.images.interrupted else Exit.DONE
-
-
-def _blocks(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        return () if text == "none" else tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--{flag} {text} names no block; give a number such as 7, several as 5,8,11, or none."
-        ) from None

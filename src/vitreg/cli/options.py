@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from vitreg.errors import UserError
+from vitreg import specs
+from vitreg.cli.lists import Listed
+from vitreg.errors import UserError, unknown
+from vitreg.outputs import Outputs
+from vitreg.terminal import say
+from vitreg.verbs import ahead
 
 SPEC_HELP = (
     "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "
@@ -34,6 +41,9 @@ class ModelOptions:
 
 
 AS_IT_IS = ModelOptions()
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
+Blocks = Annotated[str, Listed(r"-?\d+|all|none")]
+"""Numbers of blocks."""
 
 
 LARGEST_SIDE = 8192  # pixels
@@ -55,28 +65,35 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def parse_layers(text: str) -> list[int] | Literal["all"]:
-    """Read "all", "-1" or "5,8,11".
+def parse_blocks(flag: str, text: str, other: Literal["all", "none"]) -> list[int] | None:
+    """Read "-1" or "5,8,11"; None for the word `other`.
 
     Raises:
         UserError: for anything else.
     """
-    if text == "all":
-        return "all"
+    if text == other:
+        return None
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in listed(text)]
     except ValueError:
-        raise UserError(f"--layer {text} names no block; give a number such as 7, several as 5,8,11, or all.") from None
+        raise UserError(
+            f"--{flag} {text} names no block; give a number such as 7, several as 5,8,11 or 5 8 11, or {other}."
+        ) from None
 
 
-def positive(flag: str, value: int | None) -> int | None:
-    """Return a count, None where it was not given.
+def listed(text: str) -> list[str]:
+    """Split at commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def at_least(low: int, flag: str, value: int | None) -> int | None:
+    """Return a number, None where it was not given.
 
     Raises:
-        UserError: if it is below 1.
+        UserError: if it is below `low`.
     """
-    if value is not None and value < 1:
-        raise UserError(f"--{flag} must be at least 1, not {value}.")
+    if value is not None and value < low:
+        raise UserError(f"--{flag} must be at least {low}, not {value}.")
     return value
 
 
@@ -89,3 +106,28 @@ def named_images(images: tuple[str, ...]) -> list[str]:
     if not images:
         raise UserError("no images named; give files, a folder or an archive, for example photos/ behind the spec.")
     return list(images)
+
+
+def check_model(spec: str, weights: str | Path | None, model: ModelOptions) -> None:
+    """Refuse a model, weights or a device that no library has to be asked about. Raises UserError."""
+    specs.refuse(spec, random=model.random, weights=weights, trust=model.trust)
+    if model.device is not None:
+        kind = re.fullmatch(r"([a-z]+)(?::\d+)?", model.device)
+        if kind is None or kind[1] not in DEVICES:
+            raise unknown("device", model.device, DEVICES)
+    ahead.refuse_absent_inputs(files=[weights])
+
+
+def check_place(*outputs: Outputs) -> None:
+    """Refuse places that are taken or cannot be written. Raises UserError.
+
+    Under torchrun the verb does this by itself, in one of its processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        for each in outputs:
+            ahead.refuse_taken(each)
+
+
+def open_with(path: Path) -> None:
+    """End a verb: say what to open."""
+    say(f"Open {path}")

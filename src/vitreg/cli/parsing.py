@@ -9,11 +9,12 @@ import dataclasses
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from vitreg.cli.lists import fields_of, unified
 from vitreg.errors import UserError, nearest, unknown
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, description: str | 
     def explain(event: events.ParseErrorEvent) -> None:
         raise UserError(_sentence(event, kind, words, prog))
 
+    words = unified(kind, words)
     with PERSONS, events.on_parse_error(explain):
         return tyro.cli(kind, args=list(words), prog=prog, description=description, **options)
 
@@ -95,10 +97,7 @@ def _given(flag: str, words: Sequence[str]) -> str:
 
 def flags(kind: Any) -> Iterator[str]:
     """Yield the flags of a dataclass; those of a dataclass in it stand beside its own."""
-    chosen = get_args(kind)  # Command[Knn]: what its type variable stands for
-    for name, hint in get_type_hints(get_origin(kind) or kind, include_extras=True).items():
-        inner, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        inner = chosen[0] if isinstance(inner, TypeVar) else inner
+    for name, inner, marks in fields_of(kind):
         flag = name.replace("_", "-")
         if dataclasses.is_dataclass(inner):
             yield from flags(inner)

@@ -16,9 +16,12 @@ from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
 from vitreg.exits import Exit
 from vitreg.files import run_folder
+from vitreg.interrupts import import_torch
 from vitreg.presets import PRESETS, preset
 from vitreg.terminal import say
 from vitreg.train.settings import TrainConfig
+from vitreg.verbs import ahead
+from vitreg.verbs.train_checks import check_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,15 @@ def run_train(argv: list[str]) -> int:
     words = [word for word in words if word != "--dry-run"]
     settings = encode(base)
     config = decode(TrainConfig, merge(settings, read_words(words, settings)), where="the command line")
+    check_values(config)
+    for root in filter(None, (config.data.root, config.data.val)):
+        ahead.refuse_absent_data(root)
+    folder = run_folder((resumed or outs or [f"runs/{origin}"])[-1])
+    if not dry and not resumed:
+        ahead.refuse_begun(folder)
+    import_torch()
     if dry:
         return _try(config)
-    folder = run_folder((resumed or outs or [f"runs/{origin}"])[-1])
     return _run(config, folder, resume=bool(resumed))
 
 

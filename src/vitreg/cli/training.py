@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from vitreg.cli.options import parse_size
+from vitreg.cli.options import check_place, open_with, parse_size
 from vitreg.errors import UserError
 from vitreg.exits import Exit
 from vitreg.files import run_folder
+from vitreg.specs import refuse_no_run
 from vitreg.terminal import say
+from vitreg.verbs import ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class Curves:
     out: Path | None = None
     """Folder for the results; that of the run if it is one, vitreg-curves if there are several."""
 
+    def check(self) -> None:
+        """Refuse nothing beforehand: the verb needs no model."""
+
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
         from vitreg.train.journal import unreadable_lines
@@ -60,7 +65,7 @@ class Curves:
                 say(f"{run.name}: {unreadable_lines(run.unreadable)}")
         for each in record.undrawn:
             say(each.sentence)
-        say(out / "report.html")
+        open_with(out / "report.html")
         return Exit.DONE
 
 
@@ -78,6 +83,13 @@ class Export:
     """Folder (timm, hf) or file (safetensors, onnx). An earlier export there is replaced, anything else is not."""
     size: str | None = None
     """Image size of an ONNX model, 518 or 384x512 (height x width); the run's own if unset."""
+
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        if parse_size(self.size) is not None and self.to != "onnx":
+            raise UserError(f"--size is for onnx, which has one image size; a model of {self.to} takes any.")
+        refuse_no_run(run_folder(self.run))
+        check_place(ahead.export_outputs(self.out, self.to))
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""

@@ -11,6 +11,9 @@ from vitreg import __version__
 class Version:
     """Print the version."""
 
+    def check(self) -> None:
+        """There is nothing to refuse."""
+
     def __call__(self) -> int:
         """Print it. Returns the exit code."""
         print(f"vitreg {__version__}")

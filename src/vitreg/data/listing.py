@@ -12,7 +12,8 @@ from pathlib import Path
 from vitreg.data.archives import Streamed, is_archive, is_url, open_archive
 from vitreg.data.decode import EXTENSIONS
 from vitreg.data.parts import Failed, Listed, Locator, OnDisk, Part, label
-from vitreg.errors import UserError, nearest
+from vitreg.errors import UserError
+from vitreg.files import missing
 from vitreg.ledger import own_files
 
 LISTS = (".txt", ".lst")
@@ -30,6 +31,20 @@ def find(path: str) -> list[Part]:
     return [part for expanded in _expand_braces(os.path.expanduser(path)) for part in _find(expanded)]
 
 
+def refuse_absent(path: str) -> None:
+    """Raise UserError for a path that stands for nothing, as `find` does, without listing what it stands for."""
+    for each in _expand_braces(os.path.expanduser(path)):
+        if is_url(each) or os.path.isfile(each):
+            continue
+        if os.path.isdir(each):
+            with suppress(OSError), os.scandir(each) as entries:
+                empty = not any(entries)
+            if empty:
+                raise UserError(f"the folder '{each}' is empty.")
+        elif not os.path.lexists(each) and not any(glob.iglob(each, recursive=True)):
+            raise UserError(f"nothing matches '{each}'.") if glob.has_magic(each) else missing(each)
+
+
 def _find(path: str) -> list[Part]:
     if is_url(path):
         if not path.startswith("pipe:") and path.lower().endswith(tuple(EXTENSIONS)):
@@ -41,7 +56,7 @@ def _find(path: str) -> list[Part]:
         return [_file(path)]
     if glob.has_magic(path):
         return _glob(path)
-    raise _missing(path)
+    raise missing(path)
 
 
 def _file(path: str) -> Part:
@@ -200,21 +215,6 @@ def matching(pattern: str) -> list[str]:
 
 def _count(paths: Sequence[str], what: str) -> str:
     return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''}"
-
-
-def _missing(path: str) -> UserError:
-    """Name what exists beside the first component of the path that does not."""
-    missing = Path(path)
-    while not os.path.exists(missing.parent) and missing.parent != missing:
-        missing = missing.parent
-    try:
-        close = nearest(missing.name, os.listdir(missing.parent), count=1)
-    except OSError:
-        close = []
-    if close:
-        return UserError(f"no file or folder '{path}'. Did you mean '{missing.parent / close[0]}'?")
-    nearest_folder = missing.parent.resolve() if str(missing.parent) == "." else missing.parent
-    return UserError(f"no file or folder '{path}'; the nearest that exists is '{nearest_folder}'.")
 
 
 _BRACES = re.compile(r"\{([^{}]*)\}")

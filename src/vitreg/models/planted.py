@@ -19,8 +19,9 @@ from vitreg.errors import UserError, unknown
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
 from vitreg.models.vit import Block, VisionTransformer
+from vitreg.specs import PLANTED
 
-KINDS: tuple[str, ...] = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
+KINDS: tuple[str, ...] = PLANTED
 
 
 @dataclass(frozen=True)

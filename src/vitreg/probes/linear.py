@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vitreg.probes.defaults import RATES
 from vitreg.probes.rows import Rows, check_labels, chunks, read
 
-RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
-"""Learning rates of DINOv2's code, for a batch of 256; its paper lists others, 1e-4 to 0.5."""
 MOMENTUM = 0.9
 _ROWS = 4096  # images at a time, to predict
 

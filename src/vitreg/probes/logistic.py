@@ -18,13 +18,12 @@ from torch import Tensor
 
 from vitreg.data.sides import Metric
 from vitreg.errors import UserError
+from vitreg.probes.defaults import GRID
 from vitreg.probes.descent import minimise
 from vitreg.probes.logistic_terms import Features, terms
 from vitreg.probes.rows import Joined, Part, Rows, check_labels, chunks
 from vitreg.probes.scores import score
 
-GRID = tuple(float(c) for c in 10 ** np.linspace(-6, 5, 45))
-"""The values of C in DINOv2's evaluation."""
 TOLERANCE = 1e-8
 HELD_OUT = 10  # one of so many training images, rounded down, where no other images are given to choose C by
 _ROWS = 8192  # of the features at a time, to predict

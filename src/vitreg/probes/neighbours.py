@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vitreg.probes.defaults import KS, TEMPERATURE
 from vitreg.probes.rows import Rows, check_labels, chunks
 
-KS = (10, 20, 100, 200)
-TEMPERATURE = 0.07
 BANK_CHUNK = 65536  # rows of the bank at a time: 256 MiB of 1024 numbers
 QUERY_CHUNK = 512  # queries at a time: with it 128 MiB of similarities
 _SLAB = 16384  # queries for which the bank is read once

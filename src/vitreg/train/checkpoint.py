@@ -22,13 +22,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vitreg.backbones.sources import RUN_SCHEMA
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.files import kept_name, replacing, write_text
 from vitreg.ledger import note_written, read_ledger
 from vitreg.outputs import Outputs
 from vitreg.runtime import Processes
+from vitreg.specs import RUN_SCHEMA
 from vitreg.train.tensors import (
     DamagedError,
     FileSum,

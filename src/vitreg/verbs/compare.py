@@ -13,7 +13,6 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.outputs import Outputs
 from vitreg.records import Example, ScanResult
-from vitreg.report import write_comparison
 from vitreg.report.kept import read_examples
 from vitreg.report.words import relative
 
@@ -37,9 +36,11 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     page, folders = Path(out), [Path(scan) for scan in scans]
     if page.is_dir() or page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {page} is the page itself; name a file such as {page.with_suffix('.html').name}.")
+    from vitreg.report import write_comparison
+
+    results = [read_scan(folder) for folder in folders]
     outputs = Outputs(page.parent, "compare", [page.name])
     outputs.check()
-    results = [read_scan(folder) for folder in folders]
     pictures, no_pictures = shared_pictures(folders)
     links = [quote(Path(os.path.relpath(folder, page.parent)).as_posix()) for folder in folders]
     columns, note = list(zip(_names(folders), results, links, strict=True)), " ".join(differences(results))

@@ -28,10 +28,10 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
+    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
     if outputs is not None:
         outputs.check()
-    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     if outputs is not None:
         outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)), more=True)
         from vitreg.report import draw_curves

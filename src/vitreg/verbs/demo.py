@@ -11,13 +11,13 @@ from PIL import Image
 from vitreg.backbones import Backbone, load
 from vitreg.errors import UserError, unknown
 from vitreg.files import output_folder, replacing
-from vitreg.outputs import Outputs
 from vitreg.records import Example, ScanResult
 from vitreg.runtime import processes
 from vitreg.terminal import say
+from vitreg.verbs import ahead
 from vitreg.verbs.batches import batches_of
 from vitreg.verbs.examples import portrait
-from vitreg.verbs.scan import FILES, describe, scan
+from vitreg.verbs.scan import describe, scan
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
 PHOTOGRAPHS = (
@@ -52,8 +52,8 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
     if kind not in KINDS:
         raise unknown("planted kind", kind, KINDS)
     folder = output_folder(Path(out))
-    outputs = Outputs(folder, "demo", ["index.html", "photographs/"])
-    for each in (outputs, *(Outputs(folder / name, "scan", FILES) for name in ("planted", "clean"))):
+    outputs, *scans = ahead.demo_outputs(folder)
+    for each in (outputs, *scans):
         each.check()
     outputs.publish(lambda place: write_photographs(place / "photographs"))
     photographs = sorted((folder / "photographs").glob("*.png"))
@@ -80,7 +80,7 @@ def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
             pictures=pictures,
         )
     )
-    say(f"\n{folder / 'index.html'}")
+    say()
     return results
 
 

@@ -33,18 +33,17 @@ from vitreg.report.sheets import save_all
 from vitreg.results import DiscoverResult
 from vitreg.runtime import Processes, processes, provenance
 from vitreg.terminal import say
+from vitreg.verbs import ahead
 from vitreg.verbs.about_model import describe_model
 from vitreg.verbs.discover_judge import Judge, Judged
 from vitreg.verbs.discover_model import DiscoverModel
 from vitreg.verbs.discover_pictures import Gallery
 from vitreg.verbs.discover_search import Search, one_blas_thread
-from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep
+from vitreg.verbs.discover_setting import DEFAULT, Setting, Sweep, refuse_blind_sweep
 from vitreg.verbs.discover_sweep import choose
 from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside, place_of_interrupted
 from vitreg.verbs.progress import progress
-
-FILES = ("result.json", "boxes.json", "pictures/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +109,12 @@ def discover(
     """
     options = options or DiscoverOptions()
     refuse_reloading(model, weights, load_options)
+    ahead.refuse_absent_inputs(files=[weights])
     started = datetime.now(UTC)
     name, source, truth, note = _opened(images, boxes, options.hard)
-    if options.sweep is not None and truth is None and options.setting.method == "lost":
-        raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
+    refuse_blind_sweep(options.setting, options.sweep, boxes=truth is not None)
     with results_folder(out) as folder, processes() as group, one_blas_thread():
-        outputs = None if folder is None else _outputs(folder, images, boxes, weights)
+        outputs = None if folder is None else ahead.discover_outputs(folder, images, boxes, weights)
         if outputs is not None and group.first:
             outputs.check()
         backbone = opened(model, weights, load_options, size=options.size)
@@ -237,14 +236,12 @@ def _run(
                 advance(1)
     except KeyboardInterrupt:
         if show:
-            say("vitreg: interrupted; writing what was found (Ctrl-C again to leave at once).", error=True)
+            say(
+                "vitreg: interrupted; writing what was found; the same command begins anew (Ctrl-C again to leave at once).",
+                error=True,
+            )
         seen.interrupted = True
     return seen
-
-
-def _outputs(folder: Path, *read: object) -> Outputs:
-    inputs = [path for given in read for path in (given if isinstance(given, list | tuple) else [given])]
-    return Outputs(folder, "discover", FILES, inputs)
 
 
 def _write(

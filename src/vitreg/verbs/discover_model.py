@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ from vitreg.data import Preprocess, Unreadable, fit
 from vitreg.data.decode import TURNED
 from vitreg.errors import UserError
 from vitreg.report.boxes import thumbnail
+from vitreg.verbs.discover_setting import Feature
 
-Feature = Literal["k", "q", "v", "output"]
-FEATURES: tuple[Feature, ...] = get_args(Feature)
 MAX_PATCHES = 8192  # the Gram matrix of so many is 256 MiB, and attention has one for every head
 
 

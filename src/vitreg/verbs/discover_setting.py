@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
-from vitreg.backbones.trace import resolve_layer
 from vitreg.errors import UserError, unknown
-from vitreg.verbs.discover_model import FEATURES, Feature
 
+Feature = Literal["k", "q", "v", "output"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
 Method = Literal["lost", "tokencut", "maskcut"]
 Normalize = Literal["none", "l2", "center", "center+l2"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -91,6 +91,8 @@ class Setting:
 
     def resolved(self, depth: int) -> Setting:
         """Return the same with nothing left open and its block counted from 0. Raises UserError if the model has no such block."""
+        from vitreg.backbones.trace import resolve_layer  # needs torch, which reading a setting does not
+
         return replace(self, layer=resolve_layer(self.layer, depth), normalize=self.normalisation, open=False)
 
     @property
@@ -168,6 +170,12 @@ class Sweep:
             for feature, layer, normalize, bias in grid
         ]
         return list(dict.fromkeys([chosen.resolved(depth), *combined]))
+
+
+def refuse_blind_sweep(setting: Setting, sweep: Sweep | None, *, boxes: bool) -> None:
+    """Raise UserError for a sweep of LOST without true boxes."""
+    if sweep is not None and not boxes and setting.method == "lost":
+        raise UserError("a sweep of LOST compares settings by CorLoc, which needs true boxes; name them with --boxes.")
 
 
 def read_settings(

@@ -16,12 +16,12 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.load import opened
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import refuse_other_result, results_folder, write_text
-from vitreg.outputs import Outputs
+from vitreg.files import results_folder, write_text
 from vitreg.report import Attempts
 from vitreg.report.sheets import save_all
 from vitreg.results import Cell, EvalData, EvalResult, Table
 from vitreg.runtime import processes, provenance
+from vitreg.verbs import ahead
 from vitreg.verbs.about_model import describe_model
 from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside
@@ -66,17 +66,16 @@ def evaluate(
     """
     if seed < 0:
         raise UserError(f"--seed must not be negative; {seed} is.")
+    ahead.refuse_absent_inputs(files=[weights])
+    ahead.refuse_absent_data(str(data))
     started = datetime.now(UTC)
     with results_folder(out) as folder, processes() as group:
-        outputs = None if folder is None else Outputs(folder, "eval", ["result.json"], [data, weights])
+        outputs = None if folder is None else ahead.eval_outputs(folder, data, weights)
         if outputs is not None and group.first:
             outputs.check()
         backbone = opened(model, weights, load_options, size=size)
         if folder is not None:
-            own = {"task": task_name(type(task)), "model": backbone.spec, "data": str(data)}
-            refuse_other_result(
-                folder, own, lambda r: {"task": r["task"], "model": r["model"]["spec"], "data": r["data"]["name"]}
-            )
+            ahead.refuse_other_eval(folder, task_name(type(task)), backbone.spec, str(data))
         refuse_broken_weights(backbone, "evaluation of")
         bench = Bench(
             backbone=backbone,

@@ -23,14 +23,12 @@ from vitreg.config import read
 from vitreg.data.transforms import Preprocess
 from vitreg.errors import UserError, unknown
 from vitreg.files import results_folder, run_folder
-from vitreg.ledger import read_ledger
 from vitreg.models.vit import VisionTransformer
-from vitreg.outputs import Outputs
+from vitreg.verbs.ahead import CARD, SUFFIXES, export_outputs
 from vitreg.verbs.export_hf import answers_of_hf, write_hf
 from vitreg.verbs.export_onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
 from vitreg.verbs.export_timm import answers_of_timm, write_timm
 
-CARD = "vitreg.json"  # lies in every exported folder
 TOLERANCE = 1e-4
 
 Answers = dict[str, Tensor]
@@ -42,14 +40,12 @@ class Format:
 
     Args:
         package: what loads it.
-        suffix: of the file it is; empty for a folder.
         write: writes a network; returns sentences for the user.
         answers: loads what was written, and returns its tokens, pooled output and logits for images: those it has.
             None where it could only be checked for form.
     """
 
     package: str
-    suffix: str
     write: Callable[[VisionTransformer, Preprocess, Path], list[str]]
     answers: Callable[[VisionTransformer, Path, Tensor], Answers | None]
 
@@ -77,16 +73,13 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
     """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
-    form, out = FORMATS[to], Path(out)
+    form, out, file = FORMATS[to], Path(out), bool(SUFFIXES[to])
     if size is not None and to != "onnx":
         raise UserError(f"--size is for onnx, which has one image size; a model of {to} takes any.")
-    if form.suffix and out.suffix != form.suffix:
-        raise UserError(f"--out {out}: name a file that ends with {form.suffix}.")
-    outputs = _outputs(out, form)
-    _refuse_other_export(out, form)
-    outputs.check()
     source = run_folder(run)
     built = from_run(str(source))
+    outputs = export_outputs(out, to)
+    outputs.check()
     assert isinstance(built.module, VisionTransformer)
     assert isinstance(built.preprocess, Preprocess)  # our own network takes photographs
     network, preprocess = published(built.module), built.preprocess
@@ -94,15 +87,15 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
         network, preprocess = at_size(network, size), preprocess.with_size(size)
     images = torch.randn(2, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
     with results_folder(outputs.folder), outputs.stage() as stage:
-        made = stage.path / out.name if form.suffix else stage.path
+        made = stage.path / out.name if file else stage.path
         try:
             notes = form.write(network, preprocess, made)
             difference = _difference(answers(network, images), form.answers(network, made, images), out, form)
-            if not form.suffix:
+            if not file:
                 _write_card(made, to, form, run, network, difference)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-        outputs.publish(lambda place: None, stage=stage, stale=lambda name: not form.suffix or name in outputs.names)
+        outputs.publish(lambda place: None, stage=stage, stale=lambda name: not file or name in outputs.names)
     return Exported(out, difference, (*built.notes, *_left_out(source), *notes))
 
 
@@ -148,10 +141,10 @@ def _answers_of_safetensors(network: VisionTransformer, place: Path, images: Ten
 
 
 FORMATS = {
-    "timm": Format("timm", "", write_timm, answers_of_timm),
-    "hf": Format("transformers", "", write_hf, answers_of_hf),
-    "safetensors": Format("safetensors", ".safetensors", _write_safetensors, _answers_of_safetensors),
-    "onnx": Format("onnxruntime", ".onnx", write_onnx, answers_of_onnx),
+    "timm": Format("timm", write_timm, answers_of_timm),
+    "hf": Format("transformers", write_hf, answers_of_hf),
+    "safetensors": Format("safetensors", _write_safetensors, _answers_of_safetensors),
+    "onnx": Format("onnxruntime", write_onnx, answers_of_onnx),
 }
 
 
@@ -170,32 +163,6 @@ def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) 
             f"(largest difference {largest:.1e}, allowed {TOLERANCE:.0e}); {out} was not written."
         )
     return largest
-
-
-def _outputs(out: Path, form: Format) -> Outputs:
-    """An export that is a folder has it for itself; a file of ONNX may bring its weights beside it."""
-    if not form.suffix:
-        return Outputs(out, "export", ["./"])
-    return Outputs(out.parent, "export", [out.name, *([f"{out.name}.data"] if form.suffix == ".onnx" else [])])
-
-
-def _refuse_other_export(out: Path, form: Format) -> None:
-    """Replace only an export of the same place: a folder as its card lists it, or a file that is of no folder's export.
-
-    Raises:
-        UserError: if another export would be lost or torn apart.
-    """
-    folder = out.parent if form.suffix else out
-    exported = set(read_ledger(folder).of("export"))
-    of_folder = {CARD, *read(folder / CARD).get("files", [])} if CARD in exported else set()
-    if form.suffix:
-        others = {out.name} & of_folder
-        what = f"belongs to the export in {folder}"
-    else:
-        others = {name for name in exported - of_folder if (folder / name).exists()}
-        what = "is another export"
-    if others:
-        raise UserError(f"{folder / min(others)} {what}; name another place with --out.")
 
 
 def _left_out(run: Path) -> list[str]:

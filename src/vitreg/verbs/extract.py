@@ -20,7 +20,9 @@ from vitreg.errors import UserError
 from vitreg.files import results_folder
 from vitreg.outputs import Outputs
 from vitreg.runtime import processes
+from vitreg.verbs import ahead
 from vitreg.verbs.doctor import refuse_broken_weights
+from vitreg.verbs.feature_fields import KINDS
 from vitreg.verbs.features import Wanted, extract
 from vitreg.verbs.task import Bench
 
@@ -95,9 +97,9 @@ def extract_features(
     Raises:
         UserError: as for `vitreg.verbs.features.extract`, and for a table of nothing pooled.
     """
-    if table and not (wanted.cls or wanted.mean):
-        raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
+    ahead.refuse_no_features({kind: getattr(wanted, kind) for kind in KINDS}, table=table)
     paths = [images] if isinstance(images, str | Path) else list(images)
+    ahead.refuse_absent_inputs(paths, files=[weights])
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
         backbone = opened(model, weights, load_options, size=size)

@@ -17,6 +17,7 @@ from vitreg.errors import UserError, unknown
 from vitreg.tokens import Tokens
 
 _TOKENS = ("cls", "mean", "registers", "patches")
+KINDS = (*_TOKENS, "norms")
 MIRRORED = "mirrored/"
 
 
@@ -65,7 +66,7 @@ class FieldReader:
             raise unknown("type of stored features", str(wanted.dtype), ("float32", "float16"))
         self._backbone, self.final_norm, self.mirrored = backbone, wanted.final_norm, wanted.mirrored
         self.layout = backbone.one_layout(size)
-        self.blocks = {kind: wanted.blocks(kind, backbone.depth) for kind in (*_TOKENS, "norms")}
+        self.blocks = {kind: wanted.blocks(kind, backbone.depth) for kind in KINDS}
         if not any(self.blocks.values()):
             raise UserError("no features asked for; name blocks of cls, mean, registers, patches or norms.")
         if self.blocks["cls"] and not self.layout.cls:

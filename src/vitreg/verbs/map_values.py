@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from vitreg.errors import UserError, unknown
 from vitreg.records import Skipped
 
 What = Literal["attention", "heads", "registers", "pca", "rgb", "norm"]
@@ -60,6 +62,7 @@ class MapsResult:
         skipped: images that could not be read, and why.
         notes: which maps cannot be had from which model and why, and what was said when a model was loaded.
         paths: the sheets that were written.
+        there: how many images there were to choose from; None where that is not known, as behind a URL.
     """
 
     images: tuple[str, ...]
@@ -67,3 +70,35 @@ class MapsResult:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    there: int | None = None
+
+
+def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
+    """Return the kinds of maps that were asked for. Raises UserError for one that does not exist, or none."""
+    kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
+    for kind in kinds:
+        if kind not in WHAT:
+            raise unknown("kind of map", str(kind), WHAT)
+    if not kinds:
+        raise UserError(f"no kind of map was asked for; known: {', '.join(WHAT)}.")
+    return kinds
+
+
+def weights_of(weights: Any, models: int) -> list[str | Path | None]:
+    """Return a checkpoint or None for each of several models. Raises UserError if the numbers differ."""
+    files = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
+    if files == [None]:
+        return [None] * models
+    if len(files) != models:
+        raise UserError(
+            f"{len(files)} weights for {models} model{'s' * (models != 1)}; give one for each, none where a model keeps its own."
+        )
+    return files
+
+
+def check_numbers(limit: int | None, mass: float | None) -> None:
+    """Raise UserError for a number of images or a share of the attention that makes no sense."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; it must be at least 1.")
+    if mass is not None and not 0 < mass <= 1:
+        raise UserError(f"mass is {mass:g}; it is a share of the attention, above 0 and at most 1.")

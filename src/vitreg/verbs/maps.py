@@ -18,16 +18,16 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.backbones.trace import resolve_layer
 from vitreg.data import ImageSource
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.files import results_folder
-from vitreg.outputs import Outputs
 from vitreg.records import Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets import save_all
+from vitreg.verbs import ahead
 from vitreg.verbs.doctor import refuse_broken_weights
 from vitreg.verbs.map_model import Fit, MappedModel
 from vitreg.verbs.map_sheets import compose
-from vitreg.verbs.map_values import WHAT, MapsResult, ModelMaps, What
+from vitreg.verbs.map_values import WHAT, MapsResult, ModelMaps, What, check_numbers, kinds_of, weights_of
 
 Model = str | Path | nn.Module | Backbone
 
@@ -71,19 +71,19 @@ def maps(
         UserError: for a model that cannot be loaded or has broken weights, a block or kind of map that does not exist, images of which none
             can be read, an unwritable folder, or if none of the maps asked for can be had.
     """
-    chosen = _checked(what)
+    chosen = kinds_of(what)
     several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
-    files = _weights(weights, len(several))
+    files = weights_of(weights, len(several))
     for model, file in zip(several, files, strict=True):
         refuse_reloading(model, file, load_options)
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}; it must be at least 1.")
-    if mass is not None and not 0 < mass <= 1:
-        raise UserError(f"mass is {mass}; it is a share of the attention, above 0 and at most 1.")
+    check_numbers(limit, mass)
+    ahead.refuse_absent_inputs(images, files=files)
     with results_folder(out) as folder:
-        outputs = None if folder is None else _outputs(folder, chosen, [images, *files])
+        outputs = None if folder is None else ahead.maps_outputs(folder, chosen, images, files)
+        if outputs is not None:
+            outputs.check()
         source = (
             images
             if isinstance(images, Tensor)
@@ -91,6 +91,7 @@ def maps(
         )
         wanted = (size, size) if isinstance(size, int) else size
         made: list[ModelMaps] = []
+        chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
         notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
         names: tuple[str, ...] = ()
         skipped: tuple[Skipped, ...] = ()
@@ -100,7 +101,7 @@ def maps(
             name = _name(backbone, [each.model for each in made])
             notes += [f"{name}: {note}" for note in backbone.notes]
             if backbone.precision_choice is not None:
-                notes.append(f"{name}: {backbone.precision_choice.sentence}")
+                chosen_precision.setdefault(backbone.precision_choice.sentence)
             one = MappedModel(name, backbone, source, wanted, fit, limit)
             layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
             plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
@@ -113,7 +114,13 @@ def maps(
             del backbone, one  # before the next is loaded
         if not made:
             raise UserError("none of the maps asked for can be had. " + " ".join(notes))
-        result = MapsResult(images=names, maps=tuple(made), skipped=skipped, notes=tuple(notes))
+        result = MapsResult(
+            images=names,
+            maps=tuple(made),
+            skipped=skipped,
+            notes=(*notes, *chosen_precision),
+            there=len(source) if isinstance(source, Tensor) else source.length,
+        )
         if outputs is None:
             return result
         sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
@@ -127,14 +134,6 @@ def maps(
         return replace(result, notes=(*result.notes, *failed.values()), paths=written)
 
 
-def _outputs(folder: Path, chosen: Sequence[What], read: Sequence[Any]) -> Outputs:
-    """Know before any work which sheets there will be; those of single heads are named by models and tokens."""
-    inputs = [path for given in read for path in (given if isinstance(given, list | tuple) else [given])]
-    outputs = Outputs(folder, "maps", [f"{kind}.png" for kind in chosen if kind != "heads"], inputs)
-    outputs.check()
-    return outputs
-
-
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:
     """What stands over a model's maps: its spec, its weights where not the library's, and never twice the same."""
     name = backbone.spec
@@ -144,24 +143,3 @@ def _name(backbone: Backbone, taken: Sequence[str]) -> str:
         name += f" ({Path(backbone.weights_source).name})"
     same = len({each for each in taken if each == name or each.startswith(f"{name} #")})
     return f"{name} #{same + 1}" if same else name
-
-
-def _checked(what: What | Sequence[What]) -> tuple[What, ...]:
-    kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
-    for kind in kinds:
-        if kind not in WHAT:
-            raise unknown("kind of map", str(kind), WHAT)
-    if not kinds:
-        raise UserError(f"no kind of map was asked for; known: {', '.join(WHAT)}.")
-    return kinds
-
-
-def _weights(weights: Any, models: int) -> list[str | Path | None]:
-    files = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
-    if files == [None]:
-        return [None] * models
-    if len(files) != models:
-        raise UserError(
-            f"{len(files)} weights for {models} model{'s' * (models != 1)}; give one for each, none where a model keeps its own."
-        )
-    return files

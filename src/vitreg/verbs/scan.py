@@ -20,13 +20,14 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.load import opened, refuse_reloading
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import printable, refuse_other_result, results_folder, write_text
+from vitreg.files import printable, results_folder, write_text
 from vitreg.outputs import Outputs, Stage
 from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.runtime import Processes, processes, provenance, versions
 from vitreg.terminal import say
 from vitreg.train.history import watch_of
+from vitreg.verbs import ahead
 from vitreg.verbs.batches import Batches, Images, batches_of
 from vitreg.verbs.doctor import doctor, refuse_broken_weights
 from vitreg.verbs.drawing import draw_beside, place_of_interrupted
@@ -39,8 +40,6 @@ from vitreg.verbs.token_table import write_token_table
 
 if TYPE_CHECKING:
     from vitreg.report import Attempts
-
-FILES = ("result.json", "report.html", "figures/", "examples.npz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +100,12 @@ def scan(
     if isinstance(images, Tensor) and options.size is not None:
         raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
     detector = detector_named(options.detector)
+    ahead.refuse_absent_inputs(images, files=[weights])
     started = datetime.now(UTC)
     with results_folder(out) as folder, processes() as group, contextlib.ExitStack() as held:
-        outputs = None if folder is None else _outputs(folder, images, weights)
+        outputs = None if folder is None else ahead.scan_outputs(folder, images, weights)
         if outputs is not None and group.first:
-            refuse_other_result(outputs.folder, {"schema": "vitreg.scan/1"}, lambda r: {"schema": r["schema"]})
+            ahead.refuse_other_scan(outputs.folder)
             outputs.check()
         backbone = opened(model, weights, load_options, size=options.size)
         refuse_broken_weights(backbone)
@@ -245,7 +245,8 @@ def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, 
     except KeyboardInterrupt:
         saved.save(tally, batches, now=True)
         if show:
-            say("vitreg: interrupted; writing what was scanned (Ctrl-C again to leave at once).", error=True)
+            later = "; the same command goes on where it stopped" if saved.kept else ""
+            say(f"vitreg: interrupted; writing what was scanned{later} (Ctrl-C again to leave at once).", error=True)
         return True
     return False
 
@@ -263,11 +264,6 @@ def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
         return (watch_of(Path(name).expanduser()) if kind == "run" else None), []
     except UserError as error:
         return None, [f"The norms over its training are not shown: {error}"]
-
-
-def _outputs(folder: Path, images: Images, weights: str | Path | None) -> Outputs:
-    read = [] if isinstance(images, Tensor) else [images] if isinstance(images, str | Path) else images
-    return Outputs(folder, "scan", FILES, inputs=[*read, weights])
 
 
 def _stage_tokens(

@@ -27,6 +27,7 @@ from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.batches import automatic_batch_size, fitted
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.tokens import OutlierOptions
 from vitreg.verbs.task import Bench, Outcome
 
 Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[Tensor, "B P"]]
@@ -34,22 +35,6 @@ Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[T
 
 JUDGED_EVERY = 5  # of images without sides: every fifth is kept apart to judge on
 HELD_OUT_EVERY = 10  # of the images to fit on: every tenth chooses the strength of a penalty
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutlierOptions:
-    """Which tokens are probed, and which of them count as outliers."""
-
-    layer: int | None = None
-    """Block whose output is probed, such as 7; the last if unset."""
-    outlier_layer: int | None = None
-    """Block whose norms say which patches are outliers; --layer if that is given, else the peak, where they stand out most."""
-    detector: str = "mixture"
-    """What finds the outliers, as in `vitreg scan`: mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
-    final_norm: bool = True
-    """Probe tokens after the model's final norm; outliers are told by norms before it in either case."""
-    calibration: int = 256
-    """Images whose norms the detector sees, spread evenly over those to fit on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +75,13 @@ class TokenPass:
     """
 
     def __init__(self, bench: Bench, options: OutlierOptions) -> None:
+        options.check()  # a misspelt detector must show before hours of forward passes
         backbone = bench.backbone
         self.bench, self.options, self.preprocess = bench, options, bench.preprocess()
-        if options.calibration < 1:
-            raise UserError(f"the detector needs images; calibration must be at least 1, not {options.calibration}.")
         self.layer = resolve_layer(-1 if options.layer is None else options.layer, backbone.depth)
         outlier = options.layer if options.outlier_layer is None else options.outlier_layer
         self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
         self.outlier_layer = self.searched[-1]
-        detector_named(options.detector)  # a misspelt name must show before hours of forward passes
         self.size = fitted(self.preprocess.size, backbone, bench.policy)
         self.layout = backbone.one_layout(self.size)
         self.skipped: dict[str, str] = {}

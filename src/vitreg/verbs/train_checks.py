@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-import torch
-
 from vitreg.config import encode, flatten
 from vitreg.errors import UserError
-from vitreg.recipes.masking import draw_block_masks, keep_and_restore
 from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaeConfig
-from vitreg.runtime import choose_device
 from vitreg.schedule import parse_duration
 from vitreg.train.settings import TrainConfig
 
@@ -84,13 +80,24 @@ def check_settings(config: TrainConfig) -> None:
     Raises:
         UserError: naming the setting and what it may be.
     """
+    from vitreg.runtime import choose_device
+
+    check_values(config)
+    _check_draws(config)
+    choose_device(config.run.device)
+
+
+def check_values(config: TrainConfig) -> None:
+    """Do the part of `check_settings` for which nothing has to be drawn and no device be asked: no torch here.
+
+    Raises:
+        UserError: naming the setting and what it may be.
+    """
     flat = flatten(encode(config))
     check_ranges(flat)
     config.model.arguments()
     for key in DURATIONS:
         _check_duration(key, flat[key])
-    _check_draws(config)
-    choose_device(config.run.device)
     if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--run.tensorboard needs the tensorboard package: pip install tensorboard.")
     if not config.data.root:
@@ -121,6 +128,10 @@ def _check_duration(key: str, text: str) -> None:
 
 def _check_draws(config: TrainConfig) -> None:
     """Make the draws of a step once where they can be impossible: the recipes say why by themselves."""
+    import torch
+
+    from vitreg.recipes.masking import draw_block_masks, keep_and_restore
+
     recipe, model = config.recipe, config.model
     rows = model.image_size // model.patch
     if isinstance(recipe, DinoV2Config):

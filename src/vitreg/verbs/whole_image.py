@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from vitreg.probes.scores import score
 from vitreg.records import Skipped
 from vitreg.verbs.batches import fitted
 from vitreg.verbs.features import Wanted, extract
+from vitreg.verbs.settings.whole_image import Token
 from vitreg.verbs.task import Bench
-
-Token = Literal["cls", "mean", "cls+mean"]
 
 KNN_RATIO = 256 / 224
 """Short side of the picture over the side of the crop: kNN and linear probe of DINOv2."""

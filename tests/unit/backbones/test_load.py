@@ -413,7 +413,7 @@ def test_a_folder_or_file_without_a_source_says_which(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="Did you mean 'hf:"):
         load(str(tmp_path / "run"))
-    with pytest.raises(UserError, match="pass it with --weights"):
+    with pytest.raises(UserError, match="give the file as its weights"):
         load(str(tmp_path / "run" / "model.safetensors"))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vitreg.cli import VERBS
-from vitreg.cli.evaluating import Command, task_class
+from vitreg.cli.evaluating import TASKS, Command
 from vitreg.cli.parsing import parse
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, PrecisionChoice, Skipped
@@ -489,7 +489,7 @@ def test_the_command_line_reads_every_command_of_the_advice(scan_result, kind):
     for verb, *words in commands:
         if verb == "eval":
             spec, task, *words = words
-            parse(Command[task_class(task)], [spec, *words], prog="vitreg eval")
+            parse(Command[TASKS[task]], [spec, *words], prog="vitreg eval")
         elif verb != "train":  # its words are those of a preset
             parse(VERBS[verb], words, prog=f"vitreg {verb}")
 

@@ -21,6 +21,7 @@ from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.results import Cell, Table
 from vitreg.verbs.batches import automatic_batch_size, fitted
+from vitreg.verbs.settings.dense import ComplexitySettings
 from vitreg.verbs.shape import Shape, shape_of_tensors
 from vitreg.verbs.task import Bench, Outcome
 
@@ -34,31 +35,12 @@ _SETTINGS = {  # of the resampling: title -> (antialias, offset)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complexity:
-    """Count what registers cost: parameters and multiply-adds of a ViT of this shape with 0, 1, 2, 4, 8 and 16 of them.
-
-    Everything is counted twice, in closed form and by PyTorch's FLOP counter with attention in plain products (Darcet et
-    al. 2024, App. B, Fig. 12). Also: the stripes that small crops leave in the gradient of the position table (App. A,
-    Figs. 10 and 11). Weights do not matter, so --random will do; there is no DATA.
-
-    Example: vitreg eval timm:vit_large_patch14_dinov2 complexity --random --size 224
-    """
-
-    registers: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
-    """How many registers; everything is compared with none."""
-    local_size: int = 98
-    """Side in pixels of the small crops whose gradient reaches a position table for --size; rounded to whole patches."""
-    measure: bool = False
-    """Also time forward passes with and without registers, on this machine; only ratios are worth anything."""
-    rounds: int = 10
-    """Timed rounds of --measure; a round runs every number of registers once."""
+class Complexity(ComplexitySettings):
+    """`ComplexitySettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Count. Raises UserError for a model that is no plain ViT, or without any number of registers."""
-        if not self.registers or min(self.registers) < 0 or self.rounds < 1:
-            raise UserError("name at least one number of registers, none below 0, and at least one round.")
-        if self.local_size < 1:
-            raise UserError(f"--local-size must be at least 1, not {self.local_size}.")
+        self.check()
         if bench.data:
             raise UserError(f"complexity counts and looks at no images; leave {bench.data} out.")
         backbone = bench.backbone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,29 +19,18 @@ from vitreg.errors import UserError
 from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.ridge import LinearMap, Ridge, SplitMoments
 from vitreg.results import Cell, Table
+from vitreg.verbs.settings.tokens import ControlsSettings, Which
 from vitreg.verbs.task import Bench, Outcome
-from vitreg.verbs.token_pass import HELD_OUT_EVERY, OutlierOptions, TokenPass, some_of
+from vitreg.verbs.token_pass import HELD_OUT_EVERY, TokenPass, some_of
 
-Which = Literal["outliers", "registers", "random"]
 NEIGHBOURS = 20
 SHARE = 0.023  # of the patches, in models without outliers: the share of outliers in the paper (Sec. 2.1)
 MEASURES: tuple[str, ...] = ("linear", "knn", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Controls(OutlierOptions):
-    """Replace a class of tokens at every block's output, and see what the class token loses.
-
-    Outliers, registers and, for comparison, as many random normal patches are replaced by zeros, by their dataset mean,
-    by Gaussian noise of the same mean and deviation in every channel, and by tokens of another image (Parodi et al. 2026;
-    Sun et al. 2024). A linear and a kNN readout are fitted once, on class tokens of the untouched model, and judge those
-    of the edited one; also the cosine of class tokens before and after. DATA is a folder with classes and two sides.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m controls imagenette/ --replace registers random
-    """
-
-    replace: tuple[Which, ...] = ("outliers", "registers", "random")
-    """Which classes of tokens; those the model does not have are left out."""
+class Controls(ControlsSettings):
+    """`ControlsSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or too few images."""

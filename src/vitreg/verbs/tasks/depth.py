@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,50 +24,18 @@ from vitreg.verbs.dense_crops import Crops, Tokens
 from vitreg.verbs.dense_pictures import Album
 from vitreg.verbs.dense_stored import Stored, at_points
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.dense import NEAREST, DepthSettings
 from vitreg.verbs.task import Bench, Outcome
 
 SHORT_STEPS, SHORT_RATE, SHORT_BATCH, BATCH = 1000, 1e-3, 8, 16
-_LOW = 1e-3  # metres, the nearest bin
 _WARMING_UP = 100  # steps at which the loss has no variance
 _GRADIENT_WEIGHT = 0.5
 _OFFICIAL_BLOCKS = {24: (4, 11, 17, 23)}  # of a model of that many blocks; elsewhere the ends of its quarters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Depth:
-    """Train a linear layer on frozen tokens to tell the distance of every pixel: RMSE in metres, lower is better.
-
-    The head is DINOv2's for NYUd (patch and class token side by side, 256 bins of distance; the paper, Tab. 2a), trained
-    with the scale-invariant loss. Errors are averaged over images. DATA is nyud:ROOT (the lists of BTS) or a folder with
-    train/ and test/, each with image/ and depth/.
-
-    The short protocol squashes images to one size and passes each once, with its mirror image; nyud trains on random
-    crops for 38 400 steps, as published. Both average over the mirror image when judging. Controls: the mean depth at
-    each place of the image, and one mean depth everywhere.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m depth nyuv2/ --depth-scale 0.0392157
-    """
-
-    protocol: Literal["short", "nyud"] = "short"
-    """short, or the published one: crops of 416x544 px, turned, mirrored, coloured; hours on a GPU."""
-    layers: Literal["1", "4"] = "1"
-    """Read the last block (lin. 1), or four blocks spread over the depth (lin. 4)."""
-    cls: bool = True
-    """Put the class token beside every patch token, as published."""
-    final_norm: bool = False
-    """Read tokens after the model's final norm; published heads read them before."""
-    steps: int | None = None
-    """Of the optimiser; 1000 (short) or 38 400 (nyud) if unset. The warm-up keeps its share of them."""
-    lr: float | None = None
-    """Learning rate of AdamW; 1e-3 (short) or 1e-4 (nyud) if unset."""
-    batch: int | None = None
-    """Images of a step; 8 (short) or 16 (nyud) if unset."""
-    max_depth: float = 10.0
-    """The farthest bin in metres; what lies beyond is not judged."""
-    depth_scale: float | None = None
-    """Metres of one step in the depth files; 0.001 for 16-bit files and 1 for floats if unset, 8-bit files need it."""
-    gradient_loss: bool = False
-    """Add half of the loss of slopes. The published heads were trained without, since it was always 0 there."""
+class Depth(DepthSettings):
+    """`DepthSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure.
@@ -85,7 +51,7 @@ class Depth:
         source = self._source(bench, sides, blocks)
         mean_map, mean = _mean_depths(source.training_maps(), self.max_depth)
         widths = [bench.backbone.anatomy.width * (2 if self.cls else 1)] * len(blocks)
-        head = BinsDepth(widths, low=_LOW, high=self.max_depth, seed=bench.seed).to(bench.backbone.device)
+        head = BinsDepth(widths, low=NEAREST, high=self.max_depth, seed=bench.seed).to(bench.backbone.device)
         show = bench.group.first and not bench.quiet
         with (
             closing(source.batches()) as batches,
@@ -96,20 +62,10 @@ class Depth:
 
     def training(self) -> HeadTraining:
         """Return the settings of the optimiser: NYUd's, over as many steps as asked for. Raises UserError."""
+        self.check()
         short = self.protocol == "short"
         steps = (SHORT_STEPS if short else NYUD.steps) if self.steps is None else self.steps
         rate = (SHORT_RATE if short else NYUD.rate) if self.lr is None else self.lr
-        if (
-            self.images_of_a_step < 1
-            or not rate > 0
-            or steps < 1
-            or not _LOW < self.max_depth < math.inf
-            or rate == math.inf
-        ):
-            raise UserError(
-                "batch, steps, lr and max-depth must lie above 0 and be finite, not "
-                f"{self.images_of_a_step}, {steps}, {rate:g} and {self.max_depth:g}."
-            )
         return replace(NYUD, steps=steps, rate=rate, warmup=round(NYUD.warmup * steps / NYUD.steps))
 
     @property
@@ -166,7 +122,7 @@ class Depth:
             counted = eigen_crop(truth.shape)
             with torch.inference_mode():
                 depth = resized(case.predict(lambda tokens: _read(head, tokens)), truth.shape)[0, 0].cpu()
-            errors = depth_errors(depth, truth, counted=counted, low=_LOW, high=self.max_depth)
+            errors = depth_errors(depth, truth, counted=counted, low=NEAREST, high=self.max_depth)
             if errors is None:
                 unknown += 1
                 continue
@@ -176,12 +132,12 @@ class Depth:
             first = next(iter(guesses))
             album.add(case, {"true depth": truth, "head": depth, f"control: {first}": guesses[first]})
             for name, guess in guesses.items():
-                found = depth_errors(guess, truth, counted=counted, low=_LOW, high=self.max_depth)
+                found = depth_errors(guess, truth, counted=counted, low=NEAREST, high=self.max_depth)
                 assert found is not None  # the same pixels count
                 controls[name].add(found)
         if not scores.images:
             raise UserError(
-                f"no pixel of {sides.test.title} has a depth between {_LOW:g} and {self.max_depth:g} m to judge; "
+                f"no pixel of {sides.test.title} has a depth between {NEAREST:g} and {self.max_depth:g} m to judge; "
                 "look at --depth-scale."
             )
         training = self.training()
@@ -200,7 +156,7 @@ class Depth:
                 "blocks": list(blocks),
                 "tokens": f"patches{' and class token' if self.cls else ''}, {'after' if self.final_norm else 'before'} the final norm",
                 **source.settings,
-                "pixels judged": f"{_LOW:g} to {self.max_depth:g} m"
+                "pixels judged": f"{NEAREST:g} to {self.max_depth:g} m"
                 + (
                     ", Eigen's crop"
                     if cropped == scores.images
@@ -221,7 +177,7 @@ class Depth:
             tables=(Table(title="Errors of depth", columns=["what", *DEPTH_ERRORS], rows=rows),),
             notes=(*sides.train.notes, *sides.test.notes, *notes),
             skipped=source.skipped,
-            sheets={"depth": album.of_depths(f"Depth: RMSE {found['head']['rmse']:.3g} m", _LOW, self.max_depth)},
+            sheets={"depth": album.of_depths(f"Depth: RMSE {found['head']['rmse']:.3g} m", NEAREST, self.max_depth)},
         )
 
 
@@ -259,10 +215,10 @@ def _mean_depths(maps: Iterator[Tensor], high: float) -> tuple[Float[Tensor, "h 
         if not total.ndim:
             total, count = (torch.zeros(values.shape, dtype=torch.float64) for _ in range(2))
         values = torch.from_numpy(at_points(np.asarray(values), total.shape)).double()
-        known = (values > _LOW) & (values < high)
+        known = (values > NEAREST) & (values < high)
         total += torch.where(known, values, 0)
         count += known
     if not count.any():
-        raise UserError(f"no depth to learn from lies between {_LOW:g} and {high:g} m; look at --depth-scale.")
+        raise UserError(f"no depth to learn from lies between {NEAREST:g} and {high:g} m; look at --depth-scale.")
     mean = total.sum() / count.sum()
     return torch.where(count > 0, total / count, mean).float(), mean.float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,40 +9,20 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vitreg.errors import UserError
-from vitreg.probes.neighbours import KS, TEMPERATURE, KNeighbours, few_shot
+from vitreg.probes.neighbours import KNeighbours, few_shot
 from vitreg.probes.rows import Part
 from vitreg.probes.scores import top_k
 from vitreg.results import Cell, Table
+from vitreg.verbs.settings.whole_image import KnnSettings
 from vitreg.verbs.task import Bench, Outcome
-from vitreg.verbs.whole_image import KNN_RATIO, Probed, Token, open_classes, probed, token_columns, transform_words
+from vitreg.verbs.whole_image import KNN_RATIO, Probed, open_classes, probed, token_columns, transform_words
 
 _HEADLINE = 20  # neighbours, if they are among those asked for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn:
-    """Classify images by the votes of their nearest training images, without training anything.
-
-    DINOv2's protocol: cosine similarity of class tokens after the final norm, votes weighted by softmax(similarity /
-    0.07) over the most neighbours asked for; short side 256, centre crop 224. The headline is 20 neighbours (or the
-    first number given), not the best of them. DATA is a folder with classes in train/ and val/, shards, a set by name.
-
-    Controls: the same votes with shuffled training labels, and always answering the commonest class.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m knn imagenette/ --k 10 20
-    """
-
-    k: tuple[int, ...] = KS
-    """Numbers of neighbours."""
-    temperature: float = TEMPERATURE
-    """Of the softmax that weighs votes."""
-    token: Token = "cls"
-    """The class token, the mean of the patch tokens, or both side by side."""
-    n_per_class: tuple[int, ...] = ()
-    """Also vote with only so many training images of each class (few-shot)."""
-    n_tries: int = 5
-    """How often the few images are drawn anew, with seeds 0, 1, ..."""
+class Knn(KnnSettings):
+    """`KnnSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure.
@@ -52,12 +31,7 @@ class Knn:
             UserError: for settings out of range, data without classes or sides, images of one class only, or a model
                 without the token asked for.
         """
-        if not self.k or min(self.k) < 1 or not 0 < self.temperature < math.inf:
-            raise UserError(
-                f"k must be at least 1, temperature above 0 and finite, not {self.k} and {self.temperature}."
-            )
-        if min(self.n_per_class, default=1) < 1 or self.n_tries < 1:
-            raise UserError(f"n_per_class {self.n_per_class} and n_tries {self.n_tries} must be at least 1.")
+        self.check()
         sides = open_classes(bench)
         preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
         wanted, columns = token_columns(bench, self.token, preprocess)

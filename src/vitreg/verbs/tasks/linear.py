@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from vitreg.data.order import Order
 from vitreg.data.sides import Sides
 from vitreg.data.training import training_loader
 from vitreg.data.transforms import Policy, Preprocess
-from vitreg.errors import UserError
-from vitreg.probes.linear import MOMENTUM, RATES, Input, LinearHeads, inputs
+from vitreg.probes.linear import MOMENTUM, Input, LinearHeads, inputs
 from vitreg.probes.rows import check_labels
 from vitreg.results import Cell, Table
 from vitreg.verbs.batches import fitted
 from vitreg.verbs.feature_fields import FieldReader, Wanted
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.whole_image import LinearSettings
 from vitreg.verbs.task import Bench, Outcome
 from vitreg.verbs.whole_image import KNN_RATIO, Probed, has_cls, open_classes, probed, transform_words
 
@@ -33,30 +32,8 @@ _SCALE = (0.08, 1.0)  # of the area of a picture, that a random crop has
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear:
-    """Train linear classifiers on frozen features, many learning rates and inputs side by side, and report the best.
-
-    DINOv2's protocol: 13 learning rates times 4 inputs (class tokens of the last 1 or 4 blocks, with and without the
-    mean of the last patch tokens; all after the final norm), SGD with momentum 0.9, no weight decay, cosine to 0. As
-    published, the best head is picked on the side it is judged on, so its number is a little too good. DATA is a folder
-    with classes in train/ and val/, shards, or a set by name.
-
-    By default features are stored once and learned from without augmentation. --augmented trains on random crops, as
-    published: the model then runs on every image of every step. 12 500 steps of 1024 images are ten epochs of ImageNet.
-
-    Controls: the best of as many heads, trained with shuffled labels; and the commonest class.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m linear imagenette/ --batch 256 --steps 1000
-    """
-
-    augmented: bool = False
-    """Train on random resized crops and mirror images, computing features anew in each step."""
-    steps: int = 12_500
-    """Of the optimiser."""
-    batch: int = 1024
-    """Images of a step, over all processes; learning rates are scaled by batch / 256."""
-    lr: tuple[float, ...] = RATES
-    """Learning rates, for a batch of 256."""
+class Linear(LinearSettings):
+    """`LinearSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure.
@@ -64,10 +41,7 @@ class Linear:
         Raises:
             UserError: for settings out of range, data without classes or sides, or images of one class only.
         """
-        if self.steps < 1 or self.batch < 1 or not self.lr or not all(0 < lr < math.inf for lr in self.lr):
-            raise UserError(
-                f"steps, batch and learning rates must be above 0 and finite, not {self.steps}, {self.batch} and {self.lr}."
-            )
+        self.check()
         sides = open_classes(bench)
         preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
         with_cls = has_cls(bench, preprocess)

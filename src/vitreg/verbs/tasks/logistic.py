@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from vitreg.errors import UserError
-from vitreg.probes.logistic import GRID, HELD_OUT, LogisticPath, LogisticSweep
+from vitreg.probes.logistic import HELD_OUT, LogisticPath, LogisticSweep
 from vitreg.probes.rows import Joined, Rows
 from vitreg.probes.scores import mean_per_class, top1
 from vitreg.quantities import percent
 from vitreg.results import Cell, Table
+from vitreg.verbs.settings.whole_image import LogisticSettings
 from vitreg.verbs.task import Bench, Outcome
 from vitreg.verbs.whole_image import (
     TRANSFER_RATIO,
     Probed,
-    Token,
     open_classes,
     probed,
     token_columns,
@@ -25,24 +24,8 @@ from vitreg.verbs.whole_image import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logistic:
-    """Logistic regression on one feature per image, its penalty chosen among 45 on images held out.
-
-    DINOv2's protocol for transfer sets (the paper, Table 1): class token after the final norm, not L2-normalised; short
-    side 224, centre crop 224; C in 10^-6 ... 10^5 chosen on the set's validation side, or else on a random tenth of the
-    training images; then learned from both. The metric is the one customary on the set: top-1, mean over classes, or
-    mean average precision where images have several labels. DATA is a folder with classes in train/ and val/ or test/,
-    shards, or a set by name.
-
-    Controls: the same with shuffled training labels, at the chosen C; and always answering the commonest class.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m logistic cifar10:data/
-    """
-
-    token: Token = "cls"
-    """The class token, the mean of the patch tokens, or both side by side."""
-    c: tuple[float, ...] = GRID
-    """Values of C to choose from: the inverse strength of the penalty, as in scikit-learn."""
+class Logistic(LogisticSettings):
+    """`LogisticSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure.
@@ -51,9 +34,8 @@ class Logistic:
             UserError: for settings out of range, data without classes or sides, images of one class only, or a model
                 without the token asked for.
         """
+        self.check()
         cs = tuple(sorted(set(self.c)))
-        if not cs or not cs[0] > 0 or not cs[-1] < float("inf"):
-            raise UserError(f"C must be above 0 and finite, not {self.c}.")
         sides = open_classes(bench, several=True)
         preprocess = bench.preprocess(resize_ratio=TRANSFER_RATIO)
         wanted, columns = token_columns(bench, self.token, preprocess)

@@ -8,22 +8,16 @@ from vitreg.analysis.token_classes import ByClass
 from vitreg.data.example import TrainingSet
 from vitreg.probes.spatial import PixelProbe
 from vitreg.results import Cell, Table
+from vitreg.verbs.settings.tokens import PixelsSettings
 from vitreg.verbs.task import Bench, Outcome
-from vitreg.verbs.token_pass import Classify, OutlierOptions, TokenPass, held_out, open_pictures
+from vitreg.verbs.token_pass import Classify, TokenPass, held_out, open_pictures
 
 MEASURES = ("error", "squared", "control", "squared control")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels(OutlierOptions):
-    """Reconstruct the pixels of each patch from its token by linear regression, normal and outlier tokens apart.
-
-    Ridge regression in closed form, fitted on all patch tokens of the images to fit on and judged on other images by the
-    L2 error of a patch in normalised pixels (the paper, Sec. 2.2, Fig. 5b: outliers know their pixels less). Plain
-    patches are easier to guess: look at the explained share too. DATA is any images; every fifth is kept apart to judge on.
-
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m pixels photos/
-    """
+class Pixels(PixelsSettings):
+    """`PixelsSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for too few or unreadable images, or a layer that does not exist."""

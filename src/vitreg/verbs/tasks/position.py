@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,32 +10,19 @@ from torch import Tensor
 
 from vitreg.analysis.token_classes import ByClass, pick_many, random_keys
 from vitreg.data.example import TrainingSet
-from vitreg.errors import UserError
 from vitreg.probes.spatial import PositionProbe, SoftmaxPositionProbe, cell_distance, grid_places
 from vitreg.results import Cell, Table
 from vitreg.runtime import Processes
+from vitreg.verbs.settings.tokens import PositionSettings
 from vitreg.verbs.task import Bench, Outcome
-from vitreg.verbs.token_pass import Classify, OutlierOptions, TokenBatch, TokenPass, held_out, open_pictures
+from vitreg.verbs.token_pass import Classify, TokenBatch, TokenPass, held_out, open_pictures
 
 MEASURES = ("accuracy", "distance", "regressed distance", "blind", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position(OutlierOptions):
-    """Ask patch tokens for their place: a linear classifier over the cells of the grid, normal and outlier tokens apart.
-
-    Fitted on all patch tokens of the images to fit on, judged on other images (the paper, Sec. 2.2, Fig. 5b: outliers
-    know their place less). Outliers that keep to few places are given away by being outliers: read their accuracy beside
-    that of always guessing the commonest place of their class. DATA is any images: a folder, files, an archive; every
-    fifth is kept apart to judge on.
-
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m position photos/
-    """
-
-    solver: Literal["ridge", "logistic"] = "ridge"
-    """ridge: least squares to one-hot cells, closed form, any number of images; logistic: softmax on some tokens."""
-    tokens_per_image: int = 32
-    """Tokens of each image that the logistic solver holds in memory, drawn at random."""
+class Position(PositionSettings):
+    """`PositionSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for too few or unreadable images, or a layer that does not exist."""
@@ -50,8 +36,6 @@ class Position(OutlierOptions):
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify
     ) -> Outcome:
         """Fit on one set and judge on another, with the classes of tokens told apart by `classify`."""
-        if self.tokens_per_image < 1:
-            raise UserError(f"tokens per image must be at least 1, not {self.tokens_per_image}.")
         grid = tokens.layout.grid
         probe = PositionProbe(grid, seed=bench.seed + bench.group.rank)
         sample = _Sample(self.tokens_per_image, bench.seed)

@@ -16,6 +16,7 @@ from vitreg.probes.retrieval import recall
 from vitreg.records import Skipped
 from vitreg.verbs.batches import automatic_batch_size
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.whole_image import RetrievalSettings
 from vitreg.verbs.task import Bench, Outcome
 from vitreg.verbs.towers import open_towers, preprocess_for
 
@@ -23,23 +24,12 @@ HEADLINE = "mean_recall"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Find captions for images and images for captions, with a CLIP model: openclip:ARCH[@TAG], or run:DIR of one.
-
-    Recall at 1, 5 and 10 of all against all; an image is found if any of its captions is (Karpathy & Fei-Fei 2015, as CLIP
-    reports it). DATA is a table (.json, .csv, .tsv) or shards with captions; of rows with a split, those of the
-    validation or test side. Compare only numbers on equally many images: fewer are easier.
-
-    Example: vitreg eval openclip:ViT-B-16@laion2b_s34b_b88k retrieval flickr8k/captions.json
-    """
-
-    captions_per_image: int | None = None
-    """Use the first captions of each image only; 5 is usual for COCO. All if unset."""
+class Retrieval(RetrievalSettings):
+    """`RetrievalSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for a model without text tower, or data without captions."""
-        if self.captions_per_image is not None and self.captions_per_image < 1:
-            raise UserError(f"--captions-per-image {self.captions_per_image} leaves no caption.")
+        self.check()
         towers = open_towers(bench.backbone)
         data, _ = bench.judged(captions=True)
         preprocess, group = preprocess_for(bench, towers), bench.group

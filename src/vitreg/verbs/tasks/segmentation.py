@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
@@ -26,6 +25,7 @@ from vitreg.verbs.dense_crops import Crops, Tokens
 from vitreg.verbs.dense_pictures import Album
 from vitreg.verbs.dense_stored import Stored
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.dense import SegmentationSettings
 from vitreg.verbs.task import Bench, Outcome
 
 SHORT_STEPS = 1000
@@ -33,36 +33,8 @@ _CROP, _STRIDE = 512, 341  # pixels, ADE20k
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation:
-    """Train a linear layer on frozen patch tokens to tell the class of every pixel: mIoU.
-
-    The head is DINOv2's for ADE20k (batch norm, then linear, logits interpolated; the paper, Tab. 2a). Intersections and
-    unions are summed over all images; a class that is predicted but nowhere true counts as 0. DATA is voc:ROOT,
-    ade20k:ROOT, or a folder with train/ and val/, each with images/ and masks/.
-
-    The short protocol squashes images to one size and passes each once, with its mirror image; ade20k trains on random
-    crops for 40 000 steps and judges by sliding windows, as published. Controls: the commonest class everywhere, and the
-    same head trained with the masks of other images, which knows what masks look like but nothing of the image.
-
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m segmentation voc:VOCdevkit/VOC2012 --size 448
-    """
-
-    protocol: Literal["short", "ade20k"] = "short"
-    """short, or the published one: crops of 512 px, scale 0.5 to 2, flips, colours; hours on a GPU."""
-    steps: int | None = None
-    """Of the optimiser; 1000 (short) or 40 000 (ade20k) if unset. The warm-up keeps its share of them."""
-    lr: float = 1e-3
-    """Learning rate of AdamW."""
-    batch: int = 16
-    """Images of a step."""
-    final_norm: bool = True
-    """Read the patch tokens after the model's final norm."""
-    masks: str | None = None
-    """Name of the folder of masks, for a plain folder; usual names are found by themselves."""
-    classes: int | None = None
-    """How many there are, for a plain folder; found in the training masks if unset."""
-    ignore: int = IGNORE
-    """Label of pixels without a class, for a plain folder."""
+class Segmentation(SegmentationSettings):
+    """`SegmentationSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure.
@@ -80,11 +52,8 @@ class Segmentation:
 
     def training(self) -> HeadTraining:
         """Return the settings of the optimiser: ADE20k's, over as many steps as asked for. Raises UserError."""
+        self.check()
         steps = (SHORT_STEPS if self.protocol == "short" else ADE20K.steps) if self.steps is None else self.steps
-        if self.batch < 2 or not self.lr > 0 or steps < 1:
-            raise UserError(
-                f"batch must be at least 2, lr above 0 and steps above 0, not {self.batch}, {self.lr:g}, {steps}."
-            )
         return replace(ADE20K, steps=steps, rate=self.lr, warmup=round(ADE20K.warmup * steps / ADE20K.steps))
 
     def _source(self, bench: Bench, sides: MaskSides) -> DenseSource:

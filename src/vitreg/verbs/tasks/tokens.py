@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -17,25 +16,17 @@ from vitreg.errors import UserError
 from vitreg.probes.logistic import GRID, LogisticSweep
 from vitreg.probes.scores import score
 from vitreg.results import Cell, Table
+from vitreg.verbs.settings.tokens import TokensSettings
 from vitreg.verbs.task import Bench, Outcome
-from vitreg.verbs.token_pass import Classify, OutlierOptions, TokenPass
+from vitreg.verbs.token_pass import Classify, TokenPass
 
 CLS, NORMAL, OUTLIER = "class token", "normal patch", "outlier patch"
 MOST_REGISTERS = 8  # probed one by one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens(OutlierOptions):
-    """Classify images by one of their tokens: the class token, a random normal patch, a random outlier, a register.
-
-    Logistic regression on one token of each image, on the same images for every kind (the paper, Sec. 2.2, Table 1:
-    outliers know more of the image than normal patches). DATA is a folder with classes and two sides (train/, val/).
-
-    Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m tokens imagenette/
-    """
-
-    missing: Literal["skip", "max-norm"] = "skip"
-    """Images without an outlier: skip leaves them out of all rows; max-norm takes their patch with the most extreme norm."""
+class Tokens(TokensSettings):
+    """`TokensSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for data without classes or sides, or if too few images are left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +19,7 @@ from vitreg.results import Table
 from vitreg.verbs.batches import automatic_batch_size
 from vitreg.verbs.class_names import words_for
 from vitreg.verbs.progress import progress
+from vitreg.verbs.settings.whole_image import ZeroShotSettings
 from vitreg.verbs.task import Bench, Outcome
 from vitreg.verbs.towers import Towers, open_towers, preprocess_for
 
@@ -27,21 +27,8 @@ _CLASSES = 10  # whose sentences are embedded at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot:
-    """Classify images by sentences about their classes, with a CLIP model: openclip:ARCH[@TAG], or run:DIR of one.
-
-    80 templates of OpenAI per class, features normalised, averaged and normalised again; images with the short side
-    resized to the input size, bicubic, and cropped to the centre (Radford et al. 2021, as in open_clip). DATA is a folder
-    with class folders, shards, or a named set such as imagenet:FOLDER; only the side to judge on is read. Folders named
-    by WordNet ids have open_clip's names of ImageNet's classes, others are read as words.
-
-    Example: vitreg eval openclip:ViT-B-16@laion2b_s34b_b88k zeroshot imagenet:/data/imagenet
-    """
-
-    templates: Literal["openai", "simple"] = "openai"
-    """80 templates of OpenAI, or the 7 that were found to do nearly as well."""
-    names: Path | None = None
-    """Names of the classes: a text file, one name a line in the order of the classes, or lines of CLASS, tab, NAME."""
+class ZeroShot(ZeroShotSettings):
+    """`ZeroShotSettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for a model without text tower, or data without single classes."""

@@ -3,7 +3,7 @@ import torch
 from coloured_classes import bench, network, write_set
 
 from vitreg.errors import UserError
-from vitreg.probes.linear import RATES
+from vitreg.probes.defaults import RATES
 from vitreg.verbs.tasks.linear import Linear
 
 

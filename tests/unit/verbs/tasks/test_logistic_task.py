@@ -8,7 +8,7 @@ import vitreg.verbs.whole_image as whole_image
 from vitreg.data.listed import MultiLabelSet
 from vitreg.data.sides import Sides, open_sides
 from vitreg.errors import UserError
-from vitreg.probes.logistic import GRID
+from vitreg.probes.defaults import GRID
 from vitreg.verbs.tasks.logistic import Logistic
 
 

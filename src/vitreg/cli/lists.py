@@ -1,0 +1,74 @@
+"""Lists on the command line: commas and spaces say the same, after every flag that takes several values."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from tyro.conf import Positional
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Marks a flag whose one word lists values; words behind it that match belong to the list, others do not."""
+
+    pattern: str
+
+
+def unified(kind: Any, words: Sequence[str]) -> list[str]:
+    """Rewrite the lists of a command line to the form that tyro reads: words for tuples, commas for one word."""
+    lists = dict(_lists(kind))
+    left, out = list(words), []
+    while left:
+        flag, given, value = left.pop(0).partition("=")
+        if flag not in lists:
+            out.append(f"{flag}{given}{value}")
+            continue
+        marked = lists[flag]
+        values = [value] if given else []
+        while not given and left and _belongs(left[0], marked, first=not values):
+            values.append(left.pop(0))
+        if not values:
+            out.append(flag)
+        elif marked is None:
+            out += [flag, *(part for each in values for part in each.split(",") if part)]
+        else:
+            out.append(f"{flag}={','.join(each.strip(',') for each in values)}")
+    return out
+
+
+def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:
+    """Whether a word behind a flag is one of its values."""
+    if word.startswith("--"):
+        return False
+    if marked is None or first:
+        return True
+    return all(re.fullmatch(marked.pattern, part) for part in word.strip(",").split(","))
+
+
+def _lists(kind: Any) -> Iterator[tuple[str, Listed | None]]:
+    """Yield the flags that take several values: tuples of any length, and words marked as lists."""
+    for name, hint, marks in fields_of(kind):
+        if dataclasses.is_dataclass(hint):
+            yield from _lists(hint)
+            continue
+        marked = next((mark for mark in marks if isinstance(mark, Listed)), None)
+        if marked is not None or (
+            get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and Positional not in marks
+        ):
+            yield f"--{name.replace('_', '-')}", marked
+
+
+def fields_of(kind: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Yield name, type and marks of every field; of Command[Knn], the type variable is what it stands for."""
+    chosen = get_args(kind)
+    for name, hint in get_type_hints(get_origin(kind) or kind, include_extras=True).items():
+        marks: tuple[Any, ...] = ()
+        for each in (hint, *get_args(hint)):  # X | None has the marks of X
+            if get_origin(each) is Annotated:
+                inner, *found = get_args(each)
+                marks += tuple(found)
+                hint = inner if each is hint else hint
+        yield name, chosen[0] if isinstance(hint, TypeVar) else hint, marks

@@ -1,0 +1,92 @@
+"""How models are named: SOURCE:NAME. What is wrong with a name by its form alone is said here, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitreg.documents import read_json
+from vitreg.errors import UserError, nearest, unknown
+from vitreg.files import missing, run_folder
+
+RUN_SCHEMA = "vitreg.run/1"
+LIBRARIES = ("timm", "hf", "openclip", "torchvision", "hub")
+COMPLETE = ("run", "planted")
+"""Sources whose models bring their own weights."""
+SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
+TIMM_PLACES = ("local-dir", "hf-hub")
+PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
+"""Artifacts that are planted; "clean" is the model without any."""
+
+
+def has_source(spec: str) -> bool:
+    """Whether a spec says where the model comes from."""
+    prefix, colon, _ = spec.partition(":")
+    return bool(colon) and prefix in SOURCES
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training wrote."""
+    try:
+        config = read_json(folder / "config.json")
+    except UserError:
+        return False
+    return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
+
+
+def whole(spec: str) -> str:
+    """Return the spec with its source: the folder of a run may stand alone."""
+    return f"run:{spec}" if not has_source(spec) and is_run(run_folder(spec)) else spec
+
+
+def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bool = False) -> None:
+    """Refuse what no library has to be asked about.
+
+    Raises:
+        UserError: for an unknown source, a spec without a name, weights that cannot be meant, a folder of a run or a
+            planted kind that does not exist, and a repository whose code was not allowed to run.
+    """
+    if random and weights is not None:
+        raise UserError("weights from a file and random weights exclude each other; leave one out.")
+    prefix, colon, name = whole(spec).partition(":")
+    if not colon:
+        if Path(spec).expanduser().is_file():
+            raise UserError(f"{spec} is a file; name the model it belongs to, and give the file as its weights.")
+        return  # perhaps the bare name of a model, which only its library knows
+    if prefix not in SOURCES:
+        raise _unknown_source(spec, prefix, name)
+    if not name:
+        raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
+    if prefix in COMPLETE and (random or weights is not None):
+        raise UserError(
+            f"{prefix}: models bring their own weights; leave {'random' if random else 'other'} weights out."
+        )
+    if prefix == "run":
+        refuse_no_run(run_folder(name))
+    if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, "clean"):
+        raise unknown("planted kind", name.partition("@")[0], (*PLANTED, "clean"))
+    if prefix == "hub" and not trust and ":" in name and not Path(name.rpartition(":")[0]).expanduser().is_dir():
+        raise untrusted(name)
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raise UserError for a folder that does not exist or holds no run."""
+    if not folder.exists():
+        raise missing(folder, "folder of a run")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.")
+
+
+def untrusted(name: str) -> UserError:
+    """Build the error for hub:REPOSITORY:ENTRY whose code was not allowed to run."""
+    return UserError(
+        f"hub:{name} runs the code of {name.rpartition(':')[0] or name}; add --trust (in Python trust=True) if you trust "
+        "whoever wrote it."
+    )
+
+
+def _unknown_source(spec: str, prefix: str, name: str) -> UserError:
+    if prefix in TIMM_PLACES:
+        return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
+    close = nearest(prefix, SOURCES, 1)
+    hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(SOURCES)}."
+    return UserError(f"no source '{prefix}:' of models. {hint}")

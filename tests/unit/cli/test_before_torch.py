@@ -1,0 +1,144 @@
+"""What no model is needed for is refused before torch is imported: at once, also on a busy machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.patience import PATIENCE
+
+from vitreg.cli import VERBS
+
+RUN = """
+import contextlib, io, json, sys
+from unittest import mock
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "transformers"):
+            raise AssertionError(f"{name} was imported")
+
+sys.meta_path.insert(0, NoTorch())
+from vitreg.__main__ import main
+
+said = []
+for words in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["vitreg", *words]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        except AssertionError as error:
+            err.write(str(error))
+    said.append([code, err.getvalue(), out.getvalue()])
+json.dump(said, sys.stdout)
+"""
+"""Runs many command lines in one process that cannot import torch."""
+
+MODEL = "timm:vit_tiny_patch16_224"
+MISTAKES = {
+    "scna": "no verb 'scna'",
+    "scan x y --sise 3": "no flag '--sise'",
+    "scan tim:x photos": "no source 'tim:' of models. Did you mean 'timm:x'?",
+    "scan run:nowhere photos": "no folder of a run 'nowhere'",
+    f"scan {MODEL} fotos": "no file or folder 'fotos'. Did you mean 'photos'?",
+    f"scan {MODEL} nothing-like-it/at/all": "no file or folder 'nothing-like-it/at/all'.",
+    f"scan {MODEL} photos/qqqqqqqq": "no file or folder 'photos/qqqqqqqq'; the nearest that exists is 'photos'.",
+    f"scan {MODEL} empty": "the folder 'empty' is empty.",
+    f"scan {MODEL} fot*": "nothing matches 'fot*'.",
+    f"scan {MODEL} photos --detector mixtur": "no detector 'mixtur'. Did you mean 'mixture'?",
+    f"scan {MODEL} photos --size 12a": "--size 12a is no image size",
+    f"scan {MODEL} photos --limit 0": "--limit must be at least 1, not 0.",
+    f"scan {MODEL} photos --seed -1": "--seed must be at least 0, not -1.",
+    f"scan {MODEL} photos --fail-above 2": "--fail-above is a share between 0 and 1, not 2.",
+    f"scan {MODEL} photos --device coda": "no device 'coda'. Did you mean 'cuda'?",
+    f"scan {MODEL} photos --weights modle.pth": "no weights file 'modle.pth'. Did you mean 'model.pth'?",
+    f"scan {MODEL} photos --weights model.pth --random": "weights from a file and random weights exclude each other",
+    f"scan {MODEL} photos --out model.pth": "model.pth is a file; name a folder.",
+    f"scan {MODEL} photos --out mine": "mine/result.json exists",
+    f"scan {MODEL} photos --out other": "other holds another result",
+    "scan hub:a/b:c photos": "hub:a/b:c runs the code of a/b; add --trust",
+    "compare a": "2 to 8 scans are compared, not 1.",
+    "compare a b": "a holds no scan",
+    f"maps {MODEL} fotos": "no file or folder 'fotos'",
+    f"maps {MODEL} photos --what nrom": "no kind of map 'nrom'. Did you mean 'norm'?",
+    f"maps {MODEL} photos --layer x": "--layer x names no block",
+    f"maps {MODEL} photos --mass 2": "mass is 2; it is a share",
+    f"maps {MODEL},{MODEL} photos --weights model.pth": "1 weights for 2 models",
+    f"maps {MODEL} photos --out taken": "taken/norm.png",
+    f"doctor {MODEL} --weights modle.pth": "no weights file 'modle.pth'",
+    f"doctor {MODEL} --device cpu0": "no device 'cpu0'. Did you mean 'cpu'?",
+    f"eval {MODEL} knnn photos": "no task 'knnn'. Did you mean 'knn'?",
+    f"eval {MODEL} knn": "no data named",
+    f"eval {MODEL} knn fotos": "no file or folder 'fotos'",
+    f"eval {MODEL} knn fotos --out model.pth": "no file or folder 'fotos'",
+    f"eval {MODEL} knn photos --out model.pth": "model.pth is a file; name a folder.",
+    f"eval {MODEL} knn photos --k 0": "k must be at least 1",
+    f"eval {MODEL} knn photos --k ten": "--k takes whole numbers",
+    f"eval {MODEL} position photos --detector mixtur": "no detector 'mixtur'",
+    f"eval {MODEL} segmentation photos --steps 0": "steps above 0",
+    f"eval {MODEL} logistic photos --c 0": "C must be above 0",
+    f"discover {MODEL} fotos": "no file or folder 'fotos'",
+    f"discover {MODEL} photos --method losst": "no method 'losst'. Did you mean 'lost'?",
+    f"discover {MODEL} photos --boxes model.json": "no file or folder of boxes 'model.json'. Did you mean 'model.pth'?",
+    f"discover {MODEL} photos --sweep": "a sweep of LOST compares settings by CorLoc",
+    f"discover {MODEL} photos --out mine": "mine/result.json",
+    f"extract {MODEL} fotos": "no file or folder 'fotos'",
+    f"extract {MODEL} photos --cls none": "no features asked for",
+    f"extract {MODEL} photos --cls last": "--cls last names no block",
+    f"extract {MODEL} photos --out model.pth": "model.pth is a file; name a folder.",
+    "train no-such-preset": "no preset 'no-such-preset'",
+    "train deit3-smoke --model.registrs 3": "no setting '--model.registrs'",
+    "train deit3-smoke --model.drop-path 2": "model.drop_path is 2",
+    "train deit3-smoke --data.root fotos": "no file or folder 'fotos'",
+    "train deit3-smoke --data.root photos --out model.pth": "model.pth is a file; name a folder.",
+    "train deit3-smoke --data.root photos --out begun": "begun holds a run already; go on with --resume begun",
+    "train --resume nowhere": "nowhere holds no run",
+    "curves nowhere": "nowhere is no folder of a training run",
+    "curves nowhere --out model.pth": "nowhere is no folder of a training run",
+    "export nowhere --to timm --out there": "no folder of a run 'nowhere'",
+    "export begun --to tim --out there": "--to takes timm, hf, safetensors or onnx, not 'tim'",
+    "export begun --to timm --out mine": "mine/",
+    "export begun --to onnx --out model.pth": "name a file that ends with .onnx",
+    "demo --kind high": "no planted kind 'high'. Did you mean 'high-norm'?",
+    "demo --out model.pth": "model.pth is a file; name a folder.",
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """What every command line says, in a folder with photographs and places that are taken."""
+    place = tmp_path_factory.mktemp("said")
+    for folder in ("photos", "empty", "mine", "other", "taken", "begun/checkpoints/step-1"):
+        (place / folder).mkdir(parents=True)
+    (place / "photos" / "a.png").write_bytes(b"is not opened")
+    (place / "model.pth").write_bytes(b"is not opened")
+    for name in ("mine/report.html", "mine/result.json", "taken/norm.png"):
+        (place / name).write_text("not vitreg's")
+    (place / "other" / "result.json").write_text('{"schema": "vitreg.eval/1", "task": "knn"}')
+    (place / "begun" / "config.json").write_text(json.dumps({"schema": "vitreg.run/1", "model": {}, "train": {}}))
+    before = sorted(place.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps([words.split() for words in MISTAKES]),
+        cwd=place, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src")},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
+    assert sorted(place.rglob("*")) == before, "a mistake leaves nothing behind"
+    return dict(zip(MISTAKES, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_that_needs_no_model_is_said_without_torch(said, words):
+    code, error, out = said[words]
+    assert MISTAKES[words] in error
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert error.startswith("vitreg: ")
+
+
+def test_every_verb_has_such_a_mistake():
+    assert {words.split()[0] for words in MISTAKES} >= set(VERBS) - {"version"}
