@@ -10,12 +10,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 demo: $(VENV)/.demo
 	$(BIN)/vitreg demo --out demo-report
 
-# ROOM=backbones runs the tests of one folder of the source only.
-test: $(VENV)/.dev $(if $(ROOM),,browser)
-	$(PYTEST) -m "not slow" $(if $(ROOM),$(call room,$(ROOM)))
-
 # What belongs to a folder (or module) of src/vitreg: its mirror in tests/unit, and tests elsewhere that carry its name.
 room = $(or $(sort $(wildcard tests/unit/$(1) tests/*/test_$(1)*.py)),$(error no tests of '$(1)'; ROOM is one of $(notdir $(patsubst %/,%,$(dir $(wildcard tests/unit/*/.))))))
+
+# ROOM=backbones runs the tests of one folder of the source only; a ROOM that has none is refused before anything else.
+test: $(if $(ROOM),$(if $(call room,$(ROOM)),),browser) $(VENV)/.dev
+	$(PYTEST) -m "not slow" $(if $(ROOM),$(call room,$(ROOM)))
 
 test-all: $(VENV)/.dev browser
 	$(PYTEST)

@@ -132,7 +132,7 @@ def _setting(flag: str, values: list[str], known: dict[str, Any]) -> tuple[str, 
     if not flag.startswith("--") or key not in known:
         raise unknown("setting", flag, [f"--{name.replace('_', '-')}" for name in known])
     if isinstance(known[key], list):
-        return key, values
+        return key, [part for value in values for part in value.split(",")]
     if len(values) != 1:
         raise UserError(f"{flag} takes one value, not {len(values)}{': ' if values else ''}{' '.join(values)}.")
     return key, None if values[0] == "None" else values[0]

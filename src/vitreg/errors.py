@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_FLAG = re.compile(r"(?<![\w'-])--([a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*)(?![\w=-])")  # not where words are quoted
 
 
 class UserError(Exception):
-    """A mistake the user can repair. The command line prints the sentence and exits with code 2, without a traceback."""
+    """A mistake the user can repair. The command line prints the sentence and exits with code 2, without a traceback.
+
+    Sentences name settings as the command line does, `--depth-scale`. Where Python shows them, they have the names that
+    Python gives them, `depth_scale`; an error inside another sentence, as in f"{name}: {error}", keeps its words.
+    """
+
+    @property
+    def sentence(self) -> str:
+        """The words for the command line."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return _FLAG.sub(lambda flag: flag[1].replace("-", "_"), self.sentence)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.sentence, spec)
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:

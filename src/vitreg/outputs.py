@@ -184,7 +184,7 @@ class Outputs:
             refuge = self._elsewhere(write, stages)
             if refuge is None:
                 raise refused from error
-            moved = UserError(f"{str(refused).rstrip('.')}; the result lies in {refuge} instead.")
+            moved = UserError(f"{refused.sentence.rstrip('.')}; the result lies in {refuge} instead.")
             moved.__cause__ = error
             if not more:
                 raise moved  # noqa: B904
@@ -204,9 +204,9 @@ class Outputs:
         try:
             self._publish(write, stages, lambda name: False, beside=self._published)
         except _ReplacedError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"{error}") from error
         except (OSError, UserError) as error:
-            refused = str(_plain(self.folder, error)).rstrip(".")
+            refused = _plain(self.folder, error).sentence.rstrip(".")
             raise UserError(f"{refused}; what was written before is complete.") from error
         finally:
             for each in stages:

@@ -311,6 +311,9 @@ class Curves(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        return [("runs", [run.name for run in self.runs])]
+
 
 class OwnMedian(Record):
     """Patch tokens held against the median of their own image, beside the threshold that is pooled over images."""
@@ -352,6 +355,10 @@ class ScanResult(Record):
     provenance: Provenance
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        words = [("model", self.model.spec), ("images", self.images.seen), ("verdict", self.verdict.kind)]
+        return [*words, ("strength", self.verdict.strength)]
 
 
 def reading_block(layers: Sequence[LayerRecord]) -> int | None:

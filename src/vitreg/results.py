@@ -66,6 +66,10 @@ class EvalResult(Record):
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
     provenance: Provenance
 
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        words = [("task", self.task), ("model", self.model.spec), ("data", self.data.name)]
+        return [*words, (self.headline, self.metrics.get(self.headline)), ("controls", self.controls)]
+
     @property
     def beats_controls(self) -> bool:
         """Whether the headline is better than every control."""
@@ -128,3 +132,7 @@ class DiscoverResult(Record):
     notes: list[str] = Field(default_factory=list)
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
     provenance: Provenance
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        corloc = None if self.corloc is None else self.corloc.value
+        return [("model", self.model.spec), ("images", self.images.seen), ("found", self.found), ("corloc", corloc)]

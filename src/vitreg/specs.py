@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vitreg.documents import read_json
@@ -64,14 +65,14 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
         refuse_no_run(run_folder(name))
     if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, "clean"):
         raise unknown("planted kind", name.partition("@")[0], (*PLANTED, "clean"))
-    if prefix == "hub" and not trust and ":" in name and not Path(name.rpartition(":")[0]).expanduser().is_dir():
+    if prefix == "hub" and not trust and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w./-]+)+", name):  # on GitHub
         raise untrusted(name)
 
 
 def refuse_no_run(folder: Path) -> None:
     """Raise UserError for a folder that does not exist or holds no run."""
     if not folder.exists():
-        raise missing(folder, "folder of a run")
+        raise missing(folder, "folder of a vitreg run")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no readable config.json, so it is no folder of a vitreg run.")
 

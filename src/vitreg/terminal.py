@@ -56,7 +56,7 @@ def ending(error: BaseException) -> int:
     if isinstance(error, SystemExit):  # --help
         return error.code if isinstance(error.code, int) else Exit.DONE
     if isinstance(error, UserError):
-        say(printable(f"vitreg: {error}"), error=True)
+        say(printable(f"vitreg: {error.sentence}"), error=True)
         return Exit.MISTAKE
     if isinstance(error, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once what is still being cleared up

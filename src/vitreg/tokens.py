@@ -111,6 +111,11 @@ class Tokens:
     values: Float[Tensor, "B N D"]
     layout: TokenLayout
 
+    def __repr__(self) -> str:
+        (images, count, width), (rows, cols) = self.values.shape, self.layout.grid
+        parts = [f"{len(self.layout.cls)} cls", f"{len(self.layout.registers)} registers", f"{rows}x{cols} patches"]
+        return f"Tokens({images} images, {count} tokens ({', '.join(parts)}) of width {width})"
+
     @property
     def cls(self) -> Float[Tensor, "B D"]:
         """The class token. Raises ValueError for a model without one."""

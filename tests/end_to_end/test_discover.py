@@ -44,7 +44,7 @@ def test_result_boxes_and_pictures_are_written(run):
     assert all(f"control: {name}" in done.stdout for name in result.controls)
     assert "bias auto" in done.stdout
     assert "short side 160" in done.stdout
-    assert done.stdout.strip().splitlines()[-1] == str(out / "pictures")
+    assert done.stdout.strip().splitlines()[-1] == f"Open {out / 'pictures' / 'boxes.png'}"
 
 
 def test_without_pictures_no_folder_is_left_and_the_boxes_are_named(vitreg, tmp_path):
@@ -54,12 +54,12 @@ def test_without_pictures_no_folder_is_left_and_the_boxes_are_named(vitreg, tmp_
         noise = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((96, 64)).save(images / f"{number}.png")
     for more, last, left in (
-        ((), "pictures", {"result.json", "boxes.json", "pictures"}),
+        ((), "pictures/boxes.png", {"result.json", "boxes.json", "pictures"}),
         (QUICK, "boxes.json", {"result.json", "boxes.json"}),  # those of the run before are gone
     ):
         done = vitreg("discover", "planted:clean", images, "--out", out, *more)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().splitlines()[-1] == str(out / last)
+        assert done.stdout.strip().splitlines()[-1] == f"Open {out / last}"
         assert {path.name for path in out.iterdir() if path.name[0] != "."} == left
 
 

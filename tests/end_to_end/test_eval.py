@@ -43,7 +43,7 @@ def test_the_result_is_written_and_its_protocol_printed(knn, tmp_path):
     headline = next(line for line in done.stdout.splitlines() if line.endswith("<-"))
     assert headline.split()[:3] == ["knn3", f"{result.metrics['knn3']:.4g}", "%"]
     assert f"precision {result.provenance.precision}" in done.stdout
-    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "out" / "result.json")
+    assert done.stdout.strip().splitlines()[-1] == f"Open {tmp_path / 'out' / 'result.json'}"
     assert knn("--out", tmp_path / "out", "--size", "64").returncode == 0  # the same again
 
 

@@ -50,7 +50,7 @@ def test_a_planted_model_is_recognised_and_everything_is_written(planted):
     assert result.images.seen == 8
     assert not result.images.skipped
     assert result.verdict.sentence in done.stdout
-    assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
+    assert done.stdout.strip().splitlines()[-1] == f"Open {out / 'report.html'}"
     assert (out / "report.html").stat().st_size > 10_000
     assert list((out / "figures").glob("*.png"))
     assert {p.name for p in out.iterdir()} == {

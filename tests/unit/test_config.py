@@ -109,6 +109,8 @@ class Town:
         ("", Street()),
         ("--street.home.pet.lives 3 --street.home.street=Elm=1", Street(home=Home(pet=Cat(lives=3), street="Elm=1"))),
         ("--street.home.pet.weights 0.1 -2e-3", Street(home=Home(pet=Cat(weights=(0.1, -2e-3))))),
+        ("--street.home.pet.weights 0.1,-2e-3", Street(home=Home(pet=Cat(weights=(0.1, -2e-3))))),
+        ("--street.home.pet.weights=0.1,-2e-3", Street(home=Home(pet=Cat(weights=(0.1, -2e-3))))),
         ("--street.no-lit --street.lamp-posts 4", Street(lit=False, lamp_posts=4)),
         ("--street.lit --street.lamp_posts None", Street()),
         ("--street.lit false", Street(lit=False)),
@@ -134,4 +136,4 @@ def test_a_command_line_is_read_like_a_file(line, street):
 def test_a_mistyped_word_is_one_sentence(line, words):
     with pytest.raises(UserError) as error:
         config.read_words(line.split(), config.encode(Town()))
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(word in error.value.sentence for word in words), error.value

@@ -55,7 +55,7 @@ def test_a_name_that_is_taken_is_refused_before_and_after_the_work_and_the_file_
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes(b"mine")
     out = Outputs(folder, "scan", NAMES)
-    with pytest.raises(UserError, match=f"{Path(name).name}.*--out"):
+    with pytest.raises(UserError, match=f"{Path(name).name}.*out"):
         out.check()
     with pytest.raises(UserError, match=r"the result lies in .*out-2 instead"):
         out.publish(first)
@@ -169,7 +169,7 @@ def test_a_result_without_a_list_of_files_is_left_alone(tmp_path):
 
 def test_a_list_that_is_not_vitregs_is_refused(tmp_path):
     (tmp_path / LEDGER).write_text("mine")
-    with pytest.raises(UserError, match=r"damaged, .*move the folder away.*--out"):
+    with pytest.raises(UserError, match=r"damaged, .*move the folder away.*out"):
         Outputs(tmp_path, "scan", NAMES).check()
     assert (tmp_path / LEDGER).read_text() == "mine"
 

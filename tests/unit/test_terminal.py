@@ -123,14 +123,22 @@ def test_a_mistake_with_such_a_name_is_one_line(vitreg, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("verb", "kept"), [("doctor", "nothing was written"), ("eval", "features of whole shards are kept")]
+    ("words", "kept"),
+    [
+        ("doctor", "nothing was written"),
+        ("maps", "nothing was written"),
+        ("eval m zeroshot d", "nothing was written"),
+        ("eval m knn d", "features of whole shards are kept, and the same command goes on from them"),
+        ("extract", "features of whole shards are kept, and the same command goes on from them"),
+        ("train", "a checkpoint that was written is kept, and vitreg train --resume goes on from it"),
+    ],
 )
-def test_ctrl_c_says_that_it_interrupted_and_what_is_kept(vitreg, monkeypatch, verb, kept):
+def test_ctrl_c_says_that_it_interrupted_and_what_is_kept(vitreg, monkeypatch, words, kept):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vitreg.cli._run", interrupted)
-    done = vitreg(verb)
+    done = vitreg(*words.split())
     assert done.returncode == Exit.INTERRUPTED
     assert done.stderr.startswith(f"vitreg: interrupted; {kept}")
     assert done.stderr.count("\n") == 1

@@ -20,7 +20,7 @@ from vitreg.backbones.edits import Edit, Editor, EditSet
 from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.recorder import Recorder, Source
-from vitreg.backbones.trace import Capture, Trace
+from vitreg.backbones.trace import NORMS, Capture, Trace
 from vitreg.backbones.watch import undisturbed, watching
 from vitreg.data.transforms import Policy, Preprocess, fit
 from vitreg.errors import UserError
@@ -93,6 +93,14 @@ class Backbone:
         identities = [each.identity() for each in self._edits]
         known = [identity for identity in identities if identity is not None]
         return " ".join(known) if len(known) == len(identities) else None
+
+    def __repr__(self) -> str:
+        layout, (height, width) = self.anatomy.layout(self.anatomy.native_size), self.anatomy.native_size
+        patch = "x".join(map(str, self.anatomy.patch))
+        return (
+            f"Backbone('{self.spec}', {self.depth} blocks of width {self.anatomy.width}, {len(layout.registers)} registers, "
+            f"patches of {patch} at {height}x{width}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
 
     @property
     def depth(self) -> int:
@@ -208,12 +216,14 @@ class Backbone:
     def trace(
         self,
         images: Float[Tensor, "B C H W"],
-        capture: Capture,
+        capture: Capture = NORMS,
         edits: Sequence[Edit] = (),
         *,
         grad: bool = False,
     ) -> Trace:
-        """Run the model and keep what `capture` asks for; without edits the final tokens are those of a plain call.
+        """Run the model and keep what `capture` asks for, the norms after every block if nothing is named.
+
+        Without edits the final tokens are those of a plain call.
 
         A model edited at "forward" may run several times: looked into is the run of these images, and `final` is what
         the edit returns.

@@ -116,7 +116,7 @@ def _loaded(asked: _Asked) -> Backbone:
     try:
         anatomy = describe(built.module)
     except UserError as error:
-        raise UserError(str(error) if given else f"{name}: {error}") from None
+        raise UserError(f"{error}" if given else f"{name}: {error}") from None
 
     source = built.weights or ("random" if asked.random else "library")
     untrained = "These weights are random: the model was not trained." if asked.random else ""

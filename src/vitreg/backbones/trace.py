@@ -7,7 +7,7 @@ qk-norm and rotary embedding), `projected_qkv` as the projection wrote them, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -74,6 +74,10 @@ class Capture:
             input=self.input,
             patch_embeddings=self.patch_embeddings,
         )
+
+
+NORMS = Capture(norms="all")
+"""What costs no memory worth counting, and shows where outliers are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +206,19 @@ class Trace:
         self.depth = depth
         self._kept = kept
 
+    def __repr__(self) -> str:
+        kept = self._kept
+        named = {
+            "hidden": kept.hidden,
+            "norms": kept.norms,
+            "qkv": kept.qkv,
+            "projected": kept.projected,
+            "rows": kept.rows,
+        }
+        words = [f"{name} of {_blocks(found, self.depth)}" for name, found in named.items() if found]
+        words += ["patch embeddings"] if kept.patch_embeddings is not None else []
+        return f"Trace({self.final!r}, {', '.join(words) or 'nothing else kept'})"
+
     @property
     def patch_embeddings(self) -> Float[Tensor, "B P D"]:
         """Patches right after their projection, before positions (the paper, Fig. 5a)."""
@@ -283,6 +300,13 @@ class Trace:
         if index not in kept:
             raise ValueError(f"{name} of block {index} was not kept; trace with Capture({name}=[{index}])")
         return kept[index]
+
+
+def _blocks(found: Iterable[int], depth: int) -> str:
+    blocks = sorted(found)
+    if len(blocks) == depth:
+        return f"all {depth} blocks"
+    return f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks))}"
 
 
 def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:

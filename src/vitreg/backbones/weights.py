@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from vitreg.backbones.layouts import (
     to_canonical,
 )  # fmt: skip
 from vitreg.backbones.positions import PREFIX, fit_positions, square
+from vitreg.backbones.vit_kind import blocks_in, kind_of
 from vitreg.backbones.vit_state import (
     Side,
     aligned,
@@ -213,8 +214,14 @@ def _placed(
             key = model.native([name])[0]
             clashes.append(f"{key} is {list(given.shape)} in the file and {list(value.shape)} in the model")
     if clashes:
-        raise UserError(f"{source} does not fit the model: {_some(clashes, '; ')}.")
+        raise UserError(f"{source} does not fit the model: {_kinds(source, tensors, model)}{_some(clashes, '; ')}.")
     return fresh
+
+
+def _kinds(source: str, tensors: Mapping[str, Tensor], model: Side) -> str:
+    """Say which ViTs a file and a model are, where these are different ones."""
+    of, own = kind_of(tensors), kind_of(to_canonical(model.vit)[0])
+    return f"{source} is {of}, the model {own}: " if of != own else ""
 
 
 def _adds_nothing(name: str, value: Tensor) -> bool:
@@ -315,7 +322,7 @@ class _Complaints:
         source, complaints = self.source, []
         if "reg_token" in wanted and "reg_token" not in tensors:
             count = wanted["reg_token"].shape[-2]
-            complaints.append(f"the model has {count} registers and {source} has none, so they would stay untrained")
+            complaints.append(f"the model has {count} registers and {source} has none: they would stay untrained")
         if "reg_token" in tensors and "reg_token" not in wanted:
             count = tensors["reg_token"].shape[-2]
             complaints.append(f"{source} has {count} registers and the model has none")
@@ -337,19 +344,21 @@ class _Complaints:
         # A model with blocks of another model's number is none that anybody trained: a partial load is no remedy.
         partly = ", or allow a partial load (--allow-partial)" if has == wants else ""
         remedy = remedy or f"choose the model that the file was trained as{partly}"
-        raise UserError(f"wrong weights for the model: {'; '.join(complaints)} ({self.title}); {remedy}.")
-
-
-def blocks_in(names: Iterable[str]) -> set[str]:
-    """Return the numbers of the blocks that canonical names speak of."""
-    return {name.split(".")[1] for name in names if name.startswith("blocks.")}
+        of, own = kind_of(tensors), kind_of(wanted)
+        if of != own:  # says of registers and blocks what is to be said
+            kinds = f"{source} ({self.title}) is {of}, the model {own}"
+            complaints = [
+                kinds,
+                *(f"it {each.removeprefix(source).strip()}" for each in complaints if "tensor" in each),
+            ]
+        raise UserError(f"wrong weights for the model: {'; '.join(complaints)}; {remedy}.")
 
 
 def _tensors(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
-def _some(names: Sequence[str], separator: str = ", ", count: int = 8) -> str:
+def _some(names: Sequence[str], separator: str = ", ", count: int = 2) -> str:
     more = f"{separator}and {len(names) - count} more" if len(names) > count else ""
     text = separator.join(names[:count]) + more
     return "".join(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import tyro
-
 from vitreg.cli.looking import Compare, Demo, Doctor, Maps, Scan
 from vitreg.cli.measuring import Discover, Eval, Extract
+from vitreg.cli.options import contents
 from vitreg.cli.parsing import parse
 from vitreg.cli.training import Curves, Export, Train
 from vitreg.cli.version import Version
 from vitreg.errors import unknown
+from vitreg.exits import Exit
 from vitreg.interrupts import import_torch
+from vitreg.terminal import say
 
 VERBS = {
     "scan": Scan,
@@ -57,12 +58,8 @@ def _run(name: str, words: list[str]) -> int:
     if name == "--version":
         return Version()()
     if name in ("--help", "-h"):
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="vitreg",
-            description="See and measure feature artifacts of Vision Transformers, and train them with registers.",
-            args=["--help"],
-        )
+        say(overview())
+        return Exit.DONE
     if name.startswith("-"):
         raise unknown("flag", name, ("--help", "--version"), "vitreg")
     if name not in VERBS:
@@ -80,3 +77,18 @@ def _run(name: str, words: list[str]) -> int:
     if name not in WITHOUT_TORCH:
         import_torch()
     return verb()
+
+
+def overview() -> str:
+    """Say how to call vitreg, and list the verbs with the first sentence of each."""
+    lines = [
+        "usage: vitreg VERB ...",
+        "       vitreg VERB --help    every setting of a verb, with its value and meaning",
+        "       vitreg --version",
+        "",
+        "See and measure feature artifacts of Vision Transformers, and train them with registers.",
+        "For a first look, without a model or images of your own: vitreg demo",
+        "",
+        "Verbs:",
+    ]
+    return "\n".join([*lines, *contents(VERBS)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from vitreg.cli.options import (
     at_least,
     check_model,
     check_place,
+    contents,
     open_with,
     parse_size,
 )
@@ -66,6 +68,7 @@ class Command(Generic[T]):
         arg(metavar="DATA", help="what it is measured on; see above", help_behavior_hint="(none for complexity)"),
     ] = ""
     task: OmitArgPrefixes[T]
+    """Settings of this task."""
     out: Path | None = None
     """Folder for result.json; vitreg-eval/TASK if unset."""
     features: Path | None = None
@@ -110,7 +113,7 @@ def run_eval(argv: list[str]) -> int:
         Command[kind],  # type: ignore[valid-type]
         [spec, *words],
         prog=f"vitreg eval SPEC {name}",
-        description=kind.__doc__ or "",
+        description=inspect.getdoc(kind) or "",
     )
     if not command.data and name not in WITHOUT_DATA:
         raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
@@ -128,8 +131,7 @@ def overview() -> str:
         "",
         "Tasks:",
     ]
-    lines += [f"  {name:14}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in TASKS.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *contents(TASKS)])
 
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:

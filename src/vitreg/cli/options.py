@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import shutil
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -126,6 +130,20 @@ def check_place(*outputs: Outputs) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         for each in outputs:
             ahead.refuse_taken(each)
+
+
+def contents(things: Mapping[str, object]) -> list[str]:
+    """List things by name with the first sentence of their manual, as wide as the terminal."""
+    width, column = min(shutil.get_terminal_size().columns, 120), max(map(len, things)) + 4
+    return [
+        textwrap.fill(
+            (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " "),
+            width,
+            initial_indent=f"  {name}".ljust(column),
+            subsequent_indent=" " * column,
+        )
+        for name, thing in things.items()
+    ]
 
 
 def open_with(path: Path) -> None:

@@ -6,6 +6,9 @@ What may be left unset shows the values it takes and the word "unset", not Pytho
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import shutil
+import textwrap
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,7 +39,23 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, description: str | 
 
     words = unified(kind, words)
     with PERSONS, events.on_parse_error(explain):
-        return tyro.cli(kind, args=list(words), prog=prog, description=description, **options)
+        about = paragraphs(description or inspect.getdoc(kind) or "")
+        return tyro.cli(kind, args=list(words), prog=prog, description=about, **options)
+
+
+def paragraphs(text: str) -> str:
+    """Lay out the manual of a verb as wide as the terminal; a command to copy stays on its line."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    parts = (" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(part if _is_command(part) else textwrap.fill(part, width, **_HANGING) for part in parts)
+
+
+# Indented, for tyro joins lines that begin with a letter.
+_HANGING: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+
+
+def _is_command(paragraph: str) -> bool:
+    return ": vitreg " in paragraph or ": torchrun " in paragraph
 
 
 def _sentence(event: Any, kind: type, words: Sequence[str], prog: str) -> str:
@@ -49,7 +68,7 @@ def _sentence(event: Any, kind: type, words: Sequence[str], prog: str) -> str:
             flag = next((token for token in event.tokens if token.startswith("-")), None)
             if flag is None:
                 return f"{prog} does not take '{event.tokens[0]}'; {see}."
-            return str(unknown("flag", flag.partition("=")[0], sorted(flags(kind)), prog))
+            return unknown("flag", flag.partition("=")[0], sorted(flags(kind)), prog).sentence
         case "InvalidChoice":
             close = nearest(event.value, event.choices, 1)
             return f"{_called(event.argument)} takes {_either(event.choices)}, not '{event.value}'." + (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import signal
@@ -11,6 +12,7 @@ from typing import Annotated, NoReturn
 
 from tyro.conf import AvoidSubcommands, arg
 
+from vitreg.cli.options import contents
 from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
@@ -22,6 +24,14 @@ from vitreg.terminal import say
 from vitreg.train.settings import TrainConfig
 from vitreg.verbs import ahead
 from vitreg.verbs.train_checks import check_values
+
+GROUPS = {
+    "-smoke": "To see that it works: seconds on a CPU",
+    "-cpu": "To learn something without a GPU: minutes to an hour on two CPU cores",
+    "-lab": "For one GPU: minutes",
+    "": "As published: many GPUs",
+}
+"""Presets by the end of their names, the cheapest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +94,12 @@ def overview() -> str:
         "       vitreg train --resume DIR             go on where a run stopped",
         "       vitreg train PRESET --help            every setting of a preset, with its value and meaning",
         "",
-        "PRESET-regN has N registers. Presets:",
+        "PRESET-regN has N registers.",
     ]
-    for name, function in PRESETS.items():
-        lines.append(f"  {name:28} {(function.__doc__ or '').strip().splitlines()[0]}")
+    left = dict(PRESETS)
+    for ending, title in GROUPS.items():
+        group = {name: left.pop(name) for name in list(left) if name.endswith(ending)}
+        lines += ["", f"{title}:", *contents(group)]
     return "\n".join(lines)
 
 
@@ -130,7 +142,7 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
         AvoidSubcommands[Command],
         ["--help"],
         prog=f"vitreg train {name or '--config FILE'}",
-        description=(found.__doc__ if found else Command.__doc__) or "",
+        description=inspect.getdoc(found or Command) or "",
         default=Command(config=base),
     )
     raise AssertionError("help ends the program")

@@ -213,7 +213,7 @@ def _read(reader: Callable[[Path], Mapping[str, TrainingSet]], root: Path) -> di
     try:
         return dict(reader(root))
     except UserError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{error}") from error
 
 
 def _short(error: BaseException) -> str:

@@ -202,7 +202,7 @@ def _no_room(size: int, reason: str) -> str:
         whole = ""
     return (
         f"shared memory (/dev/shm{whole}) has no room for a batch of {mib} from a data worker; give it more (docker run "
-        f"--shm-size 8g), or use {FEWER}."
+        f"--shm-size=8g), or use {FEWER}."
     )
 
 

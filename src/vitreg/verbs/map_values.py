@@ -72,6 +72,10 @@ class MapsResult:
     paths: tuple[Path, ...] = ()
     there: int | None = None
 
+    def __repr__(self) -> str:
+        drawn = ", ".join(f"{each.model} block {each.layer}" for each in self.maps)
+        return f"MapsResult({len(self.images)} images; {drawn})"
+
 
 def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
     """Return the kinds of maps that were asked for. Raises UserError for one that does not exist, or none."""

@@ -141,7 +141,7 @@ def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any
         if fault is not None and saved.kept:
             room = " once there is room" if fault.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise UserError(
-                f"{str(error).rstrip('.')}; what was scanned is kept, and the same command goes on from it{room}."
+                f"{error.sentence.rstrip('.')}; what was scanned is kept, and the same command goes on from it{room}."
             ) from error
         with contextlib.suppress(OSError):
             saved.remove()

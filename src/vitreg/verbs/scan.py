@@ -187,7 +187,7 @@ def scan(
         if not interrupted:
             saved.remove()
         if lacking is not None:
-            raise UserError(f"{str(lacking).rstrip('.')}; the rest of the result is complete.")
+            raise UserError(f"{lacking.sentence.rstrip('.')}; the rest of the result is complete.")
     return result
 
 

@@ -273,7 +273,7 @@ def test_a_partial_load_is_offered_for_single_tensors_and_never_for_blocks(tmp_p
     torch.save(vit(depth=2).state_dict(), tmp_path / "short.pth")
     torch.save(vit(depth=4).state_dict(), tmp_path / "long.pth")
     for name, count in (("hole", 2), ("short", 2), ("long", 4)):
-        with pytest.raises(UserError, match=f"{name}.pth has {count} blocks and the model 3") as caught:
+        with pytest.raises(UserError, match=f"{name}.pth .* depth {count} .*, the model .* depth 3 ") as caught:
             load_weights(vit(), tmp_path / f"{name}.pth")
         assert "partial" not in str(caught.value)
 
@@ -294,7 +294,7 @@ def test_a_partial_load_of_more_blocks_than_the_model_has_is_said_first_and_name
     assert backbone.untrained.startswith("The model leaves out 6 tensors of part.pth")  # biases of zeros are nothing
     assert "part.pth has 4 blocks and the model 3; loaded all the same." in backbone.notes
     torch.save(vit(depth=1).state_dict(), tmp_path / "one.pth")
-    with pytest.raises(UserError, match="has 1 block and the model 3"):
+    with pytest.raises(UserError, match=r"depth 1 .*, the model .* depth 3 "):
         load_weights(vit(), tmp_path / "one.pth")
 
 

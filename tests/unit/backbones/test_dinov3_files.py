@@ -124,5 +124,7 @@ def test_storage_tokens_are_registers(tmp_path):
     plain = timm.create_model(
         "vit_tiny_patch16_224", embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, img_size=64, mlp_ratio=2, init_values=1
     )
-    with pytest.raises(UserError, match=r"dinov3\.pth has 4 registers and the model has none.*\(DINOv3 names\)"):
+    with pytest.raises(
+        UserError, match=r"dinov3\.pth \(DINOv3 names\) is .* with 4 registers, the model .* without registers"
+    ):
         load_weights(plain, tmp_path / "dinov3.pth")

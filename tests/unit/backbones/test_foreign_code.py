@@ -207,7 +207,7 @@ def toy(pretrained=True, **kwargs):
 def test_a_hub_repository_runs_only_where_it_is_trusted(tmp_path):
     (tmp_path / "hubconf.py").write_text(HUBCONF.format(mark=str(tmp_path / "ran")))
     for spec in (f"hub:{tmp_path}:toy", "hub:owner/name:toy"):
-        with pytest.raises(UserError, match=r"runs the code of .*; add --trust \(in Python trust=True\)"):
+        with pytest.raises(UserError, match=r"runs the code of .*; add trust \(in Python trust=True\)"):
             load(spec, device="cpu")
     assert not (tmp_path / "ran").exists()
     assert load(f"hub:{tmp_path}:toy", device="cpu", trust=True).depth == 2

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitreg.backbones.layouts import recognise, to_canonical
-from vitreg.backbones.weights import load_weights, read_checkpoint, sha256_of_weights
+from vitreg.backbones.weights import load_state, load_weights, read_checkpoint, sha256_of_weights
 from vitreg.errors import UserError
 from vitreg.models.posembed import resample_positions
 
@@ -409,9 +409,9 @@ def test_half_precision_files_become_float32(images, tmp_path):
 def test_registers_on_one_side_only_are_named(tmp_path):
     torch.save(HubViT(registers=4).state_dict(), tmp_path / "reg.pth")
     torch.save(HubViT().state_dict(), tmp_path / "plain.pth")
-    with pytest.raises(UserError, match=r"reg\.pth has 4 registers and the model has none"):
+    with pytest.raises(UserError, match=r"reg\.pth \(.*\) is .* with 4 registers, the model .* without registers"):
         load_weights(timm_vit(init_values=1), tmp_path / "reg.pth")
-    with pytest.raises(UserError, match=r"the model has 4 registers and plain\.pth has none"):
+    with pytest.raises(UserError, match=r"plain\.pth \(.*\) is .* without registers, the model .* with 4 registers"):
         load_weights(timm_vit(**REG), tmp_path / "plain.pth")
     report = load_weights(timm_vit(**REG), tmp_path / "plain.pth", allow_partial=True)
     assert report.missing == ("reg_token",)
@@ -420,11 +420,29 @@ def test_registers_on_one_side_only_are_named(tmp_path):
         load_weights(timm_vit(**(REG | {"reg_tokens": 2})), tmp_path / "reg.pth", allow_partial=True)
 
 
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        ("vit_tiny_patch16_224", "w.pth is a ViT-S/16 without registers, the model a ViT-T/16 without registers"),
+        (
+            "vit_small_patch14_reg4_dinov2",
+            "w.pth is a ViT-S/16 without registers, the model a ViT-S/14 with 4 registers",
+        ),
+    ],
+)
+def test_weights_of_another_model_are_named_first_and_in_few_words(model, cause):
+    state = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    with pytest.raises(UserError) as error:
+        load_state(timm.create_model(model, num_classes=0), state, "w.pth")
+    assert cause in str(error.value)
+    assert len(str(error.value)) <= 300
+
+
 def test_wrong_weights_are_listed_by_name_and_change_nothing(tmp_path):
     torch.save(HubViT().state_dict(), tmp_path / "w.pth")
     deep = timm_vit(init_values=1e-5, depth=DEPTH + 1)
     before = sha256_of_weights(deep)
-    with pytest.raises(UserError, match=r"lacks 14 tensors of the model \(.*blocks\.3\.norm1\.weight.*and 6 more\)"):
+    with pytest.raises(UserError, match=r"lacks 14 tensors of the model \(.*blocks\.3\.norm1\.weight.*and 12 more\)"):
         load_weights(deep, tmp_path / "w.pth")
     assert sha256_of_weights(deep) == before
     assert len(load_weights(deep, tmp_path / "w.pth", allow_partial=True).missing) == 14

@@ -155,13 +155,13 @@ def test_a_limit_takes_images_of_all_classes(tmp_path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda root: "", "--data.root"),
+        (lambda root: "", "data.root"),
         (lambda root: root / "nothing", "no file or folder"),
         (lambda root: root, "is empty"),
         (lambda root: put(root / "one.png"), "no training set"),
         (lambda root: classes(root, a=0, b=0), "is empty"),
         (lambda root: "torchvision:CIFAR11", "Did you mean"),
-        (lambda root: f"torchvision:CIFAR10:{root}", "--data.download"),
+        (lambda root: f"torchvision:CIFAR10:{root}", "data.download"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, make, sentence):
@@ -219,7 +219,7 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path, name):
     assert val(path, captions=True) is None
     path = table(tmp_path, [{"photo": "0.png", "words": "x"}], name)
     assert train(path, captions=True, image_key="photo", caption_key="words").read(0).target == ["x"]
-    with pytest.raises(UserError, match=r"--data\.image-key"):
+    with pytest.raises(UserError, match=r"data\.image_key"):
         train(path, captions=True)
     with pytest.raises(UserError, match=r"no column 'foto'.*Did you mean 'photo'"):
         train(path, captions=True, image_key="foto")

@@ -123,7 +123,7 @@ def test_nyud_crops_keep_picture_and_depth_together():
 
 
 def test_nyud_crops_refuse_other_sizes():
-    with pytest.raises(UserError, match=r"480x640 pixels, not 240x320; use --protocol short"):
+    with pytest.raises(UserError, match=r"480x640 pixels, not 240x320; use protocol short"):
         nyud_view()(torch.zeros(3, 240, 320, dtype=torch.uint8), torch.ones(240, 320), draw())
 
 

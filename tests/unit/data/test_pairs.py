@@ -54,7 +54,7 @@ def test_a_plain_folder_pairs_by_name_and_counts_its_classes(masks):
     assert sides.train.name(0).endswith("a.jpg")
     assert len(open_masks(str(masks), limit=2).train) == 2
     assert len(open_masks(str(masks), classes=7).test.classes) == 7
-    with pytest.raises(UserError, match="--classes must be at least 1, not -1"):
+    with pytest.raises(UserError, match="classes must be at least 1, not -1"):
         open_masks(str(masks), classes=-1)
 
 
@@ -155,10 +155,10 @@ def test_masks_without_any_class_are_refused(masks):
 def test_sixteen_bit_depth_is_millimetres_and_eight_bit_must_be_told(depths):
     assert open_depths(str(depths)).train.map(0) == pytest.approx(2.5)
     put(depths / "train" / "depth" / "a.png", np.full((6, 9), 51, np.uint8))
-    with pytest.raises(UserError, match=r"8-bit depths, .* pass --depth-scale"):
+    with pytest.raises(UserError, match=r"8-bit depths, .* pass depth_scale"):
         open_depths(str(depths)).train.map(0)
     assert open_depths(str(depths), scale=10 / 255).train.map(0) == pytest.approx(2.0)
-    with pytest.raises(UserError, match="--depth-scale -1 is no length"):
+    with pytest.raises(UserError, match="depth_scale -1 is no length"):
         open_depths(str(depths), scale=-1)
 
 

@@ -272,7 +272,7 @@ def test_full_shared_memory_is_said_and_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     loader = training_loader(Levels(30), view, Order(30, seed=0), batch=4, steps=9, seed=0, workers=2)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm.* has no room .*--shm-size .*--data.workers"):
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm.* has no room .*--shm-size=8g.*data.workers"):
         next(iter(loader))
     assert not left()
     with pytest.raises(UserError, match="/dev/shm"):
@@ -314,7 +314,7 @@ def test_waiting_for_a_worker_that_hangs_has_a_limit(monkeypatch):
         time.sleep(PATIENCE)
 
     loader = training_loader(Levels(30), hanging, Order(30, seed=0), batch=4, steps=9, seed=0, workers=1)
-    with pytest.raises(UserError, match=r"no batch came from the data workers in .* --data.workers"):
+    with pytest.raises(UserError, match=r"no batch came from the data workers in .* data.workers"):
         next(iter(loader))
     for worker in active_children():  # it was asked once; the end of a run asks again
         worker.terminate()

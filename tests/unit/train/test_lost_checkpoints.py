@@ -74,7 +74,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(config, run):
     before = contents(run)
     with pytest.raises(UserError, match="was finished before, and its checkpoints are gone") as error:
         train(config, run, resume=True)
-    assert f"--run.start-from run:{run} and another --out" in str(error.value)
+    assert f"run.start_from run:{run} and another out" in str(error.value)
     assert contents(run) == before
 
 
@@ -96,9 +96,9 @@ def test_out_over_a_run_with_nothing_to_go_on_from_does_not_advise_resume(config
     else:
         for state in run.glob("checkpoints/*/state.json"):
             state.write_text("{}")
-    with pytest.raises(UserError, match="choose another --out") as error:
+    with pytest.raises(UserError, match="choose another out") as error:
         train(config, run)
-    assert "--resume" not in str(error.value)
+    assert "resume" not in str(error.value)
 
 
 def test_published_weights_and_records_stay_until_the_run_is_past_them_again(config, finished, run, killed):
@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_does_not_name_weights_of_a_later_step(config,
     monkeypatch.setattr(fit._Loop, "_finite", lambda *_: next(finite))
     with pytest.raises(UserError, match="the last good checkpoint is step-00000004") as error:
         train(config, run, resume=True)
-    assert "--run.start-from" not in str(error.value)
+    assert "run.start_from" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

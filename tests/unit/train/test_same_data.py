@@ -81,8 +81,8 @@ def test_other_data_are_refused_with_what_differs_and_what_helps(change, part):
     with pytest.raises(UserError) as error:
         check_same_data(THEN, now, RUN)
     assert part in str(error.value)
-    assert "--data.root" in str(error.value)
-    assert "--run.start-from 'run:runs/my run'" in str(error.value)
+    assert "data.root" in str(error.value)
+    assert "run.start_from 'run:runs/my run'" in str(error.value)
 
 
 def test_the_same_data_pass_and_a_run_without_a_record_gets_a_note():

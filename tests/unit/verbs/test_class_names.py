@@ -16,7 +16,7 @@ def test_wordnet_ids_have_the_names_of_imagenet():
     words, origin = words_for(["n01440764", "n02979186", "n03888257"])  # of imagenette
     assert words == ["tench", "cassette player", "parachute"]
     assert "ImageNet" in origin
-    with pytest.raises(UserError, match=r"'n99999999' are no classes of ImageNet-1k.*--names"):
+    with pytest.raises(UserError, match=r"'n99999999' are no classes of ImageNet-1k.*names"):
         words_for(["n01440764", "n99999999"])
 
 

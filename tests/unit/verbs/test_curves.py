@@ -187,10 +187,10 @@ def test_the_command_line_says_when_and_where(tmp_path, capsys, monkeypatch):
         write_run(tmp_path / name, total=1000, watch_every=500, artifacts=artifacts)
     assert run(["curves", "run:reg0"]) == 0
     first = "reg0: Artifacts appeared between steps 0 and 500, 50 % into the run, and stayed.\n"
-    assert capsys.readouterr().out == f"{first}reg0/report.html\n"
+    assert capsys.readouterr().out == f"{first}Open reg0/report.html\n"
     assert run(["curves", "reg0", "reg4"]) == 0
     second = "reg4: No artifacts appeared up to step 1,000.\n"
-    assert capsys.readouterr().out == f"{first}{second}vitreg-curves/report.html\n"
+    assert capsys.readouterr().out == f"{first}{second}Open vitreg-curves/report.html\n"
     assert sorted(path.name for path in (tmp_path / "vitreg-curves").iterdir()) == [
         ".vitreg.json",
         "curves.json",

@@ -190,7 +190,7 @@ def test_a_resized_image_gets_its_box_in_its_own_pixels(backbone, photos, tmp_pa
 def test_a_model_of_one_size_asks_for_it(photos):
     fixed = Backbone(vit(), preprocess=PREPROCESS)
     fixed.anatomy = replace(fixed.anatomy, resizable=False)
-    with pytest.raises(UserError, match=r"--size 32x32"):
+    with pytest.raises(UserError, match=r"size 32x32"):
         discover(fixed, photos)
     assert discover(fixed, photos, options=DiscoverOptions(size=(32, 32))).images.seen == 5
 
@@ -488,11 +488,11 @@ def test_words_become_settings():
     assert chosen == Setting(feature="v", bias=Bias(-0.2, True))
     assert sweep == Sweep(features=("v", "k"), layers=(-1, 3), biases=(Bias(-0.2, True), Bias(None)))
     for words, says in (
-        ({"feature": "k,v"}, "add --sweep"),
+        ({"feature": "k,v"}, "add sweep"),
         ({"feature": "key"}, "no feature 'key'"),
         ({"normalize": "l3"}, "no normalisation 'l3'. Known: center"),
         ({"method": "loss"}, "Did you mean 'lost'"),
-        ({"method": "tokencut", "bias": "0"}, "leave --bias out"),
+        ({"method": "tokencut", "bias": "0"}, "leave bias out"),
         ({"layer": "last"}, "names no block"),
     ):
         with pytest.raises(UserError, match=says):

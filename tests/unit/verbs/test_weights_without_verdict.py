@@ -131,7 +131,7 @@ def test_a_head_that_is_zero_and_one_dead_branch_do_not_stop_a_scan(tmp_path):
 def test_a_table_that_is_no_square_loads_exactly_at_the_size_it_was_trained_at(tmp_path):
     source = timm.create_model("vit_tiny_patch16_224", img_size=(160, 320)).eval()
     torch.save(source.state_dict(), tmp_path / "wide.pth")
-    with pytest.raises(UserError, match=r"wide\.pth has 201 positions, which is no square grid.*--size HEIGHTxWIDTH"):
+    with pytest.raises(UserError, match=r"wide\.pth has 201 positions, which is no square grid.*size HEIGHTxWIDTH"):
         load(TINY, weights=tmp_path / "wide.pth", device="cpu", precision="fp32")
     images = torch.randn(2, 3, 160, 320)
     expected = source.forward_features(images)

@@ -59,7 +59,7 @@ def test_blocks_are_those_of_the_official_heads():
     assert blocks_to_read(12, 4) == (2, 5, 8, 11)
     assert blocks_to_read(24, 4) == (4, 11, 17, 23)
     assert blocks_to_read(40, 4) == (9, 19, 29, 39)
-    with pytest.raises(UserError, match="pass --layers 1"):
+    with pytest.raises(UserError, match="pass layers 1"):
         blocks_to_read(3, 4)
 
 
@@ -74,7 +74,7 @@ def test_every_variant_runs_and_gives_another_number(options, scenes, tmp_path):
 
 def test_a_model_without_a_class_token_is_told_what_to_do(scenes, tmp_path):
     without = bench(scenes, tmp_path, kwargs={"class_token": False, "global_pool": "avg"}, limit=3)
-    with pytest.raises(UserError, match=r"no class token .* pass --no-cls"):
+    with pytest.raises(UserError, match=r"no class token .* pass no_cls"):
         QUICK.run(without)
     assert Depth(steps=2, batch=2, cls=False).run(without).counts["test"] == 3
 
@@ -91,7 +91,7 @@ def test_images_without_known_depth_are_left_out_and_named(tmp_path):
 
 
 def test_depths_far_outside_the_bins_point_at_the_scale(scenes, tmp_path):
-    with pytest.raises(UserError, match=r"between 0\.001 and 10 m; look at --depth-scale"):
+    with pytest.raises(UserError, match=r"between 0\.001 and 10 m; look at depth_scale"):
         Depth(depth_scale=1.0).run(bench(scenes, tmp_path, limit=3))
 
 
@@ -102,7 +102,7 @@ def test_settings_that_cannot_work_are_refused(scenes, tmp_path):
 
 
 def test_the_published_protocol_wants_images_of_nyu(scenes, tmp_path):
-    with pytest.raises(UserError, match=r"not 60x84; use --protocol short"):
+    with pytest.raises(UserError, match=r"not 60x84; use protocol short"):
         Depth(protocol="nyud", steps=1, batch=1).run(bench(scenes, tmp_path, limit=2))
 
 
