@@ -4,6 +4,7 @@ A verb or task without a case here fails `test_no_verb_and_no_task_is_left_out`.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ LEAVES = {
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "export": "model.safetensors",
     "demo": "index.html",
 }  # fmt: skip
+OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "demo"}
+"""Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),
     "linear": ("{model}", "linear", "{classes}", "--steps", "4", "--batch", "8"),
@@ -72,6 +75,26 @@ def test_a_verb_does_its_work(vitreg, made, tmp_path, monkeypatch, verb):
     assert done.stdout.strip()
     if verb in LEAVES:
         assert [path for path in tmp_path.glob(LEAVES[verb]) if not path.name.startswith(".")]
+    if verb in OPENS:
+        word, _, opened = done.stdout.rstrip().rpartition("\n")[2].partition(" ")
+        assert word == "Open"
+        assert Path(opened).is_file()
+
+
+def test_maps_say_that_they_draw_some_of_the_images_and_the_reason_of_the_precision_once(vitreg, made, tmp_path):
+    several = ",".join((MODEL, "planted:clean"))
+    done = vitreg("maps", several, made["photographs"], "--what", "norm", "--limit", "2", "--out", tmp_path, *SMALL)
+    there = len(list(made["photographs"].iterdir()))
+    assert f"Drew the first 2 of {there} images; --limit {there} draws all of them." in done.stdout
+    assert done.stdout.count("Precision") == 1
+    all_of_them = ("--limit", "99", "--what", "norm", "--precision", "fp32", "--out", tmp_path, *SMALL)
+    assert "Drew the first" not in vitreg("maps", MODEL, made["photographs"], *all_of_them).stdout
+
+
+def test_a_scan_says_its_precision_once_and_after_the_verdict(vitreg, made, tmp_path):
+    said = vitreg("scan", MODEL, made["photographs"], "--limit", "2", "--out", tmp_path, *SMALL).stdout
+    assert said.count("Precision") == 1
+    assert said.index("Verdict:") < said.index("Precision")
 
 
 @pytest.mark.parametrize("task", EVALUATIONS)

@@ -1,0 +1,40 @@
+"""What a person sees who types a name in Python: a line, not a tree of modules and not a page of numbers."""
+
+import pytest
+import torch
+
+from vitreg.backbones import Capture, load
+from vitreg.verbs.maps import maps
+from vitreg.verbs.scan import ScanOptions, scan
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load("planted:clean", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def images(backbone):
+    return torch.rand(2, 3, *backbone.anatomy.native_size, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_trace_without_a_capture_keeps_the_norms(backbone, images):
+    trace = backbone.trace(images)
+    assert torch.equal(trace.norms(-1), backbone.trace(images, Capture(norms="all")).norms(-1))
+    with pytest.raises(ValueError, match=r"hidden of block 0 was not kept; trace with Capture\(hidden=\[0\]\)"):
+        trace.hidden(0)
+
+
+def test_what_is_shown_is_one_short_line_that_says_what_it_is(backbone, images):
+    trace = backbone.trace(images, Capture(norms="all", rows=([-1], [0])))
+    shown = {
+        repr(backbone): ("planted:clean", f"{backbone.depth} blocks", "float32 on cpu"),
+        repr(trace): ("2 images", f"norms of all {backbone.depth} blocks", f"rows of block {backbone.depth - 1}"),
+        repr(trace.final): ("2 images", "patches", f"width {backbone.anatomy.width}"),
+        repr(scan(backbone, images, options=ScanOptions(limit=2))): ("planted:clean", "images=2", "verdict="),
+        repr(maps(backbone, images, what="norm")): ("2 images", "planted:clean block"),
+    }
+    for line, words in shown.items():
+        assert len(line) < 250
+        assert "\n" not in line
+        assert all(word in line for word in words), line

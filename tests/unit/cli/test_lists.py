@@ -1,0 +1,48 @@
+"""Commas and spaces say the same after every flag that takes several values."""
+
+import pytest
+
+from vitreg.cli.evaluating import Command
+from vitreg.cli.lists import unified
+from vitreg.cli.looking import Maps
+from vitreg.cli.measuring import Discover, Extract
+from vitreg.cli.parsing import parse
+from vitreg.verbs.settings.tokens import ControlsSettings
+from vitreg.verbs.settings.whole_image import KnnSettings
+
+FORMS = ("{flag} {comma}", "{flag} {space}", "{flag}={comma}", "{flag} {comma_space}")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("kind", "before", "flag", "values", "field", "read"),
+    [
+        (Command[KnnSettings], "m d", "--k", ("10", "20"), "task.k", (10, 20)),
+        (Command[ControlsSettings], "m d", "--replace", ("outliers", "random"), "task.replace", ("outliers", "random")),
+        (Maps, "m d", "--what", ("attention", "norm"), "what", "attention,norm"),
+        (Maps, "m d", "--layer", ("-1", "5", "8"), "layer", "-1,5,8"),
+        (Maps, "m d", "--weights", ("a.pth", "none"), "weights", "a.pth,none"),
+        (Extract, "m d", "--cls", ("-1", "5"), "cls", "-1,5"),
+        (Discover, "m d", "--normalize", ("l2", "center+l2"), "normalize", "l2,center+l2"),
+        (Discover, "m d", "--bias", ("-20%", "auto"), "bias", "-20%,auto"),
+    ],
+)
+def test_a_list_is_read_with_commas_and_with_spaces(form, kind, before, flag, values, field, read):
+    line = form.format(flag=flag, comma=",".join(values), space=" ".join(values), comma_space=", ".join(values))
+    found = parse(kind, [*before.split(), *line.split()], prog="vitreg")
+    for name in field.split("."):
+        found = getattr(found, name)
+    assert found == read
+
+
+@pytest.mark.parametrize(
+    ("words", "rewritten"),
+    [
+        ("--what norm m photos/", "--what=norm m photos/"),  # a model and images are no kinds of maps
+        ("m a,b.png --what norm", "m a,b.png --what=norm"),  # a comma in the name of a file
+        ("--layer 5 8 m photos/", "--layer=5,8 m photos/"),
+        ("m d --what", "m d --what"),
+    ],
+)
+def test_what_does_not_belong_to_a_list_stays(words, rewritten):
+    assert unified(Maps, words.split()) == rewritten.split()
