@@ -140,7 +140,7 @@ def output_folder(path: Path) -> Path:
 
 def missing(path: str | Path, what: str = "file or folder") -> UserError:
     """Build the error for a path that does not exist: names what is spelled alike beside its first missing part."""
-    absent = Path(path).expanduser()
+    absent = Path(os.path.expanduser(path))
     while not os.path.lexists(absent.parent) and absent.parent != absent:
         absent = absent.parent
     try:

@@ -90,15 +90,10 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def at_least(low: int, flag: str, value: int | None) -> int | None:
-    """Return a number, None where it was not given.
-
-    Raises:
-        UserError: if it is below `low`.
-    """
+def at_least(low: int, flag: str, value: int | None) -> None:
+    """Raise UserError for a number below `low`; one that was not given passes."""
     if value is not None and value < low:
         raise UserError(f"--{flag} must be at least {low}, not {value}.")
-    return value
 
 
 def named_images(images: tuple[str, ...]) -> list[str]:

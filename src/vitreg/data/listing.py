@@ -27,20 +27,23 @@ def find(path: str) -> list[Part]:
     Raises:
         UserError: if it does not exist or holds no image.
     """
+    return [part for expanded in _expanded(path) for part in _find(expanded)]
+
+
+def _expanded(path: str) -> list[str]:
     path = re.sub(r"^([a-z]+):/(?=[^/])", r"\1://", path)  # pathlib makes one slash of two
-    return [part for expanded in _expand_braces(os.path.expanduser(path)) for part in _find(expanded)]
+    return _expand_braces(os.path.expanduser(path))
 
 
 def refuse_absent(path: str) -> None:
     """Raise UserError for a path that stands for nothing, as `find` does, without listing what it stands for."""
-    for each in _expand_braces(os.path.expanduser(path)):
+    for each in _expanded(path):
         if is_url(each) or os.path.isfile(each):
             continue
         if os.path.isdir(each):
-            with suppress(OSError), os.scandir(each) as entries:
-                empty = not any(entries)
-            if empty:
-                raise UserError(f"the folder '{each}' is empty.")
+            with suppress(OSError), os.scandir(each) as entries:  # one that cannot be read is listed with the reason
+                if not any(entries):
+                    raise UserError(f"the folder '{each}' is empty.")
         elif not os.path.lexists(each) and not any(glob.iglob(each, recursive=True)):
             raise UserError(f"nothing matches '{each}'.") if glob.has_magic(each) else missing(each)
 

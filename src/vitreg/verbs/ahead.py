@@ -5,6 +5,7 @@ The command line asks this before it imports torch, so that a mistake is said at
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
     for path in paths_of(images):
         refuse_absent(path)
     for file in paths_of(files):
-        if not Path(file).expanduser().exists():
+        if not os.path.exists(os.path.expanduser(file)):
             raise missing(file, "weights file")
 
 
