@@ -8,25 +8,21 @@ from torch import Tensor
 
 from vitreg.models.settings import SIZES
 
-_NAMED = {(width, depth): name for name, (width, depth, _heads) in SIZES.items()}
+_NAMED: dict[tuple[int | str, int], str] = {(width, depth): name for name, (width, depth, _heads) in SIZES.items()}
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
     """Name a ViT by its canonical tensors: "a ViT-S/14 with 4 registers", or its measures where they have no name."""
-    projection = tensors.get("patch_embed.proj.weight")
-    width = "?" if projection is None else len(projection)
-    patch = "?" if projection is None or projection.ndim != 4 else _side(projection.shape[-2], projection.shape[-1])
-    depth = len(blocks_in(tensors))
-    name = _NAMED.get((width, depth)) if isinstance(width, int) else None
-    registers = tensors["reg_token"].shape[-2] if "reg_token" in tensors else 0
-    more = f" with {registers} register{'s' * (registers != 1)}" if registers else " without registers"
+    projection, registers = tensors.get("patch_embed.proj.weight"), tensors.get("reg_token")
+    width, patch, depth = "?", "?", len(blocks_in(tensors))
+    if projection is not None and projection.ndim == 4:
+        width, patch = len(projection), "x".join(map(str, dict.fromkeys(projection.shape[2:])))
+    count = registers.shape[-2] if registers is not None and registers.ndim > 1 else 0
+    name = _NAMED.get((width, depth))
+    more = f" with {count} register{'s' * (count != 1)}" if count else " without registers"
     return (f"a ViT-{name}/{patch}" if name else f"a ViT of width {width}, depth {depth} and patch {patch}") + more
 
 
 def blocks_in(names: Iterable[str]) -> set[str]:
     """Return the numbers of the blocks that canonical names speak of."""
     return {name.split(".")[1] for name in names if name.startswith("blocks.")}
-
-
-def _side(rows: int, cols: int) -> str:
-    return str(rows) if rows == cols else f"{rows}x{cols}"

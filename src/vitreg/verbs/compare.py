@@ -13,6 +13,7 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.outputs import Outputs
 from vitreg.records import Example, ScanResult
+from vitreg.report import write_comparison
 from vitreg.report.kept import read_examples
 from vitreg.report.words import relative
 
@@ -36,8 +37,6 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     page, folders = Path(out), [Path(scan) for scan in scans]
     if page.is_dir() or page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {page} is the page itself; name a file such as {page.with_suffix('.html').name}.")
-    from vitreg.report import write_comparison
-
     results = [read_scan(folder) for folder in folders]
     outputs = Outputs(page.parent, "compare", [page.name])
     outputs.check()
