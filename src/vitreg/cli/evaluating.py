@@ -143,9 +143,7 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     command.task.check()
     check_model(command.spec, command.weights, command.model)
     ahead.refuse_absent_data(command.data)
-    ahead.refuse_other_eval(
-        out, TASKS[name].__name__.removesuffix("Settings").lower(), whole(command.spec), command.data
-    )
+    ahead.refuse_other_eval(out, name, whole(command.spec), command.data)
     check_place(ahead.eval_outputs(out, command.data, command.weights))
 
 
