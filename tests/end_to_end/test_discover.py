@@ -175,7 +175,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, voc, tmp_path, mo
         (("VOC", "--boxes", "x.json"), "brings its own boxes"),
         (("voc2012:nowhere",), "no folder 'nowhere'"),
         (("PHOTOS", "--sweep"), "needs true boxes"),
-        (("PHOTOS", "--boxes", "nowhere.json"), "cannot read"),
+        (("PHOTOS", "--boxes", "nowhere.json"), "no file or folder of boxes 'nowhere.json'"),
         (("PHOTOS", "--boxes", "XML"), "no image has boxes"),
         (("PHOTOS", "--boxes", "OUTSIDE"), "outside its image"),
         ((), "no images named"),

@@ -118,7 +118,7 @@ def test_what_a_dense_head_says_is_drawn(vitreg, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--seed", "-1"), "must not be negative"),
+        (("--seed", "-1"), "--seed must be at least 0, not -1"),
         (("--temperature", "inf"), "finite"),
         (("--k", "0"), "k must be at least 1"),
         (("--limit", "0"), "limit"),

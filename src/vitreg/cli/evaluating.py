@@ -143,8 +143,8 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     command.task.check()
     check_model(command.spec, command.weights, command.model)
     ahead.refuse_absent_data(command.data)
-    ahead.refuse_other_eval(out, name, whole(command.spec), command.data)
     check_place(ahead.eval_outputs(out, command.data, command.weights))
+    ahead.refuse_other_eval(out, name, whole(command.spec), command.data)
 
 
 def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
