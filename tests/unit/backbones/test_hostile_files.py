@@ -15,11 +15,11 @@ from hostile import FILES
 READER = """
 import re, resource, sys
 from pathlib import Path
-from timm.models.vision_transformer import VisionTransformer
 from vitreg.backbones.weights import load_weights
 from vitreg.errors import UserError
+from vitreg.models.vit import VisionTransformer
 
-model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=0)
+model = VisionTransformer(32, 8, 32, 1, 2)
 used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
 for name in sys.argv[1:]:
