@@ -64,8 +64,8 @@ class TokenLayout:
             ValueError: if fewer registers than that stand there.
         """
         start = self.patches.start
-        gone = set(range(start + count, start)) if count < 0 else set[int]()
-        if not gone <= set(self.registers):
+        gone = range(start + count, start)  # empty where registers are added
+        if any(index not in self.registers for index in gone):
             raise ValueError(f"there are not {-count} registers directly before the patches")
 
         def moved(indices: tuple[int, ...]) -> tuple[int, ...]:

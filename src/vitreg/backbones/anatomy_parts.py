@@ -93,6 +93,11 @@ class Anatomy:
     sequence_first: bool = False
 
     @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
     def channels(self) -> int:
         """Channels of the images: what the first layer that sees them takes, 3 where none of it says."""
         first = next((m for m in self.patch_projection.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import final
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy import Anatomy, describe
+from vitreg.backbones.edited_module import EditedModule
 from vitreg.backbones.edits import Edit, Editor, EditSet
 from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
@@ -60,7 +62,7 @@ class Backbone:
         untrained: str = "",
         precision_choice: PrecisionChoice | None = None,
     ) -> None:
-        self.module = module
+        self._module = module  # as it was given; an edited backbone shares it
         self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
@@ -81,11 +83,27 @@ class Backbone:
             UserError: for a block that does not exist.
         """
         other = copy.copy(self)
+        other.__dict__.pop("module", None)
         other._edits = (*self._edits, EditSet(tuple(edits), name))
         Editor(other._edits, self.depth)
         other.spec = f"{self.spec} + {name}"
         other.notes = (*self.notes, f"Edited while it runs: {name}.")
         return other
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The model; of an edited backbone a copy that shares its parameters and makes the edits in its forward.
+
+        Raises:
+            UserError: for edits of the whole call, or of attention that cannot be read.
+        """
+        if not self._edits:
+            return self._module
+        status = self.attention_status() if Editor(self._edits, self.depth).attention else None
+        if status is not None and status.source == "none":
+            raise UserError(status.reason)
+        source: Source = "projections" if status is not None and status.source == "projections" else "sdpa"
+        return EditedModule(self._module, self._edits, source)
 
     @property
     def edits_identity(self) -> str | None:
@@ -296,7 +314,7 @@ class Backbone:
             source = status.source
         recorder = Recorder(self.anatomy, layout, plan, editor, source)
         looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
-        with undisturbed(self.module, grad=grad), looking:
+        with undisturbed(self._module, grad=grad), looking:
             final = self._encode(images, recorder)
         if capture is None and not editor.in_the_model:
             return Trace(Tokens(final, layout), self.depth, recorder.kept)
@@ -321,13 +339,13 @@ class Backbone:
         layout = self._embedded_layout((images.shape[-2], images.shape[-1]))
         everything = Capture(qkv="all", projected="all" if self.anatomy.attention else ())
         recorder = Recorder(self.anatomy, layout, everything.resolve(self.depth, layout.length), probing=True)
-        with undisturbed(self.module), watching(recorder):
+        with undisturbed(self._module), watching(recorder):
             self._encode(images, recorder)
         return recorder
 
     def _in_float32(self) -> AttentionStatus | None:
         """Check a float32 copy of this model, None where none can be made: an anatomy made by hand is of its module only."""
         try:
-            return Backbone(copy.deepcopy(self.module).float()).attention_status()
+            return Backbone(copy.deepcopy(self._module).float()).attention_status()
         except (UserError, RuntimeError, TypeError):
             return None

@@ -39,7 +39,8 @@ class Recorder:
         source: Source = "sdpa",
         probing: bool = False,
     ) -> None:
-        self.anatomy, self.layout, self.plan, self.source, self.probing = anatomy, layout, plan, source, probing
+        self.anatomy, self.layout, self.plan, self.probing = anatomy, layout, plan, probing
+        self.source: Source = source
         self.editor = Editor((), len(anatomy.blocks)) if editor is None else editor
         self.until_the_end = ExitStack()  # what is put back when the forward is over
         self.kept = Kept(queries=dict(plan.rows))

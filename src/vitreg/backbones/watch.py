@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,10 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from vitreg.backbones.anatomy_parts import Anatomy
+from vitreg.backbones.edits import Editor
 from vitreg.backbones.fast_linear import attention_body, faster_linear
-from vitreg.backbones.recorder import Recorder
-from vitreg.backbones.trace import QKV
+from vitreg.backbones.recorder import Recorder, Source
+from vitreg.backbones.trace import QKV, Plan
 
 _running: ContextVar[Recorder | None] = ContextVar(
     "the recorder of the forward that runs in this context", default=None
@@ -36,25 +39,13 @@ def watching(recorder: Recorder) -> Iterator[None]:
 
     A compiled model runs uncompiled meanwhile: with the hooks it would be compiled anew for every block.
     """
-    handles = []
     compiled = "torch._dynamo" in sys.modules
     eagerly = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-    mode = _Watch(recorder) if recorder.watches_functions else nullcontext()
-    anatomy, editor = recorder.anatomy, recorder.editor
+    handles: list[RemovableHandle] = []
     token = _running.set(recorder)
     try:
-        for layer, block in enumerate(anatomy.blocks):
-            handles.append(block.register_forward_pre_hook(_entering(recorder, layer), with_kwargs=True))
-            handles.append(block.register_forward_hook(_after(recorder, recorder.leave, layer)))
-        if recorder.source == "projections":
-            for layer in editor.attention:
-                module = anatomy.attention[layer].module
-                handles.append(module.register_forward_hook(_after(recorder, recorder.attended, layer)))
-        for layer in (editor.blocks("mlp") | recorder.plan.mlp) & set(range(len(anatomy.mlp))):
-            handles.append(anatomy.mlp[layer].register_forward_pre_hook(_before_mlp(recorder, layer)))
-        if recorder.plan.patch_embeddings:
-            handles.append(anatomy.patch_projection.register_forward_hook(_patches(recorder)))
-        with recorder.until_the_end, eagerly, mode:
+        handles += attach(recorder.anatomy, recorder.editor, recorder.plan, recorder.source, lambda: _here(recorder))
+        with recorder.until_the_end, eagerly, functions_of(recorder):
             yield
     finally:
         for handle in handles:
@@ -62,12 +53,45 @@ def watching(recorder: Recorder) -> Iterator[None]:
         _running.reset(token)
 
 
-def _entering(recorder: Recorder, layer: int) -> Callable[..., Any]:
+def _here(recorder: Recorder) -> Recorder | None:
+    return recorder if _running.get() is recorder else None
+
+
+def functions_of(recorder: Recorder) -> AbstractContextManager[object]:
+    """Return the function mode that tells a recorder of attention, or nothing where hooks are enough."""
+    return _Watch(recorder) if recorder.watches_functions else nullcontext()
+
+
+def attach(
+    anatomy: Anatomy, editor: Editor, plan: Plan, source: Source, current: Callable[[], Recorder | None]
+) -> list[RemovableHandle]:
+    """Hook a recorder to its model.
+
+    Args:
+        current: returns the recorder of the forward that runs, None where nobody looks.
+    """
+    handles: list[RemovableHandle] = []
+    for layer, block in enumerate(anatomy.blocks):
+        handles.append(block.register_forward_pre_hook(_entering(current, layer), with_kwargs=True))
+        handles.append(block.register_forward_hook(_leaving(current, layer)))
+    for layer in editor.attention if source == "projections" else ():
+        handles.append(anatomy.attention[layer].module.register_forward_hook(_attended(current, layer)))
+    for layer in (editor.blocks("mlp") | plan.mlp) & set(range(len(anatomy.mlp))):
+        handles.append(anatomy.mlp[layer].register_forward_pre_hook(_before_mlp(current, layer)))
+    if plan.patch_embeddings:
+        handles.append(anatomy.patch_projection.register_forward_hook(_patches(current)))
+    return handles
+
+
+Current = Callable[[], Recorder | None]
+
+
+def _entering(current: Current, layer: int) -> Callable[..., Any]:
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _running.get() is not recorder:
+        recorder = current()
+        if recorder is None:
             return None
-        hidden = args[0] if args else kwargs.get("hidden_states")
-        edited = recorder.enter(layer, hidden)
+        edited = recorder.enter(layer, args[0] if args else kwargs.get("hidden_states"))
         if edited is None:
             return None
         return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
@@ -75,20 +99,38 @@ def _entering(recorder: Recorder, layer: int) -> Callable[..., Any]:
     return enter
 
 
-def _after(recorder: Recorder, tell: Callable[[int, Any], Any], layer: int) -> Callable[..., Any]:
-    return lambda _module, _inputs, output: tell(layer, output) if _running.get() is recorder else None
+def _leaving(current: Current, layer: int) -> Callable[..., Any]:
+    def leave(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        recorder = current()
+        return None if recorder is None else recorder.leave(layer, output)
+
+    return leave
 
 
-def _before_mlp(recorder: Recorder, layer: int) -> Callable[..., Any]:
+def _attended(current: Current, layer: int) -> Callable[..., Any]:
+    def attended(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        recorder = current()
+        return None if recorder is None else recorder.attended(layer, output)
+
+    return attended
+
+
+def _before_mlp(current: Current, layer: int) -> Callable[..., Any]:
     def read(_module: nn.Module, args: tuple[Any, ...]) -> Any:
-        edited = recorder.mlp(layer, args[0]) if _running.get() is recorder else None
+        recorder = current()
+        edited = None if recorder is None else recorder.mlp(layer, args[0])
         return None if edited is None else (edited, *args[1:])
 
     return read
 
 
-def _patches(recorder: Recorder) -> Callable[..., None]:
-    return lambda _module, _inputs, output: recorder.patches(output) if _running.get() is recorder else None
+def _patches(current: Current) -> Callable[..., None]:
+    def patches(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        recorder = current()
+        if recorder is not None:
+            recorder.patches(output)
+
+    return patches
 
 
 class _Watch(TorchFunctionMode):

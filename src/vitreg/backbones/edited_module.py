@@ -1,0 +1,61 @@
+"""An edited model as a plain module: what is exported, compiled, or handed to code that knows nothing of vitreg."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
+
+from vitreg.backbones.anatomy import describe
+from vitreg.backbones.edits import Editor, EditSet
+from vitreg.backbones.recorder import Recorder, Source
+from vitreg.backbones.trace import Capture
+from vitreg.backbones.watch import attach, functions_of
+from vitreg.errors import UserError
+
+
+class EditedModule(nn.Module):
+    """A copy of a model, sharing its parameters, whose forward makes edits; its outputs are the model's own.
+
+    Args:
+        module: of a library known here; it is left as it is.
+        sets: edits, those of the inner model first.
+        source: how attention of the model is read, `AttentionStatus.source`.
+    Raises:
+        UserError: for edits of the whole call, which see tokens and not what the module returns.
+    """
+
+    def __init__(self, module: nn.Module, sets: Sequence[EditSet], source: Source = "sdpa") -> None:
+        super().__init__()
+        shared = {id(x): x for x in (*module.parameters(), *module.buffers())}
+        self.model = copy.deepcopy(module, shared)
+        self._anatomy, self._sets = describe(self.model), tuple(sets)
+        self._source: Source = source
+        self._recorder: Recorder | None = None
+        editor = self._editor()
+        if editor.edits("forward"):
+            raise UserError(
+                "an edit of the whole call sees tokens, and a module returns what it likes; edit at 'image'."
+            )
+        self._changes_images, self._changes_attention = editor.edits("image"), bool(editor.attention)
+        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, 1), source, lambda: self._recorder)
+
+    def forward(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns for these images, edited."""
+        editor, layout = self._editor(), self._anatomy.layout((images.shape[-2], images.shape[-1]))
+        if self._changes_images:
+            images, _ = editor.apply("image", images, layout)
+            layout = editor.layout(self._anatomy.layout((images.shape[-2], images.shape[-1])), "image")
+        plan = Capture().resolve(self._anatomy.depth, layout.length)
+        recorder = self._recorder = Recorder(self._anatomy, layout, plan, editor, self._source)
+        try:
+            with recorder.until_the_end, functions_of(recorder) if self._changes_attention else nullcontext():
+                return self.model(images, *args, **kwargs)
+        finally:
+            self._recorder = None
+
+    def _editor(self) -> Editor:
+        return Editor(self._sets, self._anatomy.depth)
