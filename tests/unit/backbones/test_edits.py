@@ -212,7 +212,9 @@ def test_gradients_at_every_site_are_those_of_finite_differences(site, images) -
     (gradient,) = torch.autograd.grad(result(by), by)
     slope = (result(by.detach() + step) - result(by.detach() - step)) / (2 * step)
     assert abs(float(gradient)) > 1e-6
-    assert float(((gradient - slope) / slope).detach().abs()) < (1e-2 if site == "weights" else 1e-5)  # weights are float32
+    assert float(((gradient - slope) / slope).detach().abs()) < (
+        1e-2 if site == "weights" else 1e-5
+    )  # weights are float32
 
 
 def test_gradients_are_kept_only_where_they_are_asked_for(vit, images) -> None:
