@@ -7,6 +7,8 @@ digits, brackets nested until the parser's stack ends, gigabytes. No torch here.
 from __future__ import annotations
 
 import json
+import os
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from vitreg.errors import UserError
 
 LIMIT = 64 * 2**20  # bytes; the index of the largest sharded model has under 1 MB
+TABLE_LIMIT = 2**30  # of tables and lists with a line for every image; the captions of CC3M are 0.5 GB
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -45,17 +48,30 @@ def read_json(path: Path, *, limit: int = LIMIT) -> Any:
         raise UserError(f"{path} is no valid JSON ({error}).") from None
 
 
-def read_lines(path: Path, *, limit: int = LIMIT) -> list[str]:
+def read_text(path: Path, *, limit: int = LIMIT, what: str = "a list", errors: str = "strict") -> str:
+    """Read a text file of at most `limit` bytes.
+
+    Args:
+        what: it is meant to be.
+        errors: of decoding; "surrogateescape" for names of files, which may be any bytes.
+    Raises:
+        UserError: if it cannot be read, is larger, or is no UTF-8.
+    """
+    try:
+        return _bytes_of(path, limit, what).decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+
+
+def read_lines(path: Path, *, limit: int = LIMIT, errors: str = "strict") -> list[str]:
     """Read the lines of a text file that are not empty, without the space around them.
 
     Raises:
-        UserError: if it cannot be read, is larger than `limit` bytes, or is no UTF-8.
+        UserError: as `read_text`.
     """
-    try:
-        text = _bytes_of(path, limit, "a list").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}).") from None
-    return [line for line in map(str.strip, text.splitlines()) if line]
+    text = read_text(path, limit=limit, errors=errors)
+    lines = re.split(r"[\r\n]", text)  # not splitlines: names of files may hold its other separators
+    return [line for line in map(str.strip, lines) if line]
 
 
 def read_xml(path: Path, *, limit: int = LIMIT) -> ElementTree.Element:
@@ -74,9 +90,10 @@ def read_xml(path: Path, *, limit: int = LIMIT) -> ElementTree.Element:
 def _bytes_of(path: Path, limit: int, what: str) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            large = os.fstat(file.fileno()).st_size > limit
+            data = b"" if large else file.read(limit + 1)  # of a device, which has no size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    if len(data) > limit:
+    if large or len(data) > limit:
         raise UserError(f"{path} is larger than {limit / 2**20:.0f} MB, too large for {what}.")
     return data

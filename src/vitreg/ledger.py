@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,15 @@ except ImportError:  # not on Windows
 
 LEDGER = ".vitreg.json"
 LARGE = 64 << 20  # bytes
+_BEGINNING = 4096  # bytes of a record: its schema stands first
+_DRAWN = {
+    "result.json": {
+        "vitreg.scan": ("figures",),
+        "vitreg.discover": ("pictures",),
+        "vitreg.eval": ("complexity.png", "depth.png", "segmentation.png"),
+    },
+    "curves.json": {"vitreg.curves": ("curves.png",)},
+}
 
 
 class Written(Record):
@@ -154,15 +164,34 @@ def through_link(folder: Path, name: str) -> bool:
 
 
 def own_files(folder: str, suffixes: Container[str]) -> set[str]:
-    """Return the paths of the files with these suffixes that vitreg wrote into a folder, as its list there proves."""
+    """Return the paths of the files with these suffixes that vitreg wrote into a folder, as its list there proves.
+
+    A copy often lacks hidden files: there the record says whose figures lie beside it. Enough to leave them out of the
+    images that are read, never to replace them.
+    """
     if not os.path.isfile(os.path.join(folder, LEDGER)):
-        return set()
+        return {path for path in _drawn_beside(folder) if os.path.splitext(path)[1].lower() in suffixes}
     try:
         ledger = read_ledger(Path(folder))
     except UserError:
         return set()
     named = (name for name in ledger.files if PurePosixPath(name).suffix.lower() in suffixes)
     return {os.path.join(folder, *name.split("/")) for name in named if ledger.proves(name)}
+
+
+def _drawn_beside(folder: str) -> Iterator[str]:
+    """Yield the paths of what is drawn beside the records that lie in a folder."""
+    for record, schemas in _DRAWN.items():
+        try:
+            with open(os.path.join(folder, record), "rb") as file:
+                found = re.search(rb'"schema":\s*"(vitreg\.\w+)/\d+"', file.read(_BEGINNING))
+        except OSError:
+            continue
+        for name in schemas.get(found[1].decode(), ()) if found else ():
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):  # a file, or not there
+                yield from (os.path.join(path, each) for each in os.listdir(path))
+            yield path
 
 
 def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Iterable[str] = ()) -> None:

@@ -1,7 +1,11 @@
 import pytest
 
+from vitreg.data import ImageSource
+from vitreg.data.captions import TableSet
+from vitreg.data.pair_files import nyud
 from vitreg.documents import parse_json, read_json, read_lines, read_xml
 from vitreg.errors import UserError
+from vitreg.verbs.class_names import words_for
 
 BROKEN = {
     "cut off": b'{"a": 1',
@@ -71,3 +75,27 @@ def test_foreign_xml_is_read_within_bounds(tmp_path, data, message):
     (tmp_path / "a.xml").write_bytes(data)
     with pytest.raises(UserError, match=message):
         read_xml(tmp_path / "a.xml", limit=8000)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: TableSet(str(path), "train"),
+        lambda path: ImageSource([path]),
+        lambda path: words_for(["a", "b"], path),
+        lambda path: nyud(str(path.parent), "train"),
+    ],
+    ids=["captions", "images", "names of classes", "pairs"],
+)
+def test_no_list_of_terabytes_is_read(read, tmp_path):
+    path = tmp_path / "nyu_train.txt"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(UserError, match=r"nyu_train\.txt is larger than \d+ MB, too large for"):
+        read(path)
+
+
+def test_a_list_of_files_keeps_names_that_are_no_text_or_hold_separators(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"a\xff.png\r\nb\x1cc\xe2\x80\xa8d.png\re.png\n\n")
+    assert read_lines(path, errors="surrogateescape") == ["a\udcff.png", "b\x1cc\u2028d.png", "e.png"]

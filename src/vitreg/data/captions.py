@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +15,7 @@ from vitreg.data.archives import is_url
 from vitreg.data.example import Example, Strings, picture, some
 from vitreg.data.folders import VALIDATION
 from vitreg.data.parts import OnDisk, label
-from vitreg.documents import parse_json
+from vitreg.documents import TABLE_LIMIT, parse_json, read_text
 from vitreg.errors import UserError, unknown
 
 Split = Literal["train", "val"]
@@ -122,13 +124,12 @@ def caption_list(value: object) -> list[str]:
 
 def _rows(path: str) -> list[dict[str, Any]]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if path.lower().endswith(".json"):
-                rows = parse_json(file.read())
-            else:
-                rows = list(csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ","))
-    except OSError as error:
-        raise UserError(f"cannot read '{label(path)}': {(error.strerror or 'unknown error').lower()}.") from error
+        text = read_text(Path(path), limit=TABLE_LIMIT, what="a table; shards hold more")
+        if path.lower().endswith(".json"):
+            rows = parse_json(text)
+        else:
+            file = io.StringIO(text, newline="")
+            rows = list(csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ","))
     except (ValueError, csv.Error) as error:
         raise UserError(f"'{label(path)}' is no valid table: {str(error).rstrip('.')}.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

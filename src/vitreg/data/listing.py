@@ -12,6 +12,7 @@ from pathlib import Path
 from vitreg.data.archives import Streamed, is_archive, is_url, open_archive
 from vitreg.data.decode import EXTENSIONS
 from vitreg.data.parts import Failed, Listed, Locator, OnDisk, Part, label
+from vitreg.documents import TABLE_LIMIT, read_lines
 from vitreg.errors import UserError
 from vitreg.files import missing
 from vitreg.ledger import own_files
@@ -80,11 +81,12 @@ def _file(path: str) -> Part:
 def _list(path: str) -> list[Locator]:
     folder = os.path.dirname(path)
     try:
-        # Not strict UTF-8: names of files may be any bytes.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
-    except OSError as error:
-        return [Failed(label(path), (error.strerror or "cannot be opened").lower())]
+        lines = read_lines(Path(path), limit=TABLE_LIMIT, errors="surrogateescape")
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        return [Failed(label(path), (error.__cause__.strerror or "cannot be opened").lower())]
+    lines = [line for line in lines if not line.startswith("#")]
     if not lines:
         raise UserError(f"the list '{path}' names no image.")
     images = [os.path.join(folder, line) for line in lines]

@@ -14,6 +14,7 @@ from typing import Literal
 from vitreg.data.decode import EXTENSIONS
 from vitreg.data.example import some
 from vitreg.data.folders import VALIDATION, inside
+from vitreg.documents import TABLE_LIMIT, read_lines
 from vitreg.errors import UserError
 
 Side = Literal["train", "test"]
@@ -70,7 +71,7 @@ def ade20k_names(root: str) -> tuple[str, ...]:
     path = Path(root) / "objectInfo150.txt"
     if not path.is_file():
         return tuple(map(str, range(150)))
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
+    rows = [line.split("\t") for line in read_lines(path, errors="replace")[1:]]
     names = tuple(row[-1].split(",")[0].strip() for row in rows if len(row) > 1)
     return names if len(names) == 150 else tuple(map(str, range(150)))
 
@@ -125,11 +126,12 @@ def thinned(files: PairFiles, limit: int | None) -> PairFiles:
 
 def _lines(path: str, kind: str, example: str) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        reason = (error.strerror or "cannot be read").lower()
+        lines = read_lines(Path(path), limit=TABLE_LIMIT, errors="surrogateescape")
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        reason = (error.__cause__.strerror or "cannot be read").lower()
         raise UserError(f"cannot read '{path}': {reason}; {kind} wants the folder that is called {example}.") from error
-    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"the list '{path}' is empty.")
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.data.example import some
+from vitreg.documents import read_text
 from vitreg.errors import UserError
 
 _WNID = re.compile(r"n\d{8}")
@@ -45,10 +46,7 @@ def _plain(name: str) -> str:
 
 
 def _read(file: Path, classes: Sequence[str]) -> list[str]:
-    try:
-        lines = [line.rstrip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the names of classes in {file}: {error}.") from None
+    lines = [line.rstrip() for line in read_text(file, what="the names of classes").splitlines() if line.strip()]
     if lines and all("\t" in line for line in lines):
         words = dict(line.split("\t", 1) for line in lines)
         missing = [name for name in classes if name not in words]

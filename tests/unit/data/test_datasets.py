@@ -239,7 +239,7 @@ def test_a_table_without_captions_or_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="no valid table"):
         train(tmp_path / "broken.json", captions=True)
     (tmp_path / "bytes.csv").write_bytes(b"filepath,title\n\xff\xfe,x\n")
-    with pytest.raises(UserError, match="no valid table"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         train(tmp_path / "bytes.csv", captions=True)
 
 

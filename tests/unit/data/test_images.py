@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import json
 import os
 import sys
 import tarfile
@@ -371,3 +372,30 @@ def test_a_compressed_archive_cut_within_its_header_is_a_reason(tmp_path):
     (item,) = ImageSource([path])
     with pytest.raises(Unreadable, match="damaged archive"):
         item.open()
+
+
+@pytest.mark.parametrize(
+    ("record", "schema", "drawn"),
+    [
+        ("result.json", "vitreg.scan/1", "figures/norms.png"),
+        ("result.json", "vitreg.discover/1", "pictures/boxes.png"),
+        ("result.json", "vitreg.eval/1", "complexity.png"),
+        ("curves.json", "vitreg.curves/1", "curves.png"),
+    ],
+)
+def test_figures_of_a_result_that_was_copied_without_hidden_files_are_no_images(tmp_path, record, schema, drawn):
+    """What proves whose they are stayed behind; the record beside them says it."""
+    photo, figure = tmp_path / "results" / "copy" / "photo.png", tmp_path / "results" / "copy" / drawn
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    for path in (photo, figure):
+        Image.new("RGB", (8, 8)).save(path)
+    (tmp_path / "results" / "copy" / record).write_text(json.dumps({"schema": schema, "model": {}}, indent=1))
+    for paths in ([tmp_path / "results"], [str(tmp_path / "results" / "**" / "*.png")]):
+        source = ImageSource(paths)
+        assert [item.name for item in source.walk()] == [str(photo)]
+        (note,) = source.notes
+        assert "1 picture" in note
+        assert "vitreg wrote itself" in note
+    assert len(ImageSource([figure])) == 1, "what is named is read"
+    (tmp_path / "results" / "copy" / record).write_text('{"schema": "coco/1"}')
+    assert len(ImageSource([tmp_path / "results"])) == 2
