@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch.distributed import TCPStore
 
 
 def apart(do: Callable[[], object]) -> None:
@@ -37,3 +39,19 @@ def on_two(do: Callable[..., object], *words: object) -> None:
     """Run do(rank, *words) on two processes. Those of a GPU's machine import torch anew: autograd refuses forks there."""
     start = "spawn" if torch.cuda.is_available() else "fork"
     torch.multiprocessing.start_processes(do, words, 2, start_method=start)
+
+
+@contextmanager
+def meeting() -> Iterator[dict[str, str]]:
+    """Give the environment by which two processes meet, as torchrun's agent does.
+
+    The port is served from here on. One that is found free and named to them can be taken before they listen.
+    """
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    yield {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }

@@ -1,12 +1,11 @@
 """One process, two copies (DDP) and two sets of shards (FSDP2) train to the same weights and resume each other's runs."""
 
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
-from tests.apart import on_two
+from tests.apart import meeting, on_two
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -166,13 +165,13 @@ def look(wrapped):
     return result
 
 
-def on_two_processes(rank, folder, port):
+def on_two_processes(rank, folder, env):
     """All that the tests below look at, by one pair of processes."""
     torch.set_num_threads(1)
-    env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    env = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     with pytest.MonkeyPatch.context() as patched:
         for key, value in env.items():
-            patched.setenv(key, str(value))
+            patched.setenv(key, value)
         with processes(training=True) as group:
             found = {}
             for mode in ("ddp", "fsdp"):
@@ -210,10 +209,8 @@ def one(folder):
 @pytest.fixture(scope="module")
 def both(folder, one):
     """What each of two processes found."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    on_two(on_two_processes, folder, port)
+    with meeting() as env:
+        on_two(on_two_processes, folder, env)
     return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.apart import on_two
+from tests.apart import meeting, on_two
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
 from vitreg.recipes.settings import ClipConfig, OptimConfig
@@ -54,12 +53,12 @@ def train(folder, name, group, mode="ddp", *, seed=SEED, micro=None, shift=0):
     fit(build(recipe, DRAWN, seed), config, plan, setup)
 
 
-def on_two_processes(rank, folder, port, names, mode, micro):
+def on_two_processes(rank, folder, env, names, mode, micro):
     torch.set_num_threads(1)
-    env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    env = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     with pytest.MonkeyPatch.context() as patched:
         for key, value in env.items():
-            patched.setenv(key, str(value))
+            patched.setenv(key, value)
         with processes(training=True) as group:
             for name in names:  # another seed on each process: all start from the weights of the first
                 train(folder / name, name, group, mode, seed=SEED + rank, micro=micro)
@@ -74,10 +73,8 @@ def usable(names):
 
 
 def spawn(folder, names, mode="ddp", micro=None):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    on_two(on_two_processes, folder, port, usable(names), mode, micro)
+    with meeting() as env:
+        on_two(on_two_processes, folder, env, usable(names), mode, micro)
     return folder
 
 

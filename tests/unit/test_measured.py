@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from tests.apart import on_two
+from tests.apart import meeting, on_two
 from tests.patience import PATIENCE
 
 from vitreg import measured
@@ -135,8 +134,8 @@ def test_processes_that_measure_at_the_same_time_agree(cache):
     assert said == 3 * said[:1]
 
 
-def _member(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _member(rank: int, env: dict[str, str], folder: Path) -> None:
+    os.environ |= {**env, "RANK": str(rank)}
     os.environ["XDG_CACHE_HOME"] = str(folder / str(rank))  # as on two machines
     from vitreg import measured, precision
     from vitreg.runtime import processes
@@ -150,8 +149,6 @@ def _member(rank: int, port: int, folder: Path) -> None:
 
 
 def test_the_processes_of_a_run_go_by_what_the_first_one_measured(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        free_port = free.getsockname()[1]
-    on_two(_member, free_port, tmp_path)
+    with meeting() as env:
+        on_two(_member, env, tmp_path)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == ["bf16", "bf16"]
