@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import tarfile
 
 import numpy as np
 import pytest
@@ -100,6 +101,32 @@ def stopped(photos, tmp_path, monkeypatch):
             scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
     assert list((tmp_path / saved_pass.FOLDER).iterdir())
     return tmp_path
+
+
+def test_what_lies_behind_a_url_is_said_to_be_taken_for_the_same(photos, tmp_path, monkeypatch):
+    """Of files size and time tell whether they changed; of a stream nothing does."""
+    pytest.importorskip("webdataset")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in sorted(photos.glob("*.png")):
+            tar.add(path, path.name)
+    url, add, calls = f"pipe:cat {tmp_path / 'photos.tar'}", Tally.add, []
+    monkeypatch.setattr(saved_pass, "EVERY", 0.0)
+
+    def dies(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+        add(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tally, "add", dies)
+        with pytest.raises(Stopped):
+            scan("planted:high-norm", url, out=tmp_path / "out", options=OPTIONS)
+    result = scan("planted:high-norm", url, out=tmp_path / "out", options=OPTIONS)
+    assert sum("behind URLs was taken" in note for note in result.model.notes) == 1
+    assert result.images.seen == 7
+    anew = scan("planted:high-norm", url, out=tmp_path / "anew", options=OPTIONS)
+    assert not any("behind URLs" in note for note in anew.model.notes)
 
 
 def test_other_settings_begin_anew(stopped, photos, capsys):

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from vitreg.data.archives import is_url
 from vitreg.data.decode import decode
 from vitreg.data.listing import find
 from vitreg.data.parts import Listed, Locator, OnDisk
@@ -110,6 +111,11 @@ class ImageSource:
                 stamp = _stamp(locator.path) if isinstance(locator, OnDisk) else ""
                 digest.update(f"{locator.name} {stamp}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    @property
+    def behind_urls(self) -> bool:
+        """Whether some lie behind URLs: of these a fingerprint holds the path, and nothing of what is found there."""
+        return any(is_url(path) for path in self._paths)
 
     def __getitem__(self, index: int) -> ImageItem:
         """Return one image again. Raises TypeError for an image behind a URL: such images come in order only."""

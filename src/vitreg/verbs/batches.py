@@ -139,6 +139,11 @@ class _OfSource:
 
     def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
         self._stream.go_on(first, skipped)
+        if self._stream.source.behind_urls:
+            self.notes = (
+                *self.notes,
+                "The scan was resumed; what lies behind URLs was taken to be what it was before.",
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._stream:
