@@ -82,17 +82,17 @@ def test_a_verb_does_its_work(vitreg, made, tmp_path, monkeypatch, verb):
 
 
 def test_maps_say_that_they_draw_some_of_the_images_and_the_reason_of_the_precision_once(vitreg, made, tmp_path):
-    several = ",".join((MODEL, "planted:clean"))
+    several = ",".join((str(made["model"]), "planted:clean"))
     done = vitreg("maps", several, made["photographs"], "--what", "norm", "--limit", "2", "--out", tmp_path, *SMALL)
     there = len(list(made["photographs"].iterdir()))
     assert f"Drew the first 2 of {there} images; --limit {there} draws all of them." in done.stdout
     assert done.stdout.count("Precision") == 1
     all_of_them = ("--limit", "99", "--what", "norm", "--precision", "fp32", "--out", tmp_path, *SMALL)
-    assert "Drew the first" not in vitreg("maps", MODEL, made["photographs"], *all_of_them).stdout
+    assert "Drew the first" not in vitreg("maps", made["model"], made["photographs"], *all_of_them).stdout
 
 
 def test_a_scan_says_its_precision_once_and_after_the_verdict(vitreg, made, tmp_path):
-    said = vitreg("scan", MODEL, made["photographs"], "--limit", "2", "--out", tmp_path, *SMALL).stdout
+    said = vitreg("scan", made["model"], made["photographs"], "--limit", "2", "--out", tmp_path, *SMALL).stdout
     assert said.count("Precision") == 1
     assert said.index("Verdict:") < said.index("Precision")
 
