@@ -225,8 +225,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_record_but_no_half_of_anythi
 def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
     command = [
         sys.executable,
-        "-m",
-        "vitreg",
+        UNDRAWN,
         "scan",
         "planted:high-norm",
         *[str(photographs[0].parent)] * 30,
