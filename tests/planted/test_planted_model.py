@@ -64,7 +64,7 @@ def ratio(norms, outliers):
     return (norms[outliers].median() / norms[~outliers].median()).item()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", planted.KINDS)
 def test_the_outliers_are_where_the_truth_says(kind, seed, images):
     model, truth = _shown(kind, seed)
@@ -99,7 +99,7 @@ def test_the_outliers_are_where_the_truth_says(kind, seed, images):
         assert visible == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_clean_twin_is_unimodal(seed, images):
     norms = run(planted.clean(seed), images)[0]
     for layer in norms:
