@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "vitreg.backbones",
     "Capture": "vitreg.backbones",
+    "Edit": "vitreg.backbones",
+    "Place": "vitreg.backbones",
     "ScanOptions": "vitreg.verbs.scan",
     "TokenLayout": "vitreg.tokens",
     "Tokens": "vitreg.tokens",
@@ -27,6 +29,8 @@ _HOMES = {
 __all__ = [
     "Backbone",
     "Capture",
+    "Edit",
+    "Place",
     "ScanOptions",
     "TokenLayout",
     "Tokens",

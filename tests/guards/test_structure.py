@@ -142,7 +142,8 @@ def test_public_names():
     import vitreg
 
     assert sorted(vitreg.__all__) == [
-        "Backbone", "Capture", "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__", "doctor", "load", "maps", "scan",
+        "Backbone", "Capture", "Edit", "Place", "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__",
+        "doctor", "load", "maps", "scan",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -402,3 +403,14 @@ def test_gradients_go_through_the_module_of_an_edited_model(vit, images) -> None
 def test_an_edit_of_the_whole_call_is_no_part_of_a_module(vit) -> None:
     with pytest.raises(UserError, match="sees tokens"):
         _ = Backbone(vit).edited([Edit("forward", None, Scale(1.0))], "all").module
+
+
+def test_the_example_of_the_documents_runs_and_does_what_it_says() -> None:
+    text = (Path(__file__).parents[3] / "docs/edits.md").read_text()
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(text.split("```python")[1].split("```")[0], "docs/edits.md", "exec"), names)
+    norms = names["clipped"].trace(names["images"], Capture(norms="all")).norms(-1)
+    plain = names["backbone"].trace(names["images"], Capture(norms="all")).norms(-1)
+    assert float((norms / norms.median(1, keepdim=True).values).max()) < 2.01
+    assert torch.equal(norms < plain * 0.999, plain > 2.0 * plain.median(1, keepdim=True).values)
+    assert names["clipped"].edits_identity
