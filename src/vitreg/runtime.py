@@ -23,6 +23,7 @@ from vitreg import measured
 from vitreg.errors import UserError
 from vitreg.files import printable
 from vitreg.precision import measured_products
+from vitreg.quantities import count
 from vitreg.records import PrecisionChoice, Provenance
 
 
@@ -188,7 +189,7 @@ def _hardware(device: torch.device) -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {count(torch.get_num_threads(), 'thread')}"
 
 
 def _git_commit() -> str | None:

@@ -48,7 +48,10 @@ def contents(folder: Path):
 
 def test_a_run_leaves_a_backbone_records_and_checkpoints(finished):
     out, done = finished
-    assert done.stdout.strip() == f"Done after 12 steps. Look inside: vitreg scan run:{out} IMAGES"
+    assert done.stdout.splitlines() == [
+        f"Done after 12 steps. Look inside: vitreg scan run:{out} IMAGES",
+        f"Open {out / 'report.html'}",
+    ]
     steps = {kind: [r["step"] for r in tiny_run.records(out) if r["kind"] == kind] for kind in ("train", "evaluation")}
     assert steps == {"train": [2, 4, 6, 8, 10, 12], "evaluation": [4, 8, 12]}
     assert [r["step"] for r in tiny_run.records(out) if r["kind"] == "norms"] == [0, 5, 10, 12]
@@ -435,7 +438,7 @@ def test_what_is_printed_can_be_copied_to_a_shell(vitreg, settings, tmp_path):
     out = tmp_path / "a run"
     words = ["train", "--config", settings, "--out", out]
     done = vitreg(*words, *SHORT, "--run.duration", "3 steps")
-    assert done.stdout.strip() == f"Done after 3 steps. Look inside: vitreg scan 'run:{out}' IMAGES"
+    assert done.stdout.splitlines()[0] == f"Done after 3 steps. Look inside: vitreg scan 'run:{out}' IMAGES"
     assert f"--resume '{out}'" in one_sentence(vitreg(*words))
 
 

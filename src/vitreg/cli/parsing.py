@@ -12,6 +12,7 @@ import textwrap
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tyro
@@ -158,6 +159,26 @@ def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str),
         str_from_instance=lambda value: [value or "unset"],
+    )
+
+
+@PERSONS.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Refuse an empty path, such as a variable of the shell that is not set: pathlib reads it as the folder one is in."""
+    if info.type is not Path:
+        return None
+
+    def named(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("an empty path")
+        return Path(words[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=named,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
     )
 
 

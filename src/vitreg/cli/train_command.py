@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 from tyro.conf import AvoidSubcommands, arg
 
-from vitreg.cli.options import contents
+from vitreg.cli.options import contents, open_with
 from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.errors import UserError
@@ -167,6 +167,8 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
         say(
             f"Done after {outcome.step} step{'s' * (outcome.step > 1)}. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES"
         )
+        if (page := out / "report.html").is_file():
+            open_with(page)
     return Exit.DONE
 
 

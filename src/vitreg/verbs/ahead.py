@@ -16,6 +16,7 @@ from vitreg.errors import UserError
 from vitreg.files import missing, refuse_folder, refuse_other_result
 from vitreg.ledger import read_ledger
 from vitreg.outputs import Outputs
+from vitreg.specs import has_source
 
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
@@ -36,9 +37,13 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
         images: whatever a verb takes as images.
         files: weights and the like: single files or folders.
     Raises:
-        UserError: naming what exists beside it.
+        UserError: naming what exists beside it; for a model among the images, where it belongs.
     """
     for path in paths_of(images):
+        if has_source(path) and not os.path.lexists(path):
+            raise UserError(
+                f"'{path}' is a model, and stands among the images; write the model first, several as one word with commas."
+            )
         refuse_absent(path)
     for file in paths_of(files):
         if not os.path.exists(os.path.expanduser(file)):

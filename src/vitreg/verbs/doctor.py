@@ -100,7 +100,11 @@ def render(findings: Sequence[Finding], width: int = 100) -> str:
                 textwrap.fill(finding.remedy, width, initial_indent=" " * 9 + "-> ", subsequent_indent=" " * 12)
             )
     counts = Counter(f.level for f in findings)
-    lines.append(", ".join(f"{counts[level]} {level}" for level in LEVELS if counts[level]))
+    lines.append(
+        ", ".join(
+            f"{counts[level]} {level}{'s' * (level != 'ok' and counts[level] > 1)}" for level in LEVELS if counts[level]
+        )
+    )
     return "\n".join(lines)
 
 

@@ -90,6 +90,8 @@ MISTAKES = {
     f"discover {MODEL} photos --boxes model.json": "no file or folder of boxes 'model.json'. Did you mean 'model.pth'?",
     f"discover {MODEL} photos --sweep": "a sweep of LOST compares settings by CorLoc",
     f"discover {MODEL} photos --out mine": "mine/result.json",
+    f"scan photos {MODEL}": f"'{MODEL}' is a model, and stands among the images; write the model first",
+    f"maps {MODEL} {MODEL} photos": "several as one word with commas",
     f"extract {MODEL} fotos": "no file or folder 'fotos'",
     f"extract {MODEL} fotos --out model.pth": "no file or folder 'fotos'",
     f"extract {MODEL} photos --cls none": "no features asked for",

@@ -37,6 +37,14 @@ def test_a_mistake_in_the_words_is_one_sentence_with_the_nearest_choice(vitreg, 
     assert one_sentence(vitreg(*words.split())).startswith(f"vitreg: {MISTAKES[words]}")
 
 
+@pytest.mark.parametrize("words", ["scan m x --out", "maps m x --out", "eval m knn d --out", "discover m x --boxes",
+                                   "extract m x --out", "curves r --out", "compare a b --out", "demo --out",
+                                   "export r --to timm --out"])  # fmt: skip
+def test_an_empty_path_is_no_folder_to_write_to(vitreg, words):
+    flag = words.split()[-1]
+    assert one_sentence(vitreg(*words.split(), "")).startswith(f"vitreg: {flag} takes a path, not '';")
+
+
 HELPS = [
     "--help",
     *(f"{verb} --help" for verb in VERBS),

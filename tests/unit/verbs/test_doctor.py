@@ -171,7 +171,9 @@ def test_render_is_plain_text_with_every_finding_and_a_count(reg4):
         assert f"{finding.subject}:" in text
     levels = [f.level for f in found]
     assert text.splitlines()[-1] == ", ".join(
-        f"{levels.count(level)} {level}" for level in ("problem", "warning", "note", "ok") if level in levels
+        f"{levels.count(level)} {level}{'s' if level != 'ok' and levels.count(level) > 1 else ''}"
+        for level in ("problem", "warning", "note", "ok")
+        if level in levels
     )
 
 
