@@ -17,7 +17,6 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -102,11 +101,15 @@ class Outputs:
         folder: where they go.
         verb: who writes them; of another verb's files none is replaced.
         names: what will be written as far as it is known, a folder with a slash at its end.
-        inputs: files and folders that are read; they must not lie among the names.
+        inputs: files and folders that are read; they must not lie among what is replaced.
+        earlier: which of the verb's earlier files of other names go with those, where they are not written again.
     """
 
-    def __init__(self, folder: Path, verb: str, names: Sequence[str], inputs: Iterable[object] = ()) -> None:
-        self.folder, self.verb, self.names = folder, verb, tuple(names)
+    def __init__(
+        self, folder: Path, verb: str, names: Sequence[str], inputs: Iterable[object] = (),
+        earlier: Callable[[str], bool] = lambda name: False,
+    ) -> None:  # fmt: skip
+        self.folder, self.verb, self.names, self.earlier = folder, verb, tuple(names), earlier
         self.inputs = [Path(each).expanduser() for each in inputs if isinstance(each, str | Path)]
         self._published: dict[str, Written] = {}
         self._moved: UserError | None = None  # that the result lies elsewhere, once nothing more comes to it
@@ -118,9 +121,9 @@ class Outputs:
             UserError: if a name is taken by anything else, or an input would be replaced.
         """
         finish_left(self.folder)
-        for given in self.inputs:
-            self._refuse_input(given)
         ledger = read_ledger(self.folder)
+        for given in self.inputs:
+            self._refuse_input(given, ledger)
         for name in self.names:
             why = ledger.why_taken(name, self.verb)
             if why is not None:
@@ -161,7 +164,6 @@ class Outputs:
         write: Callable[[Path], object],
         *,
         stage: Stage | None = None,
-        stale: Callable[[str], bool] = lambda name: True,
         more: bool = False,
     ) -> None:
         """Replace the earlier result by what `write` writes into the folder it is given.
@@ -171,14 +173,13 @@ class Outputs:
 
         Args:
             stage: what was begun earlier, with the files it already holds.
-            stale: which of the verb's earlier files go where they are not written again.
             more: `add` follows. Where the result went beside, `folder` is that place then, and it is `add` that says so.
         Raises:
             UserError: if it could not be written to its place.
         """
         stages = [] if stage is None else [stage]
         try:
-            self._published = self._publish(write, stages, stale)
+            self._published = self._publish(write, stages)
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error)
             refuge = self._elsewhere(write, stages)
@@ -202,7 +203,7 @@ class Outputs:
         """
         stages: list[Stage] = []
         try:
-            self._publish(write, stages, lambda name: False, beside=self._published)
+            self._publish(write, stages, beside=self._published)
         except _ReplacedError as error:
             raise UserError(f"{error}") from error
         except (OSError, UserError) as error:
@@ -218,13 +219,12 @@ class Outputs:
         self,
         write: Callable[[Path], object],
         stages: list[Stage],
-        stale: Callable[[str], bool],
-        beside: Mapping[str, Written] = MappingProxyType({}),
+        beside: Mapping[str, Written] | None = None,
     ) -> dict[str, Written]:
         """Write and move into place; staging folders that are begun are added to the list, for the caller to close.
 
         Args:
-            beside: what must still be on the folder's list of files, as it is here.
+            beside: what must still be on the folder's list of files, as it is here, and stays; None replaces all.
         Returns:
             what was moved.
         """
@@ -233,7 +233,7 @@ class Outputs:
         files = {name: written(stage.path / name, self.verb) for name in names}
         with alone(self.folder):
             ledger = read_ledger(self.folder)
-            if any(ledger.files.get(name) != known for name, known in beside.items()):
+            if any(ledger.files.get(name) != known for name, known in (beside or {}).items()):
                 raise _ReplacedError(
                     f"another process replaced or removed the result in {self.folder} before the rest of this one was "
                     "written; give every run its own --out."
@@ -242,7 +242,7 @@ class Outputs:
             why = next((why for why in taken if why is not None), None)
             if why is not None:
                 raise UserError(f"{why}; {ELSEWHERE}.")
-            gone = [name for name in ledger.of(self.verb) if name not in files and stale(name)]
+            gone = [] if beside is not None else [name for name in self._replaced(ledger) if name not in files]
             settle(self.folder, stage.home, Plan(files=files, stale=gone))
         return files
 
@@ -274,7 +274,7 @@ class Outputs:
             with contextlib.suppress(OSError, UserError):
                 place = choose(self.folder)
                 try:
-                    self._published = Outputs(place, self.verb, ())._publish(again, fresh, lambda name: False)
+                    self._published = Outputs(place, self.verb, ())._publish(again, fresh)
                     return place
                 finally:
                     for each in fresh:
@@ -283,14 +283,21 @@ class Outputs:
                         place.rmdir()
         return None
 
-    def _refuse_input(self, given: Path) -> None:
+    def _replaced(self, ledger: Ledger) -> list[str]:
+        """Name the earlier files that these take the place of: a list may have come with a folder, and name anything."""
+        folders = tuple(each.removeprefix("./") for each in self.names if each.endswith("/"))
+        own = ledger.of(self.verb)
+        return [name for name in own if name in self.names or name.startswith(folders) or self.earlier(name)]
+
+    def _refuse_input(self, given: Path, ledger: Ledger) -> None:
         """Refuse an input that would be replaced; of a glob, the folder that it begins with counts."""
         there = next((path for path in (given, *given.parents) if path.exists()), None)
         if there is None:
             return
-        for name in self.names:
+        real = there.resolve()
+        for name in dict.fromkeys([*self.names, *self._replaced(ledger)]):
             place = self.folder / name
-            if place.exists() and any(os.path.samefile(place, each) for each in _upwards(there.resolve())):
+            if place.exists() and any(os.path.samefile(place, each) for each in (real, *real.parents)):
                 where = "is" if not name.endswith("/") else "lies in"
                 raise UserError(
                     f"'{given}' is read and {where} {place}, which vitreg {self.verb} would replace; "
@@ -368,10 +375,6 @@ def _abandoned(mark: Path) -> bool:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _upwards(path: Path) -> list[Path]:
-    return [path, *path.parents]
 
 
 def _beside(folder: Path) -> Path:

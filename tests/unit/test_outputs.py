@@ -185,6 +185,27 @@ def test_a_list_speaks_of_nothing_outside_its_folder(tmp_path):
     assert (tmp_path / "secret").read_bytes() == b"mine"
 
 
+def test_only_files_of_a_result_go_with_it_whatever_else_the_list_names(tmp_path):
+    """A list that was edited, or came with a folder, calls a photograph what a scan wrote."""
+    scan_into(tmp_path)
+    for name in ("photo.png", "photos/a.png", "tokens.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    note_written(tmp_path, ["photo.png", "photos/a.png", "tokens.parquet"], "scan")
+    out = Outputs(tmp_path, "scan", NAMES, earlier=lambda name: name == "tokens.parquet")
+    out.publish(lambda place: first(place, record="2", pictures=("a.png",)))
+    assert sorted(contents(tmp_path)) == ["figures/a.png", "photo.png", "photos/a.png", "report.html", "result.json"]
+
+
+def test_an_earlier_file_that_would_go_is_refused_as_input(tmp_path):
+    (tmp_path / "heads-1.png").write_text("sheet")
+    note_written(tmp_path, ["heads-1.png"], "maps")
+    given = [tmp_path / "heads-1.png"]
+    Outputs(tmp_path, "maps", ["norm.png"], given).check()
+    with pytest.raises(UserError, match=r"heads-1.png, which vitreg maps would replace"):
+        Outputs(tmp_path, "maps", [], given, lambda name: name.startswith("heads")).check()
+
+
 def test_a_copied_folder_is_still_vitregs_also_where_files_are_large(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "LARGE", 0)  # every file is large
     scan_into(tmp_path / "a")

@@ -6,6 +6,7 @@ The command line asks this before it imports torch, so that a mistake is said at
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ def refuse_taken(outputs: Outputs) -> None:
 
 def scan_outputs(folder: Path, images: object, weights: object) -> Outputs:
     """Where `scan` writes."""
-    return Outputs(folder, "scan", SCANNED, inputs=paths_of(images, weights))
+    tokens = re.compile(r"tokens[\w-]*\.parquet")  # as many as there were processes
+    return Outputs(folder, "scan", SCANNED, paths_of(images, weights), lambda name: bool(tokens.fullmatch(name)))
 
 
 def refuse_other_scan(folder: Path) -> None:
@@ -81,7 +83,9 @@ def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:
 
 def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: object) -> Outputs:
     """Where `maps` writes; the sheets of single heads are named by models and tokens, and so not known before."""
-    return Outputs(folder, "maps", [f"{kind}.png" for kind in kinds if kind != "heads"], paths_of(images, weights))
+    sheets = re.compile(rf"({'|'.join(kinds)})(-[^/]*)?\.png")  # other kinds of maps stay
+    names = [f"{kind}.png" for kind in kinds if kind != "heads"]
+    return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
 
 
 def discover_outputs(folder: Path, images: object, boxes: object, weights: object) -> Outputs:
@@ -124,6 +128,10 @@ def export_outputs(out: Path, to: str) -> Outputs:
         UserError: for a file without the suffix of its format, or a place that another export has.
     """
     suffix = SUFFIXES[to]
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the libraries that write models take no name such as {out}; name one in UTF-8.") from error
     if suffix and out.suffix != suffix:
         raise UserError(f"{out} is no name for {to}; name a file that ends with {suffix}.")
     folder = out.parent if suffix else out

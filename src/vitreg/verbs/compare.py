@@ -41,14 +41,13 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     outputs = Outputs(page.parent, "compare", [page.name])
     outputs.check()
     pictures, no_pictures = shared_pictures(folders)
-    links = [quote(Path(os.path.relpath(folder, page.parent)).as_posix()) for folder in folders]
+    links = [quote(os.fsencode(Path(os.path.relpath(folder, page.parent)).as_posix())) for folder in folders]
     columns, note = list(zip(_names(folders), results, links, strict=True)), " ".join(differences(results))
     title = f"{len(scans)} scans side by side"
     outputs.publish(
         lambda place: write_comparison(
             columns, place / page.name, title=title, note=note, pictures=pictures, no_pictures=no_pictures
-        ),
-        stale=lambda name: False,
+        )
     )
     return page
 

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -95,7 +96,9 @@ def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] |
                 _write_card(made, to, form, run, network, difference)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-        outputs.publish(lambda place: None, stage=stage, stale=lambda name: not file or name in outputs.names)
+        except SafetensorError as error:  # what its library makes of a full disk
+            raise UserError(f"cannot write {out}: {error}.") from error
+        outputs.publish(lambda place: None, stage=stage)
     return Exported(out, difference, (*built.notes, *_left_out(source), *notes))
 
 

@@ -125,10 +125,7 @@ def maps(
             return result
         sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
         attempts = Attempts()
-        outputs.publish(
-            lambda place: save_all(sheets, place, attempts),
-            stale=lambda name: name.split("-")[0].removesuffix(".png") in chosen,  # other kinds of maps stay
-        )
+        outputs.publish(lambda place: save_all(sheets, place, attempts))
         failed = {each.name: each.sentence for each in attempts.failed}
         written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
         return replace(result, notes=(*result.notes, *failed.values()), paths=written)
