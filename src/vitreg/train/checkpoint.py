@@ -116,6 +116,8 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         clean(run)
+        if os.path.lexists(part):  # somebody's
+            part.rename(kept_name(part))
         part.mkdir()
         files = {
             MODEL: write_tensors(part / MODEL, recipe_state),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import stat
 import time
@@ -20,6 +19,7 @@ from vitreg.errors import UserError
 from vitreg.files import output_folder, printable
 from vitreg.ledger import LEDGER, note_written, read_ledger
 from vitreg.runtime import Processes
+from vitreg.train.journal import read_journal
 
 try:
     import fcntl
@@ -27,7 +27,8 @@ except ImportError:  # not on Windows
     fcntl = None
 
 LOCK = ".vitreg.lock"
-OURS = ("config.json", "model.safetensors", "metrics.jsonl", "checkpoints", "tensorboard")
+PUBLISHED, JOURNAL, FOLDERS = ("config.json", "model.safetensors"), "metrics.jsonl", ("checkpoints", "tensorboard")
+OURS = (*PUBLISHED, JOURNAL, *FOLDERS)
 PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back
 
 _held: set[int] = set()  # file descriptors
@@ -79,9 +80,8 @@ class Claim:
             return
         if self._descriptor is not None:
             for name in set(OURS) - self._before:
-                path = self.folder / name
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                with contextlib.suppress(OSError, UserError):
+                    _remove_begun(self.folder, name)
             if LEDGER not in self._before:
                 _forget_the_gone(self.folder)
         self.release()
@@ -137,6 +137,21 @@ def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) 
     finally:
         if claim is not None:
             claim.release()
+
+
+def _remove_begun(folder: Path, name: str) -> None:
+    """Remove what a run leaves before its first step. Anybody may have put a file of that name there meanwhile."""
+    path = folder / name
+    if name in PUBLISHED and read_ledger(folder).proves(name):
+        path.unlink()
+    elif name == JOURNAL and not path.is_symlink():
+        records, others = read_journal(folder)
+        if not others and all(record["step"] == 0 for record in records):
+            path.unlink()
+    elif name in FOLDERS and not path.is_symlink():
+        for events in path.glob(f"events.out.tfevents.*.{socket.gethostname()}.{os.getpid()}.*"):
+            events.unlink()
+        path.rmdir()
 
 
 def _forget_the_gone(folder: Path) -> None:

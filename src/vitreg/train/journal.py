@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import write_text
+from vitreg.files import kept_name, replacing, write_text
 
 MOST_STEPS = 2**53  # larger ones are no steps, and no number of a chart
 
@@ -44,6 +45,7 @@ class Journal:
             if line["step"] < step or (line["step"] == step and (looked or line["kind"] == "train"))
         ]
         self._ahead = [line for line in before if step < line["step"] <= until]
+        _keep_foreign(self.path)
         self._write_all()
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -76,6 +78,15 @@ class Journal:
         """Flush the events."""
         if self._events is not None:
             self._events.close()
+
+
+def _keep_foreign(path: Path) -> None:
+    """Keep beside, before it is replaced, a journal that holds what no run wrote; a crash leaves half a last line only."""
+    if path.is_symlink():
+        path.rename(kept_name(path))
+    elif path.is_file() and any(_record(line) is None for line in path.read_bytes().split(b"\n")[:-1] if line.strip()):
+        with replacing(kept_name(path)) as copy:
+            shutil.copy2(path, copy)
 
 
 def read_records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:

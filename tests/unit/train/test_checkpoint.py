@@ -50,6 +50,15 @@ def is_whole(loaded):
 # What is written
 
 
+def test_a_folder_of_somebodys_in_the_way_of_a_save_is_renamed(tmp_path):
+    theirs = tmp_path / "checkpoints" / ".step-00000007.part"
+    theirs.mkdir(parents=True)
+    (theirs / "notes.txt").write_text("theirs")
+    save(tmp_path, 7)
+    assert names(tmp_path) == [".step-00000007.part.kept-1", "step-00000007"]
+    assert (theirs.with_name(f"{theirs.name}.kept-1") / "notes.txt").read_text() == "theirs"
+
+
 def test_state_comes_back_as_it_was(tmp_path):
     state = {
         "step": 7,

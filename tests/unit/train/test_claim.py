@@ -18,6 +18,7 @@ from vitreg.train import claim as module
 from vitreg.train.claim import LOCK, Claim, claimed
 
 ALONE = Processes()
+BEGUN = [LEDGER, "checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]
 
 
 @pytest.fixture(autouse=True)
@@ -154,10 +155,13 @@ def test_without_locks_there_is_a_note(tmp_path, monkeypatch):
 
 def begin(folder):
     """What a run writes before its first step."""
-    for name in ("config.json", "model.safetensors", "metrics.jsonl"):
+    for name in ("config.json", "model.safetensors"):
         (folder / name).write_text("ours")
-    (folder / "tensorboard").mkdir()
-    (folder / "tensorboard" / "events").write_text("ours")
+    note_written(folder, ["config.json", "model.safetensors"], "train")
+    (folder / "metrics.jsonl").write_text('{"kind": "norms", "step": 0}\n')
+    for name in ("checkpoints", "tensorboard"):
+        (folder / name).mkdir()
+    (folder / "tensorboard" / f"events.out.tfevents.17.{socket.gethostname()}.{os.getpid()}.0").write_text("ours")
 
 
 def test_a_failed_start_removes_what_it_created_with_the_folders_above(tmp_path):
@@ -178,11 +182,27 @@ def test_a_failed_start_in_a_folder_that_was_there_leaves_what_was_in_it(tmp_pat
     def failing():
         with claimed(tmp_path, ALONE):
             (tmp_path / "config.json").write_text("ours")
+            note_written(tmp_path, ["config.json"], "train")
             raise UserError("no.")
 
     with pytest.raises(UserError, match=r"^no\.$"):
         failing()
     assert names(tmp_path) == ["metrics.jsonl", "notes.txt"]
+
+
+def test_what_somebody_put_there_while_a_start_failed_stays(tmp_path):
+    theirs = ["config.json", "model.safetensors", "metrics.jsonl", "checkpoints/step-00000001/a", "tensorboard/events"]
+
+    def failing():
+        with claimed(tmp_path, ALONE):
+            for name in theirs:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_text('{"kind": "train", "step": 12}\n')
+            raise UserError("no.")
+
+    with pytest.raises(UserError, match=r"^no\.$"):
+        failing()
+    assert [name for name in theirs if not (tmp_path / name).is_file()] == []
 
 
 def test_what_was_learned_stays(tmp_path):
@@ -195,7 +215,7 @@ def test_what_was_learned_stays(tmp_path):
 
     with pytest.raises(UserError, match=r"^no\.$"):
         failing()
-    assert names(tmp_path / "run") == ["config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]
+    assert names(tmp_path / "run") == BEGUN
 
 
 @dataclass
@@ -228,7 +248,6 @@ def test_a_start_that_waited_for_another_run_removes_nothing_of_it(tmp_path, mon
     def flock(descriptor, operation):
         if not (folder / "config.json").exists():
             begin(folder)
-            note_written(folder, ["config.json", "model.safetensors"], "train")
         real(descriptor, operation)
 
     def refused():
@@ -238,14 +257,13 @@ def test_a_start_that_waited_for_another_run_removes_nothing_of_it(tmp_path, mon
     monkeypatch.setattr(module.fcntl, "flock", flock)
     with pytest.raises(UserError, match="already"):
         refused()
-    assert names(folder) == [LEDGER, "config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]
+    assert names(folder) == BEGUN
 
 
 def test_what_another_verb_wrote_meanwhile_stays_known_as_vitregs(tmp_path):
     def failing():
         with claimed(tmp_path, ALONE):
             begin(tmp_path)
-            note_written(tmp_path, ["config.json"], "train")
             (tmp_path / "report.html").write_text("page")
             note_written(tmp_path, ["report.html"], "curves")
             raise UserError("no.")
@@ -266,4 +284,4 @@ def test_without_a_lock_a_failed_start_removes_no_files_that_may_be_anothers(tmp
 
     with pytest.raises(UserError, match=r"^no\.$"):
         failing()
-    assert len(names(tmp_path)) == 4
+    assert names(tmp_path) == BEGUN

@@ -33,6 +33,36 @@ def test_a_new_run_starts_empty_and_other_processes_write_nothing(tmp_path):
     assert steps(tmp_path) == []
 
 
+NOTES = "my notes\n"
+
+
+@pytest.mark.parametrize("step", [0, 20])
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (NOTES, NOTES),
+        ('# mine\n{"kind": "train", "step": 20}\n', '# mine\n{"kind": "train", "step": 20}\n'),
+        ('{"kind": "train", "step": 20}\n{"kind": "tr', None),  # a crash did that
+    ],
+)
+def test_lines_that_no_run_wrote_stay_in_a_copy(tmp_path, step, text, kept):
+    path, copy = tmp_path / "metrics.jsonl", tmp_path / "metrics.jsonl.kept-1"
+    path.write_text(text)
+    for _ in range(2):
+        Journal(tmp_path, step, write=True, tensorboard=False)
+    assert (copy.read_text() if copy.exists() else None) == kept
+    assert not (tmp_path / "metrics.jsonl.kept-2").exists()
+
+
+def test_a_journal_that_is_a_link_stays_one_beside(tmp_path):
+    (tmp_path / "mine").write_text(NOTES)
+    (tmp_path / "metrics.jsonl").symlink_to("mine")
+    Journal(tmp_path, 20, write=True, tensorboard=False).write("train", 21, {"loss": 0.5})
+    assert steps(tmp_path) == [21]
+    assert (tmp_path / "mine").read_text() == NOTES
+    assert (tmp_path / "metrics.jsonl.kept-1").read_text() == NOTES
+
+
 BAD = [
     b"\xff\xfe\x00 no text",
     b'{"kind": "train", "step": "20", "loss": 1.0}',
