@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from tests.apart import end_of
 from vitreg import report
@@ -77,6 +78,42 @@ def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):
     for _ in range(2):
         done = vitreg(*words)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_folder_whose_name_is_no_utf_8_takes_results_or_is_refused(vitreg, made, tmp_path, verb):
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    done = vitreg(verb, *words_of(CASES[verb], made, out), *MORE.get(verb, ()))
+    if verb == "export":  # timm, transformers and onnxruntime could not load it
+        assert "UTF-8" in one_sentence(done)
+        assert not out.exists()
+    else:
+        assert done.returncode == 0, done.stderr
+        assert files(out)
+
+
+def test_a_sheet_that_is_read_and_would_go_is_refused(vitreg, photos, tmp_path):
+    words = ("--what", "heads", "--out", tmp_path / "m", *SMALL)
+    assert vitreg("maps", MODEL, photos, "--layer", "3,4", *words).returncode == 0
+    before = files(tmp_path / "m")
+    sheet = tmp_path / "m" / next(iter(before))
+    assert "maps would replace" in one_sentence(vitreg("maps", MODEL, sheet, *words))
+    assert files(tmp_path / "m") == before
+
+
+@pytest.mark.parametrize(("to", "name"), [("timm", "x"), ("hf", "x"), ("safetensors", "x.safetensors")])
+def test_an_export_onto_a_full_disk_says_so_and_leaves_the_earlier_one(vitreg, made, tmp_path, monkeypatch, to, name):
+    pytest.importorskip("transformers")
+    words = ("export", made["run"], "--to", to, "--out", tmp_path / name)
+    assert vitreg(*words).returncode == 0
+    before = files(tmp_path)
+
+    def full(*_arguments, **_more):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    assert "No space left" in one_sentence(vitreg(*words))
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["index.html", "photographs/a.jpg", "planted/report.html", "clean/figures/a.png"])
@@ -243,7 +280,7 @@ def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg,
         done = vitreg(*words)
     assert done.returncode == 130
     assert f"out keeps its complete result; the interrupted one lies in {tmp_path / 'out-2'}" in done.stderr
-    last = Path(done.stdout.splitlines()[-1])
+    last = Path(done.stdout.splitlines()[-1].removeprefix("Open "))
     assert last.is_relative_to(tmp_path / "out-2")
     assert last.exists()
     assert files(tmp_path / "out") == before

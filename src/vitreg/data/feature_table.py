@@ -33,7 +33,7 @@ def write_table(store: FeatureStore, path: Path) -> None:
     columns = {name: pa.list_(types[field.dtype], field.shape[0]) for name, field in about.items()}
     schema = pa.schema({"row": pa.int64(), "name": pa.string(), **columns})
     names = store.names
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with replacing(path) as draft, draft.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
         for start in range(0, store.images, _ROWS):
             stop = min(start + _ROWS, store.images)
             arrays = [pa.array(store.rows[start:stop]), pa.array(names[start:stop])]

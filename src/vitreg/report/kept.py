@@ -52,6 +52,8 @@ def read_examples(directory: Path) -> list[Example]:
         ValueError: if the file is missing, damaged, too large, or of another kind.
     """
     try:
+        if not (Path(directory) / FILE_NAME).is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         with zipfile.ZipFile(Path(directory) / FILE_NAME) as members:
             if sum(member.file_size for member in members.infolist()) > LARGEST:
                 raise ValueError(f"{FILE_NAME} is too large")

@@ -39,7 +39,11 @@ def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Proce
     role = np.array([ROLES.index(r) for r in layout.roles()], np.int32)
     patch = role == ROLES.index("patch")
     start = 0
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with (
+        replacing(path) as draft,
+        draft.open("wb") as file,  # pyarrow takes no name that is not UTF-8
+        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+    ):
         for codes, _ in tally.tokens(images=32):
             count = len(codes)
             names = tally.names[start : start + count]

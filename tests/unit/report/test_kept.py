@@ -1,6 +1,7 @@
 """Examples come back as they were kept, within a scan folder's means; what does not fit together is refused."""
 
 import json
+import os
 from dataclasses import fields, replace
 
 import numpy as np
@@ -24,6 +25,13 @@ def test_maps_come_back_number_for_number(make_examples, tmp_path):
 def test_a_scan_without_images_keeps_an_empty_list(tmp_path):
     write_examples([], tmp_path)
     assert read_examples(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_of_the_files_name_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / FILE_NAME)
+    with pytest.raises(ValueError, match="there is no"):
+        read_examples(tmp_path)
 
 
 def test_large_pictures_are_kept_as_large_as_a_page_shows_them(make_examples, tmp_path):
