@@ -237,6 +237,32 @@ def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrup
     assert facts(tmp_path) == uninterrupted
 
 
+@pytest.mark.parametrize("stage", ["readout", "drawing"])
+def test_ctrl_c_when_all_images_were_seen_keeps_them(stage, photos, uninterrupted, tmp_path, monkeypatch, capsys):
+    from vitreg.verbs import scan as verb
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "Readout" if stage == "readout" else "_draw", stopped)
+        with pytest.raises(KeyboardInterrupt, match="what was scanned is kept"):
+            scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+    assert "resumed: 7 of 8" in capsys.readouterr().err
+    assert facts(tmp_path) == uninterrupted
+
+
+def test_ctrl_c_before_the_first_image_leaves_nothing(photos, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved_pass.SavedPass, "restore", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        scan("planted:high-norm", photos, out=tmp_path / "new", options=OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
 ONE_BY_ONE = ScanOptions(batch_size=1, detector="mad")
 
 

@@ -32,6 +32,7 @@ from vitreg.verbs.batches import Batches
 
 FOLDER, SCHEMA = ".vitreg-scan", "vitreg.pass/1"
 EVERY = 30.0  # seconds between two savings, which take about 0.1 each
+STOPPED = "what was scanned is kept, and the same command goes on from it"
 _OWN = re.compile(r"process-\d{5}-of-\d{5}\.(spill|sums|mark)")
 
 
@@ -72,7 +73,12 @@ class SavedPass:
 
     def save(self, tally: Tally, batches: Batches, *, now: bool = False) -> None:
         """Keep the sums if it is time; call it between two batches."""
-        if self.spill is None or not tally.whole or (not now and time.monotonic() - self._saved_at < EVERY):
+        if (
+            self.spill is None
+            or self.spill.closed
+            or not tally.whole
+            or (not now and time.monotonic() - self._saved_at < EVERY)
+        ):
             return
         try:
             self.spill.flush()
@@ -86,6 +92,15 @@ class SavedPass:
         with replacing(self._path("sums")) as temporary:
             temporary.write_bytes(held.getvalue())
         self._saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def kept_if_stopped(self, tally: Tally, batches: Batches) -> Iterator[None]:
+        """Keep the sums if the user stops what is made of them, the verdict or the page, and say so."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.save(tally, batches, now=True)
+            raise KeyboardInterrupt(*[STOPPED] * self.kept) from None
 
     def remove(self) -> None:
         """The pass is over and its result written: remove its files, and those that processes now gone have left."""
@@ -144,6 +159,10 @@ def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any
                 f"{error.sentence.rstrip('.')}; what was scanned is kept, and the same command goes on from it{room}."
             ) from error
         with contextlib.suppress(OSError):
+            saved.remove()
+        raise
+    except KeyboardInterrupt:
+        if not saved.kept:
             saved.remove()
         raise
     finally:

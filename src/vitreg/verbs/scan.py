@@ -116,23 +116,24 @@ def scan(
         attention = backbone.attention_status()
         measure = Measure(backbone, batches.size, attention=attention.readable)
         saved = held.enter_context(saved_pass(folder, group, _identity(backbone, batches, options)))
-        with Tally(backbone.depth, measure.layout, folder, saved.spill) as tally:
-            done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
-            if done and group.first:
-                of = "" if batches.planned is None else f" of {batches.planned}"
-                say(f"vitreg: resumed: {done}{of} images done.", error=True)
-            interrupted = _run(batches, measure, tally, saved, show=group.first and not quiet)
-            sums = tally.sums.over(group)
-            skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
-            if not sums.images[0]:
-                raise UserError(_nothing_read(skipped, interrupted))
-            readout = Readout(tally, sums, group, detector, options.seed, with_power=options.power)
-            table = _gather_counts(tally, readout, group)
-            if outputs is not None and interrupted and group.first:
-                outputs = place_of_interrupted(outputs)
-            stage = lacking = None
-            if outputs is not None and options.tokens:
-                stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
+        tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
+        done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
+        if done and group.first:
+            of = "" if batches.planned is None else f" of {batches.planned}"
+            say(f"vitreg: resumed: {done}{of} images done.", error=True)
+        interrupted = _run(batches, measure, tally, saved, show=group.first and not quiet)
+        held.enter_context(saved.kept_if_stopped(tally, batches))
+        sums = tally.sums.over(group)
+        skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
+        if not sums.images[0]:
+            raise UserError(_nothing_read(skipped, interrupted))
+        readout = Readout(tally, sums, group, detector, options.seed, with_power=options.power)
+        table = _gather_counts(tally, readout, group)
+        if outputs is not None and interrupted and group.first:
+            outputs = place_of_interrupted(outputs)
+        stage = lacking = None
+        if outputs is not None and options.tokens:
+            stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
         shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
         watched, unread = _watched(backbone)
         notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
