@@ -28,6 +28,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 LEDGER = ".vitreg.json"
+LOCK = ".vitreg.lock"  # of a run while it is trained
 LARGE = 64 << 20  # bytes
 _BEGINNING = 4096  # bytes of a record: its schema stands first
 _DRAWN = {

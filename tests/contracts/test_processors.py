@@ -255,9 +255,9 @@ def test_a_model_whose_pictures_have_no_size_in_common_loads_and_scans_at_a_name
     for i, shape in enumerate(SHAPES[:3]):
         photograph(*shape).save(tmp_path / "photos" / f"{i}.png")
     backbone = load(spec, device="cpu", precision="fp32")
-    with pytest.raises(UserError, match="pass --size, such as 64"):
+    with pytest.raises(UserError, match="pass size, such as 64"):
         scan(backbone, tmp_path / "photos")
-    with pytest.raises(UserError, match="pass --size, such as 64"):
+    with pytest.raises(UserError, match="pass size, such as 64"):
         load(spec, device="cpu").prepared()
     assert scan(backbone, tmp_path / "photos", options=ScanOptions(size=64)).images.seen == 3
     assert load(spec, device="cpu", image_size=64).preprocess.size == (64, 64)

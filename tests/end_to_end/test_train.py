@@ -158,7 +158,10 @@ MISTAKES = [
 @pytest.mark.parametrize(("words", "parts"), MISTAKES)
 def test_a_mistake_is_named_before_the_data_are_opened(vitreg, settings, tmp_path, words, parts):
     out = tmp_path / "run"
-    said = one_sentence(vitreg("train", "--config", settings, "--data.root", "/nope", "--out", out, *words.split()))
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "note.txt").write_text("no image")  # opened, it would be a mistake of its own
+    data = ("--data.root", tmp_path / "nothing")
+    said = one_sentence(vitreg("train", "--config", settings, *data, "--out", out, *words.split()))
     assert all(part in said for part in parts), said
     assert not out.exists()
 
@@ -178,7 +181,9 @@ def test_a_mistake_is_named_before_the_data_are_opened(vitreg, settings, tmp_pat
     ],
 )
 def test_draws_that_cannot_be_made_are_refused_before_the_data_are_opened(vitreg, tmp_path, recipe, run, parts):
-    file = tiny_run.settings_file(tmp_path / "s.json", "/nope", recipe=recipe, run=run)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "note.txt").write_text("no image")
+    file = tiny_run.settings_file(tmp_path / "s.json", tmp_path / "nothing", recipe=recipe, run=run)
     said = one_sentence(vitreg("train", "--config", file, "--out", tmp_path / "run"))
     assert all(part in said for part in parts), said
     assert not (tmp_path / "run").exists()

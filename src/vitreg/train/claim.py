@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.files import output_folder, printable
-from vitreg.ledger import LEDGER, note_written, read_ledger
+from vitreg.ledger import LEDGER, LOCK, note_written, read_ledger
 from vitreg.runtime import Processes
 from vitreg.train.journal import read_journal
 
@@ -26,7 +26,6 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-LOCK = ".vitreg.lock"
 PUBLISHED, JOURNAL, FOLDERS = ("config.json", "model.safetensors"), "metrics.jsonl", ("checkpoints", "tensorboard")
 OURS = (*PUBLISHED, JOURNAL, *FOLDERS)
 PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back

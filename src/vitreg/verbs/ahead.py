@@ -15,7 +15,7 @@ from vitreg.config import read
 from vitreg.data.listing import refuse_absent
 from vitreg.errors import UserError
 from vitreg.files import missing, refuse_folder, refuse_other_result
-from vitreg.ledger import read_ledger
+from vitreg.ledger import LOCK, read_ledger
 from vitreg.outputs import Outputs
 from vitreg.specs import has_source
 
@@ -152,6 +152,8 @@ def refuse_begun(folder: Path) -> None:
     """Refuse the folder of a run that has checkpoints, where a new one is to begin. Raises UserError."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder.")
+    if (folder / LOCK).exists():
+        return  # somebody may be training there, which only taking the lock tells
     if (folder / "config.json").is_file() and any((folder / "checkpoints").glob("step-*")):
         raise UserError(
             f"{folder} holds a run already; go on with --resume {shlex.quote(str(folder))}, or choose another --out."

@@ -257,7 +257,7 @@ def test_what_is_missing_is_said_with_the_layout_and_who_offers_it(name, tmp_pat
     assert CATALOG[name].title in sentence
     assert CATALOG[name].layout in sentence
     assert CATALOG[name].where in sentence
-    assert ("--download" in sentence) == (CATALOG[name].fetch is not None)
+    assert ("or pass download" in sentence) == (CATALOG[name].fetch is not None)
     assert "\n" not in sentence
 
 
