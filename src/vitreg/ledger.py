@@ -167,22 +167,23 @@ def through_link(folder: Path, name: str) -> bool:
 def own_files(folder: str, suffixes: Container[str]) -> set[str]:
     """Return the paths of the files with these suffixes that vitreg wrote into a folder, as its list there proves.
 
-    A copy often lacks hidden files: there the record says whose figures lie beside it. Enough to leave them out of the
-    images that are read, never to replace them.
+    A copy often lacks hidden files: of a record that is on no list, what lies in its figures counts as vitreg's. Enough
+    to leave them out of the images that are read, never to replace them.
     """
-    if not os.path.isfile(os.path.join(folder, LEDGER)):
-        return {path for path in _drawn_beside(folder) if os.path.splitext(path)[1].lower() in suffixes}
-    try:
-        ledger = read_ledger(Path(folder))
-    except UserError:
-        return set()
+    ledger = Ledger(Path(folder))
+    with contextlib.suppress(UserError):  # a damaged list proves nothing
+        ledger = read_ledger(ledger.folder) if os.path.isfile(ledger.folder / LEDGER) else ledger
     named = (name for name in ledger.files if PurePosixPath(name).suffix.lower() in suffixes)
-    return {os.path.join(folder, *name.split("/")) for name in named if ledger.proves(name)}
+    proven = {os.path.join(folder, *name.split("/")) for name in named if ledger.proves(name)}
+    drawn = _drawn_beside(folder, ledger.files)
+    return proven | {path for path in drawn if os.path.splitext(path)[1].lower() in suffixes}
 
 
-def _drawn_beside(folder: str) -> Iterator[str]:
-    """Yield the paths of what is drawn beside the records that lie in a folder."""
+def _drawn_beside(folder: str, listed: Container[str]) -> Iterator[str]:
+    """Yield the paths of what is drawn beside the records that lie in a folder and are not on its list."""
     for record, schemas in _DRAWN.items():
+        if record in listed or not os.path.isfile(os.path.join(folder, record)):
+            continue
         try:
             with open(os.path.join(folder, record), "rb") as file:
                 found = re.search(rb'"schema":\s*"(vitreg\.\w+)/\d+"', file.read(_BEGINNING))

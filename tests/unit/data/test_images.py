@@ -18,6 +18,7 @@ from PIL import Image
 from vitreg.data import ImageSource, Unreadable
 from vitreg.data.listing import _expand_braces
 from vitreg.errors import UserError
+from vitreg.ledger import LEDGER, note_written
 
 
 def picture(level: int, kind: str = "PNG") -> bytes:
@@ -397,5 +398,11 @@ def test_figures_of_a_result_that_was_copied_without_hidden_files_are_no_images(
         assert "1 picture" in note
         assert "vitreg wrote itself" in note
     assert len(ImageSource([figure])) == 1, "what is named is read"
+    page = tmp_path / "results" / "copy" / "page.html"
+    page.write_text("of a comparison that was written into the copy")
+    note_written(page.parent, [page.name], "compare")
+    assert len(ImageSource([tmp_path / "results"])) == 1
+    (page.parent / LEDGER).write_text("damaged")
+    assert len(ImageSource([tmp_path / "results"])) == 1
     (tmp_path / "results" / "copy" / record).write_text('{"schema": "coco/1"}')
     assert len(ImageSource([tmp_path / "results"])) == 2
