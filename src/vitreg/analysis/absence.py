@@ -52,27 +52,35 @@ def none(
             [MORE_IMAGES, LOOK],
             power=power,
         )
+    size = "" if power is None else f" of at least {percent(_smallest(power, 'mild'))} of the patches"
     return _no_artifacts(
         confidence,
-        "No artifacts were found: in these images no group of patches has unusual norms.",
+        f"No artifacts were found: in these images no group{size} has unusual norms.",
         reasons,
-        ["Nothing needs fixing.", LOOK],
+        ["Nothing that these images show needs fixing.", LOOK],
         power=power,
     )
 
 
 def _limits(power: Power, images: int) -> str:
     """Say which strengths these images can exclude at all."""
-    excluded = [strength for strength in STRENGTHS if power.excludes(strength)]
+    excluded: list[Strength] = [strength for strength in STRENGTHS if power.excludes(strength)]
     if not excluded:
         return f"{count(images, 'image is', 'images are')} too few to exclude even strong effects"
-    edges = [side[STRENGTHS.index(excluded[0])] for side in (power.detectable, power.below) if side]
-    share = max(edge.share or 0.0 for edge in edges)
-    ratios = " or ".join(short(edge.ratio) for edge in edges)
+    ratios = " or ".join(short(edge.ratio) for edge in _both_sides(power, excluded[0]))
     return (
         f"{count(images, 'image')} can only exclude {' and '.join(excluded)} effects "
-        f"({percent(share)} of the patches or more, at {ratios} times the median norm)"
+        f"({percent(_smallest(power, excluded[0]))} of the patches or more, at {ratios} times the median norm)"
     )
+
+
+def _both_sides(power: Power, strength: Strength) -> list[Detectable]:
+    return [side[STRENGTHS.index(strength)] for side in (power.detectable, power.below) if side]
+
+
+def _smallest(power: Power, strength: Strength) -> float:
+    """The share of the patches that would have shown on either side, of a strength that is excluded."""
+    return max(edge.share or 0.0 for edge in _both_sides(power, strength))
 
 
 def _could_show(power: Power, images: int) -> str:
