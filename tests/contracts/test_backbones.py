@@ -42,7 +42,8 @@ def test_registers_and_class_tokens_are_where_the_library_puts_them(name):
 @pytest.mark.parametrize("name", NAMED)
 def test_named_models_keep_every_promise(name):
     report = check_backbone(Backbone(randomised(build_named(name))))
-    allowed = {"not square"} if "beit" in name else set()
+    # Its position bias is tied to its tokens.
+    allowed = {"not square", "added tokens"} if "beit" in name else set()
     assert {check for check, reason in report.items() if reason != "held"} <= allowed
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import tarfile
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
+import vitreg
 from tests.apart import end_of, on_two
 from tests.patience import until
 from vitreg import report
 from vitreg.analysis.tally import Tally
+from vitreg.backbones import Edit
 from vitreg.errors import UserError
 from vitreg.verbs import saved_pass
 from vitreg.verbs.scan import ScanOptions, scan
@@ -134,6 +137,50 @@ def test_other_settings_begin_anew(stopped, photos, capsys):
     assert "resumed" not in capsys.readouterr().err
     assert (result.images.seen, result.verdict.kind) == (7, "none")
     assert not (stopped / saved_pass.FOLDER).exists()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    by: float
+
+    def __call__(self, hidden, _place):
+        return hidden * self.by
+
+
+def test_another_edit_or_other_weights_of_the_same_name_begin_anew(photos, tmp_path, capsys, monkeypatch):
+    plain = vitreg.load("planted:clean", precision="fp32")
+    add, calls = Tally.add, []
+
+    def dies(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+        add(self, batch)
+
+    def stop(backbone):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(saved_pass, "EVERY", 0.0)
+            patch.setattr(Tally, "add", dies)
+            with pytest.raises(Stopped):
+                scan(backbone, photos, out=tmp_path, options=OPTIONS)
+
+    def goes_on(backbone):
+        result = scan(backbone, photos, out=tmp_path, options=OPTIONS)
+        assert result.layers == scan(backbone, photos, options=OPTIONS).layers
+        return "resumed" in capsys.readouterr().err
+
+    edited = {by: plain.edited([Edit("block", 1, Scaled(by))], "scaled") for by in (0.5, 2.0)}
+    for first, second, same in ((edited[0.5], edited[0.5], True), (edited[0.5], edited[2.0], False)):
+        stop(first)
+        assert goes_on(second) == same
+    nameless = plain.edited([Edit("block", 1, lambda hidden, _: hidden)], "nameless")
+    stop(nameless)
+    assert not goes_on(nameless)
+    stop(plain)
+    with torch.no_grad():
+        plain.module.blocks[0].attn.qkv.weight.mul_(2)
+    assert not goes_on(plain)
 
 
 def test_a_changed_image_begins_anew(stopped, photos, tmp_path_factory, capsys, uninterrupted):

@@ -23,7 +23,7 @@ from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import NORMS, Capture, Trace
-from vitreg.backbones.watch import undisturbed, watching
+from vitreg.backbones.watch import hooked, refuse_running_again, undisturbed, watching
 from vitreg.data.transforms import Policy, Preprocess, fit
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice
@@ -107,10 +107,17 @@ class Backbone:
 
     @property
     def edits_identity(self) -> str | None:
-        """What tells edits apart: "" without any, None where one cannot be told apart from another (a lambda)."""
+        """What tells edits apart: "" without any, None where one cannot be told from another: a lambda, a hook."""
+        if self.hooked is not None:
+            return None
         identities = [each.identity() for each in self._edits]
         known = [identity for identity in identities if identity is not None]
         return " ".join(known) if len(known) == len(identities) else None
+
+    @property
+    def hooked(self) -> str | None:
+        """The part of the module that others have hooked or given another forward, None if there is none."""
+        return hooked(self._module)
 
     def __repr__(self) -> str:
         layout, (height, width) = self.anatomy.layout(self.anatomy.native_size), self.anatomy.native_size
@@ -314,7 +321,11 @@ class Backbone:
             source = status.source
         recorder = Recorder(self.anatomy, layout, plan, editor, source)
         looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
-        with undisturbed(self._module, grad=grad), looking:
+        if grad and (editor.in_the_model or any(child.training for child in self._module.modules())):
+            refuse_running_again(self._module)
+        # Outside of inference mode PyTorch counts writes, so that an edit which writes into what it is given is seen.
+        counted = torch.inference_mode(False) if editor.in_the_model and not grad else nullcontext()
+        with counted, undisturbed(self._module, grad=grad), looking:
             final = self._encode(images, recorder)
         if capture is None and not editor.in_the_model:
             return Trace(Tokens(final, layout), self.depth, recorder.kept)

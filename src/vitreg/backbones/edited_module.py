@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitreg.backbones.anatomy import describe
 from vitreg.backbones.edits import Editor, EditSet
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import Capture
-from vitreg.backbones.watch import attach, functions_of
+from vitreg.backbones.watch import attach, functions_of, refuse_running_again
 from vitreg.errors import UserError
+
+_running: ContextVar[Recorder | None] = ContextVar("the recorder of the edited module that runs here", default=None)
 
 
 class EditedModule(nn.Module):
@@ -41,7 +45,7 @@ class EditedModule(nn.Module):
                 "an edit of the whole call sees tokens, and a module returns what it likes; edit at 'image'."
             )
         self._changes_images, self._changes_attention = editor.edits("image"), bool(editor.attention)
-        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, 1), source, lambda: self._recorder)
+        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, 1), source, self._current)
 
     def forward(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns for these images, edited."""
@@ -50,12 +54,31 @@ class EditedModule(nn.Module):
             images, _ = editor.apply("image", images, layout)
             layout = editor.layout(self._anatomy.layout((images.shape[-2], images.shape[-1])), "image")
         plan = Capture().resolve(self._anatomy.depth, layout.length)
-        recorder = self._recorder = Recorder(self._anatomy, layout, plan, editor, self._source)
+        recorder = Recorder(self._anatomy, layout, plan, editor, self._source)
+        if torch.compiler.is_compiling():  # a graph knows no threads
+            self._recorder = recorder
+            try:
+                return self._run(recorder, images, *args, **kwargs)
+            finally:
+                self._recorder = None
+        if torch.is_grad_enabled():
+            refuse_running_again(self.model)
+        token = _running.set(recorder)
         try:
-            with recorder.until_the_end, functions_of(recorder) if self._changes_attention else nullcontext():
-                return self.model(images, *args, **kwargs)
+            return self._run(recorder, images, *args, **kwargs)
         finally:
-            self._recorder = None
+            _running.reset(token)
+
+    def _run(self, recorder: Recorder, images: Any, *args: Any, **kwargs: Any) -> Any:
+        with recorder.until_the_end, functions_of(recorder) if self._changes_attention else nullcontext():
+            return self.model(images, *args, **kwargs)
+
+    def _current(self) -> Recorder | None:
+        """The recorder of the forward that runs in this thread."""
+        if torch.compiler.is_compiling():
+            return self._recorder
+        recorder = _running.get()
+        return recorder if recorder is not None and recorder.anatomy is self._anatomy else None
 
     def _editor(self) -> Editor:
         return Editor(self._sets, self._anatomy.depth)

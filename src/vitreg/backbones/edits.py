@@ -6,14 +6,14 @@ At one site of one block edits run in the order given, those of an inner model f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from vitreg.backbones.identity import identity_of
+from vitreg.backbones.returned import refuse, said, writes_of
 from vitreg.backbones.sites import IN_BLOCKS, SITES, Site, name_of, resolve_layer
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout, Tokens
@@ -86,7 +86,7 @@ class EditSet:
 
     def identity(self) -> str | None:
         """Return 16 hexadecimal digits that are equal for equal edits alone, None where a function cannot be told apart."""
-        words = [_identity((edit.site, edit.layer, edit.function)) for edit in self.edits]
+        words = [identity_of((edit.site, edit.layer, edit.function)) for edit in self.edits]
         known = [word for word in words if word is not None]
         return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16] if len(known) == len(words) else None
 
@@ -136,10 +136,13 @@ class Editor:
         """Return the value after all edits of a site, and the layout of its tokens.
 
         Raises:
-            UserError: if the tokens [B, N, D] of "input" or "block" are not as many as the layout says.
+            UserError: if a function wrote into what it was given, returned nothing or what cannot stand in its place, or
+                as many tokens [B, N, D] at "input" or "block" as the layout does not say.
         """
         for function, state in self._at.get((site, layer), ()):
-            value = function(value, Place(layer=layer, layout=layout, state=state))
+            given, writes = value, writes_of(value)
+            value = function(given, Place(layer=layer, layout=layout, state=state))
+            refuse(site, layer, given, value, written=writes_of(given) != writes)
             if site in CHANGING_TOKENS:
                 layout = layout_after(function, layout)
             if site in CHANGING_TOKENS and value.shape[1] != layout.length:
@@ -167,40 +170,17 @@ class Editor:
 def _wrapped(
     function: Function, state: dict[str, Any], run: Callable[[Tensor], Tokens], layout: Callable[[Tensor], TokenLayout]
 ) -> Callable[[Tensor], Tokens]:
-    return lambda images: function(images, Place(layer=None, layout=layout(images), state=state, run=run))
+    def call(images: Tensor) -> Tokens:
+        found = function(images, Place(layer=None, layout=layout(images), state=state, run=run))
+        if not isinstance(found, Tokens) or len(found.values) != len(images):
+            raise UserError(
+                f"the edit of the whole call returned {said(found)}; it returns Tokens of all {len(images)} images."
+            )
+        return found
+
+    return call
 
 
 def layout_after(function: Function, layout: TokenLayout) -> TokenLayout:
     """Return the layout after an edit: what its function says, or as before."""
     return function.layout(layout) if isinstance(function, ChangesLayout) else layout
-
-
-def _identity(value: Any) -> str | None:
-    """Return text that is equal for equal values alone, None for what has no such text: functions, modules, open files."""
-    if value is None or isinstance(value, bool | int | float | str | bytes):
-        return repr(value)
-    if isinstance(value, torch.dtype | torch.Size):
-        return repr(value)
-    if isinstance(value, Tensor | np.ndarray):
-        array = (
-            value.detach().cpu().contiguous()
-            if isinstance(value, Tensor)
-            else torch.from_numpy(np.ascontiguousarray(value))
-        )
-        data = array.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return f"{array.dtype}{tuple(array.shape)}{hashlib.sha256(data).hexdigest()}"
-    if is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return _joined(kind, [(f.name, getattr(value, f.name)) for f in fields(value)])
-    if isinstance(value, Mapping):
-        return _joined("mapping", sorted(value.items(), key=repr))
-    if isinstance(value, tuple | list):
-        return _joined(type(value).__name__, list(enumerate(value)))
-    return None
-
-
-def _joined(kind: str, items: Sequence[tuple[Any, Any]]) -> str | None:
-    parts = [(_identity(key), _identity(value)) for key, value in items]
-    if any(key is None or value is None for key, value in parts):
-        return None
-    return f"{kind}({', '.join(f'{key}={value}' for key, value in parts)})"

@@ -27,6 +27,7 @@ from vitreg.backbones.edits import Editor
 from vitreg.backbones.fast_linear import attention_body, faster_linear
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import QKV, Plan
+from vitreg.errors import UserError
 
 _running: ContextVar[Recorder | None] = ContextVar(
     "the recorder of the forward that runs in this context", default=None
@@ -210,6 +211,29 @@ class _Flags:
 
 
 _flags = _Flags()
+
+
+def hooked(module: nn.Module) -> str | None:
+    """Return the name of a part of a model that does more than its class says: hooks of others, or a forward of its own."""
+    for name, part in module.named_modules():
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        own = all(getattr(hook, "__module__", "") == __name__ for hook in hooks)  # of another thread, while it looks
+        if not own or "forward" in vars(part):
+            return name or type(part).__name__
+    return None
+
+
+def refuse_running_again(module: nn.Module) -> None:
+    """Refuse gradients of a model that runs its blocks a second time for them: by then what was set for the forward is gone.
+
+    Raises:
+        UserError: if gradient checkpointing is on.
+    """
+    if any(getattr(child, "grad_checkpointing", False) is True for child in module.modules()):
+        raise UserError(
+            f"this {type(module).__name__} has gradient checkpointing on: for gradients its blocks run again, without the "
+            "edits and in training mode; switch it off with set_grad_checkpointing(False)."
+        )
 
 
 @contextmanager

@@ -45,6 +45,11 @@ def made_from(
         UserError: for a model with an edit that cannot be told from another: its features must not be kept.
     """
     edits = backbone.edits_identity
+    if backbone.hooked is not None:
+        raise UserError(
+            f"features of {backbone.spec} cannot be kept: its part '{backbone.hooked}' has hooks or a forward of its own, and "
+            "what they do cannot be told; take them off, or make them edits (Backbone.edited)."
+        )
     if edits is None:
         raise UserError(
             f"features of {backbone.spec} cannot be kept: an edit of it is a function without identity; make it a frozen "
@@ -55,7 +60,7 @@ def made_from(
         "model": {
             "spec": backbone.spec,
             "parameters_and_buffers": hash_of_values(tower),
-            "structure": _short(_ADDRESS.sub("", repr(tower))),
+            "structure": _short(_structure(tower)),
             "dtype": str(backbone.dtype).removeprefix("torch."),
             **({"edits": edits} if edits else {}),
         },
@@ -75,6 +80,17 @@ def made_from(
 def key_of(words: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits."""
     return _short(json.dumps(words, sort_keys=True))
+
+
+def _structure(tower: nn.Module) -> str:
+    """The layers of a model and the plain settings of each, such as the heads of attention, which no weight shows."""
+    settings = [
+        f"{name}.{key}={value!r}"
+        for name, module in tower.named_modules()
+        for key, value in sorted(vars(module).items())
+        if key != "training" and not key.startswith("_") and isinstance(value, bool | int | float | str | torch.Size)
+    ]
+    return "\n".join([_ADDRESS.sub("", repr(tower)), *settings])
 
 
 def hash_of_values(module: nn.Module) -> str:

@@ -18,6 +18,7 @@ from vitreg.analysis.outliers import detector as detector_named
 from vitreg.analysis.tally import Tally
 from vitreg.backbones import Backbone
 from vitreg.backbones.load import opened, refuse_reloading
+from vitreg.backbones.weights import sha256_of_weights
 from vitreg.data.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.files import printable, results_folder, write_text
@@ -115,7 +116,8 @@ def scan(
         )  # fmt: skip
         attention = backbone.attention_status()
         measure = Measure(backbone, batches.size, attention=attention.readable)
-        saved = held.enter_context(saved_pass(folder, group, _identity(backbone, batches, options)))
+        identity = _identity(backbone, batches, options, given=isinstance(model, Backbone))
+        saved = held.enter_context(saved_pass(folder, group, identity))
         tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
         done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
         if done and group.first:
@@ -212,14 +214,20 @@ def describe(verdict: VerdictRecord) -> str:
     return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"
 
 
-def _identity(backbone: Backbone, batches: Batches, options: ScanOptions) -> dict[str, Any] | None:
-    """What must be the same for a pass to go on where it was killed; None where it cannot."""
-    images = batches.fingerprint
-    if images is None:
+def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, given: bool) -> dict[str, Any] | None:
+    """What must be the same for a pass to go on where it was killed; None where it cannot.
+
+    Args:
+        given: whether the backbone was loaded before this call, so that its weights may have changed since.
+    """
+    images, edits = batches.fingerprint, backbone.edits_identity
+    if images is None or edits is None:
         return None
+    weights = sha256_of_weights(backbone.anatomy.tower) if given else backbone.weights_sha256
     model = [
         backbone.spec,
-        backbone.weights_sha256,
+        weights,
+        edits,
         str(backbone.dtype),
         str(backbone.device),
         backbone.attention_status(),

@@ -252,6 +252,24 @@ def test_features_of_an_edited_model_are_its_own_and_those_without_identity_are_
     assert {folder.name for folder in tmp_path.iterdir()} == set(keys.values())
 
 
+def test_models_that_differ_in_no_weight_have_features_of_their_own(tmp_path):
+    data = Pictures()
+    for heads in (2, 4):
+        backbone = model(heads=heads)
+        images = torch.stack([PLAIN(data.read(i).image) for i in range(IMAGES)])
+        store = extract(bench(tmp_path, backbone, batch_size=IMAGES), data, Wanted(cls=(-1,)))
+        torch.testing.assert_close(store["cls/-1"][:], backbone(images).values[:, 0], rtol=1e-5, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_features_of_a_hooked_model_are_never_kept(tmp_path):
+    backbone = model()
+    backbone.module.blocks[0].register_forward_hook(lambda _module, _args, output: 2 * output)
+    with pytest.raises(UserError, match=r"'blocks\.0' has hooks"):
+        extract(bench(tmp_path, backbone), Pictures(), Wanted(cls=(-1,)))
+    assert not list(tmp_path.iterdir())
+
+
 @dataclass(frozen=True)
 class Shifted:
     def __call__(self, hidden, _place):

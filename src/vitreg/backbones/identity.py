@@ -1,0 +1,159 @@
+"""What tells one value from another across runs: text that is equal for values that behave alike, and for no others.
+
+A function is what its code, its defaults, what it closes over and the names outside that it reads make of it; one of a
+library is its name, since the versions of libraries are recorded beside.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DESCRIBED = (bool, int, float, complex, str, bytes, torch.dtype, torch.Size, torch.device, type(None), type(...))
+_PLACES = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def identity_of(value: Any) -> str | None:
+    """Return text that is equal for equal values alone, None for what has no such text: a bare function, a module, a file."""
+    return _identity(value, frozenset())
+
+
+def _identity(value: Any, within: frozenset[int]) -> str | None:
+    """The identity of a value.
+
+    Args:
+        within: functions and classes that are being described, by `id`: those call themselves.
+    """
+    if isinstance(value, _DESCRIBED):
+        return repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return _of_array(value)
+    if is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        kind = _of_class(type(value), within)
+        return (
+            None if kind is None else _joined(kind, [(f.name, getattr(value, f.name)) for f in fields(value)], within)
+        )
+    if isinstance(value, Mapping):
+        return _joined("mapping", sorted(value.items(), key=repr), within)
+    if isinstance(value, tuple | list):
+        return _joined(type(value).__name__, list(enumerate(value)), within)
+    return None
+
+
+def _of_array(value: Tensor | np.ndarray) -> str | None:
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta:
+            return None
+        array = value.detach().cpu().contiguous()
+    elif value.dtype.hasobject or value.dtype.kind not in "biufc":
+        return None
+    else:
+        array = torch.from_numpy(np.ascontiguousarray(value))
+    data = array.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{array.dtype}{tuple(array.shape)}{hashlib.sha256(data).hexdigest()}"
+
+
+def _joined(kind: str, items: Sequence[tuple[Any, Any]], within: frozenset[int]) -> str | None:
+    parts = [(_identity(key, within), _identity(value, within)) for key, value in items]
+    if any(key is None or value is None for key, value in parts):
+        return None
+    return f"{kind}({', '.join(f'{key}={value}' for key, value in parts)})"
+
+
+def _of_class(kind: type, within: frozenset[int]) -> str | None:
+    """A class: its name, and what its methods do."""
+    words = [_name(kind)]
+    for each in kind.__mro__:
+        if _of_library(each.__module__) or id(each) in within:
+            continue
+        for name, member in sorted(vars(each).items()):
+            # What dataclasses and Python write by themselves follows from the fields.
+            by_itself = name.startswith(("__", "_abc_")) and name not in ("__call__", "__post_init__")
+            if by_itself or isinstance(member, _PLACES):
+                continue
+            found = _of_name_outside(member, within | {id(each)})
+            if found is None:
+                return None
+            words.append(f"{name}={found}")
+    return " ".join(words)
+
+
+def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
+    """A value that code reads by name: a function, a class, a library, or anything that has an identity."""
+    if isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, functools.cached_property):
+        value = value.func
+    elif isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, types.ModuleType):
+        return value.__name__ if _of_library(value.__name__) else None
+    if isinstance(value, type):
+        return _name(value) if _of_library(value.__module__) or id(value) in within else _of_class(value, within)
+    if isinstance(value, types.FunctionType):
+        while hasattr(value, "__wrapped__") and _of_library(value.__globals__.get("__name__")):  # jaxtyping, no_grad
+            value = value.__wrapped__
+        own = value.__globals__.get("__name__")
+        return _name(value) if _of_library(own) or id(value) in within else _of_code(value, within)
+    if isinstance(value, types.BuiltinFunctionType | np.ufunc):
+        return _name(value)
+    return _identity(value, within)
+
+
+def _of_code(function: Any, within: frozenset[int]) -> str | None:
+    """A function of the user's: its instructions, its defaults, and what it reads from outside."""
+    within = within | {id(function)}
+    outside = {name: function.__globals__[name] for name in _read(function.__code__) if name in function.__globals__}
+    try:
+        outside |= zip(
+            function.__code__.co_freevars, (c.cell_contents for c in function.__closure__ or ()), strict=True
+        )
+    except ValueError:  # a cell that is still empty
+        return None
+    words = [_instructions(function.__code__), _identity((function.__defaults__, function.__kwdefaults__), within)]
+    words += [_of_name_outside(value, within) for _, value in sorted(outside.items())]
+    known = [word for word in words if word is not None]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest() if len(known) == len(words) else None
+
+
+def _instructions(code: types.CodeType) -> str:
+    constants = [
+        _instructions(c)
+        if isinstance(c, types.CodeType)
+        else f"{sorted(map(repr, c))}"
+        if isinstance(c, frozenset)
+        else repr(c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_freevars} {code.co_cellvars}"
+
+
+def _read(code: types.CodeType) -> Iterator[str]:
+    """Yield the global names that code reads, that of inner functions included."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _read(constant)
+
+
+def _of_library(module: str | None) -> bool:
+    """Whether code is of Python itself or of an installed package, whose version tells it apart."""
+    top = (module or "").partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return top == "vitreg" or "site-packages" in file or "dist-packages" in file
+
+
+def _name(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', getattr(value, '__name__', ''))}"
