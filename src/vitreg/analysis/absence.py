@@ -93,8 +93,16 @@ def _could_show(power: Power, images: int) -> str:
         blocks = f"blocks {power.layer} and {power.below_layer}"
     return (
         f"{these} would show a group of this size in at least {percent(power.probability)} of the cases: "
-        f"{shown} (simulated for {blocks}, where norms reach furthest). Smaller groups can be missed."
+        f"{shown} (simulated for {blocks}, where norms reach furthest). Smaller or weaker groups can be missed."
+        f"{_unshown(power)}"
     )
+
+
+def _unshown(power: Power) -> str:
+    """Name the side of the median on which nothing would be seen: numbers of the other one must not stand for both."""
+    sides = (("above", power.detectable), ("below", power.below))
+    blind = [side for side, edges in sides if edges and not _edges(edges)]
+    return "".join(f" No group {side} the median would show dependably, however large." for side in blind)
 
 
 def _edges(detectable: Sequence[Detectable]) -> str:

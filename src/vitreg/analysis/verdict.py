@@ -192,9 +192,8 @@ def _reasons(
         reasons.append(_at_the_end(detection, evidence.output))
     reasons += _places(evidence)
     if evidence.redundancy_auc is not None:
-        more = "more" if evidence.redundancy_auc > 0.5 else "less"
         reasons.append(
-            f"Their input patches resemble their neighbours {more} than other patches do "
+            f"Their input patches resemble their neighbours {_compared(evidence, detection.share)} other patches do "
             f"(AUC {number(evidence.redundancy_auc)}; 0.5 is no difference)."
         )
     reasons += _attention(evidence)
@@ -205,6 +204,17 @@ def _reasons(
     if kind == "position-locked":
         reasons.append("Content does not cause them: most lie at positions where at least half of the images have one.")
     return reasons
+
+
+def _compared(evidence: Evidence, share: float) -> str:
+    """Say on which side of 0.5 the AUC lies, where that is more than chance: two deviations of places drawn at random."""
+    assert evidence.redundancy_auc is not None
+    patches = evidence.images * evidence.grid[0] * evidence.grid[1]
+    outliers = max(share * patches, 1.0)
+    deviation = np.sqrt((patches + 1) / (12 * outliers * max(patches - outliers, 1.0)))  # Mann and Whitney 1947
+    if abs(evidence.redundancy_auc - 0.5) <= 2 * deviation:
+        return "no more and no less than"
+    return "more than" if evidence.redundancy_auc > 0.5 else "less than"
 
 
 def _places(evidence: Evidence) -> list[str]:
