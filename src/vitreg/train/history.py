@@ -172,7 +172,7 @@ def onset_sentence(
     shown = [m.step for m in moments if m.verdict != "none"]
     if start is None:
         if not shown and running:
-            return f"No artifacts so far: the run is unfinished, at step {last:,} of {total:,}."
+            return f"No artifacts so far: the last look was at step {last:,} of {total:,}, and the run is unfinished."
         if not shown:
             return f"No artifacts appeared up to step {last:,}."
         times = "one look" if len(shown) == 1 else f"{len(shown)} of {len(moments)} looks"

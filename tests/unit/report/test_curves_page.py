@@ -152,7 +152,7 @@ def test_one_run_is_told_in_one_sentence(runs):
     assert f"Best top-1 accuracy {value:.1f} % at step {-step:,}" in text
     assert "model.registers = 0" in text
     unfinished = words(render(runs[1:2]))
-    assert "No artifacts so far: the run is unfinished, at step 6,200 of 10,000." in unfinished
+    assert "No artifacts so far: the last look was at step 6,200 of 10,000, and the run is unfinished." in unfinished
     assert "at the end" not in unfinished
     assert unfinished.count("6,200") == 1
     assert "No artifacts so far supervised, S/16, 4 registers" in unfinished
