@@ -134,7 +134,9 @@ def test_what_lies_behind_a_url_is_said_to_be_taken_for_the_same(photos, tmp_pat
 
 def test_other_settings_begin_anew(stopped, photos, capsys):
     result = scan("planted:clean", photos, out=stopped, options=OPTIONS)
-    assert "resumed" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "resumed" not in said
+    assert said.count("this scan begins anew") == 1
     assert (result.images.seen, result.verdict.kind) == (7, "none")
     assert not (stopped / saved_pass.FOLDER).exists()
 

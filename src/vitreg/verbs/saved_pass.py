@@ -28,12 +28,18 @@ from vitreg.files import replacing
 from vitreg.ledger import fcntl
 from vitreg.records import Skipped
 from vitreg.runtime import Processes
+from vitreg.terminal import say
 from vitreg.verbs.batches import Batches
 
 FOLDER, SCHEMA = ".vitreg-scan", "vitreg.pass/1"
 EVERY = 30.0  # seconds between two savings, which take about 0.1 each
 STOPPED = "what was scanned is kept, and the same command goes on from it"
 _OWN = re.compile(r"process-\d{5}-of-\d{5}\.(spill|sums|mark)")
+
+ANEW = (
+    "vitreg: what an interrupted scan kept here is of another model, of other images or settings, or damaged; "
+    "this scan begins anew."
+)
 
 
 class SavedPass:
@@ -61,6 +67,8 @@ class SavedPass:
             return 0
         state = self._read()
         if state is None:
+            if self.kept:
+                say(ANEW, error=True)
             self.spill.truncate(0)
             self._path("sums").unlink(missing_ok=True)
             return 0
