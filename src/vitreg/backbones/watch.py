@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,18 +40,40 @@ def watching(recorder: Recorder) -> Iterator[None]:
 
     A compiled model runs uncompiled meanwhile: with the hooks it would be compiled anew for every block.
     """
-    compiled = "torch._dynamo" in sys.modules
-    eagerly = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     handles: list[RemovableHandle] = []
     token = _running.set(recorder)
     try:
         handles += attach(recorder.anatomy, recorder.editor, recorder.plan, recorder.source, lambda: _here(recorder))
-        with recorder.until_the_end, eagerly, functions_of(recorder):
+        with recorder.until_the_end, _eager(), functions_of(recorder):
             yield
     finally:
         for handle in handles:
             handle.remove()
         _running.reset(token)
+
+
+class _Eager:
+    """PyTorch's switch for compiled models, which is one for all threads: off from the first that looks to the last."""
+
+    def __init__(self) -> None:
+        self._lock, self._runs, self._put_back = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._runs and "torch._dynamo" in sys.modules:
+                self._put_back.enter_context(torch.compiler.set_stance("force_eager"))
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._put_back.close()
+
+
+_eager = _Eager()
 
 
 def _here(recorder: Recorder) -> Recorder | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.apart import apart
 from tests.patience import PATIENCE
 from torch import Tensor
 
@@ -105,6 +106,33 @@ def test_threads_that_share_the_module_of_an_edited_model_each_get_its_output(vi
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not wrong
+
+
+def test_threads_that_look_into_a_model_leave_compiled_models_compiled(vit, images) -> None:
+    def threads_look() -> None:
+        import torch._dynamo
+
+        first, second = threading.Event(), threading.Event()
+
+        def look(mine: threading.Event, others: threading.Event) -> None:
+            def meet(hidden: Tensor, _place: Place) -> Tensor:
+                mine.set()
+                assert others.wait(PATIENCE)
+                return hidden
+
+            Backbone(vit).trace(images, Capture(norms="all"), [at("block", meet)])
+
+        for _ in range(10):
+            first.clear()
+            second.clear()
+            threads = [threading.Thread(target=look, args=pair) for pair in ((first, second), (second, first))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert torch._dynamo.eval_frame._stance.stance == "default"
+
+    apart(threads_look)
 
 
 def test_gradients_of_a_model_that_runs_its_blocks_again_for_them_are_refused() -> None:
