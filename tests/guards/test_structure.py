@@ -1,6 +1,7 @@
 """The shape of the code base: imports go down, files stay small, public names and verbs are a decision."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ def modules(source=SRC):
     return sorted(source.rglob("*.py"))
 
 
+@functools.cache
+def parsed(text):
+    return ast.parse(text)
+
+
 def name_of(path, source=SRC):
     return ".".join((source.name, *path.relative_to(source).with_suffix("").parts)).removesuffix(".__init__")
 
@@ -36,7 +42,7 @@ def part_of(path):
 
 def imports(path, source=SRC, *, top_level_only=False):
     """Names of the modules a file imports, wherever the import stands: in a function, for types only, or relative."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path.read_text())
     package = [*path.relative_to(source.parent).parts[:-1]]
     for node in ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -110,7 +116,7 @@ def test_foreign_libraries_are_imported_where_they_are_used(path):
 def test_no_file_is_longer_than_400_lines_and_each_says_what_it_holds(path):
     text = path.read_text()
     assert text.count("\n") <= 400
-    assert ast.get_docstring(ast.parse(text)), "a module begins with two or three sentences on what it holds"
+    assert ast.get_docstring(parsed(text)), "a module begins with two or three sentences on what it holds"
 
 
 def test_no_circles():
