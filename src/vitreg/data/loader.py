@@ -19,6 +19,7 @@ from torch import Tensor
 from vitreg.data.decode import Unreadable
 from vitreg.data.images import ImageSource
 from vitreg.data.transforms import Preprocess
+from vitreg.interrupts import interrupts_held
 from vitreg.records import Skipped
 
 _BATCHES_AHEAD = 2
@@ -110,7 +111,8 @@ class Stream:
         early: dict[int, _Decoded] = {}
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="vitreg-decode")
         try:
-            pending: deque[Future[_Decoded | None]] = deque(pool.submit(work) for _ in range(ahead))
+            with interrupts_held():  # a thread that starts meanwhile would be on no list of those to wait for
+                pending: deque[Future[_Decoded | None]] = deque(pool.submit(work) for _ in range(ahead))
             due = 0
             while pending:
                 image = pending.popleft().result()
