@@ -86,9 +86,8 @@ class Stopped(BaseException):
     pass
 
 
-@pytest.fixture
-def stopped(photos, tmp_path, monkeypatch):
-    """The folder of a scan that ended without a word after two batches."""
+def stop(model, images, out, monkeypatch):
+    """Let a scan end without a word after two batches, its sums saved."""
     monkeypatch.setattr(saved_pass, "EVERY", 0.0)
     add, calls = Tally.add, []
 
@@ -101,7 +100,13 @@ def stopped(photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Tally, "add", dies)
         with pytest.raises(Stopped):
-            scan("planted:high-norm", photos, out=tmp_path, options=OPTIONS)
+            scan(model, images, out=out, options=OPTIONS)
+
+
+@pytest.fixture
+def stopped(photos, tmp_path, monkeypatch):
+    """The folder of a scan that ended without a word after two batches."""
+    stop("planted:high-norm", photos, tmp_path, monkeypatch)
     assert list((tmp_path / saved_pass.FOLDER).iterdir())
     return tmp_path
 
@@ -112,19 +117,8 @@ def test_what_lies_behind_a_url_is_said_to_be_taken_for_the_same(photos, tmp_pat
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         for path in sorted(photos.glob("*.png")):
             tar.add(path, path.name)
-    url, add, calls = f"pipe:cat {tmp_path / 'photos.tar'}", Tally.add, []
-    monkeypatch.setattr(saved_pass, "EVERY", 0.0)
-
-    def dies(self, batch):
-        calls.append(1)
-        if len(calls) == 3:
-            raise Stopped
-        add(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tally, "add", dies)
-        with pytest.raises(Stopped):
-            scan("planted:high-norm", url, out=tmp_path / "out", options=OPTIONS)
+    url = f"pipe:cat {tmp_path / 'photos.tar'}"
+    stop("planted:high-norm", url, tmp_path / "out", monkeypatch)
     result = scan("planted:high-norm", url, out=tmp_path / "out", options=OPTIONS)
     assert sum("behind URLs was taken" in note for note in result.model.notes) == 1
     assert result.images.seen == 7

@@ -65,9 +65,11 @@ class EditedModule(nn.Module):
             refuse_running_again(self.model)
         token = _running.set(recorder)
         try:
-            return self._run(recorder, images, *args, **kwargs)
+            output = self._run(recorder, images, *args, **kwargs)
         finally:
             _running.reset(token)
+        recorder.refuse_lost_edits()
+        return output
 
     def _run(self, recorder: Recorder, images: Any, *args: Any, **kwargs: Any) -> Any:
         with recorder.until_the_end, functions_of(recorder) if self._changes_attention else nullcontext():

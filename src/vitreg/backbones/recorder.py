@@ -162,6 +162,11 @@ class Recorder:
         """The patch projection ran."""
         self.kept.patch_embeddings = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
 
+    def refuse_lost_edits(self) -> None:
+        """Refuse edits of what this forward did not pass. Raises UserError."""
+        for site, layer in self.editor.places - self._written:
+            raise UserError(f"{name_of(site, layer)} was not seen in this model, so it cannot be written.")
+
     def finish(self, final: Tensor) -> Trace:
         """Check that what was asked for was seen exactly once, and hand it over.
 
@@ -181,8 +186,7 @@ class Recorder:
                         f"block {layer} made {self.calls[layer]} attention calls over all {self.layout.length} tokens "
                         "where one was expected, so its attention cannot be read; norms and hidden states still can."
                     )
-        for site, layer in self.editor.places - self._written:
-            raise UserError(f"{name_of(site, layer)} was not seen in this model, so it cannot be written.")
+        self.refuse_lost_edits()
         for layer in self.plan.mlp - self.kept.mlp.keys():
             raise UserError(f"{name_of('mlp', layer)} was not seen; its last projection is not known for this model.")
         if self.plan.input and self.kept.input is None:

@@ -414,3 +414,11 @@ def test_the_example_of_the_documents_runs_and_does_what_it_says() -> None:
     assert float((norms / norms.median(1, keepdim=True).values).max()) < 2.01
     assert torch.equal(norms < plain * 0.999, plain > 2.0 * plain.median(1, keepdim=True).values)
     assert names["clipped"].edits_identity
+
+
+def test_an_edit_that_the_module_does_not_pass_is_refused(vit, images) -> None:
+    """The last projection of an MLP is there and never called."""
+    edited = Backbone(vit).edited([Edit("mlp", 1, Scale(0.5))], "halved")
+    edited.module.get_submodule("model.blocks.1").mlp = nn.Identity()
+    with pytest.raises(UserError, match="the mlp of block 1 was not seen"):
+        edited.module(images)
