@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +35,21 @@ def end_of(do: Callable[[], object]) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def printed(do: Callable[[], object]) -> str:
+    """What something prints in a process forked from this one, which must end well. Its limits bind it alone."""
+    with tempfile.TemporaryFile("w+") as out:
+
+        def to_file() -> None:
+            os.dup2(out.fileno(), 1)
+            with contextlib.redirect_stdout(out):
+                do()
+            out.flush()
+
+        assert end_of(to_file) == 0, "it failed; its traceback is on standard error"
+        out.seek(0)
+        return out.read()
 
 
 def on_two(do: Callable[..., object], *words: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -11,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-from .shipped import write_photographs, write_voc
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +28,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of later garbage collections: it stays until the end."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     folder = Path(os.environ.get("VITREG_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -40,12 +45,16 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The photographs of scikit-image and crops of them, alone in a folder."""
+    from .shipped import write_photographs  # imports torch, which the process that only hands tests out does not need
+
     return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the form of VOC 2012: 8 training and 8 validation images with boxes and masks."""
+    from .shipped import write_voc
+
     return write_voc(tmp_path_factory.mktemp("made") / "voc2012")
 
 
@@ -56,6 +65,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Savings for all tests of a file, which it asks for by `pytestmark`.
+
+
+@pytest.fixture(scope="module")
+def coarse_figures() -> Iterator[None]:
+    """Figures have few pixels, for tests that look at where files lie and not at what they show."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitreg.report.figures.DPI", 40)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from vitreg.verbs import demo
 
 from .made import QUICK, SMALL
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
 
 
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`
@@ -24,7 +24,7 @@ CASES = {
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
     "maps": ("{model}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
     "doctor": ("{model}",),
-    "eval": ("planted:clean", "complexity", "--out", "{out}"),
+    "eval": ("planted:clean", "complexity", "--registers", "0", "4", "--out", "{out}"),
     "discover": ("{model}", "voc2012:{voc}@val", "--limit", "2", "--out", "{out}", "{small}"),
     "extract": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}"),
     "train": ("--config", "{settings}", "--out", "{out}/run", "--run.duration", "4 steps"),
@@ -116,7 +116,7 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
 OF_A_RUN = {
     "scan": ("{run}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}", "{quick}"),
     "doctor": ("{run}",),
-    "eval": ("{run}", "complexity", "--out", "{out}"),
+    "eval": ("{run}", "complexity", "--registers", "0", "4", "--out", "{out}"),
     "curves": ("{run}", "--out", "{out}"),
     "export": ("{run}", "--to", "safetensors", "--out", "{out}/model.safetensors"),
     "train": ("--resume", "{run}"),

@@ -19,6 +19,8 @@ from .conftest import one_sentence
 from .made import MODEL, QUICK, SMALL
 from .test_every_verb import CASES, words_of
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+
 WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export")
 SKIPPED = {"doctor", "version", "demo"}  # the first two write nothing, the demo has a test of its own
 MORE = {"scan": ("--tokens",), "extract": ("--table",)}
@@ -238,7 +240,7 @@ def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, tmp_
     words = {
         "scan": ("scan", MODEL, photos, *SMALL, *QUICK, "--tokens"),
         "discover": ("discover", MODEL, photos, *SMALL),
-        "eval": ("eval", MODEL, "complexity"),
+        "eval": ("eval", MODEL, "complexity", "--registers", "0", "4"),
     }[verb]
     assert vitreg(*words, "--out", tmp_path / "whole").returncode == 0
     out, module = tmp_path / "out", f"vitreg.verbs.{'evaluate' if verb == 'eval' else verb}"

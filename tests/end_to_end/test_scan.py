@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.apart import on_two
 from tests.patience import PATIENCE, until
+from vitreg import report
 from vitreg.records import ScanResult
 from vitreg.verbs.scan import scan
 
@@ -100,12 +102,27 @@ def test_a_clean_twin_is_not_accused(vitreg, photos, tmp_path):
     assert read(tmp_path / "out").verdict.kind == "none"
 
 
-def test_two_processes_say_what_one_says(vitreg_process, photos, planted, tmp_path):
+def on_its_share(rank, photos, out, meeting):
+    """Scan as one of two processes, which a test forks."""
+    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=2)
+    report.draw_scan = lambda *_: None
+    scan("planted:high-norm", photos, out=out, precision="fp32")
+    torch.distributed.destroy_process_group()
+
+
+def under_torchrun(vitreg_process, photos, out):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", UNDRAWN)
-    done = vitreg_process(
-        "scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--precision", "fp32", program=torchrun
-    )
+    words = ("scan", "planted:high-norm", photos, "--out", out, "--precision", "fp32")
+    done = vitreg_process(*words, program=torchrun)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("started", ["forked", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_two_processes_say_what_one_says(vitreg_process, photos, planted, tmp_path, started):
+    if started == "torchrun":
+        under_torchrun(vitreg_process, photos, tmp_path / "out")
+    else:
+        on_two(on_its_share, photos, tmp_path / "out", tmp_path / "meeting")
     one, two = read(planted[0]), read(tmp_path / "out")
     assert two.provenance.processes == 2
     assert two.verdict.model_dump(exclude={"reason", "effects"}) == one.verdict.model_dump(

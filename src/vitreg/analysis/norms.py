@@ -37,7 +37,7 @@ def encode(norms: np.ndarray) -> np.ndarray:
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
-    """Codes back to norms, float32."""
+    """Codes back to norms, float32 (whose own steps are wider than ours below 2^-126)."""
     norms = np.exp2((codes.astype(np.float64) + 0.5) / STEPS_PER_OCTAVE + LOWEST_OCTAVE)
     return np.where(codes > 0, norms, 0.0).astype(np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from importlib import resources
@@ -20,6 +21,17 @@ FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 
 def render(template: str, **values: object) -> str:
     """Fill a template. Values are escaped; the style, the script and the policy are put in under these names."""
+    style, script = _asset("report.css"), _asset("report.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=style, script=script, policy=_policy(style, script), **values)
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The template engine; it compiles a template once, which takes longer than filling it."""
     environment = Environment(
         loader=PackageLoader("vitreg.report"),
         autoescape=True,
@@ -40,10 +52,7 @@ def render(template: str, **values: object) -> str:
         "pretty": lambda value: json.dumps(value, indent=2, default=str, ensure_ascii=False),
     }
     environment.globals["count"] = words.count
-    style, script = _asset("report.css"), _asset("report.js")
-    return environment.get_template(template).render(
-        style=style, script=script, policy=_policy(style, script), **values
-    )
+    return environment
 
 
 def write(path: Path, page: str) -> Path:

@@ -1,34 +1,31 @@
 """Weights files that lie about their size: one sentence, and no more memory than they have bytes."""
 
 import re
-import subprocess
-import sys
+import resource
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from hostile import FILES
+from tests.apart import printed
 
-# One process reads them all. It may ask for 600 MB above what Python and the libraries have, whatever a file declares;
-# what must be one sentence is printed, and the most memory that was in use.
-READER = """
-import re, resource, sys
-from pathlib import Path
 from vitreg.backbones.weights import load_weights
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 
-model = VisionTransformer(32, 8, 32, 1, 2)
-used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
-for name in sys.argv[1:]:
-    try:
-        load_weights(model, name, allow_partial=True)
-        print(Path(name).name, "LOADED", flush=True)
-    except UserError as error:
-        print(Path(name).name, error, flush=True)
-"""
+
+def read_all(files):
+    """Print, for each file, the one sentence that refuses it. 600 MB above what is used may be asked for, no more."""
+    model = VisionTransformer(32, 8, 32, 1, 2)
+    used = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
+    for file in files:
+        try:
+            load_weights(model, file, allow_partial=True)
+            print(Path(file).name, "LOADED")
+        except UserError as error:
+            print(Path(file).name, error)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +38,7 @@ def sentences(tmp_path_factory):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux's /proc to limit memory")
     files = [str(folder / make.__name__) for make in FILES]
-    done = subprocess.run([sys.executable, "-c", READER, *files], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    lines = printed(lambda: read_all(files)).splitlines()
     assert len(lines) == len(files), "one sentence, on one line, for each file"
     return dict(line.split(" ", 1) for line in lines)
 

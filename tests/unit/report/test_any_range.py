@@ -125,7 +125,7 @@ def records():
     return made
 
 
-@tries(300)
+@tries(150)
 @given(low=VALUES, high=VALUES, kind=st.sampled_from(("linear", "log", "sqrt")), target=st.integers(1, 8))
 def test_an_axis_of_any_range_places_values_inside_and_has_ticks_that_can_be_told_apart(low, high, kind, target):
     axis = Axis(low, high, 0.0, 100.0, kind)
@@ -137,7 +137,7 @@ def test_an_axis_of_any_range_places_values_inside_and_has_ticks_that_can_be_tol
     assert len(set(words)) == len(words)
 
 
-@tries(300)
+@tries(150)
 @given(low=VALUES, high=VALUES)
 def test_a_range_is_finite_ascending_and_above_zero_where_it_is_logarithmic(low, high):
     for log in (False, True):
@@ -150,7 +150,7 @@ def test_a_range_is_finite_ascending_and_above_zero_where_it_is_logarithmic(low,
         assert usable(low, high) == usable(low, high, log=True) == (low, high)
 
 
-@tries(40)
+@tries(20)
 @given(data=st.data(), width=WIDTHS)
 def test_every_chart_of_a_scan_is_drawn(records, data, width):
     result = records(data.draw)
@@ -163,13 +163,13 @@ def test_every_chart_of_a_scan_is_drawn(records, data, width):
         sound(charts_counts.histogram(result.layers[0], width, 300, scale))
 
 
-@tries(15)
+@tries(7)
 @given(data=st.data())
 def test_the_page_of_any_numbers_names_no_chart_as_failed(records, data):
     assert "could not be drawn" not in render(records(data.draw), [])
 
 
-@tries(20)
+@tries(10)
 @given(data=st.data())
 def test_every_figure_of_a_scan_is_drawn(records, data):
     result = records(data.draw)
@@ -195,7 +195,7 @@ def arrays(shape):
     )
 
 
-@tries(10)
+@tries(6)
 @given(data=st.data())
 def test_example_maps_of_any_values_are_drawn(make_examples, data):
     with np.errstate(over="ignore"):
@@ -209,7 +209,7 @@ def test_example_maps_of_any_values_are_drawn(make_examples, data):
     figures.examples_sheet([odd]).canvas.draw()
 
 
-@tries(15)
+@tries(7)
 @given(data=st.data(), shared=st.booleans(), low=st.sampled_from((None, 0.0)))
 def test_sheets_of_any_maps_are_drawn(data, shared, low):
     maps = [data.draw(arrays((2, 3))) for _ in range(2)]
@@ -223,7 +223,7 @@ def test_sheets_of_any_maps_are_drawn(data, shared, low):
         )
 
 
-@tries(60)
+@tries(30)
 @given(box=st.tuples(VALUES, VALUES, VALUES, VALUES), size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)))
 def test_boxes_of_any_place_and_pictures_of_any_aspect_are_drawn(box, size):
     picture = boxes.Picture(name="p", pixels=np.zeros((2, 3, 3), np.uint8), size=size, found=[box], true=[box])
@@ -232,7 +232,7 @@ def test_boxes_of_any_place_and_pictures_of_any_aspect_are_drawn(box, size):
     boxes.step_sheets([steps], title="t", subtitle="", caption="")
 
 
-@tries(25)
+@tries(12)
 @given(
     values=st.lists(st.none() | VALUES, min_size=1, max_size=6), width=WIDTHS, best=st.booleans(), zero=st.booleans()
 )
@@ -249,7 +249,7 @@ def run(tmp_path_factory):
     return read_run(folder)
 
 
-@tries(12)
+@tries(6)
 @given(data=st.data())
 def test_looks_of_any_values_are_drawn(run, data):
     odd = [
@@ -276,7 +276,7 @@ def test_looks_of_any_values_are_drawn(run, data):
         figures_run.curves_figure([run.model_copy(update={"watched": watch, "training": [losses]})]).canvas.draw()
 
 
-@tries(8)
+@tries(6)
 @given(values=st.lists(VALUES, min_size=3, max_size=3))
 def test_the_figure_of_costs_is_drawn(values):
     cost = Table(title="Cost at", columns=["registers", "% more GMACs", "% more parameters"], rows=[[0, *values[:2]]])
