@@ -344,6 +344,13 @@ def test_a_scan_of_two_processes_goes_on_where_each_was_killed(photos, tmp_path,
     assert not (tmp_path / "out" / saved_pass.FOLDER).exists()
 
 
+def test_a_mark_that_another_process_has_just_removed_is_not_made_again(tmp_path):
+    """Two processes that end together remove each other's marks, and the folder with the last."""
+    assert saved_pass._locked(tmp_path / "process-00001-of-00002.mark", new=False) is None
+    assert saved_pass._locked(tmp_path / "gone" / "process-00001-of-00002.mark", new=False) is None
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_sums_of_two_processes_are_not_those_of_one(photos, tmp_path, uninterrupted, capfd):
     with pytest.raises(ProcessExitedException):

@@ -184,14 +184,17 @@ def _fault_of_disk(error: BaseException) -> OSError | None:
 
 
 def _locked(path: Path, *, new: bool) -> IO[str] | None:
-    """Open and lock a mark; None if another process holds it, or if the file is not ours.
+    """Open and lock a mark; None if another process holds it or has just removed it, or if the file is not ours.
 
     Args:
         new: whether it may be made; where the files are that belong to it, it must be there.
     """
     assert fcntl is not None
-    file = os.fdopen(_own(path), "r+", encoding="utf-8") if new or path.exists() else None
-    if file is None:
+    try:
+        file = os.fdopen(_own(path, new=new), "r+", encoding="utf-8")
+    except FileNotFoundError:
+        if new:
+            raise
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,13 +210,14 @@ def _locked(path: Path, *, new: bool) -> IO[str] | None:
     return file
 
 
-def _own(path: Path) -> int:
-    """Open a file for reading and writing, or make it, through no link.
+def _own(path: Path, *, new: bool = True) -> int:
+    """Open a file for reading and writing, through no link; a missing one is made if it may be new.
 
     Raises:
         OSError: if it is a link or has a second name, which could be anybody's file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    made = os.O_CREAT if new else 0
+    descriptor = os.open(path, os.O_RDWR | made | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
         raise OSError(errno.EMLINK, "it has another name")
