@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitreg.backbones.fast_linear import _linear_pointwise
+from vitreg.machine.precision import choose_precision
+from vitreg.machine.runtime import choose_device, provenance
 from vitreg.models.attend import attend_plainly
-from vitreg.precision import choose_precision
-from vitreg.runtime import choose_device, provenance
 
 SHAPES = ((2, 6, 261), (8, 6, 261), (8, 12, 197), (2, 12, 577), (1, 6, 1374))  # images, heads, tokens
 TRAINED = ((32, 3, 69), (16, 3, 201))

@@ -20,13 +20,13 @@ import torch
 from vitreg.analysis import lint, maps, outliers
 from vitreg.analysis.norms import NormHistogram, edge_index, encode
 from vitreg.analysis.tally import SINK, is_outlier
-from vitreg.analysis.verdict import choose
+from vitreg.analysis.verdict.decide import choose
 from vitreg.backbones import Backbone, Capture
 from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
 from vitreg.verbs.demo import write_photographs
-from vitreg.verbs.measure import sampled_queries
-from vitreg.verbs.scan import scan
+from vitreg.verbs.scan.measure import sampled_queries
+from vitreg.verbs.scan.verb import scan
 
 NORM_DETECTORS = ("mixture", "mad:5", "ratio:3", "absolute:150")
 ALL = (*NORM_DETECTORS, "percentile:98 (plots only)", "attention sink", "position table")

@@ -31,8 +31,8 @@ from vitreg.backbones import load
 from vitreg.discovery.features import NORMALIZE, prepare
 from vitreg.discovery.lost import lost_batch
 from vitreg.discovery.tokencut import tokencut
-from vitreg.runtime import provenance
-from vitreg.verbs.discover_model import DiscoverModel
+from vitreg.machine.runtime import provenance
+from vitreg.verbs.discover.model import DiscoverModel
 
 GRIDS = ((28, 28), (30, 40))
 GOALS = {"lost": 5.0}

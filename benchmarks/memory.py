@@ -18,7 +18,7 @@ from pathlib import Path
 
 WORK = """
 import resource, sys
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.scan.verb import ScanOptions, scan
 spec, images, out, size = sys.argv[1:]
 result = scan(spec, images, out=out, random=True, options=ScanOptions(size=(int(size), int(size))))
 print(result.images.seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

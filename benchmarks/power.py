@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitreg.analysis import power
 from vitreg.analysis.intervals import wilson
 from vitreg.analysis.norms import BINS, encode, to_bin
 from vitreg.analysis.outliers import Side, mixture
-from vitreg.analysis.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE, RESAMPLES, Pools, weights
+from vitreg.analysis.verdict import power
+from vitreg.analysis.verdict.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE, RESAMPLES, Pools, weights
+from vitreg.machine.runtime import provenance
 from vitreg.quantities import percent
-from vitreg.runtime import provenance
 
 PATCHES = 196
 CASES: tuple[tuple[Side, int], ...] = (("high", 12), ("low", 12), ("high", 40))

@@ -28,10 +28,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from vitreg.machine.runtime import provenance
 from vitreg.probes.linear import RATES, LinearHeads, inputs
 from vitreg.probes.logistic import GRID, LogisticPath
 from vitreg.probes.neighbours import KNeighbours
-from vitreg.runtime import provenance
 
 WORK = """
 import json, sys, threading, time

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 from vitreg.analysis.tally import Tally
 from vitreg.backbones import load
-from vitreg.runtime import choose_device, provenance
-from vitreg.verbs.measure import Measure
+from vitreg.machine.runtime import choose_device, provenance
+from vitreg.verbs.scan.measure import Measure
 
 MODEL = "vit_small_patch14_reg4_dinov2"
 

@@ -61,7 +61,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans leave their page and figures out, for tests of what comes before: drawing takes longer than all of that."""
-    monkeypatch.setattr("vitreg.verbs.scan._draw", lambda _outputs, result, _build: result)
+    monkeypatch.setattr("vitreg.verbs.scan.verb._draw", lambda _outputs, result, _build: result)
 
 
 # Savings for all tests of a file, which it asks for by `pytestmark`.
@@ -71,7 +71,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def coarse_figures() -> Iterator[None]:
     """Figures have few pixels, for tests that look at where files lie and not at what they show."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitreg.report.figures.DPI", 40)
+        patch.setattr("vitreg.report.scan.figures.DPI", 40)
         yield
 
 
@@ -79,7 +79,7 @@ def coarse_figures() -> Iterator[None]:
 def few_resamples() -> Iterator[None]:
     """Images are resampled ten times, not a hundred, for tests that don't look at how far resamples agree."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitreg.analysis.resampling.RESAMPLES", 10)
+        patch.setattr("vitreg.analysis.verdict.resampling.RESAMPLES", 10)
         yield
 
 

@@ -27,8 +27,8 @@ import torch
 from ours import Case
 from rounds import compared, in_turns
 
-from vitreg.precision import choose_precision
-from vitreg.runtime import choose_device, keep_freed_memory, provenance
+from vitreg.machine.precision import choose_precision
+from vitreg.machine.runtime import choose_device, keep_freed_memory, provenance
 
 GOALS = {"deit3": 1.0, "deit3-adamw": 1.0, "clip": 1.0, "dinov2": 1.5}
 SUBSET = 0.3  # stochastic depth of DINOv2's official short recipe; it computes nothing for samples that skip a branch

@@ -13,11 +13,11 @@ from typing import Any
 from ours import Case
 
 from vitreg import presets
-from vitreg.data.training import training_loader
+from vitreg.data.batches.training import training_loader
 from vitreg.recipes.clip import Tokenizer
 from vitreg.train.settings import RunConfig, TrainConfig
-from vitreg.verbs.train import train
-from vitreg.verbs.train_parts import open_data
+from vitreg.verbs.train.parts import open_data
+from vitreg.verbs.train.verb import train
 
 PRESETS = (
     "deit3-imagenette-cpu",

@@ -16,14 +16,14 @@ _HOMES = {
     "Capture": "vitreg.backbones",
     "Edit": "vitreg.backbones",
     "Place": "vitreg.backbones",
-    "ScanOptions": "vitreg.verbs.scan",
+    "ScanOptions": "vitreg.verbs.scan.verb",
     "TokenLayout": "vitreg.tokens",
     "Tokens": "vitreg.tokens",
     "UserError": "vitreg.errors",
     "doctor": "vitreg.verbs.doctor",
     "load": "vitreg.backbones",
-    "maps": "vitreg.verbs.maps",
-    "scan": "vitreg.verbs.scan",
+    "maps": "vitreg.verbs.maps.verb",
+    "scan": "vitreg.verbs.scan.verb",
 }
 
 __all__ = [

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Entry point of the command line."""
     try:
-        from vitreg.terminal import ending, make_streams_last, settle
+        from vitreg.console.terminal import ending, make_streams_last, settle
 
         make_streams_last()
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
-from vitreg.files import missing, run_folder
+from vitreg.writing.files import missing, run_folder
 
 RUN_SCHEMA = "vitreg.run/1"
 LIBRARIES = ("timm", "hf", "openclip", "torchvision", "hub")

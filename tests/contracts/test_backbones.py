@@ -11,7 +11,7 @@ from slow_models import NAMED, build_named
 from tiny_models import EXEMPT, FAMILIES, build, from_timm, from_transformers, randomised
 from torch import nn
 
-from vitreg.backbones.anatomy import describe
+from vitreg.backbones.anatomy.find import describe
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.errors import UserError

@@ -10,8 +10,9 @@ import torch
 from large_logits import KINDS, sharpened
 from tiny_models import build
 
-from vitreg.backbones import load, sources
+from vitreg.backbones import load
 from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.loading import sources
 from vitreg.backbones.trace import Capture
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice

@@ -10,21 +10,21 @@ from PIL import Image
 from tiny_models import from_timm, from_transformers, randomised
 
 from vitreg import Backbone, Capture, scan
-from vitreg.backbones.preprocessing import preprocess_of
-from vitreg.backbones.processors import mirror
+from vitreg.backbones.loading.preprocessing import preprocess_of
+from vitreg.backbones.loading.processors import mirror
 from vitreg.discovery.boxes import to_pixels
-from vitreg.runtime import Processes
-from vitreg.verbs.batches import batches_of, fitted
-from vitreg.verbs.discover_model import DiscoverModel
-from vitreg.verbs.features import Wanted, extract
-from vitreg.verbs.maps import maps
-from vitreg.verbs.scan import ScanOptions
-from vitreg.verbs.settings.tokens import OutlierOptions
-from vitreg.verbs.task import Bench
-from vitreg.verbs.tasks.complexity import Complexity
-from vitreg.verbs.tasks.linear import _Features
-from vitreg.verbs.tasks.pixels import Pixels
-from vitreg.verbs.token_pass import TokenPass, open_pictures
+from vitreg.features.extract import Wanted, extract
+from vitreg.machine.runtime import Processes
+from vitreg.passes.batches import batches_of, fitted
+from vitreg.passes.bench import Bench
+from vitreg.verbs.discover.model import DiscoverModel
+from vitreg.verbs.eval.settings.tokens import OutlierOptions
+from vitreg.verbs.eval.tasks.complexity import Complexity
+from vitreg.verbs.eval.tasks.linear import _Features
+from vitreg.verbs.eval.tasks.pixels import Pixels
+from vitreg.verbs.eval.token_pass import TokenPass, open_pictures
+from vitreg.verbs.maps.verb import maps
+from vitreg.verbs.scan.verb import ScanOptions
 
 SIDE, PATCH, COVERED, GRID = 32, 7, 28, (4, 4)
 

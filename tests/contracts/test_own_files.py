@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import FAMILIES, build
 
-from vitreg.backbones.anatomy import describe
-from vitreg.backbones.weights import load_state
+from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.weights.into_module import load_state
 
 
 @pytest.mark.parametrize("name", FAMILIES)

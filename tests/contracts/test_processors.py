@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from tiny_models import from_timm, from_transformers
 
-from vitreg.backbones.anatomy_hf import _FAMILIES
-from vitreg.backbones.load import load
-from vitreg.backbones.preprocessing import Unprepared, preprocess_of, read_open_clip_config
-from vitreg.backbones.processors import mirror
-from vitreg.data.transforms import Preprocess
+from vitreg.backbones.anatomy.transformers import _FAMILIES
+from vitreg.backbones.loading.load import load
+from vitreg.backbones.loading.preprocessing import Unprepared, preprocess_of, read_open_clip_config
+from vitreg.backbones.loading.processors import mirror
+from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -248,7 +248,7 @@ def test_files_of_old_versions_are_read(tmp_path):
 
 
 def test_a_model_whose_pictures_have_no_size_in_common_loads_and_scans_at_a_named_size(tmp_path):
-    from vitreg.verbs.scan import ScanOptions, scan
+    from vitreg.verbs.scan.verb import ScanOptions, scan
 
     spec = saved(tmp_path / "model", processor_of("ViTImageProcessor", size={"shortest_edge": 64}))
     (tmp_path / "photos").mkdir()

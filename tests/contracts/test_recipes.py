@@ -12,7 +12,7 @@ import torch
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 from torch import nn
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import Average
 from vitreg.recipes.parameters import ParamGroup, group_parameters

@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 from tests.contracts.tiny_recipes import CLASSES, MODEL, RECIPES, batch_of
 
-from vitreg.data.settings import DataConfig
-from vitreg.data.view_settings import MixConfig
+from vitreg.data.sets.settings import DataConfig
+from vitreg.data.views.settings import MixConfig
+from vitreg.machine.runtime import Processes
 from vitreg.recipes.clip import Clip
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.settings import ClipConfig, OptimConfig
-from vitreg.runtime import Processes
 from vitreg.train import checkpoint
 from vitreg.train.fit import fit
 from vitreg.train.optim import rates
 from vitreg.train.plan import Plan
 from vitreg.train.settings import RunConfig, TrainConfig
 from vitreg.train.setup import Setup
-from vitreg.verbs.train_parts import Data, build_recipe, loader_of, open_data, plan_of, view_of
+from vitreg.verbs.train.parts import Data, build_recipe, loader_of, open_data, plan_of, view_of
 
 
 @dataclass(frozen=True)

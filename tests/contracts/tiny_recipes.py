@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from vitreg.data.batch import TrainBatch
-from vitreg.data.view_settings import MixConfig, MultiCropConfig
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.data.views.settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
 from vitreg.train.settings import RecipeConfig, RunConfig, TrainConfig
-from vitreg.verbs.train_parts import build_recipe
+from vitreg.verbs.train.parts import build_recipe
 
 CLASSES, CONTEXT, LOCAL = 5, 8, 16
 

@@ -23,7 +23,7 @@ DISK = {"mkdir", "rename", "replace", "fsync", "rmdir", "unlink", "write", "scan
 
 
 def main():
-    for name in ("timm.data", "vitreg.verbs.curves", "vitreg.verbs.train"):
+    for name in ("timm.data", "vitreg.verbs.curves", "vitreg.verbs.train.verb"):
         importlib.import_module(name)  # once, before all lives
 
     if sys.argv[1:]:

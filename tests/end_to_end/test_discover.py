@@ -145,7 +145,7 @@ def test_without_boxes_there_are_boxes_but_no_number(vitreg, photographs, tmp_pa
 
 
 def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, voc, tmp_path, monkeypatch):
-    from vitreg.verbs.discover_model import DiscoverModel
+    from vitreg.verbs.discover.model import DiscoverModel
 
     prepare, calls = DiscoverModel.prepare, []
 

@@ -74,7 +74,7 @@ def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
 
 
 def test_a_figure_that_fails_costs_no_numbers(vitreg, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitreg.report.figures_cost.cost_figure", lambda *_: 1 / 0)
+    monkeypatch.setattr("vitreg.report.sheets.cost.cost_figure", lambda *_: 1 / 0)
     done = vitreg("eval", "planted:clean", "complexity", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "complexity.png could not be drawn (ZeroDivisionError" in done.stdout

@@ -16,10 +16,10 @@ from PIL import Image
 
 from tests.patience import PATIENCE, until
 from vitreg.backbones import load
-from vitreg.data.feature_store import open_store
 from vitreg.errors import UserError
+from vitreg.features.extract import Wanted
+from vitreg.features.store import open_store
 from vitreg.verbs.extract import describe, extract_features
-from vitreg.verbs.features import Wanted
 
 IMAGES = 60
 SPEC = "timm:vit_tiny_patch16_224"
@@ -28,7 +28,7 @@ import sys
 import torch
 from vitreg.data import feature_shards
 from vitreg.verbs.extract import Wanted, extract_features
-from vitreg.verbs.feature_fields import FieldReader
+from vitreg.features.fields import FieldReader
 
 torch.set_num_threads(1)
 feature_shards.MOST_IMAGES = 8

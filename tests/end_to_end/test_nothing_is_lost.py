@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 
 from tests.apart import end_of
 from vitreg import report
+from vitreg.machine.runtime import provenance
 from vitreg.records import ScanResult
-from vitreg.runtime import provenance
 
 from .conftest import one_sentence
 from .made import MODEL, QUICK, SMALL
@@ -145,7 +145,7 @@ def test_input_images_that_lie_where_results_go_survive(vitreg, photos, tmp_path
 def test_a_second_scan_of_a_folder_sees_the_same_images(vitreg, photos, monkeypatch):
     monkeypatch.chdir(photos)
     quick = (*SMALL, *QUICK)
-    monkeypatch.setattr("vitreg.verbs.scan.build_examples", lambda *_, **__: [])
+    monkeypatch.setattr("vitreg.verbs.scan.verb.build_examples", lambda *_, **__: [])
     for number, images in enumerate((".", ".", "*", "**/*.png")):
         done = vitreg("scan", MODEL, images, *quick)
         assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def test_a_second_scan_of_a_folder_sees_the_same_images(vitreg, photos, monkeypa
 
 
 def test_an_out_folder_that_is_deleted_meanwhile_is_made_again(vitreg, photos, tmp_path, monkeypatch):
-    from vitreg.verbs import scan as verb
+    from vitreg.verbs.scan import verb
 
     out, check = tmp_path / "out", verb.doctor
 
@@ -179,7 +179,7 @@ def test_an_out_folder_that_is_deleted_meanwhile_is_made_again(vitreg, photos, t
 
 
 def test_an_out_folder_that_cannot_be_made_again_gets_a_neighbour_that_is_named(vitreg, photos, tmp_path, monkeypatch):
-    from vitreg.verbs import scan as verb
+    from vitreg.verbs.scan import verb
 
     out, check = tmp_path / "out", verb.doctor
 
@@ -263,7 +263,7 @@ def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, tmp_
 @pytest.mark.parametrize("verb", ["scan", "discover"])
 def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg, photos, tmp_path, monkeypatch, verb):
     from vitreg.analysis.tally import Tally
-    from vitreg.verbs.discover_pictures import Gallery
+    from vitreg.verbs.discover.pictures import Gallery
 
     more = ("--batch-size", "1", *QUICK) if verb == "scan" else ()
     words = (verb, MODEL, photos, "--out", tmp_path / "out", *SMALL, *more)

@@ -20,8 +20,8 @@ from vitreg import report
 from vitreg.analysis.tally import Tally
 from vitreg.backbones import Edit
 from vitreg.errors import UserError
-from vitreg.verbs import saved_pass
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.scan import saved_pass
+from vitreg.verbs.scan.verb import ScanOptions, scan
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -262,7 +262,7 @@ def test_a_full_disk_keeps_the_pass_and_says_so(where, photos, uninterrupted, tm
 
 
 def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrupted, tmp_path, monkeypatch, capsys):
-    from vitreg.verbs.measure import Measure
+    from vitreg.verbs.scan.measure import Measure
 
     measure, calls = Measure.__call__, []
 
@@ -282,7 +282,7 @@ def test_an_interrupted_scan_keeps_its_sums_beside_its_result(photos, uninterrup
 
 @pytest.mark.parametrize("stage", ["readout", "drawing"])
 def test_ctrl_c_when_all_images_were_seen_keeps_them(stage, photos, uninterrupted, tmp_path, monkeypatch, capsys):
-    from vitreg.verbs import scan as verb
+    from vitreg.verbs.scan import verb
 
     def stopped(*_, **__):
         raise KeyboardInterrupt

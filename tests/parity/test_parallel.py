@@ -9,13 +9,13 @@ from tests.apart import meeting, on_two
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.machine.reduce import sum_over_processes
+from vitreg.machine.runtime import Processes, processes
 from vitreg.recipes.average import move_towards
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
-from vitreg.recipes.reduce import sum_over_processes
 from vitreg.recipes.settings import OptimConfig
-from vitreg.runtime import Processes, processes
 from vitreg.train import checkpoint
 from vitreg.train.optim import build_optimizer, clip_gradients
 from vitreg.train.parallel import wrap

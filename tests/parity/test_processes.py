@@ -9,8 +9,8 @@ import torch
 from tests.apart import meeting, on_two
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
+from vitreg.machine.runtime import Processes, processes
 from vitreg.recipes.settings import ClipConfig, OptimConfig
-from vitreg.runtime import Processes, processes
 from vitreg.train import checkpoint
 from vitreg.train.fit import fit
 from vitreg.train.plan import Plan

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from vitreg.backbones import Backbone
 from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.scan.verb import ScanOptions, scan
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

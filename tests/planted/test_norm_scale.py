@@ -11,7 +11,7 @@ from torch import nn
 
 from vitreg.models import planted
 from vitreg.verbs.demo import write_photographs
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.scan.verb import ScanOptions, scan
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -48,7 +48,7 @@ def photographs(tmp_path_factory):
 
 def answer(model, photographs, out=None):
     from vitreg.backbones import Backbone
-    from vitreg.data.transforms import IMAGENET
+    from vitreg.data.views.transforms import IMAGENET
 
     result = scan(Backbone(model, preprocess=IMAGENET), photographs, out=out, options=ScanOptions(power=False))
     words = result.verdict.model_dump(

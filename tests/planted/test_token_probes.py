@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from vitreg.backbones import Backbone
-from vitreg.data.sides import open_sides
-from vitreg.data.transforms import IMAGENET, Preprocess
+from vitreg.data.sets.sides import open_sides
+from vitreg.data.views.transforms import IMAGENET, Preprocess
 from vitreg.models import planted
-from vitreg.verbs.task import Bench
-from vitreg.verbs.tasks.pixels import Pixels
-from vitreg.verbs.tasks.position import Position
-from vitreg.verbs.tasks.tokens import Tokens
-from vitreg.verbs.token_pass import TokenPass, open_pictures
+from vitreg.passes.bench import Bench
+from vitreg.verbs.eval.tasks.pixels import Pixels
+from vitreg.verbs.eval.tasks.position import Position
+from vitreg.verbs.eval.tasks.tokens import Tokens
+from vitreg.verbs.eval.token_pass import TokenPass, open_pictures
 
 SIDE, GRID = 96, 6
 AS_THEY_ARE = Preprocess((SIDE, SIDE), (SIDE, SIDE), IMAGENET.mean, IMAGENET.std, crop=False)

@@ -1,11 +1,11 @@
 import pytest
 
 from vitreg.data import ImageSource
-from vitreg.data.captions import TableSet
-from vitreg.data.pair_files import nyud
+from vitreg.data.sets.captions import TableSet
+from vitreg.data.sets.pair_files import nyud
 from vitreg.documents import parse_json, read_json, read_lines, read_xml
 from vitreg.errors import UserError
-from vitreg.verbs.class_names import words_for
+from vitreg.verbs.eval.class_names import words_for
 
 BROKEN = {
     "cut off": b'{"a": 1',

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vitreg.console.terminal import ending
 from vitreg.errors import UserError
-from vitreg.terminal import ending
 
 SENTENCES = {
     "try --precision fp32.": "try precision fp32.",

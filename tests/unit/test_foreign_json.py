@@ -3,11 +3,11 @@
 import pytest
 
 from vitreg.config import read
-from vitreg.data.boxes_coco import coco_boxes
-from vitreg.data.captions import _rows
+from vitreg.data.boxes.coco import coco_boxes
+from vitreg.data.sets.captions import _rows
 from vitreg.errors import UserError
-from vitreg.files import refuse_other_result
 from vitreg.verbs.compare import read_scan
+from vitreg.writing.files import refuse_other_result
 
 BROKEN = {
     "nested": b"[" * 200_000,

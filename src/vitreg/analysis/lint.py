@@ -1,7 +1,7 @@
 """What can be said about a ViT from its weights alone: values, register tokens, position table, weight decay (no images).
 
 Pure functions of tensors and names that return `records.Finding`s. Where a model keeps these tensors is found in
-`verbs.doctor`.
+`passes.findings`.
 """
 
 from __future__ import annotations

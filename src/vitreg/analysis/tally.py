@@ -19,7 +19,7 @@ import numpy as np
 
 from vitreg.analysis.norms import BINS, STEPS_PER_OCTAVE, NormHistogram, encode, pack, to_bin, unpack
 from vitreg.analysis.outliers import ratio_of
-from vitreg.runtime import Processes
+from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection, Detector, Side
-from vitreg.analysis.verdict import choose, inherited, position_locked
+from vitreg.analysis.verdict.decide import choose, inherited, position_locked
 
 GROUPS = 64  # images are resampled in at most this many groups, so the bootstrap needs no memory per image
 
@@ -44,7 +44,7 @@ class OutlierRule:
 def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tensor, "n P"] | None) -> bool:
     """Whether the outliers of a rule entered the model with most of their norm, as white patches do, so that no block made it.
 
-    The same question as the scan asks before its verdict: see `vitreg.analysis.verdict.inherited`.
+    The same question as the scan asks before its verdict: see `vitreg.analysis.verdict.decide.inherited`.
 
     Args:
         norms: of the patch tokens of some images in the block that the rule is for.

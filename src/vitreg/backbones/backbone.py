@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitreg.backbones.anatomy import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, describe
 from vitreg.backbones.edited_module import EditedModule
 from vitreg.backbones.edits import Edit, Editor, EditSet
-from vitreg.backbones.preprocessing import UNKNOWN, Unprepared, not_rgb
+from vitreg.backbones.loading.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import NORMS, Capture, Trace
 from vitreg.backbones.watch import hooked, refuse_running_again, undisturbed, watching
-from vitreg.data.transforms import Policy, Preprocess, fit
+from vitreg.data.views.transforms import Policy, Preprocess, fit
 from vitreg.errors import UserError
 from vitreg.records import PrecisionChoice
 from vitreg.tokens import TokenLayout, Tokens

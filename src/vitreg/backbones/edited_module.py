@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.backbones.anatomy import describe
+from vitreg.backbones.anatomy.find import describe
 from vitreg.backbones.edits import Editor, EditSet
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import Capture

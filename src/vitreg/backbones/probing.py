@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitreg.backbones.anatomy_parts import Anatomy
+from vitreg.backbones.anatomy.parts import Anatomy
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.quantities import percent
 

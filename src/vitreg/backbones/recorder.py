@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitreg.backbones.anatomy_parts import Anatomy, AttentionParts, substituted
+from vitreg.backbones.anatomy.parts import Anatomy, AttentionParts, substituted
 from vitreg.backbones.edits import Editor
 from vitreg.backbones.sites import Site, name_of
 from vitreg.backbones.trace import QKV, Kept, Plan, Trace, token_norms

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from vitreg.backbones.anatomy_parts import Anatomy
+from vitreg.backbones.anatomy.parts import Anatomy
 from vitreg.backbones.edits import Editor
 from vitreg.backbones.fast_linear import attention_body, faster_linear
 from vitreg.backbones.recorder import Recorder, Source

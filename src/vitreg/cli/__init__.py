@@ -8,10 +8,10 @@ from vitreg.cli.options import contents
 from vitreg.cli.parsing import parse
 from vitreg.cli.training import Curves, Export, Train
 from vitreg.cli.version import Version
+from vitreg.console.exits import Exit
+from vitreg.console.interrupts import import_torch
+from vitreg.console.terminal import say
 from vitreg.errors import unknown
-from vitreg.exits import Exit
-from vitreg.interrupts import import_torch
-from vitreg.terminal import say
 
 VERBS = {
     "scan": Scan,

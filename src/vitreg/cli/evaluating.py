@@ -23,15 +23,15 @@ from vitreg.cli.options import (
     parse_size,
 )
 from vitreg.cli.parsing import parse
+from vitreg.console.interrupts import import_torch
+from vitreg.console.terminal import say
 from vitreg.errors import UserError, unknown
-from vitreg.interrupts import import_torch
+from vitreg.passes import ahead
 from vitreg.specs import whole
-from vitreg.terminal import say
-from vitreg.verbs import ahead
-from vitreg.verbs.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
-from vitreg.verbs.settings.task import TaskSettings
-from vitreg.verbs.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
-from vitreg.verbs.settings.whole_image import (
+from vitreg.verbs.eval.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
+from vitreg.verbs.eval.settings.task import TaskSettings
+from vitreg.verbs.eval.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
+from vitreg.verbs.eval.settings.whole_image import (
     KnnSettings,
     LinearSettings,
     LogisticSettings,
@@ -148,11 +148,11 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
 
 
 def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
-    from vitreg.verbs.evaluate import describe, evaluate
+    from vitreg.verbs.eval.verb import describe, evaluate
 
     settings = {field.name: getattr(command.task, field.name) for field in fields(command.task)}
     measured = getattr(
-        importlib.import_module(f"vitreg.verbs.tasks.{name}"), TASKS[name].__name__.removesuffix("Settings")
+        importlib.import_module(f"vitreg.verbs.eval.tasks.{name}"), TASKS[name].__name__.removesuffix("Settings")
     )
 
     result = evaluate(

@@ -27,13 +27,13 @@ from vitreg.cli.options import (
     parse_blocks,
     parse_size,
 )
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
 from vitreg.errors import UserError, unknown
-from vitreg.exits import Exit
+from vitreg.passes import ahead
 from vitreg.quantities import percent
 from vitreg.specs import PLANTED
-from vitreg.terminal import say
-from vitreg.verbs import ahead
-from vitreg.verbs.map_values import What, check_numbers, kinds_of, weights_of
+from vitreg.verbs.maps.values import What, check_numbers, kinds_of, weights_of
 
 if TYPE_CHECKING:
     from vitreg.records import ScanResult
@@ -95,7 +95,7 @@ class Scan:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.scan import ScanOptions, scan
+        from vitreg.verbs.scan.verb import ScanOptions, scan
 
         options = ScanOptions(
             size=parse_size(self.size), fit=self.fit, detector=self.detector, limit=self.limit, tokens=self.tokens,
@@ -209,7 +209,7 @@ class Maps:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.maps import maps
+        from vitreg.verbs.maps.verb import maps
 
         result = maps(
             listed(self.spec),
@@ -300,7 +300,7 @@ class Demo:
 
 
 def _print_scan(result: ScanResult, out: Path) -> None:
-    from vitreg.verbs.scan import describe
+    from vitreg.verbs.scan.verb import describe
 
     images = result.images
     if images.interrupted:

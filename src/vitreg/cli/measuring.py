@@ -24,12 +24,12 @@ from vitreg.cli.options import (
     parse_blocks,
     parse_size,
 )
-from vitreg.data.boxes_named import PUBLISHED
-from vitreg.exits import Exit
-from vitreg.files import missing
-from vitreg.terminal import say
-from vitreg.verbs import ahead
-from vitreg.verbs.discover_setting import Setting, Sweep, read_settings, refuse_blind_sweep
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
+from vitreg.data.boxes.named import PUBLISHED
+from vitreg.passes import ahead
+from vitreg.verbs.discover.setting import Setting, Sweep, read_settings, refuse_blind_sweep
+from vitreg.writing.files import missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ class Extract:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
+        from vitreg.features.extract import Wanted
         from vitreg.verbs.extract import describe, extract_features
-        from vitreg.verbs.features import Wanted
 
         wanted = Wanted(**self._blocks(), final_norm=self.final_norm, dtype=self.dtype, mirrored=self.mirrored)
         store = extract_features(
@@ -201,7 +201,7 @@ class Discover:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.discover import DiscoverOptions, describe, discover
+        from vitreg.verbs.discover.verb import DiscoverOptions, describe, discover
 
         setting, sweep = self._settings()
         size = parse_size(self.size)

@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from vitreg import specs
 from vitreg.cli.lists import Listed
+from vitreg.console.terminal import say
 from vitreg.errors import UserError, unknown
-from vitreg.outputs import Outputs
-from vitreg.terminal import say
-from vitreg.verbs import ahead
+from vitreg.passes import ahead
+from vitreg.writing.outputs import Outputs
 
 SPEC_HELP = (
     "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "

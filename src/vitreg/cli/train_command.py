@@ -15,15 +15,15 @@ from tyro.conf import AvoidSubcommands, arg
 from vitreg.cli.options import contents, open_with
 from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
+from vitreg.console.exits import Exit
+from vitreg.console.interrupts import import_torch
+from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.exits import Exit
-from vitreg.files import run_folder
-from vitreg.interrupts import import_torch
+from vitreg.passes import ahead
 from vitreg.presets import PRESETS, preset
-from vitreg.terminal import say
 from vitreg.train.settings import TrainConfig
-from vitreg.verbs import ahead
-from vitreg.verbs.train_checks import check_values
+from vitreg.verbs.train.checks import check_values
+from vitreg.writing.files import run_folder
 
 GROUPS = {
     "-smoke": "To see that it works: seconds on a CPU",
@@ -149,14 +149,14 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
 
 
 def _try(config: TrainConfig) -> int:
-    from vitreg.verbs.dry_run import dry_run
+    from vitreg.verbs.train.dry_run import dry_run
 
     dry_run(config, say if _speaks() else lambda _line: None)
     return Exit.DONE
 
 
 def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
-    from vitreg.verbs.train import train
+    from vitreg.verbs.train.verb import train
 
     outcome = train(config, out, resume=resume, quiet=False)
     if outcome.reason == "stopped":

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from vitreg.cli.options import check_place, open_with, parse_size
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.exits import Exit
-from vitreg.files import run_folder
+from vitreg.passes import ahead
 from vitreg.specs import refuse_no_run
-from vitreg.terminal import say
-from vitreg.verbs import ahead
+from vitreg.writing.files import run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Export:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.export import describe, export
+        from vitreg.verbs.export.verb import describe, export
 
         result = export(self.run, self.to, self.out, size=parse_size(self.size))
         for note in result.notes:

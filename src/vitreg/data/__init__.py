@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitreg.data.decode import Unreadable
-    from vitreg.data.images import ImageItem, ImageSource
-    from vitreg.data.loader import Batch, Stream, stream
-    from vitreg.data.transforms import CLIP, HALF, IMAGENET, Preprocess, fit
+    from vitreg.data.batches.loader import Batch, Stream, stream
+    from vitreg.data.sources.decode import Unreadable
+    from vitreg.data.sources.images import ImageItem, ImageSource
+    from vitreg.data.views.transforms import CLIP, HALF, IMAGENET, Preprocess, fit
 
 __all__ = [
     "CLIP",
@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 _HOMES = (
-    {"Unreadable": "decode"}
-    | dict.fromkeys(("ImageItem", "ImageSource"), "images")
-    | dict.fromkeys(("Batch", "Stream", "stream"), "loader")
-    | dict.fromkeys(("CLIP", "HALF", "IMAGENET", "Preprocess", "fit"), "transforms")
+    {"Unreadable": "sources.decode"}
+    | dict.fromkeys(("ImageItem", "ImageSource"), "sources.images")
+    | dict.fromkeys(("Batch", "Stream", "stream"), "batches.loader")
+    | dict.fromkeys(("CLIP", "HALF", "IMAGENET", "Preprocess", "fit"), "views.transforms")
 )
 
 

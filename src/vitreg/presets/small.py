@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitreg.data.settings import DataConfig
-from vitreg.data.view_settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig
+from vitreg.data.sets.settings import DataConfig
+from vitreg.data.views.settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
 from vitreg.train.settings import RunConfig, TrainConfig

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitreg.data.sides import Metric
+from vitreg.data.sets.sides import Metric
 from vitreg.errors import UserError
 from vitreg.probes.defaults import GRID
 from vitreg.probes.descent import minimise

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vitreg.data.sides import Metric
+from vitreg.data.sets.sides import Metric
 
 
 def score(

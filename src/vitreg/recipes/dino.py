@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer

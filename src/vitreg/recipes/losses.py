@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.errors import UserError
-from vitreg.recipes.reduce import gather_over_processes, rank
+from vitreg.machine.reduce import gather_over_processes, rank
 
 P = ParamSpec("P")
 R = TypeVar("R")

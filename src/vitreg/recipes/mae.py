@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.depth import draw_depth
 from vitreg.models.heads import MaeDecoder, sincos_positions

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from vitreg.data.batch import TrainBatch
+    from vitreg.data.batches.batch import TrainBatch
     from vitreg.models.vit import VisionTransformer
     from vitreg.recipes.parameters import ParamGroup
     from vitreg.recipes.settings import OptimConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitreg.data.view_settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig, check_scale
+from vitreg.data.views.settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig, check_scale
 from vitreg.errors import UserError
 from vitreg.schedule import RateCurve
 

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import nn
 
-from vitreg.data.batch import TrainBatch
-from vitreg.data.mixing import mix
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.data.views.mixing import mix
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.machine.reduce import max_over_processes, sum_over_processes
 from vitreg.recipes.losses import full_precision
-from vitreg.recipes.reduce import max_over_processes, sum_over_processes
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """From records to pages and figures: reads what a scan or a run left behind, imports no model and no torch."""
 
 from vitreg.report.attempts import Attempts
-from vitreg.report.comparison import write_comparison
-from vitreg.report.curves_page import draw_curves, write_curves
-from vitreg.report.figures import write_figures
-from vitreg.report.figures_run import write_curves_figure
-from vitreg.report.page import draw_scan, write_report
+from vitreg.report.run.figures import write_curves_figure
+from vitreg.report.run.page import draw_curves, write_curves
+from vitreg.report.scan.comparison import write_comparison
+from vitreg.report.scan.figures import write_figures
+from vitreg.report.scan.page import draw_scan, write_report
 
 __all__ = [
     "Attempts",

@@ -12,9 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from vitreg.files import replacing
-
-from . import words
+from vitreg.report import words
+from vitreg.writing.files import replacing
 
 FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 

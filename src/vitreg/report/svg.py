@@ -17,8 +17,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from vitreg.quantities import short
-
-from .ranges import usable
+from vitreg.report.ranges import usable
 
 Kind = Literal["linear", "log", "sqrt"]
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 30.0, 48.0  # margins of a plot in pixels

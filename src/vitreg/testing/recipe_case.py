@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, Recipe
 from vitreg.recipes.settings import OptimConfig

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.machine.runtime import Processes
 from vitreg.models.vit import VisionTransformer
-from vitreg.runtime import Processes
 from vitreg.testing.recipe_case import (
     CPU,
     MEAN,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.recipe import Recipe, StepOutput
 from vitreg.recipes.settings import OptimConfig

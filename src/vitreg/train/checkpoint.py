@@ -24,10 +24,7 @@ from torch import Tensor
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import kept_name, replacing, write_text
-from vitreg.ledger import note_written, read_ledger
-from vitreg.outputs import Outputs
-from vitreg.runtime import Processes
+from vitreg.machine.runtime import Processes
 from vitreg.specs import RUN_SCHEMA
 from vitreg.train.tensors import (
     DamagedError,
@@ -39,6 +36,9 @@ from vitreg.train.tensors import (
     write_bytes,
     write_tensors,
 )
+from vitreg.writing.files import kept_name, replacing, write_text
+from vitreg.writing.ledger import note_written, read_ledger
+from vitreg.writing.outputs import Outputs
 
 SCHEMA = "vitreg.checkpoint/1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"

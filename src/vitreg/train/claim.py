@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vitreg.errors import UserError
-from vitreg.files import output_folder, printable
-from vitreg.ledger import LEDGER, LOCK, note_written, read_ledger
-from vitreg.runtime import Processes
+from vitreg.machine.runtime import Processes
 from vitreg.train.journal import read_journal
+from vitreg.writing.files import output_folder, printable
+from vitreg.writing.ledger import LEDGER, LOCK, note_written, read_ledger
 
 try:
     import fcntl

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
+from vitreg.machine.runtime import keep_freed_memory
 from vitreg.models.block import Block
 from vitreg.models.vit import publish
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
-from vitreg.runtime import keep_freed_memory
 from vitreg.train import checkpoint
 from vitreg.train.journal import Journal
 from vitreg.train.optim import build_optimizer, clip_gradients, set_rates

@@ -14,10 +14,10 @@ import pydantic
 
 from vitreg.config import flatten, read
 from vitreg.errors import UserError
-from vitreg.files import printable
 from vitreg.records import Curve, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
 from vitreg.train.journal import read_journal, read_records
+from vitreg.writing.files import printable
 
 
 def read_run(folder: Path) -> RunRecord:

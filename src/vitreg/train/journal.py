@@ -10,7 +10,7 @@ from typing import Any
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.files import kept_name, replacing, write_text
+from vitreg.writing.files import kept_name, replacing, write_text
 
 MOST_STEPS = 2**53  # larger ones are no steps, and no number of a chart
 

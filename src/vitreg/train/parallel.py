@@ -28,7 +28,7 @@ from vitreg.recipes.recipe import Progress, Recipe, StepOutput
 from vitreg.train.checkpoint import OptimizerState
 
 if TYPE_CHECKING:
-    from vitreg.data.batch import TrainBatch
+    from vitreg.data.batches.batch import TrainBatch
     from vitreg.recipes.parameters import ParamGroup
 
 Mode = Literal["none", "ddp", "fsdp"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitreg.data.example import TrainingSet, some
+from vitreg.data.sets.example import TrainingSet, some
 from vitreg.errors import UserError
 
 MOST_NAMES = 1_000_000  # that are looked at; of larger sets every k-th is

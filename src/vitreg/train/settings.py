@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vitreg.data.settings import DataConfig
+from vitreg.data.sets.settings import DataConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from vitreg.data.batch import TrainBatch
-from vitreg.runtime import Processes
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.machine.runtime import Processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.outputs import Outputs
 from vitreg.records import Example, ScanResult
 from vitreg.report import write_comparison
-from vitreg.report.kept import read_examples
+from vitreg.report.scan.kept import read_examples
 from vitreg.report.words import relative
+from vitreg.writing.outputs import Outputs
 
 MOST_SCANS = 8
 SHOWN = 3  # photographs

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from vitreg.errors import UserError
-from vitreg.files import output_folder, run_folder, write_text
-from vitreg.outputs import Outputs
+from vitreg.passes.drawing import draw_beside
 from vitreg.records import Curves, RunRecord
 from vitreg.train.history import read_run
-from vitreg.verbs.drawing import draw_beside
+from vitreg.writing.files import output_folder, run_folder, write_text
+from vitreg.writing.outputs import Outputs
 
 FILES = ("report.html", "curves.png", "curves.json")
 MOST_RUNS = 8  # lines that can be told apart in one chart

@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 from vitreg.backbones import Backbone, load
+from vitreg.console.terminal import say
 from vitreg.errors import UserError, unknown
-from vitreg.files import output_folder, replacing
+from vitreg.machine.runtime import processes
+from vitreg.passes import ahead
+from vitreg.passes.batches import batches_of
+from vitreg.passes.portrait import portrait_from_record
 from vitreg.records import Example, ScanResult
-from vitreg.runtime import processes
-from vitreg.terminal import say
-from vitreg.verbs import ahead
-from vitreg.verbs.batches import batches_of
-from vitreg.verbs.examples import portrait
-from vitreg.verbs.scan import describe, scan
+from vitreg.verbs.scan.verb import describe, scan
+from vitreg.writing.files import output_folder, replacing
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
 PHOTOGRAPHS = (
@@ -96,7 +96,13 @@ def _pictures(
             for name, backbone in backbones.items()
         }
     drawn = [
-        (name, [portrait(backbones[k], name, batches[k], place, results[k], layer) for k in ("planted", "clean")])
+        (
+            name,
+            [
+                portrait_from_record(backbones[k], name, batches[k], place, results[k], layer)
+                for k in ("planted", "clean")
+            ],
+        )
         for place, name in enumerate(CANDIDATES)
     ]
     return sorted(drawn, key=lambda each: -int(each[1][0].outliers.sum()))[:SHOWN]

@@ -1,34 +1,23 @@
-"""`vitreg doctor`: what can go wrong with a ViT, said from its weights and its library alone, without an image.
-
-Token bookkeeping is where most code that uses registers breaks, so the doctor says which index is what, what the
-library calls it, and which common slice would be wrong for this model. The numbers come from `analysis.lint`.
-"""
+"""`vitreg doctor`: what can go wrong with a ViT, said from its weights and its library alone, without an image."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vitreg.analysis import lint
-from vitreg.backbones.anatomy_parts import Anatomy
 from vitreg.backbones.backbone import Backbone
-from vitreg.backbones.load import opened
-from vitreg.backbones.vit_state import feature_weights
-from vitreg.errors import UserError
+from vitreg.backbones.loading.load import opened
+from vitreg.machine.runtime import versions
+from vitreg.passes.about_model import describe_model
+from vitreg.passes.findings import findings
 from vitreg.records import Finding
 from vitreg.results import DoctorResult
-from vitreg.runtime import versions
-from vitreg.tokens import TokenLayout
-from vitreg.verbs.about_model import describe_model
 
-CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
 LEVELS = ("problem", "warning", "note", "ok")
 
 
@@ -44,40 +33,9 @@ def doctor(
     Raises:
         UserError: for a model that cannot be loaded.
     Returns:
-        Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
-        table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not do
-        what it is meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
+        findings, see `vitreg.passes.findings.findings`.
     """
-    backbone = opened(model, weights, load_options)
-    anatomy = backbone.anatomy
-    layout = anatomy.layout(anatomy.native_size)
-    return [
-        *_training(backbone),
-        lint.values(feature_weights(anatomy.tower)),
-        _layout(anatomy, layout),
-        _names(anatomy, layout),
-        _slicing(layout),
-        *_registers(anatomy),
-        _positions(anatomy),
-        *_pooling(anatomy, layout),
-        _norm(anatomy),
-        _attention(backbone),
-        _sizes(anatomy, layout),
-        _decay(anatomy),
-    ]
-
-
-def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
-    """Stop before images are looked at where the weights are no numbers, or all zero: nothing said of them means anything.
-
-    Args:
-        aim: what there will be none of, as the sentence begins: `no verdict on MODEL`.
-    Raises:
-        UserError: with what `doctor` says of them.
-    """
-    found = lint.values(feature_weights(backbone.anatomy.tower))
-    if found.level == "problem":
-        raise UserError(f"no {aim} {backbone.spec}: {found.message} {found.remedy}")
+    return findings(opened(model, weights, load_options))
 
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
@@ -106,269 +64,3 @@ def render(findings: Sequence[Finding], width: int = 100) -> str:
         )
     )
     return "\n".join(lines)
-
-
-def describe_layout(layout: TokenLayout) -> str:
-    """Say in words which indices play which role, in the order of the sequence."""
-    rows, cols = layout.grid
-    place = _span(range(layout.patches.start, layout.patches.stop))
-    parts = [(layout.patches.start, f"{place}: {rows * cols} patches, {rows} rows x {cols} columns, row by row")]
-    for indices, one, many in (
-        (layout.cls, "class token (CLS)", "class tokens"),
-        (layout.registers, "register", "registers"),
-        (layout.other, "other token (such as distillation)", "other tokens"),
-    ):
-        if indices:
-            parts.append((indices[0], f"{_span(indices)}: {one if len(indices) == 1 else f'{len(indices)} {many}'}"))
-    return "; ".join(text for _, text in sorted(parts))
-
-
-def _training(backbone: Backbone) -> list[Finding]:
-    """Say first of all if features pass through weights that nobody trained."""
-    if not backbone.untrained:
-        return []
-    asked = backbone.weights_source == "random"
-    return [
-        Finding(
-            level="warning" if asked else "problem",
-            subject="untrained weights",
-            message=backbone.untrained,
-            remedy="What is said of its values is about their initialisation."
-            if asked
-            else "Load a file that holds the whole model, without --allow-partial.",
-        )
-    ]
-
-
-def _layout(anatomy: Anatomy, layout: TokenLayout) -> Finding:
-    size, patch = anatomy.native_size, anatomy.patch
-    missing = [w for w, found in (("class token", layout.cls), ("registers", layout.registers)) if not found]
-    return Finding(
-        level="ok",
-        subject="token layout",
-        message=f"{layout.length} tokens at {size[0]}x{size[1]} px (height x width, patch {patch[0]}x{patch[1]}): "
-        + describe_layout(layout)
-        + (f". No {' and no '.join(missing)}" if missing else "")
-        + ".",
-    )
-
-
-def _names(anatomy: Anatomy, layout: TokenLayout) -> Finding:
-    """What the library calls the tokens and where it leaves the block output before its final norm."""
-    start, stop = layout.patches.start, layout.patches.stop
-    patches = f"[:, {start}:]" if stop == layout.length else f"[:, {start}:{stop}]"
-    tower: Any = anatomy.tower
-    remedy = ""
-    if anatomy.library in ("timm", "vitreg"):
-        prefix = getattr(tower, "num_prefix_tokens", start)
-        message = f"model.forward_features(x) returns all tokens after `norm`; num_prefix_tokens = {prefix} stand first"
-        if layout.registers:
-            message += f", {len(layout.registers)} of them registers, learned as `reg_token`"
-        message += ". Patches: forward_features(x)[:, model.num_prefix_tokens:]."
-        remedy = "Block outputs before the norm: forward_intermediates(x, norm=False), which returns the patches only."
-    elif anatomy.library == "transformers":
-        message = f"last_hidden_state holds all tokens; patches: last_hidden_state{patches}"
-        if layout.registers:
-            message += ", that is [:, 1 + config.num_register_tokens:]; registers are learned as `register_tokens`"
-        message += ". hidden_states come before the final norm, last_hidden_state after it (CLIP: before it)."
-    elif anatomy.library == "open_clip":
-        message = "the tower returns one pooled vector; with output_tokens = True also the patches, without CLS."
-        remedy = "These tokens come after ln_post; for values before it trace the model."
-    elif anatomy.library == "torchvision":
-        message = "forward returns class logits only; all tokens, CLS first, leave `encoder` after encoder.ln."
-    else:
-        message = _hub_names(layout) + f" In the whole sequence the patches are {patches}."
-    return Finding(level="note", subject=f"names in {anatomy.library}", message=message, remedy=remedy)
-
-
-def _hub_names(layout: TokenLayout) -> str:
-    returned = "x_norm_clstoken, x_norm_patchtokens, x_prenorm (all tokens, before the norm)"
-    if layout.registers:
-        returned += ", x_norm_regtokens (x_storage_tokens in DINOv3)"
-    return f"forward_features returns a dict in DINOv2 and DINOv3: {returned}; a tensor in DINO and DeiT."
-
-
-def _slicing(layout: TokenLayout) -> Finding:
-    """Compare the slices people write with the truth."""
-    start, stop, length = layout.patches.start, layout.patches.stop, layout.length
-    right = f"tokens[:, {start}:{stop if stop != length else ''}]" if (start, stop) != (0, length) else "all tokens"
-    wrong: list[str] = []
-    counted = [
-        f"{len(found)} {word}{'s' * (len(found) > 1)}"
-        for word, indices in (("register", layout.registers), ("other token", layout.other))
-        if (found := [i for i in indices if i >= 1])
-    ]
-    if counted:
-        wrong.append(f"tokens[:, 1:] would count {' and '.join(counted)} as patches")
-    if start == 0:
-        wrong.append("tokens[:, 1:] would drop the first patch")
-    if not layout.cls:
-        wrong.append(f"tokens[:, 0] is no class token but a {layout.role(0)}")
-    if layout.grid[0] != layout.grid[1]:
-        wrong.append(f"int(P ** 0.5) is not a side of the {layout.grid[0]}x{layout.grid[1]} grid")
-    elif start > 0 and math.isqrt(length - 1) ** 2 != length - 1:
-        wrong.append(f"reshaping the {length - 1} tokens after the first to a square fails")
-    if not wrong:
-        return Finding(level="ok", subject="slicing", message=f"the patches are {right}, as most code assumes.")
-    return Finding(
-        level="warning",
-        subject="slicing",
-        message="; ".join(wrong) + ".",
-        remedy=f"Use {right} for this model, or vitreg.load(...)(images).patches for any.",
-    )
-
-
-def _registers(anatomy: Anatomy) -> list[Finding]:
-    values = anatomy.register_parameter()
-    if values is None or not len(values):
-        return []
-    return lint.registers(values, _name_of(anatomy.tower, values) or "the register parameter")
-
-
-def _positions(anatomy: Anatomy) -> Finding:
-    found = anatomy.position_table()
-    if found is None:
-        return Finding(
-            level="ok",
-            subject="position table",
-            message="the model learns no table of absolute positions, so none of its rows can stand out.",
-        )
-    table, grid = found
-    return lint.positions(table, grid, _name_of(anatomy.tower, table) or "the position table")
-
-
-def _pooling(anatomy: Anatomy, layout: TokenLayout) -> list[Finding]:
-    """Whether the library's own pooled output mixes registers with patches; nothing to say without registers."""
-    if not layout.registers and not layout.other:
-        return []
-    tower: Any = anatomy.tower
-    extra = "registers" if layout.registers else "other tokens"
-    if anatomy.library in ("timm", "vitreg"):
-        pool = getattr(tower, "global_pool", "token")
-        included = bool(getattr(tower, "pool_include_prefix", False))
-        if pool == "map":  # timm's Eva hands every token to its attention pool, VisionTransformer the patches only
-            included = included or not hasattr(tower, "pool_include_prefix")
-        if pool == "token":
-            text, included = "the head reads token 0 only", False
-        elif not pool:
-            text, included = "the model does not pool", False
-        else:
-            which = f"all tokens, {extra} included" if included else f"the patches only, without {extra}"
-            text = f"the head pools ('{pool}') over {which}"
-        level = "warning" if included else "ok"
-        remedy = "Pool forward_features(x)[:, model.num_prefix_tokens:] yourself." if included else ""
-        return [Finding(level=level, subject="pooled head", message=text + ".", remedy=remedy)]
-    if anatomy.library == "transformers" and type(tower).__name__ == "Dinov2WithRegistersModel":
-        return [
-            Finding(
-                level="note",
-                subject="pooled head",
-                message="pooler_output is CLS. Dinov2WithRegistersForImageClassification averages the patches without "
-                "registers; older versions of transformers counted registers as patches, and gave other logits.",
-            )
-        ]
-    return [
-        Finding(
-            level="note",
-            subject="pooled head",
-            message=f"a mean over all tokens would mix {extra} into the patches.",
-            remedy="Average the patches only: vitreg.load(...)(images).patches.mean(1).",
-        )
-    ]
-
-
-def _norm(anatomy: Anatomy) -> Finding:
-    norm = anatomy.final_norm
-    kind = type(norm).__name__
-    if isinstance(norm, nn.Identity):
-        return Finding(
-            level="note",
-            subject="final norm",
-            message="the tokens the library returns come straight from the last block: no norm stands behind it.",
-        )
-    gain, shift = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    size = _expected_norm(gain, shift, anatomy.width)
-    return Finding(
-        level="note",
-        subject="final norm",
-        message=f"after the final {kind} every token has a norm near {size:.3g}, whatever it was before: outliers "
-        "that are many times larger at the output of a block all but vanish.",
-        remedy="Measure norms before it (vitreg scan does); a threshold from a paper belongs to block outputs, and to "
-        "the model it was read from.",
-    )
-
-
-def _attention(backbone: Backbone) -> Finding:
-    """Whether attention is read as the model computes it, on two inputs made for it: no file, but two forwards."""
-    status = backbone.attention_status()
-    if not status.readable:
-        return Finding(level="warning", subject="attention", message=status.reason)
-    how = "as the model computes it" if status.source == "sdpa" else "from the q, k, v projections"
-    rows, cols = backbone.anatomy.layout(backbone.anatomy.native_size).grid
-    return Finding(
-        level="ok",
-        subject="attention",
-        message=f"read {how}; recomputed attention times v differs by {max(status.error, 1e-7):.0e} of the largest value at "
-        f"most, over all blocks, at {rows}x{cols} patches and fewer.",
-    )
-
-
-def _expected_norm(gain: Tensor | None, shift: Tensor | None, width: int) -> float:
-    """Norm of a token with unit variance in every channel, after gain and shift."""
-    with torch.no_grad():
-        square = float(gain.float().pow(2).sum()) if isinstance(gain, Tensor) else float(width)
-        square += float(shift.float().pow(2).sum()) if isinstance(shift, Tensor) else 0.0
-    return math.sqrt(square)
-
-
-def _sizes(anatomy: Anatomy, layout: TokenLayout) -> Finding:
-    size, grid = anatomy.native_size, layout.grid
-    if not anatomy.resizable:
-        return Finding(
-            level="note",
-            subject="input size",
-            message=f"takes {size[0]}x{size[1]} px only: its positions are tied to the {grid[0]}x{grid[1]} grid.",
-        )
-    left = (size[0] % anatomy.patch[0], size[1] % anatomy.patch[1])
-    if any(left):
-        return Finding(
-            level="warning",
-            subject="input size",
-            message=f"the native {size[0]}x{size[1]} px are no multiple of the {anatomy.patch[0]}x{anatomy.patch[1]} "
-            f"patch: {left[0]} rows and {left[1]} columns of pixels at the lower and right edge are not seen.",
-            remedy="Give --size a multiple of the patch if they matter; the library drops them too.",
-        )
-    learned = anatomy.position_table() is not None
-    how = "the position table is resampled for others" if learned else "positions are computed for others"
-    shape = "" if grid[0] == grid[1] else " The native grid is not square: code that takes a square root of P fails."
-    return Finding(
-        level="ok" if grid[0] == grid[1] else "note",
-        subject="input size",
-        message=f"native {size[0]}x{size[1]} px, {grid[0]}x{grid[1]} patches; {how}. Norm thresholds do not carry over "
-        f"from one size to another.{shape}",
-    )
-
-
-def _decay(anatomy: Anatomy) -> Finding:
-    tower = anatomy.tower
-    special = [(n, p.dim()) for n, p in tower.named_parameters() if n.rsplit(".", 1)[-1] in CLASS_NAMES]
-    registers, table = anatomy.register_parameter(), anatomy.position_table()
-    for values in (registers, table[0] if table else None):
-        name = _name_of(tower, values) if values is not None and len(values) else None
-        if name is not None:
-            special.append((name, tower.get_parameter(name).dim()))
-    listed: Any = getattr(tower, "no_weight_decay", None)
-    return lint.weight_decay(special, None if listed is None else set(listed()), anatomy.library)
-
-
-def _name_of(tower: nn.Module, values: Tensor) -> str | None:
-    """Name of the parameter that a tensor is, or is a view of. None for a buffer or a computed tensor."""
-    place = values.untyped_storage().data_ptr()
-    return next((n for n, p in tower.named_parameters() if p.untyped_storage().data_ptr() == place), None)
-
-
-def _span(indices: Sequence[int]) -> str:
-    first, last = indices[0], indices[-1]
-    if len(indices) == 1:
-        return str(first)
-    return f"{first}-{last}" if last - first + 1 == len(indices) else ", ".join(map(str, indices))

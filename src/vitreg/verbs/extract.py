@@ -9,22 +9,22 @@ from typing import Any
 from torch import nn
 
 from vitreg.backbones import Backbone
-from vitreg.backbones.load import opened
-from vitreg.data.example import Example, Portion, TrainingSet
-from vitreg.data.feature_store import FeatureStore
-from vitreg.data.feature_table import write_table
-from vitreg.data.images import ImageSource
-from vitreg.data.parts import Held
-from vitreg.data.transforms import Policy
+from vitreg.backbones.loading.load import opened
+from vitreg.data.sets.example import Example, Portion, TrainingSet
+from vitreg.data.sources.images import ImageSource
+from vitreg.data.sources.parts import Held
+from vitreg.data.views.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.files import results_folder
-from vitreg.outputs import Outputs
-from vitreg.runtime import processes
-from vitreg.verbs import ahead
-from vitreg.verbs.doctor import refuse_broken_weights
-from vitreg.verbs.feature_fields import KINDS
-from vitreg.verbs.features import Wanted, extract
-from vitreg.verbs.task import Bench
+from vitreg.features.extract import Wanted, extract
+from vitreg.features.fields import KINDS
+from vitreg.features.store import FeatureStore
+from vitreg.features.table import write_table
+from vitreg.machine.runtime import processes
+from vitreg.passes import ahead
+from vitreg.passes.bench import Bench
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.writing.files import results_folder
+from vitreg.writing.outputs import Outputs
 
 TABLE = "features.parquet"
 CLS = Wanted()
@@ -95,7 +95,7 @@ def extract_features(
         workers: processes that decode.
         load_options: passed to `vitreg.load`.
     Raises:
-        UserError: as for `vitreg.verbs.features.extract`, and for a table of nothing pooled.
+        UserError: as for `vitreg.features.extract.extract`, and for a table of nothing pooled.
     """
     ahead.refuse_no_features({kind: getattr(wanted, kind) for kind in KINDS}, table=table)
     paths = [images] if isinstance(images, str | Path) else list(images)

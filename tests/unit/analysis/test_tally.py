@@ -3,7 +3,7 @@ import pytest
 
 from vitreg.analysis.norms import NormHistogram, decode, edge_index
 from vitreg.analysis.tally import BatchStatistics, Tally, group_histograms, look_again
-from vitreg.runtime import Processes
+from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 
 LAYERS, GRID = 2, (3, 5)

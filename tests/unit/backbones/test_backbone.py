@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitreg.backbones.anatomy import describe
+from vitreg.backbones.anatomy.find import describe
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.edits import Edit
 from vitreg.backbones.trace import Capture

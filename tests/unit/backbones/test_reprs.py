@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vitreg.backbones import Capture, load
-from vitreg.verbs.maps import maps
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.maps.verb import maps
+from vitreg.verbs.scan.verb import ScanOptions, scan
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from vitreg.cli.lists import unified
 from vitreg.cli.looking import Maps
 from vitreg.cli.measuring import Discover, Extract
 from vitreg.cli.parsing import parse
-from vitreg.verbs.settings.tokens import ControlsSettings
-from vitreg.verbs.settings.whole_image import KnnSettings
+from vitreg.verbs.eval.settings.tokens import ControlsSettings
+from vitreg.verbs.eval.settings.whole_image import KnnSettings
 
 FORMS = ("{flag} {comma}", "{flag} {space}", "{flag}={comma}", "{flag} {comma_space}")
 

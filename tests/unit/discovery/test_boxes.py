@@ -3,15 +3,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from vitreg.discovery.boxes import (
-    centre_box,
-    component,
-    corloc,
-    enclosing,
-    hits,
-    iou,
-    to_pixels,
-)
+from vitreg.discovery.boxes import centre_box, component, corloc, enclosing, hits, iou, to_pixels
 
 
 def mask(*rows):

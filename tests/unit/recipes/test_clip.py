@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from tests.apart import on_two
 
-from vitreg.backbones.layouts import to_canonical
-from vitreg.data.batch import TrainBatch
+from vitreg.backbones.weights.names import to_canonical
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import Clip, Tokenizer

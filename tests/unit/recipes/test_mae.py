@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from vitreg.data.batch import TrainBatch
+from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.mae import Mae

@@ -10,8 +10,8 @@ from tests.apart import on_two
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from vitreg.data.batch import TrainBatch
-from vitreg.data.view_settings import MultiCropConfig
+from vitreg.data.batches.batch import TrainBatch
+from vitreg.data.views.settings import MultiCropConfig
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.dino import Dino

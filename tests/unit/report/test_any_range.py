@@ -11,12 +11,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from vitreg.records import Curve, Followed, Heatmap, Histogram
-from vitreg.report import boxes, charts_counts, charts_depth, charts_run, figures, figures_cost, figures_run
-from vitreg.report.over_steps import norm_span
-from vitreg.report.page import render
-from vitreg.report.payload import Scale
 from vitreg.report.ranges import usable
-from vitreg.report.sheets import Column, Sheet, draw, shared_scale
+from vitreg.report.run import charts as charts_run
+from vitreg.report.run import figures as figures_run
+from vitreg.report.run.over_steps import norm_span
+from vitreg.report.scan import charts_counts, charts_depth, figures
+from vitreg.report.scan.page import render
+from vitreg.report.scan.payload import Scale
+from vitreg.report.sheets import boxes
+from vitreg.report.sheets import cost as figures_cost
+from vitreg.report.sheets.sheet import Column, Sheet, draw, shared_scale
 from vitreg.report.svg import Axis, labelled
 from vitreg.results import Table
 from vitreg.train.history import read_run

@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from vitreg.backbones.load import load
+from vitreg.backbones.loading.load import load
 from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.settings import OptimConfig
-from vitreg.runtime import Processes
 from vitreg.train import checkpoint
 from vitreg.train.checkpoint import OptimizerState, SaveError
 from vitreg.train.optim import build_optimizer

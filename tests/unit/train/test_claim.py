@@ -12,10 +12,10 @@ import pytest
 from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
-from vitreg.ledger import LEDGER, note_written, read_ledger
-from vitreg.runtime import Processes
+from vitreg.machine.runtime import Processes
 from vitreg.train import claim as module
 from vitreg.train.claim import LOCK, Claim, claimed
+from vitreg.writing.ledger import LEDGER, note_written, read_ledger
 
 ALONE = Processes()
 BEGUN = [LEDGER, "checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tensorboard"]

@@ -10,7 +10,7 @@ from vitreg.config import decode
 from vitreg.errors import UserError
 from vitreg.train import fit
 from vitreg.train.settings import TrainConfig
-from vitreg.verbs.train import train
+from vitreg.verbs.train.verb import train
 
 STEPS = 6
 

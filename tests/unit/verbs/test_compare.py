@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from vitreg.errors import UserError
-from vitreg.report.kept import read_examples, write_examples
+from vitreg.report.scan.kept import read_examples, write_examples
 from vitreg.verbs.compare import compare, differences, read_scan
-from vitreg.verbs.examples import choose_examples
-from vitreg.verbs.scan import ScanOptions, scan
+from vitreg.verbs.scan.examples import choose_examples
+from vitreg.verbs.scan.verb import ScanOptions, scan
 
 
 @pytest.fixture(scope="module")

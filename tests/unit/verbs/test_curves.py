@@ -18,8 +18,8 @@ from vitreg.records import Curves, ScanResult
 from vitreg.train.history import onset, read_run, watch_of
 from vitreg.train.journal import Journal
 from vitreg.verbs.curves import curves, write_run_report
-from vitreg.verbs.onset import norms_of
-from vitreg.verbs.scan import scan
+from vitreg.verbs.scan.verb import scan
+from vitreg.verbs.train.onset import norms_of
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_look_during_training_says_what_a_scan_says_without_simulating_what_it
     probes = torch.randn(4, 3, 32, 32)
     whole = scan(network, probes)
     assert whole.verdict.power is not None
-    monkeypatch.setattr("vitreg.verbs.readout.power_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("vitreg.verbs.scan.readout.power_of", lambda *_: 1 / 0)
     look = norms_of(network, probes)
     words = ("strength", "first_layer", "peak_layer", "outlier_fraction")
     assert {
@@ -81,7 +81,7 @@ def test_a_look_during_training_says_what_a_scan_says_without_simulating_what_it
 
 
 def test_artifacts_written_into_a_model_are_found_at_the_step_they_were_written(tmp_path, photographs):
-    from vitreg.data.transforms import IMAGENET
+    from vitreg.data.views.transforms import IMAGENET
 
     model, _ = planted.build("high-norm", seed=3)
     clean = planted.clean(seed=3)
@@ -205,7 +205,7 @@ TINY = {"image_size": 32, "patch": 8, "width": 32, "depth": 2, "heads": 2}
 
 
 def test_a_scan_of_a_run_carries_its_curve(tmp_path, photographs):
-    from vitreg.verbs.scan import scan
+    from vitreg.verbs.scan.verb import scan
 
     folder = write_run(tmp_path / "run", total=1000, watch_every=100, artifacts=range(600, 1001, 100))
     config = json.loads((folder / "config.json").read_text())

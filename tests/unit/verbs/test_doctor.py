@@ -7,9 +7,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from vitreg.backbones.backbone import Backbone
+from vitreg.passes.findings import describe_layout
 from vitreg.results import DoctorResult
 from vitreg.tokens import TokenLayout
-from vitreg.verbs.doctor import describe_layout, doctor, render
+from vitreg.verbs.doctor import doctor, render
 
 REG4 = "vit_medium_patch16_reg4_gap_256"
 
@@ -184,7 +185,7 @@ def test_a_program_gets_the_findings_as_json_and_an_exit_code(vitreg, monkeypatc
         model.reg_token.normal_()
         if broken:
             model.reg_token.copy_(model.reg_token[:, :1].expand_as(model.reg_token))
-    monkeypatch.setattr("vitreg.backbones.load", lambda *_, **__: Backbone(model, spec="timm:\x1b[2J"))
+    monkeypatch.setattr("vitreg.backbones.loading.load", lambda *_, **__: Backbone(model, spec="timm:\x1b[2J"))
     done = vitreg("doctor", "any", "--json")
     result = DoctorResult.model_validate_json(done.stdout)
     assert done.stdout.isascii()

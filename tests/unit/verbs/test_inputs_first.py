@@ -4,13 +4,13 @@ import pytest
 
 from vitreg.errors import UserError
 from vitreg.verbs.curves import curves
-from vitreg.verbs.discover import discover
-from vitreg.verbs.evaluate import evaluate
-from vitreg.verbs.export import export
+from vitreg.verbs.discover.verb import discover
+from vitreg.verbs.eval.tasks.knn import Knn
+from vitreg.verbs.eval.verb import evaluate
+from vitreg.verbs.export.verb import export
 from vitreg.verbs.extract import extract_features
-from vitreg.verbs.maps import maps
-from vitreg.verbs.scan import scan
-from vitreg.verbs.tasks.knn import Knn
+from vitreg.verbs.maps.verb import maps
+from vitreg.verbs.scan.verb import scan
 
 MODEL = "timm:no-such-model"  # would be named if it were loaded first
 VERBS = {

@@ -9,12 +9,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitreg.backbones.backbone import Backbone
 from vitreg.data import Preprocess
-from vitreg.verbs.evaluate import evaluate
+from vitreg.verbs.eval.tasks.controls import Controls
+from vitreg.verbs.eval.tasks.knn import Knn
+from vitreg.verbs.eval.tasks.position import Position
+from vitreg.verbs.eval.tasks.tokens import Tokens
+from vitreg.verbs.eval.verb import evaluate
 from vitreg.verbs.extract import describe, extract_features
-from vitreg.verbs.tasks.controls import Controls
-from vitreg.verbs.tasks.knn import Knn
-from vitreg.verbs.tasks.position import Position
-from vitreg.verbs.tasks.tokens import Tokens
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from PIL import Image
 
 from vitreg import doctor, load, maps, scan
 from vitreg.errors import UserError
-from vitreg.verbs.discover import discover
-from vitreg.verbs.evaluate import evaluate
+from vitreg.verbs.discover.verb import discover
+from vitreg.verbs.eval.tasks.position import Position
+from vitreg.verbs.eval.verb import evaluate
 from vitreg.verbs.extract import extract_features
-from vitreg.verbs.tasks.position import Position
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

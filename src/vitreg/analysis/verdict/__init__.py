@@ -1,0 +1,1 @@
+"""From detections to one answer, and what the images could have shown."""

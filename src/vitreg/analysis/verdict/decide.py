@@ -1,0 +1,281 @@
+"""From the detections of every layer to one answer: kind, strength, confidence, and the reason in plain words.
+
+Strength speaks of the effect, confidence of the evidence. Mild is an outlier norm of 2 to 3 times the median of the other
+patches, moderate 3 to 6, strong above 6 (the paper's DINOv2 models show about 10). Confidence is the share of bootstrap
+resamples of the images that lead to the same kind; below 0.8 a second mode is not called artifacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitreg.analysis.outliers import Detection, Side
+from vitreg.analysis.verdict.absence import MIN_IMAGES_FOR_POSITIONS, few, group_of, none, unstable
+from vitreg.analysis.verdict.resampling import MIN_CONFIDENCE
+from vitreg.quantities import count, number, percent, short
+from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
+
+GONE = 1.2  # times the norm of other patches: below, tokens that were outliers no longer stand out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the outliers at the peak layer, for the words of the verdict."""
+
+    layers: int
+    images: int
+    images_with: float  # share of images with at least one
+    grid: tuple[int, int]
+    positions: np.ndarray  # [P] share of images with an outlier here
+    isolated: float | None  # share of outliers without another among their 8 neighbours
+    redundancy_auc: float | None  # probability that an outlier is more redundant than another patch
+    cls_attention: dict[
+        int, tuple[float, float]
+    ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
+    received: dict[int, float]  # layer -> attention an outlier receives from the next block / that of another patch
+    at_output: bool  # the last block still shows a group of them
+    output: Followed  # the outliers of the peak layer, after the last block
+
+
+def strength_of(ratio: float) -> Strength:
+    """The word for a ratio of medians."""
+    return "mild" if ratio < 3 else "moderate" if ratio < 6 else "strong"
+
+
+def choose(detections: Sequence[dict[str, Detection]]) -> tuple[Side | None, int | None, int | None]:
+    """Pick (side, first layer, peak layer) from the detections {"high": ..., "low": ...} of every layer.
+
+    The peak is where outliers stand out most, among layers that show at least half of the largest share of them: a
+    handful of tokens with an extreme norm in an early layer is the beginning of the effect, not its peak. If both sides
+    are found, the one with the larger ratio speaks.
+    """
+    best: tuple[float, Side, int, int] | None = None
+    for side in ("high", "low"):
+        found = {layer: d[side] for layer, d in enumerate(detections) if d[side].found}
+        if not found:
+            continue
+        common = max(d.share for d in found.values())
+        peak = max(
+            (layer for layer, d in found.items() if d.share >= common / 2), key=lambda layer: found[layer].ratio or 0
+        )
+        candidate = (found[peak].ratio or 0.0, side, min(found), peak)
+        best = max(best, candidate) if best else candidate
+    return (best[1], best[2], best[3]) if best else (None, None, None)
+
+
+def inherited(detection: Detection, entering_ratio: float | None) -> bool:
+    """Whether the tokens came in with most of their unusual norm, so that the blocks did not make it.
+
+    The norm of a patch embedding follows brightness and contrast: white or plain grey patches can form a mode of their own
+    before the first block, also in an untrained model. An artifact is made by the blocks: they must account for at least
+    half of the ratio, on a logarithmic scale.
+    """
+    return entering_ratio is not None and detection.ratio is not None and entering_ratio**2 > detection.ratio
+
+
+def position_locked(positions: np.ndarray, images: int) -> bool:
+    """Whether most outliers sit at places that carry one in at least half of the images."""
+    total = positions.sum()
+    return images >= MIN_IMAGES_FOR_POSITIONS and total > 0 and positions[positions >= 0.5].sum() / total >= 0.5
+
+
+def describe(
+    detections: Sequence[dict[str, Detection]],
+    chosen: tuple[Side | None, int | None, int | None],
+    confidence: float | None,
+    evidence: Evidence | None,
+    images: int,
+    power: Power | None = None,
+) -> VerdictRecord:
+    """Put the verdict in words and numbers; `power` is what the images could have shown where nothing was found."""
+    side, first, peak = chosen
+    if side is None or first is None or peak is None or evidence is None:
+        return none(detections, confidence, images, power)
+    detection = detections[peak][side]
+    if confidence is not None and confidence < MIN_CONFIDENCE:
+        return unstable(detection, peak, confidence, images)
+    if confidence is None and evidence.images_with < 1:
+        return few(detection, peak, evidence.images_with, images)
+    kind: VerdictKind = "high-norm" if side == "high" else "low-norm"
+    if position_locked(evidence.positions, images):
+        kind = "position-locked"
+    ratio = detection.ratio or 1.0
+    strength = strength_of(ratio)
+    effects = _effects(detection, evidence, ratio)
+    return VerdictRecord(
+        kind=kind,
+        strength=strength,
+        confidence=confidence,
+        first_layer=first,
+        peak_layer=peak,
+        outlier_fraction=detection.share,
+        threshold=detection.threshold,
+        ratio=ratio,
+        sentence=_sentence(kind, strength, detection, ratio, evidence),
+        reason=" ".join(_reasons(kind, detection, ratio, first, peak, evidence, confidence)),
+        effects=effects,
+        advice=_advice(kind, strength, evidence),
+    )
+
+
+def against_own_median(own: OwnMedian) -> str:
+    """Say how many patches stand out of their own image, whatever the threshold pooled over images is."""
+    factor = short(own.factor if own.side == "high" else 1 / own.factor)
+    beyond = f"{factor} times the median norm of {'their' if own.images_with else 'its'} own image"
+    bound = f"at {'least' if own.side == 'high' else 'most'}"
+    if not own.images_with:
+        return f"In block {own.layer}, no patch has {bound} {beyond}."
+    return (
+        f"In block {own.layer}, {percent(own.share)} of the patches have {bound} {beyond}; "
+        f"{percent(own.images_with)} of the images contain such patches."
+    )
+
+
+def _effects(detection: Detection, evidence: Evidence, ratio: float) -> dict[str, float]:
+    effects = {"norm_ratio": ratio, "outlier_fraction": detection.share, "images_with_outliers": evidence.images_with}
+    if evidence.isolated is not None:
+        effects["isolated"] = evidence.isolated
+    if evidence.redundancy_auc is not None:
+        effects["redundancy_auc"] = evidence.redundancy_auc
+    if evidence.cls_attention:
+        layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
+        share, expected = evidence.cls_attention[layer]
+        effects["cls_attention_share"] = share
+        effects["cls_attention_lift"] = share / expected
+        effects["cls_attention_layer"] = float(layer + 1)
+    if evidence.received:
+        effects["attention_received"] = max(evidence.received.values())
+    return effects
+
+
+def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio: float, evidence: Evidence) -> str:
+    kind_of = f"{strength} artifacts{' at fixed positions' if kind == 'position-locked' else ''}"
+    where = "" if evidence.at_output else " in its middle layers"
+    said = f"{percent(detection.share)} of the patches have {_size(detection, ratio, digits=2)} the norm of the others"
+    if kind == "position-locked":
+        said += ", at the same positions in most images"
+    return (
+        f"This model has {kind_of}{where}: {said}.{'' if evidence.at_output else f' {_at_output(detection, evidence)}'}"
+    )
+
+
+def _at_output(detection: Detection, evidence: Evidence) -> str:
+    if evidence.output.ratio < GONE:
+        return "At its output the same patches are like the others."
+    size = _size(detection, evidence.output.ratio, digits=2)
+    return f"At its output the same patches have {size} the norm of the others and form no separate group."
+
+
+def _size(detection: Detection, ratio: float, digits: int = 3) -> str:
+    return f"{short(ratio if detection.side == 'high' else 1 / ratio, digits)} times"
+
+
+def _reasons(
+    kind: VerdictKind,
+    detection: Detection,
+    ratio: float,
+    first: int,
+    peak: int,
+    evidence: Evidence,
+    confidence: float | None,
+) -> list[str]:
+    side = "above" if detection.side == "high" else "below"
+    reasons = [
+        f"After block {peak} (of 0 to {evidence.layers - 1}) the patches form two groups: {group_of(detection)}. "
+        f"They lie {side} a norm of {number(detection.threshold)}.",
+        f"Such a group first appears after block {first}.",
+    ]
+    if not evidence.at_output:
+        reasons.append(_at_the_end(detection, evidence.output))
+    reasons += _places(evidence)
+    if evidence.redundancy_auc is not None:
+        reasons.append(
+            f"Their input patches resemble their neighbours {_compared(evidence, detection.share)} other patches do "
+            f"(AUC {number(evidence.redundancy_auc)}; 0.5 is no difference)."
+        )
+    reasons += _attention(evidence)
+    if confidence is None:
+        reasons.append(f"{count(evidence.images, 'image is', 'images are')} too few to say how dependable this is.")
+    else:
+        reasons.append(f"{percent(confidence)} of the resamples of the {evidence.images} images show outliers too.")
+    if kind == "position-locked":
+        reasons.append("Content does not cause them: most lie at positions where at least half of the images have one.")
+    return reasons
+
+
+def _compared(evidence: Evidence, share: float) -> str:
+    """Say on which side of 0.5 the AUC lies, where that is more than chance: two deviations of places drawn at random."""
+    assert evidence.redundancy_auc is not None
+    patches = evidence.images * evidence.grid[0] * evidence.grid[1]
+    outliers = max(share * patches, 1.0)
+    deviation = np.sqrt((patches + 1) / (12 * outliers * max(patches - outliers, 1.0)))  # Mann and Whitney 1947
+    if abs(evidence.redundancy_auc - 0.5) <= 2 * deviation:
+        return "no more and no less than"
+    return "more than" if evidence.redundancy_auc > 0.5 else "less than"
+
+
+def _places(evidence: Evidence) -> list[str]:
+    rows, cols = evidence.grid
+    said = [f"{percent(evidence.images_with)} of the images contain at least one outlier."]
+    if evidence.isolated is not None:
+        said.append(f"{percent(evidence.isolated)} of the outliers have no other one among their 8 neighbours.")
+    shares = evidence.positions
+    often = [p for p in np.argsort(shares)[::-1][:2] if shares[p] >= 5 * max(shares.mean(), 1e-9)]
+    if evidence.images >= MIN_IMAGES_FOR_POSITIONS and often:
+        places = " and ".join(
+            f"row {p // cols}, column {p % cols} ({percent(float(shares[p]))} of the images)" for p in often
+        )
+        said.append(f"Most frequent on the {rows}x{cols} grid: {places}.")
+    return said
+
+
+def _attention(evidence: Evidence) -> list[str]:
+    said = []
+    if evidence.cls_attention:
+        layer = max(evidence.cls_attention, key=lambda k: evidence.cls_attention[k])
+        share, expected = evidence.cls_attention[layer]
+        said.append(
+            f"The CLS token attends to them most in block {layer + 1}: they take {percent(share)} of its attention to patches, "
+            f"{number(share / expected)} times their share of the patches."
+        )
+    if evidence.received:
+        layer = max(evidence.received, key=lambda k: evidence.received[k])
+        if evidence.received[layer] >= 2:
+            said.append(
+                f"In block {layer + 1} an outlier receives {number(evidence.received[layer])} times the attention of another patch."
+            )
+    return said
+
+
+def _at_the_end(detection: Detection, output: Followed) -> str:
+    numbers = f"{_size(detection, output.ratio)} the norm of the others, AUC {number(output.auc)}"
+    if output.ratio < GONE:
+        return f"After the last block the same patches no longer stand out ({numbers})."
+    return f"After the last block the same patches still stand out ({numbers}), but form no separate group."
+
+
+def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[str]:
+    if kind == "position-locked":
+        return [
+            "Run `vitreg doctor` on this model: a row of the position table that stands out can cause such artifacts.",
+            "Do not drop tokens by a norm threshold: it would remove the same positions from every image.",
+        ]
+    advice = []
+    if strength == "mild":
+        advice.append("The effect is mild: compare your task with and without these patches before changing the model.")
+    if not evidence.at_output:
+        advice.append(
+            "The output shows no artifacts, but features of middle layers do: choose layers with care."
+            if evidence.output.ratio < GONE
+            else "The output is affected too: there the same patches lie in the tail of the others, and no threshold separates them."
+        )
+    if kind == "low-norm":
+        advice.append("Norm cutoffs from the literature only look for high norms and miss these patches.")
+    advice.append(
+        "Attention maps and object discovery by raw dot products are affected first. "
+        "If you train the model, use registers."
+    )
+    return advice

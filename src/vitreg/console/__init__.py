@@ -1,0 +1,1 @@
+"""The terminal: exit codes, standard streams, Ctrl-C. No torch here."""

@@ -1,0 +1,1 @@
+"""From sets to batches: the order of samples, workers, and loaders."""

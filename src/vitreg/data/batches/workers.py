@@ -1,0 +1,247 @@
+"""What happens inside a data worker: decode, replace what cannot be read, augment with the sample's own random numbers.
+
+The numbers of a sample follow from (seed, position in the run) alone, so that a batch is the same in any process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from vitreg.data.sets.example import Example, TrainingSet
+from vitreg.data.sources.decode import Unreadable
+from vitreg.data.views.transforms import Preprocess
+from vitreg.errors import UserError
+
+View = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
+Tokenize = Callable[[list[str]], Int64[Tensor, "B L"]]
+
+REPLACEMENTS = 100  # tried for one position; that all are unreadable by chance does not happen
+FEWER = "fewer workers (--workers; in training --data.workers, which may be 0)"
+_MOST_WORKERS = 16  # batches come in order, and each worker holds two of them
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sample to deliver."""
+
+    position: int
+    index: int
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What a worker sends for one batch. `problem` is a UserError's sentence: exceptions travel as tracebacks.
+
+    Args:
+        stacks: views [V, B, 3, h, w], or pictures [B, h, w, 3] for evaluation.
+        targets: class numbers, token ids, or None.
+        names, indices, captions: of the samples delivered.
+        skipped: (name, reason) of the samples that gave no picture.
+    """
+
+    stacks: list[Tensor]
+    targets: Tensor | None
+    names: list[str]
+    indices: list[int]
+    captions: list[list[str]]
+    skipped: list[tuple[str, str]]
+    problem: str | None = None
+
+    def share_memory(self) -> None:
+        """Move to memory that the run can read. Raises RuntimeError where there is no room."""
+        for tensor in (*self.stacks, *([] if self.targets is None else [self.targets])):
+            tensor.share_memory_()
+
+    def pin_memory(self) -> Delivery:
+        """Move to memory that a GPU can copy from while it computes; DataLoader calls this."""
+        self.stacks = [stack.pin_memory() for stack in self.stacks]
+        self.targets = None if self.targets is None else self.targets.pin_memory()
+        return self
+
+
+class TrainingJobs(torch.utils.data.Dataset[Delivery]):
+    """The samples of a set as DataLoader asks for them: a batch of jobs at once."""
+
+    def __init__(self, data: TrainingSet, view: View, seed: int, tokenize: Tokenize | None) -> None:
+        self.data, self.view, self.seed, self.tokenize = data, view, seed, tokenize
+
+    def __getitems__(self, jobs: Sequence[Job]) -> Delivery:
+        """Read and augment the samples of a batch."""
+        delivery = Delivery([], None, [], [], [], [])
+        views: list[tuple[Tensor, ...]] = []
+        targets: list[int | str | None] = []
+        try:
+            with _random_state_kept():
+                for job in jobs:
+                    example = self._read(job, delivery)
+                    words = _words(self.seed, job.position, "sample")
+                    _seed_all(words)
+                    views.append(self.view(example.image))
+                    target = example.target
+                    targets.append(target[words[3] % len(target)] if isinstance(target, list) else target)
+        except UserError as error:
+            delivery.problem = str(error)
+            return delivery
+        delivery.stacks = [torch.stack(stack, dim=1) for stack in zip(*views, strict=True)]  # [V, B, 3, h, w] each
+        delivery.targets = self._targets(targets)
+        return delivery
+
+    def _read(self, job: Job, delivery: Delivery) -> Example:
+        """Read the sample of a position, or the first readable one of a fixed series of others."""
+        index = job.index
+        for attempt in range(REPLACEMENTS + 1):
+            if attempt:
+                index = _words(self.seed, job.position, "replacement", attempt)[0] % len(self.data)
+            try:
+                example = self.data.read(index)
+            except Unreadable as error:
+                delivery.skipped.append((self.data.name(index), error.reason))
+            else:
+                delivery.names.append(self.data.name(index))
+                delivery.indices.append(index)
+                return example
+        name, reason = delivery.skipped[-1]
+        raise UserError(f"none of {REPLACEMENTS + 1} samples tried could be read, such as {name}: {reason}.")
+
+    def _targets(self, targets: list[int | str | None]) -> Tensor | None:
+        if self.tokenize is not None:
+            captions = [target for target in targets if isinstance(target, str)]
+            if len(captions) < len(targets):
+                raise ValueError("a tokenizer for samples without captions")
+            return self.tokenize(captions)  # [B, L]
+        numbers = [target for target in targets if isinstance(target, int)]
+        if any(isinstance(target, str) for target in targets):
+            raise ValueError("captions need a tokenizer")
+        return torch.tensor(numbers) if len(numbers) == len(targets) else None  # [B]
+
+
+class EvaluationJobs(torch.utils.data.Dataset[Delivery]):
+    """The samples of a set, resized and cropped the same way every time; what is unreadable is left out."""
+
+    def __init__(self, data: TrainingSet, preprocess: Preprocess) -> None:
+        self.data, self.preprocess = data, preprocess
+
+    def __getitems__(self, jobs: Sequence[Job]) -> Delivery:
+        """Read the samples of a batch."""
+        delivery = Delivery([], None, [], [], [], [])
+        pictures, numbers = [], []
+        for job in jobs:
+            try:
+                example = self.data.read(job.index)
+            except Unreadable as error:
+                delivery.skipped.append((self.data.name(job.index), error.reason))
+                continue
+            except UserError as error:
+                delivery.problem = str(error)
+                return delivery
+            pictures.append(torch.from_numpy(self.preprocess.pixels(example.image)))
+            delivery.names.append(self.data.name(job.index))
+            delivery.indices.append(job.index)
+            if isinstance(example.target, int):
+                numbers.append(example.target)
+            elif example.target is not None:
+                delivery.captions.append(example.target)
+        if pictures:
+            delivery.stacks = [torch.stack(pictures)]  # [B, h, w, 3]
+            delivery.targets = torch.tensor(numbers) if len(numbers) == len(pictures) else None
+        return delivery
+
+
+def start_worker(_number: int) -> None:
+    """Prepare a worker process: one thread, and deaf to the signals that ask the run to stop.
+
+    Ctrl-C, torchrun and job schedulers signal all processes of a group, while the run ends with a checkpoint, for which
+    it may still want a batch. A second SIGTERM ends the worker: that is how a hanging one is got rid of.
+    """
+    torch.set_num_threads(1)
+    sys.excepthook = _quiet_when_left
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def handed_over(delivery: Any) -> Delivery:
+    """Move a batch into shared memory while a mistake can still be told.
+
+    PyTorch does it in a thread that drops the batch where there is no room, and the run would wait for it without end.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        return delivery
+    try:
+        delivery.share_memory()
+    except RuntimeError as error:
+        size = sum(stack.nbytes for stack in delivery.stacks)
+        return Delivery([], None, [], [], [], [], _no_room(size, str(error)))
+    return delivery
+
+
+def _no_room(size: int, reason: str) -> str:
+    mib = f"{size / 2**20:.1f} MiB"
+    if "No space left" not in reason:
+        return (
+            f"a data worker cannot hand over a batch of {mib} ({reason}); read in the run itself with --data.workers 0."
+        )
+    try:
+        whole = f" of {shutil.disk_usage('/dev/shm').total / 2**20:.3g} MiB"
+    except OSError:
+        whole = ""
+    return (
+        f"shared memory (/dev/shm{whole}) has no room for a batch of {mib} from a data worker; give it more (docker run "
+        f"--shm-size=8g), or use {FEWER}."
+    )
+
+
+def _quiet_when_left(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report what no one caught, unless it is that the run has hung up.
+
+    The thread that hands tensors over reports a run that was interrupted in the midst of taking one, and Ctrl-C would be
+    followed by a traceback. Mistakes in the samples do not come here: they travel to the run.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def default_workers() -> int:
+    """Return how many workers a process has by default: its share of the processors, at least one."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_WORKERS, max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _words(seed: int, position: int, purpose: str, attempt: int = 0) -> list[int]:
+    """Return random words that follow from the arguments, the same in every version of numpy."""
+    state = np.random.SeedSequence([seed, position, attempt, zlib.crc32(purpose.encode())])
+    return state.generate_state(4, np.uint64).tolist()
+
+
+def _seed_all(words: Sequence[int]) -> None:
+    """Seed what a view may draw from. Not torch.manual_seed, which would reach for the GPUs."""
+    torch.default_generator.manual_seed(words[0] >> 1)
+    np.random.seed(words[1] >> 32)
+    random.seed(words[2])
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Put the global random state back: without workers this is the training process."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

@@ -1,0 +1,115 @@
+"""What one training sample is, and what a set of them can do, whatever it is stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, overload
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from vitreg.data.sources.decode import decode
+from vitreg.data.sources.parts import Locator
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture with what supervises it: the number of its class, its captions, or nothing."""
+
+    image: Image.Image
+    target: int | list[str] | None = None
+
+
+class TrainingSet(Protocol):
+    """Samples that can be read in any order, from several processes."""
+
+    def __len__(self) -> int:
+        """Count the samples, unreadable ones included: nothing is decoded beforehand."""
+        ...
+
+    def read(self, index: int) -> Example:
+        """Decode one sample. Raises Unreadable."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return the path of a sample, for people."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of their numbers; None where targets are no classes."""
+        ...
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"] | None:
+        """Class number of every sample; None where there are no classes, or they are known while reading only."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out when the set was opened, a sentence each."""
+        ...
+
+
+class Strings(Sequence[str]):
+    """Many strings in one stretch of memory, which worker processes share.
+
+    Of a list of `str` every process would soon own a copy: reading one writes its reference count.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]  # file names may be no text
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+
+    def __len__(self) -> int:
+        """Count the strings."""
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one string, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"string {index} of {len(self)}")
+        return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
+
+
+class Portion:
+    """A part of a set: `count` samples spread evenly over it, so that sets sorted by class keep all their classes."""
+
+    def __init__(self, whole: TrainingSet, count: int) -> None:
+        self.whole = whole
+        self._indices = np.arange(count) * len(whole) // count
+        self.classes, self.notes = whole.classes, whole.notes
+        self.labels = None if whole.labels is None else whole.labels[self._indices]
+
+    def __len__(self) -> int:
+        """Count the samples of the part."""
+        return len(self._indices)
+
+    def read(self, index: int) -> Example:
+        """Decode one sample. Raises Unreadable."""
+        return self.whole.read(int(self._indices[index]))
+
+    def name(self, index: int) -> str:
+        """Return the path of a sample."""
+        return self.whole.name(int(self._indices[index]))
+
+
+def picture(locator: Locator) -> Image.Image:
+    """Decode an image to an RGB picture, upright and opaque. Raises Unreadable."""
+    with locator.file() as file:
+        return decode(file, lambda image: image)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Name the first few: "'a', 'b' and 3 more"."""
+    named = ", ".join(repr(name) for name in names[:most])
+    return named if len(names) <= most else f"{named} and {len(names) - most} more"

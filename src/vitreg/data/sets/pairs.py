@@ -1,0 +1,296 @@
+"""Pictures with a class or a depth for every pixel, read one at a time: sets for dense probes.
+
+Both kinds are sets of pictures like any other (`TrainingSet`), with `map(i)` beside `read(i)`. A picture and its map
+have the same size in pixels, or the set is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vitreg.data.sets import pair_files
+from vitreg.data.sets.example import Example, Strings, picture
+from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, SIDES, VOC_CLASSES, PairFiles
+from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which_way
+from vitreg.data.sources.parts import OnDisk, label
+from vitreg.errors import UserError
+
+IGNORE = 255  # what a map of classes has for pixels without a class; at most 255 classes
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_MOST_CLASSES = 255
+
+
+class Pairs(ABC):
+    """Pictures with a map for each; `MaskSet` and `DepthSet` say what the map means."""
+
+    def __init__(self, files: PairFiles) -> None:
+        self.title, self.notes = files.title, files.notes
+        self.classes: tuple[str, ...] | None = None
+        self.labels = None
+        self._images, self._maps = Strings(files.images), Strings(files.maps)
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self._images)
+
+    def read(self, index: int) -> Example:
+        """Decode a picture. Raises Unreadable."""
+        return Example(picture(OnDisk(self.name(index), self._images[index])))
+
+    def name(self, index: int) -> str:
+        """Return the path of a picture."""
+        return label(self._images[index])
+
+    def map_name(self, index: int) -> str:
+        """Return the path of a map."""
+        return label(self._maps[index])
+
+    @abstractmethod
+    def map(self, index: int) -> np.ndarray:
+        """Read a map [H, W]. Raises Unreadable or UserError."""
+
+    @abstractmethod
+    def empty(self, values: np.ndarray) -> str:
+        """Say why nothing can be learned from a map; "" where something can."""
+
+    def _values(self, index: int) -> np.ndarray:
+        """Read a map [H, W].
+
+        Raises:
+            Unreadable: for a damaged file, or a picture that was perhaps turned after its map was drawn.
+            UserError: if the picture has another size.
+        """
+        values = _read_map(self._maps[index])
+        if values.ndim != 2:
+            raise UserError(
+                f"'{self.map_name(index)}' has {values.shape[-1] if values.ndim == 3 else values.ndim} channels; a map has "
+                "one, with a class number or a distance at every pixel."
+            )
+        size, orientation = _picture_size(self._images[index])
+        if values.shape != size:
+            raise UserError(
+                f"'{self.map_name(index)}' has {values.shape[0]}x{values.shape[1]} pixels (height x width) and its image "
+                f"{size[0]}x{size[1]}; they must be the same."
+            )
+        if unsure := unsure_which_way(orientation, size, values.shape):
+            raise Unreadable(unsure)
+        return values
+
+
+class MaskSet(Pairs):
+    """Pictures with a class for every pixel.
+
+    Args:
+        names: of the classes, in the order of their numbers.
+        ignore: number in the files of pixels that have no class.
+        reduce_zero: number 0 is no class either, and the others count from 1 (ADE20k).
+    Raises:
+        UserError: for more than 255 classes.
+    """
+
+    def __init__(
+        self, files: PairFiles, names: tuple[str, ...], *, ignore: int = IGNORE, reduce_zero: bool = False
+    ) -> None:
+        super().__init__(files)
+        if len(names) > _MOST_CLASSES:
+            raise UserError(f"{len(names)} classes of pixels; up to {_MOST_CLASSES} work.")
+        self.names = self.classes = names
+        self._ignore, self._reduce_zero = ignore, reduce_zero
+
+    def map(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Read the class of every pixel, 255 where there is none.
+
+        Raises:
+            Unreadable: for a damaged file.
+            UserError: for a number that is no class, or a picture of another size.
+        """
+        values = self._values(index)
+        if values.dtype.kind not in "iub":
+            raise UserError(f"'{self.map_name(index)}' holds {values.dtype} values; classes are whole numbers.")
+        numbers = values.astype(np.int64)
+        none = numbers == self._ignore
+        if self._reduce_zero:
+            none |= numbers == 0
+            numbers = numbers - 1
+        wrong = np.unique(numbers[~none & ((numbers < 0) | (numbers >= len(self.names)))])
+        if len(wrong):
+            first = 1 if self._reduce_zero else 0
+            raise UserError(
+                f"'{self.map_name(index)}' has the label {wrong[0] + first} where classes are "
+                f"{first}..{len(self.names) - 1 + first} and {self._ignore} is none; set --classes or --ignore."
+            )
+        return np.where(none, IGNORE, numbers).astype(np.uint8)
+
+    def empty(self, values: np.ndarray) -> str:
+        """Say so of a mask without a class."""
+        return "" if (values != IGNORE).any() else "no pixel has a class"
+
+
+class DepthSet(Pairs):
+    """Pictures with a distance for every pixel.
+
+    Args:
+        scale: metres that a value of 1 in the files stands for; if None, 0.001 for 16-bit integers and 1 for floats.
+    """
+
+    def __init__(self, files: PairFiles, *, scale: float | None = None) -> None:
+        super().__init__(files)
+        self._scale = scale
+
+    def map(self, index: int) -> Float32[np.ndarray, "H W"]:
+        """Read the distance of every pixel in metres, 0 where it is not known: zero, negative, NaN or infinite.
+
+        Raises:
+            Unreadable: for a damaged file.
+            UserError: for 8-bit values without a scale, or a picture of another size.
+        """
+        values = self._values(index)
+        scale = self._scale
+        if scale is None and values.dtype.kind in "iub":
+            if values.dtype.itemsize == 1:
+                raise UserError(
+                    f"'{self.map_name(index)}' has 8-bit depths, of which nobody can tell the unit; pass --depth-scale, "
+                    "the metres of one step, such as 0.0392157 where 255 is 10 m."
+                )
+            scale = 0.001
+        metres = values.astype(np.float32) * np.float32(1.0 if scale is None else scale)
+        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+
+    def empty(self, values: np.ndarray) -> str:
+        """Say so of a map without a distance."""
+        return "" if (values > 0).any() else "no pixel has a known depth"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSides:
+    """What a segmentation head learns from and is judged on."""
+
+    train: MaskSet
+    test: MaskSet
+
+
+@dataclass(frozen=True, slots=True)
+class DepthSides:
+    """What a depth head learns from and is judged on."""
+
+    train: DepthSet
+    test: DepthSet
+
+
+def open_masks(
+    data: str, *, limit: int | None = None, masks: str | None = None, classes: int | None = None, ignore: int = IGNORE
+) -> MaskSides:
+    """Open both sides of voc:ROOT, ade20k:ROOT, or a folder ROOT/{train,val or test}/{images,masks}.
+
+    Args:
+        limit: use at most this many pairs of each side, spread evenly.
+        masks: name of the folder of masks in a plain folder; usual names are found by themselves.
+        classes: how many there are in a plain folder; one more than the largest label of the training side if None.
+        ignore: label of pixels without a class, in a plain folder.
+    Raises:
+        UserError: if something is missing, or there are fewer than two pairs to learn from.
+    """
+    kind, root = _kind_and_root(data, ("voc", "ade20k"))
+    if kind:
+        ignore = IGNORE
+    finders = {"voc": pair_files.voc, "ade20k": pair_files.ade20k}
+    found = {}
+    for side in SIDES:
+        files = (
+            finders[kind](root, side) if kind else pair_files.folder(root, side, (masks,) if masks else MASK_FOLDERS)
+        )
+        found[side] = pair_files.thinned(files, limit)
+    _enough(data, found["train"])
+    if classes is not None and classes < 1:
+        raise UserError(f"--classes must be at least 1, not {classes}.")
+    if kind:
+        names = VOC_CLASSES if kind == "voc" else pair_files.ade20k_names(root)
+    else:
+        names = tuple(map(str, range(_count_classes(found["train"], ignore) if classes is None else classes)))
+    train, test = (MaskSet(found[side], names, ignore=ignore, reduce_zero=kind == "ade20k") for side in SIDES)
+    return MaskSides(train, test)
+
+
+def open_depths(data: str, *, limit: int | None = None, scale: float | None = None) -> DepthSides:
+    """Open both sides of nyud:ROOT, or of a folder ROOT/{train,val or test}/{image,depth}.
+
+    Args:
+        limit: use at most this many pairs of each side, spread evenly.
+        scale: metres of one step in the depth files, see `DepthSet`.
+    Raises:
+        UserError: if something is missing, or there are fewer than two pairs to learn from.
+    """
+    if scale is not None and not scale > 0:
+        raise UserError(f"--depth-scale {scale:g} is no length; 0.001 is a millimetre.")
+    kind, root = _kind_and_root(data, ("nyud",))
+    found = {}
+    for side in SIDES:
+        files = pair_files.nyud(root, side) if kind else pair_files.folder(root, side, DEPTH_FOLDERS)
+        found[side] = pair_files.thinned(files, limit)
+    _enough(data, found["train"])
+    return DepthSides(*(DepthSet(found[side], scale=scale) for side in SIDES))
+
+
+def _kind_and_root(data: str, kinds: tuple[str, ...]) -> tuple[str, str]:
+    kind, colon, root = data.partition(":")
+    if not data or (colon and not root):
+        known = ", ".join(f"{kind}:ROOT" for kind in kinds)
+        raise UserError(f"no data: name {known} or a folder.")
+    if colon and kind in ("voc", "ade20k", "nyud"):
+        if kind not in kinds:
+            raise UserError(f"'{data}' is no data for this task; it takes {' or '.join(kinds)}:ROOT, or a folder.")
+    else:
+        kind, root = "", data
+    root = os.path.expanduser(root)
+    if not os.path.isdir(root):
+        raise UserError(f"no folder '{root}'.")
+    return kind, root
+
+
+def _enough(data: str, train: PairFiles) -> None:
+    if len(train.images) < 2:
+        raise UserError(
+            f"only one image to learn from in '{data}'; a head needs two at least, and many more to be good."
+        )
+
+
+def _count_classes(files: PairFiles, ignore: int) -> int:
+    """Look through all masks of a plain folder; return one more than the largest label."""
+    masks = MaskSet(files, tuple(map(str, range(_MOST_CLASSES))), ignore=ignore)
+    largest = -1
+    for index in range(len(masks)):
+        try:
+            mask = masks.map(index)
+        except Unreadable:
+            continue  # named when it is its turn
+        largest = max(largest, int(mask[mask != IGNORE].max(initial=0)) if (mask != IGNORE).any() else -1)
+    if largest < 0:
+        raise UserError(f"no pixel of the {len(masks)} training masks of {masks.title} has a class.")
+    return largest + 1
+
+
+def _picture_size(path: str) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of a picture as it is decoded, upright, and its EXIF orientation. Raises Unreadable."""
+    with OnDisk(path, path).file() as file:
+        image = header(file)
+        try:
+            orientation = int(image.getexif().get(0x0112, 1))
+        except Exception:  # damaged metadata does not spoil the pixels
+            orientation = 1
+        return ((image.width, image.height) if orientation in _SIDEWAYS else (image.height, image.width)), orientation
+
+
+def _read_map(path: str) -> np.ndarray:
+    """Read the numbers of a map as they are, palette indices for a palette. Raises Unreadable."""
+    with OnDisk(path, path).file() as file:
+        if path.lower().endswith(".npy"):
+            try:
+                return np.load(file, allow_pickle=False)
+            except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:  # of headers too
+                raise Unreadable("damaged .npy file") from error
+        return numbers(file)

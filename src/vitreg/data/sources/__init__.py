@@ -1,0 +1,1 @@
+"""From bytes to pictures: where images lie, and how they are read."""

@@ -1,0 +1,157 @@
+"""Where images come from: files, folders, globs, list files, zip and tar archives, WebDataset shards, as one sequence.
+
+Nothing is decoded here until an image is opened; what cannot be opened says why and does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from vitreg.data.sources.archives import is_url
+from vitreg.data.sources.decode import decode
+from vitreg.data.sources.listing import find
+from vitreg.data.sources.parts import Listed, Locator, OnDisk
+from vitreg.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageItem:
+    """One image of a source, not read yet.
+
+    Args:
+        index: position in the whole source, the same on every rank.
+        name: the path, printable; `archive/member` inside archives.
+        locator: where the bytes are.
+    """
+
+    index: int
+    name: str
+    locator: Locator
+
+    def open(self, min_side: int = 1) -> Image.Image:
+        """Decode to an RGB picture, upright and opaque.
+
+        Args:
+            min_side: a picture that fits into a square of this many pixels is refused.
+        Raises:
+            Unreadable: with a short reason.
+        """
+        return self.reduce(lambda image: image, min_side)
+
+    def reduce(self, function: Callable[[Image.Image], T], min_side: int = 1) -> T:
+        """Decode and return `function(picture)`; very large pictures pass one at a time, to bound memory.
+
+        Raises:
+            Unreadable: with a short reason.
+        """
+        with self.locator.file() as file:
+            return decode(file, function, min_side=min_side)
+
+
+class ImageSource:
+    """All images that the given paths stand for, in a stable order: that of the paths, sorted inside folders and globs.
+
+    A path is an image file, a folder (searched recursively; hidden files, files without an image's extension and links to
+    other folders are passed over), a glob, a list file (.txt or .lst: one image file per line, relative to the list), a .zip or
+    .tar[.gz|.bz2|.xz] archive, or WebDataset shards: a path or URL, with braces such as `shards/{000..009}.tar`, where
+    http(s)://, `pipe:` and the like are opened by the webdataset package. In a tar, members that share a key are one
+    sample with one image. Archives inside folders stay closed; name them.
+
+    Args:
+        paths: at least one.
+    Attributes:
+        notes: sentences on what was left out.
+    Raises:
+        UserError: if a path does not exist, or a folder, archive or list holds no image at all.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        if isinstance(paths, str | Path):
+            paths = [paths]
+        self._paths = [str(path) for path in paths]
+        self._parts = [part for path in paths for part in find(str(path))]
+        if not self._parts:
+            raise UserError("no images given; name a file, a folder or an archive.")
+        # Where each part starts; a part of unknown length ends what is known.
+        self.notes = tuple(note for part in self._parts if isinstance(part, Listed) for note in part.notes)
+        lengths = itertools.takewhile(lambda length: length is not None, (part.length for part in self._parts))
+        self._starts = list(itertools.accumulate((length for length in lengths if length is not None), initial=0))
+
+    def __len__(self) -> int:
+        """Return how many images there are, unreadable ones included. Raises TypeError for shards behind a URL."""
+        if len(self._starts) <= len(self._parts):
+            raise TypeError("the number of images behind a URL is known at the end only")
+        return self._starts[-1]
+
+    @property
+    def length(self) -> int | None:
+        """`len`, or None where it is not known beforehand."""
+        return self._starts[-1] if len(self._starts) > len(self._parts) else None
+
+    def fingerprint(self) -> str:
+        """A hash of where the images are: paths as given and, of files, names, sizes and times of change."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            digest.update(f"{path} {_stamp(path)}\0".encode("utf-8", "surrogateescape"))
+        for part in self._parts:
+            for locator in part.locators if isinstance(part, Listed) else ():
+                stamp = _stamp(locator.path) if isinstance(locator, OnDisk) else ""
+                digest.update(f"{locator.name} {stamp}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    @property
+    def behind_urls(self) -> bool:
+        """Whether some lie behind URLs: of these a fingerprint holds the path, and nothing of what is found there."""
+        return any(is_url(path) for path in self._paths)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Return one image again. Raises TypeError for an image behind a URL: such images come in order only."""
+        if index < 0 or (self.length is not None and index >= self.length):
+            raise IndexError(f"image {index} of {self.length}")
+        part = bisect.bisect_right(self._starts, index) - 1
+        # Empty parts share their start with the next; bisect_right has passed over them.
+        locator = self._parts[part].locate(index - self._starts[part])
+        return ImageItem(index, locator.name, locator)
+
+    def __iter__(self) -> Iterator[ImageItem]:
+        """Yield every image in order."""
+        return self.walk()
+
+    def walk(self, rank: int = 0, world: int = 1) -> Generator[ImageItem, None, None]:
+        """Yield the images with index % world == rank, in order.
+
+        Images of a compressed tar or a URL hold their bytes: let go of each before the next.
+        """
+        start = 0
+        for part in self._parts:
+            length = part.length
+            # Of a stream every image must be counted, so that what follows has the same index on every rank.
+            first, step = (0, 1) if length is None else ((rank - start) % world, world)
+            index = -1
+            with closing(part.walk(first, step)) as images:
+                for index, locator in images:
+                    if (start + index) % world == rank:
+                        yield ImageItem(start + index, locator.name, locator)
+            start += index + 1 if length is None else length
+
+
+def _stamp(path: str) -> str:
+    """Size and time of change of a file; nothing for a folder, which changes with what is written beside its images."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""

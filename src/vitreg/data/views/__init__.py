@@ -1,0 +1,1 @@
+"""From pictures to tensors: what a model sees of a photograph."""

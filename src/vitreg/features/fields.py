@@ -1,0 +1,135 @@
+"""`Wanted`: which features to keep of each image; `FieldReader` takes them all from one forward pass of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.backbones import Backbone, Capture
+from vitreg.backbones.sites import resolve_layer
+from vitreg.backbones.trace import Trace
+from vitreg.errors import UserError, unknown
+from vitreg.features.shards import FieldRecord, StoredType
+from vitreg.tokens import Tokens
+
+_TOKENS = ("cls", "mean", "registers", "patches")
+KINDS = (*_TOKENS, "norms")
+MIRRORED = "mirrored/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to keep of each image. Blocks are indices, -1 being the last.
+
+    Args:
+        cls: class token [D] of these blocks.
+        mean: mean of the patch tokens [D], taken in float32.
+        registers: register tokens [R, D].
+        patches: patch tokens [P, D].
+        norms: L2 norms of the patch tokens before the final norm [P], always kept as float32.
+        final_norm: apply the model's final norm to the tokens of every block, in the dtype the model runs in. Of the
+            last block this gives exactly what the model returns.
+        dtype: how values are stored, whatever the model runs in: float32, or float16 for half the space.
+        mirrored: also keep all of it of the horizontally mirrored picture, under "mirrored/...".
+    """
+
+    cls: tuple[int, ...] = (-1,)
+    mean: tuple[int, ...] = ()
+    registers: tuple[int, ...] = ()
+    patches: tuple[int, ...] = ()
+    norms: tuple[int, ...] = ()
+    final_norm: bool = True
+    dtype: StoredType = "float32"
+    mirrored: bool = False
+
+    def blocks(self, kind: str, depth: int) -> list[int]:
+        """Return the blocks of a kind as indices from 0, ascending. Raises UserError for one that does not exist."""
+        return sorted({resolve_layer(layer, depth) for layer in getattr(self, kind)})
+
+
+class FieldReader:
+    """Runs a model on images that fit it, and returns the wanted fields by name.
+
+    Attributes:
+        fields: shape and type of every field, by name.
+        blocks: of every kind, from 0, ascending.
+    Raises:
+        UserError: for a block, or a kind of token, that the model does not have.
+    """
+
+    def __init__(self, backbone: Backbone, wanted: Wanted, size: tuple[int, int]) -> None:
+        if wanted.dtype not in ("float32", "float16"):
+            raise unknown("type of stored features", str(wanted.dtype), ("float32", "float16"))
+        self._backbone, self.final_norm, self.mirrored = backbone, wanted.final_norm, wanted.mirrored
+        self.layout = backbone.one_layout(size)
+        self.blocks = {kind: wanted.blocks(kind, backbone.depth) for kind in KINDS}
+        if not any(self.blocks.values()):
+            raise UserError("no features asked for; name blocks of cls, mean, registers, patches or norms.")
+        if self.blocks["cls"] and not self.layout.cls:
+            raise UserError(f"{backbone.spec} has no class token; ask for the mean of the patch tokens instead.")
+        if self.blocks["registers"] and not self.layout.registers:
+            raise UserError(f"{backbone.spec} has no registers whose features could be kept.")
+        self._token_blocks = sorted({block for kind in _TOKENS for block in self.blocks[kind]})
+        # The last block after the final norm is what the model returns, and need not be looked for inside.
+        self._returned = backbone.depth - 1 if wanted.final_norm else None
+        hidden = [block for block in self._token_blocks if block != self._returned]
+        self._capture = Capture(hidden=hidden, norms=self.blocks["norms"])
+        self.fields = dict(self._described(wanted.dtype, backbone.anatomy.width))
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], mirror: Float[Tensor, "B 3 H W"] | None) -> dict[str, Tensor]:
+        """Return every field [B, ...], on the model's device, in the type it is stored in.
+
+        Args:
+            mirror: the mirrored images; None if they are not wanted.
+        """
+        result = dict(self._of(images, ""))
+        if mirror is not None:
+            result |= self._of(mirror, MIRRORED)
+        return result
+
+    def _of(self, images: Tensor, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        trace = None
+        if self._capture.hidden or self._capture.norms:
+            trace = self._backbone.trace(images, self._capture)
+        final = self._backbone(images) if trace is None else trace.final
+        with torch.no_grad():
+            for block in self._token_blocks:
+                tokens = final if trace is None or block == self._returned else self._inner(trace, block)
+                for kind in _TOKENS:
+                    if block in self.blocks[kind]:
+                        name = f"{prefix}{kind}/{block}"
+                        yield name, _take(tokens, kind).to(self.fields[name].torch_dtype)
+            if trace is not None:
+                for block in self.blocks["norms"]:
+                    yield f"{prefix}norms/{block}", trace.norms(block)[:, self.layout.patches]
+
+    def _inner(self, trace: Trace, block: int) -> Tokens:
+        hidden = trace.hidden(block)
+        return Tokens(self._backbone.anatomy.final_norm(hidden) if self.final_norm else hidden, self.layout)
+
+    def _described(self, dtype: StoredType, width: int) -> Iterator[tuple[str, FieldRecord]]:
+        patches = self.layout.num_patches
+        shapes = {
+            "cls": [width],
+            "mean": [width],
+            "registers": [len(self.layout.registers), width],
+            "patches": [patches, width],
+            "norms": [patches],
+        }
+        for prefix in ("", MIRRORED) if self.mirrored else ("",):
+            for kind, blocks in self.blocks.items():
+                for block in blocks:
+                    stored = "float32" if kind == "norms" else dtype
+                    yield f"{prefix}{kind}/{block}", FieldRecord(shape=shapes[kind], dtype=stored)
+
+
+def _take(tokens: Tokens, kind: str) -> Float[Tensor, "B ..."]:
+    if kind == "cls":
+        return tokens.cls
+    if kind == "mean":
+        return tokens.patches.float().mean(1)
+    return tokens.registers if kind == "registers" else tokens.patches

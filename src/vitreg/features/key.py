@@ -1,0 +1,154 @@
+"""What features follow from, put into words and hashes: the same words give the same features, so they are kept by them.
+
+Changing a weight, the preprocessing, the images or what is asked for gives another key; the speed of the run does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitreg.backbones import Backbone
+from vitreg.data.sets.example import TrainingSet
+from vitreg.data.sources.decode import Unreadable
+from vitreg.data.views.transforms import Policy, Preprocess
+from vitreg.errors import UserError
+from vitreg.features.fields import FieldReader
+from vitreg.machine.runtime import versions
+
+_LOOKED_AT = 16  # images of a set whose names are no files
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def made_from(
+    backbone: Backbone,
+    data: TrainingSet,
+    preprocess: Preprocess,
+    policy: Policy,
+    size: tuple[int, int],
+    reader: FieldReader,
+) -> dict[str, Any]:
+    """Say what features depend on.
+
+    Args:
+        size: of the images as the model takes them, (height, width).
+    Raises:
+        UserError: for a model with an edit that cannot be told from another: its features must not be kept.
+    """
+    edits = backbone.edits_identity
+    if backbone.hooked is not None:
+        raise UserError(
+            f"features of {backbone.spec} cannot be kept: its part '{backbone.hooked}' has hooks or a forward of its own, and "
+            "what they do cannot be told; take them off, or make them edits (Backbone.edited)."
+        )
+    if edits is None:
+        raise UserError(
+            f"features of {backbone.spec} cannot be kept: an edit of it is a function without identity; make it a frozen "
+            "dataclass with __call__."
+        )
+    tower = backbone.anatomy.tower
+    return {
+        "model": {
+            "spec": backbone.spec,
+            "parameters_and_buffers": hash_of_values(tower),
+            "structure": _short(_structure(tower)),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            **({"edits": edits} if edits else {}),
+        },
+        "transform": asdict(preprocess),
+        "fit": {"policy": policy, "size": size},
+        "wanted": {
+            **{kind: blocks for kind, blocks in reader.blocks.items() if blocks},
+            "final_norm": reader.final_norm,
+            "mirrored": reader.mirrored,
+            "types": {name: field.dtype for name, field in reader.fields.items()},
+        },
+        "data": {"images": len(data), "listing": hash_of_listing(data)},
+        "packages": versions(),
+    }
+
+
+def key_of(words: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits."""
+    return _short(json.dumps(words, sort_keys=True))
+
+
+def _structure(tower: nn.Module) -> str:
+    """The layers of a model and the plain settings of each, such as the heads of attention, which no weight shows."""
+    settings = [
+        f"{name}.{key}={value!r}"
+        for name, module in tower.named_modules()
+        for key, value in sorted(vars(module).items())
+        if key != "training" and not key.startswith("_") and isinstance(value, bool | int | float | str | torch.Size)
+    ]
+    return "\n".join([_ADDRESS.sub("", repr(tower)), *settings])
+
+
+def hash_of_values(module: nn.Module) -> str:
+    """Hash names, types, shapes and bytes of all parameters and buffers as they are, those never saved included."""
+    digest = hashlib.sha256()
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]):
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def hash_of_listing(data: TrainingSet) -> str:
+    """Hash names, sizes and times of change of the files of a set, without reading them.
+
+    An image inside an archive has those of the archive. Of images that are no files, such as CIFAR's, the pixels of 16
+    spread over the set count instead.
+    """
+    digest = hashlib.sha256()
+    archives: dict[str, str | None] = {}
+    unknown: list[int] = []
+    for index in range(len(data)):
+        name = data.name(index)
+        state = _state(name)
+        if state is None:
+            folder = os.path.dirname(name)
+            if folder not in archives:
+                archives[folder] = _archive_state(folder)
+            state = archives[folder]
+        if state is None:
+            unknown.append(index)
+        digest.update(f"{os.path.abspath(name) if state else name}\0{state}\n".encode("utf-8", "backslashreplace"))
+    for place in np.unique(np.linspace(0, len(unknown) - 1, _LOOKED_AT).round().astype(int)) if unknown else ():
+        try:
+            pixels = np.asarray(data.read(unknown[place]).image)
+        except Unreadable as error:
+            digest.update(error.reason.encode())
+        else:
+            digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _state(path: str) -> str | None:
+    """Return size and time of change of a file; None if it is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _archive_state(path: str) -> str | None:
+    """Find the file among the folders of a path, as in photos.zip/2020/a.jpg."""
+    while path and path != os.path.dirname(path):
+        if os.path.isfile(path):
+            return _state(path)
+        path = os.path.dirname(path)
+    return None
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Passes over images: what every verb shares when it runs a model over photographs."""

@@ -1,0 +1,160 @@
+"""What a verb refuses before it loads a model: inputs that do not exist first, then places that are taken. No torch here.
+
+The command line asks this before it imports torch, so that a mistake is said at once; the verbs ask it again, for Python.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vitreg.config import read
+from vitreg.data.sources.listing import refuse_absent
+from vitreg.errors import UserError
+from vitreg.specs import has_source
+from vitreg.writing.files import missing, refuse_folder, refuse_other_result
+from vitreg.writing.ledger import LOCK, read_ledger
+from vitreg.writing.outputs import Outputs
+
+SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
+CARD = "vitreg.json"  # lies in every exported folder
+SUFFIXES = {"timm": "", "hf": "", "safetensors": ".safetensors", "onnx": ".onnx"}
+"""Of the file that each format of `export` is; empty for a folder."""
+
+
+def paths_of(*given: object) -> list[str]:
+    """Return the paths among what a verb reads, each alone or in a sequence; tensors, modules and None are none."""
+    flat = [each for part in given for each in (part if isinstance(part, list | tuple) else [part])]
+    return [str(each) for each in flat if isinstance(each, str | Path)]
+
+
+def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -> None:
+    """Refuse inputs that do not exist.
+
+    Args:
+        images: whatever a verb takes as images.
+        files: weights and the like: single files or folders.
+    Raises:
+        UserError: naming what exists beside it; for a model among the images, where it belongs.
+    """
+    for path in paths_of(images):
+        if has_source(path) and not os.path.lexists(path):
+            raise UserError(
+                f"'{path}' is a model, and stands among the images; write the model first, several as one word with commas."
+            )
+        refuse_absent(path)
+    for file in paths_of(files):
+        if not os.path.exists(os.path.expanduser(file)):
+            raise missing(file, "weights file")
+
+
+def refuse_absent_data(data: str) -> None:
+    """Refuse DATA of `eval` and `train` that is a path by its form and does not exist; names such as voc:ROOT pass."""
+    if data and ":" not in data:
+        refuse_absent(data)
+
+
+def refuse_taken(outputs: Outputs) -> None:
+    """Refuse a place that cannot be written or holds anything but earlier results of the verb; nothing is left there."""
+    refuse_folder(outputs.folder, outputs.check)
+
+
+def scan_outputs(folder: Path, images: object, weights: object) -> Outputs:
+    """Where `scan` writes."""
+    tokens = re.compile(r"tokens[\w-]*\.parquet")  # as many as there were processes
+    return Outputs(folder, "scan", SCANNED, paths_of(images, weights), lambda name: bool(tokens.fullmatch(name)))
+
+
+def refuse_other_scan(folder: Path) -> None:
+    """Refuse a folder that holds the result of another verb. Raises UserError."""
+    refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda held: {"schema": held["schema"]})
+
+
+def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:
+    """Refuse a folder that holds the result of another task, model or set. Raises UserError."""
+    own = {"task": task, "model": spec, "data": data}
+    refuse_other_result(
+        folder, own, lambda held: {"task": held["task"], "model": held["model"]["spec"], "data": held["data"]["name"]}
+    )
+
+
+def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: object) -> Outputs:
+    """Where `maps` writes; the sheets of single heads are named by models and tokens, and so not known before."""
+    sheets = re.compile(rf"({'|'.join(kinds)})(-[^/]*)?\.png")  # other kinds of maps stay
+    names = [f"{kind}.png" for kind in kinds if kind != "heads"]
+    return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
+
+
+def discover_outputs(folder: Path, images: object, boxes: object, weights: object) -> Outputs:
+    """Where `discover` writes."""
+    return Outputs(folder, "discover", ("result.json", "boxes.json", "pictures/"), paths_of(images, boxes, weights))
+
+
+def extract_outputs(folder: Path) -> Outputs:
+    """Where `extract` writes: a folder of its own in this one for every store."""
+    return Outputs(folder, "extract", [])
+
+
+def refuse_no_features(blocks: Mapping[str, Sequence[int]], *, table: bool) -> None:
+    """Refuse features of nothing, and a table of what has no row. Raises UserError.
+
+    Args:
+        blocks: of every kind of feature, by its name.
+    """
+    if not any(blocks.values()):
+        raise UserError(f"no features asked for; name blocks of {', '.join(list(blocks)[:-1])} or {list(blocks)[-1]}.")
+    if table and not (blocks["cls"] or blocks["mean"]):
+        raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
+
+
+def eval_outputs(folder: Path, data: object, weights: object) -> Outputs:
+    """Where `eval` writes."""
+    return Outputs(folder, "eval", ["result.json"], paths_of(data, weights))
+
+
+def demo_outputs(folder: Path) -> list[Outputs]:
+    """Where `demo` writes: its own page and photographs, and two scans."""
+    scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]
+    return [Outputs(folder, "demo", ["index.html", "photographs/"]), *scans]
+
+
+def export_outputs(out: Path, to: str) -> Outputs:
+    """Where `export` writes: a folder has it for itself; a file of ONNX may bring its weights beside it.
+
+    Raises:
+        UserError: for a file without the suffix of its format, or a place that another export has.
+    """
+    suffix = SUFFIXES[to]
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the libraries that write models take no name such as {out}; name one in UTF-8.") from error
+    if suffix and out.suffix != suffix:
+        raise UserError(f"{out} is no name for {to}; name a file that ends with {suffix}.")
+    folder = out.parent if suffix else out
+    exported = set(read_ledger(folder).of("export"))
+    of_folder = {CARD, *read(folder / CARD).get("files", [])} if CARD in exported else set()
+    if suffix:
+        others, what = {out.name} & of_folder, f"belongs to the export in {folder}"
+    else:
+        others, what = {name for name in exported - of_folder if (folder / name).exists()}, "is another export"
+    if others:
+        raise UserError(f"{folder / min(others)} {what}; name another place.")
+    if not suffix:
+        return Outputs(out, "export", ["./"])
+    return Outputs(folder, "export", [out.name, *([f"{out.name}.data"] if to == "onnx" else [])])
+
+
+def refuse_begun(folder: Path) -> None:
+    """Refuse the folder of a run that has checkpoints, where a new one is to begin. Raises UserError."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder.")
+    if (folder / LOCK).exists():
+        return  # somebody may be training there, which only taking the lock tells
+    if (folder / "config.json").is_file() and any((folder / "checkpoints").glob("step-*")):
+        raise UserError(
+            f"{folder} holds a run already; go on with --resume {shlex.quote(str(folder))}, or choose another --out."
+        )

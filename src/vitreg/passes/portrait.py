@@ -1,0 +1,103 @@
+"""A portrait of one image: norms after one block, attention in another, principal components after the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreg.analysis import maps
+from vitreg.backbones import Backbone, Capture
+from vitreg.records import Example, ScanResult, reading_block
+
+ATTENDED = 12  # how many targets of a token's attention the page can show
+LARGEST_GRID = 40 * 40  # above, the attention of every token would make the page heavy
+
+
+class Images(Protocol):
+    """Where an image can be had once more."""
+
+    def again(self, index: int) -> tuple[np.ndarray, Tensor]:
+        """What the patches cover for the eye uint8 [h, w, 3], and for the model [1, 3, H, W]."""
+        ...
+
+
+def portrait_from_record(
+    backbone: Backbone, name: str, images: Images, index: int, scan: ScanResult, layer: int
+) -> Example:
+    """Draw the maps of one image from the record of a scan: outliers are what lies beyond the threshold of the layer.
+
+    Args:
+        images: where the image is, under `index`.
+        scan: of this model, at the size of the image.
+        layer: block of the norms.
+    """
+    record = scan.layers[layer]
+    reading = reading_block(scan.layers)
+
+    def flags(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if record.threshold is None:
+            return np.zeros(norms.shape, bool), np.zeros(norms.shape, bool)
+        beyond = norms < record.threshold if record.side == "low" else norms >= record.threshold
+        return beyond, np.zeros(norms.shape, bool)
+
+    blocks = (layer, backbone.depth - 1 if reading is None else reading)
+    return portrait(backbone, name, *images.again(index), blocks, flags, attention=not scan.attention_unread)
+
+
+def portrait(
+    backbone: Backbone,
+    name: str,
+    shown: np.ndarray,
+    pixels: Tensor,
+    blocks: tuple[int, int],
+    flags: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    *,
+    attention: bool,
+) -> Example:
+    """Run one image and draw its maps: norms after one block, attention in another, PCA after the last.
+
+    Args:
+        shown: what the patches cover, uint8 [h, w, 3].
+        pixels: [1, 3, H, W].
+        blocks: of the norms, and of the attention.
+        flags: from norms [P] to what is an outlier and what is near the threshold, bool [P].
+    """
+    last, layout = backbone.depth - 1, backbone.one_layout((pixels.shape[2], pixels.shape[3]))
+    (rows, cols), (measured, reading) = layout.grid, blocks
+    everyone = list(range(layout.length)) if layout.num_patches <= LARGEST_GRID else [*layout.cls, *layout.registers]
+    capture = Capture(norms=[measured], hidden=[last], rows=([reading], everyone) if attention else None)
+    cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
+    with torch.inference_mode():
+        trace = backbone.trace(pixels, capture)
+        norms = trace.norms(measured)[0, layout.patches].float().cpu().numpy()
+        colours = maps.pca_rgb(trace.hidden(last)[:, layout.patches].float(), layout.grid)[0].cpu().numpy()
+        if attention:
+            mean = trace.attention(reading, everyone)[0].float().mean(0).cpu()  # [Q, N]
+            at = {token: mean[row, layout.patches] for row, token in enumerate(everyone)}
+            if layout.cls:
+                cls = at[layout.cls[0]].reshape(rows, cols).numpy()
+            if layout.registers:
+                registers = torch.stack([at[r] for r in layout.registers]).reshape(-1, rows, cols).numpy()
+            if len(everyone) == layout.length:
+                best = mean[layout.patches, layout.patches].topk(min(ATTENDED, layout.num_patches), dim=1)
+                targets, shares = best.indices.int().numpy(), best.values.numpy()
+    outliers, near = flags(norms)
+    empty = np.zeros((layout.num_patches, 0))
+    return Example(
+        name=name,
+        image=shown,
+        outliers=outliers.reshape(rows, cols),
+        near=near.reshape(rows, cols),
+        norms=norms.reshape(rows, cols),
+        cls_attention=cls,
+        register_attention=registers,
+        layer=measured,
+        attention_layer=reading if attention else None,
+        pca=colours,
+        attends=empty.astype(np.int32) if targets is None else targets,
+        attends_share=empty.astype(np.float32) if shares is None else shares,
+    )

@@ -1,0 +1,129 @@
+"""The curves of training runs as one PNG for papers and notebooks: a matplotlib ``Figure`` from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vitreg.records import Curve, RunRecord, Watch
+from vitreg.report.ranges import drawable, usable
+from vitreg.report.run.charts import ROWS
+from vitreg.report.run.over_steps import (
+    best,
+    boundaries,
+    named,
+    norm_density,
+    norm_span,
+    outlier_share,
+    strengths,
+    thinned,
+)
+from vitreg.report.scan.figures import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
+from vitreg.writing.files import output_folder
+
+COLOURS, DASHES = (PATCH, OUTLIER, REGISTER, CLS), ("-", "--")
+DENSITY = LinearSegmentedColormap.from_list("density", ["white", PATCH])
+
+
+def write_curves_figure(runs: Sequence[RunRecord], directory: Path) -> Path:
+    """Write ``directory/curves.png`` and return its path.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    path = output_folder(Path(directory)) / "curves.png"
+    save_figure(curves_figure(runs), path)
+    return path
+
+
+def curves_figure(runs: Sequence[RunRecord]) -> Figure:
+    """Loss, evaluation and outliers of all runs above, the norms of each over training below (the paper's Fig. 4b)."""
+    watched = [(run, run.watched) for run in runs if run.watched is not None and norm_span(run.watched.moments)]
+    rows = 1 + len(watched)
+    figure = Figure(figsize=(10.5, 3.0 + 2.5 * len(watched)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows, 3)
+    judged = [run.evaluations[0] if run.evaluations else None for run in runs]
+    panels: list[tuple[str, list[Curve | None]]] = [
+        ("loss", [named(run.training, "loss") for run in runs]),
+        (" / ".join(dict.fromkeys(curve.name for curve in judged if curve)) + " (%)", judged),
+        ("outliers (% of the patches)", [outlier_share(run) for run in runs]),
+    ]
+    for place, (title, lines) in enumerate(panels):
+        axes = _axes(figure.add_subplot(grid[0, place]))
+        if any(line is not None for line in lines):
+            _lines(axes, lines, mark_best=place == 1)
+            axes.set_xlim(left=0)
+            axes.set_title(title, fontsize=9, loc="left", color=INK)
+        else:
+            axes.set_visible(False)
+    if len(runs) > 1:
+        keys = [Line2D([], [], **_style(i), label=writable(run.name)) for i, run in enumerate(runs)]
+        figure.legend(handles=keys, loc="outside upper center", ncols=min(len(runs), 4), frameon=False, fontsize=8)
+    spans = [norm_span(watch.moments) or (1.0, 10.0) for _, watch in watched]
+    span = (min((low for low, _ in spans), default=1.0), max((high for _, high in spans), default=10.0))
+    for row, (run, watch) in enumerate(watched, start=1):
+        axes = _axes(figure.add_subplot(grid[row, :]))
+        _norms(axes, watch, span, legend=row == 1)
+        steps = [moment.step for _, each in watched for moment in each.moments]
+        axes.set_xlim(*usable(min(steps), max(steps)))
+        title = f"{writable(run.name)}: {watch.sentence}" if len(runs) > 1 else watch.sentence
+        axes.set_title(title, fontsize=9, loc="left", color=INK, wrap=True).set_parse_math(False)
+    return figure
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {"color": COLOURS[place % len(COLOURS)], "ls": DASHES[place // len(COLOURS) % len(DASHES)], "lw": 1.4}
+
+
+def _axes(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return axes
+
+
+def _lines(axes: Axes, curves: Sequence[Curve | None], *, mark_best: bool) -> None:
+    """A line for each run that has the curve; where values were joined, a band from least to most."""
+    for place, curve in enumerate(curves):
+        if curve is None:
+            continue
+        points, style = thinned(curve), _style(place)
+        xs = [p.step for p in points]
+        low, value, high = (drawable(getattr(p, name) for p in points) for name in ("low", "value", "high"))
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.16, lw=0)
+        axes.plot(xs, value, marker="o" if len(xs) <= 32 else None, ms=2.5, **style)
+        top = best(curve)
+        if mark_best and top:
+            axes.plot(top[0], drawable(top[1:]), marker="o", ms=7, mfc="none", mec=style["color"])
+
+
+def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool) -> None:
+    """Density of the norms after the last block at each look, with its median, 99th percentile and maximum."""
+    looks = [moment.step for moment in watch.moments]
+    grid = strengths(norm_density(watch.moments, span, ROWS))
+    rows = np.geomspace(span[1], span[0], ROWS + 1)
+    axes.pcolormesh(boundaries(looks), rows, grid, cmap=DENSITY, vmin=0, vmax=1, rasterized=True)
+    for name, words, dash in (("max", "maximum", ":"), ("p99", "99th percentile", "--"), ("median", "median", "-")):
+        values = drawable(getattr(moment.layers[-1], name) for moment in watch.moments if moment.layers)
+        axes.plot(looks[: len(values)], values, color=INK, ls=dash, lw=1.1, label=words)
+    if watch.onset is not None and watch.onset in looks:
+        at = boundaries(looks)[looks.index(watch.onset)]
+        axes.axvline(at, color=OUTLIER, lw=1.2)
+    axes.set_yscale("log")
+    axes.set_ylim(*span)
+    plain_log(axes.yaxis)
+    axes.set_ylabel("norm (L2) after the last block", fontsize=8)
+    if legend:
+        axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=3)

@@ -1,0 +1,128 @@
+"""Curves over the steps of a run made ready to draw: thinned to what a screen shows, and norms as a grid of densities.
+
+Numbers in, numbers out; the page (`charts_run`) and the picture (`figures_run`) draw the same values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitreg.records import Curve, NormsMoment, RunRecord
+from vitreg.report.ranges import SMALLEST, positive_span
+from vitreg.report.words import countable, finite, trimmed
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a drawn line: the mean, least and most of the values it stands for."""
+
+    step: int
+    value: float
+    low: float
+    high: float
+
+
+def thinned(curve: Curve, most: int = 200) -> list[Point]:
+    """Join neighbouring values until at most `most` points are left; values that are missing are left out."""
+    pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None and math.isfinite(v)]
+    size = max(1, -(-len(pairs) // most))
+    groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    return [
+        Point(
+            group[len(group) // 2][0],
+            math.fsum(v / len(group) for _, v in group),  # divided first: a sum of the largest floats overflows
+            min(v for _, v in group),
+            max(v for _, v in group),
+        )
+        for group in groups
+    ]
+
+
+def best(curve: Curve) -> tuple[int, float] | None:
+    """The step and value of the largest value, the earliest of equals; None if there is none."""
+    pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None and math.isfinite(v)]
+    return max(pairs, key=lambda pair: pair[1]) if pairs else None
+
+
+def named(curves: Sequence[Curve], name: str) -> Curve | None:
+    """The curve of a name; None if it was not written down."""
+    return next((curve for curve in curves if curve.name == name), None)
+
+
+def outlier_share(run: RunRecord) -> Curve | None:
+    """Share of outliers at the peak layer, in percent, over the looks at a run; None if it was not watched."""
+    if run.watched is None:
+        return None
+    moments = run.watched.moments
+    return Curve(name="outliers", steps=[m.step for m in moments], values=[100 * m.outlier_fraction for m in moments])
+
+
+def boundaries(steps: Sequence[int]) -> list[float]:
+    """Where one look gives way to the next: halfway between them, and at the first and last; one more than steps."""
+    if len(steps) == 1:
+        return [steps[0] - 0.5, steps[0] + 0.5]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(steps)]
+    return [float(steps[0]), *between, float(steps[-1])]
+
+
+def nearest_look(steps: Sequence[int], low: float, high: float, pixels: int) -> np.ndarray:
+    """For every column of pixels between two steps, the number of the look that is nearest; -1 beyond them all.
+
+    Returns:
+        int [pixels].
+    """
+    edges = boundaries(steps)
+    centres = low + (high - low) * (np.arange(pixels) + 0.5) / pixels
+    at = np.searchsorted(edges, centres, side="right") - 1
+    return np.where((at >= 0) & (at < len(steps)), at, -1)
+
+
+def norm_span(moments: Sequence[NormsMoment]) -> tuple[float, float] | None:
+    """The range of norms after the last block over all looks; None if there is no positive norm."""
+    values = []
+    for moment in moments:
+        if countable(moment.histogram):
+            values += [trimmed(moment.histogram, margin=0).edges[0], trimmed(moment.histogram, margin=0).edges[-1]]
+        values += finite([layer for part in moment.layers[-1:] for layer in (part.median, part.max)])
+    return positive_span(values, room=1.1)
+
+
+def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows: int) -> np.ndarray:
+    """Share of the tokens per octave of the norm after the last block, at each look.
+
+    Tokens are shared out between rows as if they lay evenly in their bin, so that none is lost whatever the bins.
+
+    Args:
+        span: of the norms; the first row is the highest norm, rows are equal on a logarithmic scale.
+    Returns:
+        float64 [rows, looks].
+    """
+    edges = np.linspace(math.log2(span[1]), math.log2(span[0]), rows + 1)  # falling
+    grid = np.zeros((rows, len(moments)))
+    for column, moment in enumerate(moments):
+        if countable(moment.histogram):
+            counts = np.asarray(moment.histogram.counts, dtype=np.float64)
+            counts /= counts.max()  # so that no sum of them overflows
+            bins = np.log2(np.maximum(np.asarray(moment.histogram.edges, dtype=np.float64), SMALLEST))
+            below = np.interp(edges, bins, np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum())
+            grid[:, column] = -np.diff(below) / (edges[0] - edges[1])
+    return grid
+
+
+def strengths(grid: np.ndarray) -> np.ndarray:
+    """Opacity of every cell on a log scale, so that one token in a thousand is seen beside the bulk; 0 where none is.
+
+    Returns:
+        float64 in 0..1, of the shape of `grid`.
+    """
+    top = float(grid.max(initial=0))
+    if top <= 0:
+        return np.zeros_like(grid)
+    floor = max(float(grid[grid > 0].min()), top * 1e-4)
+    range_ = math.log(top / floor) or 1.0
+    return np.where(grid > 0, 0.13 + 0.87 * np.clip(np.log(np.maximum(grid, floor) / floor) / range_, 0, 1), 0.0)

@@ -1,0 +1,117 @@
+"""Several scans on one page: the same photographs through all models, verdicts, and norms on shared axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from markupsafe import Markup
+
+from vitreg.records import Example, ScanResult
+from vitreg.report import shell, words
+from vitreg.report.attempts import Attempts
+from vitreg.report.scan import charts_counts, charts_depth
+from vitreg.report.scan.advice import shared_steps
+from vitreg.report.scan.cards import cards_of
+from vitreg.writing.files import output_folder
+
+Scan = tuple[str, ScanResult, str]
+N = TypeVar("N", int, float)
+
+
+def write_comparison(
+    scans: Sequence[Scan],
+    path: Path,
+    *,
+    title: str,
+    note: str = "",
+    pictures: Sequence[tuple[str, Sequence[Example]]] = (),
+    no_pictures: str = "",
+) -> Path:
+    """Write one self-contained page that compares scans, and return its path.
+
+    Args:
+        scans: (name, record, folder of its `report.html` relative to the page), from left to right.
+        path: the HTML file to write; its folder is made if it does not exist.
+        title: heading of the page.
+        note: what a reader must know before comparing, below the heading.
+        pictures: (name, the maps of that image by every scan, in their order), shown first.
+        no_pictures: why there are none.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    attempts = Attempts()
+    maps = [
+        (f"{name}: {picture}", example, _threshold(result))
+        for picture, examples in pictures
+        for (name, result, _), example in zip(scans, examples, strict=True)
+    ]
+    images = cards_of(maps, attempts)
+    page = shell.render(
+        "comparison.html.j2",
+        title=title,
+        note=note,
+        columns=[_column(*scan) for scan in scans],
+        results=[result for _, result, _ in scans],
+        charts=_charts(scans, attempts),
+        steps=shared_steps([(name, result) for name, result, _ in scans]),
+        undrawn=attempts.failed,
+        images=images,
+        pictures=len(pictures),
+        no_pictures=no_pictures,
+        data=images.data,
+    )
+    return shell.write(output_folder(Path(path).parent) / Path(path).name, page)
+
+
+def _column(name: str, result: ScanResult, folder: str) -> dict[str, Any]:
+    """What the page says of one scan."""
+    return {
+        "name": name,
+        "result": result,
+        "report": f"{folder}/report.html" if folder else "report.html",
+        "kind": words.kind(result.verdict),
+        "tone": words.tone(result.verdict),
+        "confidence": words.confidence(result.verdict),
+        "shown": words.shown_layer(result),
+    }
+
+
+def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup | None]]:
+    """Norms along the depth and at one block of every scan; a quantity has the same axis in all of them."""
+    results = [result for _, result, _ in scans]
+    shown = [words.shown_layer(result) for result in results]
+    norms = _around(charts_depth.norm_span(result) for result in results)
+    blocks = _around(charts_depth.block_span(result) for result in results)
+    ranges = [found for layer in shown if layer and (found := charts_counts.histogram_ranges(layer))]
+    lengths, shares = _around(each for each, _ in ranges), _around(each for _, each in ranges)
+    both = (lengths, shares) if lengths and shares else None
+
+    def draw(what: str, chart: Callable[[float], Markup | None]) -> Markup | None:
+        return attempts(f"chart of {what}", lambda: shell.two_widths(chart(shell.HALF), chart(shell.PHONE)))
+
+    return [
+        {
+            "norms": draw(
+                f"norms of {name}",
+                partial(charts_depth.norms_per_layer, result, height=340, span=norms, blocks=blocks),
+            ),
+            "counts": draw(f"histogram of {name}", partial(charts_counts.histogram, layer, height=300, ranges=both))
+            if layer
+            else None,
+        }
+        for (name, result, _), layer in zip(scans, shown, strict=True)
+    ]
+
+
+def _around(spans: Iterable[tuple[N, N] | None]) -> tuple[N, N] | None:
+    """The range that holds all of these; those that are None hold nothing."""
+    known = [span for span in spans if span is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+
+def _threshold(result: ScanResult) -> float | None:
+    shown = words.shown_layer(result)
+    return shown.threshold if shown else None

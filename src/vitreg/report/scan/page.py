@@ -1,0 +1,143 @@
+"""One self-contained HTML page from the record of a scan: it opens from disk and loads nothing.
+
+The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on.
+Charts are inline SVG (`charts_depth`, `charts_counts`), maps are drawn on canvas from the data block (`cards`,
+`payload`). Names of files and models are foreign text: the template escapes all of it, and a content security policy
+lets no other script than our own run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vitreg.records import Example, ScanResult
+from vitreg.report import shell, words
+from vitreg.report.attempts import Attempts
+from vitreg.report.run import charts as charts_run
+from vitreg.report.scan import charts_counts, charts_depth, kept
+from vitreg.report.scan.advice import next_steps
+from vitreg.report.scan.cards import cards_of
+from vitreg.report.scan.figures import write_figures
+from vitreg.writing.files import output_folder
+
+FILE_NAME = "report.html"
+WIDE = ("norms", "histogram", "watched")  # charts as wide as the page
+SKIPPED_SHOWN = 200  # rows; the rest is in result.json
+
+
+def draw_scan(result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts) -> None:
+    """Draw what people look at, the figures and the page, into a folder, and keep the examples for other pages.
+
+    Args:
+        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    write_figures(result, examples, directory, attempts)
+    attempts(kept.FILE_NAME, lambda: kept.write_examples(examples, directory))
+    attempts(FILE_NAME, lambda: write_report(result, examples, directory, attempts))
+
+
+def write_report(
+    result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts | None = None
+) -> Path:
+    """Write ``directory/report.html`` and return its path; a page that was there is replaced only by a complete one.
+
+    Args:
+        result: the record of the scan.
+        examples: images with their maps, in any order; may be empty.
+        directory: made if it does not exist.
+        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
+    Raises:
+        UserError: if the folder cannot be written, with the reason of the system.
+    """
+    return shell.write(output_folder(Path(directory)) / FILE_NAME, render(result, examples, attempts))
+
+
+def render(result: ScanResult, examples: Sequence[Example], attempts: Attempts | None = None) -> str:
+    """Return the page as text; see ``write_report``."""
+    attempts = Attempts() if attempts is None else attempts
+    view = _view(result, examples, attempts)
+    return shell.render("report.html.j2", result=result, undrawn=attempts.failed, **view)
+
+
+def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -> dict[str, Any]:
+    """Everything the template shows that is not a field of the record itself."""
+    shown = words.shown_layer(result)
+    ordered = sorted(examples, key=lambda e: -int(e.outliers.sum()))
+    folder, short = words.relative([e.name for e in ordered] + [s.name for s in result.images.skipped])
+    threshold = shown.threshold if shown else None
+    images = cards_of([(short[e.name], e, threshold) for e in ordered], attempts, result.positions)
+    found = [layer.index for layer in result.layers if layer.threshold is not None]
+    return {
+        "verdict_kind": words.kind(result.verdict),
+        "tone": words.tone(result.verdict),
+        "confidence": words.confidence(result.verdict),
+        "confidence_why": words.confidence_why(result.verdict),
+        "shown": shown,
+        "found": (min(found), max(found)) if found else None,
+        "charts": _charts(result, attempts),
+        "images": images,
+        "groups": _groups(images.cards),
+        "folder": folder,
+        "attention_taken": words.attention_taken(result),
+        "attention_missing": words.attention_missing(result),
+        "steps": next_steps(result),
+        "data": images.data,
+        "skipped_shown": [(short[s.name], s.reason) for s in result.images.skipped[:SKIPPED_SHOWN]],
+        "reasons": _reasons(result),
+    }
+
+
+def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
+    """Every chart by its name in the template; None where it was not measured, or could not be drawn."""
+    shown = words.shown_layer(result)
+    # The chart next to the places is as tall as they are.
+    beside = attempts("chart of positions", lambda: charts_counts.positions(result, shell.HALF))
+    drawn = {
+        "norms": lambda w: charts_depth.norms_per_layer(result, w, 400 if w == shell.FULL else 320),
+        "per_image": lambda w: (
+            charts_counts.per_image(result.per_image, w, 490 if beside and w == shell.HALF else 300)
+            if result.per_image
+            else None
+        ),
+        "redundancy": lambda w: charts_counts.redundancy(result, w, 300),
+        "attention": lambda w: charts_depth.attention(result, w, 300),
+        "positions": lambda w: charts_counts.positions(result, w),
+        "watched_norms": lambda w: (
+            charts_run.norms(result.watched, w, 380 if w == shell.FULL else 300) if result.watched else None
+        ),
+        "watched_blocks": lambda w: charts_run.outliers_by_block(result.watched, w) if result.watched else None,
+    }
+    for scale in charts_counts.COUNT_SCALES:
+        drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
+            charts_counts.histogram(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
+        )
+
+    def both(name: str, draw: Callable[[float], Markup | None]) -> Markup | None:
+        return shell.two_widths(draw(shell.FULL if name.startswith(WIDE) else shell.HALF), draw(shell.PHONE))
+
+    return {
+        name: attempts(f"chart of {name.replace('_', ' ')}", lambda name=name, draw=draw: both(name, draw))
+        for name, draw in drawn.items()
+    }
+
+
+def _groups(cards: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Most outliers first; two groups where the images differ, one where they do not."""
+    if len({card["outliers"] for card in cards}) <= 1:
+        return [("Example images", list(cards))] if cards else []
+    half = (len(cards) + 1) // 2
+    return [("More outliers", list(cards[:half])), ("Fewer outliers", list(cards[half:]))]
+
+
+def _reasons(result: ScanResult) -> list[tuple[str, int]]:
+    """How often each reason occurs among the skipped images, the most frequent first."""
+    tally: dict[str, int] = {}
+    for skipped in result.images.skipped:
+        tally[skipped.reason] = tally.get(skipped.reason, 0) + 1
+    return sorted(tally.items(), key=lambda item: -item[1])

@@ -1,0 +1,1 @@
+"""Pictures in rows and columns, as PNG."""

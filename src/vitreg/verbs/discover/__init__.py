@@ -1,0 +1,1 @@
+"""`discover`: objects without labels."""

@@ -1,0 +1,329 @@
+"""`discover`: boxes of objects without supervision, and how many of them fit (CorLoc), beside boxes that see nothing.
+
+Puts the model, LOST or TokenCut and the true boxes together; the paper's Table 3 (right) is made of such numbers. It gives
+no settings for its bias on the Gram matrix, so every number here carries the settings that made it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.load import opened, refuse_reloading
+from vitreg.console.terminal import say
+from vitreg.data import ImageSource, Unreadable
+from vitreg.data.boxes.coco import coco_boxes
+from vitreg.data.boxes.named import named_set
+from vitreg.data.boxes.truth import BoxSet
+from vitreg.data.boxes.voc import voc_boxes
+from vitreg.discovery.chance import NO_CUT
+from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes, processes, provenance
+from vitreg.passes import ahead
+from vitreg.passes.about_model import describe_model
+from vitreg.passes.drawing import draw_beside, place_of_interrupted
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.progress import progress
+from vitreg.records import ImagesRecord, Skipped
+from vitreg.report import Attempts
+from vitreg.report.sheets.sheet import save_all
+from vitreg.results import DiscoverResult
+from vitreg.verbs.discover.judge import Judge, Judged
+from vitreg.verbs.discover.model import DiscoverModel
+from vitreg.verbs.discover.pictures import Gallery
+from vitreg.verbs.discover.search import Search, one_blas_thread
+from vitreg.verbs.discover.setting import DEFAULT, Setting, Sweep, refuse_blind_sweep
+from vitreg.verbs.discover.sweep import choose
+from vitreg.writing.files import refuse_other_result, results_folder, write_text
+from vitreg.writing.outputs import Outputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscoverOptions:
+    """How to look for objects."""
+
+    setting: Setting = DEFAULT
+    sweep: Sweep | None = None  # also try these settings; needs true boxes
+    size: int | tuple[int, int] | None = None  # pixels of the short side, or (height, width); original size if unset
+    hard: bool = True  # count objects that VOC marks difficult or truncated
+    limit: int | None = None  # look at most at this many images
+    pictures: int = 30  # images on the sheets of boxes, the first ones
+    steps: int = 6  # images whose steps are drawn, the first ones
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit must be at least 1, not {self.limit}.")
+        sides = self.size if isinstance(self.size, tuple) else (1 if self.size is None else self.size,)
+        if min(sides) < 1:
+            raise UserError(f"size must be at least 1, not {self.size}.")
+        if min(self.pictures, self.steps) < 0:
+            raise UserError("pictures and steps must not be negative.")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What this process has looked at."""
+
+    judged: list[Judged]
+    skipped: list[Skipped]
+    interrupted: bool = False
+
+
+def discover(
+    model: str | nn.Module | Backbone,
+    images: str | Path | Sequence[str | Path],
+    *,
+    boxes: str | Path | None = None,
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    options: DiscoverOptions | None = None,
+    quiet: bool = True,
+    written: Callable[[Path], object] | None = None,
+    **load_options: Any,
+) -> DiscoverResult:
+    """Find one object in every image, and say how often it is one.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        images: files, folders, globs, archives, list files; or "voc2007:ROOT", "voc2012:ROOT", "coco20k:ROOT", which
+            bring their boxes.
+        boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
+        out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
+        weights: a checkpoint for the spec.
+        options: see `DiscoverOptions`.
+        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
+        load_options: passed to `vitreg.load`.
+    Returns:
+        the record that result.json holds.
+    Raises:
+        UserError: for a model that cannot be loaded, images or boxes that cannot be read, boxes outside their image, or
+            a sweep without boxes.
+    """
+    options = options or DiscoverOptions()
+    refuse_reloading(model, weights, load_options)
+    ahead.refuse_absent_inputs(files=[weights])
+    started = datetime.now(UTC)
+    name, source, truth, note = _opened(images, boxes, options.hard)
+    refuse_blind_sweep(options.setting, options.sweep, boxes=truth is not None)
+    with results_folder(out) as folder, processes() as group, one_blas_thread():
+        outputs = None if folder is None else ahead.discover_outputs(folder, images, boxes, weights)
+        if outputs is not None and group.first:
+            outputs.check()
+        backbone = opened(model, weights, load_options, size=options.size)
+        if folder is not None:
+            own = {"model": backbone.spec, "images": name}
+            refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
+        refuse_broken_weights(backbone, "boxes of")
+        looking = DiscoverModel(backbone, options.size)
+        chosen, how = _chosen(options.setting, source, looking)
+        search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))
+        gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
+        judge = Judge(truth)
+        seen = _run(source, looking, search, judge, gallery, group, options.limit, show=group.first and not quiet)
+        skipped = sorted(itertools.chain(*group.gather(seen.skipped)), key=lambda s: s.name)
+        judged = sorted(itertools.chain(*group.gather(seen.judged)), key=lambda row: row.index)
+        interrupted = any(group.gather(seen.interrupted))
+        gallery.merge(group)
+        if not judged:
+            raise UserError(_nothing(skipped, interrupted))
+        verdict = judge.verdict(judged, search.settings)
+        planned = source.length if options.limit is None else min(source.length or options.limit, options.limit)
+        result = DiscoverResult(
+            model=describe_model(backbone),
+            images=ImagesRecord(seen=len(judged), skipped=skipped, interrupted=interrupted, planned=planned),
+            found=sum(len(row.boxes) for row in judged),
+            corloc=verdict.corloc,
+            controls=verdict.controls,
+            without_boxes=verdict.without_boxes,
+            without_cut=verdict.without_box.get(NO_CUT, 0),
+            without_box=verdict.without_box,
+            by_chance=verdict.by_chance,
+            setting=chosen.record(),
+            protocol={"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
+            sweep=verdict.sweep,
+            notes=[*([note] if note else []), *source.notes, *verdict.notes],
+            provenance=provenance(
+                started=started,
+                device=backbone.device,
+                precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
+                processes=group.world,
+            ),
+        )
+        if outputs is not None and group.first:
+            place = place_of_interrupted(outputs) if interrupted else outputs
+            result = _write(place, result, judged, gallery, chosen)
+            if written is not None:
+                written(place.folder)
+    return result
+
+
+def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tuple[Setting, dict[str, object]]:
+    """Fill in what a setting leaves open. Returns it, and how it was chosen where that was left to the images."""
+    depth = looking.backbone.depth
+    if not setting.open:
+        return setting.resolved(depth), {}
+    settings = Sweep().settings(setting, depth)
+    chosen, count = choose(source, looking, settings)
+    rule = f"largest mean eigengap of {len(settings)} settings on the first {count} images, no label looked at"
+    return chosen, {"setting chosen by": rule}
+
+
+def _opened(
+    images: str | Path | Sequence[str | Path], boxes: str | Path | None, hard: bool
+) -> tuple[str, ImageSource, BoxSet | None, str]:
+    """Open the images and their boxes. Returns the name of the set, both, and a note on the set."""
+    paths = [str(images)] if isinstance(images, str | Path) else [str(path) for path in images]
+    named = named_set(paths[0], hard=hard) if len(paths) == 1 else None
+    if named is not None:
+        if boxes is not None:
+            raise UserError(f"{paths[0]} brings its own boxes; leave --boxes out.")
+        return named.name, ImageSource(named.images), named.boxes, named.note
+    source = ImageSource(paths)
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    if boxes is None:
+        return name, source, None, ""
+    truth = _read_boxes(Path(boxes).expanduser(), hard)
+    if source.length is not None and not any(truth.find(item.name) for item in source.walk()):
+        raise UserError(
+            f"no image has boxes in '{boxes}': the first image is '{source[0].name}', an annotation is for "
+            f"'{truth.example()}'."
+        )
+    return name, source, truth, ""
+
+
+def _read_boxes(path: Path, hard: bool) -> BoxSet:
+    if path.is_dir():
+        inside = path / "Annotations"
+        return voc_boxes(inside if inside.is_dir() else path, hard=hard)
+    if path.suffix.lower() == ".xml":
+        raise UserError(f"'{path}' is the annotation of one image; name the folder it lies in.")
+    return coco_boxes(path)
+
+
+def _run(
+    source: ImageSource, looking: DiscoverModel, search: Search, judge: Judge, gallery: Gallery, group: Processes,
+    limit: int | None, *, show: bool,
+) -> _Seen:  # fmt: skip
+    """Look at this process's share of the images, one after the other, until the user stops it."""
+    seen = _Seen([], [])
+    planned = source.length if limit is None else min(source.length or limit, limit)
+    share = None if planned is None else -(-planned // group.world)
+    try:
+        with progress("looking for objects", share, unit="images", show=show) as advance:
+            for item in source.walk(group.rank, group.world):
+                if limit is not None and item.index >= limit:
+                    break
+                try:
+                    photograph = item.reduce(looking.prepare)
+                    true = judge.boxes_of(item.name, photograph.original, photograph.orientation)
+                except Unreadable as error:
+                    seen.skipped.append(Skipped(name=item.name, reason=error.reason))
+                else:
+                    features, grid = looking.features(photograph, search.wanted)
+                    found = search(features, grid, photograph, looking.patch)
+                    row = judge(item.index, item.name, photograph, found, true)
+                    gallery.add(row, photograph, found[0], grid, looking.patch)
+                    seen.judged.append(row)
+                advance(1)
+    except KeyboardInterrupt:
+        if show:
+            say(
+                "vitreg: interrupted; writing what was found; the same command begins anew (Ctrl-C again to leave at once).",
+                error=True,
+            )
+        seen.interrupted = True
+    return seen
+
+
+def _write(
+    outputs: Outputs, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting
+) -> DiscoverResult:
+    """Write the record and the boxes, and when they are safe the pictures."""
+
+    def record(place: Path) -> None:
+        write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
+        write_text(place / "result.json", result.model_dump_json(indent=1))
+
+    def draw(place: Path, attempts: Attempts) -> None:
+        sheets = attempts("pictures", lambda: list(gallery.sheets(result, chosen)))
+        save_all(sheets or [], place / "pictures", attempts)
+
+    outputs.publish(record, more=True)
+    return draw_beside(outputs, result, "result.json", draw)
+
+
+def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:
+    """Return what was found in the format of COCO instances: one category, boxes as x, y, width, height, and a score."""
+    annotations = [
+        {"image_id": row.index + 1, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0),
+         "iscrowd": 0, "score": score}
+        for row in judged
+        for (x0, y0, x1, y1), score in zip(row.boxes, row.scores, strict=True)
+    ]  # fmt: skip
+    return {
+        "info": {"description": f"found by vitreg discover with {result.model.spec}", "setting": result.setting},
+        "images": [
+            {"id": row.index + 1, "file_name": row.name, "height": row.size[0], "width": row.size[1]} for row in judged
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
+    }
+
+
+def describe(result: DiscoverResult) -> str:
+    """Say what was found, the controls and the protocol, in lines for a terminal."""
+    images = result.images
+    lines = []
+    if images.interrupted:
+        lines.append(f"Stopped after {images.seen}{f' of {images.planned}' if images.planned else ''} images.")
+    if images.skipped:
+        lines.append(f"{len(images.skipped)} images were left out (listed in result.json); looked at {images.seen}.")
+    lines.append("setting: " + ", ".join(f"{key} {value}" for key, value in result.setting.items()))
+    if result.corloc is None:
+        lines.append(f"{result.found} boxes in {images.seen} images; name true boxes with --boxes to see how many fit.")
+    else:
+        found = result.corloc
+        interval = "" if found.low is None else f" (95 % interval {found.low:.1f} to {found.high:.1f})"
+        lines.append(f"CorLoc {found.value:.1f} %{interval} on {found.images} images")
+        lines += [f"  control: {name}  {value:.1f} %" for name, value in result.controls.items()]
+    if result.sweep is not None:
+        lines += _sweep_lines(result)
+    lines.append("protocol: " + ", ".join(f"{key}: {value}" for key, value in result.protocol.items()))
+    choice = result.provenance.precision_choice
+    lines += [choice.sentence] if choice else []
+    return "\n".join([*lines, *result.model.notes, *result.notes, *(each.sentence for each in result.undrawn)])
+
+
+def _sweep_lines(result: DiscoverResult) -> list[str]:
+    assert result.sweep is not None
+    sweep, shown = result.sweep, 12
+    table = sweep.table
+    rows = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.rows]
+    marked = [row for row in rows[shown:] if row[-1]]
+    picked = [table.columns, *rows[:shown], *marked]
+    widths = [max(len(row[i]) for row in picked) for i in range(len(table.columns))]
+    lines = [sweep.warning, *("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in picked)]
+    if len(rows) > shown:
+        lines.append(f"  ... {len(rows)} settings in all, in result.json; below the {shown} best only marked ones.")
+    if sweep.unlabelled is not None:
+        lines.append(f"Chosen by the largest mean eigengap, without labels: CorLoc {sweep.unlabelled:.1f} %.")
+    if sweep.halves is not None:
+        lines.append(f"Chosen on one half of the images and judged on the other: CorLoc {sweep.halves:.1f} %.")
+    return lines
+
+
+def _nothing(skipped: Sequence[Skipped], interrupted: bool) -> str:
+    if interrupted:
+        return "stopped before the first image was looked at; nothing was written."
+    if not skipped:
+        return "there are no images."
+    return f"none of the {len(skipped)} images could be used; the first, {skipped[0].name}: {skipped[0].reason}."

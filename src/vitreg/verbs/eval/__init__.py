@@ -1,0 +1,1 @@
+"""`eval`: what features are good for, one task at a time."""

@@ -1,0 +1,278 @@
+"""Tokens of every image of a set, batch by batch, and which patches of it are outliers: what the token probes share.
+
+Nothing is kept of the tokens here, so any number of images passes in the same memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from vitreg.analysis.outliers import detector as detector_named
+from vitreg.analysis.token_classes import OutlierRule, rule_at_peak
+from vitreg.backbones.edits import Edit
+from vitreg.backbones.sites import resolve_layer
+from vitreg.backbones.trace import Capture, Trace
+from vitreg.data.batches.training import EvaluationBatch, evaluation_loader
+from vitreg.data.sets.example import Example, Portion, TrainingSet
+from vitreg.data.sources.images import ImageSource
+from vitreg.errors import UserError
+from vitreg.passes.batches import automatic_batch_size, fitted
+from vitreg.passes.bench import Bench
+from vitreg.passes.progress import progress
+from vitreg.probes.ridge import SplitMoments
+from vitreg.records import Skipped
+from vitreg.tokens import TokenLayout
+from vitreg.verbs.eval.settings.tokens import OutlierOptions
+from vitreg.verbs.eval.task import Outcome
+
+Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[Tensor, "B P"]]
+"""Which patches are outliers, from the pixels of the images and the norms of their patch tokens."""
+
+JUDGED_EVERY = 5  # of images without sides: every fifth is kept apart to judge on
+HELD_OUT_EVERY = 10  # of the images to fit on: every tenth chooses the strength of a penalty
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Some images and their tokens.
+
+    Args:
+        indices: places in the set.
+        pixels: what the patches cover, normalised as the model saw it.
+        tokens: of the probed block, float32, on the model's device.
+        norms: of the patch tokens of the outlier layer, before the final norm, on the CPU.
+    """
+
+    indices: Int64[Tensor, "B"]
+    pixels: Float32[Tensor, "B 3 h w"]
+    labels: Int64[Tensor, "B"] | None
+    tokens: Float32[Tensor, "B N D"]
+    norms: Float32[Tensor, "B P"]
+    layout: TokenLayout
+
+    @property
+    def patches(self) -> Float32[Tensor, "B P D"]:
+        """The patch tokens."""
+        return self.tokens[:, self.layout.patches]
+
+
+class TokenPass:
+    """Runs the model of a bench over sets of images.
+
+    Attributes:
+        size: of the images in pixels, (height, width), as the model takes them.
+        layout: the roles of their tokens.
+        searched: blocks among which outliers are looked for.
+        outlier_layer: the block whose norms tell them; where several are searched, known after `find_rule`.
+        skipped: what could not be read so far.
+        calibrated: images whose norms the detector saw.
+        came_in: whether what it found entered the model with its norm, and so does not count.
+    """
+
+    def __init__(self, bench: Bench, options: OutlierOptions) -> None:
+        options.check()  # a misspelt detector must show before hours of forward passes
+        backbone = bench.backbone
+        self.bench, self.options, self.preprocess = bench, options, bench.preprocess()
+        self.layer = resolve_layer(-1 if options.layer is None else options.layer, backbone.depth)
+        outlier = options.layer if options.outlier_layer is None else options.outlier_layer
+        self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
+        self.outlier_layer = self.searched[-1]
+        self.size = fitted(self.preprocess.size, backbone, bench.policy)
+        self.layout = backbone.one_layout(self.size)
+        self.skipped: dict[str, str] = {}
+        self.calibrated, self.came_in = 0, False
+
+    @property
+    def all_skipped(self) -> tuple[Skipped, ...]:
+        """What could not be read, over all processes, by name."""
+        merged: dict[str, str] = {}
+        for part in self.bench.group.gather(self.skipped):
+            merged |= part
+        return tuple(Skipped(name=name, reason=merged[name]) for name in sorted(merged))
+
+    def images(self, data: TrainingSet, what: str) -> Iterator[EvaluationBatch]:
+        """Yield this process's share of a set, as the model takes it, without running the model.
+
+        Raises:
+            UserError: for an empty set, or one of which no image can be read.
+        """
+        bench = self.bench
+        if not len(data):
+            raise UserError(f"there are no images in {bench.data} for {what}.")
+        loader = evaluation_loader(
+            data,
+            self.preprocess,
+            batch=bench.batch_size or automatic_batch_size(bench.backbone, self.size),
+            rank=bench.group.rank,
+            world=bench.group.world,
+            workers=bench.workers,
+        )
+        show = bench.group.first and not bench.quiet
+        with progress(what, len(data) // bench.group.world, unit="images", show=show) as advance:
+            for batch in loader:
+                yield EvaluationBatch(
+                    batch.indices,
+                    batch.names,
+                    bench.backbone.fit(batch.pixels, bench.policy),
+                    batch.labels,
+                    batch.captions,
+                )
+                advance(len(batch.indices))
+        self.skipped |= loader.skipped
+
+    def __call__(self, data: TrainingSet, what: str) -> Iterator[TokenBatch]:
+        """Yield the tokens of every image of this process's share of a set."""
+        rows, cols = self.bench.backbone.covered(self.size)
+        for batch in self.images(data, what):
+            trace = self.trace(batch.pixels)
+            norms = trace.norms(self.outlier_layer)[:, self.layout.patches].cpu()
+            tokens = self.embed(trace)
+            if not bool(torch.isfinite(tokens).all() & torch.isfinite(norms).all()):
+                raise UserError(f"tokens are not finite in {self.bench.backbone.dtype}; try --precision fp32.")
+            yield TokenBatch(batch.indices, batch.pixels[..., :rows, :cols], batch.labels, tokens, norms, self.layout)
+
+    def trace(self, pixels: Float32[Tensor, "B 3 h w"], edits: Sequence[Edit] = (), hidden: bool = False) -> Trace:
+        """Run the model; with `hidden` keep the outputs of all blocks."""
+        own = [] if self.layer == self.bench.backbone.depth - 1 and self.options.final_norm else [self.layer]
+        capture = Capture(hidden="all" if hidden else own, norms=[self.outlier_layer])
+        return self.bench.backbone.trace(pixels, capture, edits)
+
+    def embed(self, trace: Trace) -> Float32[Tensor, "B N D"]:
+        """Return the tokens to probe."""
+        if not self.options.final_norm:
+            return trace.hidden(self.layer).float()
+        if self.layer == trace.depth - 1:
+            return trace.final.values.float()
+        with torch.no_grad():
+            return self.bench.backbone.anatomy.final_norm(trace.hidden(self.layer)).float()
+
+    def find_rule(self, data: TrainingSet) -> OutlierRule:
+        """Look at the norms of some images of a set, ask the detector for a threshold, and settle on the outlier layer.
+
+        As in a scan, outliers that came into the model with their norm are none: the rule then finds nothing.
+        """
+        seen: list[tuple[Tensor, Tensor | None]] = []  # norms [L, B, P], and those before block 0
+        for batch in self.images(some_of(data, self.options.calibration), "looking for outliers"):
+            trace, patches = (
+                self.bench.backbone.trace(batch.pixels, Capture(norms=list(self.searched))),
+                self.layout.patches,
+            )
+            norms = torch.stack([trace.norms(layer)[:, patches] for layer in self.searched]).cpu()
+            before = trace.entering_norms
+            seen.append((norms, None if before is None else before[:, patches].cpu()))
+        seen = list(itertools.chain(*self.bench.group.gather(seen)))
+        self.calibrated = sum(norms.shape[1] for norms, _ in seen)
+        entering = [before for _, before in seen if before is not None]
+        try:
+            rule, peak, self.came_in = rule_at_peak(
+                torch.cat([norms for norms, _ in seen], dim=1),
+                torch.cat(entering) if len(entering) == len(seen) else None,
+                detector_named(self.options.detector),
+            )
+        except FloatingPointError as error:
+            raise UserError(f"{error} in {self.bench.backbone.dtype}; try --precision fp32.") from error
+        if peak is not None:
+            self.outlier_layer = self.searched[peak]
+        return rule
+
+    def complete(self, moments: SplitMoments) -> None:
+        """Merge what the processes have gathered to fit on. Raises UserError if it is too little."""
+        moments.merge(self.bench.group.gather)
+        if not moments.complete:
+            raise UserError(f"too few images of {self.bench.data} could be read; fitting a probe needs at least 2.")
+
+    def protocol(self, rule: OutlierRule) -> dict[str, object]:
+        """What makes the tokens and the classes they are told apart by."""
+        return {
+            "layer": self.layer,
+            "tokens": "after the final norm" if self.options.final_norm else "before the final norm",
+            "size": list(self.size),
+            "outliers": "norms before the final norm",
+            "outlier_layer": self.outlier_layer,
+            "outlier_layer_is": "the peak of all blocks" if len(self.searched) > 1 else "as asked",
+            "detector": self.options.detector,
+            "side": rule.side if rule.found else None,
+            "threshold": rule.threshold,
+            "outlier_share_seen_by_detector": None if rule.detection is None else 100 * rule.detection.share,
+            "calibration_images": self.calibrated,
+        }
+
+    def missing(self, rule: OutlierRule, what: str) -> list[str]:
+        """Say what cannot be tested where the detector found no outliers."""
+        if rule.found:
+            return []
+        where = "any block" if len(self.searched) > 1 else f"block {self.searched[0]}"
+        none = f"{self.options.detector} finds no outliers after {where}"
+        if self.came_in:
+            none = f"what stands out after {where} entered the model with its norm, as white patches do"
+        hint = "" if len(self.searched) > 1 else "; leave --outlier-layer and --layer out to search all blocks"
+        return [f"{none}, so {what} cannot be tested on this model{hint}."]
+
+    def told(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:
+        """Add to an outcome how its tokens were made and told apart, and what could not be tested or read."""
+        return replace(
+            outcome,
+            protocol={**self.protocol(rule), **outcome.protocol},
+            notes=(*self.missing(rule, what), *outcome.notes),
+            skipped=self.all_skipped,
+        )
+
+
+class Pictures:
+    """Some images of a source as a set without classes."""
+
+    classes, labels, notes = None, None, ()
+
+    def __init__(self, source: ImageSource, numbers: Sequence[int], min_side: int) -> None:
+        self._source, self._numbers, self._min_side = source, numbers, min_side
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._numbers)
+
+    def read(self, index: int) -> Example:
+        """Decode one image. Raises Unreadable."""
+        return Example(self._source[self._numbers[index]].open(self._min_side))
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return self._source[self._numbers[index]].name
+
+
+def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
+    """Split any images into those to fit on and every fifth, to judge on; at most `bench.limit` of each.
+
+    Raises:
+        UserError: if there are fewer than two images, or their number is not known.
+    """
+    source = ImageSource([bench.data])
+    bench.noted.extend(source.notes)
+    count = source.length
+    if count is None:
+        raise UserError(f"{bench.data} is read as a stream; probes look twice, so give files, folders or archives.")
+    judged = range(JUDGED_EVERY - 1, count, JUDGED_EVERY) or range(count - 1, count)
+    fitted_on = [number for number in range(count) if number not in judged]
+    if len(fitted_on) < 2:
+        raise UserError(f"{bench.data} holds {count} image(s); a probe needs at least 3, to fit, to tune and to judge.")
+    side = min(bench.backbone.anatomy.patch)
+    sets = (Pictures(source, fitted_on, side), Pictures(source, judged, side))
+    first, second = (data if bench.limit is None else some_of(data, bench.limit) for data in sets)
+    if len(first) < 2:
+        raise UserError(f"--limit {bench.limit} leaves {len(first)} image to fit on; a probe needs at least 2.")
+    return first, second
+
+
+def held_out(batch: TokenBatch) -> Bool[Tensor, "B"]:
+    """Which images choose the strength of a penalty instead of being fitted on: every tenth, from the second on."""
+    return batch.indices % HELD_OUT_EVERY == 1
+
+
+def some_of(data: TrainingSet, count: int) -> TrainingSet:
+    """At most `count` samples, spread evenly over a set."""
+    return data if count >= len(data) else Portion(data, count)

@@ -1,0 +1,175 @@
+"""The image tower and the text tower of a CLIP model behind one interface: open_clip's, and those of our own runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from vitreg.backbones import Backbone
+from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.loading.fetch import fetch
+from vitreg.backbones.weights.checkpoints import read_checkpoint
+from vitreg.backbones.weights.into_module import sha256_of_weights
+from vitreg.backbones.weights.wrappers import plain_names
+from vitreg.config import decode
+from vitreg.data.views.transforms import Preprocess
+from vitreg.documents import read_json
+from vitreg.errors import UserError
+from vitreg.models.vit import publish
+from vitreg.passes.bench import Bench
+from vitreg.recipes.clip import Clip
+from vitreg.recipes.settings import ClipConfig
+from vitreg.train.checkpoint import load_newest
+from vitreg.train.settings import TrainConfig
+
+_TEXTS = 256  # sentences at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Towers:
+    """Two towers that meet in one space.
+
+    Args:
+        model: open_clip's model or our recipe, with `encode_image` and `encode_text`, on the device and in the dtype of
+            the backbone, in evaluation mode.
+        tokenize: texts -> ids [B, L].
+        size: (height, width) of the images it takes; None for any multiple of its patch.
+        notes: sentences for the user.
+    """
+
+    model: nn.Module
+    tokenize: Callable[[list[str]], Int64[Tensor, "B L"]]
+    size: tuple[int, int] | None
+    notes: tuple[str, ...] = ()
+
+    def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+        """Return the place of each image, of length 1, float32 on the CPU."""
+        return self._encode("encode_image", images)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
+        """Return the place of each text, of length 1, float32 on the CPU."""
+        parts = [list(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        return torch.cat([self._encode("encode_text", self.tokenize(part)) for part in parts])
+
+    def _encode(self, which: str, inputs: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        inputs = inputs.to(weight.device, weight.dtype if inputs.is_floating_point() else None)
+        with torch.inference_mode():
+            found = F.normalize(getattr(self.model, which)(inputs).float(), dim=-1).cpu()
+        if not found.isfinite().all():
+            raise UserError(f"features are not finite in {weight.dtype}; try --precision fp32.")
+        return found
+
+
+def open_towers(backbone: Backbone) -> Towers:
+    """Find the text tower that belongs to an image tower, and put both on its device.
+
+    Raises:
+        UserError: for a model that has none, or whose text tower cannot be read.
+    """
+    prefix, _, name = backbone.spec.partition(":")
+    if prefix == "openclip":
+        towers = _of_open_clip(backbone, name)
+    elif prefix == "run":
+        towers = _of_run(backbone, Path(name).expanduser())
+    else:
+        raise UserError(
+            f"{backbone.spec} has no text tower; name an openclip:ARCH[@TAG] or the run:DIR of a training with captions."
+        )
+    towers.model.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
+    return towers
+
+
+def _of_open_clip(backbone: Backbone, name: str) -> Towers:
+    """Build both towers as `load` built the image tower, and make sure that it is the same."""
+    import open_clip
+
+    architecture, _, tag = name.partition("@")
+    source = backbone.weights_source
+    if source == "library" and not tag:
+        tag = open_clip.list_pretrained_tags_by_model(architecture)[0]
+    pretrained = source == "library"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # as `load` does, for untrained weights
+        model: Any = fetch(
+            backbone.spec,
+            pretrained,
+            lambda: open_clip.create_model(architecture, pretrained=tag or None, load_weights=pretrained),
+        )
+    if source not in ("library", "random"):
+        _fill(model, Path(source))
+    visual = model.visual
+    if sha256_of_weights(describe(visual).tower) != backbone.weights_sha256:
+        raise UserError(f"the weights of {backbone.spec} from '{source}' have another image tower than was loaded.")
+    tokenizer: Any = fetch(backbone.spec, True, lambda: open_clip.get_tokenizer(architecture))
+    size = visual.image_size
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    return Towers(model=model, tokenize=tokenizer, size=(int(height), int(width)))
+
+
+def _fill(model: nn.Module, file: Path) -> None:
+    """Load a file of both towers. Raises UserError if it is none."""
+    state = read_checkpoint(file)
+    names = plain_names(state, lone_modules=True)
+    state = {names[key]: value for key, value in state.items()}
+    wanted = model.state_dict()
+    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI's files carry
+        state.pop(name, None)
+    missing = [name for name in wanted if name not in state]
+    strange = [name for name, value in state.items() if name not in wanted or wanted[name].shape != value.shape]
+    if missing or strange:
+        named = ", ".join([*missing, *strange][:4])
+        raise UserError(
+            f"{file.name} does not hold both towers of this model as open_clip saves them: {len(missing)} tensors are "
+            f"missing and {len(strange)} are of another name or shape, such as {named}."
+        )
+    model.load_state_dict(state)
+
+
+def _of_run(backbone: Backbone, run: Path) -> Towers:
+    """Take both towers from the newest checkpoint of a run, which is the one whose backbone it has published."""
+    config = read_json(run / "config.json")
+    if not isinstance(config, dict) or "train" not in config:
+        raise UserError(f"{run} does not say how it was trained, so it has no text tower.")
+    settings = decode(TrainConfig, config["train"], where=str(run / "config.json"))
+    if not isinstance(settings.recipe, ClipConfig):
+        raise UserError(
+            f"{run} was trained as {settings.recipe.kind}, without captions, so it has no text tower; "
+            "name the run of a training with --recipe.kind clip."
+        )
+    found = load_newest(run)
+    recipe = Clip(settings.model, settings.recipe)
+    recipe.load_state_dict(found.model)
+    held = backbone.module.state_dict()
+    ours = publish(recipe.visual.state_dict())
+    if any(not torch.equal(value.to(held[name]), held[name]) for name, value in ours.items()):
+        raise UserError(
+            f"the published backbone of {run} is not that of its newest checkpoint, {found.path.name}; resume the run "
+            "for one step, or remove the checkpoint."
+        )
+    return Towers(model=recipe, tokenize=recipe.tokenizer(), size=None, notes=found.notes)
+
+
+def preprocess_for(bench: Bench, towers: Towers) -> Preprocess:
+    """Return how pictures are prepared: the short side resized to the input, bicubic, and the centre cropped.
+
+    A tower that squashes its pictures (SigLIP) keeps its own way.
+
+    Raises:
+        UserError: for a size that the towers do not take.
+    """
+    own = bench.preprocess()
+    preprocess = bench.preprocess(resize_ratio=1.0) if own.crop else own
+    if towers.size is not None and preprocess.size != towers.size:
+        raise UserError(
+            f"{bench.backbone.spec} compares images of {towers.size[0]}x{towers.size[1]} pixels with texts, not "
+            f"{preprocess.size[0]}x{preprocess.size[1]}; leave out --size."
+        )
+    return preprocess

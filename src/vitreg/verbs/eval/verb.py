@@ -1,0 +1,215 @@
+"""`evaluate`: one task on one model. Puts the model on the bench, runs the task, and records number, protocol and controls."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitreg.analysis.intervals import wilson
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.load import opened
+from vitreg.data.views.transforms import Policy
+from vitreg.errors import UserError
+from vitreg.machine.runtime import processes, provenance
+from vitreg.passes import ahead
+from vitreg.passes.about_model import describe_model
+from vitreg.passes.bench import Bench
+from vitreg.passes.drawing import draw_beside
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.report import Attempts
+from vitreg.report.sheets.sheet import save_all
+from vitreg.results import Cell, EvalData, EvalResult, Table
+from vitreg.verbs.eval.task import Outcome, Task
+from vitreg.writing.files import results_folder, write_text
+
+LONGEST = 24  # rows of a table on the terminal
+
+
+def evaluate(
+    model: str | nn.Module | Backbone,
+    task: Task,
+    data: str | Path = "",
+    *,
+    out: str | Path | None = None,
+    features: str | Path | None = None,
+    weights: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: Policy = "resize",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+    quiet: bool = True,
+    **load_options: Any,
+) -> EvalResult:
+    """Measure what a model's features are good for.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
+        data: what it is measured on; the task says what it takes.
+        out: folder for result.json and pictures; nothing is written without it.
+        features: folder where extracted features are kept and found again; the user's cache if None.
+        weights: a checkpoint for the spec.
+        size: of the images in pixels, one number or (height, width); the model's own if None.
+        limit: use at most this many images of each side.
+        download: let sets known by name fetch what is missing.
+        load_options: passed to `vitreg.load`.
+    Raises:
+        UserError: for data or a model that the task cannot work with.
+    """
+    if seed < 0:
+        raise UserError(f"--seed must not be negative; {seed} is.")
+    ahead.refuse_absent_inputs(files=[weights])
+    ahead.refuse_absent_data(str(data))
+    started = datetime.now(UTC)
+    with results_folder(out) as folder, processes() as group:
+        outputs = None if folder is None else ahead.eval_outputs(folder, data, weights)
+        if outputs is not None and group.first:
+            outputs.check()
+        backbone = opened(model, weights, load_options, size=size)
+        if folder is not None:
+            ahead.refuse_other_eval(folder, task_name(type(task)), backbone.spec, str(data))
+        refuse_broken_weights(backbone, "evaluation of")
+        bench = Bench(
+            backbone=backbone,
+            data=str(data),
+            features=Path(features) if features is not None else cache(),
+            group=group,
+            size=(size, size) if isinstance(size, int) else size,
+            policy=fit,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            seed=seed,
+            download=download,
+            quiet=quiet,
+        )
+        outcome = task.run(bench)
+        result = EvalResult(
+            task=task_name(type(task)),
+            model=describe_model(backbone),
+            data=_data(bench, outcome),
+            headline=outcome.headline,
+            metrics=dict(outcome.metrics),
+            controls=dict(outcome.controls),
+            intervals=_intervals(outcome),
+            units=_units(outcome),
+            larger_is_better=outcome.larger_is_better,
+            protocol=dict(outcome.protocol),
+            tables=list(outcome.tables),
+            notes=list(dict.fromkeys((*bench.noted, *outcome.notes))),
+            provenance=provenance(
+                started=started,
+                device=backbone.device,
+                precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
+                processes=group.world,
+                seed=seed,
+            ),
+        )
+        if outputs is not None and group.first:
+            outputs.publish(
+                lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
+            )
+            result = draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
+    return result
+
+
+def _draw(result: EvalResult, outcome: Outcome, place: Path, attempts: Attempts) -> None:
+    save_all([(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()], place, attempts)
+    if result.task == "complexity":
+        from vitreg.report.sheets.cost import write_cost_figure
+
+        attempts("complexity.png", lambda: write_cost_figure(result, place))
+
+
+def cache() -> Path:
+    """Return where features are kept if no folder is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitreg" / "features"
+
+
+def task_name(kind: type) -> str:
+    """Return what a task is called on the command line: its class in lower case."""
+    return kind.__name__.lower()
+
+
+def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
+    found = {name: wilson(round(outcome.metrics[name] * n / 100), n) for name, n in outcome.trials.items() if n}
+    return {name: (100 * low, 100 * high) for name, (low, high) in found.items()}
+
+
+def _units(outcome: Outcome) -> dict[str, str]:
+    return {
+        name: next((unit for pattern, unit in outcome.units.items() if fnmatchcase(name, pattern)), "%")
+        for name in outcome.metrics
+    }
+
+
+def _data(bench: Bench, outcome: Outcome) -> EvalData:
+    return EvalData(
+        name=bench.data, counts=dict(outcome.counts), classes=outcome.classes, skipped=list(outcome.skipped)
+    )
+
+
+def describe(result: EvalResult) -> str:
+    """Say what was found, its controls and its protocol, in lines for a terminal."""
+    lines = [f"{result.task} of {result.model.spec}" + (f" on {result.data.name}" if result.data.name else "")]
+    width = max(map(len, [*result.metrics, *(f"control: {name}" for name in result.controls)]), default=0)
+    for name, value in result.metrics.items():
+        unit, interval = result.units.get(name, ""), result.intervals.get(name)
+        sure = "" if interval is None else f"  ({shown(interval[0])} to {shown(interval[1], unit)})"
+        mark = "  <-" if name == result.headline else ""
+        lines.append(f"  {name:<{width}}  {shown(value, unit)}{sure}{mark}")
+    unit = result.units.get(result.headline, "")
+    lines += [f"  {'control: ' + name:<{width}}  {shown(value, unit)}" for name, value in result.controls.items()]
+    for table in result.tables:
+        lines += ["", *_laid_out(table), ""]
+    protocol = {**result.protocol, "precision": result.provenance.precision}
+    lines.append("protocol: " + ", ".join(f"{key} {_short(value)}" for key, value in protocol.items()))
+    choice = result.provenance.precision_choice
+    lines += [choice.sentence] if choice else []
+    lines += result.notes
+    if result.controls and not result.beats_controls:
+        lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")
+    if result.data.skipped:
+        lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
+    return "\n".join([*lines, *(each.sentence for each in result.undrawn)])
+
+
+def shown(value: float, unit: str = "") -> str:
+    """Write a number with its unit, in as many digits as say something: three, or four above 1000."""
+    whole = abs(value) >= 1000
+    digits = f"{value:,.0f}" if whole else f"{value:.3g}"
+    return f"{digits} {unit}".rstrip()
+
+
+def _laid_out(table: Table) -> list[str]:
+    """Return a table as lines of text; a long one is cut, for result.json has it whole."""
+    cells = [[_cell(value) for value in row] for row in (table.columns, *table.rows[:LONGEST])]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    more = len(table.rows) - LONGEST
+    return [
+        table.title,
+        *(f"  {line}" for line in lines),
+        *([f"  ... and {more} more in result.json"] if more > 0 else []),
+    ]
+
+
+def _cell(value: Cell) -> str:
+    return "" if value is None else shown(value) if isinstance(value, float) else str(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        words = [_short(each) for each in value]
+        return " x ".join(words) if len(value) <= 6 else f"{words[0]} to {words[-1]} ({len(value)})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

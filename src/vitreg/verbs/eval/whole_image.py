@@ -1,0 +1,182 @@
+"""What probes of whole images share: one row of features per image on each side, its labels, and what must be worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from vitreg.data.sets.example import TrainingSet, some
+from vitreg.data.sets.sides import Metric, Sides
+from vitreg.data.views.transforms import Preprocess
+from vitreg.errors import UserError
+from vitreg.features.extract import Wanted, extract
+from vitreg.features.store import FeatureStore
+from vitreg.passes.batches import fitted
+from vitreg.passes.bench import Bench
+from vitreg.probes.rows import Beside, Rows
+from vitreg.probes.scores import score
+from vitreg.records import Skipped
+from vitreg.verbs.eval.settings.whole_image import Token
+
+KNN_RATIO = 256 / 224
+"""Short side of the picture over the side of the crop: kNN and linear probe of DINOv2."""
+TRANSFER_RATIO = 1.0
+"""The same for its transfer sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Features [n, D] of the readable images of one side, and their labels: class numbers, or 0 and 1 per label."""
+
+    features: Rows
+    labels: Int64[Tensor, " n"] | Int64[Tensor, "n C"]
+    ignored: Bool[Tensor, "n C"] | None = None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The sides of a set, seen by a model.
+
+    Args:
+        val: None where the set has none.
+        classes: names.
+        notes: what a person should know about the set, a sentence each.
+    """
+
+    train: Side
+    test: Side
+    val: Side | None
+    metric: Metric
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each side."""
+        sides = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: len(side) for name, side in sides.items() if side is not None}
+
+    def trials(self, names: Iterable[str]) -> dict[str, int]:
+        """How many images metrics are the share of; none where the set's metric is no plain share."""
+        return dict.fromkeys(names, len(self.test)) if self.metric == "top1" else {}
+
+    def score(self, found: Tensor) -> float:
+        """Return the set's metric on its test side, in percent; see `vitreg.probes.scores.score`."""
+        return score(found, self.test.labels, self.metric, self.test.ignored)
+
+    @property
+    def majority(self) -> float:
+        """What always answering the commonest training class scores; of several labels per image: any constant."""
+        if self.metric == "map":
+            return self.score(torch.zeros(self.test.labels.shape))
+        commonest = self.train.labels.bincount().argmax()
+        return self.score(commonest.expand(len(self.test)))
+
+    def shuffled(self, seed: int) -> Tensor:
+        """Return the training labels in another order: what a probe learns from them is no knowledge of the images."""
+        return self.train.labels[torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))]
+
+
+def open_classes(bench: Bench, *, several: bool = False) -> Sides:
+    """Open sides with classes.
+
+    Args:
+        several: images may have several labels.
+    Raises:
+        UserError: for data without classes or a second side, or with several labels where one is needed.
+    """
+    sides = bench.sides()
+    if sides.train.classes is None or len(sides.train.classes) < 2:
+        raise UserError(f"'{bench.data}' has no classes to tell apart; give folders of classes in train/ and val/.")
+    if sides.multilabel and not several:
+        raise UserError(f"images of '{bench.data}' have several labels, which only the task logistic can use.")
+    return sides
+
+
+def probed(bench: Bench, sides: Sides, wanted: Wanted, preprocess: Preprocess, columns: tuple[str, ...]) -> Probed:
+    """Extract features of all sides, or find them again.
+
+    Args:
+        columns: names of the features that make up a row, such as "cls/-1", in this order.
+    """
+    skipped: list[Skipped] = []
+    opened: dict[str, Side] = {}
+    for name, data in {"train": sides.train, "val": sides.val, "test": sides.test}.items():
+        if data is None:
+            continue
+        store = extract(bench, data, wanted, preprocess)
+        skipped += store.skipped
+        ignored = None if name != "test" or sides.ignored is None else torch.from_numpy(sides.ignored[store.rows])
+        opened[name] = Side(_rows(store, columns), _labels(data, store.rows), ignored)
+    classes = cast(tuple[str, ...], sides.train.classes)
+    notes = tuple(_gaps(opened["train"], opened["test"], classes))
+    return Probed(opened["train"], opened["test"], opened.get("val"), sides.metric, classes, notes, tuple(skipped))
+
+
+def token_columns(bench: Bench, token: Token, preprocess: Preprocess) -> tuple[Wanted, tuple[str, ...]]:
+    """Return what to extract, and how a row is made of it.
+
+    Raises:
+        UserError: if the class token is asked of a model without one.
+    """
+    if "cls" in token and not has_cls(bench, preprocess):
+        raise UserError(f"{bench.backbone.spec} has no class token; take the mean of its patch tokens: --token mean.")
+    kinds = token.split("+")
+    wanted = Wanted(cls=(-1,) if "cls" in kinds else (), mean=(-1,) if "mean" in kinds else ())
+    return wanted, tuple(f"{kind}/-1" for kind in kinds)
+
+
+def has_cls(bench: Bench, preprocess: Preprocess) -> bool:
+    """Whether the model has a class token."""
+    size = fitted(preprocess.size, bench.backbone, bench.policy)
+    return bool(bench.backbone.anatomy.layout(size).cls)
+
+
+def transform_words(bench: Bench, preprocess: Preprocess) -> str:
+    """Describe a transform in words, for the protocol: from the picture to what the model sees."""
+    height, width = preprocess.size
+    seen = fitted(preprocess.size, bench.backbone, bench.policy)
+    last = "" if seen == preprocess.size else f", {bench.policy} to {seen[0]}x{seen[1]}"
+    if not preprocess.crop:
+        return f"squashed to {height}x{width}, {preprocess.interpolation}{last}"
+    short = preprocess.resize
+    if short is None:
+        return f"not resized, centre crop {height}x{width}{last}"
+    first = f"short side {short}" if isinstance(short, int) else f"{short[0]}x{short[1]} ({preprocess.aspect})"
+    return f"{first} {preprocess.interpolation}, centre crop {height}x{width}{last}"
+
+
+def _rows(store: FeatureStore, columns: tuple[str, ...]) -> Rows:
+    blocks = [store[name] for name in columns]
+    return blocks[0] if len(blocks) == 1 else Beside(blocks)
+
+
+def _labels(data: TrainingSet, rows: Int64[np.ndarray, " n"]) -> Tensor:
+    if data.labels is None:  # known while reading only, as in some sets of torchvision
+        return torch.tensor([cast(int, data.read(int(row)).target) for row in rows])
+    return torch.from_numpy(np.asarray(data.labels)[rows].astype(np.int64))
+
+
+def _gaps(train: Side, test: Side, classes: tuple[str, ...]) -> list[str]:
+    """Say which classes have no image on one of the sides."""
+    notes = []
+    for side, where, so in ((train, "training", "never answered"), (test, "test", "not judged")):
+        if side.labels.ndim == 2:
+            empty = side.labels.sum(0) == 0
+        else:
+            empty = side.labels.clamp(0, len(classes) - 1).bincount(minlength=len(classes)) == 0
+        if bool(empty.any()):
+            names = [classes[int(i)] for i in empty.nonzero()[:, 0]]
+            notes.append(f"{len(names)} of {len(classes)} classes without a {where} image, so {so}: {some(names)}.")
+    return notes

@@ -1,0 +1,1 @@
+"""`export`: a trained run as a model of another library."""

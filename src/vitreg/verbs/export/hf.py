@@ -1,0 +1,153 @@
+"""Our ViT as a folder of transformers: `Dinov2WithRegistersModel`, or `Dinov2Model` without registers.
+
+Both are built as ours is but for two things: every branch has a gain, which is 1 where we have none, and CLS has a row
+in the position table, which is 0. Their classifier reads CLS and the mean patch, the weights of which are 0 here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.backbones.loading.fetch import calm
+from vitreg.backbones.weights.into_module import load_state
+from vitreg.data.views.transforms import Preprocess
+from vitreg.errors import UserError
+from vitreg.models.block import Block
+from vitreg.models.shape import Shape, shape_of
+from vitreg.models.vit import VisionTransformer
+
+RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
+
+
+def write_hf(network: VisionTransformer, preprocess: Preprocess, folder: Path) -> list[str]:
+    """Write what `save_pretrained` writes, and the preprocessing.
+
+    Raises:
+        UserError: if transformers is missing, or has no such model.
+    """
+    transformers = _transformers()
+    shape = shape_of(network)
+    if (reason := _inexpressible(network, shape)) is not None:
+        raise UserError(f"the Dinov2 models of transformers have no {reason}; export to timm, safetensors or onnx.")
+    registers, classifier = network.num_registers, isinstance(network.head, nn.Linear)
+    family = "Dinov2WithRegisters" if registers else "Dinov2"
+    labels = {"num_labels": network.head.out_features} if isinstance(network.head, nn.Linear) else {}
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        mlp_ratio=int(shape.mlp_ratio or 0),
+        use_swiglu_ffn=shape.mlp == "swiglu",
+        layer_norm_eps=shape.eps,
+        image_size=network.image_size[0],
+        patch_size=shape.patch[0],
+        **({"num_register_tokens": registers} if registers else {}),
+        **labels,
+    )
+    model: Any = getattr(transformers, f"{family}ForImageClassification" if classifier else f"{family}Model")(config)
+    tower = model.base_model
+    state = {name: value for name, value in network.published_state().items() if not name.startswith("head.")}
+    if not shape.layer_scale:
+        ones = torch.ones(shape.width)
+        state |= {f"blocks.{i}.{name}.gamma": ones for i in range(shape.depth) for name in ("ls1", "ls2")}
+    load_state(tower, state, "the run", grid=network.grid)
+    if isinstance(network.head, nn.Linear):
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.weight[:, : shape.width].copy_(network.head.weight)
+            model.classifier.bias.copy_(network.head.bias)
+    with _quiet(transformers):
+        model.save_pretrained(folder)
+    described = _preprocessing(preprocess.with_size(network.image_size))
+    if described is None:
+        return [
+            "transformers cannot express how this run prepares its images, so preprocessor_config.json was not written."
+        ]
+    (folder / "preprocessor_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return []
+
+
+@torch.inference_mode()
+def answers_of_hf(network: VisionTransformer, folder: Path, images: Tensor) -> dict[str, Tensor]:
+    """Open the folder with transformers and run it."""
+    transformers = _transformers()
+    kind = (
+        transformers.AutoModelForImageClassification if isinstance(network.head, nn.Linear) else transformers.AutoModel
+    )
+    with _quiet(transformers):
+        model, info = kind.from_pretrained(folder, output_loading_info=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise UserError(
+            f"transformers {transformers.__version__} does not find its own tensors again; install another."
+        )
+    model.eval()
+    features = model.base_model(images)
+    found = {"tokens": features.last_hidden_state, "pooled": features.pooler_output}
+    return found | {"logits": model(images).logits} if isinstance(network.head, nn.Linear) else found
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep log lines and progress bars off the screen."""
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with calm():
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("an export to hf needs the package transformers; install 'vitreg[hf]'.") from None
+    return transformers
+
+
+def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
+    """Name what Dinov2 of transformers cannot do."""
+    first = network.blocks[0]
+    if shape.pre_norm:
+        return "norm before the first block"
+    if network.pool == "mean":
+        return "pooling by the mean patch"
+    if isinstance(first, Block) and first.bypass is not None:
+        return "registers that enter after the first block"
+    if shape.patch[0] != shape.patch[1] or network.image_size[0] != network.image_size[1]:
+        return "patches or position tables that are not square"
+    if shape.mlp_ratio is None or shape.mlp_ratio % 1:
+        return f"MLP ratio of {shape.mlp_ratio}, only whole ones"
+    return None
+
+
+def _preprocessing(preprocess: Preprocess) -> dict[str, object] | None:
+    """Return the settings of an image processor; None for a way to resize that it does not have."""
+    resize = preprocess.resize
+    if resize is None or preprocess.aspect != "squash":
+        return None
+    size = {"shortest_edge": resize} if isinstance(resize, int) else {"height": resize[0], "width": resize[1]}
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": size,
+        "resample": RESAMPLE[preprocess.interpolation],
+        "do_center_crop": preprocess.crop,
+        "crop_size": {"height": preprocess.size[0], "width": preprocess.size[1]},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }

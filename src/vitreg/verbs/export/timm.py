@@ -1,0 +1,110 @@
+"""Our ViT as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: one of timm's entries, its
+arguments in config.json, and the weights under names that are timm's anyway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitreg.data.views.transforms import Preprocess
+from vitreg.errors import UserError
+from vitreg.models.block import Block
+from vitreg.models.shape import shape_of
+from vitreg.models.vit import VisionTransformer
+
+# JSON cannot say which LayerNorm and which MLP, so they come with the entry; all else is an argument.
+ENTRIES = {
+    ("mlp", 1e-6): "vit_tiny_patch16_224",
+    ("mlp", 1e-5): "vit_base_patch16_clip_224",
+    ("swiglu", 1e-6): "vit_giant_patch14_reg4_dinov2",
+}
+
+
+def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path) -> list[str]:
+    """Write config.json and model.safetensors.
+
+    Raises:
+        UserError: if timm has no such model.
+    """
+    shape = shape_of(network)
+    entry = next((name for (mlp, eps), name in ENTRIES.items() if (mlp, eps) == (shape.mlp, shape.eps)), None)
+    if entry is None:
+        raise UserError(
+            f"timm has no ViT with a {shape.mlp} and LayerNorms of eps {shape.eps:g}; export to safetensors."
+        )
+    first = network.blocks[0]
+    if isinstance(first, Block) and first.bypass is not None:
+        raise UserError("timm has no registers that enter after the first block; export to safetensors or onnx.")
+    inner = 2 * shape.hidden if shape.mlp == "swiglu" else shape.hidden  # timm counts both halves of a gated MLP
+    classes = network.head.out_features if isinstance(network.head, nn.Linear) else 0
+    pool = "token" if network.pool == "cls" else "avg"
+    arguments = {
+        "img_size": list(network.image_size),
+        "patch_size": list(shape.patch),
+        "embed_dim": shape.width,
+        "depth": shape.depth,
+        "num_heads": shape.heads,
+        "mlp_ratio": (inner + 0.5) / shape.width,  # timm rounds the product down
+        "init_values": 1e-5 if shape.layer_scale else 0.0,
+        "class_token": network.cls_token is not None,
+        "reg_tokens": network.num_registers,
+        "no_embed_class": True,
+        "pre_norm": shape.pre_norm,
+        "global_pool": pool,
+        "fc_norm": False,
+        "num_classes": classes,
+    }
+    config = {
+        "architecture": entry,
+        "num_classes": classes,
+        "num_features": shape.width,
+        "global_pool": pool,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            **preprocessing(preprocess.with_size(network.image_size)),
+            "tag": "vitreg",
+            "num_classes": classes,
+            "fixed_input_size": True,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    state = {name: value.contiguous() for name, value in network.published_state().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return []
+
+
+def preprocessing(preprocess: Preprocess) -> dict[str, object]:
+    """Say what a photograph must become as a `pretrained_cfg` of timm does."""
+    resize, height = preprocess.resize or preprocess.size, preprocess.size[0]  # there is no way to say "not resized"
+    whole, part = (resize, min(preprocess.size)) if isinstance(resize, int) else (resize[0], height)
+    share = part / whole
+    if int(part / share) != whole:  # timm divides and rounds down
+        share = part / (whole + 0.5)
+    mode = "center" if isinstance(resize, int) or preprocess.aspect == "cover" else preprocess.aspect
+    return {
+        "input_size": [3, *preprocess.size],
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "crop_pct": share,
+        "crop_mode": mode,
+    }
+
+
+@torch.inference_mode()
+def answers_of_timm(network: VisionTransformer, folder: Path, images: Tensor) -> dict[str, Tensor]:
+    """Open the folder with timm, which refuses weights that do not fit, and run it."""
+    import timm
+
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    tokens = model.forward_features(images)
+    found = {"tokens": tokens, "pooled": model.forward_head(tokens, pre_logits=True)}
+    return found | {"logits": model(images)} if model.num_classes else found

@@ -1,0 +1,1 @@
+"""`maps`: attention, principal components and norms on contact sheets."""

@@ -1,0 +1,238 @@
+"""One model over all images: which maps it can give, and its tokens turned into them, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreg.analysis import maps as draw
+from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.trace import Capture
+from vitreg.data import ImageSource, Preprocess, stream
+from vitreg.errors import UserError
+from vitreg.passes.batches import shown_stretched
+from vitreg.records import Skipped
+from vitreg.tokens import TokenLayout
+from vitreg.verbs.maps.values import ModelMaps, What
+
+Fit = Literal["pad", "crop", "resize"]
+
+MIN_SIDE = 16  # pixels; the same for all models, so that all show the same images
+KEPT_BYTES = (
+    512 * 2**20
+)  # of hidden states at once; with more layers or images the model runs again for the next layers
+TOKENS_AT_ONCE = 2800  # of a batch: bounds the memory of one forward, and fills the caches of a processor
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one model is asked for, what of it cannot be had, and the tokens whose attention is read."""
+
+    what: frozenset[str]
+    layers: tuple[int, ...]
+    queries: dict[str, int]  # "CLS", "register 1", ... -> token index
+    notes: tuple[str, ...]
+
+
+class MappedModel:
+    """One backbone over all images."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: Backbone,
+        images: ImageSource | Tensor,
+        size: tuple[int, int] | None,
+        policy: Fit,
+        limit: int | None,
+    ) -> None:
+        self.name, self.backbone = name, backbone
+        self._policy: Fit = policy
+        self._images = images[:limit] if isinstance(images, Tensor) else images
+        self._limit = limit
+        self._preprocess = self._sized(size)
+        self.names: tuple[str, ...] = ()
+        self.skipped: tuple[Skipped, ...] = ()
+
+    def plan(self, what: Sequence[What], layers: Sequence[int]) -> Plan:
+        """Say which maps can be had."""
+        found, notes = set(what), []
+        attention = found & {"attention", "heads", "registers"}
+        layout = self.backbone.anatomy.layout(self.backbone.anatomy.native_size)
+        queries = {("CLS" if len(layout.cls) == 1 else f"CLS {i + 1}"): t for i, t in enumerate(layout.cls)}
+        registers = {f"register {i + 1}": t for i, t in enumerate(layout.registers)}
+        if attention and not self.backbone.attention_status().readable:
+            notes.append(f"{self.name}: no attention maps; {self.backbone.attention_status().reason}")
+            found -= attention
+        else:
+            if "attention" in found and not queries:
+                notes.append(f"{self.name}: no attention map of CLS, for it has no class token.")
+                found.discard("attention")
+            if "registers" in found and not registers:
+                notes.append(f"{self.name}: no attention maps of registers, for it has none.")
+                found.discard("registers")
+            if "heads" in found and not queries and not registers:
+                notes.append(f"{self.name}: no maps of single heads, for it has neither class token nor registers.")
+                found.discard("heads")
+        if found & {"heads", "registers"}:
+            queries |= registers
+        return Plan(frozenset(found), tuple(layers), queries if found & attention else {}, tuple(notes))
+
+    def run(self, plan: Plan, *, per_image: bool) -> Iterator[ModelMaps]:
+        """Yield the maps layer by layer. The model runs once for as many layers as fit into KEPT_BYTES."""
+        at_once, start = len(plan.layers), 0
+        while start < len(plan.layers):
+            layers = plan.layers[start : start + at_once]
+            kept = _Kept()
+            for count, (names, pixels) in enumerate(self._batches()):
+                if start == 0 and count == 0 and plan.what & {"pca", "rgb"}:
+                    at_once = self._layers_at_once(pixels, len(plan.layers))
+                    layers = plan.layers[:at_once]
+                kept.add(self.backbone, plan, layers, names, pixels, self._shown(pixels))
+            if not kept.names:
+                raise UserError(self._nothing_read())
+            self.names = tuple(kept.names)
+            for layer in layers:
+                yield kept.finish(self.name, self.backbone.depth, plan, layer, per_image=per_image)
+            start += at_once
+
+    def _layers_at_once(self, pixels: Tensor, layers: int) -> int:
+        patches = self.backbone.one_layout((pixels.shape[2], pixels.shape[3])).num_patches
+        if isinstance(self._images, Tensor):
+            images = len(self._images)
+        else:
+            images = min(self._images.length or 1, self._limit or 2**31)
+        each = images * patches * self.backbone.anatomy.width * 4
+        return max(1, min(layers, KEPT_BYTES // max(each, 1)))
+
+    def _sized(self, size: tuple[int, int] | None) -> Preprocess | None:
+        if isinstance(self._images, Tensor):
+            channels = self.backbone.anatomy.channels
+            if self._images.ndim != 4 or self._images.shape[1] != channels:
+                raise UserError(f"images must be [n, {channels}, height, width], not {list(self._images.shape)}.")
+            if size is not None and size != (self._images.shape[2], self._images.shape[3]):
+                raise UserError("size is for image files; resize a tensor before you pass it.")
+            return self.backbone.preprocess
+        return self.backbone.prepared(size)
+
+    def _batches(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        if isinstance(self._images, Tensor):
+            batch = self._batch_size((self._images.shape[2], self._images.shape[3]))
+            for start in range(0, len(self._images), batch):
+                pixels = self._images[start : start + batch]
+                yield tuple(f"image {start + i}" for i in range(len(pixels))), self.backbone.fit(pixels, self._policy)
+            return
+        assert self._preprocess is not None  # _sized has seen to it
+        batches = stream(
+            self._images,
+            self._preprocess,
+            self._batch_size(self._preprocess.size),
+            min_side=MIN_SIDE,
+            limit=self._limit,
+        )
+        for batch in batches:
+            yield batch.names, self.backbone.fit(batch.pixels, self._policy)
+        self.skipped = tuple(batches.skipped)
+
+    def _batch_size(self, size: tuple[int, int]) -> int:
+        patch = self.backbone.anatomy.patch
+        return max(1, min(16, TOKENS_AT_ONCE // max(1, (size[0] // patch[0]) * (size[1] // patch[1]))))
+
+    def _shown(self, pixels: Tensor) -> np.ndarray:
+        """What patches cover, for the eye, uint8 [B, h, w, 3]; stretched to its range where the normalisation is unknown."""
+        rows, cols = self.backbone.covered((pixels.shape[2], pixels.shape[3]))
+        pixels = pixels[..., :rows, :cols]
+        if self._preprocess is not None:
+            return np.stack([self._preprocess.unnormalise(each) for each in pixels])
+        return shown_stretched(pixels)
+
+    def _nothing_read(self) -> str:
+        if not self.skipped:
+            return "no images."
+        first = self.skipped[0]
+        return f"none of the {len(self.skipped)} images could be read; the first, {first.name}: {first.reason}."
+
+
+class _Kept:
+    """What is gathered of the images of one pass, by layer."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.layout: TokenLayout | None = None
+        self.size = (0, 0)  # of the images as the model saw them
+        self.inputs: list[np.ndarray] = []
+        self.rows: dict[int, list[Tensor]] = {}  # mean over heads, [B, Q, rows, cols]
+        self.heads: dict[int, list[Tensor]] = {}  # [B, heads, Q, rows, cols]
+        self.patches: dict[int, list[Tensor]] = {}  # [B, P, D], before the final norm
+        self.norms: dict[int, list[Tensor]] = {}  # [B, rows, cols]
+
+    def add(
+        self,
+        backbone: Backbone,
+        plan: Plan,
+        layers: Sequence[int],
+        names: Sequence[str],
+        pixels: Tensor,
+        shown: np.ndarray,
+    ) -> None:
+        """Run one batch and keep what the plan asks for, on the processor's side, in float32."""
+        components = bool(plan.what & {"pca", "rgb"})
+        queries = tuple(plan.queries.values())
+        capture = Capture(
+            hidden=layers if components else (),
+            norms=layers if "norm" in plan.what else (),
+            rows=(layers, queries) if queries else None,
+        )
+        trace = backbone.trace(pixels, capture)
+        layout = self.layout = trace.layout
+        self.size = (pixels.shape[2], pixels.shape[3])
+        self.names += names
+        self.inputs.append(shown)
+        for layer in layers:
+            if queries:
+                rows = trace.attention(layer, queries)  # [B, heads, Q, N]
+                self.rows.setdefault(layer, []).append(draw.attention_maps(rows, layout).cpu())
+                if "heads" in plan.what:
+                    self.heads.setdefault(layer, []).append(draw.attention_maps_per_head(rows, layout).cpu())
+            if components:
+                self.patches.setdefault(layer, []).append(trace.hidden(layer)[:, layout.patches].float().cpu())
+            if "norm" in plan.what:
+                norms = trace.norms(layer)[:, layout.patches].cpu().unflatten(1, layout.grid)
+                self.norms.setdefault(layer, []).append(norms)
+
+    def finish(self, model: str, depth: int, plan: Plan, layer: int, *, per_image: bool) -> ModelMaps:
+        """Turn one layer into arrays, and let go of its hidden states."""
+        layout = self.layout
+        assert layout is not None  # add() ran
+        rows = torch.cat(self.rows.pop(layer)).numpy() if plan.queries else None
+        heads = torch.cat(self.heads.pop(layer)).numpy() if "heads" in plan.what else None
+        inputs = np.concatenate(self.inputs)
+        pca = rgb = None
+        if plan.what & {"pca", "rgb"}:
+            patches = torch.cat(self.patches.pop(layer))  # [n, P, D]
+            if not torch.isfinite(patches).all():
+                raise UserError(f"block {layer} of {model} puts out inf or nan; try --precision fp32.")
+            if "pca" in plan.what:
+                pca = draw.first_component(patches, layout.grid, per_image=per_image).numpy()
+            if "rgb" in plan.what:
+                rgb = draw.pca_rgb(patches, layout.grid, per_image=per_image).numpy()
+        return ModelMaps(
+            model=model,
+            layer=layer,
+            depth=depth,
+            tokens=layout.length,
+            image_size=self.size,
+            grid=layout.grid,
+            inputs=inputs,
+            attention={q: rows[:, i] for i, q in enumerate(plan.queries)} if rows is not None else {},
+            heads={q: heads[:, :, i] for i, q in enumerate(plan.queries)} if heads is not None else {},
+            pca=pca,
+            rgb=rgb,
+            norm=torch.cat(self.norms.pop(layer)).numpy() if "norm" in plan.what else None,
+            components="fitted to every image alone" if per_image else "fitted to all images together",
+        )

@@ -1,0 +1,142 @@
+"""`vitreg maps`: attention, principal components and norms of any ViT, at any block and resolution.
+
+Maps stay arrays in memory (`map_values`); with `out` they are also drawn as contact sheets like the paper's Figs. 1, 2,
+9 and 14 to 16 (`map_sheets`). Attention is read for the class token and the registers only, so that memory does not
+grow with the square of the number of tokens (`map_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.loading.load import opened, refuse_reloading
+from vitreg.backbones.trace import resolve_layer
+from vitreg.data import ImageSource
+from vitreg.errors import UserError
+from vitreg.passes import ahead
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.records import Skipped
+from vitreg.report import Attempts
+from vitreg.report.sheets.sheet import save_all
+from vitreg.verbs.maps.model import Fit, MappedModel
+from vitreg.verbs.maps.sheets import compose
+from vitreg.verbs.maps.values import WHAT, MapsResult, ModelMaps, What, check_numbers, kinds_of, weights_of
+from vitreg.writing.files import results_folder
+
+Model = str | Path | nn.Module | Backbone
+
+
+def maps(
+    models: Model | Sequence[Model],
+    images: str | Path | Sequence[str | Path] | Tensor,
+    *,
+    layer: int | Sequence[int] | Literal["all"] = -1,
+    what: What | Sequence[What] = WHAT,
+    size: int | tuple[int, int] | None = None,
+    fit: Fit = "resize",
+    limit: int | None = None,
+    out: str | Path | None = None,
+    scale: Literal["shared", "map"] = "shared",
+    upsample: Literal["nearest", "bilinear"] = "nearest",
+    pca_per_image: bool = False,
+    mass: float | None = None,
+    weights: str | Path | Sequence[str | Path | None] | None = None,
+    **load_options: Any,
+) -> MapsResult:
+    """Compute maps of images by one or several models, and draw them.
+
+    Args:
+        models: specs, modules or loaded backbones. Specs are loaded one after the other, so memory holds one at a time.
+        images: files, folders, globs, archives, list files; or a tensor [n, 3, H, W] prepared for the model.
+        layer: a block (-1 is the last), several, or "all".
+        what: attention (of CLS), heads (of CLS and registers, every head), registers (attention of CLS and of every
+            register), pca (first component), rgb (three components), norm.
+        size: (height, width) in pixels, or the side of a square; each model's own if unset.
+        fit: how a side that is no multiple of the patch is met: pad, crop or resize; the model's own size is left as it is.
+        limit: take at most this many images.
+        out: folder for the PNG sheets; nothing is written without it.
+        scale: "shared": one colour scale for all models, layers and images of a sheet; "map": every map has its own.
+        upsample: how patches are enlarged on the sheets.
+        pca_per_image: fit principal components to every image alone instead of to all together.
+        mass: on the sheets, show of each attention map only the strongest patches that hold this share (DINO: 0.6).
+        weights: a checkpoint for the model; one per model (or None) where there are several.
+        load_options: passed to `vitreg.load`: device, precision, strict.
+    Raises:
+        UserError: for a model that cannot be loaded or has broken weights, a block or kind of map that does not exist, images of which none
+            can be read, an unwritable folder, or if none of the maps asked for can be had.
+    """
+    chosen = kinds_of(what)
+    several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
+    if not several:
+        raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
+    files = weights_of(weights, len(several))
+    for model, file in zip(several, files, strict=True):
+        refuse_reloading(model, file, load_options)
+    check_numbers(limit, mass)
+    ahead.refuse_absent_inputs(images, files=files)
+    with results_folder(out) as folder:
+        outputs = None if folder is None else ahead.maps_outputs(folder, chosen, images, files)
+        if outputs is not None:
+            outputs.check()
+        source = (
+            images
+            if isinstance(images, Tensor)
+            else ImageSource([images] if isinstance(images, str | Path) else images)
+        )
+        wanted = (size, size) if isinstance(size, int) else size
+        made: list[ModelMaps] = []
+        chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
+        notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
+        names: tuple[str, ...] = ()
+        skipped: tuple[Skipped, ...] = ()
+        for model, file in zip(several, files, strict=True):
+            backbone = opened(model, file, load_options, size=size)
+            refuse_broken_weights(backbone, "maps of")
+            name = _name(backbone, [each.model for each in made])
+            notes += [f"{name}: {note}" for note in backbone.notes]
+            if backbone.precision_choice is not None:
+                chosen_precision.setdefault(backbone.precision_choice.sentence)
+            one = MappedModel(name, backbone, source, wanted, fit, limit)
+            layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
+            plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
+            notes += plan.notes
+            if plan.what:
+                made += one.run(plan, per_image=pca_per_image)
+                if names and one.names != names:
+                    raise UserError("the images changed between one model and the next; run again.")
+                names, skipped = one.names, one.skipped
+            del backbone, one  # before the next is loaded
+        if not made:
+            raise UserError("none of the maps asked for can be had. " + " ".join(notes))
+        result = MapsResult(
+            images=names,
+            maps=tuple(made),
+            skipped=skipped,
+            notes=(*notes, *chosen_precision),
+            there=len(source) if isinstance(source, Tensor) else source.length,
+        )
+        if outputs is None:
+            return result
+        sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
+        attempts = Attempts()
+        outputs.publish(lambda place: save_all(sheets, place, attempts))
+        failed = {each.name: each.sentence for each in attempts.failed}
+        written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
+        return replace(result, notes=(*result.notes, *failed.values()), paths=written)
+
+
+def _name(backbone: Backbone, taken: Sequence[str]) -> str:
+    """What stands over a model's maps: its spec, its weights where not the library's, and never twice the same."""
+    name = backbone.spec
+    if backbone.weights_source == "random":
+        name += " (random weights)"
+    elif Path(backbone.weights_source).suffix:
+        name += f" ({Path(backbone.weights_source).name})"
+    same = len({each for each in taken if each == name or each.startswith(f"{name} #")})
+    return f"{name} #{same + 1}" if same else name

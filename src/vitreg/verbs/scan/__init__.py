@@ -1,0 +1,1 @@
+"""`scan`: one pass over the images, one verdict on the model."""

@@ -1,0 +1,362 @@
+"""From the sums of a finished pass to the records: detections and numbers per layer, then the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from vitreg.analysis.norms import BINS, SMALLEST_NORM, NormHistogram, edge_index, edges
+from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, Side, beyond, ratio_of
+from vitreg.analysis.tally import (
+    COSINE_BINS,
+    OWN_FACTOR,
+    SecondLook,
+    Sums,
+    Tally,
+    group_histograms,
+    is_outlier,
+    look_again,
+    origins,
+)
+from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, describe, inherited, position_locked
+from vitreg.analysis.verdict.power import power_of
+from vitreg.analysis.verdict.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
+from vitreg.backbones import Backbone
+from vitreg.machine.runtime import Processes
+from vitreg.records import (
+    Followed,
+    Heatmap,
+    Histogram,
+    LayerRecord,
+    ModelRecord,
+    OwnMedian,
+    RedundancyRecord,
+    VerdictRecord,
+)
+from vitreg.writing.files import printable
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+COSINE_MERGE = 5  # bins of the record
+CLOSEST_LAYERS = 3  # a resample is judged by the layers with the largest effect; more would rarely change it
+
+
+class Readout:
+    """Everything result.json says about the tokens. Calls on all processes must come in the same order.
+
+    Args:
+        tally: this process's tally, for the second look at its tokens.
+        sums: over all processes.
+        with_power: where nothing is found, also simulate what these images could have shown.
+    """
+
+    def __init__(
+        self, tally: Tally, sums: Sums, group: Processes, detector: Detector, seed: int, *, with_power: bool = True
+    ) -> None:
+        self.tally, self.sums, self.group, self._with_power = tally, sums, group, with_power
+        self.extremes = group.max(tally.extremes)
+        self.histograms = [NormHistogram(counts.astype(np.int64)) for counts in sums.counts]
+        self.detections: list[dict[str, Detection]] = [
+            {"high": detector(h, "high"), "low": detector(h, "low")} for h in self.histograms
+        ]
+        self._ruled_out = self._rule_out_inherited()
+        self.chosen = choose(self.detections)
+        self.verdict = self._verdict(detector, seed)
+        if self.verdict.kind == "none":
+            self.chosen = (None, None, None)
+
+    @property
+    def side(self) -> str:
+        """The side that the records speak of."""
+        return self.chosen[0] or "high"
+
+    @property
+    def peak(self) -> int:
+        """The layer shown on the page: where outliers stand out most, or the one with the longest tail if there are none."""
+        if self.chosen[2] is not None:
+            return self.chosen[2]
+        return max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "high"))
+
+    def first_bin(self, layer: int) -> int | None:
+        """The threshold of a layer as the index of a bin edge; None if it shows no outliers on the side of the verdict."""
+        detection = self.detections[layer][self.side]
+        return (
+            edge_index(detection.threshold)
+            if self.chosen[0] and detection.found and detection.threshold is not None
+            else None
+        )
+
+    def outliers(self, codes: np.ndarray, layer: int) -> np.ndarray:
+        """Flag norm codes of one layer."""
+        first_bin = self.first_bin(layer)
+        return np.zeros(codes.shape, bool) if first_bin is None else is_outlier(codes, first_bin, self.side)
+
+    def near(self, codes: np.ndarray, layer: int) -> np.ndarray:
+        """Flag norm codes of one layer that are no outliers but lie within a factor of `NEAR` of the threshold, or beyond.
+
+        Where there are no outliers the threshold is twice the layer's median (half on the low side): nothing nearer counts.
+        """
+        side = self.side
+        cutoff = self.detections[layer][side].threshold if self.first_bin(layer) is not None else None
+        median = self.histograms[layer].median
+        if side == "high":
+            edge = (cutoff or median * MIN_RATIO) / NEAR
+        else:
+            edge = (cutoff or median / MIN_RATIO) * NEAR
+        return is_outlier(codes, edge_index(edge), side) & ~self.outliers(codes, layer)
+
+    def _rule_out_inherited(self) -> set[tuple[int, str]]:
+        """Withdraw detections of tokens that entered the model with their norm, unless positions explain them.
+
+        Returns:
+            (layer, side) of the withdrawn detections, and of layers without one whose tail beyond twice the median is of
+            the same origin: a resample that finds a mode in these finds nothing that the blocks made.
+        """
+        splits: dict[tuple[int, str], Detection] = {}
+        for layer, (both, histogram) in enumerate(zip(self.detections, self.histograms, strict=True)):
+            for side, twice in (("high", histogram.median * MIN_RATIO), ("low", histogram.median / MIN_RATIO)):
+                splits[layer, side] = both[side] if both[side].found else beyond(histogram, both[side].side, twice)
+        splits = {pair: split for pair, split in splits.items() if split.ratio is not None}
+        asked = [(*pair, edge_index(split.threshold or 0.0)) for pair, split in splits.items()]
+        images = int(self.sums.images[0])
+        ruled_out = set()
+        for ((layer, side), split), origin in zip(splits.items(), origins(self.tally, asked, self.group), strict=True):
+            late = inherited(split, origin.entering_ratio) and not position_locked(origin.positions / images, images)
+            if late:
+                ruled_out.add((layer, side))
+            if self.detections[layer][side].found:
+                gates = {**split.gates, "entering_ratio": origin.entering_ratio, "made_by_blocks": not late}
+                self.detections[layer][side] = replace(split, found=not late, gates=gates)
+        return ruled_out
+
+    @cached_property
+    def _look(self) -> SecondLook:
+        side, _, peak = choose(self.detections)
+        if side is None or peak is None:
+            peak, side, threshold = self.peak, "high", BINS
+        else:
+            threshold = edge_index(self.detections[peak][side].threshold or np.inf)
+        return look_again(self.tally, peak, threshold, side, self.group)
+
+    def _verdict(self, detector: Detector, seed: int) -> VerdictRecord:
+        images = int(self.sums.images[0])
+        side, _, peak = self.chosen
+        look = self._look
+        layers: list[int] = []
+        if side is not None and peak is not None:
+            found = [layer for layer, pair in enumerate(self.detections) if pair[side].found and layer != peak]
+            layers = [
+                peak,
+                *sorted(found, key=lambda layer: -(self.detections[layer][side].ratio or 0))[: CLOSEST_LAYERS - 1],
+            ]
+        confidence = None
+        if images >= MIN_IMAGES_FOR_CONFIDENCE:
+            if side is not None:
+                confidence = bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed)
+            else:
+                confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
+        power = None
+        if side is None and self._with_power:
+            blocks = self.peak, max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "low"))
+            norms = group_histograms(self.tally, list(blocks), self.group)
+            power = power_of(norms, self.tally.layout.num_patches, blocks, detector)
+        said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
+        return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
+
+    def _reach(self, layer: int, side: str) -> float:
+        """How many times away from the median the longest norms of a layer lie, or the shortest."""
+        h = self.histograms[layer]
+        return h.quantile(0.999) / h.median if side == "high" else h.median / h.quantile(0.001)
+
+    def _false_alarms(self, side: Side, detector: Detector, seed: int) -> float:
+        """Share of resamples that would find outliers, in the layers with the longest tail on this side."""
+        layers = [layer for layer in range(len(self.histograms)) if (layer, side) not in self._ruled_out]
+        layers = sorted(layers, key=lambda layer: self._reach(layer, side))[-CLOSEST_LAYERS:]
+        return bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed) if layers else 0.0
+
+    def _evidence(self, look: SecondLook, images: int) -> Evidence | None:
+        side, _, peak = self.chosen
+        if side is None or peak is None:
+            return None
+        total = look.positions.sum()
+        shares = {
+            layer: (share, self.detections[layer][side].share)
+            for layer in range(len(self.histograms))
+            if (share := self._cls_share(layer)) is not None
+        }
+        return Evidence(
+            layers=len(self.histograms),
+            images=images,
+            images_with=float(look.images_with[0] / images),
+            grid=self.tally.layout.grid,
+            positions=look.positions / images,
+            isolated=float(look.isolated[0] / total) if total else None,
+            redundancy_auc=_auc(look.cosine[0], look.cosine[1]),
+            cls_attention=shares,
+            received={k: r for k in range(len(self.histograms)) if (r := self._received(k)) is not None},
+            at_output=self.detections[-1][side].found,
+            output=self._followed(len(self.histograms) - 1, side),
+        )
+
+    def _followed(self, layer: int, side: str) -> Followed:
+        """Compare the outliers of the peak layer with the other patches after another block."""
+        outliers = self._look.followed[layer]
+        others = self.sums.counts[layer] - outliers
+        median, rest = (NormHistogram(counts.astype(np.int64)).median for counts in (outliers, others))
+        auc = _auc(others, outliers)
+        assert auc is not None  # there are outliers, and never are all patches
+        return Followed(
+            median=_round(median),
+            ratio=_round(ratio_of(median, rest, side)),
+            auc=_round(auc if side == "high" else 1 - auc),
+        )
+
+    def _cls_share(self, layer: int) -> float | None:
+        first_bin = self.first_bin(layer)
+        if first_bin is None or not self.sums.with_attention[0] or layer + 1 == len(self.histograms):
+            return None
+        sums = self.sums.cls_attention[layer]
+        return float((sums[first_bin:] if self.side == "high" else sums[:first_bin]).sum() / sums.sum())
+
+    def _received(self, layer: int) -> float | None:
+        first_bin = self.first_bin(layer)
+        if first_bin is None or not self.sums.with_attention[1] or layer + 1 == len(self.histograms):
+            return None
+        above = np.arange(BINS) >= first_bin
+        outside = above if self.side == "high" else ~above
+        count, total = self.sums.counts[layer], self.sums.received[layer]
+        return float(total[outside].sum() / count[outside].sum() / (total[~outside].sum() / count[~outside].sum()))
+
+    @cached_property
+    def layers(self) -> list[LayerRecord]:
+        """One record per block."""
+        return [self._layer(layer) for layer in range(len(self.histograms))]
+
+    def _layer(self, layer: int) -> LayerRecord:
+        histogram, sums, images = self.histograms[layer], self.sums, self.sums.images[0]
+        detection = self.detections[layer][self.side]
+        found = self.first_bin(layer) is not None
+        return LayerRecord(
+            index=layer,
+            median=_round(histogram.median),
+            p99=_round(histogram.quantile(0.99)),
+            max=_round(self.extremes[1, layer]),
+            min=_round(-self.extremes[0, layer]),
+            ratio=_round(detection.ratio) if found and detection.ratio else None,
+            threshold=_round(detection.threshold) if found and detection.threshold else None,
+            side=detection.side if found else None,
+            outlier_fraction=_round(detection.share) if found else 0.0,
+            quantiles={f"{q:g}": _round(histogram.quantile(q)) for q in QUANTILES},
+            histogram=_compact(histogram),
+            cls_norm=_round(sums.cls_norm[layer] / images) if self.tally.layout.cls else None,
+            register_norms=[_round(v / images) for v in sums.register_norms[layer]],
+            cls_attention=_maybe(self._cls_share(layer)),
+            received=_maybe(self._received(layer)),
+            sinks=_round(sums.sinks[layer] / histogram.total) if sums.with_attention[1] else None,
+            followed=self._followed(layer, self.side) if self.chosen[0] else None,
+            gates={k: v if isinstance(v, bool) else _maybe(v) for k, v in detection.gates.items()},
+        )
+
+    @property
+    def positions(self) -> Heatmap:
+        """Share of images with an outlier at each place of the grid, at the peak layer."""
+        rows, cols = self.tally.layout.grid
+        values = (self._look.positions / self.sums.images[0]).reshape(rows, cols)
+        return Heatmap(rows=rows, cols=cols, values=[[_round(v) for v in row] for row in values])
+
+    @property
+    def redundancy(self) -> RedundancyRecord | None:
+        """The paper's Fig. 5a."""
+        others, outliers = self._look.cosine
+        if not others.sum():
+            return None
+        grid = np.linspace(-1, 1, COSINE_BINS + 1)
+        middles = (grid[1:] + grid[:-1]) / 2
+        drawn = [_round(e) for e in grid[::COSINE_MERGE]]
+        merged = [counts.reshape(-1, COSINE_MERGE).sum(1).tolist() for counts in (outliers, others)]
+        return RedundancyRecord(
+            outliers=Histogram(edges=drawn, counts=merged[0], unit="cosine"),
+            others=Histogram(edges=drawn, counts=merged[1], unit="cosine"),
+            outlier_mean=_round((outliers @ middles) / outliers.sum()) if outliers.sum() else None,
+            other_mean=_round((others @ middles) / others.sum()),
+            auc=_maybe(_auc(others, outliers)),
+        )
+
+    @property
+    def own_median(self) -> OwnMedian:
+        """How many patches stand out of their own image, at the peak layer."""
+        counts = self._look.own
+        total, most = counts.sum(), int(np.flatnonzero(counts)[-1])
+        return OwnMedian(
+            layer=self._look.layer,
+            factor=OWN_FACTOR,
+            side="low" if self._look.side == "low" else "high",
+            share=_round(counts @ np.arange(len(counts)) / total / self.tally.layout.num_patches),
+            images_with=_round(counts[1:].sum() / total),
+            per_image=Histogram(
+                edges=[float(i) for i in range(most + 2)], counts=counts[: most + 1].tolist(), unit="patches"
+            ),
+        )
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """Outliers of each image of this process at the peak layer, int64 [n], in the order of the tally."""
+        return self._look.per_image
+
+    def histogram_per_image(self, counts: list[int]) -> Histogram:
+        """How many images carry n outliers."""
+        tallied = np.bincount(counts, minlength=1)
+        return Histogram(edges=[float(i) for i in range(len(tallied) + 1)], counts=tallied.tolist(), unit="outliers")
+
+    def model_record(self, backbone: Backbone, size: tuple[int, int], notes: list[str]) -> ModelRecord:
+        """What was scanned, from the backbone and the layout used."""
+        layout = self.tally.layout
+        anatomy = backbone.anatomy
+        return ModelRecord(
+            spec=printable(backbone.spec),
+            library=anatomy.library,
+            blocks=backbone.depth,
+            width=anatomy.width,
+            heads=anatomy.heads,
+            parameters=sum(p.numel() for p in backbone.module.parameters()),
+            patch=anatomy.patch,
+            image_size=size,
+            grid=layout.grid,
+            tokens={
+                "cls": len(layout.cls),
+                "registers": len(layout.registers),
+                "other": len(layout.other),
+                "patches": layout.num_patches,
+            },
+            weights=printable(backbone.weights_source),
+            weights_sha256=backbone.weights_sha256,
+            notes=[printable(note) for note in (*backbone.notes, *notes)],
+        )
+
+
+def _auc(others: np.ndarray, outliers: np.ndarray) -> float | None:
+    """Probability that a draw from `outliers` exceeds one from `others` (ties count half), from counts on the same bins."""
+    if not others.sum() or not outliers.sum():
+        return None
+    below = np.concatenate([[0], np.cumsum(others)[:-1]])
+    return float((outliers * (below + others / 2)).sum() / (others.sum() * outliers.sum()))
+
+
+def _compact(histogram: NormHistogram, merge: int = 8) -> Histogram:
+    """The occupied range in bins of 1/16 octave."""
+    first, counts = histogram.coarse(merge)
+    return Histogram(
+        edges=[_round(e) for e in edges()[::merge][first : first + len(counts) + 1]],
+        counts=counts.tolist(),
+        unit="norm",
+    )
+
+
+def _round(value: float) -> float:
+    """Six significant digits: enough for everything measured here, and the same on any number of processes."""
+    return float(f"{value:.6g}") if abs(value) > SMALLEST_NORM else 0.0
+
+
+def _maybe(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else _round(value)

@@ -1,0 +1,224 @@
+"""A pass over images that goes on where it was killed: the sums so far, and which images are in them, on disk now and then.
+
+Each process keeps three files in a hidden folder of the results: its spill, the sums that belong to a length of it, and a
+mark that it holds locked while it lives. Only a pass of the same weights, settings, versions and images goes on from them.
+The mark comes first and goes last: files of these names without it, or that are links, are not ours and stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vitreg.analysis.tally import Tally
+from vitreg.console.terminal import say
+from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes
+from vitreg.passes.batches import Batches
+from vitreg.records import Skipped
+from vitreg.writing.files import replacing
+from vitreg.writing.ledger import fcntl
+
+FOLDER, SCHEMA = ".vitreg-scan", "vitreg.pass/1"
+EVERY = 30.0  # seconds between two savings, which take about 0.1 each
+STOPPED = "what was scanned is kept, and the same command goes on from it"
+_OWN = re.compile(r"process-\d{5}-of-\d{5}\.(spill|sums|mark)")
+
+ANEW = (
+    "vitreg: what an interrupted scan kept here is of another model, of other images or settings, or damaged; "
+    "this scan begins anew."
+)
+
+
+class SavedPass:
+    """The files of one process; without them (`home` None) nothing is kept and every pass begins anew."""
+
+    def __init__(self, home: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> None:
+        self._identity = json.dumps(identity, sort_keys=True, default=str)
+        self._home, self._mark, self.spill = home, None, None
+        self._name = f"process-{group.rank:05d}-of-{group.world:05d}"
+        self._saved_at = time.monotonic()
+        if home is None or fcntl is None:
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that takes no lock is no reason to fail: the pass is not kept then
+            home.mkdir(exist_ok=True)
+            taken = any(os.path.lexists(self._path(ending)) for ending in ("spill", "sums"))
+            self._mark = None if home.is_symlink() else _locked(self._path("mark"), new=not taken)
+            if self._mark is not None:
+                self.spill = os.fdopen(_own(self._path("spill")), "r+b")
+
+    def restore(self, tally: Tally, batches: Batches) -> int:
+        """Take up what an earlier pass left. Returns how many images are done."""
+        if self.spill is None:
+            return 0
+        state = self._read()
+        if state is None:
+            if self.kept:
+                say(ANEW, error=True)
+            self.spill.truncate(0)
+            self._path("sums").unlink(missing_ok=True)
+            return 0
+        self.spill.truncate(int(state["spill"]))
+        self.spill.seek(0, os.SEEK_END)
+        tally.restore(state)
+        skipped = [Skipped(**each) for each in json.loads(str(state["skipped"]))]
+        batches.go_on(int(tally.order[-1]) + 1, skipped)
+        return len(tally.names)
+
+    def save(self, tally: Tally, batches: Batches, *, now: bool = False) -> None:
+        """Keep the sums if it is time; call it between two batches."""
+        if (
+            self.spill is None
+            or self.spill.closed
+            or not tally.whole
+            or (not now and time.monotonic() - self._saved_at < EVERY)
+        ):
+            return
+        try:
+            self.spill.flush()
+            os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
+        except OSError as error:
+            raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
+        skipped = json.dumps([each.model_dump() for each in batches.skipped])
+        held = io.BytesIO()
+        arrays: dict[str, Any] = {"identity": self._identity, "spill": self.spill.tell(), "skipped": skipped}
+        np.savez_compressed(held, **arrays, **dict[str, Any](tally.state()))
+        with replacing(self._path("sums")) as temporary:
+            temporary.write_bytes(held.getvalue())
+        self._saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def kept_if_stopped(self, tally: Tally, batches: Batches) -> Iterator[None]:
+        """Keep the sums if the user stops what is made of them, the verdict or the page, and say so."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.save(tally, batches, now=True)
+            raise KeyboardInterrupt(*[STOPPED] * self.kept) from None
+
+    def remove(self) -> None:
+        """The pass is over and its result written: remove its files, and those that processes now gone have left."""
+        if self._home is None or self._mark is None:
+            return
+        self._close()
+        for mark in self._home.glob("process-*.mark"):
+            held = _locked(mark, new=False) if _OWN.fullmatch(mark.name) else None
+            if held is None:
+                continue
+            drafts = self._home.glob(f".{mark.stem}.sums.*.part")
+            for path in (*drafts, mark.with_suffix(".spill"), mark.with_suffix(".sums"), mark):
+                if not path.is_symlink():
+                    path.unlink(missing_ok=True)
+            held.close()
+        with contextlib.suppress(OSError):  # other processes are not done, or it holds what is not ours
+            self._home.rmdir()
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.spill is not None and self._path("sums").exists()
+
+    def _close(self) -> None:
+        for file in (self.spill, self._mark):
+            if file is not None:
+                with contextlib.suppress(OSError):  # what was never flushed finds no room on a full disk either
+                    file.close()
+
+    def _path(self, ending: str) -> Path:
+        assert self._home is not None
+        return self._home / f"{self._name}.{ending}"
+
+    def _read(self) -> dict[str, np.ndarray] | None:
+        """What was saved, if it is whole and of the same pass."""
+        try:
+            with np.load(self._path("sums"), allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
+            same = str(state["identity"]) == self._identity
+            return state if same and self._path("spill").stat().st_size >= int(state["spill"]) else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+
+@contextlib.contextmanager
+def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> Iterator[SavedPass]:
+    """Keep a pass in a folder of results. A mistake of the user's ends it; a disk that fails, or is full, does not."""
+    saved = SavedPass(None if folder is None or identity is None else folder / FOLDER, group, identity)
+    try:
+        yield saved
+    except UserError as error:
+        fault = _fault_of_disk(error)
+        if fault is not None and saved.kept:
+            room = " once there is room" if fault.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise UserError(
+                f"{error.sentence.rstrip('.')}; what was scanned is kept, and the same command goes on from it{room}."
+            ) from error
+        with contextlib.suppress(OSError):
+            saved.remove()
+        raise
+    except KeyboardInterrupt:
+        if not saved.kept:
+            saved.remove()
+        raise
+    finally:
+        saved._close()
+
+
+def _fault_of_disk(error: BaseException) -> OSError | None:
+    """Return what the system said, where an error came of it."""
+    cause = error.__cause__
+    return cause if cause is None or isinstance(cause, OSError) else _fault_of_disk(cause)
+
+
+def _locked(path: Path, *, new: bool) -> IO[str] | None:
+    """Open and lock a mark; None if another process holds it or has just removed it, or if the file is not ours.
+
+    Args:
+        new: whether it may be made; where the files are that belong to it, it must be there.
+    """
+    assert fcntl is not None
+    try:
+        file = os.fdopen(_own(path, new=new), "r+", encoding="utf-8")
+    except FileNotFoundError:
+        if new:
+            raise
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        text = file.read()
+        if not text and new:
+            file.write(json.dumps({"schema": SCHEMA}))
+            file.flush()
+        elif not text or json.loads(text) != {"schema": SCHEMA}:
+            raise ValueError("not a mark of vitreg's")
+    except (OSError, ValueError):
+        file.close()
+        return None
+    return file
+
+
+def _own(path: Path, *, new: bool = True) -> int:
+    """Open a file for reading and writing, through no link; a missing one is made if it may be new.
+
+    Raises:
+        OSError: if it is a link or has a second name, which could be anybody's file.
+    """
+    made = os.O_CREAT if new else 0
+    descriptor = os.open(path, os.O_RDWR | made | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "it has another name")
+    return descriptor

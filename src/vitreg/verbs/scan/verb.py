@@ -1,0 +1,321 @@
+"""`scan`: one pass over the images, one verdict on the model. Puts backbone, images and statistics together."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitreg.analysis.outliers import detector as detector_named
+from vitreg.analysis.tally import Tally
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.load import opened, refuse_reloading
+from vitreg.backbones.weights.into_module import sha256_of_weights
+from vitreg.console.terminal import say
+from vitreg.data.views.transforms import Policy
+from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes, processes, provenance, versions
+from vitreg.passes import ahead
+from vitreg.passes.batches import Batches, Images, batches_of
+from vitreg.passes.drawing import draw_beside, place_of_interrupted
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.progress import progress
+from vitreg.quantities import percent
+from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
+from vitreg.train.history import watch_of
+from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
+from vitreg.verbs.scan.measure import Measure
+from vitreg.verbs.scan.readout import Readout
+from vitreg.verbs.scan.saved_pass import SavedPass, saved_pass
+from vitreg.verbs.scan.token_table import write_token_table
+from vitreg.writing.files import printable, results_folder, write_text
+from vitreg.writing.outputs import Outputs, Stage
+
+if TYPE_CHECKING:
+    from vitreg.report import Attempts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanOptions:
+    """How to scan."""
+
+    size: int | tuple[int, int] | None = None  # pixels, one number or (height, width); the model's own if unset
+    fit: Policy = "resize"  # what to do where a side is no multiple of the patch, but for the model's own size
+    detector: str = "mixture"  # mixture | mad[:k] | ratio[:factor] | absolute[:cutoff]
+    limit: int | None = None  # scan at most this many images
+    batch_size: int | None = None  # by tokens and device if unset
+    workers: int | None = None  # decoding threads
+    tokens: bool = False  # also write tokens.parquet: one row per token and layer
+    examples: int = 8  # images shown on the page: with most outliers, with fewest, and a quarter drawn by name
+    seed: int = 0  # of the bootstrap over images
+    power: bool = True  # for "none" also say what these images could have shown: about a second, however few they are
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}.")
+        if self.seed < 0 or self.examples < 0:
+            raise UserError("seed and examples must not be negative.")
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
+
+
+def scan(
+    model: str | nn.Module | Backbone,
+    images: Images,
+    *,
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    options: ScanOptions | None = None,
+    quiet: bool = True,
+    written: Callable[[Path], object] | None = None,
+    **load_options: Any,
+) -> ScanResult:
+    """Look for artifacts in the feature maps of any Vision Transformer.
+
+    Args:
+        model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
+        images: files, folders, globs, archives, shards, list files; or a tensor [n, 3, H, W] prepared for the model.
+        out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
+        weights: a checkpoint for the spec.
+        options: see `ScanOptions`.
+        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
+        load_options: passed to `vitreg.load`.
+    Returns:
+        the record that result.json holds.
+    Raises:
+        UserError: for a model that cannot be loaded, images of which none can be read, an unwritable folder, or one that
+            holds the result of another verb.
+    """
+    options = options or ScanOptions()
+    refuse_reloading(model, weights, load_options)
+    if isinstance(images, Tensor) and options.size is not None:
+        raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
+    detector = detector_named(options.detector)
+    ahead.refuse_absent_inputs(images, files=[weights])
+    started = datetime.now(UTC)
+    with results_folder(out) as folder, processes() as group, contextlib.ExitStack() as held:
+        outputs = None if folder is None else ahead.scan_outputs(folder, images, weights)
+        if outputs is not None and group.first:
+            ahead.refuse_other_scan(outputs.folder)
+            outputs.check()
+        backbone = opened(model, weights, load_options, size=options.size)
+        refuse_broken_weights(backbone)
+        batches = batches_of(
+            images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,
+            workers=options.workers, limit=options.limit,
+        )  # fmt: skip
+        attention = backbone.attention_status()
+        measure = Measure(backbone, batches.size, attention=attention.readable)
+        identity = _identity(backbone, batches, options, given=isinstance(model, Backbone))
+        saved = held.enter_context(saved_pass(folder, group, identity))
+        tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
+        done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
+        if done and group.first:
+            of = "" if batches.planned is None else f" of {batches.planned}"
+            say(f"vitreg: resumed: {done}{of} images done.", error=True)
+        interrupted = _run(batches, measure, tally, saved, show=group.first and not quiet)
+        held.enter_context(saved.kept_if_stopped(tally, batches))
+        sums = tally.sums.over(group)
+        skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
+        if not sums.images[0]:
+            raise UserError(_nothing_read(skipped, interrupted))
+        readout = Readout(tally, sums, group, detector, options.seed, with_power=options.power)
+        table = _gather_counts(tally, readout, group)
+        if outputs is not None and interrupted and group.first:
+            outputs = place_of_interrupted(outputs)
+        stage = lacking = None
+        if outputs is not None and options.tokens:
+            stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
+        shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
+        watched, unread = _watched(backbone)
+        notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
+        result = ScanResult(
+            schema="vitreg.scan/1",
+            model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),
+            images=ImagesRecord(
+                seen=int(sums.images[0]), skipped=skipped, interrupted=interrupted, planned=batches.planned
+            ),
+            settings={**asdict(options), "attention_queries": len(measure.queries) if attention.readable else 0},
+            layers=readout.layers,
+            verdict=_verdict(readout.verdict, backbone),
+            positions=readout.positions,
+            redundancy=readout.redundancy,
+            per_image=readout.histogram_per_image([count for _, _, count in table]),
+            own_median=readout.own_median,
+            examples=[name for _, name, _ in shown],
+            lint=[finding for finding in findings(backbone) if finding.level != "ok"],
+            attention_unread="" if attention.readable else printable(attention.reason),
+            watched=watched,
+            provenance=provenance(
+                started=started,
+                device=backbone.device,
+                precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice,
+                processes=group.world,
+                seed=options.seed,
+            ),
+        )
+        if outputs is not None and group.first:
+            if stage is not None and not stage.exists:
+                lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
+            try:
+                outputs.publish(
+                    lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)),
+                    stage=stage,
+                    more=True,
+                )
+                # From here on the result is safe, whatever happens to the drawings.
+                if written is not None:
+                    written(outputs.folder)
+                result = _draw(
+                    outputs,
+                    result,
+                    lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
+                )
+            except UserError as error:
+                if lacking is None:
+                    raise
+                raise UserError(f"{error} Besides, {lacking}") from error
+        group.gather(None)  # the result is written
+        if not interrupted:
+            saved.remove()
+        if lacking is not None:
+            raise UserError(f"{lacking.sentence.rstrip('.')}; the rest of the result is complete.")
+    return result
+
+
+def _verdict(found: VerdictRecord, backbone: Backbone) -> VerdictRecord:
+    """Put first what matters more than any verdict: that the model was not trained, or not all of it."""
+    if not backbone.untrained:
+        return found
+    return found.model_copy(update={"sentence": f"{backbone.untrained} {found.sentence}"})
+
+
+def describe(verdict: VerdictRecord) -> str:
+    """Say the verdict in two lines for a terminal: the sentence, then kind, strength, agreement and reason."""
+    if verdict.undecided:
+        kind = "not established"
+    else:
+        # Agreement on "none" is no evidence by itself.
+        agree = verdict.confidence is not None and verdict.kind != "none"
+        sure = f"{percent(verdict.confidence)} of resamples agree" if agree else ""
+        words = [word for word in (verdict.strength, sure) if word not in ("", "none")]
+        kind = verdict.kind + (f" ({', '.join(words)})" if words else "")
+    return f"{verdict.sentence}\nVerdict: {kind}. {verdict.reason}"
+
+
+def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, given: bool) -> dict[str, Any] | None:
+    """What must be the same for a pass to go on where it was killed; None where it cannot.
+
+    Args:
+        given: whether the backbone was loaded before this call, so that its weights may have changed since.
+    """
+    images, edits = batches.fingerprint, backbone.edits_identity
+    if images is None or edits is None:
+        return None
+    weights = sha256_of_weights(backbone.anatomy.tower) if given else backbone.weights_sha256
+    model = [
+        backbone.spec,
+        weights,
+        edits,
+        str(backbone.dtype),
+        str(backbone.device),
+        backbone.attention_status(),
+    ]
+    return {"images": images, "model": model, "options": asdict(options), "versions": versions()}
+
+
+def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, show: bool) -> bool:
+    """Feed every batch to the tally. Returns True if the user stopped it; what was counted is kept."""
+    done = len(tally.names)
+    try:
+        with progress("scanning", batches.planned, unit="images", show=show, done=done) as advance:
+            for batch in batches:
+                try:
+                    tally.add(measure(batch.indices, batch.names, batch.pixels))
+                except FloatingPointError as error:
+                    full = measure.backbone.dtype == torch.float32
+                    remedy = "the images or the weights hold NaN or infinite values" if full else "try --precision fp32"
+                    raise UserError(f"{error} in {measure.backbone.dtype}; {remedy}.") from error
+                except OSError as error:
+                    raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
+                saved.save(tally, batches)
+                advance(len(batch.indices))
+    except KeyboardInterrupt:
+        saved.save(tally, batches, now=True)
+        if show:
+            later = "; the same command goes on where it stopped" if saved.kept else ""
+            say(f"vitreg: interrupted; writing what was scanned{later} (Ctrl-C again to leave at once).", error=True)
+        return True
+    return False
+
+
+def _gather_counts(tally: Tally, readout: Readout, group: Processes) -> list[Chosen]:
+    """(image number, name, outliers) of every image of every process, by number."""
+    own = list(zip(tally.order.tolist(), tally.names, readout.per_image.tolist(), strict=True))
+    return sorted(itertools.chain(*group.gather(own)))
+
+
+def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
+    """The norms over the training of a `run:DIR` model; a note where they were written down but cannot be read."""
+    kind, _, name = backbone.spec.partition(":")
+    try:
+        return (watch_of(Path(name).expanduser()) if kind == "run" else None), []
+    except UserError as error:
+        return None, [f"The norms over its training are not shown: {error}"]
+
+
+def _stage_tokens(
+    outputs: Outputs, tally: Tally, readout: Readout, group: Processes, held: contextlib.ExitStack
+) -> tuple[Stage | None, UserError | None]:
+    """Write the tokens of all processes where they wait for the record. Returns that place, or why they are lacking."""
+    stage, failed = None, None
+    try:
+        stage = held.enter_context(outputs.stage()) if group.first else None
+    except UserError as error:
+        failed = error
+    place = group.gather(stage and stage.path)[0]
+    try:
+        if place is not None and place.is_dir():
+            write_token_table(place, tally, readout, group)
+        elif place is not None:  # machines that share no folder keep a part each
+            outputs.publish(lambda own: write_token_table(own, tally, readout, group))
+    except UserError as error:
+        failed = error
+    failed = next((each for each in group.gather(failed) if each is not None), None)
+    if stage is not None and failed is not None:
+        stage.close()
+    return stage, failed
+
+
+def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example]]) -> ScanResult:
+    """Draw the page and the figures, with the images that `build` makes."""
+    from vitreg.report import draw_scan
+
+    examples: list[Example] | None = None
+
+    def draw(place: Path, attempts: Attempts) -> None:
+        nonlocal examples
+        if examples is None:
+            examples = attempts("maps of the images", build) or []
+        draw_scan(result, examples, place, attempts)
+
+    return draw_beside(outputs, result, "result.json", draw)
+
+
+def _nothing_read(skipped: Sequence[Skipped], interrupted: bool) -> str:
+    if interrupted:
+        return "stopped before the first image was scanned; nothing was written."
+    if not skipped:
+        return "there are no images."
+    return f"none of the {len(skipped)} images could be read; the first, {skipped[0].name}: {skipped[0].reason}."

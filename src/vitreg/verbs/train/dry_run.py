@@ -1,0 +1,109 @@
+"""`train --dry-run`: everything of a run for a few steps, to know what it needs before it starts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitreg.machine.runtime import choose_device, processes
+from vitreg.recipes.recipe import Recipe
+from vitreg.train.journal import read_records
+from vitreg.train.plan import Plan
+from vitreg.train.settings import TrainConfig
+from vitreg.verbs.train import parts
+from vitreg.verbs.train.checks import check_settings
+from vitreg.verbs.train.verb import train
+
+TIMED = 3  # steps; the first is slower and not counted
+
+
+def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Build a run, take its first steps in a temporary folder, and say what the whole would need.
+
+    A machine may be too small for a step and end the process without a word, so what is known is said before it is tried.
+
+    Args:
+        say: is told line by line, as soon as it is known: steps, parameters, FLOPs, memory, the estimated time.
+    Raises:
+        UserError: for whatever would stop the run at its start.
+    """
+    check_settings(config)
+    with processes(training=True) as group:
+        parts.check_batch(config, group.world)
+        data = parts.open_data(config)
+        plan = parts.plan_of(config, data)
+        for line in (*data.notes, _steps(config, plan)):
+            say(line)
+        recipe = parts.build_recipe(config, len(data.train.classes or ()))
+        parts.check_split(config, group.world, recipe.why_whole_batch())
+        say(_parameters(recipe))
+        say(_next(config, group.world))
+        del recipe  # two of them would count twice in the memory
+        short = replace(
+            config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
+        )
+        with tempfile.TemporaryDirectory() as own:
+            folder = Path(group.gather(own)[0])
+            counter = FlopCounterMode(display=False)
+            # So short a run would be nothing but warm-up, or jump to the full rate, which may be too much for it.
+            config = replace(config, optim=replace(config.optim, warmup="0 steps", lr=1e-8, min_lr=0.0))
+            once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
+            with counter:
+                _short(once, folder / "once")
+            _short(replace(config, run=replace(short, duration=f"{TIMED} steps")), folder / "timed")
+            lines = read_records(folder / "timed", "train")[1:]
+            rates = [rate for line in lines if (rate := line["images_per_second"]) is not None]
+            group.gather(None)  # the first process keeps its folder until all have read it
+    flops = counter.get_total_flops() * group.world / config.run.batch
+    say(f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.")
+    say(f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.")
+    if not rates:
+        say("How fast a step is cannot be told: the clock of this machine stands still.")
+        return
+    rate = sum(rates) / len(rates)
+    seconds = plan.total * config.run.batch / rate
+    say(f"{rate:.1f} images/s: about {timedelta(seconds=round(seconds))} here, without evaluation.")
+
+
+def _steps(config: TrainConfig, plan: Plan) -> str:
+    return (
+        f"{plan.total} step{'s' * (plan.total > 1)} of {config.run.batch} images "
+        f"({plan.total / plan.epoch_steps:.1f} epochs of {plan.epoch_steps} steps)."
+    )
+
+
+def _next(config: TrainConfig, world: int) -> str:
+    """Say what is tried, so that a person knows it who sees nothing after it."""
+    own, micro = config.run.batch // world, config.run.micro_batch
+    at_once = f"{min(micro or own, own)} at once" + (" in each process" if world > 1 else "")
+    return (
+        f"Trying {1 + TIMED} steps of {config.run.batch} images, {at_once}; should this end here, memory is too small."
+    )
+
+
+def _short(config: TrainConfig, folder: Path) -> None:
+    if train(config, folder, judged=False).reason == "stopped":
+        raise KeyboardInterrupt("nothing of a dry run is kept")
+
+
+def _parameters(recipe: Recipe) -> str:
+    assert isinstance(recipe, torch.nn.Module)
+    trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
+    inside = sum(p.numel() for p in recipe.backbone().parameters())
+    return f"{inside / 1e6:.2f} M parameters in the backbone, {trained / 1e6:.2f} M trained in all."
+
+
+def _memory(device: torch.device) -> float:
+    """Return the largest memory so far, in GiB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

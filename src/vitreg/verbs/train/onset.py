@@ -1,0 +1,34 @@
+"""One look at the norms of fixed probe images while a run goes on; `vitreg.train.history` says when artifacts appeared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.models.vit import VisionTransformer
+from vitreg.verbs.scan.verb import ScanOptions, scan
+
+
+def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
+    """Scan a network on the probe images, and keep what a curve over the run needs.
+
+    Returns:
+        "verdict", "strength", "first_layer", "peak_layer", "outlier_fraction" as in a scan's verdict; "layers" with
+        median, p99, max, ratio and outlier_fraction of each; "histogram" of the last layer's norms.
+    """
+    result = scan(network, probes, options=ScanOptions(examples=0, power=False))
+    verdict = result.verdict
+    return {
+        "verdict": verdict.kind,
+        "strength": verdict.strength,
+        "first_layer": verdict.first_layer,
+        "peak_layer": verdict.peak_layer,
+        "outlier_fraction": verdict.outlier_fraction,
+        "layers": [
+            {key: getattr(layer, key) for key in ("median", "p99", "max", "ratio", "outlier_fraction")}
+            for layer in result.layers
+        ],
+        "histogram": result.layers[-1].histogram.model_dump(),
+    }

@@ -1,0 +1,312 @@
+"""`train`: from a configuration to a folder with a trained backbone, its records and its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreg.config import differences, encode, read
+from vitreg.console.terminal import say
+from vitreg.data.batches.training import TrainingLoader
+from vitreg.errors import UserError
+from vitreg.machine.precision import DTYPES, choose_precision
+from vitreg.machine.runtime import Processes, choose_device, processes
+from vitreg.passes.progress import Advance, progress
+from vitreg.recipes.settings import ClipConfig, SupervisedConfig
+from vitreg.train import checkpoint
+from vitreg.train.claim import Claim, claimed
+from vitreg.train.fit import fit
+from vitreg.train.journal import read_journal, unreadable_lines
+from vitreg.train.plan import Plan
+from vitreg.train.same_data import check_same_data, describe, remedy
+from vitreg.train.settings import TrainConfig
+from vitreg.train.setup import Callback, Outcome, Setup
+from vitreg.verbs.curves import write_run_report
+from vitreg.verbs.train import parts
+from vitreg.verbs.train.checks import check_settings
+from vitreg.verbs.train.evaluations import Knn, Retrieval, Top1
+from vitreg.verbs.train.onset import norms_of
+from vitreg.writing.ledger import read_ledger
+from vitreg.writing.outputs import Outputs, finish_left
+
+# What may change between the parts of a run: where and how it is computed, and how often it is looked at.
+FREE = frozenset(
+    [f"data.{key}" for key in ("root", "val", "workers", "cache", "download")]
+    + [
+        f"run.{key}"
+        for key in ("micro_batch", "parallel", "checkpoint_activations", "compile", "device", "tensorboard")
+    ]
+    + [f"run.{key}" for key in ("keep", "save_every", "evaluate_every", "watch_every", "log_every")]
+)
+
+
+def train(
+    config: TrainConfig, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True
+) -> Outcome:
+    """Train a Vision Transformer.
+
+    Args:
+        config: the complete run, such as a preset.
+        out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
+        resume: go on with the run in `out` from its newest good checkpoint.
+        judged: evaluate, and watch the norms, as the configuration says.
+    Returns:
+        how it ended.
+    Raises:
+        UserError: for data that cannot be used, a folder of another run, or a loss that is not finite.
+    """
+    folder = Path(out)
+    check_settings(config)
+    with processes(training=True) as group:
+        parts.check_batch(config, group.world)
+        say = _Say(quiet or not group.first)
+        with claimed(folder, group, partial(_refuse_foreign, folder, resume)) as claim:
+            for note in claim.notes if claim else ():
+                say(note)
+            outcome = _train(config, folder, group, say, claim, resume=resume, judged=judged)
+            if group.first:
+                try:
+                    write_run_report(folder)
+                except UserError as error:  # of a finished run nothing else is missing
+                    say(f"the page of the run was not written: {error}")
+            group.gather(None)  # all leave together
+        for note in outcome.notes:
+            say(note)
+    return outcome
+
+
+def _train(
+    config: TrainConfig, folder: Path, group: Processes, say: _Say, claim: Claim | None, *, resume: bool, judged: bool
+) -> Outcome:
+    """Train in a folder that nobody else writes to."""
+    record = _record(folder, config, resume, say)
+    data = parts.open_data(config)
+    known = published(config, data)
+    if record is not None:
+        note = check_same_data(record, known, folder)
+        if note is not None:
+            say(note)
+    recipe = parts.build_recipe(config, len(data.train.classes or ()))
+    parts.check_split(config, group.world, recipe.why_whole_batch())
+    plan = parts.plan_of(config, data)
+    resumed = None if record is None else _newest(folder, record.get("step"), plan, group, say)
+    for note in data.notes:
+        say(note)
+    if config.run.start_from is not None and resumed is None:
+        from vitreg.verbs.train.start import start_from
+
+        for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
+            say(note)
+    device = choose_device(config.run.device)
+    precision, known["precision"] = _precision(config, device, record, say)
+    done = resumed.step if resumed else 0
+    if done == plan.total:
+        say(f"the run in {folder} was finished before.")
+    with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
+        setup = _setup(config, data, recipe, plan, group, folder, device, precision, known, bar, judged)
+        if claim is not None:
+            setup = replace(setup, stepped=claim.keep)
+        return fit(recipe, config, plan, setup, resumed)
+
+
+class _Say:
+    """Print to the person who started the run; nobody else."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def __call__(self, sentence: str) -> None:
+        if not self.quiet:
+            say(f"vitreg: {sentence}", error=True)
+
+
+def _setup(
+    config: TrainConfig,
+    data: parts.Data,
+    recipe: Any,
+    plan: Plan,
+    group: Processes,
+    folder: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    known: dict[str, Any],
+    bar: Advance,
+    judged: bool,
+) -> Setup:
+    loaders: list[TrainingLoader] = []
+
+    def batches(start: int) -> TrainingLoader:
+        loaders.append(parts.loader_of(config, data, plan.total, start, group, recipe))
+        return loaders[-1]
+
+    return Setup(
+        batches=batches,
+        mean=data.preprocess.mean,
+        std=data.preprocess.std,
+        folder=folder,
+        device=device,
+        precision=precision,
+        group=group,
+        published=known,
+        skipped=lambda: loaders[-1].skipped if loaders else {},
+        callbacks=callbacks(config, data, plan, group) if judged else (),
+        tell=lambda moment: bar(moment.steps, f"loss {moment.loss:.3g}"),
+    )
+
+
+def _precision(
+    config: TrainConfig, device: torch.device, record: dict[str, Any] | None, say: _Say
+) -> tuple[torch.dtype, dict[str, Any] | None]:
+    """Return the precision of the run and what config.json holds of its choice: a resumed run keeps what it began with."""
+    before = (record or {}).get("precision")
+    if config.run.precision == "auto" and isinstance(before, dict) and before.get("device") == device.type:
+        dtype = DTYPES.get(str(before.get("chosen")))
+        if dtype is not None:
+            return dtype, before
+    dtype, choice = choose_precision(config.run.precision, device)
+    if choice is None:
+        return dtype, None
+    say(choice.sentence)
+    return dtype, {**choice.model_dump(), "device": device.type}
+
+
+def published(config: TrainConfig, data: parts.Data) -> dict[str, Any]:
+    """Return what config.json of a run holds: the network, how to prepare pictures for it, all settings, and its data.
+
+    Called when the data have just been opened.
+    """
+    model: dict[str, Any] = config.model.published_arguments()
+    if isinstance(config.recipe, SupervisedConfig):
+        model["num_classes"] = len(data.train.classes or ())
+    record: dict[str, Any] = {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
+    record["data"] = describe(data.train)
+    if data.train.classes is not None:
+        record["classes"] = list(data.train.classes)
+    return record
+
+
+def callbacks(config: TrainConfig, data: parts.Data, plan: Plan, group: Processes) -> list[Callback]:
+    """Return what looks at the run as it goes: the recipe's evaluation where there is a validation side, and norms."""
+    chosen: list[Callback] = []
+    if data.val is not None:
+        judge = _judge(config, data, group)
+        if judge is not None:
+            chosen.append(Callback("evaluation", plan.evaluate_every, judge, best=judge.best))
+    probes = parts.probes_of(data, config.run.watch_images)
+    if probes is not None:
+        watch = partial(_watch, probes=probes)
+        chosen.append(Callback("norms", plan.watch_every, watch, at_start=True))
+    return chosen
+
+
+def _judge(config: TrainConfig, data: parts.Data, group: Processes) -> Top1 | Knn | Retrieval | None:
+    assert data.val is not None
+    workers = config.data.workers
+    if isinstance(config.recipe, SupervisedConfig):
+        return Top1(data.val, data.preprocess, group, workers)
+    if isinstance(config.recipe, ClipConfig):
+        return Retrieval(data.val, data.preprocess, group, workers)
+    if data.train.labels is None or data.val.labels is None:
+        return None  # self-supervision needs no labels; without them there is nothing to compare with
+    return Knn(data.train, data.val, data.preprocess, group, workers)
+
+
+def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
+    network = recipe.backbone()
+    return norms_of(network, probes.to(next(network.parameters()).device))
+
+
+def _refuse_foreign(folder: Path, resume: bool) -> None:
+    """Refuse a folder in which the run would replace what no run wrote; finish what a killed one was writing.
+
+    Raises:
+        UserError: if a name is taken by anything else.
+    """
+    finish_left(folder)
+    journal, config = folder / "metrics.jsonl", folder / "config.json"
+    if resume:
+        ours = config.exists() and isinstance(read(config).get("train"), dict)
+        # Settings may be edited, and earlier versions kept no list: `publish` keeps a copy of what it cannot tell.
+        listed = [name for name in read_ledger(folder).files if name == checkpoint.MODEL]
+        Outputs(folder, "train", listed if ours else checkpoint.PUBLISHED).check()
+    elif not config.exists() or (read(config).get("step") == 0 and not _checkpoints(folder)):
+        Outputs(folder, "train", [*checkpoint.PUBLISHED, "checkpoints/"]).check()
+        Outputs(folder, "curves", ["report.html"]).check()
+        if os.path.lexists(journal) and not (config.exists() and read_journal(folder)[1] <= 1):
+            raise UserError(
+                f"{journal} exists and is of no run in this folder; move it away, or name another with --out."
+            )
+
+
+def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:
+    """Return config.json of the run to go on with, None for a new run, after making sure that the folder is the right one.
+
+    Raises:
+        UserError: for a folder of another run, or changed settings.
+    """
+    file, quoted = folder / "config.json", shlex.quote(str(folder))
+    record = read(file) if file.exists() else None
+    if not resume:
+        if record is not None and checkpoint.latest(folder) is not None:
+            raise UserError(f"{folder} holds a run already; go on with --resume {quoted}, or choose another --out.")
+        if record is not None and (record.get("step") != 0 or _checkpoints(folder)):
+            raise UserError(f"{folder} holds a run already, without a whole checkpoint; choose another --out.")
+        if record is not None:
+            say(f"the run in {folder} ended before its first checkpoint; beginning anew in its place.")
+        return None
+    if record is None:
+        raise UserError(f"{folder} holds no run: there is no config.json; start one without --resume.")
+    changed = [d for d in differences(record.get("train", {}), encode(config)) if d.split(":")[0] not in FREE]
+    if changed:
+        raise UserError(
+            f"the run in {folder} was started with other settings ({'; '.join(changed)}); "
+            f"a new run can start from it with --run.start-from {shlex.quote(f'run:{folder}')}."
+        )
+    return record
+
+
+def _newest(folder: Path, published: object, plan: Plan, group: Processes, say: _Say) -> checkpoint.Loaded | None:
+    """Return the checkpoint to go on from, None to start where none was written.
+
+    Args:
+        published: the step that config.json says.
+    Raises:
+        UserError: for damaged checkpoints only, or none though the run got that far, or one from beyond the end of the
+            plan.
+    """
+    if not _checkpoints(folder) and published != 0:
+        came = "was finished before" if published == plan.total else f"came to step {published}"
+        raise UserError(
+            f"the run in {folder} {'says no step' if published is None else came}, and its checkpoints are gone; "
+            f"start a new run from its weights with --run.start-from {shlex.quote(f'run:{folder}')} and another --out."
+        )
+    if not _checkpoints(folder):
+        say("no checkpoint had been written; starting at the first step.")
+        return None
+    loaded = checkpoint.load_newest(folder, group)
+    if loaded.step > plan.total:
+        raise UserError(
+            f"{loaded.path.name} in {folder} lies beyond the end of the run, which has {plan.total} steps with these data; "
+            f"{remedy(folder)}."
+        )
+    for note in loaded.notes:
+        say(note)
+    ahead = checkpoint.published_step(folder)
+    if ahead > loaded.step:
+        say(f"model.safetensors stays that of step {ahead} until the run has come that far again.")
+    lost = read_journal(folder)[1]
+    if lost:
+        say(unreadable_lines(lost))
+    return loaded
+
+
+def _checkpoints(folder: Path) -> bool:
+    """Whether the run has any, whole or not."""
+    return any((folder / "checkpoints").glob("step-*"))

@@ -1,0 +1,399 @@
+"""How every verb writes: complete beside its place, then moved there, and only over files that vitreg wrote itself.
+
+`Outputs.check` refuses before any work is done; `Outputs.publish` writes into a hidden staging folder and moves what is
+complete into place, the record last. A run that is killed while files are moved is finished by the next one in that
+folder; what a run left that was killed earlier is removed by it. Whose files are whose says `vitreg.writing.ledger`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vitreg.documents import parse_json
+from vitreg.errors import UserError
+from vitreg.records import Record
+from vitreg.writing.ledger import (
+    LEDGER,
+    Ledger,
+    Written,
+    alone,
+    fcntl,
+    is_inside,
+    is_still,
+    read_ledger,
+    through_link,
+    write_ledger,
+    written,
+)
+
+PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"
+RECORD = "result.json"  # moved last: who sees it may rely on the rest
+ELSEWHERE = "move it away, or name another place with --out"
+
+
+class _ReplacedError(Exception):
+    """The result that something is to be added to is another's by now."""
+
+
+class Plan(Record):
+    """What is moved into place: written when all of it is complete, so that another process can finish it."""
+
+    files: dict[str, Written]
+    stale: list[str]
+
+
+class Stage:
+    """A hidden folder inside the one that is written to, held by this process as long as it lives.
+
+    Attributes:
+        path: where new files are written, with the names they are to have.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+        self.path = self.home / NEW
+        try:
+            self._mark = (self.home / MARK).open("w", encoding="utf-8")
+            json.dump({"schema": "vitreg.part/1", "pid": os.getpid(), "host": socket.gethostname()}, self._mark)
+            self._mark.flush()
+            if fcntl is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._mark, fcntl.LOCK_EX)
+            self.path.mkdir()
+        except OSError:  # without its mark nobody would know whose it is
+            shutil.rmtree(self.home, ignore_errors=True)
+            raise
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is still there: people delete folders while runs write to them."""
+        return self.path.is_dir()
+
+    def close(self) -> None:
+        """Let go of it; it stays only where its files were being moved into place."""
+        if not (self.home / PLAN).exists():
+            shutil.rmtree(self.home, ignore_errors=True)
+        self._mark.close()
+
+
+class Outputs:
+    """The files of one verb in one folder.
+
+    Args:
+        folder: where they go.
+        verb: who writes them; of another verb's files none is replaced.
+        names: what will be written as far as it is known, a folder with a slash at its end.
+        inputs: files and folders that are read; they must not lie among what is replaced.
+        earlier: which of the verb's earlier files of other names go with those, where they are not written again.
+    """
+
+    def __init__(
+        self, folder: Path, verb: str, names: Sequence[str], inputs: Iterable[object] = (),
+        earlier: Callable[[str], bool] = lambda name: False,
+    ) -> None:  # fmt: skip
+        self.folder, self.verb, self.names, self.earlier = folder, verb, tuple(names), earlier
+        self.inputs = [Path(each).expanduser() for each in inputs if isinstance(each, str | Path)]
+        self._published: dict[str, Written] = {}
+        self._moved: UserError | None = None  # that the result lies elsewhere, once nothing more comes to it
+
+    def check(self) -> None:
+        """Make sure, before any work is done, that only files of earlier runs will be replaced.
+
+        Raises:
+            UserError: if a name is taken by anything else, or an input would be replaced.
+        """
+        finish_left(self.folder)
+        ledger = read_ledger(self.folder)
+        for given in self.inputs:
+            self._refuse_input(given, ledger)
+        for name in self.names:
+            why = ledger.why_taken(name, self.verb)
+            if why is not None:
+                raise UserError(f"{why}; {ELSEWHERE}.")
+
+    def beside_complete(self) -> Outputs:
+        """Return where the result of an interrupted run goes: a new folder where this one holds a complete result.
+
+        Raises:
+            UserError: if no folder can be made beside it.
+        """
+        try:
+            complete = parse_json((self.folder / RECORD).read_bytes())["images"]["interrupted"] is False
+        except (OSError, ValueError, KeyError, TypeError):
+            complete = False
+        if not complete:
+            return self
+        try:
+            return Outputs(_beside(self.folder), self.verb, self.names)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} holds a complete result, which stays; {_plain(self.folder, error)}"
+            ) from error
+
+    def stage(self) -> Stage:
+        """Begin a staging folder, for what is written before the rest. Close it in any case.
+
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        try:
+            return Stage(self.folder)
+        except OSError as error:
+            raise _plain(self.folder, error) from error
+
+    def publish(
+        self,
+        write: Callable[[Path], object],
+        *,
+        stage: Stage | None = None,
+        more: bool = False,
+    ) -> None:
+        """Replace the earlier result by what `write` writes into the folder it is given.
+
+        A folder that was deleted meanwhile is made again. Where the result cannot be written, or a name was taken, it
+        goes into a new folder beside and the error says so: what took hours is not lost.
+
+        Args:
+            stage: what was begun earlier, with the files it already holds.
+            more: `add` follows. Where the result went beside, `folder` is that place then, and it is `add` that says so.
+        Raises:
+            UserError: if it could not be written to its place.
+        """
+        stages = [] if stage is None else [stage]
+        try:
+            self._published = self._publish(write, stages)
+        except (OSError, UserError) as error:
+            refused = _plain(self.folder, error)
+            refuge = self._elsewhere(write, stages)
+            if refuge is None:
+                raise refused from error
+            moved = UserError(f"{refused.sentence.rstrip('.')}; the result lies in {refuge} instead.")
+            moved.__cause__ = error
+            if not more:
+                raise moved  # noqa: B904
+            self.folder, self._moved = refuge, moved
+        finally:
+            for each in stages:
+                each.close()
+
+    def add(self, write: Callable[[Path], object]) -> None:
+        """Add to the result what `write` writes into the folder it is given; the rest stays as it is.
+
+        Raises:
+            UserError: if that fails, a name was taken meanwhile, or another process replaced the result; what is in the
+                folder stays as it is then. Also if the result lies elsewhere than it should, when all is added.
+        """
+        stages: list[Stage] = []
+        try:
+            self._publish(write, stages, beside=self._published)
+        except _ReplacedError as error:
+            raise UserError(f"{error}") from error
+        except (OSError, UserError) as error:
+            refused = _plain(self.folder, error).sentence.rstrip(".")
+            raise UserError(f"{refused}; what was written before is complete.") from error
+        finally:
+            for each in stages:
+                each.close()
+            if self._moved is not None:
+                raise self._moved
+
+    def _publish(
+        self,
+        write: Callable[[Path], object],
+        stages: list[Stage],
+        beside: Mapping[str, Written] | None = None,
+    ) -> dict[str, Written]:
+        """Write and move into place; staging folders that are begun are added to the list, for the caller to close.
+
+        Args:
+            beside: what must still be on the folder's list of files, as it is here, and stays; None replaces all.
+        Returns:
+            what was moved.
+        """
+        stage = self._filled(write, stages)
+        names = sorted(path.relative_to(stage.path).as_posix() for path in stage.path.rglob("*") if path.is_file())
+        files = {name: written(stage.path / name, self.verb) for name in names}
+        with alone(self.folder):
+            ledger = read_ledger(self.folder)
+            if any(ledger.files.get(name) != known for name, known in (beside or {}).items()):
+                raise _ReplacedError(
+                    f"another process replaced or removed the result in {self.folder} before the rest of this one was "
+                    "written; give every run its own --out."
+                )
+            taken = (ledger.why_taken(name, self.verb) for name in dict.fromkeys([*self.names, *names]))
+            why = next((why for why in taken if why is not None), None)
+            if why is not None:
+                raise UserError(f"{why}; {ELSEWHERE}.")
+            gone = [] if beside is not None else [name for name in self._replaced(ledger) if name not in files]
+            settle(self.folder, stage.home, Plan(files=files, stale=gone))
+        return files
+
+    def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
+        """Have everything written; once more where the folder was deleted meanwhile."""
+        for last in (False, True):
+            if not stages or not stages[-1].exists:
+                stages.append(Stage(self.folder))
+            stage = stages[-1]
+            try:
+                write(stage.path)
+            except (OSError, UserError):
+                if stage.exists or last:
+                    raise
+            if stage.exists:
+                return stage
+        raise FileNotFoundError(errno.ENOENT, "it is deleted again and again")
+
+    def _elsewhere(self, write: Callable[[Path], object], stages: list[Stage]) -> Path | None:
+        """Write the result into a new folder beside, or among temporary files; None where that fails as well."""
+
+        def again(path: Path) -> None:
+            if stages and stages[-1].exists:
+                shutil.copytree(stages[-1].path, path, dirs_exist_ok=True)
+            write(path)
+
+        for choose in (_beside, _temporary):
+            fresh: list[Stage] = []
+            with contextlib.suppress(OSError, UserError):
+                place = choose(self.folder)
+                try:
+                    self._published = Outputs(place, self.verb, ())._publish(again, fresh)
+                    return place
+                finally:
+                    for each in fresh:
+                        each.close()
+                    with contextlib.suppress(OSError):  # where it holds nothing
+                        place.rmdir()
+        return None
+
+    def _replaced(self, ledger: Ledger) -> list[str]:
+        """Name the earlier files that these take the place of: a list may have come with a folder, and name anything."""
+        folders = tuple(each.removeprefix("./") for each in self.names if each.endswith("/"))
+        own = ledger.of(self.verb)
+        return [name for name in own if name in self.names or name.startswith(folders) or self.earlier(name)]
+
+    def _refuse_input(self, given: Path, ledger: Ledger) -> None:
+        """Refuse an input that would be replaced; of a glob, the folder that it begins with counts."""
+        there = next((path for path in (given, *given.parents) if path.exists()), None)
+        if there is None:
+            return
+        real = there.resolve()
+        for name in dict.fromkeys([*self.names, *self._replaced(ledger)]):
+            place = self.folder / name
+            if place.exists() and any(os.path.samefile(place, each) for each in (real, *real.parents)):
+                where = "is" if not name.endswith("/") else "lies in"
+                raise UserError(
+                    f"'{given}' is read and {where} {place}, which vitreg {self.verb} would replace; "
+                    "name another folder with --out."
+                )
+
+
+def settle(folder: Path, home: Path, plan: Plan) -> None:
+    """Move what is complete into its place. Can be begun again wherever it was cut off.
+
+    The earlier record goes first and the new one comes last, so that a record never stands beside parts of another.
+    """
+    before = read_ledger(folder)
+    kept = {n: w for n, w in before.files.items() if n not in plan.stale and os.path.lexists(folder / n)}
+    write_ledger(home / LEDGER, Ledger(folder, {**kept, **plan.files}))  # now, while a full disk can stop it
+    draft = home / f"{PLAN}.part"
+    draft.unlink(missing_ok=True)
+    draft.write_text(plan.model_dump_json(), encoding="utf-8")
+    os.replace(draft, home / PLAN)
+    recorded = (home / NEW / RECORD).exists()
+    for name in [*([RECORD] if recorded else []), *plan.stale]:
+        if before.proves(name):
+            (folder / name).unlink()
+    for name in sorted(plan.files, key=lambda name: (name == RECORD, name)):
+        source = home / NEW / name
+        if source.exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, folder / name)
+    os.replace(home / LEDGER, folder / LEDGER)
+    (home / PLAN).unlink()
+    for name in plan.stale:  # folders that held nothing else
+        with contextlib.suppress(OSError):
+            if "/" in name and name in before.files and not through_link(folder, name):
+                (folder / name).parent.rmdir()
+
+
+def finish_left(folder: Path) -> None:
+    """Finish what a killed run was moving into place, and remove what others left before that point.
+
+    Only folders that bear vitreg's mark and whose process is gone are touched. They come with a folder, from anywhere:
+    nothing outside is moved or removed. Where somebody took a name meanwhile, nothing is moved.
+    """
+    for home in sorted(folder.glob(f"{PREFIX}*")):
+        if any(path.is_symlink() for path in (home, home / MARK, home / NEW)) or not _abandoned(home / MARK):
+            continue
+        with contextlib.suppress(OSError, UserError, ValidationError):
+            if os.path.lexists(home / PLAN):
+                plan = Plan.model_validate_json((home / PLAN).read_bytes())
+                with alone(folder):
+                    if not _may_settle(read_ledger(folder), home, plan):
+                        continue
+                    settle(folder, home, plan)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _may_settle(ledger: Ledger, home: Path, plan: Plan) -> bool:
+    """Whether every file of a plan is in its place already, or complete in the staging folder and its place is free."""
+    if not all(map(is_inside, [*plan.files, *plan.stale])):
+        return False
+    return all(
+        is_still(ledger.folder, name, known)
+        if not os.path.lexists(home / NEW / name)
+        else is_still(home, f"{NEW}/{name}", known) and ledger.why_taken(name, known.by) is None
+        for name, known in plan.files.items()
+    )
+
+
+def _abandoned(mark: Path) -> bool:
+    """Whether a staging folder is vitreg's and nobody holds it. Where the system cannot tell, it is left alone."""
+    try:
+        with mark.open("r+", encoding="utf-8") as file:
+            if json.load(file)["schema"] != "vitreg.part/1" or fcntl is None:
+                return False
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _beside(folder: Path) -> Path:
+    """Make a new folder beside one."""
+    folder = folder.absolute()
+    names = (folder.with_name(f"{folder.name or 'vitreg'}-{number}") for number in itertools.count(2))
+    place = next(each for each in names if not os.path.lexists(each))
+    place.mkdir(parents=True)
+    return place
+
+
+def _temporary(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"{folder.name or 'vitreg'}-"))
+
+
+def _plain(folder: Path, error: OSError | UserError) -> UserError:
+    """Say what went wrong without the names inside the staging folder."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError):
+        return UserError(f"cannot write to {folder}: {cause.strerror or cause}.")
+    assert isinstance(error, UserError)
+    return error
