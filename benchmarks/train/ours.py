@@ -14,10 +14,10 @@ from vitreg.machine.runtime import Processes
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
 from vitreg.recipes.settings import ClipConfig, DinoV2Config, OptimConfig, SupervisedConfig
-from vitreg.train.fit import _Loop
-from vitreg.train.plan import Plan
-from vitreg.train.settings import RunConfig, TrainConfig
-from vitreg.train.setup import Setup
+from vitreg.training.fit import _Loop
+from vitreg.training.plan import Plan
+from vitreg.training.settings import RunConfig, TrainConfig
+from vitreg.training.setup import Setup
 from vitreg.verbs.train.parts import build_recipe
 
 PLAN = Plan(total=100_000, epoch_steps=1250, warmup=1000, save_every=10**9, evaluate_every=10**9, watch_every=10**9)

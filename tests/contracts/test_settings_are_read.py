@@ -23,12 +23,12 @@ from vitreg.machine.runtime import Processes
 from vitreg.recipes.clip import Clip
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.settings import ClipConfig, OptimConfig
-from vitreg.train import checkpoint
-from vitreg.train.fit import fit
-from vitreg.train.optim import rates
-from vitreg.train.plan import Plan
-from vitreg.train.settings import RunConfig, TrainConfig
-from vitreg.train.setup import Setup
+from vitreg.training import checkpoint
+from vitreg.training.fit import fit
+from vitreg.training.optim import rates
+from vitreg.training.plan import Plan
+from vitreg.training.settings import RunConfig, TrainConfig
+from vitreg.training.setup import Setup
 from vitreg.verbs.train.parts import Data, build_recipe, loader_of, open_data, plan_of, view_of
 
 

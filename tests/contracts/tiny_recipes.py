@@ -12,7 +12,7 @@ from vitreg.data.views.settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
-from vitreg.train.settings import RecipeConfig, RunConfig, TrainConfig
+from vitreg.training.settings import RecipeConfig, RunConfig, TrainConfig
 from vitreg.verbs.train.parts import build_recipe
 
 CLASSES, CONTEXT, LOCAL = 5, 8, 16

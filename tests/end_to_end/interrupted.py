@@ -85,7 +85,7 @@ class Watch:
 
     def __call__(self, frame, kind, called):
         code = frame.f_code
-        if code.co_name in REGIONS and code.co_filename.endswith("train/fit.py") and kind in ("call", "return"):
+        if code.co_name in REGIONS and code.co_filename.endswith("training/fit.py") and kind in ("call", "return"):
             self.inside = REGIONS[code.co_name] if kind == "call" else None
         if self.inside is None or kind not in ("call", "c_call") or os.getpid() != self.process:
             return  # data workers are born inside a look, and are not meant

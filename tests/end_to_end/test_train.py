@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.patience import PATIENCE
 from vitreg.errors import UserError
-from vitreg.train import checkpoint, claim
+from vitreg.training import checkpoint, claim
 
 from . import tiny_run
 from .conftest import one_sentence
@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_names_the_weights_to_start_from(vitreg, setti
         shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)
     (out / "model.safetensors").unlink()  # of step 12; those of step 9 are published anew
     finite = iter([True, False])
-    monkeypatch.setattr("vitreg.train.fit._Loop._finite", lambda *_: next(finite))
+    monkeypatch.setattr("vitreg.training.fit._Loop._finite", lambda *_: next(finite))
     said = one_sentence(vitreg("train", "--resume", out))
     assert "the last good checkpoint is step-00000009" in said
     assert f"start a new run from it with --run.start-from 'run:{out}' and a smaller --optim.lr" in said

@@ -17,7 +17,7 @@ FLOORS = {
     "models": 1, "data": 1,
     "backbones": 2,
     "analysis": 3, "recipes": 3, "probes": 3, "discovery": 3,
-    "train": 4, "presets": 4,
+    "training": 4, "presets": 4,
     "passes": 5, "features": 5,
     "verbs": 6,
     "cli": 7, "__main__": 7, "testing": 7,
@@ -125,7 +125,7 @@ def test_imports_go_down(path):
         ("verbs/maps/new.py", "from vitreg.verbs.scan.verb import scan"),
         ("verbs/new.py", "from vitreg.verbs.scan.measure import Measure"),
         ("report/new.py", "from vitreg.backbones import Backbone"),
-        ("train/new.py", "from vitreg.report import draw_scan"),
+        ("training/new.py", "from vitreg.report import draw_scan"),
     ],
 )
 def test_a_planted_climb_is_found(tmp_path, place, line):

@@ -16,9 +16,9 @@ from vitreg.recipes.average import move_towards
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.settings import OptimConfig
-from vitreg.train import checkpoint
-from vitreg.train.optim import build_optimizer, clip_gradients
-from vitreg.train.parallel import wrap
+from vitreg.training import checkpoint
+from vitreg.training.optim import build_optimizer, clip_gradients
+from vitreg.training.parallel import wrap
 
 CPU = torch.device("cpu")
 BATCH, STEPS, HALF = 8, 5, 2

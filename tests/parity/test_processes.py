@@ -11,11 +11,11 @@ from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, bu
 
 from vitreg.machine.runtime import Processes, processes
 from vitreg.recipes.settings import ClipConfig, OptimConfig
-from vitreg.train import checkpoint
-from vitreg.train.fit import fit
-from vitreg.train.plan import Plan
-from vitreg.train.settings import RunConfig, TrainConfig
-from vitreg.train.setup import Setup
+from vitreg.training import checkpoint
+from vitreg.training.fit import fit
+from vitreg.training.plan import Plan
+from vitreg.training.settings import RunConfig, TrainConfig
+from vitreg.training.setup import Setup
 
 BATCH, STEPS, SEED = 8, 5, 3
 # Rounding makes gradients that are zero (of the keys' biases) into noise, and AdamW with a small eps noise into steps.

@@ -7,8 +7,8 @@ import pytest
 from vitreg.presets import preset
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.settings import DinoConfig, DinoV2Config
-from vitreg.train.optim import rates
-from vitreg.train.plan import plan
+from vitreg.training.optim import rates
+from vitreg.training.plan import plan
 
 IN1K, IN22K, LAION = 1_281_167, 14_197_122, 400_000_000  # images of an epoch, where the recipe has no epochs of its own
 

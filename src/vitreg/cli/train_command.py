@@ -21,7 +21,7 @@ from vitreg.console.terminal import say
 from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.presets import PRESETS, preset
-from vitreg.train.settings import TrainConfig
+from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train.checks import check_values
 from vitreg.writing.files import run_folder
 

@@ -52,7 +52,7 @@ class Curves:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.train.journal import unreadable_lines
+        from vitreg.training.journal import unreadable_lines
         from vitreg.verbs.curves import curves
 
         if not self.runs:

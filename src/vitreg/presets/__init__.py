@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from vitreg.errors import UserError, unknown
 from vitreg.presets import paper, small
-from vitreg.train.settings import TrainConfig
+from vitreg.training.settings import TrainConfig
 
 MOST_REGISTERS = 1024
 

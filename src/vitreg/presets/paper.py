@@ -7,7 +7,7 @@ from dataclasses import replace
 from vitreg.data.views.settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
-from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.training.settings import RunConfig, TrainConfig
 
 
 def deit3_b16_in22k() -> TrainConfig:

@@ -12,7 +12,7 @@ from vitreg.data.sets.settings import DataConfig
 from vitreg.data.views.settings import DINO_CROPS, AugmentConfig, MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
-from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.training.settings import RunConfig, TrainConfig
 
 IMAGENETTE = 9469  # images of its training side
 

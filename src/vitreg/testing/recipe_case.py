@@ -16,7 +16,7 @@ from vitreg.data.batches.batch import TrainBatch
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, Recipe
 from vitreg.recipes.settings import OptimConfig
-from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
+from vitreg.training.optim import build_optimizer, clip_gradients, set_rates
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # for batches of bytes

@@ -27,12 +27,12 @@ from vitreg.testing.recipe_case import (
     trainable,
     weights_of,
 )
-from vitreg.train import checkpoint
-from vitreg.train.fit import fit
-from vitreg.train.optim import clip_gradients
-from vitreg.train.plan import Plan
-from vitreg.train.settings import RunConfig, TrainConfig
-from vitreg.train.setup import Setup
+from vitreg.training import checkpoint
+from vitreg.training.fit import fit
+from vitreg.training.optim import clip_gradients
+from vitreg.training.plan import Plan
+from vitreg.training.settings import RunConfig, TrainConfig
+from vitreg.training.setup import Setup
 
 _SAVED, _LOST = 2, 3  # steps in the checkpoint of a short run, and those done when it is killed
 LEARNING = 30  # steps on a fixed batch

@@ -9,7 +9,7 @@ from pathlib import Path
 from vitreg.errors import UserError
 from vitreg.passes.drawing import draw_beside
 from vitreg.records import Curves, RunRecord
-from vitreg.train.history import read_run
+from vitreg.training.history import read_run
 from vitreg.writing.files import output_folder, run_folder, write_text
 from vitreg.writing.outputs import Outputs
 

@@ -23,7 +23,7 @@ from vitreg.report.sheets import cost as figures_cost
 from vitreg.report.sheets.sheet import Column, Sheet, draw, shared_scale
 from vitreg.report.svg import Axis, labelled
 from vitreg.results import Table
-from vitreg.train.history import read_run
+from vitreg.training.history import read_run
 
 ODD = (
     0.0,

@@ -15,8 +15,8 @@ from vitreg.errors import UserError
 from vitreg.models import planted
 from vitreg.models.vit import VisionTransformer, publish
 from vitreg.records import Curves, ScanResult
-from vitreg.train.history import onset, read_run, watch_of
-from vitreg.train.journal import Journal
+from vitreg.training.history import onset, read_run, watch_of
+from vitreg.training.journal import Journal
 from vitreg.verbs.curves import curves, write_run_report
 from vitreg.verbs.scan.verb import scan
 from vitreg.verbs.train.onset import norms_of

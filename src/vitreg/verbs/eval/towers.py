@@ -26,8 +26,8 @@ from vitreg.models.vit import publish
 from vitreg.passes.bench import Bench
 from vitreg.recipes.clip import Clip
 from vitreg.recipes.settings import ClipConfig
-from vitreg.train.checkpoint import load_newest
-from vitreg.train.settings import TrainConfig
+from vitreg.training.checkpoint import load_newest
+from vitreg.training.settings import TrainConfig
 
 _TEXTS = 256  # sentences at a time
 

@@ -30,7 +30,7 @@ from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.progress import progress
 from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
-from vitreg.train.history import watch_of
+from vitreg.training.history import watch_of
 from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.scan.measure import Measure
 from vitreg.verbs.scan.readout import Readout

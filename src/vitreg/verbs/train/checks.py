@@ -12,7 +12,7 @@ from vitreg.config import encode, flatten
 from vitreg.errors import UserError
 from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaeConfig
 from vitreg.schedule import parse_duration
-from vitreg.train.settings import TrainConfig
+from vitreg.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitreg.machine.runtime import choose_device, processes
 from vitreg.recipes.recipe import Recipe
-from vitreg.train.journal import read_records
-from vitreg.train.plan import Plan
-from vitreg.train.settings import TrainConfig
+from vitreg.training.journal import read_records
+from vitreg.training.plan import Plan
+from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train import parts
 from vitreg.verbs.train.checks import check_settings
 from vitreg.verbs.train.verb import train

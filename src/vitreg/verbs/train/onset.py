@@ -1,4 +1,4 @@
-"""One look at the norms of fixed probe images while a run goes on; `vitreg.train.history` says when artifacts appeared."""
+"""One look at the norms of fixed probe images while a run goes on; `vitreg.training.history` says when artifacts appeared."""
 
 from __future__ import annotations
 

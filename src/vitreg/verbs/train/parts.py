@@ -23,8 +23,8 @@ from vitreg.recipes.dinov2 import DinoV2
 from vitreg.recipes.mae import Mae
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, SupervisedConfig
 from vitreg.recipes.supervised import Supervised
-from vitreg.train.plan import Plan, plan
-from vitreg.train.settings import TrainConfig
+from vitreg.training.plan import Plan, plan
+from vitreg.training.settings import TrainConfig
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -20,14 +20,14 @@ from vitreg.machine.precision import DTYPES, choose_precision
 from vitreg.machine.runtime import Processes, choose_device, processes
 from vitreg.passes.progress import Advance, progress
 from vitreg.recipes.settings import ClipConfig, SupervisedConfig
-from vitreg.train import checkpoint
-from vitreg.train.claim import Claim, claimed
-from vitreg.train.fit import fit
-from vitreg.train.journal import read_journal, unreadable_lines
-from vitreg.train.plan import Plan
-from vitreg.train.same_data import check_same_data, describe, remedy
-from vitreg.train.settings import TrainConfig
-from vitreg.train.setup import Callback, Outcome, Setup
+from vitreg.training import checkpoint
+from vitreg.training.claim import Claim, claimed
+from vitreg.training.fit import fit
+from vitreg.training.journal import read_journal, unreadable_lines
+from vitreg.training.plan import Plan
+from vitreg.training.same_data import check_same_data, describe, remedy
+from vitreg.training.settings import TrainConfig
+from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.train import parts
 from vitreg.verbs.train.checks import check_settings

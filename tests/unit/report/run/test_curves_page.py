@@ -18,7 +18,7 @@ from vitreg.report.run import charts as charts_run
 from vitreg.report.run import figures as figures_run
 from vitreg.report.run import over_steps
 from vitreg.report.run.page import render
-from vitreg.train.history import read_run
+from vitreg.training.history import read_run
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 

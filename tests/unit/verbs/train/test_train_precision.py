@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vitreg.records import PrecisionChoice
-from vitreg.train.settings import RunConfig, TrainConfig
+from vitreg.training.settings import RunConfig, TrainConfig
 from vitreg.verbs.train import verb as train
 
 CPU = torch.device("cpu")

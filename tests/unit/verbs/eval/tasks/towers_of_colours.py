@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vitreg.config import decode
-from vitreg.train.settings import TrainConfig
+from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train.verb import train
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230), "white": (240, 240, 240)}

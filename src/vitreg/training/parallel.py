@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitreg.errors import UserError
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
-from vitreg.train.checkpoint import OptimizerState
+from vitreg.training.checkpoint import OptimizerState
 
 if TYPE_CHECKING:
     from vitreg.data.batches.batch import TrainBatch

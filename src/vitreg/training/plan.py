@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vitreg.errors import UserError
 from vitreg.schedule import parse_duration
-from vitreg.train.settings import TrainConfig
+from vitreg.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from tests.end_to_end import tiny_run
 
 from vitreg.config import decode
 from vitreg.errors import UserError
-from vitreg.train import fit
-from vitreg.train.settings import TrainConfig
+from vitreg.training import fit
+from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train.verb import train
 
 STEPS = 6

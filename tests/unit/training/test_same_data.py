@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vitreg.errors import UserError
-from vitreg.train import same_data
-from vitreg.train.same_data import check_same_data, describe
+from vitreg.training import same_data
+from vitreg.training.same_data import check_same_data, describe
 
 
 class Names:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
-from vitreg.train.journal import read_journal
+from vitreg.training.journal import read_journal
 from vitreg.writing.files import output_folder, printable
 from vitreg.writing.ledger import LEDGER, LOCK, note_written, read_ledger
 

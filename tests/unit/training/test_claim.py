@@ -13,8 +13,8 @@ from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
-from vitreg.train import claim as module
-from vitreg.train.claim import LOCK, Claim, claimed
+from vitreg.training import claim as module
+from vitreg.training.claim import LOCK, Claim, claimed
 from vitreg.writing.ledger import LEDGER, note_written, read_ledger
 
 ALONE = Processes()

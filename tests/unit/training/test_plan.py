@@ -6,7 +6,7 @@ import pytest
 
 from vitreg.errors import UserError
 from vitreg.presets import preset
-from vitreg.train.plan import plan
+from vitreg.training.plan import plan
 
 
 def config(**run):

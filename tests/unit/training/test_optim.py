@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.settings import OptimConfig
-from vitreg.train.optim import Rates, build_optimizer, clip_gradients, rates, scaled_lr, set_rates
+from vitreg.training.optim import Rates, build_optimizer, clip_gradients, rates, scaled_lr, set_rates
 
 DECAYED, PLAIN, LAST = "layer.weight", "layer.bias", "head.last_layer"
 

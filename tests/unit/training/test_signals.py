@@ -8,8 +8,8 @@ import time
 import pytest
 from tests.patience import PATIENCE
 
-from vitreg.train import signals
-from vitreg.train.signals import Stop, stop_signals
+from vitreg.training import signals
+from vitreg.training.signals import Stop, stop_signals
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vitreg.errors import UserError
-from vitreg.train.journal import Journal, read_journal, read_records
-from vitreg.train.sums import Sums
+from vitreg.training.journal import Journal, read_journal, read_records
+from vitreg.training.sums import Sums
 
 
 def steps(folder, kind=None):

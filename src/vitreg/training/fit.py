@@ -19,15 +19,15 @@ from vitreg.machine.runtime import keep_freed_memory
 from vitreg.models.block import Block
 from vitreg.models.vit import publish
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
-from vitreg.train import checkpoint
-from vitreg.train.journal import Journal
-from vitreg.train.optim import build_optimizer, clip_gradients, set_rates
-from vitreg.train.parallel import wrap
-from vitreg.train.plan import Plan
-from vitreg.train.settings import TrainConfig
-from vitreg.train.setup import Moment, Outcome, Setup
-from vitreg.train.signals import Stop, agree, stop_signals
-from vitreg.train.sums import Sums, mean_of
+from vitreg.training import checkpoint
+from vitreg.training.journal import Journal
+from vitreg.training.optim import build_optimizer, clip_gradients, set_rates
+from vitreg.training.parallel import wrap
+from vitreg.training.plan import Plan
+from vitreg.training.settings import TrainConfig
+from vitreg.training.setup import Moment, Outcome, Setup
+from vitreg.training.signals import Stop, agree, stop_signals
+from vitreg.training.sums import Sums, mean_of
 
 
 def fit(

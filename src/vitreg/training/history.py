@@ -16,7 +16,7 @@ from vitreg.config import flatten, read
 from vitreg.errors import UserError
 from vitreg.records import Curve, NormsMoment, RunRecord, Watch
 from vitreg.schedule import parse_duration
-from vitreg.train.journal import read_journal, read_records
+from vitreg.training.journal import read_journal, read_records
 from vitreg.writing.files import printable
 
 

@@ -2,7 +2,7 @@
 
 `RUN/checkpoints/step-00001000/` holds the recipe and the moments of the optimiser as safetensors files of whole tensors,
 which any number of processes can take up, and everything else as readable JSON with the checksums of the files. How
-weights come to be spread over processes is the business of `vitreg.train.parallel`.
+weights come to be spread over processes is the business of `vitreg.training.parallel`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
 from vitreg.specs import RUN_SCHEMA
-from vitreg.train.tensors import (
+from vitreg.training.tensors import (
     DamagedError,
     FileSum,
     check_size,

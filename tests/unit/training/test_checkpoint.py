@@ -21,11 +21,11 @@ from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.settings import OptimConfig
-from vitreg.train import checkpoint
-from vitreg.train.checkpoint import OptimizerState, SaveError
-from vitreg.train.optim import build_optimizer
-from vitreg.train.parallel import wrap
-from vitreg.train.tensors import read_tensors, write_tensors
+from vitreg.training import checkpoint
+from vitreg.training.checkpoint import OptimizerState, SaveError
+from vitreg.training.optim import build_optimizer
+from vitreg.training.parallel import wrap
+from vitreg.training.tensors import read_tensors, write_tensors
 
 
 def weights(step, size=64):
