@@ -26,7 +26,7 @@ from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
 from vitreg.passes.batches import Batches, Images, batches_of
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
-from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.findings import findings, refuse_broken_weights
 from vitreg.passes.progress import progress
 from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
