@@ -161,13 +161,13 @@ def test_a_second_scan_of_a_folder_sees_the_same_images(vitreg, photos, monkeypa
 def test_an_out_folder_that_is_deleted_meanwhile_is_made_again(vitreg, photos, tmp_path, monkeypatch):
     from vitreg.verbs.scan import verb
 
-    out, check = tmp_path / "out", verb.doctor
+    out, check = tmp_path / "out", verb.findings
 
     def doctor(*arguments):
         shutil.rmtree(out)
         return check(*arguments)
 
-    monkeypatch.setattr(verb, "doctor", doctor)
+    monkeypatch.setattr(verb, "findings", doctor)
     assert scan(vitreg, photos, out).returncode == 0
     assert seen(out) == 4
     assert (out / "report.html").exists()
@@ -181,14 +181,14 @@ def test_an_out_folder_that_is_deleted_meanwhile_is_made_again(vitreg, photos, t
 def test_an_out_folder_that_cannot_be_made_again_gets_a_neighbour_that_is_named(vitreg, photos, tmp_path, monkeypatch):
     from vitreg.verbs.scan import verb
 
-    out, check = tmp_path / "out", verb.doctor
+    out, check = tmp_path / "out", verb.findings
 
     def doctor(*arguments):
         shutil.rmtree(out)
         out.write_bytes(b"mine")
         return check(*arguments)
 
-    monkeypatch.setattr(verb, "doctor", doctor)
+    monkeypatch.setattr(verb, "findings", doctor)
     assert str(tmp_path / "out-2") in one_sentence(scan(vitreg, photos, out))
     assert out.read_bytes() == b"mine"
     assert seen(tmp_path / "out-2") == 4
@@ -243,7 +243,7 @@ def test_a_result_that_went_beside_has_its_page_and_figures(vitreg, photos, tmp_
         "eval": ("eval", MODEL, "complexity", "--registers", "0", "4"),
     }[verb]
     assert vitreg(*words, "--out", tmp_path / "whole").returncode == 0
-    out, module = tmp_path / "out", f"vitreg.verbs.{'evaluate' if verb == 'eval' else verb}"
+    out, module = tmp_path / "out", f"vitreg.verbs.{verb}.verb"
 
     def taken(**given):  # when all is computed, and nothing of it written but tokens
         shutil.rmtree(out, ignore_errors=True)

@@ -83,7 +83,7 @@ def test_the_page_and_the_record_hold_norms_of_any_size(photographs, tmp_path):
 
 
 def test_tokens_without_any_norm_are_counted_and_their_ratio_stays_a_number(photographs):
-    from tests.unit.verbs.test_readout import LAYERS, LAYOUT, read
+    from tests.unit.verbs.scan.test_readout import LAYERS, LAYOUT, read
 
     rng = np.random.default_rng(0)
     norms = rng.lognormal(3, 0.12, (LAYERS, 20, LAYOUT.length))

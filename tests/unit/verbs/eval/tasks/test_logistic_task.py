@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from vitreg.data.sets.listed import MultiLabelSet
 from vitreg.data.sets.sides import Sides, open_sides
 from vitreg.errors import UserError
+from vitreg.passes import bench as benches
 from vitreg.probes.defaults import GRID
-from vitreg.verbs.eval import task
 from vitreg.verbs.eval.tasks.logistic import Logistic
 
 
@@ -43,7 +43,7 @@ def test_the_protocol_written_out_with_scikit_learn_gives_the_same(coloured, tmp
 def test_a_validation_side_chooses_c(coloured, tmp_path, monkeypatch):
     sides = open_sides(str(coloured))
     given = Sides("set", sides.train, sides.test, "mean_per_class", val=sides.test)
-    monkeypatch.setattr(task, "open_sides", lambda *_, **__: given)
+    monkeypatch.setattr(benches, "open_sides", lambda *_, **__: given)
     found = Logistic(c=(1e-6, 0.1)).run(bench(coloured, tmp_path))
     assert (found.headline, found.protocol["C_chosen_on"]) == ("mean_per_class", "val")
     assert found.counts == {"train": 60, "val": 30, "test": 30}
@@ -59,7 +59,7 @@ def test_images_of_several_labels(coloured, tmp_path, monkeypatch):
         ignored[0, 0] = side == "val"
         sides.append(MultiLabelSet(files, labels, ignored, ("red", "warm")))
     given = Sides("set", *sides, "map")
-    monkeypatch.setattr(task, "open_sides", lambda *_, **__: given)
+    monkeypatch.setattr(benches, "open_sides", lambda *_, **__: given)
     found = Logistic().run(bench(coloured, tmp_path))
     assert found.headline == "map"
     assert found.metrics["map"] > 80
