@@ -52,9 +52,9 @@ def measure(backbone: Backbone, images: torch.Tensor) -> tuple[np.ndarray, np.nd
     norms, received = [], []
     for batch in images.split(16):
         trace = backbone.trace(batch, Capture(norms="all", rows=("all", queries)))
-        norms.append(torch.stack([trace.norms(i)[:, layout.patches] for i in range(backbone.depth)]))
+        norms.append(torch.stack([layout.take(trace.norms(i), -1) for i in range(backbone.depth)]))
         each = torch.stack(
-            [maps.received(trace.attention(i, queries), queries)[:, layout.patches] for i in range(backbone.depth)]
+            [layout.take(maps.received(trace.attention(i, queries), queries), -1) for i in range(backbone.depth)]
         )
         received.append(each / each.mean(-1, keepdim=True))
     return torch.cat(norms, 1).numpy(), torch.cat(received, 1).numpy()

@@ -1,49 +1,60 @@
 """Which index of a ViT's sequence plays which role, and token tensors that know it.
 
 Registers are found by what a library says about its model, never by counting from the front; grids are rows x cols,
-height first. Everything that slices tokens in this project goes through here.
+height first. Patches need not lie side by side, and some may be gone: readers take them by `TokenLayout.take`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from math import nan
+from typing import Any, Literal, TypeVar
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 Role = Literal["cls", "register", "other", "patch"]
+Values = TypeVar("Values", Tensor, np.ndarray)
+GONE = -1  # the index of a patch without a token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenLayout:
     """Roles of the N tokens of one sequence.
 
     Args:
         cls: indices of class tokens, empty for models without one.
-        registers: indices of register tokens; they may stand before or after the patches.
+        registers: indices of register tokens; they may stand before, after or between the patches.
         other: indices of tokens with another purpose, such as the distillation token of DeiT.
-        patches: a contiguous slice with start and stop.
+        patches: a slice with start and stop, or the index of every patch of the grid row by row, -1 for one that is
+            gone. Kept as a slice where patches lie side by side in order.
         grid: (rows, cols) of the patches, row-major.
     Raises:
-        ValueError: if a role overlaps another, an index is left over, or the grid does not hold the patches.
+        ValueError: if a role overlaps another, an index is left over, the grid does not hold the patches, or all are gone.
     """
 
     cls: tuple[int, ...]
     registers: tuple[int, ...]
     other: tuple[int, ...]
-    patches: slice
+    patches: slice | tuple[int, ...]
     grid: tuple[int, int]
 
     def __post_init__(self) -> None:
-        rows, cols = self.grid
-        count = self.patches.stop - self.patches.start
-        if rows * cols != count:
-            raise ValueError(f"a {rows}x{cols} grid holds {rows * cols} patches, not {count}")
-        indices = sorted([*self.cls, *self.registers, *self.other, *range(self.patches.start, self.patches.stop)])
+        (rows, cols), places = self.grid, self._places
+        if rows * cols != len(places):
+            raise ValueError(f"a {rows}x{cols} grid holds {rows * cols} patches, not {len(places)}")
+        there = [index for index in places if index != GONE]
+        indices = sorted([*self.cls, *self.registers, *self.other, *there])
         if indices != list(range(len(indices))):
             raise ValueError(f"token roles must cover 0..N-1 exactly once, got {indices[:8]}... of {len(indices)}")
+        if places and not there:
+            raise ValueError("no patch is left: a layout needs at least one")
+        if there and places == tuple(range(there[0], there[0] + len(places))):
+            object.__setattr__(self, "patches", slice(there[0], there[0] + len(places)))
 
     @classmethod
     def prefixed(cls, grid: tuple[int, int], *, cls_tokens: int = 0, registers: int = 0, other: int = 0) -> TokenLayout:
@@ -58,50 +69,139 @@ class TokenLayout:
         )
 
     def with_registers(self, count: int) -> TokenLayout:
-        """Return the layout with registers added directly before the patches, or as many taken away from there.
+        """Return the layout with registers added directly before the first patch, or as many taken away from there.
 
         Raises:
             ValueError: if fewer registers than that stand there.
         """
-        start = self.patches.start
-        gone = range(start + count, start)  # empty where registers are added
-        if any(index not in self.registers for index in gone):
-            raise ValueError(f"there are not {-count} registers directly before the patches")
+        start = self.first_patch
+        if count < 0:
+            gone = range(start + count, start)
+            if any(index not in self.registers for index in gone):
+                raise ValueError(f"there are not {-count} registers directly before the patches")
+            return self.without(gone)
 
         def moved(indices: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(index + count if index >= start else index for index in indices)
 
-        kept = tuple(index for index in self.registers if index not in gone)
         return TokenLayout(
             cls=moved(self.cls),
-            registers=tuple(sorted((*moved(kept), *range(start, start + count)))),
+            registers=tuple(sorted((*moved(self.registers), *range(start, start + count)))),
             other=moved(self.other),
-            patches=slice(start + count, self.patches.stop + count),
+            patches=moved(self._places),
+            grid=self.grid,
+        )
+
+    def without(self, tokens: Iterable[int]) -> TokenLayout:
+        """Return the layout after some tokens were taken out; the others move up, and patches among them are gone.
+
+        Raises:
+            ValueError: for an index that the sequence does not have.
+        """
+        gone = set(tokens)
+        if unknown := sorted(gone - set(range(self.length))):
+            raise ValueError(f"there is no token {unknown[0]} in a sequence of {self.length}")
+        kept = [index for index in range(self.length) if index not in gone]
+        new = {index: place for place, index in enumerate(kept)}
+
+        def moved(indices: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(new[index] for index in indices if index in new)
+
+        return TokenLayout(
+            cls=moved(self.cls),
+            registers=moved(self.registers),
+            other=moved(self.other),
+            patches=tuple(new.get(index, GONE) for index in self._places),
             grid=self.grid,
         )
 
     @property
     def length(self) -> int:
         """N, the number of tokens of the sequence."""
-        return len(self.cls) + len(self.registers) + len(self.other) + self.num_patches
+        return len(self._roles)
 
     @property
     def num_patches(self) -> int:
-        """P = rows * cols."""
+        """P = rows * cols, those that are gone included."""
         return self.grid[0] * self.grid[1]
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every patch of the grid has a token."""
+        return isinstance(self.patches, slice) or GONE not in self.patches
+
+    @property
+    def first_patch(self) -> int:
+        """Index in the sequence of the first patch token: as many tokens stand before all patches."""
+        return min((index for index in self._places if index != GONE), default=self.length)
+
+    @cached_property
+    def patch_index(self) -> Int64[Tensor, "P"]:
+        """Index in the sequence of every patch of the grid, row by row; -1 for one that is gone."""
+        with torch.inference_mode(False):  # kept, and used with gradients too
+            return torch.tensor(self._places, dtype=torch.long, device="cpu")
+
+    @cached_property
+    def present(self) -> Bool[Tensor, "P"]:
+        """Which patches of the grid have a token."""
+        with torch.inference_mode(False):
+            return self.patch_index != GONE
+
+    def patch(self, row: int, col: int) -> int:
+        """Return the index in the sequence of the patch at a place of the grid, -1 if it is gone.
+
+        Raises:
+            IndexError: for a place outside the grid.
+        """
+        rows, cols = self.grid
+        if not (0 <= row < rows and 0 <= col < cols):
+            raise IndexError(f"no patch ({row}, {col}) on a grid of {rows}x{cols}")
+        return self._places[row * cols + col]
+
+    def take(self, values: Values, axis: int = -2, fill: float = nan) -> Values:
+        """Return what belongs to the patches, row by row on the grid: N along an axis becomes P.
+
+        A view where patches lie side by side, a copy elsewhere.
+
+        Args:
+            values: a tensor or an array with one entry for each of the N tokens along `axis`.
+            fill: stands for patches that are gone; integers need one of their own.
+        """
+        ahead = (slice(None),) * (axis % values.ndim)
+        if isinstance(self.patches, slice):
+            return values[(*ahead, self.patches)]  # type: ignore[return-value]
+        index, gone = self.patch_index.clamp(min=0), ~self.present
+        if isinstance(values, Tensor):
+            index, gone = index.to(values.device), gone.to(values.device)
+        else:
+            index, gone = index.numpy(), gone.numpy()
+        found: Any = values[(*ahead, index)]  # type: ignore[index]
+        if not self.whole:
+            found[(*ahead, gone)] = fill
+        return found
 
     def role(self, index: int) -> Role:
         """Return the role of one token."""
-        if self.patches.start <= index < self.patches.stop:
-            return "patch"
-        for role, members in (("cls", self.cls), ("register", self.registers), ("other", self.other)):
-            if index in members:
-                return role  # type: ignore[return-value]
-        raise IndexError(f"token {index} of a sequence of {self.length}")
+        if not 0 <= index < self.length:
+            raise IndexError(f"token {index} of a sequence of {self.length}")
+        return self._roles[index]
 
     def roles(self) -> Iterator[Role]:
         """Yield the role of every token in order."""
-        return (self.role(i) for i in range(self.length))
+        return iter(self._roles)
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """The index of every patch, row by row."""
+        patches = self.patches
+        return tuple(range(patches.start, patches.stop)) if isinstance(patches, slice) else tuple(patches)
+
+    @cached_property
+    def _roles(self) -> tuple[Role, ...]:
+        named: dict[Role, tuple[int, ...]] = {"cls": self.cls, "register": self.registers, "other": self.other}
+        known: dict[int, Role] = {index: role for role, members in named.items() for index in members}
+        length = len(known) + sum(index != GONE for index in self._places)
+        return tuple(known.get(index, "patch") for index in range(length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +213,9 @@ class Tokens:
 
     def __repr__(self) -> str:
         (images, count, width), (rows, cols) = self.values.shape, self.layout.grid
+        gone = int((~self.layout.present).sum())
         parts = [f"{len(self.layout.cls)} cls", f"{len(self.layout.registers)} registers", f"{rows}x{cols} patches"]
+        parts += [f"{gone} of them gone"] if gone else []
         return f"Tokens({images} images, {count} tokens ({', '.join(parts)}) of width {width})"
 
     @property
@@ -130,10 +232,16 @@ class Tokens:
 
     @property
     def patches(self) -> Float[Tensor, "B P D"]:
-        """The patch tokens, row-major."""
-        return self.values[:, self.layout.patches]
+        """The patch tokens, row-major; NaN for patches that are gone."""
+        return self.layout.take(self.values)
+
+    @property
+    def mean_patch(self) -> Float[Tensor, "B D"]:
+        """The mean of the patch tokens that are there, in float32."""
+        patches = self.patches.float()
+        return patches.mean(1) if self.layout.whole else patches[:, self.layout.present].mean(1)
 
     @property
     def patch_map(self) -> Float[Tensor, "B D rows cols"]:
-        """The patch tokens on their grid."""
+        """The patch tokens on their grid; NaN for patches that are gone."""
         return self.patches.transpose(1, 2).unflatten(2, self.layout.grid)

@@ -22,7 +22,7 @@ def attention_maps(rows: Float[Tensor, "B heads Q N"], layout: TokenLayout) -> F
     """Attention that each query pays to each patch, averaged over heads (the paper's Figs. 1, 2, 9 and 14).
 
     The paper does not say how heads were joined; the mean is what follow-up work uses. A map does not sum to 1: the
-    rest of the attention goes to class, register and other tokens.
+    rest of the attention goes to class, register and other tokens. Patches that are gone are NaN.
     """
     return attention_maps_per_head(rows, layout).mean(1)
 
@@ -37,7 +37,7 @@ def attention_maps_per_head(
     """
     if rows.shape[-1] != layout.length:
         raise ValueError(f"attention rows over {rows.shape[-1]} tokens do not fit a layout of {layout.length}")
-    return rows[..., layout.patches].float().unflatten(-1, layout.grid)
+    return layout.take(rows, -1).float().unflatten(-1, layout.grid)
 
 
 def received(rows: Float[Tensor, "B heads Q N"], queries: Sequence[int]) -> Float[Tensor, "B N"]:
@@ -75,7 +75,7 @@ def mass_mask(maps: Float[Tensor, "*batch rows cols"], mass: float = 0.6) -> Boo
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass is a share in (0, 1], got {mass}")
-    flat = maps.float().flatten(-2)  # [*, P]
+    flat = maps.float().flatten(-2).nan_to_num(0.0)  # [*, P]; patches that are gone hold nothing
     share = flat / flat.sum(-1, keepdim=True)
     sorted_share, order = share.sort(stable=True, dim=-1, descending=True)
     before = sorted_share.cumsum(-1) - sorted_share  # held by the stronger patches

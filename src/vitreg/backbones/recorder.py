@@ -204,8 +204,8 @@ class Recorder:
             return value
         self._written.add((site, layer))
         value, layout = self.editor.apply(site, value, self.layout, layer)
-        added = layout.patches.start - self.layout.patches.start
-        if added and not self.anatomy.resizable:
+        added = layout.first_patch - self.layout.first_patch
+        if layout.length != self.layout.length and not self.anatomy.resizable:
             raise UserError(
                 f"this {type(self.anatomy.tower).__name__} takes no other tokens than its own: its position bias is tied "
                 "to their number."

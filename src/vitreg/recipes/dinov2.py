@@ -96,7 +96,7 @@ class DinoV2(nn.Module):
 
         tokens = self.student.study(self.model, batch.views, hidden.mask, self.group, progress)
         cls = [vit.pooled(stack) for stack in tokens]  # [2B, D] and [V * B, D]
-        cls_logits, patch_logits = self.student.project(torch.cat(cls), hidden.choose(tokens[0][:, layout.patches]))
+        cls_logits, patch_logits = self.student.project(torch.cat(cls), hidden.choose(layout.take(tokens[0])))
         local, across = cls_losses(cls_logits.unflatten(0, (-1, B)), cls_targets, config.student_temp)
         ibot = ibot_loss(patch_logits, patch_targets, config.student_temp, hidden.crop_share, crops=2 * B)
         spread = 2 * koleo(cls[0], self.group)  # a mean over both crops, officially a sum
@@ -123,7 +123,7 @@ class DinoV2(nn.Module):
         )
         tokens = vit.forward_features(crops.flatten(0, 1))  # [2B, N, D]
         layout = vit.layout((crops.shape[-2], crops.shape[-1]))
-        cls, patches = self.teacher.project(vit.pooled(tokens), hidden.choose(tokens[:, layout.patches]))
+        cls, patches = self.teacher.project(vit.pooled(tokens), hidden.choose(layout.take(tokens)))
         cls_targets = self.cls_targets(cls, temperature, cls.new_ones(len(cls)))
         return cls_targets.unflatten(0, (2, -1)), self.patch_targets(patches, temperature, hidden.group_share)
 

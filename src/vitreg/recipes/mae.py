@@ -25,6 +25,7 @@ from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import keep_registers, register_penalty
 from vitreg.recipes.settings import MaeConfig, OptimConfig
+from vitreg.tokens import TokenLayout
 
 
 @final
@@ -59,9 +60,9 @@ class Mae(nn.Module):
             self.model.drop_path, len(self.encoder.blocks), len(images), self.model.drop_path_mode, self.group, progress
         )
         kept = keep_registers(self.model, len(images), self.group, progress)
-        tokens = keep_patches(self.encoder.embed(images), visible, layout.patches)  # [B, 1 + R + K, D]
+        tokens = keep_patches(self.encoder.embed(images), visible, layout)  # [B, 1 + R + K, D]
         (tokens,) = self.encoder.encode([tokens], depths=[depth], registers_kept=[kept])
-        pixels = self.decoder(tokens[:, layout.cls], tokens[:, layout.patches.start :], visible)  # [B, P, h * w * 3]
+        pixels = self.decoder(tokens[:, layout.cls], tokens[:, layout.first_patch :], visible)  # [B, P, h * w * 3]
         loss = mae_loss(
             pixels, patchify(images, self.encoder.patch), hidden.to(images.device), norm_pixels=self.config.norm_pixels
         )
@@ -102,17 +103,17 @@ def places_of(chosen: Bool[Tensor, "B P"]) -> Int64[Tensor, "B K"]:
 
 
 def keep_patches(
-    tokens: Float[Tensor, "B N D"], visible: Int64[Tensor, "B K"], patches: slice
+    tokens: Float[Tensor, "B N D"], visible: Int64[Tensor, "B K"], layout: TokenLayout
 ) -> Float[Tensor, "B M D"]:
     """Drop the patches that are not visible; CLS and registers stay. Positions have been added and stay with the patches.
 
     Args:
         tokens: CLS, registers, then all patches.
         visible: places of the patches that stay.
-        patches: where in the sequence patches lie.
+        layout: of all tokens.
     """
-    kept = tokens[:, patches].take_along_dim(visible[..., None], dim=1)  # [B, K, D]
-    return torch.cat([tokens[:, : patches.start], kept], dim=1)
+    kept = layout.take(tokens).take_along_dim(visible[..., None], dim=1)  # [B, K, D]
+    return torch.cat([tokens[:, : layout.first_patch], kept], dim=1)
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ class _Add:
     """One token before the patches, the mean of all."""
 
     def __call__(self, tokens: Tensor, place: Place) -> Tensor:
-        start = place.layout.patches.start
+        start = place.layout.first_patch
         return torch.cat([tokens[:, :start], tokens.mean(1, keepdim=True), tokens[:, start:]], 1)
 
     def layout(self, before: TokenLayout) -> TokenLayout:
@@ -134,7 +134,7 @@ class _Drop:
     """The token is taken out again."""
 
     def __call__(self, tokens: Tensor, place: Place) -> Tensor:
-        start = place.layout.patches.start
+        start = place.layout.first_patch
         return torch.cat([tokens[:, : start - 1], tokens[:, start:]], 1)
 
     def layout(self, before: TokenLayout) -> TokenLayout:

@@ -91,7 +91,7 @@ def write_onnx(network: VisionTransformer, preprocess: Preprocess, file: Path) -
             "schema": SCHEMA,
             "cls": list(layout.cls),
             "registers": list(layout.registers),
-            "patches": [layout.patches.start, layout.patches.stop],
+            "patches": [layout.first_patch, layout.first_patch + layout.num_patches],
             "grid": list(layout.grid),
             "preprocess": asdict(preprocess.with_size(network.image_size)),
         }

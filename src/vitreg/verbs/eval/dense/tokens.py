@@ -97,7 +97,7 @@ def read_tokens(
     for block in blocks:
         hidden = trace.hidden(block)
         hidden = (backbone.anatomy.final_norm(hidden) if final_norm else hidden).float()
-        patches.append(hidden[:, trace.layout.patches])
+        patches.append(trace.layout.take(hidden))
         if with_cls:
             cls.append(hidden[:, trace.layout.cls[0]])
     # Copies: a head cannot learn from tensors that were made in inference mode.
