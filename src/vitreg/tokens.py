@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from math import nan
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +21,7 @@ Values = TypeVar("Values", Tensor, np.ndarray)
 GONE = -1  # the index of a patch without a token
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLayout:
     """Roles of the N tokens of one sequence.
 
@@ -118,14 +117,15 @@ class TokenLayout:
     @property
     def length(self) -> int:
         """N, the number of tokens of the sequence."""
-        return len(self._roles)
+        there = self.num_patches if isinstance(self.patches, slice) else sum(index != GONE for index in self.patches)
+        return len(self.cls) + len(self.registers) + len(self.other) + there
 
     @property
     def num_patches(self) -> int:
         """P = rows * cols, those that are gone included."""
         return self.grid[0] * self.grid[1]
 
-    @cached_property
+    @property
     def whole(self) -> bool:
         """Whether every patch of the grid has a token."""
         return isinstance(self.patches, slice) or GONE not in self.patches
@@ -133,19 +133,19 @@ class TokenLayout:
     @property
     def first_patch(self) -> int:
         """Index in the sequence of the first patch token: as many tokens stand before all patches."""
-        return min((index for index in self._places if index != GONE), default=self.length)
+        if isinstance(self.patches, slice):
+            return self.patches.start
+        return min(index for index in self.patches if index != GONE)
 
-    @cached_property
+    @property
     def patch_index(self) -> Int64[Tensor, "P"]:
         """Index in the sequence of every patch of the grid, row by row; -1 for one that is gone."""
-        with torch.inference_mode(False):  # kept, and used with gradients too
-            return torch.tensor(self._places, dtype=torch.long, device="cpu")
+        return torch.tensor(self._places, dtype=torch.long, device="cpu")
 
-    @cached_property
+    @property
     def present(self) -> Bool[Tensor, "P"]:
         """Which patches of the grid have a token."""
-        with torch.inference_mode(False):
-            return self.patch_index != GONE
+        return self.patch_index != GONE
 
     def patch(self, row: int, col: int) -> int:
         """Return the index in the sequence of the patch at a place of the grid, -1 if it is gone.
@@ -184,24 +184,20 @@ class TokenLayout:
         """Return the role of one token."""
         if not 0 <= index < self.length:
             raise IndexError(f"token {index} of a sequence of {self.length}")
-        return self._roles[index]
+        for role, members in (("cls", self.cls), ("register", self.registers), ("other", self.other)):
+            if index in members:
+                return role  # type: ignore[return-value]
+        return "patch"
 
     def roles(self) -> Iterator[Role]:
         """Yield the role of every token in order."""
-        return iter(self._roles)
+        return (self.role(i) for i in range(self.length))
 
     @property
     def _places(self) -> tuple[int, ...]:
         """The index of every patch, row by row."""
         patches = self.patches
         return tuple(range(patches.start, patches.stop)) if isinstance(patches, slice) else tuple(patches)
-
-    @cached_property
-    def _roles(self) -> tuple[Role, ...]:
-        named: dict[Role, tuple[int, ...]] = {"cls": self.cls, "register": self.registers, "other": self.other}
-        known: dict[int, Role] = {index: role for role, members in named.items() for index in members}
-        length = len(known) + sum(index != GONE for index in self._places)
-        return tuple(known.get(index, "patch") for index in range(length))
 
 
 @dataclass(frozen=True, slots=True)
