@@ -388,6 +388,5 @@ class Example:
     attends_share: np.ndarray  # [P, K]: their attention
     attention_layer: int | None = None  # block of the attention maps; None is the last
     layer: int | None = None  # block of the norms and of what stands out of them; None is not known
-    near: np.ndarray | None = (
-        None  # bool [rows, cols]: no outliers, but within a factor of `outliers.NEAR` of being some
-    )
+    near: np.ndarray | None = None  # bool [rows, cols]: no outliers, within a factor of `outliers.NEAR` of being some
+    file: bytes | None = None  # the PNG or JPEG that `image` was read from, where it was kept

@@ -83,8 +83,8 @@ def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:
 
 def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: object) -> Outputs:
     """Where `maps` writes; the sheets of single heads are named by models and tokens, and so not known before."""
-    sheets = re.compile(rf"({'|'.join(kinds)})(-[^/]*)?\.png")  # other kinds of maps stay
-    names = [f"{kind}.png" for kind in kinds if kind != "heads"]
+    sheets = re.compile(rf"({'|'.join(kinds)})((-[^/]*)?\.png|\.npz)")  # other kinds of maps stay
+    names = [f"{kind}.png" for kind in kinds if kind != "heads"] + [f"{kind}.npz" for kind in kinds]
     return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import ValidationError
+
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
 from vitreg.results import DiscoverResult, EvalResult
@@ -29,23 +31,31 @@ def place_of_interrupted(outputs: Outputs) -> Outputs:
     return place
 
 
-def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Path, Attempts], None]) -> Kept:
+def as_written(record: Kept) -> Kept:
+    """The record as it is read again from its file: pages are drawn of that, so that a later drawing is the same."""
+    try:
+        return type(record).model_validate_json(record.model_dump_json())
+    except ValidationError:  # a number that JSON does not have
+        return record
+
+
+def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Kept, Path, Attempts], None]) -> Kept:
     """Add what `draw` draws to a result, and return the record, which names what could not be drawn.
 
     Args:
         record: as it was published; it is written once more where a drawing failed.
         name: of its file.
-        draw: draws into a folder, each thing as one of the attempts.
+        draw: draws the record, as it was written, into a folder, each thing as one of the attempts.
     Raises:
         UserError: if the folder cannot be written; the record is complete then.
     """
     from vitreg.report import Attempts
 
-    attempts, named = Attempts(), record
+    attempts, named, read = Attempts(), record, as_written(record)
 
     def write(place: Path) -> None:
         nonlocal named
-        draw(place, attempts)
+        draw(read, place, attempts)
         if attempts.failed:
             named = record.model_copy(update={"undrawn": list(attempts.failed)})
             write_text(place / name, named.model_dump_json(indent=1))

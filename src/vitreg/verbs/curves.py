@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from vitreg.errors import UserError
@@ -36,7 +35,9 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
         outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)), more=True)
         from vitreg.report import draw_curves
 
-        record = draw_beside(outputs, record, "curves.json", partial(draw_curves, record.runs))
+        record = draw_beside(
+            outputs, record, "curves.json", lambda read, place, attempts: draw_curves(read.runs, place, attempts)
+        )
     return record
 
 

@@ -8,6 +8,7 @@ lets no other script than our own run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,22 @@ WIDE = ("norms", "histogram", "watched")  # charts as wide as the page
 SKIPPED_SHOWN = 200  # rows; the rest is in result.json
 
 
-def draw_scan(result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts) -> None:
+def draw_scan(
+    result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts, *, keep: bool = True
+) -> None:
     """Draw what people look at, the figures and the page, into a folder, and keep the examples for other pages.
 
     Args:
         attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+        keep: whether to keep the examples, and draw them as they are kept: a later drawing then shows the same.
     Raises:
         UserError: if the folder cannot be written.
     """
+    if keep:
+        attempts(kept.FILE_NAME, lambda: kept.write_examples(examples, directory))
+        with contextlib.suppress(ValueError):  # they could not be kept
+            examples = kept.read_examples(directory)
     write_figures(result, examples, directory, attempts)
-    attempts(kept.FILE_NAME, lambda: kept.write_examples(examples, directory))
     attempts(FILE_NAME, lambda: write_report(result, examples, directory, attempts))
 
 

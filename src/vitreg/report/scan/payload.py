@@ -129,7 +129,9 @@ def picture(example: Example) -> str:
 
 
 def encoded(example: Example) -> tuple[str, bytes]:
-    """The image as a file: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long."""
+    """The image as a file: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long; the kept one as it is."""
+    if example.file is not None:
+        return ("png" if example.file.startswith(b"\x89PNG") else "jpeg"), example.file
     image = Image.fromarray(np.ascontiguousarray(example.image))
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     best: tuple[str, bytes] | None = None

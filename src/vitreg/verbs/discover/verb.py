@@ -34,7 +34,7 @@ from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.progress import progress
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report import Attempts
-from vitreg.report.sheets.sheet import save_all
+from vitreg.report.sheets.kept import keep_and_draw
 from vitreg.results import DiscoverResult
 from vitreg.verbs.discover.judge import Judge, Judged
 from vitreg.verbs.discover.model import DiscoverModel
@@ -253,9 +253,9 @@ def _write(
         write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
         write_text(place / "result.json", result.model_dump_json(indent=1))
 
-    def draw(place: Path, attempts: Attempts) -> None:
-        sheets = attempts("pictures", lambda: list(gallery.sheets(result, chosen)))
-        save_all(sheets or [], place / "pictures", attempts)
+    def draw(read: DiscoverResult, place: Path, attempts: Attempts) -> None:
+        sheets = attempts("pictures", lambda: list(gallery.sheets(read, chosen)))
+        keep_and_draw(sheets or [], place / "pictures", "sheets.npz", attempts)
 
     outputs.publish(record, more=True)
     return draw_beside(outputs, result, "result.json", draw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,7 +24,7 @@ from vitreg.passes import ahead
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.records import Skipped
 from vitreg.report import Attempts
-from vitreg.report.sheets.sheet import save_all
+from vitreg.report.sheets.kept import Named, keep_and_draw
 from vitreg.verbs.maps.model import Fit, MappedModel
 from vitreg.verbs.maps.sheets import compose
 from vitreg.verbs.maps.values import WHAT, MapsResult, ModelMaps, What, check_numbers, kinds_of, weights_of
@@ -125,10 +126,16 @@ def maps(
             return result
         sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
         attempts = Attempts()
-        outputs.publish(lambda place: save_all(sheets, place, attempts))
+        outputs.publish(lambda place: _draw(sheets, place, attempts))
         failed = {each.name: each.sentence for each in attempts.failed}
         written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
         return replace(result, notes=(*result.notes, *failed.values()), paths=written)
+
+
+def _draw(sheets: Sequence[Named], place: Path, attempts: Attempts) -> None:
+    """Draw the sheets; those of a kind are kept in a file of their own, which a later call for other kinds leaves alone."""
+    for kind, each in groupby(sheets, lambda named: named[0].removesuffix(".png").partition("-")[0]):
+        keep_and_draw(list(each), place, f"{kind}.npz", attempts)
 
 
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:

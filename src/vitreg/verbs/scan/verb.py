@@ -304,11 +304,11 @@ def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example
 
     examples: list[Example] | None = None
 
-    def draw(place: Path, attempts: Attempts) -> None:
+    def draw(read: ScanResult, place: Path, attempts: Attempts) -> None:
         nonlocal examples
         if examples is None:
             examples = attempts("maps of the images", build) or []
-        draw_scan(result, examples, place, attempts)
+        draw_scan(read, examples, place, attempts)
 
     return draw_beside(outputs, result, "result.json", draw)
 

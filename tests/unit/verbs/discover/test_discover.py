@@ -162,7 +162,7 @@ def test_everything_is_written_and_reads_back(backbone, photos, truth, tmp_path,
     out = tmp_path / "out"
     result = discover(backbone, photos, boxes=truth, out=out, options=DiscoverOptions(setting=Setting(method=method)))
     assert {path.name for path in out.iterdir()} == {"result.json", "boxes.json", "pictures", ".vitreg.json"}
-    assert {path.name for path in (out / "pictures").iterdir()} == {"boxes.png", "steps.png"}
+    assert {path.name for path in (out / "pictures").iterdir()} == {"boxes.png", "steps.png", "sheets.npz"}
     assert DiscoverResult.model_validate_json((out / "result.json").read_text()) == result
     document = json.loads((out / "boxes.json").read_text())
     assert [(image["height"], image["width"]) for image in document["images"]] == SIZES

@@ -104,7 +104,9 @@ def test_files_become_images_at_any_resolution(backbone, photos, tmp_path):
     assert (found.image_size, found.grid) == ((48, 64), (6, 8))
     assert found.inputs.shape == (3, 48, 64, 3)
     assert [p.name for p in result.paths] == ["norm.png", "attention.png"]
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["attention.png", "norm.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == [
+        "attention.npz", "attention.png", "norm.npz", "norm.png",
+    ]  # fmt: skip
     for path in result.paths:
         with Image.open(path) as image:
             image.load()
