@@ -29,16 +29,17 @@ CASES = {
     "extract": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}"),
     "train": ("--config", "{settings}", "--out", "{out}/run", "--run.duration", "4 steps"),
     "curves": ("{run}", "--out", "{out}"),
+    "draw": ("{scanned}", "--out", "{out}"),
     "export": ("{run}", "--to", "safetensors", "--out", "{out}/model.safetensors"),
     "demo": ("--out", "{out}"),
     "version": (),
 }
 LEAVES = {
     "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
-    "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "export": "model.safetensors",
+    "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
     "demo": "index.html",
 }  # fmt: skip
-OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "demo"}
+OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "demo"}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

@@ -26,6 +26,7 @@ FLOORS = {
 VERBS_MAY_IMPORT = {
     ("train", "vitreg.verbs.scan.verb"): "the norms of a run are watched by scans of probe images",
     ("train", "vitreg.verbs.curves"): "the page in the folder of a run is drawn by `curves`",
+    ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
 }
 REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "writing", "report"}
@@ -217,6 +218,7 @@ def test_verbs():
         "extract",
         "train",
         "curves",
+        "draw",
         "export",
         "demo",
         "version",

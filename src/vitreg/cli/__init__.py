@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitreg.cli.drawing import Draw
 from vitreg.cli.looking import Compare, Demo, Doctor, Maps, Scan
 from vitreg.cli.measuring import Discover, Eval, Extract
 from vitreg.cli.options import contents
@@ -23,13 +24,15 @@ VERBS = {
     "extract": Extract,
     "train": Train,
     "curves": Curves,
+    "draw": Draw,
     "export": Export,
     "demo": Demo,
     "version": Version,
 }
-WITHOUT_TORCH = {"compare", "curves", "version"}
+WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
+    "draw": "what was drawn before is kept",
     "demo": "what was written so far is kept, and the same command begins anew",
     "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",
 }

@@ -5,20 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
+from typing import Literal
+from urllib.parse import quote, unquote_to_bytes
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
-from vitreg.records import Example, ScanResult
+from vitreg.records import Example, Record, ScanResult
 from vitreg.report import write_comparison
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.words import relative
+from vitreg.writing.files import printable, write_text
 from vitreg.writing.outputs import Outputs
 
 MOST_SCANS = 8
 SHOWN = 3  # photographs
+RECORD = ".json"  # behind the name of the page: which scans it compares
+Shared = tuple[list[tuple[str, list[Example]]], str]  # photographs with their maps by each scan, or why there are none
+
+
+class Comparison(Record):
+    """What a page compares: the record beside it, from which `vitreg draw` makes it again."""
+
+    schema_: Literal["vitreg.compare/1"] = Field(default="vitreg.compare/1", alias="schema")
+    names: list[str]
+    scans: list[str] = Field(description="their folders as links from the page")
 
 
 def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
@@ -38,18 +50,37 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     if page.is_dir() or page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {page} is the page itself; name a file such as {page.with_suffix('.html').name}.")
     results = [read_scan(folder) for folder in folders]
-    outputs = Outputs(page.parent, "compare", [page.name])
+    outputs = Outputs(page.parent, "compare", [page.name, page.name + RECORD])
     outputs.check()
-    pictures, no_pictures = shared_pictures(folders)
     links = [quote(os.fsencode(Path(os.path.relpath(folder, page.parent)).as_posix())) for folder in folders]
-    columns, note = list(zip(_names(folders), results, links, strict=True)), " ".join(differences(results))
-    title = f"{len(scans)} scans side by side"
-    outputs.publish(
-        lambda place: write_comparison(
-            columns, place / page.name, title=title, note=note, pictures=pictures, no_pictures=no_pictures
-        )
-    )
+    record = Comparison(names=[printable(name) for name in _names(folders)], scans=links)
+    pictures = shared_pictures(folders)
+
+    def write(place: Path) -> None:
+        _write(record, results, pictures, place / page.name)
+        write_text(place / (page.name + RECORD), record.model_dump_json(indent=1))
+
+    outputs.publish(write)
     return page
+
+
+def draw_comparison(record: Comparison, home: Path, page: Path) -> None:
+    """Draw a comparison once more, of what its scans hold now.
+
+    Args:
+        home: the folder that the names of its scans begin at.
+        page: the file to write.
+    Raises:
+        UserError: if one of them is no longer there, or the page cannot be written.
+    """
+    folders = [home / os.fsdecode(unquote_to_bytes(link)) for link in record.scans]
+    _write(record, [read_scan(folder) for folder in folders], shared_pictures(folders), page)
+
+
+def _write(record: Comparison, results: Sequence[ScanResult], pictures: Shared, page: Path) -> None:
+    columns, note = list(zip(record.names, results, record.scans, strict=True)), " ".join(differences(results))
+    title = f"{len(results)} scans side by side"
+    write_comparison(columns, page, title=title, note=note, pictures=pictures[0], no_pictures=pictures[1])
 
 
 def read_scan(folder: Path) -> ScanResult:
@@ -76,7 +107,7 @@ def read_scan(folder: Path) -> ScanResult:
         ) from error
 
 
-def shared_pictures(folders: Sequence[Path]) -> tuple[list[tuple[str, list[Example]]], str]:
+def shared_pictures(folders: Sequence[Path]) -> Shared:
     """The images that all scans keep, those with most outliers first: (name, maps by each scan); else why there are none."""
     kept: list[dict[str, Example]] = []
     for folder in folders:

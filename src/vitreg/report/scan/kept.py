@@ -55,17 +55,16 @@ def _example(arrays: np.lib.npyio.NpzFile, number: int, known: dict[str, object]
     image = read_picture(content, payload.LONGEST_SIDE)
     maps = {name: arrays[f"{number}/{name}"] for name in MAPS if f"{number}/{name}" in arrays.files}
     blocks = {block: known[block] for block in BLOCKS}
-    example = Example(
-        name=str(known["name"]), image=image, file=content.tobytes(), **{"cls_attention": None, **maps}, **blocks
-    )  # type: ignore[arg-type]
+    maps = {"cls_attention": None, **maps}
+    example = Example(name=str(known["name"]), image=image, file=content.tobytes(), **maps, **blocks)  # type: ignore[arg-type]
     rows, cols = example.norms.shape
     wanted = {
         "outliers": (rows, cols), "near": (rows, cols), "cls_attention": (rows, cols), "pca": (rows, cols, 3),
         "register_attention": (len(example.register_attention), rows, cols),
         "attends": example.attends_share.shape, "attends_share": (rows * cols, example.attends.shape[1]),
     }  # fmt: skip
-    fit = all(maps[name].shape == shape for name, shape in wanted.items() if name in maps)
-    numbers = all(values.dtype.kind in "biuf" for values in maps.values())
+    fit = all(maps[name].shape == shape for name, shape in wanted.items() if maps.get(name) is not None)
+    numbers = all(values.dtype.kind in "biuf" for values in maps.values() if values is not None)
     if not fit or not numbers or any(not isinstance(block, int | None) for block in blocks.values()):
         raise ValueError(f"the maps in {FILE_NAME} do not fit together")
     return example

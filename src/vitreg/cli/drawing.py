@@ -1,0 +1,42 @@
+"""The command line of `draw`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from vitreg.cli.options import open_with
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Draw pages, sheets and charts again from the records of a folder. No model, no images, no torch.
+
+    DIR is what scan, compare, maps, discover, eval, curves or train wrote. Numbers stay as they are.
+
+    Example: vitreg draw scans/reg4
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="a folder that another verb wrote")]
+    out: Path | None = None
+    """Another folder for what is drawn; DIR itself if unset."""
+
+    def check(self) -> None:
+        """Refuse nothing beforehand: the verb needs no model."""
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.draw import draw
+
+        drawn = draw(self.folder, out=self.out)
+        for note in drawn.notes:
+            say(note)
+        for path in drawn.paths[1:]:
+            say(path)
+        open_with(drawn.paths[0])
+        return Exit.DONE

@@ -1,0 +1,237 @@
+"""`draw`: pages, sheets and charts once more, from what a verb left in its folder. No model, no images, no torch.
+
+What a folder is, its record says. Records are read and never changed, but for the list of what could not be drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from vitreg.documents import parse_json
+from vitreg.errors import UserError
+from vitreg.records import Curves, Record, ScanResult, Undrawn
+from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
+from vitreg.report.scan.kept import read_examples
+from vitreg.report.sheets.kept import Named, read_sheets
+from vitreg.report.sheets.sheet import save_all
+from vitreg.results import DiscoverResult
+from vitreg.training.history import read_run
+from vitreg.verbs.compare import RECORD as COMPARED
+from vitreg.verbs.compare import Comparison, draw_comparison
+from vitreg.writing.files import missing, output_folder, write_text
+from vitreg.writing.ledger import read_ledger
+from vitreg.writing.outputs import Outputs
+
+PAGE, RESULT = "report.html", "result.json"
+NOT_AGAIN = ("maps of the images", "pictures")  # what only measuring makes; so are the files that keep pictures
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """What can be drawn in a folder.
+
+    Args:
+        verb: that measured it, and owns the files.
+        names: files that are written, a folder with a slash at its end.
+        draw: writes them into a folder.
+        opens: the first thing to look at.
+        record: the file that names what could not be drawn; empty where none does.
+        undrawn: what it named.
+        lacking: why not all of it can be drawn.
+        spoils: whether drawing the rest would take away something that was drawn.
+    """
+
+    verb: str
+    names: tuple[str, ...]
+    draw: Callable[[Path, Attempts], object]
+    opens: str
+    record: str = ""
+    undrawn: list[Undrawn] = field(default_factory=list)
+    lacking: str = ""
+    spoils: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """What was drawn: the first things to look at, and sentences on what was not."""
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
+    """Draw again what a folder of scan, compare, maps, discover, eval, curves or train shows.
+
+    Args:
+        folder: what the verb wrote.
+        out: another folder for what is drawn; the records stay where they are.
+    Raises:
+        UserError: for a folder of anything else, a record that cannot be read, pictures that were not kept, or files in the
+            way that vitreg did not write.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise missing(folder, "folder") if not folder.exists() else UserError(f"{folder} is a file; name its folder.")
+    drawings = list(_drawings(folder))
+    if not drawings:
+        raise UserError(
+            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, curves or train."
+        )
+    for each in drawings:
+        if each.lacking and (not each.names or (each.spoils and out is None)):
+            elsewhere = "; the rest can be drawn elsewhere with --out" if each.names else ""
+            raise UserError(f"{each.lacking}; run vitreg {each.verb} again{elsewhere}.")
+    place = folder if out is None else output_folder(Path(out))
+    outputs = [Outputs(place, each.verb, each.names) for each in drawings]
+    for each in outputs:
+        each.check()
+    notes = [f"{each.lacking}." for each in drawings if each.lacking]
+    for each, to in zip(drawings, outputs, strict=True):
+        notes += [failed.sentence for failed in _drawn(each, folder, to)]
+    return Drawn(paths=tuple(place / each.opens for each in drawings), notes=tuple(notes))
+
+
+def _drawn(drawing: Drawing, folder: Path, outputs: Outputs) -> list[Undrawn]:
+    """Draw, and name in the record what failed. Returns that."""
+    again = [each for each in drawing.undrawn if each.name not in NOT_AGAIN and not each.name.endswith(".npz")]
+    before = [each for each in drawing.undrawn if each not in again]
+    attempts = Attempts()
+
+    def write(place: Path) -> None:
+        attempts.failed[:] = before
+        drawing.draw(place, attempts)
+        if drawing.record and outputs.folder == folder and attempts.failed != drawing.undrawn:
+            held = parse_json((folder / drawing.record).read_bytes())
+            held["undrawn"] = [each.model_dump() for each in attempts.failed]
+            write_text(place / drawing.record, json.dumps(held, indent=1, ensure_ascii=False))
+
+    outputs.add(write)
+    return attempts.failed
+
+
+def _drawings(folder: Path) -> Iterator[Drawing]:
+    if (folder / RESULT).is_file():
+        schema = _schema(folder / RESULT)
+        if schema not in _RESULTS:
+            raise UserError(f"{folder / RESULT} is {_kind(schema)}, and no record that vitreg draw knows.")
+        yield _RESULTS[schema](folder)
+    if (folder / "curves.json").is_file():
+        yield _curves(folder)
+    if (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file():
+        yield _run(folder)
+    yield from _maps(folder)
+    compared = [path for path in sorted(folder.glob(f"*.htm*{COMPARED}")) if _schema(path) == "vitreg.compare/1"]
+    yield from map(_comparison, compared)
+
+
+def _scan(folder: Path) -> Drawing:
+    result, lacking, examples = _read(folder / RESULT, ScanResult), "", []
+    try:
+        examples = read_examples(folder)
+    except ValueError as error:
+        lacking = f"the photographs of {folder} cannot be drawn again: {error}"
+    return Drawing(
+        verb="scan", names=(PAGE, "figures/"), opens=PAGE, record=RESULT, undrawn=result.undrawn,
+        draw=lambda place, attempts: draw_scan(result, examples, place, attempts, keep=False),
+        lacking=lacking, spoils=True,
+    )  # fmt: skip
+
+
+def _discover(folder: Path) -> Drawing:
+    result = _read(folder / RESULT, DiscoverResult)
+    try:
+        sheets = read_sheets(folder / "pictures" / "sheets.npz")
+    except ValueError as error:
+        return Drawing(
+            verb="discover", names=(), draw=_nothing, opens=RESULT,
+            lacking=f"the pictures of {folder} cannot be drawn again: {error}",
+        )  # fmt: skip
+    return Drawing(
+        verb="discover", names=("pictures/",), opens=f"pictures/{sheets[0][0]}" if sheets else RESULT, record=RESULT,
+        undrawn=result.undrawn, draw=lambda place, attempts: save_all(sheets, place / "pictures", attempts),
+    )  # fmt: skip
+
+
+def _curves(folder: Path) -> Drawing:
+    record = _read(folder / "curves.json", Curves)
+    return Drawing(
+        verb="curves", names=(PAGE, "curves.png"), opens=PAGE, record="curves.json", undrawn=record.undrawn,
+        draw=partial(draw_curves, record.runs),
+    )  # fmt: skip
+
+
+def _run(folder: Path) -> Drawing:
+    run = read_run(folder)
+    return Drawing(verb="curves", names=(PAGE,), opens=PAGE, draw=partial(write_curves, [run]))
+
+
+def _maps(folder: Path) -> Iterator[Drawing]:
+    """The sheets of `maps`, which has no other record than they: one file for every kind."""
+    sheets: list[Named] = []
+    own, kinds = read_ledger(folder).of("maps"), set()
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            found = [] if path.name in ("sheets.npz", "examples.npz") else read_sheets(path)
+        except ValueError as error:
+            if path.name in own:
+                raise UserError(
+                    f"the sheets of {path.stem} cannot be drawn again: {error}; run vitreg maps again."
+                ) from error
+            continue
+        sheets += found
+        kinds |= {path.stem} if found else set()
+    old = [name for name in own if name.endswith(".png") and name.removesuffix(".png").partition("-")[0] not in kinds]
+    lacking = f"{folder / old[0]} cannot be drawn again: there is no {_kept(old[0])}" if old else ""
+    if sheets or old:
+        yield Drawing(
+            verb="maps", names=tuple(name for name, _ in sheets), opens=sheets[0][0] if sheets else old[0],
+            draw=lambda place, attempts: save_all(sheets, place, attempts), lacking=lacking,
+        )  # fmt: skip
+
+
+def _kept(sheet: str) -> str:
+    return sheet.removesuffix(".png").partition("-")[0] + ".npz"
+
+
+def _comparison(path: Path) -> Drawing:
+    record = _read(path, Comparison)
+    page = path.name.removesuffix(COMPARED)
+    return Drawing(
+        verb="compare", names=(page,), opens=page,
+        draw=lambda place, attempts: draw_comparison(record, path.parent, place / page),
+    )  # fmt: skip
+
+
+_RESULTS: dict[str | None, Callable[[Path], Drawing]] = {"vitreg.scan/1": _scan, "vitreg.discover/1": _discover}
+
+
+def _nothing(place: Path, attempts: Attempts) -> None:
+    """Draw nothing."""
+
+
+def _read(path: Path, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged or of another version, and nothing can be drawn of it.") from error
+
+
+def _schema(path: Path) -> str | None:
+    try:
+        return parse_json(path.read_bytes()).get("schema")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _kind(schema: str | None) -> str:
+    return "no record of vitreg" if schema is None else f"of the schema {schema}"
