@@ -15,8 +15,9 @@ from vitreg.backbones.loading.processors import mirror
 from vitreg.discovery.boxes import to_pixels
 from vitreg.features.extract import Wanted, extract
 from vitreg.machine.runtime import Processes
-from vitreg.passes.batches import batches_of, fitted
+from vitreg.passes.batches import batches_of
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import fitted
 from vitreg.verbs.discover.model import DiscoverModel
 from vitreg.verbs.eval.settings.tokens import OutlierOptions
 from vitreg.verbs.eval.tasks.complexity import Complexity
@@ -140,7 +141,7 @@ def test_every_verb_shows_the_model_the_whole_picture(photos, tmp_path):
     passed = TokenPass(own, OutlierOptions(layer=-1))
     tokens = torch.cat([batch.tokens for batch in passed(open_pictures(own)[0], "")])
     torch.testing.assert_close(tokens, wanted[fitted_on], **near)
-    linear = _Features(own, Wanted(cls=(), mean=(-1,)), own.preprocess())
+    linear = _Features(own, Wanted(cls=(), mean=(-1,)), own.view())
     torch.testing.assert_close(linear(expected), wanted.mean(1), **near)
 
 

@@ -22,16 +22,15 @@ from vitreg.console.terminal import say
 from vitreg.data.batches.training import deliveries_of
 from vitreg.data.batches.workers import Delivery, EvaluationJobs, Job, default_workers
 from vitreg.data.sets.example import TrainingSet
-from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.features.claims import Claims
 from vitreg.features.fields import FieldReader, Wanted
 from vitreg.features.key import key_of, made_from
 from vitreg.features.shards import Shards, StoreRecord, cut, read_record, write_record
 from vitreg.features.store import FeatureStore, find_damaged
-from vitreg.passes.batches import automatic_batch_size, fitted
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
+from vitreg.passes.view import View
 from vitreg.records import Skipped
 
 __all__ = ["Wanted", "extract"]
@@ -40,7 +39,7 @@ _WRITES_AHEAD = 2  # shards that may wait in memory for the disk
 _POLL = 0.25  # seconds
 
 
-def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preprocess | None = None) -> FeatureStore:
+def extract(bench: Bench, data: TrainingSet, wanted: Wanted, view: View | None = None) -> FeatureStore:
     """Return the features of a set; only what is not on disk yet is computed.
 
     They lie in ``bench.features/KEY``, KEY following from the model's weights and dtype, the preprocessing, `wanted`
@@ -48,7 +47,7 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
 
     Args:
         data: samples to read in any order; `rows` of the store are places in it.
-        preprocess: how a picture becomes the model's input; `bench.preprocess()` if None.
+        view: how the model sees pictures; `bench.view()` if None.
     Raises:
         UserError: for an empty set or one of which no image can be read, features the model does not have, values that
             are not finite, or a folder that cannot be written.
@@ -56,11 +55,10 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
     if not len(data):
         raise UserError(f"there are no images in {bench.data} to extract features of.")
     backbone = bench.backbone
-    preprocess = bench.preprocess() if preprocess is None else preprocess
-    size = fitted(preprocess.size, backbone, bench.policy)
-    reader = FieldReader(backbone, wanted, size)
-    words = made_from(backbone, data, preprocess, bench.policy, size, reader)
-    per_shard, batch = cut(reader.fields, bench.batch_size or automatic_batch_size(backbone, size))
+    view = bench.view() if view is None else view
+    reader = FieldReader(backbone, wanted, view.size)
+    words = made_from(backbone, data, view.pictures, view.policy, view.size, reader)
+    per_shard, batch = cut(reader.fields, view.batch)
     record = StoreRecord(
         key=key_of(words),
         images=len(data),
@@ -79,7 +77,7 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, preprocess: Preproc
     missing = shards.missing()
     if missing:
         with Claims(shards.folder) as claims:
-            _Extraction(bench, data, preprocess, reader, shards, claims).run(missing)
+            _Extraction(bench, data, view, reader, shards, claims).run(missing)
     store = FeatureStore(shards, notes)
     if not store.images:
         first = store.skipped[0]
@@ -160,13 +158,13 @@ class _Extraction:
         self,
         bench: Bench,
         data: TrainingSet,
-        preprocess: Preprocess,
+        view: View,
         reader: FieldReader,
         shards: Shards,
         claims: Claims,
     ) -> None:
-        self._bench, self._preprocess, self._reader = bench, preprocess, reader
-        self._jobs, self._shards, self._claims = EvaluationJobs(data, preprocess), shards, claims
+        self._bench, self._view, self._reader = bench, view, reader
+        self._jobs, self._shards, self._claims = EvaluationJobs(data, view.pictures), shards, claims
         self._workers = default_workers() if bench.workers is None else bench.workers
         # The batch of who began is kept: sums over another number of images may differ in the last bit.
         self._batch = bench.batch_size or shards.record.batch
@@ -229,10 +227,9 @@ class _Extraction:
             return dict
         backbone, reader = self._bench.backbone, self._reader
         pixels = delivery.stacks[0].permute(0, 3, 1, 2).to(backbone.device, non_blocking=True)
-        images = self._preprocess.normalise(pixels)
-        policy = self._bench.policy
-        mirror = backbone.fit(images.flip(-1), policy) if reader.mirrored else None
-        return _to_host(reader(backbone.fit(images, policy), mirror))
+        images = self._view.pictures.normalise(pixels)
+        mirror = self._view.fit(images.flip(-1)) if reader.mirrored else None
+        return _to_host(reader(self._view.fit(images), mirror))
 
     def _keep(
         self,

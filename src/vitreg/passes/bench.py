@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitreg.backbones import Backbone
+from vitreg.data.batches.training import EvaluationLoader, evaluation_loader
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.sets.sides import Metric, Sides, open_sides, open_test
 from vitreg.data.views.transforms import Policy, Preprocess
 from vitreg.machine.runtime import Processes
+from vitreg.passes.view import View, view_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +54,35 @@ class Bench:
         self.noted.extend(found.notes)
         return found, metric
 
-    def preprocess(self, *, resize_ratio: float | None = None) -> Preprocess:
-        """Return how a picture becomes the model's input, at the size asked for.
+    def view(self, *, resize_ratio: float | None = None, preprocess: Preprocess | None = None) -> View:
+        """Return how the model sees pictures, at the size asked for.
 
         Args:
             resize_ratio: short side of the resized picture over the side of the crop, such as 256 / 224 for DINOv2's
-                kNN or 1 for its transfer sets; the model's own if None.
+                kNN or 1 for its transfer sets; the model's own if None, or where the input is not square.
+            preprocess: what a picture becomes, in the place of all that.
         Raises:
             UserError: for a model that photographs cannot be prepared for.
         """
-        found = self.backbone.prepared(self.size)
-        if resize_ratio is None:
-            return found
-        short = min(found.size)
-        if found.size[0] != found.size[1]:
-            return found
-        return Preprocess(
-            size=found.size,
-            resize=round(short * resize_ratio),
-            mean=found.mean,
-            std=found.std,
-            interpolation="bicubic",
+        if preprocess is None:
+            preprocess = self.backbone.prepared(self.size)
+            if resize_ratio is not None and preprocess.size[0] == preprocess.size[1]:
+                preprocess = Preprocess(
+                    size=preprocess.size,
+                    resize=round(preprocess.size[0] * resize_ratio),
+                    mean=preprocess.mean,
+                    std=preprocess.std,
+                    interpolation="bicubic",
+                )
+        return view_of(self.backbone, policy=self.policy, batch=self.batch_size, preprocess=preprocess)
+
+    def loader(self, data: TrainingSet, view: View) -> EvaluationLoader:
+        """Return this process's share of a set in batches, in order, prepared for the model."""
+        return evaluation_loader(
+            data,
+            view.pictures,
+            batch=view.batch,
+            rank=self.group.rank,
+            world=self.group.world,
+            workers=self.workers,
         )

@@ -20,7 +20,6 @@ from vitreg.data.sets.listed import ArraySet
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import IMAGENET, Preprocess
 from vitreg.errors import UserError
-from vitreg.features import extract as features
 from vitreg.features import shards as feature_shards
 from vitreg.features.extract import Wanted, extract
 from vitreg.features.fields import FieldReader
@@ -187,7 +186,8 @@ def keys(folder):
 
 def test_the_key_follows_from_weights_transform_wish_and_data(tmp_path):
     def kept(backbone=None, data=None, wanted=Wanted(), preprocess=None, **settings):  # noqa: B008
-        store = extract(bench(tmp_path, backbone, **settings), data or Pictures(), wanted, preprocess)
+        on = bench(tmp_path, backbone, **settings)
+        store = extract(on, data or Pictures(), wanted, on.view(preprocess=preprocess))
         return store.record.key
 
     base = kept()
@@ -492,7 +492,7 @@ def test_a_resumed_extraction_keeps_the_batch_it_was_begun_with(tmp_path, monkey
     monkeypatch.setattr(
         FieldReader, "__call__", lambda reader, *images: seen.append(len(images[0])) or read(reader, *images)
     )
-    monkeypatch.setattr(features, "automatic_batch_size", lambda *_: 4)
+    monkeypatch.setattr("vitreg.passes.view.images_at_once", lambda *_: 4)
     killed = child(tmp_path, "batch", 2)
     killed.join(PATIENCE)
     extract(bench(tmp_path, batch_size=None), Pictures(torn=(5, 6)), EVERYTHING)

@@ -18,11 +18,10 @@ from vitreg.analysis.token_classes import OutlierRule, rule_at_peak
 from vitreg.backbones.edits import Edit
 from vitreg.backbones.sites import resolve_layer
 from vitreg.backbones.trace import Capture, Trace
-from vitreg.data.batches.training import EvaluationBatch, evaluation_loader
+from vitreg.data.batches.training import EvaluationBatch
 from vitreg.data.sets.example import Example, Portion, TrainingSet
 from vitreg.data.sources.images import ImageSource
 from vitreg.errors import UserError
-from vitreg.passes.batches import automatic_batch_size, fitted
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
 from vitreg.probes.ridge import SplitMoments
@@ -78,12 +77,12 @@ class TokenPass:
     def __init__(self, bench: Bench, options: OutlierOptions) -> None:
         options.check()  # a misspelt detector must show before hours of forward passes
         backbone = bench.backbone
-        self.bench, self.options, self.preprocess = bench, options, bench.preprocess()
+        self.bench, self.options, self.view = bench, options, bench.view()
         self.layer = resolve_layer(-1 if options.layer is None else options.layer, backbone.depth)
         outlier = options.layer if options.outlier_layer is None else options.outlier_layer
         self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
         self.outlier_layer = self.searched[-1]
-        self.size = fitted(self.preprocess.size, backbone, bench.policy)
+        self.size = self.view.size
         self.layout = backbone.one_layout(self.size)
         self.skipped: dict[str, str] = {}
         self.calibrated, self.came_in = 0, False
@@ -105,21 +104,14 @@ class TokenPass:
         bench = self.bench
         if not len(data):
             raise UserError(f"there are no images in {bench.data} for {what}.")
-        loader = evaluation_loader(
-            data,
-            self.preprocess,
-            batch=bench.batch_size or automatic_batch_size(bench.backbone, self.size),
-            rank=bench.group.rank,
-            world=bench.group.world,
-            workers=bench.workers,
-        )
+        loader = bench.loader(data, self.view)
         show = bench.group.first and not bench.quiet
         with progress(what, len(data) // bench.group.world, unit="images", show=show) as advance:
             for batch in loader:
                 yield EvaluationBatch(
                     batch.indices,
                     batch.names,
-                    bench.backbone.fit(batch.pixels, bench.policy),
+                    self.view.fit(batch.pixels),
                     batch.labels,
                     batch.captions,
                 )

@@ -19,11 +19,11 @@ from vitreg.backbones.weights.checkpoints import read_checkpoint
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.wrappers import plain_names
 from vitreg.config import decode
-from vitreg.data.views.transforms import Preprocess
 from vitreg.documents import read_json
 from vitreg.errors import UserError
 from vitreg.models.vit import publish
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import View
 from vitreg.recipes.clip import Clip
 from vitreg.recipes.settings import ClipConfig
 from vitreg.training.checkpoint import load_newest
@@ -157,19 +157,20 @@ def _of_run(backbone: Backbone, run: Path) -> Towers:
     return Towers(model=recipe, tokenize=recipe.tokenizer(), size=None, notes=found.notes)
 
 
-def preprocess_for(bench: Bench, towers: Towers) -> Preprocess:
-    """Return how pictures are prepared: the short side resized to the input, bicubic, and the centre cropped.
+def view_for(bench: Bench, towers: Towers) -> View:
+    """Return how pictures are seen: the short side resized to the input, bicubic, and the centre cropped.
 
     A tower that squashes its pictures (SigLIP) keeps its own way.
 
     Raises:
         UserError: for a size that the towers do not take.
     """
-    own = bench.preprocess()
-    preprocess = bench.preprocess(resize_ratio=1.0) if own.crop else own
-    if towers.size is not None and preprocess.size != towers.size:
+    own = bench.view()
+    view = bench.view(resize_ratio=1.0) if own.pictures.crop else own
+    asked = view.pictures.size
+    if towers.size is not None and asked != towers.size:
         raise UserError(
             f"{bench.backbone.spec} compares images of {towers.size[0]}x{towers.size[1]} pixels with texts, not "
-            f"{preprocess.size[0]}x{preprocess.size[1]}; leave out --size."
+            f"{asked[0]}x{asked[1]}; leave out --size."
         )
-    return preprocess
+    return view

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from vitreg.data.sets.example import TrainingSet, some
 from vitreg.data.sets.sides import Metric, Sides
-from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.features.extract import Wanted, extract
 from vitreg.features.store import FeatureStore
-from vitreg.passes.batches import fitted
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import View
 from vitreg.probes.rows import Beside, Rows
 from vitreg.probes.scores import score
 from vitreg.records import Skipped
@@ -104,7 +103,7 @@ def open_classes(bench: Bench, *, several: bool = False) -> Sides:
     return sides
 
 
-def probed(bench: Bench, sides: Sides, wanted: Wanted, preprocess: Preprocess, columns: tuple[str, ...]) -> Probed:
+def probed(bench: Bench, sides: Sides, wanted: Wanted, view: View, columns: tuple[str, ...]) -> Probed:
     """Extract features of all sides, or find them again.
 
     Args:
@@ -115,7 +114,7 @@ def probed(bench: Bench, sides: Sides, wanted: Wanted, preprocess: Preprocess, c
     for name, data in {"train": sides.train, "val": sides.val, "test": sides.test}.items():
         if data is None:
             continue
-        store = extract(bench, data, wanted, preprocess)
+        store = extract(bench, data, wanted, view)
         skipped += store.skipped
         ignored = None if name != "test" or sides.ignored is None else torch.from_numpy(sides.ignored[store.rows])
         opened[name] = Side(_rows(store, columns), _labels(data, store.rows), ignored)
@@ -124,30 +123,29 @@ def probed(bench: Bench, sides: Sides, wanted: Wanted, preprocess: Preprocess, c
     return Probed(opened["train"], opened["test"], opened.get("val"), sides.metric, classes, notes, tuple(skipped))
 
 
-def token_columns(bench: Bench, token: Token, preprocess: Preprocess) -> tuple[Wanted, tuple[str, ...]]:
+def token_columns(view: View, token: Token) -> tuple[Wanted, tuple[str, ...]]:
     """Return what to extract, and how a row is made of it.
 
     Raises:
         UserError: if the class token is asked of a model without one.
     """
-    if "cls" in token and not has_cls(bench, preprocess):
-        raise UserError(f"{bench.backbone.spec} has no class token; take the mean of its patch tokens: --token mean.")
+    if "cls" in token and not has_cls(view):
+        raise UserError(f"{view.backbone.spec} has no class token; take the mean of its patch tokens: --token mean.")
     kinds = token.split("+")
     wanted = Wanted(cls=(-1,) if "cls" in kinds else (), mean=(-1,) if "mean" in kinds else ())
     return wanted, tuple(f"{kind}/-1" for kind in kinds)
 
 
-def has_cls(bench: Bench, preprocess: Preprocess) -> bool:
+def has_cls(view: View) -> bool:
     """Whether the model has a class token."""
-    size = fitted(preprocess.size, bench.backbone, bench.policy)
-    return bool(bench.backbone.anatomy.layout(size).cls)
+    return bool(view.layout.cls)
 
 
-def transform_words(bench: Bench, preprocess: Preprocess) -> str:
+def transform_words(view: View) -> str:
     """Describe a transform in words, for the protocol: from the picture to what the model sees."""
+    preprocess, seen = view.pictures, view.size
     height, width = preprocess.size
-    seen = fitted(preprocess.size, bench.backbone, bench.policy)
-    last = "" if seen == preprocess.size else f", {bench.policy} to {seen[0]}x{seen[1]}"
+    last = "" if seen == preprocess.size else f", {view.policy} to {seen[0]}x{seen[1]}"
     if not preprocess.crop:
         return f"squashed to {height}x{width}, {preprocess.interpolation}{last}"
     short = preprocess.resize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 from vitreg.analysis import maps as draw
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
-from vitreg.data import ImageSource, Preprocess, stream
+from vitreg.data import ImageSource, stream
 from vitreg.errors import UserError
-from vitreg.passes.batches import shown_stretched
+from vitreg.passes.view import View, view_of, view_of_tensors
 from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.maps.values import ModelMaps, What
@@ -26,7 +26,6 @@ MIN_SIDE = 16  # pixels; the same for all models, so that all show the same imag
 KEPT_BYTES = (
     512 * 2**20
 )  # of hidden states at once; with more layers or images the model runs again for the next layers
-TOKENS_AT_ONCE = 2800  # of a batch: bounds the memory of one forward, and fills the caches of a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,9 @@ class MappedModel:
         limit: int | None,
     ) -> None:
         self.name, self.backbone = name, backbone
-        self._policy: Fit = policy
         self._images = images[:limit] if isinstance(images, Tensor) else images
         self._limit = limit
-        self._preprocess = self._sized(size)
+        self._view = self._seen(size, policy)
         self.names: tuple[str, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()
 
@@ -93,7 +91,7 @@ class MappedModel:
                 if start == 0 and count == 0 and plan.what & {"pca", "rgb"}:
                     at_once = self._layers_at_once(pixels, len(plan.layers))
                     layers = plan.layers[:at_once]
-                kept.add(self.backbone, plan, layers, names, pixels, self._shown(pixels))
+                kept.add(self.backbone, plan, layers, names, pixels, self._view.shown(pixels))
             if not kept.names:
                 raise UserError(self._nothing_read())
             self.names = tuple(kept.names)
@@ -110,46 +108,25 @@ class MappedModel:
         each = images * patches * self.backbone.anatomy.width * 4
         return max(1, min(layers, KEPT_BYTES // max(each, 1)))
 
-    def _sized(self, size: tuple[int, int] | None) -> Preprocess | None:
-        if isinstance(self._images, Tensor):
-            channels = self.backbone.anatomy.channels
-            if self._images.ndim != 4 or self._images.shape[1] != channels:
-                raise UserError(f"images must be [n, {channels}, height, width], not {list(self._images.shape)}.")
-            if size is not None and size != (self._images.shape[2], self._images.shape[3]):
-                raise UserError("size is for image files; resize a tensor before you pass it.")
-            return self.backbone.preprocess
-        return self.backbone.prepared(size)
+    def _seen(self, size: tuple[int, int] | None, policy: Fit) -> View:
+        if not isinstance(self._images, Tensor):
+            return view_of(self.backbone, size=size, policy=policy)
+        view = view_of_tensors(self.backbone, self._images, policy=policy)
+        if size is not None and size != (self._images.shape[2], self._images.shape[3]):
+            raise UserError("size is for image files; resize a tensor before you pass it.")
+        return replace(view, preprocess=self.backbone.preprocess)  # by which the pictures can be shown
 
     def _batches(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        batch = self._view.batch
         if isinstance(self._images, Tensor):
-            batch = self._batch_size((self._images.shape[2], self._images.shape[3]))
             for start in range(0, len(self._images), batch):
                 pixels = self._images[start : start + batch]
-                yield tuple(f"image {start + i}" for i in range(len(pixels))), self.backbone.fit(pixels, self._policy)
+                yield tuple(f"image {start + i}" for i in range(len(pixels))), self._view.fit(pixels)
             return
-        assert self._preprocess is not None  # _sized has seen to it
-        batches = stream(
-            self._images,
-            self._preprocess,
-            self._batch_size(self._preprocess.size),
-            min_side=MIN_SIDE,
-            limit=self._limit,
-        )
-        for batch in batches:
-            yield batch.names, self.backbone.fit(batch.pixels, self._policy)
+        batches = stream(self._images, self._view.pictures, batch, min_side=MIN_SIDE, limit=self._limit)
+        for each in batches:
+            yield each.names, self._view.fit(each.pixels)
         self.skipped = tuple(batches.skipped)
-
-    def _batch_size(self, size: tuple[int, int]) -> int:
-        patch = self.backbone.anatomy.patch
-        return max(1, min(16, TOKENS_AT_ONCE // max(1, (size[0] // patch[0]) * (size[1] // patch[1]))))
-
-    def _shown(self, pixels: Tensor) -> np.ndarray:
-        """What patches cover, for the eye, uint8 [B, h, w, 3]; stretched to its range where the normalisation is unknown."""
-        rows, cols = self.backbone.covered((pixels.shape[2], pixels.shape[3]))
-        pixels = pixels[..., :rows, :cols]
-        if self._preprocess is not None:
-            return np.stack([self._preprocess.unnormalise(each) for each in pixels])
-        return shown_stretched(pixels)
 
     def _nothing_read(self) -> str:
         if not self.skipped:

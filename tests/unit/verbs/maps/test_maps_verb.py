@@ -13,6 +13,7 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.data import Preprocess
 from vitreg.errors import UserError
+from vitreg.passes import view
 from vitreg.report.sheets import sheet as sheet_drawing
 from vitreg.verbs.maps import model as map_model
 from vitreg.verbs.maps import sheets as map_sheets
@@ -88,7 +89,7 @@ def test_running_layer_by_layer_gives_the_same_as_all_at_once(backbone, monkeypa
 
     monkeypatch.setattr(map_model._Kept, "add", counting)
     monkeypatch.setattr(map_model, "KEPT_BYTES", 1)
-    monkeypatch.setattr(map_model, "TOKENS_AT_ONCE", 24)  # one image a batch
+    monkeypatch.setitem(view.TOKENS_AT_ONCE, "cpu", 24)  # one image a batch
     apart = maps(backbone, x, layer="all").maps
     assert passes == [1] * 9  # three layers x three images
     for one, other in zip(at_once, apart, strict=True):

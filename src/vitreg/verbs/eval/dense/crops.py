@@ -69,7 +69,7 @@ class Crops:
         if bench.group.world > 1:
             raise UserError("the published protocols of dense tasks run in one process; start without torchrun.")
         self._train, self._test, self._view, self._seed = train, test, view, bench.seed
-        self._backbone, self._preprocess = bench.backbone, bench.preprocess()
+        self._backbone, self._preprocess = bench.backbone, bench.view().pictures
         self._blocks, self._with_cls, self._final_norm = blocks, with_cls, final_norm
         self._test_image, self._look, self._batch = test_image, look, batch
         self._workers = default_workers() if bench.workers is None else max(1, bench.workers)

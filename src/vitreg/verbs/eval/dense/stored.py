@@ -23,6 +23,7 @@ from vitreg.errors import UserError
 from vitreg.features.extract import Wanted, extract
 from vitreg.features.store import FeatureStore
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import View
 from vitreg.records import Skipped
 from vitreg.verbs.eval.dense.tokens import Case, DenseTokens, Read
 
@@ -56,8 +57,8 @@ class Stored:
     ) -> None:
         self._blocks, self._with_cls, self._mirrored = tuple(blocks), with_cls, average_mirrored
         self._test, self._device = test, bench.backbone.device
-        preprocess = whole_image(bench)
-        self._grid = bench.backbone.layout(preprocess.size).grid
+        view = whole_image(bench)
+        self._grid = view.layout.grid
         points = (POINTS * self._grid[0], POINTS * self._grid[1])
         stores = [
             extract(
@@ -70,7 +71,7 @@ class Stored:
                     dtype="float16",
                     mirrored=mirrored,
                 ),
-                preprocess,
+                view,
             )
             for data, mirrored in ((train, True), (test, average_mirrored))
         ]
@@ -80,7 +81,7 @@ class Stored:
         self.skipped: tuple[Skipped, ...] = (*skipped, *stores[1].skipped)
         self._batch, self._seed = batch, bench.seed
         self.settings = {
-            "size": list(preprocess.size),
+            "size": list(view.size),
             "images": "whole, squashed to the size",
             "features": "of image and mirror image, once, float16",
             "points learned from": list(points),
@@ -143,8 +144,8 @@ class Stored:
         return DenseTokens(stored("patches"), stored("cls") if self._with_cls else [], self._grid)
 
 
-def whole_image(bench: Bench) -> Preprocess:
-    """Return how the whole of a picture, its aspect not kept, becomes the input of the model.
+def whole_image(bench: Bench) -> View:
+    """Return how the model sees the whole of a picture, its aspect not kept.
 
     The sides are rounded to multiples of the patch: maps must lie on the image as the patches do, so that nothing may
     be padded or cut off.
@@ -152,7 +153,7 @@ def whole_image(bench: Bench) -> Preprocess:
     Raises:
         UserError: for a model whose preprocessing is unknown, or a size that it cannot take.
     """
-    found, patch = bench.preprocess(), bench.backbone.anatomy.patch
+    found, patch = bench.view().pictures, bench.backbone.anatomy.patch
     size = tuple(max(2, round(side / step)) * step for side, step in zip(found.size, patch, strict=True))
     whole = Preprocess(
         size=(size[0], size[1]),
@@ -162,8 +163,7 @@ def whole_image(bench: Bench) -> Preprocess:
         interpolation=found.interpolation,
         crop=False,
     )
-    bench.backbone.layout(whole.size)
-    return whole
+    return bench.view(preprocess=whole)
 
 
 def stored_maps(

@@ -20,8 +20,8 @@ from vitreg.backbones.weights.into_module import vit_of
 from vitreg.errors import UserError
 from vitreg.models.shape import Shape, shape_of_tensors
 from vitreg.models.vit import VisionTransformer
-from vitreg.passes.batches import automatic_batch_size, fitted
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import fitted, images_at_once
 from vitreg.results import Cell, Table
 from vitreg.verbs.eval.settings.dense import ComplexitySettings
 from vitreg.verbs.eval.task import Outcome
@@ -212,7 +212,7 @@ def _times(
         if "reg_token" in own:
             own["reg_token"] = shared["reg_token"][:, : network.num_registers]
         network.load_state_dict(own, assign=True)
-    batch = bench.batch_size or automatic_batch_size(bench.backbone, size)
+    batch = bench.batch_size or images_at_once(bench.backbone, size)
     images = torch.randn(batch, 3, *size, generator=generator).to(device, dtype)
     ratios: dict[int, list[float]] = {number: [] for number in networks}
     with torch.inference_mode():

@@ -34,9 +34,9 @@ class Knn(KnnSettings):
         """
         self.check()
         sides = open_classes(bench)
-        preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
-        wanted, columns = token_columns(bench, self.token, preprocess)
-        data = probed(bench, sides, wanted, preprocess, columns)
+        view = bench.view(resize_ratio=KNN_RATIO)
+        wanted, columns = token_columns(view, self.token)
+        data = probed(bench, sides, wanted, view, columns)
         probe = KNeighbours(self.k, temperature=self.temperature, device=bench.backbone.device)
         probe.fit(data.train.features, data.train.labels, len(data.classes))
         ranked, shuffled = probe.ranked_by(data.test.features, [data.train.labels, data.shuffled(bench.seed)])
@@ -72,7 +72,7 @@ class Knn(KnnSettings):
                 "metric": data.metric,
                 "token": self.token,
                 "final_norm": True,
-                "transform": transform_words(bench, preprocess),
+                "transform": transform_words(view),
                 "similarity": "cosine",
                 "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
                 "k": list(self.k),

@@ -16,11 +16,10 @@ from vitreg.data.batches.order import Order
 from vitreg.data.batches.training import training_loader
 from vitreg.data.sets.sides import Sides
 from vitreg.data.views.augment import SingleView
-from vitreg.data.views.transforms import Policy, Preprocess
 from vitreg.features.fields import FieldReader, Wanted
-from vitreg.passes.batches import fitted
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
+from vitreg.passes.view import View
 from vitreg.probes.linear import MOMENTUM, Input, LinearHeads, inputs
 from vitreg.probes.rows import check_labels
 from vitreg.results import Cell, Table
@@ -44,17 +43,17 @@ class Linear(LinearSettings):
         """
         self.check()
         sides = open_classes(bench)
-        preprocess = bench.preprocess(resize_ratio=KNN_RATIO)
-        with_cls = has_cls(bench, preprocess)
+        view = bench.view(resize_ratio=KNN_RATIO)
+        with_cls = has_cls(view)
         last = tuple(range(-min(_BLOCKS, bench.backbone.depth), 0))
         wanted = Wanted(cls=last, mean=(-1,)) if with_cls else Wanted(cls=(), mean=last)
         columns = tuple(f"cls/{block}" for block in wanted.cls) + tuple(f"mean/{block}" for block in wanted.mean)
-        data = probed(bench, sides, wanted, preprocess, columns)
+        data = probed(bench, sides, wanted, view, columns)
         kinds = inputs(bench.backbone.anatomy.width, sorted({1, len(last)}), mean=with_cls)
         check_labels(data.train.features, data.train.labels, len(data.classes))
         train = self._augmented if self.augmented else self._stored
-        heads, control = train(bench, sides, data, kinds, wanted, preprocess)
-        return self._outcome(bench, data, heads, control, preprocess, with_cls)
+        heads, control = train(bench, sides, data, kinds, wanted, view)
+        return self._outcome(bench, data, heads, control, view, with_cls)
 
     def _heads(self, bench: Bench, data: Probed, kinds: Sequence[Input]) -> LinearHeads:
         return LinearHeads(
@@ -68,7 +67,7 @@ class Linear(LinearSettings):
         )
 
     def _stored(
-        self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, preprocess: Preprocess
+        self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, view: View
     ) -> tuple[LinearHeads, LinearHeads]:
         """Train on the features extracted; the control after the heads, on the same batches."""
         both = []
@@ -82,11 +81,11 @@ class Linear(LinearSettings):
         return both[0], both[1]
 
     def _augmented(
-        self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, preprocess: Preprocess
+        self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, view: View
     ) -> tuple[LinearHeads, LinearHeads]:
         """Train on random crops; heads and control see the same features, the control with labels of other images."""
         group, backbone = bench.group, bench.backbone
-        crop = T.RandomResizedCrop(preprocess.size, scale=_SCALE, interpolation=InterpolationMode.BICUBIC)
+        crop = T.RandomResizedCrop(view.pictures.size, scale=_SCALE, interpolation=InterpolationMode.BICUBIC)
         loader = training_loader(
             sides.train,
             SingleView(T.Compose([crop, T.RandomHorizontalFlip()])),
@@ -99,14 +98,14 @@ class Linear(LinearSettings):
             workers=bench.workers,
         )
         heads, control = (self._heads(bench, data, kinds) for _ in range(2))
-        features = _Features(bench, wanted, preprocess)
+        features = _Features(bench, wanted, view)
         generator = torch.Generator().manual_seed(bench.seed)
         with (
             closing(iter(loader)) as batches,
             progress("training heads", self.steps, unit="steps", show=_show(bench)) as advance,
         ):
             for batch in batches:
-                x = features(batch.on(backbone.device, preprocess.mean, preprocess.std).views[0][0])
+                x = features(batch.on(backbone.device, view.pictures.mean, view.pictures.std).views[0][0])
                 assert batch.targets is not None  # the set has classes
                 labels = batch.targets
                 if group.world > 1:  # every process trains the same heads, on the features of all
@@ -122,7 +121,7 @@ class Linear(LinearSettings):
         data: Probed,
         heads: LinearHeads,
         control: LinearHeads,
-        preprocess: Preprocess,
+        view: View,
         with_cls: bool,
     ) -> Outcome:
         answers = heads.predict(data.test.features)
@@ -165,7 +164,7 @@ class Linear(LinearSettings):
                 "training_images": f"random resized crops {_SCALE[0]:g} to {_SCALE[1]:g}, mirrored"
                 if self.augmented
                 else "stored features, not augmented",
-                "transform": transform_words(bench, preprocess),
+                "transform": transform_words(view),
             },
             tables=(
                 Table(
@@ -182,16 +181,15 @@ class Linear(LinearSettings):
 class _Features:
     """Images -> the rows that the heads read, as they are stored for the test side."""
 
-    def __init__(self, bench: Bench, wanted: Wanted, preprocess: Preprocess) -> None:
-        self._backbone = bench.backbone
-        self._policy: Policy = bench.policy
-        self._reader = FieldReader(bench.backbone, wanted, fitted(preprocess.size, bench.backbone, bench.policy))
+    def __init__(self, bench: Bench, wanted: Wanted, view: View) -> None:
+        self._view = view
+        self._reader = FieldReader(bench.backbone, wanted, view.size)
         depth = bench.backbone.depth
         self._names = [f"{kind}/{block % depth}" for kind in ("cls", "mean") for block in getattr(wanted, kind)]
 
     def __call__(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B W"]:
         """Run the model."""
-        fields = self._reader(self._backbone.fit(images, self._policy), None)
+        fields = self._reader(self._view.fit(images), None)
         return torch.cat([fields[name].float() for name in self._names], 1)
 
 

@@ -31,9 +31,9 @@ class Logistic(LogisticSettings):
         self.check()
         cs = tuple(sorted(set(self.c)))
         sides = open_classes(bench, several=True)
-        preprocess = bench.preprocess(resize_ratio=TRANSFER_RATIO)
-        wanted, columns = token_columns(bench, self.token, preprocess)
-        data = probed(bench, sides, wanted, preprocess, columns)
+        view = bench.view(resize_ratio=TRANSFER_RATIO)
+        wanted, columns = token_columns(view, self.token)
+        data = probed(bench, sides, wanted, view, columns)
         device = bench.backbone.device
         held_out = None if data.val is None else (data.val.features, data.val.labels)
         sweep = LogisticSweep(cs, metric=data.metric, seed=bench.seed, device=device)
@@ -63,7 +63,7 @@ class Logistic(LogisticSettings):
                 "token": self.token,
                 "final_norm": True,
                 "l2_normalised": False,
-                "transform": transform_words(bench, preprocess),
+                "transform": transform_words(view),
                 "C": sweep.c_,
                 "C_from": list(cs),
                 "C_chosen_on": f"a random {percent(1 / HELD_OUT)} of train, seed {bench.seed}, not stratified"

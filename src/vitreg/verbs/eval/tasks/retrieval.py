@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitreg.data.batches.training import evaluation_loader
 from vitreg.errors import UserError
-from vitreg.passes.batches import automatic_batch_size
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
 from vitreg.probes.chance import derangement, recall_by_chance
@@ -19,7 +17,7 @@ from vitreg.probes.retrieval import recall
 from vitreg.records import Skipped
 from vitreg.verbs.eval.settings.whole_image import RetrievalSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.towers import open_towers, preprocess_for
+from vitreg.verbs.eval.towers import open_towers, view_for
 
 HEADLINE = "mean_recall"
 
@@ -33,15 +31,8 @@ class Retrieval(RetrievalSettings):
         self.check()
         towers = open_towers(bench.backbone)
         data, _ = bench.judged(captions=True)
-        preprocess, group = preprocess_for(bench, towers), bench.group
-        loader = evaluation_loader(
-            data,
-            preprocess,
-            batch=bench.batch_size or automatic_batch_size(bench.backbone, preprocess.size),
-            rank=group.rank,
-            world=group.world,
-            workers=bench.workers,
-        )
+        view, group = view_for(bench, towers), bench.group
+        loader = bench.loader(data, view)
         places: list[int] = []
         images, texts, owners = [], [], []
         with progress("retrieval", len(data), unit="images", show=group.first and not bench.quiet) as advance:
@@ -71,9 +62,9 @@ class Retrieval(RetrievalSettings):
                 "candidates": "all captions for an image, all images for a caption, of this side",
                 "captions_per_image": self.captions_per_image,
                 HEADLINE: "mean of recall at 1, 5 and 10 in both directions",
-                "size": list(preprocess.size),
-                "resize": preprocess.resize,
-                "interpolation": preprocess.interpolation,
+                "size": list(view.pictures.size),
+                "resize": view.pictures.resize,
+                "interpolation": view.pictures.interpolation,
             },
             notes=towers.notes,
             skipped=tuple(Skipped(name=name, reason=reason) for name, reason in skipped.items()),

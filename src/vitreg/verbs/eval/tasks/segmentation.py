@@ -69,7 +69,7 @@ class Segmentation(SegmentationSettings):
             sides.train,
             sides.test,
             last,
-            view=ade20k_view(_CROP, bench.preprocess().mean),
+            view=ade20k_view(_CROP, bench.view().pictures.mean),
             test_image=lambda image: resized_image(image, resized_size(image.shape[-2:], _CROP)),
             look=_slide,
             settings={

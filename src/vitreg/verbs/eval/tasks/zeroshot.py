@@ -10,9 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitreg.data.batches.training import evaluation_loader
 from vitreg.errors import UserError
-from vitreg.passes.batches import automatic_batch_size
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
 from vitreg.probes.chance import derangement
@@ -22,7 +20,7 @@ from vitreg.results import Table
 from vitreg.verbs.eval.class_names import words_for
 from vitreg.verbs.eval.settings.whole_image import ZeroShotSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.towers import Towers, open_towers, preprocess_for
+from vitreg.verbs.eval.towers import Towers, open_towers, view_for
 
 _CLASSES = 10  # whose sentences are embedded at a time
 
@@ -40,19 +38,12 @@ class ZeroShot(ZeroShotSettings):
         words, origin = words_for(data.classes, self.names)
         if len(words) < 2:
             raise UserError(f"'{bench.data}' has one class only, so there is nothing to tell apart.")
-        preprocess = preprocess_for(bench, towers)
+        view = view_for(bench, towers)
         classifier = text_classifier(towers, words, self.templates)
         order = torch.from_numpy(derangement(len(words), bench.seed))
         tally, shuffled = RankTally(len(words)), RankTally(len(words))
         group = bench.group
-        loader = evaluation_loader(
-            data,
-            preprocess,
-            batch=bench.batch_size or automatic_batch_size(bench.backbone, preprocess.size),
-            rank=group.rank,
-            world=group.world,
-            workers=bench.workers,
-        )
+        loader = bench.loader(data, view)
         with progress("zero-shot", len(data), unit="images", show=group.first and not bench.quiet) as advance:
             for batch in loader:
                 assert batch.labels is not None
@@ -79,9 +70,9 @@ class ZeroShot(ZeroShotSettings):
                 "sentences_per_class": len(_templates(self.templates)),
                 "names": origin,
                 "logits": f"{LOGIT_SCALE:g} x cosine; ties count against the model",
-                "size": list(preprocess.size),
-                "resize": preprocess.resize,
-                "interpolation": preprocess.interpolation,
+                "size": list(view.pictures.size),
+                "resize": view.pictures.resize,
+                "interpolation": view.pictures.interpolation,
             },
             tables=(_per_class(data.classes, words, tally),),
             notes=towers.notes,

@@ -106,7 +106,7 @@ def test_images_are_encoded_and_counted_as_by_open_clip(theirs, backbone, root):
     assert outcome.protocol["resize"] == 32
     assert outcome.controls["chance"] == 25
     towers = open_towers(backbone)
-    pixels = torch.stack([bench(backbone, "").preprocess(resize_ratio=1.0)(e.image) for e in examples])
+    pixels = torch.stack([bench(backbone, "").view(resize_ratio=1.0).pictures(e.image) for e in examples])
     torch.testing.assert_close(100 * towers.encode_images(pixels) @ classifier, logits, atol=1e-3, rtol=1e-4)
     assert int((ranks_of(logits, truth) == 0).sum()) == round(outcome.metrics["top1"] / 100 * 8)
 

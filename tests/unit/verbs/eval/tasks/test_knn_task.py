@@ -16,7 +16,7 @@ def coloured(tmp_path_factory):
 def naive(coloured, model, k, most):
     """Class tokens of both sides, images one by one, with the transform of the published protocol."""
     run = bench(coloured, coloured, model)
-    preprocess = run.preprocess(resize_ratio=256 / 224)
+    preprocess = run.view(resize_ratio=256 / 224).pictures
     assert preprocess.resize == 37  # 32 * 256 / 224
     features, labels = [], []
     sides = open_sides(str(coloured))

@@ -37,7 +37,7 @@ def test_crops_without_chance_give_the_heads_of_stored_features(coloured, tmp_pa
     """Both ways see the same features of the same images; only their order differs, which a whole batch does not see."""
     import vitreg.verbs.eval.tasks.linear as module
 
-    preprocess = bench(coloured, tmp_path).preprocess(resize_ratio=256 / 224)
+    preprocess = bench(coloured, tmp_path).view(resize_ratio=256 / 224).pictures
     monkeypatch.setattr(
         module,
         "SingleView",

@@ -18,7 +18,7 @@ def coloured(tmp_path_factory):
 
 
 def features(side, run):
-    preprocess = run.preprocess(resize_ratio=1)
+    preprocess = run.view(resize_ratio=1).pictures
     images = torch.stack([preprocess(side.read(i).image) for i in range(len(side))])
     return run.backbone(images).cls.double().numpy()
 
