@@ -22,6 +22,7 @@ _HOMES = {
     "UserError": "vitreg.errors",
     "doctor": "vitreg.verbs.doctor",
     "load": "vitreg.backbones",
+    "plugin": "vitreg.plugins",
     "maps": "vitreg.verbs.maps.verb",
     "scan": "vitreg.verbs.scan.verb",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "doctor",
     "load",
     "maps",
+    "plugin",
     "scan",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from vitreg import plugins
 from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
 from vitreg.writing.files import missing, run_folder
@@ -22,7 +23,7 @@ PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
 def has_source(spec: str) -> bool:
     """Whether a spec says where the model comes from."""
     prefix, colon, _ = spec.partition(":")
-    return bool(colon) and prefix in SOURCES
+    return bool(colon) and (prefix in SOURCES or prefix in plugins.names("source"))
 
 
 def is_run(folder: Path) -> bool:
@@ -53,7 +54,7 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
         if Path(spec).expanduser().is_file():
             raise UserError(f"{spec} is a file; name the model it belongs to, and give the file as its weights.")
         return  # perhaps the bare name of a model, which only its library knows
-    if prefix not in SOURCES:
+    if not has_source(whole(spec)):
         raise _unknown_source(spec, prefix, name)
     if not name:
         raise UserError(f"'{spec}' names no model; write {prefix}:NAME.")
@@ -88,6 +89,7 @@ def untrusted(name: str) -> UserError:
 def _unknown_source(spec: str, prefix: str, name: str) -> UserError:
     if prefix in TIMM_PLACES:
         return UserError(f"'{spec}' does not say where the model comes from. Did you mean 'timm:{spec}'?")
-    close = nearest(prefix, SOURCES, 1)
-    hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(SOURCES)}."
+    known = plugins.names("source", SOURCES)
+    close = nearest(prefix, known, 1)
+    hint = f"Did you mean '{close[0]}:{name}'?" if close else f"Known: {', '.join(known)}."
     return UserError(f"no source '{prefix}:' of models. {hint}")

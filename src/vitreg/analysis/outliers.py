@@ -8,14 +8,16 @@ rather than Gaussian, so it may take up to three components; the outliers are wh
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from vitreg import plugins
 from vitreg.analysis.norms import REACH, NormHistogram
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.quantities import number, percent
 
 Side = Literal["high", "low"]
@@ -61,6 +63,8 @@ def ratio_of(outliers: float, others: float, side: str) -> float:
 
 def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: float | bool | None) -> Detection:
     """Split at a threshold and apply the gates on effect size: share of tokens and ratio of medians."""
+    if not histogram.total:  # no token is left to look at
+        return Detection(False, side, None, 0.0, None, dict(gates))
     threshold = histogram.edge_near(threshold)  # what is reported is what was counted
     inside, outside = histogram.split(threshold, side)
     share = outside.total / max(histogram.total, 1)
@@ -257,14 +261,14 @@ NAMES = ("mixture", "mad", "ratio", "absolute", "percentile")
 
 
 def detector(name: str) -> Detector:
-    """Turn "mixture", "mad:5", "ratio:3" or "absolute:150" into a detector for verdicts.
+    """Turn "mixture", "mad:5", "ratio:3", "absolute:150" or the name of a plug-in into a detector for verdicts.
+
+    A plug-in is a function (histogram, side) → Detection, or (histogram, side, value) where it takes a parameter.
 
     Raises:
         UserError: for an unknown name, a parameter that is no number, and for "percentile".
     """
     kind, _, argument = name.partition(":")
-    if kind not in NAMES:
-        raise unknown("detector", kind, NAMES)
     if kind == "percentile":
         raise UserError(
             "a percentile finds its share in any model, so it cannot give a verdict; use mixture, mad, ratio or absolute."
@@ -274,12 +278,15 @@ def detector(name: str) -> Detector:
             raise UserError("the mixture detector takes no parameter.")
         return mixture
     functions: dict[str, Callable[..., Detection]] = {"mad": mad, "ratio": ratio, "absolute": absolute}
+    function = functions[kind] if kind in functions else plugins.find("detector", kind, NAMES)
     if not argument:
-        return functions[kind]
+        return function
+    if len(inspect.signature(function).parameters) < 3:
+        raise UserError(f"the {kind} detector takes no parameter.")
     try:
         value = float(argument)
     except ValueError:
         raise UserError(f"'{argument}' in --detector {name} is no number, for example {kind}:3.") from None
     if not 0 < value < float("inf"):
         raise UserError(f"the parameter of --detector {name} must be positive.")
-    return lambda histogram, side: functions[kind](histogram, side, value)
+    return lambda histogram, side: function(histogram, side, value)

@@ -185,7 +185,7 @@ def test_a_program_gets_the_findings_as_json_and_an_exit_code(vitreg, monkeypatc
         model.reg_token.normal_()
         if broken:
             model.reg_token.copy_(model.reg_token[:, :1].expand_as(model.reg_token))
-    monkeypatch.setattr("vitreg.backbones.loading.load", lambda *_, **__: Backbone(model, spec="timm:\x1b[2J"))
+    monkeypatch.setattr("vitreg.backbones.load", lambda *_, **__: Backbone(model, spec="timm:\x1b[2J"))
     done = vitreg("doctor", "any", "--json")
     result = DoctorResult.model_validate_json(done.stdout)
     assert done.stdout.isascii()

@@ -242,8 +242,12 @@ def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
         return _COMPLETE[prefix](name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds CUDA, and that is not put back
+        if prefix == "hub":
+            return sources.from_hub(name, pretrained, trust=trust)
         return (
-            sources.from_hub(name, pretrained, trust=trust) if prefix == "hub" else _LIBRARIES[prefix](name, pretrained)
+            _LIBRARIES[prefix](name, pretrained)
+            if prefix in _LIBRARIES
+            else sources.from_plugin(prefix, name, pretrained)
         )
 
 

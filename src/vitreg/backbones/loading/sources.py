@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vitreg import plugins
 from vitreg.backbones.anatomy.find import describe
 from vitreg.backbones.loading import timm_folders
 from vitreg.backbones.loading.fetch import fetch, first_line, refuse_others
@@ -240,6 +241,27 @@ def from_planted(name: str) -> Built:
         "no artifacts; a twin of the planted ones" if name.startswith("clean") else "artifacts were written into it"
     )
     return Built(from_spec(name), IMAGENET, (f"Planted model: {written}. Nothing is trained.",), "planted")
+
+
+def from_plugin(source: str, name: str, pretrained: bool) -> Built:
+    """Build a model by a source that somebody else added: a function (name, pretrained) → module, or (module, Preprocess).
+
+    Raises:
+        UserError: for a source that cannot be found or imported, fails, or gives something else.
+    """
+    build = plugins.find("source", source)
+    try:
+        made = build(name, pretrained)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of somebody else raises
+        raise UserError(f"the source '{source}' cannot build '{name}': {type(error).__name__}: {error}.") from error
+    module, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module) or not isinstance(preprocess, Preprocess | None):
+        raise UserError(
+            f"the source '{source}' gives {type(made).__name__} for '{name}', not a module, or a module and its Preprocess."
+        )
+    return Built(module.eval(), preprocess or preprocess_of(module), (f"Built by the plug-in '{source}'.",))
 
 
 def _entries(folder: Path) -> list[str]:

@@ -1,0 +1,92 @@
+"""What others add by name: detectors, sources of models, anatomies, recipes, tasks and repairs. No torch here.
+
+A package declares its own under an entry point group, such as `[project.entry-points."vitreg.detectors"]`, and they are
+imported when their name is asked for. In a script or a notebook, `@vitreg.plugin("detector", "iqr")` does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar, get_args
+
+from vitreg.errors import UserError, unknown
+
+Kind = Literal["detector", "source", "anatomy", "recipe", "task", "repair"]
+GROUPS: dict[str, str] = {kind: f"vitreg.{kind}s" for kind in get_args(Kind)} | {"anatomy": "vitreg.anatomies"}
+T = TypeVar("T")
+
+_added: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
+
+
+def plugin(kind: Kind, name: str) -> Callable[[T], T]:
+    """Add something under a name: a decorator for functions and classes. A name that was added before is replaced.
+
+    Args:
+        kind: what it is; docs/plugins.md says what each kind must do, and which of `vitreg.testing.check_*` holds it to that.
+        name: letters, digits, `-`, `_` and `.`.
+    Raises:
+        UserError: for a kind that does not exist, or a name that the command line could not take.
+    """
+    if kind not in GROUPS:
+        raise unknown("kind of plug-in", kind, GROUPS)
+    if not name or not all(c.isalnum() or c in "-_." for c in name):
+        raise UserError(f"'{name}' cannot name a {kind}; use letters, digits, -, _ and . alone.")
+
+    def keep(made: T) -> T:
+        _added[kind][name] = made
+        return made
+
+    return keep
+
+
+def names(kind: Kind, own: Iterable[str] = ()) -> list[str]:
+    """Return the names that exist: ours first, then those added and declared, in order."""
+    own = list(own)
+    return [*own, *sorted({*_added[kind], *_declared(kind)} - set(own))]
+
+
+def find(kind: Kind, name: str, own: Iterable[str] = ()) -> Any:
+    """Return what others added under a name.
+
+    Args:
+        own: our names, which an unknown one is compared with too.
+    Raises:
+        UserError: for an unknown name, one that two packages declare, or a package that cannot be imported.
+    """
+    if name in _added[kind]:
+        return _added[kind][name]
+    declared = _declared(kind).get(name, ())
+    if not declared:
+        raise unknown(kind, name, names(kind, own))
+    if len({point.value for point in declared}) > 1:
+        places = " and ".join(sorted(_origin(point) for point in declared))
+        raise UserError(f"the {kind} '{name}' is declared by {places}; uninstall one of them.")
+    return _loaded(kind, declared[0])
+
+
+def all_of(kind: Kind) -> dict[str, Any]:
+    """Return everything others added, by name. Raises UserError as `find` does."""
+    return {name: find(kind, name) for name in names(kind)}
+
+
+@cache
+def _declared(kind: Kind) -> dict[str, tuple[EntryPoint, ...]]:
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in entry_points(group=GROUPS[kind]):
+        found[point.name] = (*found.get(point.name, ()), point)
+    return found
+
+
+def _loaded(kind: Kind, point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # whatever the module of somebody else raises
+        raise UserError(
+            f"the {kind} '{point.name}' of {_origin(point)} cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"the package {point.dist.name}" if point.dist else point.value

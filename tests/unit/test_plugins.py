@@ -1,0 +1,154 @@
+"""Plug-ins: found by a decorator and by entry points of installed packages; a faulty one is one sentence."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitreg
+from vitreg import plugins
+from vitreg.analysis.outliers import beyond
+from vitreg.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch):
+    """Nothing added in a test is there in the next."""
+    monkeypatch.setattr(plugins, "_added", {kind: {} for kind in plugins.GROUPS})
+    yield
+    plugins._declared.cache_clear()
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a package: its entry points, as pip writes them, and its module."""
+
+    def install(name, group, points, code):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+        (tmp_path / f"{name}.py").write_text(code)
+        plugins._declared.cache_clear()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield install
+    for name in [name for name in sys.modules if name.startswith("plugged_")]:
+        del sys.modules[name]
+
+
+IQR = """
+import numpy as np
+from vitreg.analysis.outliers import beyond
+
+def iqr(histogram, side, factor=3.0):
+    low, high = histogram.quantile(0.25), histogram.quantile(0.75)
+    return beyond(histogram, side, high + factor * (high - low))
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    return folder
+
+
+def iqr(histogram, side, factor=3.0):
+    high = histogram.quantile(0.75)
+    return beyond(histogram, side, high + factor * (high - histogram.quantile(0.25)))
+
+
+def test_a_detector_of_a_script_gives_the_verdict(vitreg, photos, tmp_path):
+    plugins.plugin("detector", "iqr")(iqr)
+    done = vitreg("scan", "planted:high-norm", photos, "--detector", "iqr:4", "--size", "64", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert '"iqr:4"' in (tmp_path / "out" / "result.json").read_text()
+
+
+def test_a_detector_of_an_installed_package_is_found_by_its_name(installed):
+    from vitreg.analysis.outliers import detector
+    from vitreg.testing import check_detector
+
+    installed("plugged_iqr", "vitreg.detectors", {"iqr": "plugged_iqr:iqr"}, IQR)
+    check_detector(detector("iqr"))
+    assert "plugged_iqr" in sys.modules
+    with pytest.raises(UserError, match=r"no detector 'iqrr'. Did you mean 'iqr'"):
+        detector("iqrr")
+
+
+def test_a_package_is_not_imported_before_its_name_is_asked_for(installed):
+    from vitreg.analysis.outliers import detector
+
+    installed("plugged_late", "vitreg.detectors", {"late": "plugged_late:iqr"}, "raise RuntimeError('too early')")
+    assert "late" in plugins.names("detector")
+    assert detector("mad") is not None
+    with pytest.raises(
+        UserError, match="'late' of the package plugged_late cannot be imported: RuntimeError: too early"
+    ):
+        detector("late")
+
+
+def test_a_name_that_two_packages_declare_is_refused(installed):
+    for name in ("plugged_one", "plugged_two"):
+        installed(name, "vitreg.detectors", {"same": f"{name}:iqr"}, IQR)
+    with pytest.raises(UserError, match="declared by the package plugged_one and the package plugged_two"):
+        plugins.find("detector", "same")
+
+
+def test_ours_cannot_be_taken(installed):
+    from vitreg.analysis.outliers import detector, mad
+
+    installed("plugged_mad", "vitreg.detectors", {"mad": "plugged_mad:iqr"}, IQR)
+    assert detector("mad") is mad
+
+
+def test_a_detector_without_a_parameter_takes_none():
+    from vitreg.analysis.outliers import detector
+
+    plugins.plugin("detector", "plain")(lambda histogram, side: iqr(histogram, side))
+    with pytest.raises(UserError, match="the plain detector takes no parameter"):
+        detector("plain:3")
+
+
+SOURCE = """
+import torch
+from vitreg.data import IMAGENET
+from vitreg.models.vit import VisionTransformer
+
+def build(name, pretrained):
+    torch.manual_seed(0)
+    return VisionTransformer(32, 8, 24, int(name), 2, registers=2)
+"""
+
+
+def test_a_source_of_an_installed_package_builds_models(installed):
+    from vitreg.testing import check_backbone
+
+    installed("plugged_zoo", "vitreg.sources", {"zoo": "plugged_zoo:build"}, SOURCE)
+    backbone = vitreg.load("zoo:3", device="cpu")
+    assert (backbone.spec, backbone.depth, len(backbone.layout((32, 32)).registers)) == ("zoo:3", 3, 2)
+    check_backbone(backbone)
+    with pytest.raises(UserError, match=r"no source 'zo:' of models. Did you mean 'zoo:3'"):
+        vitreg.load("zo:3")
+    with pytest.raises(UserError, match="the source 'zoo' cannot build 'three': ValueError"):
+        vitreg.load("zoo:three")
+
+
+def test_what_a_source_gives_is_looked_at():
+    plugins.plugin("source", "odd")(lambda name, pretrained: torch.zeros(3))
+    with pytest.raises(UserError, match="'odd' gives Tensor for 'x', not a module"):
+        vitreg.load("odd:x")
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a:b", "--flag "])
+def test_a_name_that_the_command_line_could_not_take_is_refused(name):
+    with pytest.raises(UserError, match="cannot name a detector"):
+        plugins.plugin("detector", name)
+    with pytest.raises(UserError, match=r"no kind of plug-in 'detectr'. Did you mean 'detector'"):
+        plugins.plugin("detectr", "iqr")
