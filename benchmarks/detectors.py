@@ -24,7 +24,7 @@ from vitreg.analysis.verdict.decide import choose
 from vitreg.backbones import Backbone, Capture
 from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
-from vitreg.verbs.demo import write_photographs
+from vitreg.verbs.demo.verb import write_photographs
 from vitreg.verbs.scan.measure import sampled_queries
 from vitreg.verbs.scan.verb import scan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitreg.verbs.demo import PHOTOGRAPHS
+from vitreg.verbs.demo.verb import PHOTOGRAPHS
 
 SIDE = 320  # pixels of the longer side
 OBJECTS, GROUNDS = ("astronaut", "cat", "coffee", "rocket"), ("grass", "gravel", "brick", "moon")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vitreg.cli import VERBS
-from vitreg.cli.evaluating import TASKS
-from vitreg.verbs import demo
+from vitreg.cli.verbs.eval import TASKS
+from vitreg.verbs.demo import verb as demo
 
 from .made import QUICK, SMALL
 

@@ -19,7 +19,7 @@ from vitreg.backbones import load
 from vitreg.errors import UserError
 from vitreg.features.extract import Wanted
 from vitreg.features.store import open_store
-from vitreg.verbs.extract import describe, extract_features
+from vitreg.verbs.extract.verb import describe, extract_features
 
 IMAGES = 60
 SPEC = "timm:vit_tiny_patch16_224"
@@ -27,7 +27,7 @@ PROGRAM = f"""
 import sys
 import torch
 from vitreg.data import feature_shards
-from vitreg.verbs.extract import Wanted, extract_features
+from vitreg.verbs.extract.verb import Wanted, extract_features
 from vitreg.features.fields import FieldReader
 
 torch.set_num_threads(1)

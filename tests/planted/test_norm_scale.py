@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitreg.models import planted
-from vitreg.verbs.demo import write_photographs
+from vitreg.verbs.demo.verb import write_photographs
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

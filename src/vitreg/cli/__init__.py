@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from vitreg.cli.drawing import Draw
-from vitreg.cli.looking import Compare, Demo, Doctor, Maps, Scan
-from vitreg.cli.measuring import Discover, Eval, Extract
-from vitreg.cli.options import contents
+from vitreg.cli.command import contents, manual, take_models
 from vitreg.cli.parsing import parse
-from vitreg.cli.training import Curves, Export, Train
-from vitreg.cli.version import Version
+from vitreg.cli.verbs.compare import Compare
+from vitreg.cli.verbs.curves import Curves
+from vitreg.cli.verbs.demo import Demo
+from vitreg.cli.verbs.discover import Discover
+from vitreg.cli.verbs.doctor import Doctor
+from vitreg.cli.verbs.draw import Draw
+from vitreg.cli.verbs.eval import Eval, run_eval
+from vitreg.cli.verbs.export import Export
+from vitreg.cli.verbs.extract import Extract
+from vitreg.cli.verbs.maps import Maps
+from vitreg.cli.verbs.scan import Scan
+from vitreg.cli.verbs.train import Train, run_train
+from vitreg.cli.verbs.version import Version
 from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
@@ -30,6 +38,8 @@ VERBS = {
     "version": Version,
 }
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
+OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract"}
+OF_SEVERAL = {"maps"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
@@ -68,14 +78,12 @@ def _run(name: str, words: list[str]) -> int:
     if name not in VERBS:
         raise unknown("verb", name, VERBS, "vitreg")
     if name == "train":  # its flags are the fields of the run's configuration
-        from vitreg.cli.train_command import run_train
-
         return run_train(words)
-    if name == "eval":  # its flags are the fields of the task
-        from vitreg.cli.evaluating import run_eval
-
+    if name in OF_MODELS:
+        words = take_models(words, name, several=name in OF_SEVERAL)
+    if name == "eval":  # its flags are those of the task, too
         return run_eval(words)
-    verb = parse(VERBS[name], words, prog=f"vitreg {name}")
+    verb = parse(VERBS[name], words, prog=f"vitreg {name}", description=manual(VERBS[name]))
     verb.check()
     if name not in WITHOUT_TORCH:
         import_torch()

@@ -9,34 +9,32 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
-
-@dataclasses.dataclass(frozen=True)
-class Listed:
-    """Marks a flag whose one word lists values; words behind it that match belong to the list, others do not."""
-
-    pattern: str
+from vitreg.passes.options import Listed
 
 
 def unified(kind: Any, words: Sequence[str]) -> list[str]:
-    """Rewrite the lists of a command line to the form that tyro reads: words for tuples, commas for one word."""
-    lists = dict(_lists(kind))
-    left, out = list(words), []
+    """Rewrite the lists of a command line to the form that tyro reads: words for tuples, commas for one word.
+
+    Words of tuples go to the end of the line, where nothing follows that could be taken for one of them.
+    """
+    lists = {flag: (marked, words) for flag, marked, words in _lists(kind)}
+    left, out, last = list(words), [], []
     while left:
         flag, given, value = left.pop(0).partition("=")
         if flag not in lists:
             out.append(f"{flag}{given}{value}")
             continue
-        marked = lists[flag]
+        marked, apart = lists[flag]
         values = [value] if given else []
         while not given and left and _belongs(left[0], marked, first=not values):
             values.append(left.pop(0))
         if not values:
             out.append(flag)
-        elif marked is None:
-            out += [flag, *(part for each in values for part in each.split(",") if part)]
+        elif apart:
+            last += [flag, *(part for each in values for part in each.split(",") if part)]
         else:
             out.append(f"{flag}={','.join(each.strip(',') for each in values)}")
-    return out
+    return out + last
 
 
 def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:
@@ -48,17 +46,16 @@ def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:
     return all(re.fullmatch(marked.pattern, part) for part in word.strip(",").split(","))
 
 
-def _lists(kind: Any) -> Iterator[tuple[str, Listed | None]]:
-    """Yield the flags that take several values: tuples of any length, and words marked as lists."""
+def _lists(kind: Any) -> Iterator[tuple[str, Listed | None, bool]]:
+    """Yield the flags that take several values, the mark of their values, and whether they are words of their own."""
     for name, hint, marks in fields_of(kind):
         if dataclasses.is_dataclass(hint):
             yield from _lists(hint)
             continue
         marked = next((mark for mark in marks if isinstance(mark, Listed)), None)
-        if marked is not None or (
-            get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and Positional not in marks
-        ):
-            yield f"--{name.replace('_', '-')}", marked
+        apart = get_origin(hint) is tuple and get_args(hint)[1:] == (...,)
+        if marked is not None or (apart and Positional not in marks):
+            yield f"--{name.replace('_', '-')}", marked, apart
 
 
 def fields_of(kind: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:

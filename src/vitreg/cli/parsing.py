@@ -1,6 +1,6 @@
 """Words of the command line to a dataclass: tyro reads them, and a mistake in them is one sentence like any other.
 
-What may be left unset shows the values it takes and the word "unset", not Python's union and None.
+How a word becomes a value of its type stands in `kinds`, how lists are written in `lists`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ import dataclasses
 import inspect
 import shutil
 import textwrap
-import types
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from vitreg.cli.kinds import PERSONS, WANTED
 from vitreg.cli.lists import fields_of, unified
 from vitreg.errors import UserError, nearest, unknown
 
@@ -100,7 +97,7 @@ def _wanted(argument: Any) -> str:
     wanted = str(argument.lowered.metavar)
     if "..." in wanted:
         return "whole numbers" if "INT" in wanted else "numbers" if "FLOAT" in wanted else "words"
-    return {"INT": "a whole number", "FLOAT": "a number", "STR": "a word", "PATH": "a path"}.get(wanted, wanted)
+    return WANTED.get(wanted, wanted)
 
 
 def _given(flag: str, words: Sequence[str]) -> str:
@@ -123,78 +120,3 @@ def flags(kind: Any) -> Iterator[str]:
             yield from flags(inner)
         elif tyro.conf.Positional not in marks:
             yield from (f"--{flag}", f"--no-{flag}") if inner is bool else (f"--{flag}",)
-
-
-PERSONS = ConstructorRegistry()
-"""How values are shown to people."""
-
-
-@PERSONS.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Show `X | None` as X, and None as "unset"; the word None still unsets a preset's value."""
-    if get_origin(info.type) not in (Union, types.UnionType):
-        return None
-    inner = [member for member in get_args(info.type) if member is not type(None)]
-    if len(inner) != 1 or len(inner) == len(get_args(info.type)):
-        return None
-    found = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], info.markers))
-    if not isinstance(found, PrimitiveConstructorSpec):
-        return None
-    return replace(
-        found,
-        instance_from_str=lambda words: None if words == ["None"] else found.instance_from_str(words),
-        is_instance=lambda value: value is None or found.is_instance(value),
-        str_from_instance=lambda value: ["unset"] if value is None else found.str_from_instance(value),
-    )
-
-
-@PERSONS.primitive_rule
-def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Show an empty word as "unset"."""
-    if info.type is not str:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="STR",
-        instance_from_str=lambda words: words[0],
-        is_instance=lambda value: isinstance(value, str),
-        str_from_instance=lambda value: [value or "unset"],
-    )
-
-
-@PERSONS.primitive_rule
-def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Refuse an empty path, such as a variable of the shell that is not set: pathlib reads it as the folder one is in."""
-    if info.type is not Path:
-        return None
-
-    def named(words: list[str]) -> Path:
-        if not words[0]:
-            raise ValueError("an empty path")
-        return Path(words[0])
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=named,
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-@PERSONS.primitive_rule
-def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Show no values at all as "none"."""
-    if info.type_origin is not tuple or get_args(info.type)[1:] != (...,):
-        return None
-    each = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(get_args(info.type)[0], info.markers))
-    if not isinstance(each, PrimitiveConstructorSpec) or each.nargs != 1:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"[{each.metavar} [{each.metavar} ...]]",
-        instance_from_str=lambda words: tuple(each.instance_from_str([word]) for word in words),
-        is_instance=lambda value: isinstance(value, tuple) and all(each.is_instance(item) for item in value),
-        str_from_instance=lambda values: [each.str_from_instance(value)[0] for value in values] or ["none"],
-        choices=each.choices,
-    )

@@ -2,11 +2,12 @@
 
 import pytest
 
-from vitreg.cli.evaluating import Command
 from vitreg.cli.lists import unified
-from vitreg.cli.looking import Maps
-from vitreg.cli.measuring import Discover, Extract
 from vitreg.cli.parsing import parse
+from vitreg.cli.verbs.discover import Discover
+from vitreg.cli.verbs.eval import Command
+from vitreg.cli.verbs.extract import Extract
+from vitreg.cli.verbs.maps import Maps
 from vitreg.verbs.eval.settings.tokens import ControlsSettings
 from vitreg.verbs.eval.settings.whole_image import KnnSettings
 
@@ -19,12 +20,12 @@ FORMS = ("{flag} {comma}", "{flag} {space}", "{flag}={comma}", "{flag} {comma_sp
     [
         (Command[KnnSettings], "m d", "--k", ("10", "20"), "task.k", (10, 20)),
         (Command[ControlsSettings], "m d", "--replace", ("outliers", "random"), "task.replace", ("outliers", "random")),
-        (Maps, "m d", "--what", ("attention", "norm"), "what", "attention,norm"),
-        (Maps, "m d", "--layer", ("-1", "5", "8"), "layer", "-1,5,8"),
+        (Maps, "m d", "--what", ("attention", "norm"), "maps.what", ("attention", "norm")),
+        (Maps, "m d", "--layer", ("-1", "5", "8"), "maps.layer", (-1, 5, 8)),
         (Maps, "m d", "--weights", ("a.pth", "none"), "weights", "a.pth,none"),
-        (Extract, "m d", "--cls", ("-1", "5"), "cls", "-1,5"),
-        (Discover, "m d", "--normalize", ("l2", "center+l2"), "normalize", "l2,center+l2"),
-        (Discover, "m d", "--bias", ("-20%", "auto"), "bias", "-20%,auto"),
+        (Extract, "m d", "--cls", ("-1", "5"), "extract.cls", (-1, 5)),
+        (Discover, "m d --sweep", "--normalize", ("l2", "center+l2"), "discover.normalize", "l2,center+l2"),
+        (Discover, "m d --sweep", "--bias", ("-20%", "auto"), "discover.bias", "-20%,auto"),
     ],
 )
 def test_a_list_is_read_with_commas_and_with_spaces(form, kind, before, flag, values, field, read):
@@ -38,8 +39,8 @@ def test_a_list_is_read_with_commas_and_with_spaces(form, kind, before, flag, va
 @pytest.mark.parametrize(
     ("words", "rewritten"),
     [
-        ("--what norm m photos/", "--what=norm m photos/"),  # a model and images are no kinds of maps
-        ("m a,b.png --what norm", "m a,b.png --what=norm"),  # a comma in the name of a file
+        ("--weights none m photos/", "--weights=none m photos/"),  # a model and images are no weights
+        ("m a,b.png --what norm", "m a,b.png --what norm"),  # a comma in the name of a file
         ("--layer 5 8 m photos/", "--layer=5,8 m photos/"),
         ("m d --what", "m d --what"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from tests.end_to_end.conftest import one_sentence
 
 from vitreg.cli import VERBS
-from vitreg.cli.evaluating import TASKS
+from vitreg.cli.verbs.eval import TASKS
 from vitreg.presets import PRESETS
 
 MISTAKES = {
@@ -22,7 +22,7 @@ MISTAKES = {
     "scan m x --random=yes": "vitreg scan does not take 'yes'; see vitreg scan --help.",
     "scan m x --devise cpu": "no flag '--devise' in vitreg scan. Did you mean '--device'?",
     "doctor m n": "vitreg doctor does not take 'n'; see vitreg doctor --help.",
-    "export r": "vitreg export needs --to and --out; see vitreg export --help.",
+    "export r": "vitreg export needs --out and --to; see vitreg export --help.",
     "eval m knn d --k a": "--k takes whole numbers, not 'a'; see vitreg eval SPEC knn --help.",
     "eval m knn d --kk 3": "no flag '--kk' in vitreg eval SPEC knn. Did you mean '--k'?",
     "eval m knn d --token both": "--token takes cls, mean or cls+mean, not 'both'.",

@@ -8,7 +8,7 @@ from vitreg.verbs.discover.verb import discover
 from vitreg.verbs.eval.tasks.knn import Knn
 from vitreg.verbs.eval.verb import evaluate
 from vitreg.verbs.export.verb import export
-from vitreg.verbs.extract import extract_features
+from vitreg.verbs.extract.verb import extract_features
 from vitreg.verbs.maps.verb import maps
 from vitreg.verbs.scan.verb import scan
 

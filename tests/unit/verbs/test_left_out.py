@@ -14,7 +14,7 @@ from vitreg.verbs.eval.tasks.knn import Knn
 from vitreg.verbs.eval.tasks.position import Position
 from vitreg.verbs.eval.tasks.tokens import Tokens
 from vitreg.verbs.eval.verb import evaluate
-from vitreg.verbs.extract import describe, extract_features
+from vitreg.verbs.extract.verb import describe, extract_features
 
 
 @pytest.fixture(scope="module")

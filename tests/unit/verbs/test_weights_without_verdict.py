@@ -12,7 +12,7 @@ from vitreg.errors import UserError
 from vitreg.verbs.discover.verb import discover
 from vitreg.verbs.eval.tasks.position import Position
 from vitreg.verbs.eval.verb import evaluate
-from vitreg.verbs.extract import extract_features
+from vitreg.verbs.extract.verb import extract_features
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,12 @@ class DiscoverySet:
     images: tuple[str, ...]
     boxes: BoxSet
     note: str = ""
+
+
+def is_named(images: Sequence[str]) -> bool:
+    """Whether what stands for images is a set by name."""
+    kind, colon, _ = images[0].partition(":") if images else ("", "", "")
+    return bool(colon) and kind in PUBLISHED
 
 
 def named_set(text: str, *, hard: bool = True) -> DiscoverySet | None:

@@ -31,52 +31,39 @@ from vitreg.passes import ahead
 from vitreg.passes.about_model import describe_model
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets.kept import keep_and_draw
 from vitreg.results import DiscoverResult
-from vitreg.verbs.discover.judge import Judge, Judged
+from vitreg.verbs.discover.judge import Judge, Judged, Verdict
 from vitreg.verbs.discover.model import DiscoverModel
+from vitreg.verbs.discover.options import DiscoverOptions
 from vitreg.verbs.discover.pictures import Gallery
 from vitreg.verbs.discover.search import Search, one_blas_thread
-from vitreg.verbs.discover.setting import DEFAULT, Setting, Sweep, refuse_blind_sweep
+from vitreg.verbs.discover.setting import Setting, Sweep, refuse_blind_sweep
 from vitreg.verbs.discover.sweep import choose
 from vitreg.writing.files import refuse_other_result, results_folder, write_text
 from vitreg.writing.outputs import Outputs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiscoverOptions:
-    """How to look for objects."""
-
-    setting: Setting = DEFAULT
-    sweep: Sweep | None = None  # also try these settings; needs true boxes
-    size: int | tuple[int, int] | None = None  # pixels of the short side, or (height, width); original size if unset
-    hard: bool = True  # count objects that VOC marks difficult or truncated
-    limit: int | None = None  # look at most at this many images
-    pictures: int = 30  # images on the sheets of boxes, the first ones
-    steps: int = 6  # images whose steps are drawn, the first ones
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit must be at least 1, not {self.limit}.")
-        sides = self.size if isinstance(self.size, tuple) else (1 if self.size is None else self.size,)
-        if min(sides) < 1:
-            raise UserError(f"size must be at least 1, not {self.size}.")
-        if min(self.pictures, self.steps) < 0:
-            raise UserError("pictures and steps must not be negative.")
-
-
 @dataclass(slots=True)
 class _Seen:
-    """What this process has looked at."""
+    """What was looked at."""
 
     judged: list[Judged]
     skipped: list[Skipped]
     interrupted: bool = False
 
+    def over(self, group: Processes) -> _Seen:
+        """Gather what all processes have looked at, in the order of the images."""
+        skipped = sorted(itertools.chain(*group.gather(self.skipped)), key=lambda s: s.name)
+        judged = sorted(itertools.chain(*group.gather(self.judged)), key=lambda row: row.index)
+        return _Seen(judged, skipped, any(group.gather(self.interrupted)))
 
+
+@takes(DiscoverOptions, ModelOptions)
 def discover(
     model: str | nn.Module | Backbone,
     images: str | Path | Sequence[str | Path],
@@ -87,7 +74,7 @@ def discover(
     options: DiscoverOptions | None = None,
     quiet: bool = True,
     written: Callable[[Path], object] | None = None,
-    **load_options: Any,
+    **keywords: Any,
 ) -> DiscoverResult:
     """Find one object in every image, and say how often it is one.
 
@@ -98,21 +85,22 @@ def discover(
         boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
         out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
         weights: a checkpoint for the spec.
-        options: see `DiscoverOptions`.
+        options: see `DiscoverOptions`; keywords change them.
         written: is given the folder of the result, which is beside `out` where that keeps a complete one.
-        load_options: passed to `vitreg.load`.
+        keywords: fields of `DiscoverOptions`, such as method and size, and of `ModelOptions`, such as device and precision.
     Returns:
         the record that result.json holds.
     Raises:
         UserError: for a model that cannot be loaded, images or boxes that cannot be read, boxes outside their image, or
             a sweep without boxes.
     """
-    options = options or DiscoverOptions()
+    options, load_options = split(DiscoverOptions, options, keywords, "discover")
     refuse_reloading(model, weights, load_options)
     ahead.refuse_absent_inputs(files=[weights])
     started = datetime.now(UTC)
     name, source, truth, note = _opened(images, boxes, options.hard)
-    refuse_blind_sweep(options.setting, options.sweep, boxes=truth is not None)
+    setting, grid = options.chosen()
+    refuse_blind_sweep(setting, grid, boxes=truth is not None)
     with results_folder(out) as folder, processes() as group, one_blas_thread():
         outputs = None if folder is None else ahead.discover_outputs(folder, images, boxes, weights)
         if outputs is not None and group.first:
@@ -123,47 +111,64 @@ def discover(
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
         refuse_broken_weights(backbone, "boxes of")
         looking = DiscoverModel(backbone, options.size)
-        chosen, how = _chosen(options.setting, source, looking)
-        search = Search([chosen] if options.sweep is None else options.sweep.settings(chosen, backbone.depth))
+        chosen, how = _chosen(setting, source, looking)
+        search = Search([chosen] if grid is None else grid.settings(chosen, backbone.depth))
         gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
         judge = Judge(truth)
         seen = _run(source, looking, search, judge, gallery, group, options.limit, show=group.first and not quiet)
-        skipped = sorted(itertools.chain(*group.gather(seen.skipped)), key=lambda s: s.name)
-        judged = sorted(itertools.chain(*group.gather(seen.judged)), key=lambda row: row.index)
-        interrupted = any(group.gather(seen.interrupted))
+        seen = seen.over(group)
         gallery.merge(group)
-        if not judged:
-            raise UserError(_nothing(skipped, interrupted))
-        verdict = judge.verdict(judged, search.settings)
+        if not seen.judged:
+            raise UserError(_nothing(seen.skipped, seen.interrupted))
+        protocol = {"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()}
+        notes = [*([note] if note else []), *source.notes]
         planned = source.length if options.limit is None else min(source.length or options.limit, options.limit)
-        result = DiscoverResult(
-            model=describe_model(backbone),
-            images=ImagesRecord(seen=len(judged), skipped=skipped, interrupted=interrupted, planned=planned),
-            found=sum(len(row.boxes) for row in judged),
-            corloc=verdict.corloc,
-            controls=verdict.controls,
-            without_boxes=verdict.without_boxes,
-            without_cut=verdict.without_box.get(NO_CUT, 0),
-            without_box=verdict.without_box,
-            by_chance=verdict.by_chance,
-            setting=chosen.record(),
-            protocol={"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
-            sweep=verdict.sweep,
-            notes=[*([note] if note else []), *source.notes, *verdict.notes],
-            provenance=provenance(
-                started=started,
-                device=backbone.device,
-                precision=str(backbone.dtype).removeprefix("torch."),
-                choice=backbone.precision_choice,
-                processes=group.world,
-            ),
+        result = _record(
+            seen,
+            judge.verdict(seen.judged, search.settings),
+            chosen,
+            protocol,
+            notes,
+            backbone,
+            planned,
+            group,
+            started,
         )
         if outputs is not None and group.first:
-            place = place_of_interrupted(outputs) if interrupted else outputs
-            result = _write(place, result, judged, gallery, chosen)
+            place = place_of_interrupted(outputs) if seen.interrupted else outputs
+            result = _write(place, result, seen.judged, gallery, chosen)
             if written is not None:
                 written(place.folder)
     return result
+
+
+def _record(
+    seen: _Seen, verdict: Verdict, chosen: Setting, protocol: dict[str, object], notes: Sequence[str], backbone: Backbone,
+    planned: int | None, group: Processes, started: datetime,
+) -> DiscoverResult:  # fmt: skip
+    """Put what was found beside the model, the setting and the machine."""
+    return DiscoverResult(
+        model=describe_model(backbone),
+        images=ImagesRecord(seen=len(seen.judged), skipped=seen.skipped, interrupted=seen.interrupted, planned=planned),
+        found=sum(len(row.boxes) for row in seen.judged),
+        corloc=verdict.corloc,
+        controls=verdict.controls,
+        without_boxes=verdict.without_boxes,
+        without_cut=verdict.without_box.get(NO_CUT, 0),
+        without_box=verdict.without_box,
+        by_chance=verdict.by_chance,
+        setting=chosen.record(),
+        protocol=protocol,
+        sweep=verdict.sweep,
+        notes=[*notes, *verdict.notes],
+        provenance=provenance(
+            started=started,
+            device=backbone.device,
+            precision=str(backbone.dtype).removeprefix("torch."),
+            choice=backbone.precision_choice,
+            processes=group.world,
+        ),
+    )
 
 
 def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tuple[Setting, dict[str, object]]:

@@ -14,40 +14,34 @@ from torch import nn
 from vitreg.analysis.intervals import wilson
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
-from vitreg.data.views.transforms import Policy
-from vitreg.errors import UserError
 from vitreg.machine.runtime import processes, provenance
 from vitreg.passes import ahead
 from vitreg.passes.about_model import describe_model
 from vitreg.passes.bench import Bench
 from vitreg.passes.drawing import draw_beside
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.report import Attempts
 from vitreg.report.sheets.sheet import save_all
 from vitreg.results import Cell, EvalData, EvalResult, Table
+from vitreg.verbs.eval.options import EvalOptions
 from vitreg.verbs.eval.task import Outcome, Task
 from vitreg.writing.files import results_folder, write_text
 
 LONGEST = 24  # rows of a table on the terminal
 
 
+@takes(EvalOptions, ModelOptions)
 def evaluate(
     model: str | nn.Module | Backbone,
     task: Task,
     data: str | Path = "",
     *,
     out: str | Path | None = None,
-    features: str | Path | None = None,
     weights: str | Path | None = None,
-    size: int | tuple[int, int] | None = None,
-    fit: Policy = "resize",
-    limit: int | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    seed: int = 0,
-    download: bool = False,
+    options: EvalOptions | None = None,
     quiet: bool = True,
-    **load_options: Any,
+    **keywords: Any,
 ) -> EvalResult:
     """Measure what a model's features are good for.
 
@@ -56,17 +50,13 @@ def evaluate(
         task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
         data: what it is measured on; the task says what it takes.
         out: folder for result.json and pictures; nothing is written without it.
-        features: folder where extracted features are kept and found again; the user's cache if None.
         weights: a checkpoint for the spec.
-        size: of the images in pixels, one number or (height, width); the model's own if None.
-        limit: use at most this many images of each side.
-        download: let sets known by name fetch what is missing.
-        load_options: passed to `vitreg.load`.
+        options: see `EvalOptions`; keywords change them.
+        keywords: fields of `EvalOptions`, such as size and limit, and of `ModelOptions`, such as device and precision.
     Raises:
         UserError: for data or a model that the task cannot work with.
     """
-    if seed < 0:
-        raise UserError(f"--seed must not be negative; {seed} is.")
+    options, load_options = split(EvalOptions, options, keywords, "evaluate")
     ahead.refuse_absent_inputs(files=[weights])
     ahead.refuse_absent_data(str(data))
     started = datetime.now(UTC)
@@ -74,53 +64,59 @@ def evaluate(
         outputs = None if folder is None else ahead.eval_outputs(folder, data, weights)
         if outputs is not None and group.first:
             outputs.check()
-        backbone = opened(model, weights, load_options, size=size)
+        backbone = opened(model, weights, load_options, size=options.pixels)
         if folder is not None:
             ahead.refuse_other_eval(folder, task_name(type(task)), backbone.spec, str(data))
         refuse_broken_weights(backbone, "evaluation of")
         bench = Bench(
             backbone=backbone,
             data=str(data),
-            features=Path(features) if features is not None else cache(),
+            features=options.features or cache(),
             group=group,
-            size=(size, size) if isinstance(size, int) else size,
-            policy=fit,
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            seed=seed,
-            download=download,
+            size=options.pixels,
+            policy=options.fit,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            limit=options.limit,
+            seed=options.seed,
+            download=options.download,
             quiet=quiet,
         )
         outcome = task.run(bench)
-        result = EvalResult(
-            task=task_name(type(task)),
-            model=describe_model(backbone),
-            data=_data(bench, outcome),
-            headline=outcome.headline,
-            metrics=dict(outcome.metrics),
-            controls=dict(outcome.controls),
-            intervals=_intervals(outcome),
-            units=_units(outcome),
-            larger_is_better=outcome.larger_is_better,
-            protocol=dict(outcome.protocol),
-            tables=list(outcome.tables),
-            notes=list(dict.fromkeys((*bench.noted, *outcome.notes))),
-            provenance=provenance(
-                started=started,
-                device=backbone.device,
-                precision=str(backbone.dtype).removeprefix("torch."),
-                choice=backbone.precision_choice,
-                processes=group.world,
-                seed=seed,
-            ),
-        )
+        result = _record(task, bench, outcome, started)
         if outputs is not None and group.first:
             outputs.publish(
                 lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
             )
-            result = draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
+            return draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
     return result
+
+
+def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime) -> EvalResult:
+    """Put what a task found beside the model, the data and the machine."""
+    backbone = bench.backbone
+    return EvalResult(
+        task=task_name(type(task)),
+        model=describe_model(backbone),
+        data=_data(bench, outcome),
+        headline=outcome.headline,
+        metrics=dict(outcome.metrics),
+        controls=dict(outcome.controls),
+        intervals=_intervals(outcome),
+        units=_units(outcome),
+        larger_is_better=outcome.larger_is_better,
+        protocol=dict(outcome.protocol),
+        tables=list(outcome.tables),
+        notes=list(dict.fromkeys((*bench.noted, *outcome.notes))),
+        provenance=provenance(
+            started=started,
+            device=backbone.device,
+            precision=str(backbone.dtype).removeprefix("torch."),
+            choice=backbone.precision_choice,
+            processes=bench.group.world,
+            seed=bench.seed,
+        ),
+    )
 
 
 def _draw(result: EvalResult, outcome: Outcome, place: Path, attempts: Attempts) -> None:

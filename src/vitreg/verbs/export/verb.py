@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +23,13 @@ from vitreg.backbones.loading.sources import from_run
 from vitreg.backbones.weights.into_module import load_weights, sha256_of_weights
 from vitreg.config import read
 from vitreg.data.views.transforms import Preprocess
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs
+from vitreg.passes.options import Size
 from vitreg.verbs.export.hf import answers_of_hf, write_hf
 from vitreg.verbs.export.onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
+from vitreg.verbs.export.options import ExportOptions
 from vitreg.verbs.export.timm import answers_of_timm, write_timm
 from vitreg.writing.files import results_folder, run_folder
 
@@ -60,23 +63,20 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(run: str | Path, to: str, out: str | Path, *, size: tuple[int, int] | None = None) -> Exported:
+def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = None) -> Exported:
     """Write a run as a model of another library, and compare it with the run.
 
     Args:
         run: folder of the run.
         to: "timm" or "hf", a folder; "safetensors" or "onnx", a file.
         out: the folder or file. An earlier export there is replaced, anything else is not.
-        size: (height, width) of the images of an ONNX model; the run's own if None.
+        size: of the images of an ONNX model in pixels, one number or (height, width); the run's own if None.
     Raises:
         UserError: for a run that cannot be read or that the format cannot express, a package that is missing, a place
             that is taken, or an export that answers otherwise than the run.
     """
-    if to not in FORMATS:
-        raise unknown("format", to, FORMATS)
+    size = ExportOptions(to=cast("Any", to), size=size).pixels
     form, out, file = FORMATS[to], Path(out), bool(SUFFIXES[to])
-    if size is not None and to != "onnx":
-        raise UserError(f"--size is for onnx, which has one image size; a model of {to} takes any.")
     source = run_folder(run)
     built = from_run(str(source))
     outputs = export_outputs(out, to)

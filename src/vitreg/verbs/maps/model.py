@@ -49,11 +49,13 @@ class MappedModel:
         size: tuple[int, int] | None,
         policy: Fit,
         limit: int | None,
+        batch_size: int | None = None,
+        workers: int | None = None,
     ) -> None:
         self.name, self.backbone = name, backbone
         self._images = images[:limit] if isinstance(images, Tensor) else images
-        self._limit = limit
-        self._view = self._seen(size, policy)
+        self._limit, self._workers = limit, workers
+        self._view = self._seen(size, policy, batch_size)
         self.names: tuple[str, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()
 
@@ -108,10 +110,10 @@ class MappedModel:
         each = images * patches * self.backbone.anatomy.width * 4
         return max(1, min(layers, KEPT_BYTES // max(each, 1)))
 
-    def _seen(self, size: tuple[int, int] | None, policy: Fit) -> View:
+    def _seen(self, size: tuple[int, int] | None, policy: Fit, batch: int | None) -> View:
         if not isinstance(self._images, Tensor):
-            return view_of(self.backbone, size=size, policy=policy)
-        view = view_of_tensors(self.backbone, self._images, policy=policy)
+            return view_of(self.backbone, size=size, policy=policy, batch=batch)
+        view = view_of_tensors(self.backbone, self._images, policy=policy, batch=batch)
         if size is not None and size != (self._images.shape[2], self._images.shape[3]):
             raise UserError("size is for image files; resize a tensor before you pass it.")
         return replace(view, preprocess=self.backbone.preprocess)  # by which the pictures can be shown
@@ -123,7 +125,9 @@ class MappedModel:
                 pixels = self._images[start : start + batch]
                 yield tuple(f"image {start + i}" for i in range(len(pixels))), self._view.fit(pixels)
             return
-        batches = stream(self._images, self._view.pictures, batch, min_side=MIN_SIDE, limit=self._limit)
+        batches = stream(
+            self._images, self._view.pictures, batch, workers=self._workers, min_side=MIN_SIDE, limit=self._limit
+        )
         for each in batches:
             yield each.names, self._view.fit(each.pixels)
         self.skipped = tuple(batches.skipped)

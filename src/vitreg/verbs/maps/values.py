@@ -100,9 +100,7 @@ def weights_of(weights: Any, models: int) -> list[str | Path | None]:
     return files
 
 
-def check_numbers(limit: int | None, mass: float | None) -> None:
-    """Raise UserError for a number of images or a share of the attention that makes no sense."""
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}; it must be at least 1.")
+def check_mass(mass: float | None) -> None:
+    """Raise UserError for a share of the attention that makes no sense."""
     if mass is not None and not 0 < mass <= 1:
         raise UserError(f"mass is {mass:g}; it is a share of the attention, above 0 and at most 1.")

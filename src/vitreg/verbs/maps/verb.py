@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -22,114 +22,119 @@ from vitreg.data import ImageSource
 from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.options import Layers, ModelOptions, split, takes
 from vitreg.records import Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets.kept import Named, keep_and_draw
-from vitreg.verbs.maps.model import Fit, MappedModel
+from vitreg.verbs.maps.model import MappedModel
+from vitreg.verbs.maps.options import MapsOptions
 from vitreg.verbs.maps.sheets import compose
-from vitreg.verbs.maps.values import WHAT, MapsResult, ModelMaps, What, check_numbers, kinds_of, weights_of
+from vitreg.verbs.maps.values import MapsResult, ModelMaps, weights_of
 from vitreg.writing.files import results_folder
+from vitreg.writing.outputs import Outputs
 
 Model = str | Path | nn.Module | Backbone
 
 
+@takes(MapsOptions, ModelOptions)
 def maps(
     models: Model | Sequence[Model],
     images: str | Path | Sequence[str | Path] | Tensor,
     *,
-    layer: int | Sequence[int] | Literal["all"] = -1,
-    what: What | Sequence[What] = WHAT,
-    size: int | tuple[int, int] | None = None,
-    fit: Fit = "resize",
-    limit: int | None = None,
     out: str | Path | None = None,
-    scale: Literal["shared", "map"] = "shared",
-    upsample: Literal["nearest", "bilinear"] = "nearest",
-    pca_per_image: bool = False,
-    mass: float | None = None,
     weights: str | Path | Sequence[str | Path | None] | None = None,
-    **load_options: Any,
+    options: MapsOptions | None = None,
+    **keywords: Any,
 ) -> MapsResult:
     """Compute maps of images by one or several models, and draw them.
 
     Args:
         models: specs, modules or loaded backbones. Specs are loaded one after the other, so memory holds one at a time.
         images: files, folders, globs, archives, list files; or a tensor [n, 3, H, W] prepared for the model.
-        layer: a block (-1 is the last), several, or "all".
-        what: attention (of CLS), heads (of CLS and registers, every head), registers (attention of CLS and of every
-            register), pca (first component), rgb (three components), norm.
-        size: (height, width) in pixels, or the side of a square; each model's own if unset.
-        fit: how a side that is no multiple of the patch is met: pad, crop or resize; the model's own size is left as it is.
-        limit: take at most this many images.
         out: folder for the PNG sheets; nothing is written without it.
-        scale: "shared": one colour scale for all models, layers and images of a sheet; "map": every map has its own.
-        upsample: how patches are enlarged on the sheets.
-        pca_per_image: fit principal components to every image alone instead of to all together.
-        mass: on the sheets, show of each attention map only the strongest patches that hold this share (DINO: 0.6).
         weights: a checkpoint for the model; one per model (or None) where there are several.
-        load_options: passed to `vitreg.load`: device, precision, strict.
+        options: see `MapsOptions`; keywords change them.
+        keywords: fields of `MapsOptions`, such as what, layer and size, and of `ModelOptions`, such as device and precision.
     Raises:
         UserError: for a model that cannot be loaded or has broken weights, a block or kind of map that does not exist, images of which none
             can be read, an unwritable folder, or if none of the maps asked for can be had.
     """
-    chosen = kinds_of(what)
+    options, load_options = split(MapsOptions, options, keywords, "maps")
     several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
     if not several:
         raise UserError("no model given; name a spec such as timm:vit_small_patch14_reg4_dinov2.")
     files = weights_of(weights, len(several))
     for model, file in zip(several, files, strict=True):
         refuse_reloading(model, file, load_options)
-    check_numbers(limit, mass)
     ahead.refuse_absent_inputs(images, files=files)
     with results_folder(out) as folder:
-        outputs = None if folder is None else ahead.maps_outputs(folder, chosen, images, files)
+        outputs = None if folder is None else ahead.maps_outputs(folder, options.what, images, files)
         if outputs is not None:
             outputs.check()
-        source = (
-            images
-            if isinstance(images, Tensor)
-            else ImageSource([images] if isinstance(images, str | Path) else images)
+        result = _computed(several, files, images, options, load_options)
+        return result if outputs is None else _drawn(result, outputs, options)
+
+
+def _computed(
+    models: Sequence[Model],
+    files: Sequence[str | Path | None],
+    images: Any,
+    options: MapsOptions,
+    loading: dict[str, Any],
+) -> MapsResult:
+    """Compute the maps of one model after the other, one in memory at a time."""
+    source = (
+        images if isinstance(images, Tensor) else ImageSource([images] if isinstance(images, str | Path) else images)
+    )
+    made: list[ModelMaps] = []
+    chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
+    notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
+    names: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    for model, file in zip(models, files, strict=True):
+        backbone = opened(model, file, loading, size=options.pixels)
+        refuse_broken_weights(backbone, "maps of")
+        name = _name(backbone, [each.model for each in made])
+        notes += [f"{name}: {note}" for note in backbone.notes]
+        if backbone.precision_choice is not None:
+            chosen_precision.setdefault(backbone.precision_choice.sentence)
+        one = MappedModel(
+            name, backbone, source, options.pixels, options.fit, options.limit, options.batch_size, options.threads
         )
-        wanted = (size, size) if isinstance(size, int) else size
-        made: list[ModelMaps] = []
-        chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
-        notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
-        names: tuple[str, ...] = ()
-        skipped: tuple[Skipped, ...] = ()
-        for model, file in zip(several, files, strict=True):
-            backbone = opened(model, file, load_options, size=size)
-            refuse_broken_weights(backbone, "maps of")
-            name = _name(backbone, [each.model for each in made])
-            notes += [f"{name}: {note}" for note in backbone.notes]
-            if backbone.precision_choice is not None:
-                chosen_precision.setdefault(backbone.precision_choice.sentence)
-            one = MappedModel(name, backbone, source, wanted, fit, limit)
-            layers = range(backbone.depth) if layer == "all" else [layer] if isinstance(layer, int) else list(layer)
-            plan = one.plan(chosen, list(dict.fromkeys(resolve_layer(each, backbone.depth) for each in layers)))
-            notes += plan.notes
-            if plan.what:
-                made += one.run(plan, per_image=pca_per_image)
-                if names and one.names != names:
-                    raise UserError("the images changed between one model and the next; run again.")
-                names, skipped = one.names, one.skipped
-            del backbone, one  # before the next is loaded
-        if not made:
-            raise UserError("none of the maps asked for can be had. " + " ".join(notes))
-        result = MapsResult(
-            images=names,
-            maps=tuple(made),
-            skipped=skipped,
-            notes=(*notes, *chosen_precision),
-            there=len(source) if isinstance(source, Tensor) else source.length,
-        )
-        if outputs is None:
-            return result
-        sheets = compose(result, chosen, shared=scale == "shared", upsample=upsample, mass=mass)
-        attempts = Attempts()
-        outputs.publish(lambda place: _draw(sheets, place, attempts))
-        failed = {each.name: each.sentence for each in attempts.failed}
-        written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
-        return replace(result, notes=(*result.notes, *failed.values()), paths=written)
+        plan = one.plan(options.what, _layers(options.layer, backbone.depth))
+        notes += plan.notes
+        if plan.what:
+            made += one.run(plan, per_image=options.pca_per_image)
+            if names and one.names != names:
+                raise UserError("the images changed between one model and the next; run again.")
+            names, skipped = one.names, one.skipped
+        del backbone, one  # before the next is loaded
+    if not made:
+        raise UserError("none of the maps asked for can be had. " + " ".join(notes))
+    return MapsResult(
+        images=names,
+        maps=tuple(made),
+        skipped=skipped,
+        notes=(*notes, *chosen_precision),
+        there=len(source) if isinstance(source, Tensor) else source.length,
+    )
+
+
+def _drawn(result: MapsResult, outputs: Outputs, options: MapsOptions) -> MapsResult:
+    """Draw the sheets of a result. Returns it with their paths."""
+    shared = options.scale == "shared"
+    sheets = compose(result, options.what, shared=shared, upsample=options.upsample, mass=options.mass)
+    attempts = Attempts()
+    outputs.publish(lambda place: _draw(sheets, place, attempts))
+    failed = {each.name: each.sentence for each in attempts.failed}
+    written = tuple(outputs.folder / file for file, _ in sheets if file not in failed)
+    return replace(result, notes=(*result.notes, *failed.values()), paths=written)
+
+
+def _layers(layer: Layers, depth: int) -> list[int]:
+    """Count blocks from 0, each once. Raises UserError for one that does not exist."""
+    asked = range(depth) if layer == "all" else [layer] if isinstance(layer, int) else layer
+    return list(dict.fromkeys(resolve_layer(each, depth) for each in asked))
 
 
 def _draw(sheets: Sequence[Named], place: Path, attempts: Attempts) -> None:

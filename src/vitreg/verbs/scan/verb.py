@@ -15,24 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.analysis.outliers import detector as detector_named
-from vitreg.analysis.tally import Tally
+from vitreg.analysis.tally import Sums, Tally
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened, refuse_reloading
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.console.terminal import say
-from vitreg.data.views.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
 from vitreg.passes.batches import Batches, Images, batches_of
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import findings, refuse_broken_weights
+from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.training.history import watch_of
 from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.scan.measure import Measure
+from vitreg.verbs.scan.options import ScanOptions
 from vitreg.verbs.scan.readout import Readout
 from vitreg.verbs.scan.saved_pass import SavedPass, saved_pass
 from vitreg.verbs.scan.token_table import write_token_table
@@ -43,32 +44,7 @@ if TYPE_CHECKING:
     from vitreg.report import Attempts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScanOptions:
-    """How to scan."""
-
-    size: int | tuple[int, int] | None = None  # pixels, one number or (height, width); the model's own if unset
-    fit: Policy = "resize"  # what to do where a side is no multiple of the patch, but for the model's own size
-    detector: str = "mixture"  # mixture | mad[:k] | ratio[:factor] | absolute[:cutoff]
-    limit: int | None = None  # scan at most this many images
-    batch_size: int | None = None  # by tokens and device if unset
-    workers: int | None = None  # decoding threads
-    tokens: bool = False  # also write tokens.parquet: one row per token and layer
-    examples: int = 8  # images shown on the page: with most outliers, with fewest, and a quarter drawn by name
-    seed: int = 0  # of the bootstrap over images
-    power: bool = True  # for "none" also say what these images could have shown: about a second, however few they are
-
-    def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}.")
-        if self.seed < 0 or self.examples < 0:
-            raise UserError("seed and examples must not be negative.")
-        if isinstance(self.size, int):
-            object.__setattr__(self, "size", (self.size, self.size))
-
-
+@takes(ScanOptions, ModelOptions)
 def scan(
     model: str | nn.Module | Backbone,
     images: Images,
@@ -78,7 +54,7 @@ def scan(
     options: ScanOptions | None = None,
     quiet: bool = True,
     written: Callable[[Path], object] | None = None,
-    **load_options: Any,
+    **keywords: Any,
 ) -> ScanResult:
     """Look for artifacts in the feature maps of any Vision Transformer.
 
@@ -87,20 +63,19 @@ def scan(
         images: files, folders, globs, archives, shards, list files; or a tensor [n, 3, H, W] prepared for the model.
         out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
         weights: a checkpoint for the spec.
-        options: see `ScanOptions`.
+        options: see `ScanOptions`; keywords change them.
         written: is given the folder of the result, which is beside `out` where that keeps a complete one.
-        load_options: passed to `vitreg.load`.
+        keywords: fields of `ScanOptions`, such as size and limit, and of `ModelOptions`, such as device and precision.
     Returns:
         the record that result.json holds.
     Raises:
         UserError: for a model that cannot be loaded, images of which none can be read, an unwritable folder, or one that
             holds the result of another verb.
     """
-    options = options or ScanOptions()
+    options, load_options = split(ScanOptions, options, keywords, "scan")
     refuse_reloading(model, weights, load_options)
     if isinstance(images, Tensor) and options.size is not None:
         raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
-    detector = detector_named(options.detector)
     ahead.refuse_absent_inputs(images, files=[weights])
     started = datetime.now(UTC)
     with results_folder(out) as folder, processes() as group, contextlib.ExitStack() as held:
@@ -108,90 +83,136 @@ def scan(
         if outputs is not None and group.first:
             ahead.refuse_other_scan(outputs.folder)
             outputs.check()
-        backbone = opened(model, weights, load_options, size=options.size)
+        backbone = opened(model, weights, load_options, size=options.pixels)
         refuse_broken_weights(backbone)
         batches = batches_of(
-            images, backbone, group, size=options.size, policy=options.fit, batch_size=options.batch_size,
-            workers=options.workers, limit=options.limit,
+            images, backbone, group, size=options.pixels, policy=options.fit, batch_size=options.batch_size,
+            workers=options.threads, limit=options.limit,
         )  # fmt: skip
-        attention = backbone.attention_status()
-        measure = Measure(backbone, batches.size, attention=attention.readable)
         identity = _identity(backbone, batches, options, given=isinstance(model, Backbone))
         saved = held.enter_context(saved_pass(folder, group, identity))
-        tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
-        done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
-        if done and group.first:
-            of = "" if batches.planned is None else f" of {batches.planned}"
-            say(f"vitreg: resumed: {done}{of} images done.", error=True)
-        interrupted = _run(batches, measure, tally, saved, show=group.first and not quiet)
-        held.enter_context(saved.kept_if_stopped(tally, batches))
-        sums = tally.sums.over(group)
-        skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
-        if not sums.images[0]:
-            raise UserError(_nothing_read(skipped, interrupted))
-        readout = Readout(tally, sums, group, detector, options.seed, with_power=options.power)
-        table = _gather_counts(tally, readout, group)
-        if outputs is not None and interrupted and group.first:
+        seen = _pass_over(batches, backbone, options, saved, folder, group, held, show=group.first and not quiet)
+        if outputs is not None and seen.interrupted and group.first:
             outputs = place_of_interrupted(outputs)
-        stage = lacking = None
-        if outputs is not None and options.tokens:
-            stage, lacking = _stage_tokens(outputs, tally, readout, group, held)
-        shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
-        watched, unread = _watched(backbone)
-        notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
-        result = ScanResult(
-            schema="vitreg.scan/1",
-            model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),
-            images=ImagesRecord(
-                seen=int(sums.images[0]), skipped=skipped, interrupted=interrupted, planned=batches.planned
-            ),
-            settings={**asdict(options), "attention_queries": len(measure.queries) if attention.readable else 0},
-            layers=readout.layers,
-            verdict=_verdict(readout.verdict, backbone),
-            positions=readout.positions,
-            redundancy=readout.redundancy,
-            per_image=readout.histogram_per_image([count for _, _, count in table]),
-            own_median=readout.own_median,
-            examples=[name for _, name, _ in shown],
-            lint=[finding for finding in findings(backbone) if finding.level != "ok"],
-            attention_unread="" if attention.readable else printable(attention.reason),
-            watched=watched,
-            provenance=provenance(
-                started=started,
-                device=backbone.device,
-                precision=str(backbone.dtype).removeprefix("torch."),
-                choice=backbone.precision_choice,
-                processes=group.world,
-                seed=options.seed,
-            ),
-        )
-        if outputs is not None and group.first:
-            if stage is not None and not stage.exists:
-                lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
-            try:
-                outputs.publish(
-                    lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)),
-                    stage=stage,
-                    more=True,
-                )
-                # From here on the result is safe, whatever happens to the drawings.
-                if written is not None:
-                    written(outputs.folder)
-                result = _draw(
-                    outputs,
-                    result,
-                    lambda: build_examples(backbone, batches, shown, readout, attention=attention.readable),
-                )
-            except UserError as error:
-                if lacking is None:
-                    raise
-                raise UserError(f"{error} Besides, {lacking}") from error
+        result, shown = _record(seen, batches, backbone, options, group, started)
+        lacking = None
+        if outputs is not None:
+            result, lacking = _write(outputs, result, shown, seen, batches, backbone, options, group, held, written)
         group.gather(None)  # the result is written
-        if not interrupted:
+        if not seen.interrupted:
             saved.remove()
         if lacking is not None:
             raise UserError(f"{lacking.sentence.rstrip('.')}; the rest of the result is complete.")
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one pass over the images leaves, summed over processes; `skipped` holds those of all of them."""
+
+    measure: Measure
+    tally: Tally
+    readout: Readout
+    sums: Sums
+    skipped: list[Skipped]
+    interrupted: bool
+
+
+def _pass_over(
+    batches: Batches, backbone: Backbone, options: ScanOptions, saved: SavedPass, folder: Path | None,
+    group: Processes, held: contextlib.ExitStack, *, show: bool,
+) -> _Seen:  # fmt: skip
+    """Run the model over every image, from where an interrupted pass stopped.
+
+    Raises:
+        UserError: if no image could be read.
+    """
+    measure = Measure(backbone, batches.size, attention=backbone.attention_status().readable)
+    tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
+    done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
+    if done and group.first:
+        of = "" if batches.planned is None else f" of {batches.planned}"
+        say(f"vitreg: resumed: {done}{of} images done.", error=True)
+    interrupted = _run(batches, measure, tally, saved, show=show)
+    held.enter_context(saved.kept_if_stopped(tally, batches))
+    sums = tally.sums.over(group)
+    skipped = sorted(itertools.chain(*group.gather(batches.skipped)), key=lambda s: s.name)
+    if not sums.images[0]:
+        raise UserError(_nothing_read(skipped, interrupted))
+    found = detector_named(options.detector)
+    readout = Readout(tally, sums, group, found, options.seed, with_power=options.power)
+    return _Seen(measure, tally, readout, sums, skipped, interrupted)
+
+
+def _record(
+    seen: _Seen, batches: Batches, backbone: Backbone, options: ScanOptions, group: Processes, started: datetime
+) -> tuple[ScanResult, list[Chosen]]:
+    """Put what was seen into the record. Returns it, and the images that the page shows."""
+    readout, attention = seen.readout, backbone.attention_status()
+    table = _gather_counts(seen.tally, readout, group)
+    shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
+    watched, unread = _watched(backbone)
+    notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
+    result = ScanResult(
+        schema="vitreg.scan/1",
+        model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),
+        images=ImagesRecord(
+            seen=int(seen.sums.images[0]), skipped=seen.skipped, interrupted=seen.interrupted, planned=batches.planned
+        ),
+        settings={**asdict(options), "attention_queries": len(seen.measure.queries) if attention.readable else 0},
+        layers=readout.layers,
+        verdict=_verdict(readout.verdict, backbone),
+        positions=readout.positions,
+        redundancy=readout.redundancy,
+        per_image=readout.histogram_per_image([count for _, _, count in table]),
+        own_median=readout.own_median,
+        examples=[name for _, name, _ in shown],
+        lint=[finding for finding in findings(backbone) if finding.level != "ok"],
+        attention_unread="" if attention.readable else printable(attention.reason),
+        watched=watched,
+        provenance=provenance(
+            started=started,
+            device=backbone.device,
+            precision=str(backbone.dtype).removeprefix("torch."),
+            choice=backbone.precision_choice,
+            processes=group.world,
+            seed=options.seed,
+        ),
+    )
+    return result, shown
+
+
+def _write(
+    outputs: Outputs, result: ScanResult, shown: list[Chosen], seen: _Seen, batches: Batches, backbone: Backbone,
+    options: ScanOptions, group: Processes, held: contextlib.ExitStack, written: Callable[[Path], object] | None,
+) -> tuple[ScanResult, UserError | None]:  # fmt: skip
+    """Write the tokens, the record and then the page. Returns the record, and why tokens are lacking.
+
+    Raises:
+        UserError: if the record cannot be written.
+    """
+    stage = lacking = None
+    if options.tokens:
+        stage, lacking = _stage_tokens(outputs, seen.tally, seen.readout, group, held)
+    if not group.first:
+        return result, lacking
+    if stage is not None and not stage.exists:
+        lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
+    try:
+        outputs.publish(
+            lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage, more=True
+        )
+        # From here on the result is safe, whatever happens to the drawings.
+        if written is not None:
+            written(outputs.folder)
+        attention = seen.measure.attention
+        return _draw(
+            outputs, result, lambda: build_examples(backbone, batches, shown, seen.readout, attention=attention)
+        ), lacking
+    except UserError as error:
+        if lacking is None:
+            raise
+        raise UserError(f"{error} Besides, {lacking}") from error
 
 
 def _verdict(found: VerdictRecord, backbone: Backbone) -> VerdictRecord:

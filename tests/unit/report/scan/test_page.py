@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from vitreg.cli import VERBS
-from vitreg.cli.evaluating import TASKS, Command
 from vitreg.cli.parsing import parse
+from vitreg.cli.verbs.eval import TASKS, Command
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, PrecisionChoice, Skipped
 from vitreg.report import Attempts, draw_scan, write_comparison, write_report

@@ -1,8 +1,9 @@
-"""`extract_features`: the features of any images into a folder, as shards that `open_store` reads and, if wanted, a table."""
+"""`extract`: the features of any images into a folder, as shards that `open_store` reads and, if wanted, a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,21 @@ from vitreg.backbones.loading.load import opened
 from vitreg.data.sets.example import Example, Portion, TrainingSet
 from vitreg.data.sources.images import ImageSource
 from vitreg.data.sources.parts import Held
-from vitreg.data.views.transforms import Policy
 from vitreg.errors import UserError
-from vitreg.features.extract import Wanted, extract
-from vitreg.features.fields import KINDS
+from vitreg.features.extract import extract as keep
+from vitreg.features.fields import Wanted
 from vitreg.features.store import FeatureStore
 from vitreg.features.table import write_table
 from vitreg.machine.runtime import processes
 from vitreg.passes import ahead
 from vitreg.passes.bench import Bench
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.options import ModelOptions, split, takes
+from vitreg.verbs.extract.options import ExtractOptions
 from vitreg.writing.files import results_folder
 from vitreg.writing.outputs import Outputs
 
 TABLE = "features.parquet"
-CLS = Wanted()
-"""The class token of the last block, after the final norm."""
 
 
 class PictureSet:
@@ -64,21 +64,16 @@ class PictureSet:
         return self._source[index].name
 
 
-def extract_features(
+@takes(ExtractOptions, ModelOptions)
+def extract(
     model: str | nn.Module | Backbone,
     images: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
-    wanted: Wanted = CLS,
-    table: bool = False,
     weights: str | Path | None = None,
-    size: int | tuple[int, int] | None = None,
-    fit: Policy = "resize",
-    limit: int | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    options: ExtractOptions | None = None,
     quiet: bool = True,
-    **load_options: Any,
+    **keywords: Any,
 ) -> FeatureStore:
     """Keep features of images on disk, for `vitreg eval --features` and for other programs.
 
@@ -87,46 +82,55 @@ def extract_features(
         images: files, folders, globs, list files, zip or uncompressed tar archives.
         out: folder that may hold the features of many models and sets; these go to a folder in it, named by what they
             follow from, and are found there again.
-        wanted: which features.
-        table: also write the pooled ones as a Parquet table, features.parquet beside the shards.
         weights: a checkpoint for the spec.
-        size: of the images in pixels, one number or (height, width); the model's own if None.
-        limit: use at most this many images, spread evenly.
-        workers: processes that decode.
-        load_options: passed to `vitreg.load`.
+        options: see `ExtractOptions`; keywords change them.
+        keywords: fields of `ExtractOptions`, such as cls and size, and of `ModelOptions`, such as device and precision.
     Raises:
         UserError: as for `vitreg.features.extract.extract`, and for a table of nothing pooled.
     """
-    ahead.refuse_no_features({kind: getattr(wanted, kind) for kind in KINDS}, table=table)
+    options, load_options = split(ExtractOptions, options, keywords, "extract")
     paths = [images] if isinstance(images, str | Path) else list(images)
     ahead.refuse_absent_inputs(paths, files=[weights])
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
-        backbone = opened(model, weights, load_options, size=size)
+        backbone = opened(model, weights, load_options, size=options.pixels)
         refuse_broken_weights(backbone, "features of")
         data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
-        if limit is not None and limit < len(data):
-            data = Portion(data, limit)
+        if options.limit is not None and options.limit < len(data):
+            data = Portion(data, options.limit)
         bench = Bench(
             backbone=backbone,
             data=" ".join(map(str, paths)),
             features=folder,
             group=group,
-            size=(size, size) if isinstance(size, int) else size,
-            policy=fit,
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
+            size=options.pixels,
+            policy=options.fit,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            limit=options.limit,
             quiet=quiet,
         )
         try:
-            store = extract(bench, data, wanted)
+            store = keep(bench, data, options.wanted())
         except KeyboardInterrupt:
             kept = f"what is finished is kept in {folder}, and the same command goes on from there"
             raise KeyboardInterrupt(kept) from None
-        if table and group.first:
+        if options.table and group.first:
             Outputs(store.folder, "extract", [TABLE]).add(lambda place: write_table(store, place / TABLE))
     return store
+
+
+def extract_features(
+    model: str | nn.Module | Backbone,
+    images: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    wanted: Wanted | None = None,
+    **keywords: Any,
+) -> FeatureStore:
+    """Do what `extract` does: the name that 0.1 gave to it, with the features to keep as one value."""
+    kept = {} if wanted is None else {each.name: getattr(wanted, each.name) for each in fields(wanted)}
+    return extract(model, images, out=out, **kept, **keywords)
 
 
 def describe(store: FeatureStore) -> str:

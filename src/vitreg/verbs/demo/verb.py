@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vitreg.backbones import Backbone, load
 from vitreg.console.terminal import say
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.machine.runtime import processes
 from vitreg.passes import ahead
 from vitreg.passes.batches import batches_of
+from vitreg.passes.options import split, takes
 from vitreg.passes.portrait import portrait_from_record
 from vitreg.records import Example, ScanResult
+from vitreg.verbs.demo.options import DemoOptions
 from vitreg.verbs.scan.verb import describe, scan
 from vitreg.writing.files import output_folder, replacing
 
@@ -37,20 +40,20 @@ PHOTOGRAPHS = (
 CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the ones with most outliers are shown side by side
 
 
-def demo(out: str | Path, kind: str = "high-norm") -> dict[str, ScanResult]:
+@takes(DemoOptions)
+def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any) -> dict[str, ScanResult]:
     """Scan the planted model and its clean twin side by side and write both reports and a page that compares them.
 
     Args:
         out: folder for `index.html`, `planted/`, `clean/` and the `photographs/` that were scanned.
-        kind: which artifact is planted, see `models.planted.KINDS`.
+        options: see `DemoOptions`; keywords change them.
+        keywords: kind, the artifact that is planted, see `vitreg.specs.PLANTED`.
     Raises:
         UserError: for an unknown kind, an unwritable folder, or if scikit-image is not installed.
     """
-    from vitreg.models.planted import KINDS
     from vitreg.report import write_comparison
 
-    if kind not in KINDS:
-        raise unknown("planted kind", kind, KINDS)
+    kind = split(DemoOptions, options, keywords, "demo", loads=False)[0].kind
     folder = output_folder(Path(out))
     outputs, *scans = ahead.demo_outputs(folder)
     for each in (outputs, *scans):

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.options import (
-    AS_IT_IS,
-    SPEC_HELP,
-    ModelOptions,
-    at_least,
-    check_model,
-    check_place,
-    contents,
-    open_with,
-    parse_size,
-)
+from vitreg.cli.command import SPEC_HELP, check_place, contents, open_with, speaks
 from vitreg.cli.parsing import parse
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
+from vitreg.passes.options import LoadOptions
 from vitreg.specs import whole
+from vitreg.verbs.eval.options import EvalOptions
 from vitreg.verbs.eval.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
 from vitreg.verbs.eval.settings.task import TaskSettings
 from vitreg.verbs.eval.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
@@ -60,7 +51,7 @@ WITHOUT_DATA = {"complexity"}
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Generic[T]):
-    """Measure what a model's features are good for."""
+    """The words of `vitreg eval SPEC TASK`."""
 
     spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
     data: Annotated[
@@ -71,25 +62,19 @@ class Command(Generic[T]):
     """Settings of this task."""
     out: Path | None = None
     """Folder for result.json; vitreg-eval/TASK if unset."""
-    features: Path | None = None
-    """Folder where extracted features are kept and found again; the user's cache if unset."""
-    weights: Path | None = None
-    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
-    model: OmitArgPrefixes[ModelOptions] = AS_IT_IS
-    size: str | None = None
-    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
-    fit: Literal["pad", "crop", "resize"] = "resize"
-    """What to do where a side is no multiple of the patch; the model's own size is left as it is."""
-    limit: int | None = None
-    """Use at most this many images of each side."""
-    batch_size: int | None = None
-    """Images at once; chosen by token count and device if unset."""
-    workers: int | None = None
-    """Processes that decode."""
-    download: bool = False
-    """Let sets known by name fetch what is missing."""
-    seed: int = 0
-    """Of everything drawn at random."""
+    eval: OmitArgPrefixes[EvalOptions] = field(default_factory=EvalOptions)
+    """How the model is run over the data."""
+    model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` lists the tasks.
+
+    Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
+
+    Every setting of a task: vitreg eval SPEC TASK --help
+    """
 
 
 def run_eval(argv: list[str]) -> int:
@@ -136,21 +121,17 @@ def overview() -> str:
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     """Refuse what no model is needed for."""
-    parse_size(command.size)
-    for flag, value in (("limit", command.limit), ("batch-size", command.batch_size), ("workers", command.workers)):
-        at_least(1, flag, value)
-    at_least(0, "seed", command.seed)
     command.task.check()
-    check_model(command.spec, command.weights, command.model)
+    command.model.check(command.spec, command.model.weights)
     ahead.refuse_absent_data(command.data)
-    check_place(ahead.eval_outputs(out, command.data, command.weights))
+    check_place(ahead.eval_outputs(out, command.data, command.model.weights))
     ahead.refuse_other_eval(out, name, whole(command.spec), command.data)
 
 
 def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
     from vitreg.verbs.eval.verb import describe, evaluate
 
-    settings = {field.name: getattr(command.task, field.name) for field in fields(command.task)}
+    settings = {each.name: getattr(command.task, each.name) for each in fields(command.task)}
     measured = getattr(
         importlib.import_module(f"vitreg.verbs.eval.tasks.{name}"), TASKS[name].__name__.removesuffix("Settings")
     )
@@ -160,19 +141,12 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
         measured(**settings),
         command.data,
         out=out,
-        features=command.features,
-        weights=command.weights,
-        size=parse_size(command.size),
-        fit=command.fit,
-        limit=command.limit,
-        batch_size=command.batch_size,
-        workers=command.workers,
-        seed=command.seed,
-        download=command.download,
+        options=command.eval,
+        weights=command.model.weights,
         quiet=False,
-        **vars(command.model),
+        **command.model.given(),
     )
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         say(describe(result))
         open_with(out / "result.json")
     return 0

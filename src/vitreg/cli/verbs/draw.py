@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from vitreg.cli.options import open_with
+from vitreg.cli.command import open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import shlex
 import signal
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Annotated, NoReturn
 
 from tyro.conf import AvoidSubcommands, arg
 
-from vitreg.cli.options import contents, open_with
+from vitreg.cli.command import contents, open_with, speaks
 from vitreg.cli.parsing import parse
 from vitreg.config import decode, encode, merge, read, read_words
 from vitreg.console.exits import Exit
@@ -32,6 +31,16 @@ GROUPS = {
     "": "As published: many GPUs",
 }
 """Presets by the end of their names, the cheapest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a ViT with registers: DeiT-III, CLIP, DINOv2, DINO or MAE. `vitreg train` alone lists the presets.
+
+    Example: vitreg train deit3-imagenette-cpu --data.root imagenette-128 --model.registers 4 --out runs/deit3-reg4
+
+    Every setting: vitreg train PRESET --help
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +160,7 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
 def _try(config: TrainConfig) -> int:
     from vitreg.verbs.train.dry_run import dry_run
 
-    dry_run(config, say if _speaks() else lambda _line: None)
+    dry_run(config, say if speaks() else lambda _line: None)
     return Exit.DONE
 
 
@@ -160,10 +169,10 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
 
     outcome = train(config, out, resume=resume, quiet=False)
     if outcome.reason == "stopped":
-        if _speaks():
+        if speaks():
             say(f"Stopped after step {outcome.step}; go on with: vitreg train --resume {_quoted(out)}", error=True)
         return Exit.TERMINATED if outcome.signal == signal.SIGTERM else Exit.INTERRUPTED
-    if _speaks():
+    if speaks():
         say(
             f"Done after {outcome.step} step{'s' * (outcome.step > 1)}. Look inside: vitreg scan {_quoted(f'run:{out}')} IMAGES"
         )
@@ -175,8 +184,3 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
 def _quoted(word: str | Path) -> str:
     """A word as a shell takes it: what is printed can be copied."""
     return shlex.quote(str(word))
-
-
-def _speaks() -> bool:
-    """Of several processes under torchrun, one speaks."""
-    return os.environ.get("RANK", "0") == "0"

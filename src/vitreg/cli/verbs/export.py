@@ -1,0 +1,43 @@
+"""`vitreg export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from vitreg.cli.command import check_place
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
+from vitreg.passes import ahead
+from vitreg.specs import refuse_no_run
+from vitreg.verbs.export.options import ExportOptions
+from vitreg.writing.files import run_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The words of `vitreg export`."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of the run, with or without run: before it")]
+    export: OmitArgPrefixes[ExportOptions]
+    """The format."""
+    out: Path
+    """Folder (timm, hf) or file (safetensors, onnx). An earlier export there is replaced, anything else is not."""
+
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        refuse_no_run(run_folder(self.run))
+        check_place(ahead.export_outputs(self.out, self.export.to))
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.export.verb import describe, export
+
+        result = export(self.run, self.export.to, self.out, size=self.export.pixels)
+        for note in result.notes:
+            say(note)
+        say(describe(result, self.export.to))
+        return Exit.DONE

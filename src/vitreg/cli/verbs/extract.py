@@ -1,0 +1,38 @@
+"""`vitreg extract`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
+
+from vitreg.cli.command import OverImages, check_place, speaks
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
+from vitreg.passes import ahead
+from vitreg.verbs.extract.options import ExtractOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract(OverImages):
+    """The words of `vitreg extract`."""
+
+    out: Path = Path("vitreg-features")
+    """Folder that may hold the features of many models and sets, each in a folder of its own."""
+    extract: OmitArgPrefixes[ExtractOptions] = field(default_factory=ExtractOptions)
+    """What to keep of each image."""
+
+    def check(self) -> None:
+        """Refuse what no model is needed for."""
+        super().check()
+        check_place(ahead.extract_outputs(self.out))
+
+    def __call__(self) -> int:
+        """Carry it out. Returns the exit code."""
+        from vitreg.verbs.extract.verb import describe, extract
+
+        store = extract(self.spec, list(self.images), out=self.out, options=self.extract, quiet=False, **self.loading)
+        if speaks():
+            say(describe(store))
+        return Exit.DONE

@@ -1,0 +1,183 @@
+"""What the options of several verbs have in common, and how Python takes them as keywords. No torch here.
+
+The options of a verb are a frozen dataclass in its `options` module. Its fields are the flags of the command line and the
+keywords of the Python call, its docstrings are the manual: each is written once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+from vitreg import specs
+from vitreg.errors import UserError, unknown
+from vitreg.passes import ahead
+
+Size = int | tuple[int, int]
+"""Of images in pixels: the side of a square, or (height, width)."""
+Fit = Literal["pad", "crop", "resize"]
+Layers = int | tuple[int, ...] | Literal["all"]
+"""Blocks of a model, counted from 0; -1 is the last."""
+LARGEST_SIDE = 8192  # pixels
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Marks a flag with several values: words behind it that match belong to the list, others do not."""
+
+    pattern: str
+
+
+BLOCKS = Listed(r"-?\d+|all|none")
+
+
+class Options(Protocol):
+    """A frozen dataclass whose fields are flags and keywords."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How to load the model and run it."""
+
+    random: bool = False
+    """Use untrained weights instead of fetching pretrained ones."""
+    strict: bool = False
+    """Refuse a checkpoint whose position table would have to be resampled."""
+    allow_partial: bool = False
+    """Accept a checkpoint with missing or unexpected keys."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; the best there is if unset."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
+    trust: bool = False
+    """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
+
+    def check(self, spec: str, weights: str | Path | None = None) -> None:
+        """Refuse a model, weights or a device that no library has to be asked about. Raises UserError."""
+        specs.refuse(spec, random=self.random, weights=weights, trust=self.trust)
+        if self.device is not None:
+            kind = re.fullmatch(r"([a-z]+)(?::\d+)?", self.device)
+            if kind is None or kind[1] not in DEVICES:
+                raise unknown("device", self.device, DEVICES)
+        ahead.refuse_absent_inputs(files=[weights])
+
+    def given(self) -> dict[str, Any]:
+        """Return them as keywords of `vitreg.load`."""
+        return {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(ModelOptions):
+    """How to load the model and run it."""
+
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Which images, and how they reach the model."""
+
+    size: Size | None = None
+    """Image size, 518 or 384x512 (height x width); the model's own if unset."""
+    fit: Fit = "resize"
+    """What to do where a side is no multiple of the patch; the model's own size is left as it is."""
+    limit: int | None = None
+    """Use at most this many images."""
+    batch_size: int | None = None
+    """Images at once; chosen by token count and device if unset."""
+    workers: int | None = None
+    """How many decode beside the model; by the number of processors if unset. 0 decodes in its turn."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense. Raises UserError."""
+        check_size(self.size)
+        at_least(1, "limit", self.limit)
+        at_least(1, "batch_size", self.batch_size)
+        at_least(0, "workers", self.workers)
+
+    @property
+    def threads(self) -> int | None:
+        """Of a verb that decodes in threads: one at least."""
+        return None if self.workers is None else max(1, self.workers)
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """The size as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+def at_least(low: int, name: str, value: int | None) -> None:
+    """Raise UserError for a number below `low`; one that was not given passes."""
+    if value is not None and value < low:
+        raise UserError(f"--{name.replace('_', '-')} must be at least {low}, not {value}.")
+
+
+def check_size(size: Size | None) -> None:
+    """Raise UserError for a size that no image has."""
+    sides = () if size is None else size if isinstance(size, tuple) else (size,)
+    if sides and not all(0 < side <= LARGEST_SIDE for side in sides):
+        raise UserError(
+            f"--size {'x'.join(map(str, sides))} is no image size; give 518 or 384x512 (height x width), "
+            f"{LARGEST_SIDE} pixels a side at most."
+        )
+
+
+_LOADING = (*(each.name for each in fields(ModelOptions)), "image_size", "weights_size")
+"""Keywords that `vitreg.load` takes."""
+
+
+def split(
+    kind: type[O], options: O | None, keywords: Mapping[str, Any], verb: str, *, loads: bool = True
+) -> tuple[O, dict[str, Any]]:
+    """Part the keywords of a Python call into the verb's options and those of `vitreg.load`.
+
+    Args:
+        options: what the keywords change; the defaults if None.
+        loads: whether the verb loads a model.
+    Raises:
+        UserError: for a keyword that neither knows.
+    """
+    if options is not None and not isinstance(options, kind):
+        raise UserError(f"options of {verb} are a {kind.__name__}, not a {type(options).__name__}.")
+    own = [each.name for each in fields(kind) if each.init]
+    known = [*own, *(_LOADING if loads else ())]
+    for name in keywords:
+        if name not in known:
+            raise unknown("keyword", name, known, f"vitreg.{verb}")
+    chosen = {name: value for name, value in keywords.items() if name in own}
+    loading = {name: value for name, value in keywords.items() if name not in own}
+    return (kind(**chosen) if options is None else replace(options, **chosen)), loading
+
+
+def takes(*kinds: type[Options]) -> Callable[[F], F]:
+    """Let a function that takes keywords show them in its signature, for help() and for completion.
+
+    Args:
+        kinds: dataclasses whose fields stand in place of **keywords.
+    """
+
+    def shown(function: F) -> F:
+        signature = inspect.signature(function)
+        known = {name: each for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD}
+        for each in (each for kind in kinds for each in fields(kind) if each.init):
+            default = each.default if each.default is not MISSING else inspect.Parameter.empty
+            parameter = inspect.Parameter(
+                each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=each.type
+            )
+            known.setdefault(each.name, parameter)
+        function.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]
+        return function
+
+    return shown

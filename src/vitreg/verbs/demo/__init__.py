@@ -1,0 +1,1 @@
+"""`demo`: planted artifacts and their clean twin, side by side."""

@@ -1,0 +1,21 @@
+"""The options of `demo`: its flags, its manual and the keywords of `vitreg.demo`. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitreg.errors import unknown
+from vitreg.specs import PLANTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Scan a ViT with planted artifacts and its clean twin on real photographs. Offline, under two minutes."""
+
+    kind: str = "high-norm"
+    """Which artifact is planted: high-norm, low-norm, position-locked, last-block or hidden."""
+
+    def __post_init__(self) -> None:
+        """Refuse an artifact that does not exist. Raises UserError."""
+        if self.kind not in PLANTED:
+            raise unknown("planted kind", self.kind, PLANTED)

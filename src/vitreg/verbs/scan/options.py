@@ -1,0 +1,40 @@
+"""The options of `scan`: its flags, its manual and the keywords of `vitreg.scan`. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitreg.analysis.outliers import detector as detector_named
+from vitreg.passes.options import ImageOptions, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions(ImageOptions):
+    """Look for artifacts in the feature maps of any Vision Transformer.
+
+    One pass over the images, constant memory. Writes result.json, report.html and figures/ into --out and prints the
+    verdict. Exit code 0, or 3 with --fail-above, 2 for a mistake, 130 after Ctrl-C (what was scanned is kept).
+
+    Example: vitreg scan timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --out report
+
+    Under torchrun every process takes its share: torchrun --nproc-per-node 2 -m vitreg scan ...
+    """
+
+    detector: str = "mixture"
+    """mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
+    tokens: bool = False
+    """Also write tokens.parquet, a row for every token of every layer."""
+    examples: int = 8
+    """Images shown on the page: with most outliers, with fewest, and a quarter drawn by name."""
+    seed: int = 0
+    """Of the bootstrap over images."""
+    power: bool = True
+    """For the verdict "none", also say what these images could have shown; takes about a second."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no model is needed for. Raises UserError."""
+        super().__post_init__()
+        at_least(0, "seed", self.seed)
+        at_least(0, "examples", self.examples)
+        detector_named(self.detector)
+        object.__setattr__(self, "size", self.pixels)
