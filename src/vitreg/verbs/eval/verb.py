@@ -88,7 +88,7 @@ def evaluate(
             outputs.publish(
                 lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
             )
-            return draw_beside(outputs, result, "result.json", partial(_draw, result, outcome))
+            return draw_beside(outputs, result, "result.json", partial(_draw, outcome))
     return result
 
 
@@ -119,7 +119,7 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime) -> Ev
     )
 
 
-def _draw(result: EvalResult, outcome: Outcome, place: Path, attempts: Attempts) -> None:
+def _draw(outcome: Outcome, result: EvalResult, place: Path, attempts: Attempts) -> None:
     save_all([(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()], place, attempts)
     if result.task == "complexity":
         from vitreg.report.sheets.cost import write_cost_figure

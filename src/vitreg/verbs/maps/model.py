@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +14,11 @@ from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.data import ImageSource, stream
 from vitreg.errors import UserError
+from vitreg.passes.options import Fit
 from vitreg.passes.view import View, view_of, view_of_tensors
 from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.maps.values import ModelMaps, What
-
-Fit = Literal["pad", "crop", "resize"]
 
 MIN_SIDE = 16  # pixels; the same for all models, so that all show the same images
 KEPT_BYTES = (
