@@ -20,7 +20,7 @@ from vitreg import report
 from vitreg.analysis.tally import Tally
 from vitreg.backbones import Edit
 from vitreg.errors import UserError
-from vitreg.verbs.scan import saved_pass
+from vitreg.passes import saved_pass
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
 pytestmark = pytest.mark.usefixtures("undrawn")

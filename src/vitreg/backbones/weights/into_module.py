@@ -16,14 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.backbones.weights.checkpoints import open_checkpoint, read_checkpoint
-from vitreg.backbones.weights.names import (
-    TITLES,
-    Route,
-    dropped,
-    from_canonical,
-    routes,
-    to_canonical,  # fmt: skip
-)
+from vitreg.backbones.weights.names import TITLES, Route, dropped, from_canonical, routes, to_canonical
 from vitreg.backbones.weights.positions import PREFIX, fit_positions, square
 from vitreg.backbones.weights.vit_kind import blocks_in, kind_of
 from vitreg.backbones.weights.vit_state import (
@@ -35,7 +28,7 @@ from vitreg.backbones.weights.vit_state import (
     renamed,
     side_of,
     tensors_of,
-    vit_of,  # fmt: skip
+    vit_of,
 )
 from vitreg.backbones.weights.wrappers import refuse_additions
 from vitreg.errors import UserError

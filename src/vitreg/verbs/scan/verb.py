@@ -28,6 +28,7 @@ from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import findings, refuse_broken_weights
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
+from vitreg.passes.saved_pass import SavedPass, saved_pass
 from vitreg.quantities import percent
 from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.training.history import watch_of
@@ -35,7 +36,6 @@ from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.scan.measure import Measure
 from vitreg.verbs.scan.options import ScanOptions
 from vitreg.verbs.scan.readout import Readout
-from vitreg.verbs.scan.saved_pass import SavedPass, saved_pass
 from vitreg.verbs.scan.token_table import write_token_table
 from vitreg.writing.files import printable, results_folder, write_text
 from vitreg.writing.outputs import Outputs, Stage

@@ -100,7 +100,7 @@ def _train(
     for note in data.notes:
         say(note)
     if config.run.start_from is not None and resumed is None:
-        from vitreg.verbs.train.start import start_from
+        from vitreg.training.start import start_from
 
         for note in recipe.begin_with(partial(start_from, spec=config.run.start_from)):
             say(note)

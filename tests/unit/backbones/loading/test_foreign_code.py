@@ -240,7 +240,7 @@ def test_help_says_what_trust_does(capsys):
 
 
 def test_training_does_not_start_from_code_of_a_repository(tmp_path):
-    from vitreg.verbs.train.start import _open
+    from vitreg.training.start import _open
 
     with pytest.raises(UserError, match="which training does not"):
         _open("hub:owner/name:toy")

@@ -18,7 +18,7 @@ from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.models.shape import shape_of
 from vitreg.models.vit import VisionTransformer
-from vitreg.verbs.train.start import start_from
+from vitreg.training.start import start_from
 
 WIDTH, DEPTH, HEADS, SIZE, PATCH = 48, 2, 3, 64, 16
 
