@@ -19,6 +19,7 @@ CASES = {
     "maps": ("{model}", "{photographs}", "--limit", "2", "--out", "{out}", *SMALL),
     "discover": ("{model}", "voc2012:{voc}@val", "--limit", "2", "--out", "{out}", *SMALL),
     "curves": ("{run}", "--out", "{out}"),
+    "eval": ("{model}", "segmentation", "{dense}", "--steps", "2", "--out", "{out}", *SMALL),
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
 }  # fmt: skip
 DRAWN = (".html", ".png", ".csv")
@@ -73,6 +74,15 @@ def test_a_folder_is_drawn_as_it_was(vitreg, folders, verb):
     assert shown(out) == before
     assert others(out) == records
     assert all(path.stat().st_mtime_ns > at for path, at in drawn_at.items()), "nothing was drawn"
+
+
+def test_the_picture_of_complexity_is_drawn_from_the_record(vitreg, tmp_path):
+    words = ("planted:clean", "complexity", "--registers", "0", "4", "--out", tmp_path)
+    assert vitreg("eval", *words).returncode == 0
+    before = shown(tmp_path)
+    assert set(before) == {"report.html", "complexity.png"}
+    assert vitreg("draw", tmp_path).returncode == 0
+    assert shown(tmp_path) == before
 
 
 def test_the_page_of_a_run_is_drawn_as_it_was(vitreg, made):
@@ -137,7 +147,8 @@ def test_what_is_not_proven_ours_is_not_drawn_over(vitreg, folders, tmp_path, na
 
 
 @pytest.mark.parametrize(
-    ("verb", "kept"), [("scan", "examples.npz"), ("maps", "norm.npz"), ("discover", "pictures/sheets.npz")]
+    ("verb", "kept"),
+    [("scan", "examples.npz"), ("maps", "norm.npz"), ("discover", "pictures/sheets.npz"), ("eval", "sheets.npz")],
 )
 def test_pictures_that_were_not_kept_are_named_and_stay(vitreg, folders, tmp_path, verb, kept):
     """A folder of an earlier version lacks the file."""
@@ -148,11 +159,15 @@ def test_pictures_that_were_not_kept_are_named_and_stay(vitreg, folders, tmp_pat
     done = vitreg("draw", out)
     if verb == "maps":  # the others are drawn
         assert "norm.png cannot be drawn again: there is no norm.npz." in done.stdout
+    elif verb == "eval":  # its page is drawn, without them
+        assert "segmentation.png cannot be drawn again: there is no sheets.npz." in done.stdout
+        assert b"data:image/png" not in (out / "report.html").read_bytes()
+        before.pop("report.html")
     else:
         assert f"cannot be drawn again: there is no {kept.rpartition('/')[2]}; run vitreg {verb} again" in one_sentence(
             done
         )
-    assert shown(out) == before
+    assert {name: held for name, held in shown(out).items() if name in before} == before
     if verb == "scan":
         elsewhere = vitreg("draw", out, "--out", tmp_path / "drawn")
         assert elsewhere.returncode == 0, elsewhere.stderr

@@ -43,7 +43,7 @@ def test_the_result_is_written_and_its_protocol_printed(knn, tmp_path):
     headline = next(line for line in done.stdout.splitlines() if line.endswith("<-"))
     assert headline.split()[:3] == ["knn3", f"{result.metrics['knn3']:.4g}", "%"]
     assert f"precision {result.provenance.precision}" in done.stdout
-    assert done.stdout.strip().splitlines()[-1] == f"Open {tmp_path / 'out' / 'result.json'}"
+    assert done.stdout.strip().splitlines()[-1] == f"Open {tmp_path / 'out' / 'report.html'}"
     assert knn("--out", tmp_path / "out", "--size", "64").returncode == 0  # the same again
 
 
@@ -136,4 +136,4 @@ def test_a_scan_never_writes_over_the_result_of_a_task(knn, vitreg, classes, tmp
     said = one_sentence(vitreg("scan", "planted:clean", classes, "--out", out))
     assert "vitreg.eval/1" in said
     assert (out / "result.json").read_text() == before
-    assert sorted(path.name for path in out.iterdir()) == [".vitreg.json", "result.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".vitreg.json", "report.html", "result.json"]

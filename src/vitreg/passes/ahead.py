@@ -112,7 +112,7 @@ def refuse_no_features(blocks: Mapping[str, Sequence[int]], *, table: bool) -> N
 
 def eval_outputs(folder: Path, data: object, weights: object) -> Outputs:
     """Where `eval` writes."""
-    return Outputs(folder, "eval", ["result.json"], paths_of(data, weights))
+    return Outputs(folder, "eval", ["result.json", "report.html", "sheets.npz"], paths_of(data, weights))
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:

@@ -6,6 +6,7 @@ What a folder is, its record says. Records are read and never changed, but for t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +19,11 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
+from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.sheets.kept import Named, read_sheets
 from vitreg.report.sheets.sheet import save_all
-from vitreg.results import DiscoverResult
+from vitreg.results import DiscoverResult, EvalResult
 from vitreg.training.history import read_run
 from vitreg.verbs.compare import RECORD as COMPARED
 from vitreg.verbs.compare import Comparison, draw_comparison
@@ -29,6 +31,7 @@ from vitreg.writing.files import missing, output_folder, write_text
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import Outputs
 
+PICTURES = ("segmentation.png", "depth.png")  # of eval, drawn of sheets
 PAGE, RESULT = "report.html", "result.json"
 NOT_AGAIN = ("maps of the images", "pictures")  # what only measuring makes; so are the files that keep pictures
 R = TypeVar("R", bound=Record)
@@ -160,6 +163,20 @@ def _discover(folder: Path) -> Drawing:
     )  # fmt: skip
 
 
+def _eval(folder: Path) -> Drawing:
+    result, lacking, sheets = _read(folder / RESULT, EvalResult), "", []
+    kept = {SHEETS, *PICTURES} & set(os.listdir(folder))
+    try:
+        sheets = read_sheets(folder / SHEETS) if kept else []
+    except ValueError as error:
+        lacking = f"{min(kept)} cannot be drawn again: {error}"
+    names = [name for name, _ in sheets] + (["complexity.png"] if result.task == "complexity" else [])
+    return Drawing(
+        verb="eval", names=(PAGE, *names), opens=PAGE, record=RESULT, undrawn=result.undrawn,
+        draw=partial(draw_evaluation, result, sheets), lacking=lacking,
+    )  # fmt: skip
+
+
 def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
@@ -210,7 +227,11 @@ def _comparison(path: Path) -> Drawing:
     )  # fmt: skip
 
 
-_RESULTS: dict[str | None, Callable[[Path], Drawing]] = {"vitreg.scan/1": _scan, "vitreg.discover/1": _discover}
+_RESULTS: dict[str | None, Callable[[Path], Drawing]] = {
+    "vitreg.scan/1": _scan,
+    "vitreg.discover/1": _discover,
+    "vitreg.eval/1": _eval,
+}
 
 
 def _nothing(place: Path, attempts: Attempts) -> None:

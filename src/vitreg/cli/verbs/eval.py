@@ -61,7 +61,7 @@ class Command(Generic[T]):
     task: OmitArgPrefixes[T]
     """Settings of this task."""
     out: Path | None = None
-    """Folder for result.json; vitreg-eval/TASK if unset."""
+    """Folder for the results; vitreg-eval/TASK if unset."""
     eval: OmitArgPrefixes[EvalOptions] = field(default_factory=EvalOptions)
     """How the model is run over the data."""
     model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
@@ -148,5 +148,6 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
     )
     if speaks():
         say(describe(result))
-        open_with(out / "result.json")
+        page = out / "report.html"
+        open_with(page if page.is_file() else out / "result.json")
     return 0

@@ -124,7 +124,11 @@ def _encode(values: np.ndarray) -> str:
 
 def picture(example: Example) -> str:
     """The image as a data URI."""
-    kind, content = encoded(example)
+    return data_uri(*encoded(example))
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture of a kind, such as png, as a page holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -33,10 +33,18 @@ def keep_and_draw(sheets: Sequence[Named], folder: Path, kept: str, attempts: At
     Raises:
         UserError: if the folder cannot be written.
     """
+    save_all(as_kept(sheets, folder, kept, attempts), folder, attempts)
+
+
+def as_kept(sheets: Sequence[Named], folder: Path, kept: str, attempts: Attempts) -> Sequence[Named]:
+    """Keep sheets as ``folder/kept``, unless there are none, and return them as they are read from there.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     if not sheets:
-        return
-    same = attempts(kept, lambda: read_sheets(write_sheets(sheets, folder / kept)))
-    save_all(same or sheets, folder, attempts)
+        return sheets
+    return attempts(kept, lambda: read_sheets(write_sheets(sheets, folder / kept))) or sheets
 
 
 def write_sheets(sheets: Sequence[Named], path: Path) -> Path:

@@ -22,7 +22,8 @@ from vitreg.passes.drawing import draw_beside
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.report import Attempts
-from vitreg.report.sheets.sheet import save_all
+from vitreg.report.evaluation.page import SHEETS, draw_evaluation
+from vitreg.report.sheets.kept import as_kept
 from vitreg.results import Cell, EvalData, EvalResult, Table
 from vitreg.verbs.eval.options import EvalOptions
 from vitreg.verbs.eval.task import Outcome, Task
@@ -49,7 +50,7 @@ def evaluate(
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
         task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
         data: what it is measured on; the task says what it takes.
-        out: folder for result.json and pictures; nothing is written without it.
+        out: folder for result.json, report.html and pictures; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `EvalOptions`; keywords change them.
         keywords: fields of `EvalOptions`, such as size and limit, and of `ModelOptions`, such as device and precision.
@@ -120,11 +121,8 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime) -> Ev
 
 
 def _draw(outcome: Outcome, result: EvalResult, place: Path, attempts: Attempts) -> None:
-    save_all([(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()], place, attempts)
-    if result.task == "complexity":
-        from vitreg.report.sheets.cost import write_cost_figure
-
-        attempts("complexity.png", lambda: write_cost_figure(result, place))
+    sheets = [(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()]
+    draw_evaluation(result, as_kept(sheets, place, SHEETS, attempts), place, attempts)
 
 
 def cache() -> Path:

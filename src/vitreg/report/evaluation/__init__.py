@@ -1,0 +1,1 @@
+"""The page of `vitreg eval`, and the table of several models and tasks."""
