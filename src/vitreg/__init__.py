@@ -1,7 +1,8 @@
 """vitreg: see and measure feature artifacts of Vision Transformers.
 
-``vitreg.load``, ``vitreg.scan``, ``vitreg.maps`` and ``vitreg.doctor`` do what the verbs of the command line do, on specs,
-modules and tensors. They are imported when first used, so that ``import vitreg`` costs nothing.
+``vitreg.load`` opens a model; every verb of the command line is a function here, ``eval`` under the name ``evaluate``. They
+take specs, modules and loaded backbones, and their flags as keywords. They are imported when first used, so that
+``import vitreg`` costs nothing.
 """
 
 from __future__ import annotations
@@ -14,34 +15,60 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "vitreg.backbones",
     "Capture": "vitreg.backbones",
+    "DiscoverOptions": "vitreg.verbs.discover.options",
     "Edit": "vitreg.backbones",
+    "EvalOptions": "vitreg.verbs.eval.options",
+    "ExtractOptions": "vitreg.verbs.extract.options",
+    "MapsOptions": "vitreg.verbs.maps.options",
     "Place": "vitreg.backbones",
-    "ScanOptions": "vitreg.verbs.scan.verb",
+    "ScanOptions": "vitreg.verbs.scan.options",
     "TokenLayout": "vitreg.tokens",
     "Tokens": "vitreg.tokens",
     "UserError": "vitreg.errors",
+    "compare": "vitreg.verbs.compare",
+    "curves": "vitreg.verbs.curves",
+    "demo": "vitreg.verbs.demo.verb",
+    "discover": "vitreg.verbs.discover.verb",
     "doctor": "vitreg.verbs.doctor",
+    "draw": "vitreg.verbs.draw",
+    "evaluate": "vitreg.verbs.eval.verb",
+    "export": "vitreg.verbs.export.verb",
+    "extract": "vitreg.verbs.extract.verb",
     "load": "vitreg.backbones",
-    "plugin": "vitreg.plugins",
     "maps": "vitreg.verbs.maps.verb",
+    "plugin": "vitreg.plugins",
     "scan": "vitreg.verbs.scan.verb",
+    "train": "vitreg.verbs.train.verb",
 }
 
 __all__ = [
     "Backbone",
     "Capture",
+    "DiscoverOptions",
     "Edit",
+    "EvalOptions",
+    "ExtractOptions",
+    "MapsOptions",
     "Place",
     "ScanOptions",
     "TokenLayout",
     "Tokens",
     "UserError",
     "__version__",
+    "compare",
+    "curves",
+    "demo",
+    "discover",
     "doctor",
+    "draw",
+    "evaluate",
+    "export",
+    "extract",
     "load",
     "maps",
     "plugin",
     "scan",
+    "train",
 ]
 
 

@@ -199,11 +199,23 @@ def test_public_names():
     import vitreg
 
     assert sorted(vitreg.__all__) == [
-        "Backbone", "Capture", "Edit", "Place", "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__",
-        "doctor", "load", "maps", "plugin", "scan",
+        "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
+        "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__",
+        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "export", "extract", "load", "maps",
+        "plugin", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None
+        # A package of that name would stand in the place of the function as soon as anything imports it.
+        assert not (SRC / name).is_dir()
+        assert not (SRC / f"{name}.py").exists()
+
+
+def test_every_verb_is_a_public_function():
+    import vitreg
+    from vitreg.cli import VERBS
+
+    assert {*VERBS} - {"version", "eval"} | {"evaluate"} <= set(vitreg.__all__)
 
 
 def test_verbs():

@@ -99,6 +99,12 @@ def models_of(spec: str) -> list[str]:
     return spec.split(_BETWEEN)[1:] if spec.startswith(_BETWEEN) else listed(spec)
 
 
+def notice(old: str, new: str) -> None:
+    """Say that something is written otherwise today; the older spelling works on."""
+    if new != old and speaks():
+        say(f"vitreg: {old} is written {new} now; the older spelling works on.", error=True)
+
+
 def listed(text: str) -> list[str]:
     """Split at commas."""
     return [word.strip() for word in text.split(",") if word.strip()]

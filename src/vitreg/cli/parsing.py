@@ -118,5 +118,5 @@ def flags(kind: Any) -> Iterator[str]:
         flag = name.replace("_", "-")
         if dataclasses.is_dataclass(inner):
             yield from flags(inner)
-        elif tyro.conf.Positional not in marks:
+        elif not {tyro.conf.Positional, tyro.conf.Suppress} & {*marks}:
             yield from (f"--{flag}", f"--no-{flag}") if inner is bool else (f"--{flag}",)

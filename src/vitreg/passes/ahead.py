@@ -10,8 +10,10 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vitreg.config import read
+from vitreg.data.sets.spelling import meant
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
 from vitreg.specs import has_source
@@ -52,7 +54,7 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
 
 
 def refuse_absent_data(data: str) -> None:
-    """Refuse DATA of `eval` and `train` that is a path by its form and does not exist; names such as voc:ROOT pass."""
+    """Refuse DATA of `eval` and `train` that is a path by its form and does not exist; names such as voc2012:ROOT pass."""
     if data and ":" not in data:
         refuse_absent(data)
 
@@ -75,10 +77,13 @@ def refuse_other_scan(folder: Path) -> None:
 
 def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:
     """Refuse a folder that holds the result of another task, model or set. Raises UserError."""
-    own = {"task": task, "model": spec, "data": data}
-    refuse_other_result(
-        folder, own, lambda held: {"task": held["task"], "model": held["model"]["spec"], "data": held["data"]["name"]}
-    )
+    own = {"task": task, "model": spec, "data": meant(task, data)}
+
+    def read(held: Mapping[str, Any]) -> dict[str, str]:
+        before = str(held["task"])
+        return {"task": before, "model": held["model"]["spec"], "data": meant(before, held["data"]["name"])}
+
+    refuse_other_result(folder, own, read)
 
 
 def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: object) -> Outputs:

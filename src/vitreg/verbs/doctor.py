@@ -15,27 +15,28 @@ from vitreg.backbones.loading.load import opened
 from vitreg.machine.runtime import versions
 from vitreg.passes.about_model import describe_model
 from vitreg.passes.findings import findings
+from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records import Finding
 from vitreg.results import DoctorResult
 
 LEVELS = ("problem", "warning", "note", "ok")
 
 
-def doctor(
-    model: str | nn.Module | Backbone, *, weights: str | Path | None = None, **load_options: Any
-) -> list[Finding]:
+@takes(ModelOptions)
+def doctor(model: str | nn.Module | Backbone, *, weights: str | Path | None = None, **keywords: Any) -> list[Finding]:
     """Examine a model without images.
 
     Args:
         model: a spec, a module or a loaded backbone.
         weights: a checkpoint for the spec.
-        load_options: passed to `vitreg.load`.
+        keywords: fields of `ModelOptions`, such as device and precision.
     Raises:
         UserError: for a model that cannot be loaded.
     Returns:
         findings, see `vitreg.passes.findings.findings`.
     """
-    return findings(opened(model, weights, load_options))
+    split(ModelOptions, None, keywords, "doctor")  # refuses a keyword that `load` does not know
+    return findings(opened(model, weights, keywords))
 
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:

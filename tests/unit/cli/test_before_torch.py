@@ -10,6 +10,7 @@ import pytest
 from tests.patience import PATIENCE
 
 from vitreg.cli import VERBS
+from vitreg.verbs.eval.registry import TASKS
 
 RUN = """
 import contextlib, io, json, sys
@@ -122,6 +123,9 @@ MISTAKES = {
 }
 
 
+HELPS = ["--help", *(f"{verb} --help" for verb in VERBS), *(f"eval {task} --help" for task in TASKS), "train --help"]
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """What every command line says, in a folder with photographs and places that are taken."""
@@ -137,13 +141,13 @@ def said(tmp_path_factory):
     before = sorted(place.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-c", RUN],
-        input=json.dumps([words.split() for words in MISTAKES]),
+        input=json.dumps([words.split() for words in (*MISTAKES, *HELPS)]),
         cwd=place, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src")},
     )  # fmt: skip
     assert not done.returncode, done.stderr
     assert sorted(place.rglob("*")) == before, "a mistake leaves nothing behind"
-    return dict(zip(MISTAKES, json.loads(done.stdout), strict=True))
+    return dict(zip((*MISTAKES, *HELPS), json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize("words", MISTAKES)
@@ -152,6 +156,13 @@ def test_a_mistake_that_needs_no_model_is_said_without_torch(said, words):
     assert MISTAKES[words] in error
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert error.startswith("vitreg: ")
+
+
+@pytest.mark.parametrize("words", HELPS)
+def test_the_manual_is_shown_without_torch(said, words):
+    code, error, out = said[words]
+    assert (code, error) == (0, "")
+    assert "vitreg" in out
 
 
 def test_every_verb_has_such_a_mistake():

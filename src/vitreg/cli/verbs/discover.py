@@ -8,10 +8,11 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import IMAGES_HELP, OfModel, check_place, named_images, open_with, speaks
+from vitreg.cli.command import IMAGES_HELP, OfModel, check_place, named_images, notice, open_with, speaks
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.data.boxes.named import is_named
+from vitreg.data.sets.spelling import spelled
 from vitreg.passes import ahead
 from vitreg.verbs.discover.options import DiscoverOptions
 from vitreg.verbs.discover.setting import refuse_blind_sweep
@@ -41,6 +42,7 @@ class Discover(OfModel):
         """Refuse what no model is needed for."""
         super().check()
         if is_named(self.images):
+            notice(self.images[0], spelled(self.images[0]))
             return  # a set of several files, which the verb opens before it loads a model
         setting, grid = self.discover.chosen()
         refuse_blind_sweep(setting, grid, boxes=self.boxes is not None)

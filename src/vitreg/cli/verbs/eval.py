@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import SPEC_HELP, check_place, contents, open_with, speaks
+from vitreg.cli.command import SPEC_HELP, check_place, contents, notice, open_with, speaks
 from vitreg.cli.parsing import parse
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
+from vitreg.data.sets.spelling import meant
 from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
 from vitreg.specs import whole
 from vitreg.verbs.eval.options import EvalOptions
-from vitreg.verbs.eval.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
+from vitreg.verbs.eval.registry import TASKS, task_of
 from vitreg.verbs.eval.settings.task import TaskSettings
-from vitreg.verbs.eval.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
-from vitreg.verbs.eval.settings.whole_image import (
-    KnnSettings,
-    LinearSettings,
-    LogisticSettings,
-    RetrievalSettings,
-    ZeroShotSettings,
-)
 
 T = TypeVar("T", bound=TaskSettings)
 
-TASKS: dict[str, type[TaskSettings]] = {
-    "knn": KnnSettings,
-    "linear": LinearSettings,
-    "logistic": LogisticSettings,
-    "segmentation": SegmentationSettings,
-    "depth": DepthSettings,
-    "zeroshot": ZeroShotSettings,
-    "retrieval": RetrievalSettings,
-    "tokens": TokensSettings,
-    "position": PositionSettings,
-    "pixels": PixelsSettings,
-    "controls": ControlsSettings,
-    "complexity": ComplexitySettings,
-}
 WITHOUT_DATA = {"complexity"}
 
 
@@ -124,6 +102,7 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     command.task.check()
     command.model.check(command.spec, command.model.weights)
     ahead.refuse_absent_data(command.data)
+    notice(command.data, meant(name, command.data))
     check_place(ahead.eval_outputs(out, command.data, command.model.weights))
     ahead.refuse_other_eval(out, name, whole(command.spec), command.data)
 
@@ -131,14 +110,9 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
 def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
     from vitreg.verbs.eval.verb import describe, evaluate
 
-    settings = {each.name: getattr(command.task, each.name) for each in fields(command.task)}
-    measured = getattr(
-        importlib.import_module(f"vitreg.verbs.eval.tasks.{name}"), TASKS[name].__name__.removesuffix("Settings")
-    )
-
     result = evaluate(
         command.spec,
-        measured(**settings),
+        task_of(name, command.task),
         command.data,
         out=out,
         options=command.eval,

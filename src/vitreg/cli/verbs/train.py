@@ -31,6 +31,13 @@ GROUPS = {
     "": "As published: many GPUs",
 }
 """Presets by the end of their names, the cheapest first."""
+SHORT = {
+    "--device": "--run.device",
+    "--precision": "--run.precision",
+    "--workers": "--data.workers",
+    "--limit": "--data.limit",
+}
+"""Flags that every verb has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ def run_train(argv: list[str]) -> int:
         _manual(name, base)
     dry = "--dry-run" in words
     words = [word for word in words if word != "--dry-run"]
+    words = [SHORT.get(flag, flag) + given + value for flag, given, value in (word.partition("=") for word in words)]
     settings = encode(base)
     config = decode(TrainConfig, merge(settings, read_words(words, settings)), where="the command line")
     check_values(config)
@@ -103,6 +111,7 @@ def overview() -> str:
         "       vitreg train --resume DIR             go on where a run stopped",
         "       vitreg train PRESET --help            every setting of a preset, with its value and meaning",
         "",
+        f"As in every verb: {', '.join(f'{short} for {whole}' for short, whole in SHORT.items())}.",
         "PRESET-regN has N registers.",
     ]
     left = dict(PRESETS)

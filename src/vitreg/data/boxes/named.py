@@ -14,6 +14,7 @@ from pathlib import Path
 from vitreg.data.boxes.coco import coco_boxes
 from vitreg.data.boxes.truth import BoxSet
 from vitreg.data.boxes.voc import voc_boxes
+from vitreg.data.sets.spelling import spelled
 from vitreg.documents import read_lines
 from vitreg.errors import UserError
 
@@ -40,7 +41,7 @@ class DiscoverySet:
 
 def is_named(images: Sequence[str]) -> bool:
     """Whether what stands for images is a set by name."""
-    kind, colon, _ = images[0].partition(":") if images else ("", "", "")
+    kind, colon, _ = spelled(images[0]).partition(":") if images else ("", "", "")
     return bool(colon) and kind in PUBLISHED
 
 
@@ -57,7 +58,7 @@ def named_set(text: str, *, hard: bool = True) -> DiscoverySet | None:
     Raises:
         UserError: for a folder, list, image or annotation that does not exist or cannot be read.
     """
-    kind, colon, rest = text.partition(":")
+    kind, colon, rest = spelled(text).partition(":")
     if not colon or kind not in PUBLISHED:
         return None
     root, _, chosen = rest.partition("@") if not os.path.isdir(os.path.expanduser(rest)) else (rest, "", "")

@@ -17,10 +17,11 @@ from torchvision import datasets
 from vitreg.data.sets import official
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.sets.folders import VALIDATION, FolderSet, inside
+from vitreg.data.sets.spelling import spelled
 from vitreg.errors import UserError
 
 Metric = Literal["top1", "mean_per_class", "map"]
-_ALSO = {"in1k": "imagenet", "cf10": "cifar10", "cf100": "cifar100", "sun": "sun397", "voc": "voc07"}
+_ALSO = {"in1k": "imagenet", "cf10": "cifar10", "cf100": "cifar100", "sun": "sun397"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ CATALOG = {
         "https://vision.princeton.edu/projects/2010/SUN (SUN397.tar.gz and Partitions.zip)",
         official.sun397,
     ),
-    "voc07": Named(
+    "voc2007": Named(
         "PASCAL VOC 2007",
         "VOCdevkit/VOC2007/{ImageSets/Main, Annotations, JPEGImages}, trainval and test in one",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
@@ -151,7 +152,7 @@ CATALOG = {
 
 def find_named(data: str) -> tuple[Named, Path] | None:
     """Take NAME:FOLDER apart; None for what does not begin with a name of the catalogue."""
-    name, colon, folder = data.partition(":")
+    name, colon, folder = spelled(data, voc="voc2007").partition(":")
     name = _ALSO.get(name, name)
     if not colon or name not in CATALOG:
         return None

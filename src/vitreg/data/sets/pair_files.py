@@ -48,7 +48,7 @@ def voc(root: str, side: Side) -> PairFiles:
         UserError: if a list or a file it names does not exist.
     """
     listed = os.path.join(root, "ImageSets", "Segmentation", "train.txt" if side == "train" else "val.txt")
-    names = [line.split()[0] for line in _lines(listed, "voc:ROOT", "VOCdevkit/VOC2012")]
+    names = [line.split()[0] for line in _lines(listed, "voc2012:ROOT", "VOCdevkit/VOC2012")]
     images = [os.path.join(root, "JPEGImages", f"{name}.jpg") for name in names]
     maps = [os.path.join(root, "SegmentationClass", f"{name}.png") for name in names]
     _must_exist(listed, images, maps)

@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8
 from vitreg.data.sets import pair_files
 from vitreg.data.sets.example import Example, Strings, picture
 from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, SIDES, VOC_CLASSES, PairFiles
+from vitreg.data.sets.spelling import spelled
 from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which_way
 from vitreg.data.sources.parts import OnDisk, label
 from vitreg.errors import UserError
@@ -185,7 +186,7 @@ class DepthSides:
 def open_masks(
     data: str, *, limit: int | None = None, masks: str | None = None, classes: int | None = None, ignore: int = IGNORE
 ) -> MaskSides:
-    """Open both sides of voc:ROOT, ade20k:ROOT, or a folder ROOT/{train,val or test}/{images,masks}.
+    """Open both sides of voc2012:ROOT, ade20k:ROOT, or a folder ROOT/{train,val or test}/{images,masks}.
 
     Args:
         limit: use at most this many pairs of each side, spread evenly.
@@ -195,10 +196,10 @@ def open_masks(
     Raises:
         UserError: if something is missing, or there are fewer than two pairs to learn from.
     """
-    kind, root = _kind_and_root(data, ("voc", "ade20k"))
+    kind, root = _kind_and_root(data, ("voc2012", "ade20k"))
     if kind:
         ignore = IGNORE
-    finders = {"voc": pair_files.voc, "ade20k": pair_files.ade20k}
+    finders = {"voc2012": pair_files.voc, "ade20k": pair_files.ade20k}
     found = {}
     for side in SIDES:
         files = (
@@ -209,7 +210,7 @@ def open_masks(
     if classes is not None and classes < 1:
         raise UserError(f"--classes must be at least 1, not {classes}.")
     if kind:
-        names = VOC_CLASSES if kind == "voc" else pair_files.ade20k_names(root)
+        names = VOC_CLASSES if kind == "voc2012" else pair_files.ade20k_names(root)
     else:
         names = tuple(map(str, range(_count_classes(found["train"], ignore) if classes is None else classes)))
     train, test = (MaskSet(found[side], names, ignore=ignore, reduce_zero=kind == "ade20k") for side in SIDES)
@@ -237,11 +238,11 @@ def open_depths(data: str, *, limit: int | None = None, scale: float | None = No
 
 
 def _kind_and_root(data: str, kinds: tuple[str, ...]) -> tuple[str, str]:
-    kind, colon, root = data.partition(":")
+    kind, colon, root = spelled(data, voc="voc2012").partition(":")
     if not data or (colon and not root):
         known = ", ".join(f"{kind}:ROOT" for kind in kinds)
         raise UserError(f"no data: name {known} or a folder.")
-    if colon and kind in ("voc", "ade20k", "nyud"):
+    if colon and kind in ("voc2012", "ade20k", "nyud"):
         if kind not in kinds:
             raise UserError(f"'{data}' is no data for this task; it takes {' or '.join(kinds)}:ROOT, or a folder.")
     else:

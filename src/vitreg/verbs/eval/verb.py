@@ -26,6 +26,7 @@ from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.sheets.kept import as_kept
 from vitreg.results import Cell, EvalData, EvalResult, Table
 from vitreg.verbs.eval.options import EvalOptions
+from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Outcome, Task
 from vitreg.writing.files import results_folder, write_text
 
@@ -35,7 +36,7 @@ LONGEST = 24  # rows of a table on the terminal
 @takes(EvalOptions, ModelOptions)
 def evaluate(
     model: str | nn.Module | Backbone,
-    task: Task,
+    task: Task | str,
     data: str | Path = "",
     *,
     out: str | Path | None = None,
@@ -48,7 +49,8 @@ def evaluate(
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
-        task: what is measured, with its settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
+        task: what is measured: the name of a task such as "knn", whose settings are keywords, or the task with its
+            settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
         data: what it is measured on; the task says what it takes.
         out: folder for result.json, report.html and pictures; nothing is written without it.
         weights: a checkpoint for the spec.
@@ -57,6 +59,8 @@ def evaluate(
     Raises:
         UserError: for data or a model that the task cannot work with.
     """
+    if isinstance(task, str):
+        task, keywords = task_named(task, keywords)
     options, load_options = split(EvalOptions, options, keywords, "evaluate")
     ahead.refuse_absent_inputs(files=[weights])
     ahead.refuse_absent_data(str(data))

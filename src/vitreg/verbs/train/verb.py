@@ -19,6 +19,7 @@ from vitreg.errors import UserError
 from vitreg.machine.precision import DTYPES, choose_precision
 from vitreg.machine.runtime import Processes, choose_device, processes
 from vitreg.passes.progress import Advance, progress
+from vitreg.presets import preset
 from vitreg.recipes.settings import ClipConfig, SupervisedConfig
 from vitreg.training import checkpoint
 from vitreg.training.claim import Claim, claimed
@@ -48,12 +49,12 @@ FREE = frozenset(
 
 
 def train(
-    config: TrainConfig, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True
+    config: TrainConfig | str, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True
 ) -> Outcome:
     """Train a Vision Transformer.
 
     Args:
-        config: the complete run, such as a preset.
+        config: the complete run, or the name of a preset.
         out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
         resume: go on with the run in `out` from its newest good checkpoint.
         judged: evaluate, and watch the norms, as the configuration says.
@@ -63,6 +64,7 @@ def train(
         UserError: for data that cannot be used, a folder of another run, or a loss that is not finite.
     """
     folder = Path(out)
+    config = preset(config) if isinstance(config, str) else config
     check_settings(config)
     with processes(training=True) as group:
         parts.check_batch(config, group.world)

@@ -163,7 +163,7 @@ def test_names_of_classes_are_those_of_the_authors(tmp_path):
 def test_all_sets_of_table_1_have_their_customary_metric():
     assert len(CATALOG) == 14
     assert {name for name, named in CATALOG.items() if named.metric == "mean_per_class"} == MEAN_PER_CLASS
-    assert [name for name, named in CATALOG.items() if named.metric == "map"] == ["voc07"]
+    assert [name for name, named in CATALOG.items() if named.metric == "map"] == ["voc2007"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_voc_has_a_matrix_of_labels_and_ignores_what_is_difficult(tmp_path):
             "test": {str(i).zfill(6): [("aeroplane", 0)] for i in range(10, 14)} | {"000004": [("cat", 1), ("dog", 0)]},
         },
     )
-    sides = open_sides(f"voc07:{tmp_path}")
+    sides = open_sides(f"voc2007:{tmp_path}")
     assert (sides.metric, sides.multilabel, sides.train.classes) == ("map", True, VOC_CLASSES)
     labels = sides.train.labels
     assert labels is not None

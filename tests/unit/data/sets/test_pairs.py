@@ -79,7 +79,7 @@ def test_voc_is_read_by_its_lists_with_palette_masks(tmp_path):
         lists.mkdir(parents=True, exist_ok=True)
         with open(lists / f"{side}.txt", "a") as file:
             file.write(f"{name}\n")
-    sides = open_masks(f"voc:{tmp_path}")
+    sides = open_masks(f"voc2012:{tmp_path}")
     assert (len(sides.train), len(sides.test)) == (2, 1)
     assert sides.train.classes[20] == "tvmonitor"
     assert sides.test.map(0)[0, :3].tolist() == [20, 255, 0]

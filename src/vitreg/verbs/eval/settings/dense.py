@@ -18,14 +18,14 @@ class SegmentationSettings(TaskSettings):
     """Train a linear layer on frozen patch tokens to tell the class of every pixel: mIoU.
 
     The head is DINOv2's for ADE20k (batch norm, then linear, logits interpolated; the paper, Tab. 2a). Intersections and
-    unions are summed over all images; a class that is predicted but nowhere true counts as 0. DATA is voc:ROOT,
+    unions are summed over all images; a class that is predicted but nowhere true counts as 0. DATA is voc2012:ROOT,
     ade20k:ROOT, or a folder with train/ and val/, each with images/ and masks/.
 
     The short protocol squashes images to one size and passes each once, with its mirror image; ade20k trains on random
     crops for 40 000 steps and judges by sliding windows, as published. Controls: the commonest class everywhere, and the
     same head trained with the masks of other images, which knows what masks look like but nothing of the image.
 
-    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m segmentation voc:VOCdevkit/VOC2012 --size 448
+    Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m segmentation voc2012:VOCdevkit/VOC2012 --size 448
     """
 
     protocol: Literal["short", "ade20k"] = "short"

@@ -1,0 +1,58 @@
+"""What the command line takes as flags, Python takes as keywords; one idea has one spelling in every verb."""
+
+import inspect
+
+import pytest
+
+import vitreg as package
+from vitreg.cli import VERBS
+from vitreg.cli.parsing import flags
+from vitreg.cli.verbs.eval import Command
+from vitreg.errors import UserError
+from vitreg.verbs.eval.registry import TASKS
+
+KINDS = {**VERBS, "eval": Command[TASKS["knn"]]}
+OF_TERMINALS = {"doctor": {"json"}, "scan": {"fail_above"}}
+"""What the exit code and the standard output are about."""
+NAMED = {"eval": "evaluate"}
+EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights")
+OVER_IMAGES = ("size", "limit")
+IN_BATCHES = ("fit", "batch_size", "workers")
+TASK = {"k", "temperature", "token", "n_per_class", "n_tries"}
+
+
+def flags_of(verb):
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags(KINDS[verb]) if not flag.startswith("--no-")}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "version")])
+def test_every_flag_is_a_keyword(verb):
+    taken = set(inspect.signature(getattr(package, NAMED.get(verb, verb))).parameters)
+    assert flags_of(verb) - taken - OF_TERMINALS.get(verb, set()) == (TASK if verb == "eval" else set())
+
+
+@pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor"])
+def test_one_idea_has_one_spelling(verb):
+    wanted = EVERYWHERE
+    wanted += OVER_IMAGES if verb != "doctor" else ()
+    wanted += IN_BATCHES if verb not in ("doctor", "discover") else ()  # discover sees each image at its own resolution
+    assert set(wanted) <= flags_of(verb)
+
+
+def test_a_keyword_that_nothing_takes_is_one_sentence():
+    with pytest.raises(UserError, match=r"no keyword 'sise' in vitreg.scan. Did you mean 'size'"):
+        package.scan("planted:clean", "fotos", sise=3)
+
+
+def test_keywords_change_options_that_are_given():
+    with pytest.raises(UserError, match="limit must be at least 1, not 0"):
+        package.scan("planted:clean", "fotos", options=package.ScanOptions(size=64), limit=0)
+    with pytest.raises(UserError, match="options of maps are a MapsOptions, not a ScanOptions"):
+        package.maps("planted:clean", "fotos", options=package.ScanOptions())
+
+
+def test_a_task_is_named_with_its_settings():
+    with pytest.raises(UserError, match="k must be at least 1"):
+        package.evaluate("planted:clean", "knn", "fotos", k=(0,))
+    with pytest.raises(UserError, match=r"no task 'knnn'\. Did you mean 'knn'"):
+        package.evaluate("planted:clean", "knnn", "fotos")
