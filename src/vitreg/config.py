@@ -1,7 +1,7 @@
-"""Settings as frozen dataclasses: to and from plain data, strictly, and what differs between two of them.
+"""Settings as frozen dataclasses: to and from plain data, strictly, what differs between two of them, and ranges of numbers.
 
-The dataclasses stand beside what reads them. A choice between several (the recipes) is told apart by their field
-`kind`. Values are checked by pydantic; unknown keys are refused here, with the nearest known one.
+The dataclasses stand beside what reads them. One of several (the recipes) is told apart by its field `kind`; a list
+that is still growing is named by `OneOf`. Values are checked by pydantic; unknown keys are refused here, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,53 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError, nearest, unknown
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Annotates a setting that is one of several dataclasses by its field `kind`.
+
+    Args:
+        members: returns the dataclasses by their kind; called anew whenever settings are read, so more may come.
+    """
+
+    members: Callable[[], Mapping[str, type]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        """Return the schema of the union as it is now."""
+        union: Any = typing.Union[tuple(self.members().values())]  # noqa: UP007  not known before
+        return handler.generate_schema(typing.Annotated[union, pydantic.Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, with or without these two."""
+
+    low: float = 0
+    high: float = inf
+    with_low: bool = True
+    with_high: bool = True
+
+    def holds(self, value: float) -> bool:
+        """Say whether a number lies inside; NaN and infinity never do."""
+        low = self.low <= value if self.with_low else self.low < value
+        high = value <= self.high if self.with_high else value < self.high
+        return low and high and value < inf
+
+    def __str__(self) -> str:
+        low = f"{digits(self.low)} or more" if self.with_low else f"more than {digits(self.low)}"
+        if self.high == inf:
+            return low
+        return f"{low} and {'at most' if self.with_high else 'less than'} {digits(self.high)}"
+
+
+def digits(number: float) -> str:
+    """Write a number without needless decimals."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+COUNT, MAYBE, AMOUNT, FACTOR = Range(1), Range(0), Range(0), Range(0, with_low=False)
+SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, with_high=False)
 
 
 def encode(config: Any) -> dict[str, Any]:
@@ -142,10 +191,11 @@ def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]
     kind = _chosen(kind, data)
     if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
         return
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [field.name for field in dataclasses.fields(kind)]
     for key, value in data.items():
-        if key not in hints:
-            close = nearest(str(key), hints) or sorted(hints)[:12]
+        if key not in fields:
+            close = nearest(str(key), fields) or sorted(fields)[:12]
             known = " or ".join(repr(".".join((*path, name))) for name in close[:3])
             raise UserError(f"{where}: no setting '{'.'.join((*path, str(key)))}'. Did you mean {known}?")
         _refuse_unknown_keys(hints[key], value, where, (*path, key))
@@ -164,7 +214,10 @@ def _refuse_truths_for_numbers(data: Any, built: dict[str, Any], where: str) -> 
 def _chosen(kind: Any, data: Any) -> Any:
     """Of a union of dataclasses, the one whose `kind` the data names."""
     if typing.get_origin(kind) is typing.Annotated:
-        kind = typing.get_args(kind)[0]
+        kind, *extras = typing.get_args(kind)
+        open_list = next((extra for extra in extras if isinstance(extra, OneOf)), None)
+        if open_list is not None:
+            return open_list.members().get(str(data.get("kind"))) if isinstance(data, dict) else None
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
     for member in typing.get_args(kind):

@@ -11,6 +11,8 @@ from vitreg.errors import UserError, nearest, unknown
 from vitreg.writing.files import missing, run_folder
 
 RUN_SCHEMA = "vitreg.run/1"
+RUN_HEAD = "run_"
+"""Begins the names of the head that a run trained on top of a model of another library."""
 LIBRARIES = ("timm", "hf", "openclip", "torchvision", "hub")
 COMPLETE = ("run", "planted")
 """Sources whose models bring their own weights."""

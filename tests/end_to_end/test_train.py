@@ -482,7 +482,7 @@ def test_a_dry_run_says_what_a_run_needs_and_leaves_nothing(vitreg, data, captio
 
 TOO_SMALL = """
 import os, signal, sys
-from vitreg.verbs import dry_run
+from vitreg.verbs.train import dry_run
 dry_run.train = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 from vitreg.__main__ import main
 main()

@@ -11,8 +11,9 @@ from tests.apart import on_two
 
 from vitreg.errors import UserError
 from vitreg.machine.reduce import gather_over_processes, max_over_processes, sum_over_processes
-from vitreg.recipes import losses, targets
+from vitreg.recipes import losses
 from vitreg.recipes.masking import masks_weight
+from vitreg.recipes.self_distill import targets
 
 
 def randn(*shape, seed=0):

@@ -19,10 +19,23 @@ SIZES = {
 }
 
 
+UNTRAINED = "random"
+"""The `base_weights` of a base that starts untrained."""
+OF_A_BASE = ("base", "base_weights", "image_size", "pool")
+"""What counts where a base is named; all other settings shape vitreg's own ViT."""
+NOT_OF_A_BASE = ("drop_path", "register_dropout", "register_decorrelation")
+"""What is done in training, and only with vitreg's own ViT: 0 where a base is named."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """Which Vision Transformer is trained."""
 
+    base: str | None = None
+    """Train this model, any SPEC of `vitreg scan` but hub:, instead of vitreg's own ViT; of the settings beside it only
+    base_weights, image_size and pool count then."""
+    base_weights: str | None = None
+    """Weights of the base: a file, or "random" for untrained ones; those of its library if unset."""
     size: str = "S"
     """T, S, B, L, H or g; width, depth and heads override it one by one."""
     width: int | None = None

@@ -274,6 +274,10 @@ class VisionTransformer(nn.Module):
         """Return the head's answer to CLS or to the mean patch token, as `pool` says."""
         return self.classify(self.forward_features(images))
 
+    def publish(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return of a state dict of this network what a run publishes; see `publish`."""
+        return publish(state)
+
     def published_state(self) -> dict[str, Tensor]:
         """Return the weights that timm loads with strict=True, and so does this class without training's extras."""
         return publish(self.state_dict())

@@ -21,11 +21,9 @@ from vitreg.backbones.weights.wrappers import plain_names
 from vitreg.config import decode
 from vitreg.documents import read_json
 from vitreg.errors import UserError
-from vitreg.models.vit import publish
 from vitreg.passes.bench import Bench
 from vitreg.passes.view import View
-from vitreg.recipes.clip import Clip
-from vitreg.recipes.settings import ClipConfig
+from vitreg.recipes.known import kinds
 from vitreg.training.checkpoint import load_newest
 from vitreg.training.settings import TrainConfig
 
@@ -139,16 +137,17 @@ def _of_run(backbone: Backbone, run: Path) -> Towers:
     if not isinstance(config, dict) or "train" not in config:
         raise UserError(f"{run} does not say how it was trained, so it has no text tower.")
     settings = decode(TrainConfig, config["train"], where=str(run / "config.json"))
-    if not isinstance(settings.recipe, ClipConfig):
+    if settings.recipe.needs != "caption":
+        others = " or ".join(name for name, kind in kinds().items() if kind.needs == "caption")
         raise UserError(
             f"{run} was trained as {settings.recipe.kind}, without captions, so it has no text tower; "
-            "name the run of a training with --recipe.kind clip."
+            f"name the run of a training with --recipe.kind {others}."
         )
     found = load_newest(run)
-    recipe = Clip(settings.model, settings.recipe)
+    recipe: Any = settings.recipe.build(settings.model, 0)
     recipe.load_state_dict(found.model)
     held = backbone.module.state_dict()
-    ours = publish(recipe.visual.state_dict())
+    ours = recipe.backbone().publish(recipe.backbone().state_dict())
     if any(not torch.equal(value.to(held[name]), held[name]) for name, value in ours.items()):
         raise UserError(
             f"the published backbone of {run} is not that of its newest checkpoint, {found.path.name}; resume the run "

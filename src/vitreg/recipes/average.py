@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.foreign import Network
 
 
 @torch.no_grad()
@@ -24,20 +24,20 @@ class Average(nn.Module):
         momentum: share of the old average kept at each step; None keeps no copy.
     """
 
-    network: VisionTransformer | None
+    network: Network | None
 
-    def __init__(self, network: VisionTransformer, momentum: float | None) -> None:
+    def __init__(self, network: Network, momentum: float | None) -> None:
         super().__init__()
         self.momentum = momentum
         self.network = None if momentum is None else copy.deepcopy(network).requires_grad_(False)
         self.eval()
 
-    def start_at(self, network: VisionTransformer) -> None:
+    def start_at(self, network: Network) -> None:
         """Set the average to the network's present weights."""
         if self.network is not None:
             move_towards(self.network, network, 0.0)
 
-    def follow(self, network: VisionTransformer) -> None:
+    def follow(self, network: Network) -> None:
         """Move the average a step towards the network."""
         if self.network is not None and self.momentum is not None:
             move_towards(self.network, network, self.momentum)

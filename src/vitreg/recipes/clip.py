@@ -1,16 +1,15 @@
 """Training with captions as OpenCLIP does (the paper, Sec. 3.1): every image is told its own text among those of the batch.
 
-The image tower is our ViT with registers, which pass CLIP's first LayerNorm as CLS does. The text tower and the words
+The image tower is our ViT with registers, which pass CLIP's first LayerNorm as CLS does, or a model of another
+library. The text tower and the words
 come from open_clip, so that both can be compared with what it publishes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import log
-from types import ModuleType
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +21,13 @@ from vitreg.errors import UserError
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.foreign import Network, network_of
 from vitreg.recipes.losses import clip_loss
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import keep_registers, register_penalty
 from vitreg.recipes.settings import ClipConfig, OptimConfig
-
-VOCABULARY = 49408  # of CLIP's byte-pair encoding; its last word ends a text, and there the text tower is read
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """CLIP's byte-pair encoding. A value of one number, so that it travels cheaply to the workers of a loader."""
-
-    context: int = 77
-
-    def __call__(self, texts: list[str]) -> Int64[Tensor, "B L"]:
-        """Return the ids of each text, lower-cased, between the start and end tokens, cut or filled with zeros to L."""
-        return _open_clip().tokenize(texts, context_length=self.context)
+from vitreg.recipes.words import VOCABULARY, Tokenizer, open_clip
 
 
 @final
@@ -49,11 +37,12 @@ class Clip(nn.Module):
     def __init__(self, model: ModelConfig, config: ClipConfig) -> None:
         super().__init__()
         self.model, self.config, self.group = model, config, config.group
-        self.visual = VisionTransformer(**model.arguments())
-        init_as_openclip(self.visual)
+        self.visual = network_of(model)
+        if isinstance(self.visual, VisionTransformer):
+            init_as_openclip(self.visual)
         width = self.visual.width
         self.projection = nn.Parameter(width**-0.5 * torch.randn(width, config.embed_dim))
-        self.text: nn.Module = _open_clip().transformer.TextTransformer(
+        self.text: nn.Module = open_clip().transformer.TextTransformer(
             context_length=config.context,
             vocab_size=VOCABULARY,
             width=config.text_width,
@@ -112,11 +101,11 @@ class Clip(nn.Module):
         """Sort the weights of both towers, the projection and the logit scale."""
         return group_parameters(self, optim)
 
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+    def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
         """Start from another image tower."""
         return fill(self.visual)
 
-    def backbone(self) -> VisionTransformer:
+    def backbone(self) -> Network:
         """The image tower, without the projection."""
         return self.visual
 
@@ -148,15 +137,6 @@ def init_as_openclip(tower: VisionTransformer) -> None:
         nn.init.zeros_(attention.get_parameter("qkv.bias"))
         nn.init.zeros_(attention.get_parameter("proj.bias"))
     nn.init.normal_(tower.pos_embed, std=tower.width**-0.5)
-
-
-def _open_clip() -> ModuleType:
-    """Return the package that has the text tower and the words."""
-    try:
-        import open_clip
-    except ImportError:
-        raise UserError("CLIP trains with open_clip's text tower; pip install 'vitreg[clip]' brings it.") from None
-    return open_clip
 
 
 def _unit(x: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:

@@ -1,7 +1,7 @@
 """Every loss that a recipe trains with, as a pure function: the docstring is the naive loop, and a test runs that loop.
 
 All are computed in float32 whatever autocast says, and are means over this process's samples, so that averaging over
-processes gives the loss of the global batch. What the teacher wants is made in `vitreg.recipes.targets`.
+processes gives the loss of the global batch. What the teacher wants is made in `vitreg.recipes.self_distill.targets`.
 """
 
 from __future__ import annotations

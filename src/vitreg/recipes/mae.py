@@ -7,7 +7,7 @@ They belong to the encoder alone: the mask never hides them, and they are droppe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -80,7 +80,7 @@ class Mae(nn.Module):
         """Sort the weights of the encoder and the decoder."""
         return group_parameters(self, optim)
 
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+    def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
         """Start from another encoder."""
         return fill(self.encoder)
 

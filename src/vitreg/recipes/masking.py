@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vitreg.errors import UserError
-from vitreg.recipes.settings import MaskConfig
+from vitreg.recipes.settings.masks import MaskConfig
 
 SMALLEST_BLOCK = 4  # patches aimed at
 FLATTEST_BLOCK = 0.3  # rows / cols aimed at, and its inverse for the tallest

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.settings import OptimConfig
+from vitreg.recipes.foreign import ForeignNetwork
+from vitreg.recipes.settings.optim import OptimConfig
 
-# Last parts of the names of learned tokens and position tables: ours, then OpenCLIP's text and image towers'.
+# Last parts of the names of learned tokens and position tables: ours, OpenCLIP's text and image towers', other libraries'.
 TOKENS = frozenset({"cls_token", "reg_token", "mask_token", "pos_embed", "reg_pos"})
 TOKENS |= {"class_embedding", "positional_embedding", "cls_emb"}
+TOKENS |= {"position_embeddings", "register_tokens", "dist_token", "distillation_token", "class_token"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +44,28 @@ class ParamGroup:
 def group_parameters(recipe: nn.Module, optim: OptimConfig, *, frozen_last_layer: int = 0) -> list[ParamGroup]:
     """Sort every trainable parameter of a recipe into exactly one group; frozen ones (the teacher) are in none.
 
-    Layer decay and the multiplier of the patch projection act inside the recipe's `VisionTransformer`s only; all that
-    stands beside them (heads, decoder, text tower, logit scale) learns at the full rate.
+    Layer decay and the multiplier of the patch projection act inside the recipe's networks only; all that stands beside
+    them (heads, decoder, text tower, logit scale) learns at the full rate.
 
     Args:
         recipe: holds the modules; before or after sharding.
         frozen_last_layer: steps during which parameters of a `last_layer` do not learn (DINO heads: one epoch).
     """
-    depths = {
-        f"{name}." if name else "": len(module.blocks)
+    towers = {
+        f"{name}." if name else "": module
         for name, module in recipe.named_modules()
-        if isinstance(module, VisionTransformer)
+        if isinstance(module, VisionTransformer | ForeignNetwork)
     }
     groups: dict[tuple[float, float, str, int], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in recipe.named_parameters():
         if not parameter.requires_grad:
             continue
-        tower = next((prefix for prefix in depths if name.startswith(prefix)), None)
+        tower = next((prefix for prefix in towers if name.startswith(prefix)), None)
         if tower is None:
             lr_scale, module = 1.0, name.split(".")[0]
         else:
             inside, module = name.removeprefix(tower), "backbone"
-            lr_scale = optim.layer_decay ** layers_above(inside, depths[tower])
-            lr_scale *= optim.patch_embed_lr if inside.startswith("patch_embed.") else 1.0
+            lr_scale = _rate_inside(towers[tower], inside, optim)
         decay_scale = float(decays(name, parameter.ndim, tokens=optim.decay_tokens))
         frozen_steps = frozen_last_layer if "last_layer" in name.split(".") else 0
         groups.setdefault((lr_scale, decay_scale, module, frozen_steps), []).append((name, parameter))
@@ -72,6 +73,15 @@ def group_parameters(recipe: nn.Module, optim: OptimConfig, *, frozen_last_layer
         ParamGroup(tuple(name for name, _ in members), tuple(parameter for _, parameter in members), *treatment)
         for treatment, members in groups.items()
     ]
+
+
+def _rate_inside(network: VisionTransformer | ForeignNetwork, name: str, optim: OptimConfig) -> float:
+    """Return the multiplier of the learning rate of a parameter of a network."""
+    if isinstance(network, ForeignNetwork):
+        above, projects = network.layers_above(name), network.projects_patches(name)
+    else:
+        above, projects = layers_above(name, len(network.blocks)), name.startswith("patch_embed.")
+    return optim.layer_decay**above * (optim.patch_embed_lr if projects else 1.0)
 
 
 def decays(name: str, dimensions: int, *, tokens: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from vitreg.data.batches.batch import TrainBatch
-    from vitreg.models.vit import VisionTransformer
+    from vitreg.recipes.foreign import Network
     from vitreg.recipes.parameters import ParamGroup
-    from vitreg.recipes.settings import OptimConfig
+    from vitreg.recipes.settings.optim import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +110,12 @@ class Recipe(Protocol):
         """Sort every trainable parameter into exactly one group."""
         ...
 
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+    def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
         """Let `fill` give the network that is trained other weights, take them over into whatever averages it, and
         return what `fill` says."""
         ...
 
-    def backbone(self) -> VisionTransformer:
+    def backbone(self) -> Network:
         """The network that evaluation and export read (the EMA teacher where the recipe has one)."""
         ...
 

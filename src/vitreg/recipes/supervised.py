@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ from vitreg.data.batches.batch import TrainBatch
 from vitreg.data.views.mixing import mix
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
-from vitreg.models.vit import VisionTransformer
 from vitreg.recipes.average import Average
+from vitreg.recipes.foreign import Network, network_of
 from vitreg.recipes.losses import binary_cross_entropy, soft_cross_entropy
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
@@ -23,13 +23,13 @@ from vitreg.recipes.settings import OptimConfig, SupervisedConfig
 
 @final
 class Supervised(nn.Module):
-    """A ViT with a classifier."""
+    """A ViT, vitreg's own or of another library, with a classifier."""
 
     def __init__(self, model: ModelConfig, config: SupervisedConfig, num_classes: int) -> None:
         super().__init__()
         self.model, self.config, self.group = model, config, config.group
         self.num_classes = num_classes
-        self.vit = VisionTransformer(**model.arguments(), num_classes=num_classes)
+        self.vit = network_of(model, num_classes)
         self.average = Average(self.vit, config.ema)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
@@ -64,13 +64,13 @@ class Supervised(nn.Module):
         """Sort the weights of the ViT and its classifier."""
         return group_parameters(self, optim)
 
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
+    def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
         """Start from other weights."""
         notes = fill(self.vit)
         self.average.start_at(self.vit)
         return notes
 
-    def backbone(self) -> VisionTransformer:
+    def backbone(self) -> Network:
         """The averaged network where one is kept."""
         return self.average.network or self.vit
 

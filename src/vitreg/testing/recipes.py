@@ -15,6 +15,7 @@ import torch
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.foreign import ForeignNetwork
 from vitreg.recipes.recipe import Recipe, StepOutput
 from vitreg.recipes.settings import OptimConfig
 from vitreg.testing.recipe_case import WHOLE, Case, at, generators, is_frozen, own_randomness, some, trainable
@@ -184,7 +185,9 @@ def _parts(case: Case) -> None:
     recipe = case.build()
     inside = {id(module): name for name, module in recipe.named_modules()}
     assert id(recipe.backbone()) in inside, "backbone() is no part of the recipe"
-    assert isinstance(recipe.backbone(), VisionTransformer), "backbone() is no VisionTransformer"
+    assert isinstance(recipe.backbone(), VisionTransformer | ForeignNetwork), (
+        "backbone() is neither a VisionTransformer nor a ForeignNetwork"
+    )
     shards = recipe.shards()
     strange = [type(module).__name__ for module in shards if id(module) not in inside]
     assert not strange, f"shards() has {some(strange)}, which is no part of the recipe"

@@ -17,7 +17,6 @@ from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.machine.runtime import keep_freed_memory
 from vitreg.models.block import Block
-from vitreg.models.vit import publish
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
 from vitreg.training import checkpoint
 from vitreg.training.journal import Journal
@@ -181,7 +180,7 @@ class _Loop:
         for callback in due:
             values = callback.call(recipe)
             if callback.best is not None:
-                self.metric = float(values[callback.best])
+                self.metric = float(values[callback.best]) * (1 if callback.better == "max" else -1)
             self.journal.write(callback.kind, self.step, values)
         return True
 
@@ -221,7 +220,7 @@ class _Loop:
         assert isinstance(self.recipe, torch.nn.Module)
         prefix = next(f"{name}." for name, module in self.recipe.named_modules() if module is backbone)
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        checkpoint.publish(self.setup.folder, publish(own), {**self.setup.published, "step": self.step})
+        checkpoint.publish(self.setup.folder, backbone.publish(own), {**self.setup.published, "step": self.step})
 
     def _finite(self, metrics: Mapping[str, Tensor]) -> bool:
         """Whether loss and gradient are numbers. Half precision has a scaler that skips the steps whose gradient is not."""

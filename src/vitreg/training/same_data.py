@@ -1,4 +1,4 @@
-"""What data a run learns from, written beside it, so that a resumed run goes on with the same samples in the same order.
+"""What a run learns from and began with, written beside it: a resumed run goes on with the same samples in the same order.
 
 Where a sample stands in a run is a function of its place in the set, and what a head has learned belongs to the number
 of a class: with other data both would change their meaning without a word.
@@ -63,6 +63,22 @@ def check_same_data(record: Mapping[str, Any], now: Mapping[str, Any], folder: P
     if wrong is not None:
         raise UserError(f"the run in {folder} {wrong}; {remedy(folder)}.")
     return None
+
+
+def check_same_base(record: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that a run which trains a model of another library is resumed with the weights it began with.
+
+    Args:
+        record: config.json of the run.
+        now: what would be written there.
+    Raises:
+        UserError: if the base has other weights: the run takes from it what it does not train.
+    """
+    before, after = (held["model"].get("base_sha256") for held in (record, now))
+    if before != after:
+        raise UserError(
+            f"the run in {folder} began with other weights of {now['model'].get('base')}; name those by --model.base-weights."
+        )
 
 
 def remedy(folder: Path) -> str:

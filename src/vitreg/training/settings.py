@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
-
+from vitreg.config import OneOf
 from vitreg.data.sets.settings import DataConfig
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, OptimConfig, SupervisedConfig
+from vitreg.recipes.known import kinds
+from vitreg.recipes.registry import RecipeConfig
+from vitreg.recipes.settings import OptimConfig, SupervisedConfig
 
-RecipeConfig = SupervisedConfig | ClipConfig | DinoV2Config | DinoConfig | MaeConfig
+__all__ = ["RecipeConfig", "RunConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,6 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: Annotated[RecipeConfig, Field(discriminator="kind")] = field(default_factory=SupervisedConfig)
+    recipe: Annotated[RecipeConfig, OneOf(kinds)] = field(default_factory=SupervisedConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -21,7 +21,8 @@ class Callback:
         kind: of the record, "evaluation" or "norms".
         every: steps.
         call: from the recipe with whole weights to values; all processes call it together.
-        best: the value by which the best checkpoint is chosen, larger is better; None for no say.
+        best: the value by which the best checkpoint is chosen; None for no say.
+        better: whether a larger or a smaller value is better.
         at_start: also before the first step.
     """
 
@@ -29,6 +30,7 @@ class Callback:
     every: int
     call: Callable[[Any], dict[str, Any]]
     best: str | None = None
+    better: Literal["max", "min"] = "max"
     at_start: bool = False
 
 

@@ -14,12 +14,12 @@ from vitreg.data.batches.batch import TrainBatch
 from vitreg.data.views.settings import MultiCropConfig
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.dino import Dino
-from vitreg.recipes.dinov2 import DinoV2, hide_patches
 from vitreg.recipes.recipe import Progress
+from vitreg.recipes.self_distill.dino import Dino
+from vitreg.recipes.self_distill.dinov2 import DinoV2, hide_patches
+from vitreg.recipes.self_distill.teacher import Targets
+from vitreg.recipes.self_distill.teacher import teacher_temperature as temperature_of
 from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaskConfig, OptimConfig
-from vitreg.recipes.teacher import Targets
-from vitreg.recipes.teacher import teacher_temperature as temperature_of
 
 MODEL = ModelConfig(width=32, depth=2, heads=2, patch=8, image_size=32, registers=2, layer_scale=None, token_init=0.02)
 CROPS = MultiCropConfig(local_crops=2, local_size=16)

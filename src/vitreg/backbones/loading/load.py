@@ -18,6 +18,7 @@ from vitreg import specs
 from vitreg.backbones.anatomy.find import Anatomy, describe
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading import sources, timm_folders
+from vitreg.backbones.loading.foreign_runs import base_of, fill_from_run
 from vitreg.backbones.loading.given import spec_or_module
 from vitreg.backbones.loading.hugging_face import from_transformers
 from vitreg.backbones.loading.preprocessing import preprocess_of
@@ -27,6 +28,7 @@ from vitreg.documents import read_json
 from vitreg.errors import UserError, nearest, unknown
 from vitreg.machine.precision import DTYPES, Precision, choose_precision
 from vitreg.machine.runtime import choose_device
+from vitreg.writing.files import run_folder
 
 _LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
     "timm": sources.from_timm,
@@ -238,6 +240,9 @@ def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
     prefix, _colon, name = spec.partition(":")
     if not specs.has_source(spec):
         raise _no_such_spec(spec)
+    if prefix == "run" and (base := base_of(spec)) is not None:
+        module, file, notes = fill_from_run(spec, base, load)
+        return sources.Built(module, sources.preprocess_of_run(run_folder(spec), module), tuple(notes), str(file))
     if prefix in _COMPLETE:
         return _COMPLETE[prefix](name)
     with torch.random.fork_rng(devices=[]):

@@ -191,12 +191,19 @@ def from_run(name: str) -> Built:
     if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
         raise UserError(f"{settings} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
     model = _model_of_run(config["model"], settings, file)
-    try:
-        preprocess = _preprocess_of_run(config["preprocess"]) if "preprocess" in config else preprocess_of(model)
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{settings}: its 'preprocess' is none ({first_line(error)}).") from None
+    preprocess = preprocess_of_run(folder, model)
     report = load_weights(model, file, grid=model.grid, strict=True)
     return Built(model, preprocess, report.notes, str(file))
+
+
+def preprocess_of_run(folder: Path, model: nn.Module) -> Preprocess | Unprepared:
+    """Return how pictures are prepared for the model of a run. Raises UserError if config.json says what is none."""
+    settings = folder / "config.json"
+    config = read_json(settings)
+    try:
+        return _preprocess_of_run(config["preprocess"]) if "preprocess" in config else preprocess_of(model)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{settings}: its 'preprocess' is none ({first_line(error)}).") from None
 
 
 def _model_of_run(arguments: dict[str, Any], settings: Path, file: Path) -> VisionTransformer:

@@ -7,7 +7,7 @@ import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from tyro.conf import AvoidSubcommands, arg
 
@@ -18,8 +18,10 @@ from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
+from vitreg.models.settings import NOT_OF_A_BASE, OF_A_BASE
 from vitreg.passes import ahead
 from vitreg.presets import PRESETS, preset
+from vitreg.recipes.known import kinds
 from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train.checks import check_values
 from vitreg.writing.files import run_folder
@@ -90,7 +92,9 @@ def run_train(argv: list[str]) -> int:
     words = [word for word in words if word != "--dry-run"]
     words = [SHORT.get(flag, flag) + given + value for flag, given, value in (word.partition("=") for word in words)]
     settings = encode(base)
-    config = decode(TrainConfig, merge(settings, read_words(words, settings)), where="the command line")
+    given = read_words(words, settings)
+    config = decode(TrainConfig, merge(settings, given), where="the command line")
+    _refuse_beside_base(config, given)
     check_values(config)
     for root in filter(None, (config.data.root, config.data.val)):
         ahead.refuse_absent_data(root)
@@ -101,6 +105,16 @@ def run_train(argv: list[str]) -> int:
     if dry:
         return _try(config)
     return _run(config, folder, resume=bool(resumed))
+
+
+def _refuse_beside_base(config: TrainConfig, given: dict[str, Any]) -> None:
+    """Refuse words that would shape a network which is not built."""
+    beside = [key for key in given.get("model", {}) if key not in (*OF_A_BASE, *NOT_OF_A_BASE)]
+    if config.model.base is not None and beside:
+        raise UserError(
+            f"--model.{beside[0].replace('_', '-')} shapes vitreg's own ViT, and --model.base {config.model.base} is "
+            "trained; leave one out."
+        )
 
 
 def overview() -> str:
@@ -118,6 +132,7 @@ def overview() -> str:
     for ending, title in GROUPS.items():
         group = {name: left.pop(name) for name in list(left) if name.endswith(ending)}
         lines += ["", f"{title}:", *contents(group)]
+    lines += ["", "Recipes, by --recipe.kind or in a file of settings:", *contents(kinds())]
     return "\n".join(lines)
 
 

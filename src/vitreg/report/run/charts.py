@@ -51,7 +51,7 @@ def curves(
         drawn: (place of the run, which is its colour; name of the run; curve).
         label: of the value axis. It is logarithmic where the values span more than a factor of 20.
         unit: behind the values, such as words.PERCENT.
-        mark_best: mark the largest value of every run.
+        mark_best: mark the best value of every run.
         from_zero: let the value axis begin at 0.
     """
     lines = [(place, name, thinned(c), best(c)) for place, name, c in drawn if c is not None and thinned(c)]

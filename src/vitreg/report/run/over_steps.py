@@ -44,9 +44,15 @@ def thinned(curve: Curve, most: int = 200) -> list[Point]:
 
 
 def best(curve: Curve) -> tuple[int, float] | None:
-    """The step and value of the largest value, the earliest of equals; None if there is none."""
+    """The step and value of the best value, the earliest of equals; None if there is none. Of losses the smallest is best."""
     pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None and math.isfinite(v)]
-    return max(pairs, key=lambda pair: pair[1]) if pairs else None
+    choose = min if is_loss(curve.name) else max
+    return choose(pairs, key=lambda pair: pair[1]) if pairs else None
+
+
+def is_loss(name: str) -> bool:
+    """Whether an evaluation is the loss of the validation side or a part of it; all others are percentages."""
+    return name.startswith("val_")
 
 
 def named(curves: Sequence[Curve], name: str) -> Curve | None:

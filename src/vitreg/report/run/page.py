@@ -172,7 +172,7 @@ class _Charts:
                 if run.evaluations and run.evaluations[0].name == name
             ]
             words = _evaluation_words(name)
-            charts.append((words, self.curve(words, drawn, shell.FULL, unit=PERCENT, mark_best=True)))
+            charts.append((words, self.curve(words, drawn, shell.FULL, unit=_unit(name), mark_best=True)))
         return charts
 
     def strips(self) -> list[dict[str, Any]]:
@@ -210,12 +210,17 @@ class _Charts:
         for name in dict.fromkeys(curve.name for run in self.runs for curve in run.evaluations[1:]):
             drawn = [(place, run.name, over_steps.named(run.evaluations, name)) for place, run in enumerate(self.runs)]
             words = name.replace("_", " ")
-            charts.append((words, self.curve(words, drawn, shell.HALF, unit=PERCENT)))
+            charts.append((words, self.curve(words, drawn, shell.HALF, unit=_unit(name))))
         return [(name, chart) for name, chart in charts if chart is not None]
+
+
+def _unit(name: str) -> str:
+    return "" if over_steps.is_loss(name) else PERCENT
 
 
 def _evaluation_words(name: str) -> str:
     known = {"top1": "top-1 accuracy", "knn": "kNN top-1 accuracy", "recall": "mean recall at 5"}
+    known |= {"val_loss": "loss of the validation side"}
     return known.get(name, name.replace("_", " "))
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitreg.backbones.loading.foreign_runs import base_of
 from vitreg.backbones.loading.sources import from_run
 from vitreg.backbones.weights.into_module import load_weights, sha256_of_weights
 from vitreg.config import read
@@ -27,6 +28,7 @@ from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs
 from vitreg.passes.options import Size
+from vitreg.recipes.known import kinds
 from vitreg.verbs.export.hf import answers_of_hf, write_hf
 from vitreg.verbs.export.onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
 from vitreg.verbs.export.options import ExportOptions
@@ -78,6 +80,12 @@ def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = Non
     size = ExportOptions(to=cast("Any", to), size=size).pixels
     form, out, file = FORMATS[to], Path(out), bool(SUFFIXES[to])
     source = run_folder(run)
+    base = base_of(f"run:{source}")
+    if base is not None:
+        raise UserError(
+            f"{source} trained {base['base']}, and export writes vitreg's own ViT; in Python "
+            f"vitreg.load('run:{source}').module is the trained model."
+        )
     built = from_run(str(source))
     outputs = export_outputs(out, to)
     outputs.check()
@@ -169,12 +177,11 @@ def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) 
 
 
 def _left_out(run: Path) -> list[str]:
-    """Say which part of a run no image model has a place for."""
+    """Say which part of a run no image model has a place for, as its recipe knows."""
     match read(run / "config.json"):
-        case {"train": {"recipe": {"kind": "clip"}}}:
-            return [
-                "Of this CLIP run only the image tower was written; its projection and the text tower are left out."
-            ]
+        case {"train": {"recipe": {"kind": str(kind)}}}:
+            sentence = kinds()[kind].left_out if kind in kinds() else ""
+            return [sentence] if sentence else []
         case _:
             return []
 

@@ -4,47 +4,18 @@ that cannot be made. A person learns of it at once, and not after a data set was
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
-from math import inf, isfinite
+from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
-from vitreg.config import encode, flatten
+from vitreg import specs
+from vitreg.config import AMOUNT, BELOW_ONE, COUNT, FACTOR, MAYBE, Range, digits, encode, flatten
 from vitreg.errors import UserError
-from vitreg.recipes.settings import DinoConfig, DinoV2Config, MaeConfig
+from vitreg.models.settings import NOT_OF_A_BASE, UNTRAINED
 from vitreg.schedule import parse_duration
 from vitreg.training.settings import TrainConfig
 
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Numbers from `low` to `high`, with or without these two."""
-
-    low: float = 0
-    high: float = inf
-    with_low: bool = True
-    with_high: bool = True
-
-    def holds(self, value: float) -> bool:
-        """Say whether a number lies inside; NaN and infinity never do."""
-        low = self.low <= value if self.with_low else self.low < value
-        high = value <= self.high if self.with_high else value < self.high
-        return low and high and value < inf
-
-    def __str__(self) -> str:
-        low = f"{_digits(self.low)} or more" if self.with_low else f"more than {_digits(self.low)}"
-        if self.high == inf:
-            return low
-        return f"{low} and {'at most' if self.with_high else 'less than'} {_digits(self.high)}"
-
-
-def _digits(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-COUNT, MAYBE, AMOUNT, FACTOR = Range(1), Range(0), Range(0), Range(0, with_low=False)
-SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, with_high=False)
-
-# Only what no dataclass checks by itself. Settings that are unset, or of another recipe, are passed over.
+# Only what no dataclass checks by itself. A recipe names its own; settings that are unset are passed over.
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("model.width", "model.depth", "model.heads", "model.patch", "model.image_size"), COUNT),
     "model.registers": Range(0, 1024),  # more than any sequence has patches; the paper tries 0 to 16
@@ -60,16 +31,6 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("optim.min_lr", "optim.warmup_lr", "optim.weight_decay", "optim.weight_decay_end"), AMOUNT),
     "optim.patch_embed_lr": AMOUNT,
     "optim.betas": BELOW_ONE,
-    **dict.fromkeys(("recipe.group", "recipe.repeats", "recipe.epoch_steps"), COUNT),
-    "recipe.context": Range(3),  # the start, a word, the end
-    **dict.fromkeys(("recipe.prototypes", "recipe.hidden", "recipe.bottleneck"), COUNT),
-    **dict.fromkeys(("recipe.ibot_prototypes", "recipe.ibot_bottleneck"), COUNT),
-    **dict.fromkeys(("recipe.decoder_width", "recipe.decoder_depth", "recipe.decoder_heads"), COUNT),
-    **dict.fromkeys(("recipe.embed_dim", "recipe.text_width", "recipe.text_heads", "recipe.text_layers"), COUNT),
-    **dict.fromkeys(("recipe.student_temp", "recipe.teacher_temp", "recipe.teacher_temp_start"), FACTOR),
-    **dict.fromkeys(("recipe.dino_weight", "recipe.ibot_weight", "recipe.koleo_weight"), AMOUNT),
-    **dict.fromkeys(("recipe.teacher_temp_epochs", "recipe.freeze_last_layer"), AMOUNT),
-    **dict.fromkeys(("recipe.ema", "recipe.momentum", "recipe.momentum_end", "recipe.centre_momentum"), SHARE),
 }
 DURATIONS = ("run.duration", "run.save_every", "run.evaluate_every", "run.watch_every", "optim.warmup")
 
@@ -83,7 +44,7 @@ def check_settings(config: TrainConfig) -> None:
     from vitreg.machine.runtime import choose_device
 
     check_values(config)
-    _check_draws(config)
+    _check_recipe(config)
     choose_device(config.run.device)
 
 
@@ -94,8 +55,11 @@ def check_values(config: TrainConfig) -> None:
         UserError: naming the setting and what it may be.
     """
     flat = flatten(encode(config))
-    check_ranges(flat)
-    config.model.arguments()
+    check_ranges(flat, RANGES | {f"recipe.{name}": allowed for name, allowed in config.recipe.ranges.items()})
+    if config.model.base is None:
+        _check_own(config)
+    else:
+        _check_base(config, config.model.base)
     for key in DURATIONS:
         _check_duration(key, flat[key])
     if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -104,13 +68,41 @@ def check_values(config: TrainConfig) -> None:
         raise UserError("no training images given; name them with --data.root.")
 
 
-def check_ranges(flat: dict[str, Any]) -> None:
+def _check_own(config: TrainConfig) -> None:
+    if config.model.base_weights is not None:
+        raise UserError("--model.base-weights are of a --model.base, and none is named.")
+    config.model.arguments()
+
+
+def _check_base(config: TrainConfig, base: str) -> None:
+    """Refuse what only vitreg's own ViT can do. Raises UserError."""
+    model, recipe = config.model, config.recipe
+    untrained = model.base_weights == UNTRAINED
+    specs.refuse(base, random=untrained, weights=None if untrained else model.base_weights, trust=True)
+    if base.startswith("hub:"):
+        raise UserError(f"{base} runs the code of its repository, which training does not; name another --model.base.")
+    if recipe.own_vit:
+        raise UserError(
+            f"--recipe.kind {recipe.kind} {recipe.own_vit}, which only vitreg's own ViT can; leave --model.base out, and "
+            f"begin with its weights by --run.start-from {base}."
+        )
+    for name in NOT_OF_A_BASE:
+        if getattr(model, name):
+            flag = f"--model.{name.replace('_', '-')}"
+            raise UserError(f"{flag} is for vitreg's own ViT, not for --model.base {base}; set {flag} 0.")
+    if config.run.start_from is not None:
+        raise UserError("--model.base and --run.start-from both say what the weights begin with; leave one out.")
+    if config.run.checkpoint_activations:
+        raise UserError("--run.checkpoint-activations is for vitreg's own ViT; leave it out with --model.base.")
+
+
+def check_ranges(flat: dict[str, Any], ranges: Mapping[str, Range]) -> None:
     """Refuse numbers out of range, by the flattened names of the settings. Raises UserError."""
     for key, value in flat.items():
-        allowed = RANGES.get(key)
+        allowed = ranges.get(key)
         for number in value if isinstance(value, list) else [value]:
             if allowed is not None and number is not None and not allowed.holds(number):
-                raise UserError(f"{key} is {_digits(number)}; it must be {allowed}.")
+                raise UserError(f"{key} is {digits(number)}; it must be {allowed}.")
             if isinstance(number, float) and not isfinite(number):
                 raise UserError(f"{key} is {number}; it must be a finite number.")
 
@@ -126,27 +118,12 @@ def _check_duration(key: str, text: str) -> None:
         raise UserError(f"run.duration is '{text}'; a run has at least one step.")
 
 
-def _check_draws(config: TrainConfig) -> None:
-    """Make the draws of a step once where they can be impossible: the recipes say why by themselves."""
-    import torch
-
-    from vitreg.recipes.masking import draw_block_masks, keep_and_restore
-
+def _check_recipe(config: TrainConfig) -> None:
+    """Ask the recipe whether it can train this model; some make the draws of a step once to know."""
     recipe, model = config.recipe, config.model
-    rows = model.image_size // model.patch
-    if isinstance(recipe, DinoV2Config):
-        draw_block_masks(2 * recipe.group, (rows, rows), recipe.masks, torch.Generator())
-        if recipe.koleo_weight and recipe.group < 2:
-            raise UserError("KoLeo compares images of a group, and recipe.group is 1; make it 2 or koleo_weight 0.")
-    if isinstance(recipe, MaeConfig):
-        keep_and_restore(1, rows * rows, recipe.mask_ratio, torch.Generator())
-    if isinstance(recipe, DinoV2Config | DinoConfig) and recipe.crops.local_crops:
-        local = recipe.crops.local_size
-        if local % model.patch:
-            near = max(1, round(local / model.patch)) * model.patch
-            raise UserError(
-                f"recipe.crops.local_size {local} is no multiple of the {model.patch}-pixel patch; {near} is."
-            )
+    objections = list(recipe.check(model))
+    if objections:
+        raise UserError(objections[0])
     if model.drop_path and model.drop_path_mode == "subset" and recipe.group == 1:
         raise UserError(
             "drop_path_mode subset leaves out some images of each group, and recipe.group is 1; make it larger."

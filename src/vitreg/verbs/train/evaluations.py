@@ -1,25 +1,29 @@
-"""What a run is judged by while it trains: top-1 of its head, kNN of its features, recall of its captions.
+"""What a run is judged by while it trains: top-1 of its head, kNN of its features, recall of its captions, its loss.
 
-Each takes the recipe as it is trained and gives plain numbers; the images are shared out over the processes.
+Each takes the recipe as it is trained and gives plain numbers; the images are shared out over the processes. Which one
+judges a run is said by its recipe (`RecipeConfig.judged_by`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitreg.data.batches.training import EvaluationLoader, evaluation_loader
+from vitreg.data.batches.order import Order
+from vitreg.data.batches.training import EvaluationLoader, evaluation_loader, training_loader
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.views.transforms import Preprocess
+from vitreg.errors import UserError, unknown
 from vitreg.machine.runtime import Processes
 from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.retrieval import recall
-from vitreg.recipes.clip import Clip
-from vitreg.recipes.supervised import Supervised
+from vitreg.recipes.recipe import Progress
+from vitreg.training.settings import TrainConfig
+from vitreg.verbs.train.parts import Data
 
 BATCH = 128  # images at a time
 NEIGHBOURS = (10, 20)
@@ -45,14 +49,12 @@ def _share(data: TrainingSet, preprocess: Preprocess, group: Processes, workers:
 class Top1:
     """Share of validation images whose largest logit is their class, in percent."""
 
-    best = "top1"
-
     def __init__(self, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> None:
         self.loader = _share(val, preprocess, group, workers)
         self.group = group
 
-    def __call__(self, recipe: Supervised) -> dict[str, float]:
-        """Classify every image."""
+    def __call__(self, recipe: Any) -> dict[str, float]:
+        """Classify every image with the backbone's head."""
         network = recipe.backbone()
         device = next(network.parameters()).device
         right = total = 0
@@ -68,8 +70,6 @@ class Top1:
 
 class Knn:
     """Top-1 of the nearest training images by the backbone's CLS, in percent."""
-
-    best = "knn"
 
     def __init__(
         self, train: TrainingSet, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None
@@ -100,15 +100,13 @@ class Knn:
 class Retrieval:
     """Recall at 1, 5 and 10 of captions for images and of images for captions, in percent."""
 
-    best = "recall"
-
     def __init__(self, val: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> None:
         self.loader = _share(val, preprocess, group, workers)
         self.group = group
 
-    def __call__(self, recipe: Clip) -> dict[str, float]:
+    def __call__(self, recipe: Any) -> dict[str, float]:
         """Embed every image and every caption, compare all with all."""
-        device = recipe.logit_scale.device
+        device = next(recipe.parameters()).device
         tokenize = recipe.tokenizer()
         images, texts, image_of = [], [], []
         with _looking(recipe):
@@ -126,3 +124,65 @@ class Retrieval:
             torch.tensor([number[index] for index in places]),
         )
         return {"recall": (result["image_to_text_r5"] + result["text_to_image_r5"]) / 2, **result}
+
+
+class Loss:
+    """The loss of the recipe on the validation side and the parts it is made of, on views drawn once and for all."""
+
+    def __init__(self, config: TrainConfig, val: TrainingSet, data: Data, group: Processes) -> None:
+        self.group, self.preprocess = group, data.preprocess
+        whole = config.recipe.group * group.world
+        self.batch = min(config.run.batch, len(val) // whole * whole)
+        if not self.batch:
+            raise UserError(
+                f"the loss is judged by whole groups of {whole} images, and the validation side has {len(val)}; make "
+                "recipe.group smaller, or name more images with --data.val."
+            )
+        self.loader = training_loader(
+            val, data.view, Order(len(val), config.run.seed), batch=self.batch, rank=group.rank, world=group.world,
+            steps=len(val) // self.batch, seed=config.run.seed, workers=config.data.workers,
+            tokenize=config.recipe.tokenizer(),
+        )  # fmt: skip
+
+    def __call__(self, recipe: Any) -> dict[str, float]:
+        """Average over the batches."""
+        device = next(recipe.parameters()).device
+        sums: dict[str, float] = {}
+        with _looking(recipe):
+            for number, batch in enumerate(self.loader):
+                progress = Progress(
+                    step=number, total=len(self.loader), epoch_steps=len(self.loader), first=batch.first
+                )
+                output = recipe(batch.on(device, self.preprocess.mean, self.preprocess.std), progress)
+                for name, value in {"loss": output.loss, **output.metrics}.items():
+                    sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + float(value) / len(self.loader)
+        everyone = self.group.gather(sums)
+        return {name: sum(each[name] for each in everyone) / len(everyone) for name in sums}
+
+
+Judge = Callable[[Any], dict[str, float]]
+
+
+def judge_of(config: TrainConfig, data: Data, group: Processes) -> Judge | None:
+    """Return what judges a run as its recipe says; None without a validation side, or without the labels it takes.
+
+    Raises:
+        UserError: for a recipe that is judged by a task that does not exist.
+    """
+    task, val, workers = config.recipe.judged_by.task, data.val, config.data.workers
+    if task not in TASKS:
+        raise unknown("task to judge a run by", task, TASKS)
+    if val is None:
+        return None
+    if task == "loss":
+        return Loss(config, val, data, group)
+    if task == "retrieval":
+        return Retrieval(val, data.preprocess, group, workers)
+    if task == "top1":
+        return None if val.classes is None else Top1(val, data.preprocess, group, workers)
+    if data.train.labels is None or val.labels is None:
+        return None  # self-supervision needs no labels; without them there is nothing to compare with
+    return Knn(data.train, val, data.preprocess, group, workers)
+
+
+TASKS = ("top1", "knn", "retrieval", "loss")

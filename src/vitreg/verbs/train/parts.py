@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +11,13 @@ from vitreg.data.batches.order import Order
 from vitreg.data.batches.training import TrainingLoader, evaluation_loader, training_loader
 from vitreg.data.batches.workers import View
 from vitreg.data.sets.datasets import TrainingSet, concerns, open_training_set
-from vitreg.data.views.augment import clip_view, deit3_view, mae_view
-from vitreg.data.views.multicrop import multicrop_view
-from vitreg.data.views.transforms import IMAGENET, Preprocess
+from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
-from vitreg.recipes.clip import Clip
-from vitreg.recipes.dino import Dino
-from vitreg.recipes.dinov2 import DinoV2
-from vitreg.recipes.mae import Mae
-from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, SupervisedConfig
-from vitreg.recipes.supervised import Supervised
+from vitreg.recipes.foreign import ForeignNetwork
+from vitreg.recipes.recipe import Recipe
 from vitreg.training.plan import Plan, plan
 from vitreg.training.settings import TrainConfig
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,19 +48,14 @@ def open_data(config: TrainConfig) -> Data:
         UserError: for data that do not exist, or do not suit the recipe.
     """
     recipe, size = config.recipe, config.model.image_size
-    captions = isinstance(recipe, ClipConfig)
-    supervised = isinstance(recipe, SupervisedConfig)
+    captions = recipe.needs == "caption"
     train = open_training_set(config.data, "train", captions=captions)
-    repeats = recipe.repeats if isinstance(recipe, SupervisedConfig) else 1
-    _check_enough(len(train), config.run.batch, repeats)
+    _check_enough(len(train), config.run.batch, recipe.copies())
     val = open_training_set(config.data, "val", captions=captions, classes=train.classes)
-    notes = tuple(concerns(train, supervised=supervised))
-    preprocess = replace(IMAGENET, size=(size, size), resize=size)
-    if captions:
-        preprocess = replace(preprocess, mean=CLIP_MEAN, std=CLIP_STD)
+    notes = tuple(concerns(train, supervised=recipe.needs == "label"))
     return Data(
-        train=train, val=val, view=view_of(config), preprocess=preprocess,
-        order=Order(len(train), config.run.seed, repeats), notes=notes,
+        train=train, val=val, view=recipe.view(size), preprocess=recipe.preprocess(size),
+        order=Order(len(train), config.run.seed, recipe.copies()), notes=notes,
     )  # fmt: skip
 
 
@@ -83,42 +69,26 @@ def _check_enough(images: int, batch: int, repeats: int) -> None:
         )
 
 
-def view_of(config: TrainConfig) -> View:
-    """Return what a recipe makes of a picture."""
-    size = config.model.image_size
-    match config.recipe:
-        case SupervisedConfig() as recipe:
-            return deit3_view(size, recipe.augment)
-        case ClipConfig() as recipe:
-            return clip_view(size, recipe.crop_scale)
-        case MaeConfig() as recipe:
-            return mae_view(size, recipe.crop_scale)
-        case DinoV2Config() | DinoConfig() as recipe:
-            return multicrop_view(size, recipe.crops)
-
-
-def build_recipe(config: TrainConfig, classes: int) -> Any:
+def build_recipe(config: TrainConfig, classes: int) -> Recipe:
     """Build the module that is trained, its weights drawn from the run's seed.
 
     Args:
-        classes: of the labels; only supervised training has a use for them.
+        classes: of the labels; 0 where there are none.
     """
     kept = torch.get_rng_state()
     torch.default_generator.manual_seed(config.run.seed)
     try:
-        match config.recipe:
-            case SupervisedConfig() as recipe:
-                return Supervised(config.model, recipe, classes)
-            case ClipConfig() as recipe:
-                return Clip(config.model, recipe)
-            case MaeConfig() as recipe:
-                return Mae(config.model, recipe)
-            case DinoV2Config() as recipe:
-                return DinoV2(config.model, recipe)
-            case DinoConfig() as recipe:
-                return Dino(config.model, recipe)
+        return config.recipe.build(config.model, classes)
     finally:
         torch.set_rng_state(kept)
+
+
+def prepared_for(data: Data, recipe: Recipe) -> Data:
+    """Return the data with pictures prepared as the library of the recipe's network does, where it is of another."""
+    network = recipe.backbone()
+    if not isinstance(network, ForeignNetwork) or network.preprocess is None:
+        return data
+    return replace(data, preprocess=network.preprocess.with_size(network.image_size))
 
 
 def check_batch(config: TrainConfig, world: int) -> None:
@@ -152,17 +122,16 @@ def check_split(config: TrainConfig, world: int, why_whole: str | None) -> None:
 
 
 def plan_of(config: TrainConfig, data: Data) -> Plan:
-    """Convert the durations of a run; DINO counts epochs of a fixed number of steps where its recipe says so."""
-    official = config.recipe.epoch_steps if isinstance(config.recipe, DinoV2Config | DinoConfig) else None
-    return plan(config, data.order.epoch_length, official)
+    """Convert the durations of a run; some recipes count epochs of a fixed number of steps."""
+    return plan(config, data.order.epoch_length, config.recipe.official_epoch())
 
 
-def loader_of(config: TrainConfig, data: Data, steps: int, start: int, group: Processes, recipe: Any) -> TrainingLoader:
+def loader_of(config: TrainConfig, data: Data, steps: int, start: int, group: Processes) -> TrainingLoader:
     """Make the batches of this process from a step on."""
     return training_loader(
         data.train, data.view, data.order, batch=config.run.batch, rank=group.rank, world=group.world,
         start_step=start, steps=steps, seed=config.run.seed, workers=config.data.workers,
-        tokenize=recipe.tokenizer() if isinstance(recipe, Clip) else None,
+        tokenize=config.recipe.tokenizer(),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreg.config import differences, encode, read
 from vitreg.console.terminal import say
@@ -20,26 +20,28 @@ from vitreg.machine.precision import DTYPES, choose_precision
 from vitreg.machine.runtime import Processes, choose_device, processes
 from vitreg.passes.progress import Advance, progress
 from vitreg.presets import preset
-from vitreg.recipes.settings import ClipConfig, SupervisedConfig
+from vitreg.recipes.foreign import ForeignNetwork
+from vitreg.recipes.recipe import Recipe
 from vitreg.training import checkpoint
 from vitreg.training.claim import Claim, claimed
 from vitreg.training.fit import fit
 from vitreg.training.journal import read_journal, unreadable_lines
 from vitreg.training.plan import Plan
-from vitreg.training.same_data import check_same_data, describe, remedy
+from vitreg.training.same_data import check_same_base, check_same_data, describe, remedy
 from vitreg.training.settings import TrainConfig
 from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.train import parts
 from vitreg.verbs.train.checks import check_settings
-from vitreg.verbs.train.evaluations import Knn, Retrieval, Top1
+from vitreg.verbs.train.evaluations import judge_of
 from vitreg.verbs.train.onset import norms_of
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import Outputs, finish_left
 
 # What may change between the parts of a run: where and how it is computed, and how often it is looked at.
 FREE = frozenset(
-    [f"data.{key}" for key in ("root", "val", "workers", "cache", "download")]
+    ["model.base_weights"]
+    + [f"data.{key}" for key in ("root", "val", "workers", "cache", "download")]
     + [
         f"run.{key}"
         for key in ("micro_batch", "parallel", "checkpoint_activations", "compile", "device", "tensorboard")
@@ -90,12 +92,16 @@ def _train(
     """Train in a folder that nobody else writes to."""
     record = _record(folder, config, resume, say)
     data = parts.open_data(config)
-    known = published(config, data)
+    known = data_record(data)
     if record is not None:
         note = check_same_data(record, known, folder)
         if note is not None:
             say(note)
     recipe = parts.build_recipe(config, len(data.train.classes or ()))
+    data = parts.prepared_for(data, recipe)
+    known = published(config, data, recipe) | known
+    if record is not None:
+        check_same_base(record, known, folder)
     parts.check_split(config, group.world, recipe.why_whole_batch())
     plan = parts.plan_of(config, data)
     resumed = None if record is None else _newest(folder, record.get("step"), plan, group, say)
@@ -112,7 +118,7 @@ def _train(
     if done == plan.total:
         say(f"the run in {folder} was finished before.")
     with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
-        setup = _setup(config, data, recipe, plan, group, folder, device, precision, known, bar, judged)
+        setup = _setup(config, data, plan, group, folder, device, precision, known, bar, judged)
         if claim is not None:
             setup = replace(setup, stepped=claim.keep)
         return fit(recipe, config, plan, setup, resumed)
@@ -132,7 +138,6 @@ class _Say:
 def _setup(
     config: TrainConfig,
     data: parts.Data,
-    recipe: Any,
     plan: Plan,
     group: Processes,
     folder: Path,
@@ -145,7 +150,7 @@ def _setup(
     loaders: list[TrainingLoader] = []
 
     def batches(start: int) -> TrainingLoader:
-        loaders.append(parts.loader_of(config, data, plan.total, start, group, recipe))
+        loaders.append(parts.loader_of(config, data, plan.total, start, group))
         return loaders[-1]
 
     return Setup(
@@ -179,45 +184,42 @@ def _precision(
     return dtype, {**choice.model_dump(), "device": device.type}
 
 
-def published(config: TrainConfig, data: parts.Data) -> dict[str, Any]:
-    """Return what config.json of a run holds: the network, how to prepare pictures for it, all settings, and its data.
+def data_record(data: parts.Data) -> dict[str, Any]:
+    """Return what config.json of a run holds of its data: "data", and "classes" where there are any.
 
     Called when the data have just been opened.
     """
-    model: dict[str, Any] = config.model.published_arguments()
-    if isinstance(config.recipe, SupervisedConfig):
-        model["num_classes"] = len(data.train.classes or ())
-    record: dict[str, Any] = {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
-    record["data"] = describe(data.train)
+    record: dict[str, Any] = {"data": describe(data.train)}
     if data.train.classes is not None:
         record["classes"] = list(data.train.classes)
     return record
 
 
+def published(config: TrainConfig, data: parts.Data, recipe: Recipe) -> dict[str, Any]:
+    """Return what config.json of a run holds beside its data: the network, how to prepare pictures for it, all settings."""
+    network = recipe.backbone()
+    if isinstance(network, ForeignNetwork):
+        model = network.record()
+    else:
+        model = config.model.published_arguments()
+        if isinstance(network.head, nn.Linear):
+            model["num_classes"] = network.head.out_features
+    return {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
+
+
 def callbacks(config: TrainConfig, data: parts.Data, plan: Plan, group: Processes) -> list[Callback]:
     """Return what looks at the run as it goes: the recipe's evaluation where there is a validation side, and norms."""
     chosen: list[Callback] = []
-    if data.val is not None:
-        judge = _judge(config, data, group)
-        if judge is not None:
-            chosen.append(Callback("evaluation", plan.evaluate_every, judge, best=judge.best))
+    judge, judged_by = judge_of(config, data, group), config.recipe.judged_by
+    if judge is not None:
+        chosen.append(
+            Callback("evaluation", plan.evaluate_every, judge, best=judged_by.metric, better=judged_by.better)
+        )
     probes = parts.probes_of(data, config.run.watch_images)
     if probes is not None:
         watch = partial(_watch, probes=probes)
         chosen.append(Callback("norms", plan.watch_every, watch, at_start=True))
     return chosen
-
-
-def _judge(config: TrainConfig, data: parts.Data, group: Processes) -> Top1 | Knn | Retrieval | None:
-    assert data.val is not None
-    workers = config.data.workers
-    if isinstance(config.recipe, SupervisedConfig):
-        return Top1(data.val, data.preprocess, group, workers)
-    if isinstance(config.recipe, ClipConfig):
-        return Retrieval(data.val, data.preprocess, group, workers)
-    if data.train.labels is None or data.val.labels is None:
-        return None  # self-supervision needs no labels; without them there is nothing to compare with
-    return Knn(data.train, data.val, data.preprocess, group, workers)
 
 
 def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:

@@ -6,40 +6,37 @@ of Sinkhorn-Knopp.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
-from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.average import move_towards
+from vitreg.recipes.foreign import network_of
 from vitreg.recipes.losses import cls_losses
-from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import register_penalty
-from vitreg.recipes.settings import DinoConfig, OptimConfig
-from vitreg.recipes.teacher import Targets, Tower, teacher_of, teacher_temperature
-from vitreg.schedule import cosine
+from vitreg.recipes.self_distill.teacher import Pair, Targets, Tower
+from vitreg.recipes.settings import DinoConfig
 
 
 @final
-class Dino(nn.Module):
+class Dino(Pair[DinoConfig]):
     """A student, its teacher and their heads. A batch has a stack of two global views and one of local views."""
 
     def __init__(self, model: ModelConfig, config: DinoConfig) -> None:
-        super().__init__()
-        self.model, self.config, self.group = model, config, config.group
-        vit = VisionTransformer(**model.arguments())
+        vit = network_of(model)
+        if config.crops.local_crops:
+            vit.layout(
+                (config.crops.local_size, config.crops.local_size)
+            )  # refused here if the network does not take it
         head = DinoHead(
             vit.width, config.hidden, config.bottleneck, config.prototypes, norm_last_layer=config.norm_last_layer
         )
-        self.student = Tower(vit, head)
-        self.teacher = teacher_of(self.student)
+        super().__init__(model, config, Tower(vit, head))
         self.targets = Targets(config.prototypes, "softmax", config.centre_momentum)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
@@ -64,45 +61,10 @@ class Dino(nn.Module):
     @torch.no_grad()
     def teach(self, crops: Float[Tensor, "2 B 3 H W"], progress: Progress) -> Float[Tensor, "2 B K"]:
         """Return what the student should say of each global crop."""
-        config, vit = self.config, self.teacher.backbone
-        temperature = teacher_temperature(
-            progress, config.teacher_temp_start, config.teacher_temp, config.teacher_temp_epochs
-        )
+        vit, temperature = self.teacher.backbone, self.temperature(progress)
         logits = self.teacher.dino_head(vit.pooled(vit.forward_features(crops.flatten(0, 1)))).float()  # [2B, K]
         return self.targets(logits, temperature, logits.new_ones(len(logits))).unflatten(0, (2, -1))
-
-    @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
-        """Move the centre, and the teacher towards the student."""
-        self.targets.move()
-        momentum = cosine(progress.step, self.config.momentum, self.config.momentum_end, progress.total)
-        move_towards(self.teacher, self.student, momentum)
-
-    def train(self, mode: bool = True) -> Dino:
-        """Leave the teacher as it is, in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
-        """Sort the weights of the student; prototypes do not learn in the first epoch."""
-        frozen = round(self.config.freeze_last_layer * self.config.epoch_steps)
-        return self.student.parameter_groups(optim, "student", frozen)
-
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
-        """Start student and teacher from other weights."""
-        notes = fill(self.student.backbone)
-        move_towards(self.teacher, self.student, 0.0)
-        return notes
-
-    def backbone(self) -> VisionTransformer:
-        """The teacher's network."""
-        return self.teacher.backbone
 
     def why_whole_batch(self) -> str | None:
         """Samples meet in the centre only, which is gathered over micro-batches exactly: any split is exact."""
         return None
-
-    def shards(self) -> list[nn.Module]:
-        """The blocks of student and teacher."""
-        return [*self.student.backbone.blocks, *self.teacher.backbone.blocks]

@@ -6,27 +6,23 @@ time, sees the large ones whole. Registers take part in attention and in nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.average import move_towards
 from vitreg.recipes.losses import cls_losses, ibot_loss, koleo
 from vitreg.recipes.masking import draw_block_masks, masks_weight
-from vitreg.recipes.parameters import ParamGroup
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.registers import register_penalty
-from vitreg.recipes.settings import DinoV2Config, MaskConfig, OptimConfig
-from vitreg.recipes.teacher import Targets, Tower, teacher_of, teacher_temperature
-from vitreg.schedule import cosine
+from vitreg.recipes.self_distill.teacher import Pair, Targets, Tower
+from vitreg.recipes.settings import DinoV2Config, MaskConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +64,17 @@ def hide_patches(
 
 
 @final
-class DinoV2(nn.Module):
+class DinoV2(Pair[DinoV2Config]):
     """A student, its teacher and their heads. A batch has a stack of two global views and one of local views."""
 
     def __init__(self, model: ModelConfig, config: DinoV2Config) -> None:
-        super().__init__()
-        self.model, self.config, self.group = model, config, config.group
         vit = VisionTransformer(**model.arguments(), mask_token=True)
 
         def head(prototypes: int, bottleneck: int) -> DinoHead:
             return DinoHead(vit.width, config.hidden, bottleneck, prototypes, norm_last_layer=config.norm_last_layer)
 
         separate = head(config.ibot_prototypes, config.ibot_bottleneck) if config.separate_heads else None
-        self.student = Tower(vit, head(config.prototypes, config.bottleneck), separate)
-        self.teacher = teacher_of(self.student)
+        super().__init__(model, config, Tower(vit, head(config.prototypes, config.bottleneck), separate))
         self.cls_targets = Targets(config.prototypes, config.centring, config.centre_momentum)
         patch_prototypes = config.ibot_prototypes if config.separate_heads else config.prototypes
         self.patch_targets = Targets(patch_prototypes, config.centring, config.centre_momentum)
@@ -117,51 +110,15 @@ class DinoV2(nn.Module):
         self, crops: Float[Tensor, "2 B 3 H W"], hidden: HiddenPatches, progress: Progress
     ) -> tuple[Float[Tensor, "2 B K"], Float[Tensor, "M L"]]:
         """Return what the student should say of each crop, and of each hidden patch. The teacher sees all patches."""
-        config, vit = self.config, self.teacher.backbone
-        temperature = teacher_temperature(
-            progress, config.teacher_temp_start, config.teacher_temp, config.teacher_temp_epochs
-        )
+        vit, temperature = self.teacher.backbone, self.temperature(progress)
         tokens = vit.forward_features(crops.flatten(0, 1))  # [2B, N, D]
         layout = vit.layout((crops.shape[-2], crops.shape[-1]))
         cls, patches = self.teacher.project(vit.pooled(tokens), hidden.choose(layout.take(tokens)))
         cls_targets = self.cls_targets(cls, temperature, cls.new_ones(len(cls)))
         return cls_targets.unflatten(0, (2, -1)), self.patch_targets(patches, temperature, hidden.group_share)
 
-    @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
-        """Move the centres, and the teacher towards the student."""
-        self.cls_targets.move()
-        self.patch_targets.move()
-        momentum = cosine(progress.step, self.config.momentum, self.config.momentum_end, progress.total)
-        move_towards(self.teacher, self.student, momentum)
-
-    def train(self, mode: bool = True) -> DinoV2:
-        """Leave the teacher as it is, in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
-        """Sort the weights of the student; prototypes do not learn in the first epoch."""
-        frozen = round(self.config.freeze_last_layer * self.config.epoch_steps)
-        return self.student.parameter_groups(optim, "student", frozen)
-
-    def begin_with(self, fill: Callable[[VisionTransformer], list[str]]) -> list[str]:
-        """Start student and teacher from other weights."""
-        notes = fill(self.student.backbone)
-        move_towards(self.teacher, self.student, 0.0)
-        return notes
-
-    def backbone(self) -> VisionTransformer:
-        """The teacher's network."""
-        return self.teacher.backbone
-
     def why_whole_batch(self) -> str | None:
         """Sinkhorn-Knopp spreads the targets of the whole batch; centres are gathered over micro-batches exactly."""
         if self.config.centring == "sinkhorn":
             return "Sinkhorn-Knopp balances the teacher's targets over the whole batch; centring = softmax can be split"
         return None
-
-    def shards(self) -> list[nn.Module]:
-        """The blocks of student and teacher."""
-        return [*self.student.backbone.blocks, *self.teacher.backbone.blocks]

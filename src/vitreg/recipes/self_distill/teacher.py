@@ -7,9 +7,9 @@ targets by Sinkhorn-Knopp, or by subtracting a centre and sharpening: both keep 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from vitreg.models.depth import draw_depth
 from vitreg.models.heads import DinoHead
 from vitreg.models.settings import ModelConfig
-from vitreg.models.vit import VisionTransformer
+from vitreg.recipes.average import move_towards
+from vitreg.recipes.foreign import Network
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress
 from vitreg.recipes.registers import keep_registers
-from vitreg.recipes.settings import OptimConfig
-from vitreg.recipes.targets import sinkhorn, softmax_centring, update_centre
-from vitreg.schedule import linear
+from vitreg.recipes.self_distill.targets import sinkhorn, softmax_centring, update_centre
+from vitreg.recipes.settings import DinoConfig, DinoV2Config, OptimConfig
+from vitreg.schedule import cosine, linear
+
+C = TypeVar("C", DinoConfig, DinoV2Config)
 
 
 class Tower(nn.Module):
@@ -36,7 +39,7 @@ class Tower(nn.Module):
         ibot_head: reads patches; None where there is no patch loss, or where `dino_head` serves both.
     """
 
-    def __init__(self, backbone: VisionTransformer, dino_head: DinoHead, ibot_head: DinoHead | None = None) -> None:
+    def __init__(self, backbone: Network, dino_head: DinoHead, ibot_head: DinoHead | None = None) -> None:
         super().__init__()
         self.backbone, self.dino_head, self.ibot_head = backbone, dino_head, ibot_head
 
@@ -89,6 +92,55 @@ class Tower(nn.Module):
         """
         groups = group_parameters(self, optim, frozen_last_layer=frozen_last_layer)
         return [replace(group, names=tuple(f"{prefix}.{name}" for name in group.names)) for group in groups]
+
+
+class Pair(nn.Module, Generic[C]):
+    """A student and its teacher: a recipe but for its loss. `Targets` that it holds move after every step."""
+
+    def __init__(self, model: ModelConfig, config: C, student: Tower) -> None:
+        super().__init__()
+        self.model, self.config, self.group = model, config, config.group
+        self.student = student
+        self.teacher = teacher_of(student)
+
+    def temperature(self, progress: Progress) -> float:
+        """Return the temperature of the teacher's targets in this step."""
+        config = self.config
+        return teacher_temperature(progress, config.teacher_temp_start, config.teacher_temp, config.teacher_temp_epochs)
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Move the centres, and the teacher towards the student."""
+        for targets in self.children():
+            if isinstance(targets, Targets):
+                targets.move()
+        momentum = cosine(progress.step, self.config.momentum, self.config.momentum_end, progress.total)
+        move_towards(self.teacher, self.student, momentum)
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the teacher as it is, in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def parameter_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """Sort the weights of the student; prototypes do not learn in the first epoch."""
+        frozen = round(self.config.freeze_last_layer * self.config.epoch_steps)
+        return self.student.parameter_groups(optim, "student", frozen)
+
+    def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
+        """Start student and teacher from other weights."""
+        notes = fill(self.student.backbone)
+        move_towards(self.teacher, self.student, 0.0)
+        return notes
+
+    def backbone(self) -> Network:
+        """The teacher's network."""
+        return self.teacher.backbone
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks of student and teacher."""
+        return [*self.student.backbone.blocks, *self.teacher.backbone.blocks]
 
 
 def teacher_of(student: Tower) -> Tower:

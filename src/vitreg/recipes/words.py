@@ -1,0 +1,33 @@
+"""The words of CLIP: captions as token ids, by open_clip's tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from vitreg.errors import UserError
+
+VOCABULARY = 49408  # of CLIP's byte-pair encoding; its last word ends a text, and there the text tower is read
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """CLIP's byte-pair encoding. A value of one number, so that it travels cheaply to the workers of a loader."""
+
+    context: int = 77
+
+    def __call__(self, texts: list[str]) -> Int64[Tensor, "B L"]:
+        """Return the ids of each text, lower-cased, between the start and end tokens, cut or filled with zeros to L."""
+        return open_clip().tokenize(texts, context_length=self.context)
+
+
+def open_clip() -> ModuleType:
+    """Return the package that has the text tower and the words."""
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError("CLIP trains with open_clip's text tower; pip install 'vitreg[clip]' brings it.") from None
+    return open_clip
