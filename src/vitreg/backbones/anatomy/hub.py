@@ -56,6 +56,13 @@ def read_ours(module: nn.Module) -> Anatomy | None:
     )
 
 
+def _refuse_two_norms(vit: Any) -> None:
+    if getattr(vit, "untie_cls_and_patch_norms", False):
+        raise UserError(
+            "this model norms CLS and patches apart, which is not known here; pass an Anatomy made by hand."
+        )
+
+
 def read_hub(module: nn.Module) -> Anatomy | None:
     """Describe a module shaped like the torch.hub repositories; None for anything else."""
     vit: Any = module
@@ -68,11 +75,7 @@ def read_hub(module: nn.Module) -> Anatomy | None:
     heads = _heads(vit, flat)
     if not flat or heads is None or not isinstance(cls_token, Tensor) or type(module).__module__.startswith("timm."):
         return None
-    if getattr(vit, "untie_cls_and_patch_norms", False):
-        raise UserError(
-            "this model norms CLS and patches apart, which is not known here; pass an Anatomy made by hand."
-        )
-
+    _refuse_two_norms(vit)
     name = next((n for n in _REGISTERS if getattr(vit, n, None) is not None), None)
     registers = int(getattr(vit, _REGISTERS[name])) if name else 0
     other = 1 if getattr(vit, "dist_token", None) is not None else 0

@@ -79,14 +79,14 @@ def read_timm(module: nn.Module) -> Anatomy | None:
         register_parameter=lambda: vit.reg_token[0] if registers else None,
         mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([getattr(block, "attn", None) for block in blocks]),
-        # Beit's relative position bias is tied to one window; timm resizes it only by rebuilding the model.
-        prefix_counts=tuple(
-            (block.attn, "num_prefix_tokens")
-            for block in blocks
-            if hasattr(getattr(block, "attn", None), "num_prefix_tokens")
-        ),
-        resizable=not beit,
+        prefix_counts=_prefix_counts(blocks),
+        resizable=not beit,  # its relative position bias is tied to one window; timm resizes it by rebuilding the model
     )
+
+
+def _prefix_counts(blocks: tuple[nn.Module, ...]) -> tuple[tuple[nn.Module, str], ...]:
+    attentions: Any = [getattr(block, "attn", None) for block in blocks]
+    return tuple((each, "num_prefix_tokens") for each in attentions if hasattr(each, "num_prefix_tokens"))
 
 
 def _count(token: Tensor | None) -> int:

@@ -144,15 +144,8 @@ def load_state(
         unexpected=file.native(key for name in lost for key in names[name]),
     )
     complaints.judge(tensors, wanted, notes, remedy, allow_partial=allow_partial)
-    idle = sorted({name.split(".")[0] for name in missing} - {name.split(".")[0] for name in untrained})
-    if idle:
-        notes.append(f"{source} has no values for {', '.join(idle)} of the model; the features do not pass through it.")
-    # Heads beside the ViT: taken over where file and model are of one kind.
-    heads = {
-        name: file.beside[name]
-        for name, value in model.beside.items()
-        if name in file.beside and file.beside[name].shape == value.shape
-    }
+    _note_idle(missing, untrained, source, notes)
+    heads = _heads(file.beside, model.beside)
     unused = [key for name in tensors if name not in wanted for key in names[name]]
     _note_unused([*unused, *(name for name in file.beside if name not in heads)], bool(lost), source, notes)
     loaded = {model.keys[model.prefix + name]: value for name, value in fresh.items()}
@@ -168,6 +161,18 @@ def load_state(
         tuple(places[name].name for name in untrained),
         tuple(lost),
     )
+
+
+def _heads(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the heads beside the ViT that file and model both have, in the same shape."""
+    return {name: given[name] for name, own in wanted.items() if name in given and given[name].shape == own.shape}
+
+
+def _note_idle(missing: Sequence[str], untrained: Sequence[str], source: str, notes: list[str]) -> None:
+    """Say which parts of the model have no values, and do not matter to its features."""
+    idle = sorted({name.split(".")[0] for name in missing} - {name.split(".")[0] for name in untrained})
+    if idle:
+        notes.append(f"{source} has no values for {', '.join(idle)} of the model; the features do not pass through it.")
 
 
 def _norm_every_token(

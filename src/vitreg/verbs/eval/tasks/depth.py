@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,7 +142,6 @@ class Depth(DepthSettings):
                 f"no pixel of {sides.test.title} has a depth between {NEAREST:g} and {self.max_depth:g} m to judge; "
                 "look at --depth-scale."
             )
-        training = self.training()
         found = {"head": scores.mean(), **{name: part.mean() for name, part in controls.items()}}
         rows: list[list[Cell]] = [[name, *(values[e] for e in DEPTH_ERRORS)] for name, values in found.items()]
         notes = [f"{unknown} test images have no known depth in range and do not count."] if unknown else []
@@ -151,35 +151,35 @@ class Depth(DepthSettings):
             units={"rmse": "m", "abs_rel": "", "log10": ""},
             controls={name: found[name]["rmse"] for name in constants},
             counts={"train": source.images, "test": scores.images},
-            protocol={
-                "protocol": self.protocol,
-                "head": f"lin. {self.layers}, 256 bins up to {self.max_depth:g} m",
-                "blocks": list(blocks),
-                "tokens": f"patches{' and class token' if self.cls else ''}, {'after' if self.final_norm else 'before'} the final norm",
-                **source.settings,
-                "pixels judged": f"{NEAREST:g} to {self.max_depth:g} m"
-                + (
-                    ", Eigen's crop"
-                    if cropped == scores.images
-                    else ", whole image"
-                    if not cropped
-                    else ", Eigen's crop at 480x640"
-                ),
-                "loss": "SigLoss" + (" + 0.5 gradient loss" if self.gradient_loss else ""),
-                "optimiser": "AdamW",
-                "steps": training.steps,
-                "warm-up": training.warmup,
-                "learning rate": training.rate,
-                "weight decay": training.weight_decay,
-                "clip": training.clip,
-                "batch": self.images_of_a_step,
-            },
+            protocol=self._protocol(source, blocks, cropped / scores.images),
             larger_is_better=False,
             tables=(Table(title="Errors of depth", columns=["what", *DEPTH_ERRORS], rows=rows),),
             notes=(*sides.train.notes, *sides.test.notes, *notes),
             skipped=source.skipped,
             sheets={"depth": album.of_depths(f"Depth: RMSE {found['head']['rmse']:.3g} m", NEAREST, self.max_depth)},
         )
+
+    def _protocol(self, source: DenseSource, blocks: tuple[int, ...], cropped: float) -> dict[str, Any]:
+        """Say how it was measured; `cropped` is the share of images judged inside Eigen's crop."""
+        training = self.training()
+        inside = {0.0: "whole image", 1.0: "Eigen's crop"}.get(cropped, "Eigen's crop at 480x640")
+        norm = "after" if self.final_norm else "before"
+        return {
+            "protocol": self.protocol,
+            "head": f"lin. {self.layers}, 256 bins up to {self.max_depth:g} m",
+            "blocks": list(blocks),
+            "tokens": f"patches{' and class token' if self.cls else ''}, {norm} the final norm",
+            **source.settings,
+            "pixels judged": f"{NEAREST:g} to {self.max_depth:g} m, {inside}",
+            "loss": "SigLoss" + (" + 0.5 gradient loss" if self.gradient_loss else ""),
+            "optimiser": "AdamW",
+            "steps": training.steps,
+            "warm-up": training.warmup,
+            "learning rate": training.rate,
+            "weight decay": training.weight_decay,
+            "clip": training.clip,
+            "batch": self.images_of_a_step,
+        }
 
 
 def blocks_to_read(depth: int, count: int) -> tuple[int, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from vitreg.passes.bench import Bench
+from vitreg.passes.view import View
 from vitreg.probes.neighbours import KNeighbours, few_shot
 from vitreg.probes.rows import Part
 from vitreg.probes.scores import top_k
@@ -50,14 +52,6 @@ class Knn(KnnSettings):
         for name, row in self._few(bench, data):
             metrics[name] = float(row[2] or 0.0)
             rows.append(row)
-        notes = list(data.notes)
-        if max(self.k) > len(data.train):
-            notes.append(f"More neighbours were asked for than the {len(data.train)} training images; all voted.")
-        fewest = int(data.train.labels.bincount()[data.train.labels.unique()].min())
-        if max(self.n_per_class, default=0) > fewest:
-            notes.append(
-                f"Some class has only {fewest} training images; where more were asked for, all of its own voted."
-            )
         return Outcome(
             headline=f"knn{headline}",
             metrics=metrics,
@@ -68,17 +62,7 @@ class Knn(KnnSettings):
             trials=data.trials(f"knn{k}" for k in ranked) | {f"knn{k}_top5": len(data.test.labels) for k in ranked},
             counts=data.counts,
             classes=len(data.classes),
-            protocol={
-                "metric": data.metric,
-                "token": self.token,
-                "final_norm": True,
-                "transform": transform_words(view),
-                "similarity": "cosine",
-                "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
-                "k": list(self.k),
-                "top5": "classes with a vote only",
-            }
-            | ({"n_per_class": list(self.n_per_class), "n_tries": self.n_tries} if self.n_per_class else {}),
+            protocol=self._protocol(data, view),
             tables=(
                 Table(
                     title="Votes of the nearest training images",
@@ -86,9 +70,30 @@ class Knn(KnnSettings):
                     rows=rows,
                 ),
             ),
-            notes=tuple(notes),
+            notes=(*data.notes, *self._notes(data)),
             skipped=data.skipped,
         )
+
+    def _protocol(self, data: Probed, view: View) -> dict[str, Any]:
+        few = {"n_per_class": list(self.n_per_class), "n_tries": self.n_tries} if self.n_per_class else {}
+        return {
+            "metric": data.metric,
+            "token": self.token,
+            "final_norm": True,
+            "transform": transform_words(view),
+            "similarity": "cosine",
+            "votes": f"softmax(similarity / {self.temperature:g}) over the nearest {max(self.k)}",
+            "k": list(self.k),
+            "top5": "classes with a vote only",
+            **few,
+        }
+
+    def _notes(self, data: Probed) -> Iterator[str]:
+        if max(self.k) > len(data.train):
+            yield f"More neighbours were asked for than the {len(data.train)} training images; all voted."
+        fewest = int(data.train.labels.bincount()[data.train.labels.unique()].min())
+        if max(self.n_per_class, default=0) > fewest:
+            yield f"Some class has only {fewest} training images; where more were asked for, all of its own voted."
 
     def _few(self, bench: Bench, data: Probed) -> Iterator[tuple[str, list[Cell]]]:
         """Vote with few images of each class; k never exceeds their number, which is tried itself (as officially)."""

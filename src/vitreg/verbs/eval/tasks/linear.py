@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -131,8 +132,7 @@ class Linear(LinearSettings):
             [f"last {kind.blocks}", "yes" if kind.mean else "no", rate, value]
             for (kind, rate), value in zip(heads, scores, strict=True)
         ]
-        kind, rate = list(heads)[best]
-        token = "class tokens" if with_cls else "means of the patch tokens"
+        rate = list(heads)[best][1]
         notes = [
             f"The head was picked on the side it is judged on, as published: {data.metric} is the best of {len(heads)}."
         ]
@@ -150,22 +150,7 @@ class Linear(LinearSettings):
             trials=data.trials([data.metric]),
             counts={name: count for name, count in data.counts.items() if name != "val"},
             classes=len(data.classes),
-            protocol={
-                "metric": data.metric,
-                "heads": len(heads),
-                "picked_on": "test",
-                "input": f"{token} of the last {kind.blocks}" + (" and mean of the patches" if kind.mean else ""),
-                "lr": rate,
-                "lr_from": list(self.lr),
-                "final_norm": True,
-                "optimiser": f"SGD, momentum {MOMENTUM:g}, no weight decay, cosine to 0, lr times batch / 256",
-                "steps": self.steps,
-                "batch": self.batch,
-                "training_images": f"random resized crops {_SCALE[0]:g} to {_SCALE[1]:g}, mirrored"
-                if self.augmented
-                else "stored features, not augmented",
-                "transform": transform_words(view),
-            },
+            protocol=self._protocol(data, heads, best, view, with_cls),
             tables=(
                 Table(
                     title="All heads",
@@ -176,6 +161,25 @@ class Linear(LinearSettings):
             notes=(*data.notes, *notes),
             skipped=data.skipped,
         )
+
+    def _protocol(self, data: Probed, heads: LinearHeads, best: int, view: View, with_cls: bool) -> dict[str, Any]:
+        kind, rate = list(heads)[best]
+        token = "class tokens" if with_cls else "means of the patch tokens"
+        crops = f"random resized crops {_SCALE[0]:g} to {_SCALE[1]:g}, mirrored"
+        return {
+            "metric": data.metric,
+            "heads": len(heads),
+            "picked_on": "test",
+            "input": f"{token} of the last {kind.blocks}" + (" and mean of the patches" if kind.mean else ""),
+            "lr": rate,
+            "lr_from": list(self.lr),
+            "final_norm": True,
+            "optimiser": f"SGD, momentum {MOMENTUM:g}, no weight decay, cosine to 0, lr times batch / 256",
+            "steps": self.steps,
+            "batch": self.batch,
+            "training_images": crops if self.augmented else "stored features, not augmented",
+            "transform": transform_words(view),
+        }
 
 
 class _Features:

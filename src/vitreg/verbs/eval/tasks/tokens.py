@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -17,6 +19,7 @@ from vitreg.passes.bench import Bench
 from vitreg.probes.logistic import GRID, LogisticSweep
 from vitreg.probes.scores import score
 from vitreg.results import Cell, Table
+from vitreg.tokens import TokenLayout
 from vitreg.verbs.eval.settings.tokens import TokensSettings
 from vitreg.verbs.eval.task import Outcome
 from vitreg.verbs.eval.token_pass import Classify, TokenPass
@@ -51,62 +54,46 @@ class Tokens(TokensSettings):
             classify: tells outliers from normal patches; None leaves their row out.
             low: outliers have low norms rather than high ones.
         """
-        train_all, test_all = (_collect(tokens, data, classify, low) for data in (sides.train, sides.test))
-        train, test = train_all, test_all
-        names, notes = train.names, []
-        if not tokens.layout.cls:
-            notes.append("This model has no class token, so that row is left out.")
-        if not tokens.layout.registers:
-            notes.append("This model has no registers, so their rows are left out.")
-        elif len(tokens.layout.registers) > MOST_REGISTERS:
-            notes.append(f"Only the first {MOST_REGISTERS} of {len(tokens.layout.registers)} registers are probed.")
-        if classify is not None:
-            without = [int((~side.complete).sum()) for side in (train, test)]
-            how = "left out of the rows" if self.missing == "skip" else "probed by their patch of most extreme norm"
-            notes.append(f"{without[0]} training and {without[1]} test images had no outlier and were {how}.")
-            if self.missing == "skip":
-                train, test = train.only(train.complete), test.only(test.complete)
+        everyone = _collect(tokens, sides.train, classify, low), _collect(tokens, sides.test, classify, low)
+        train, test = everyone
+        if classify is not None and self.missing == "skip":
+            train, test = train.only(train.complete), test.only(test.complete)
         _enough(train, test, bench.data)
-        classes = 1 + int(max(train_all.labels.max(), test_all.labels.max()))
-        answers = {name: _answers(train, test, name, classes, bench.seed) for name in names}
-        rows: list[list[Cell]] = []
-        metrics: dict[str, float] = {}
-        trials: dict[str, int] = {}
-        for name, (found, strength) in answers.items():
-            metrics[_key(name)] = value = score(found, test.labels, sides.metric)
-            trials[_key(name)] = len(test.labels)
-            rows.append([name, value, len(train.labels), len(test.labels), strength])
-        if len(train.labels) < len(train_all.labels) and tokens.layout.cls:
-            found, strength = _answers(train_all, test_all, CLS, classes, bench.seed)
-            trials["class_token_all_images"] = len(test_all.labels)
-            metrics["class_token_all_images"] = value = score(found, test_all.labels, sides.metric)
-            rows.append([f"{CLS}, all images", value, len(train_all.labels), len(test_all.labels), strength])
+        classes, names = 1 + int(max(side.labels.max() for side in everyone)), train.names
+
+        def answered(name: str, train: _Side, test: _Side) -> tuple[Tensor, float]:
+            return _answers(train, test, name, classes, bench.seed)
+
+        judged = {name: (answered(name, train, test), train, test) for name in names}
+        if len(train.labels) < len(everyone[0].labels) and tokens.layout.cls:
+            judged[f"{CLS}, all images"] = (answered(CLS, *everyone), *everyone)
+        metrics = {
+            _key(name): score(found, side.labels, sides.metric) for name, ((found, _), _, side) in judged.items()
+        }
+        trials = {_key(name): len(side.labels) for name, (_, _, side) in judged.items()}
+        rows: list[list[Cell]] = [
+            [name, metrics[_key(name)], len(own.labels), len(side.labels), strength]
+            for name, ((_, strength), own, side) in judged.items()
+        ]
         if classify is not None:
-            right = {name: (answers[name][0] == test.labels).numpy().astype(float) for name in (NORMAL, OUTLIER)}
-            low_end, high_end = (100 * end for end in paired_difference(right[OUTLIER] - right[NORMAL]))
-            metrics |= {"outlier_minus_normal_low": low_end, "outlier_minus_normal_high": high_end}
+            right = {name: (judged[name][0][0] == test.labels).numpy().astype(float) for name in (NORMAL, OUTLIER)}
+            ends = paired_difference(right[OUTLIER] - right[NORMAL])
+            metrics |= {
+                f"outlier_minus_normal_{end}": 100 * value for end, value in zip(("low", "high"), ends, strict=True)
+            }
         headline = next(name for name in (OUTLIER, CLS, NORMAL) if name in names)
-        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(bench.seed))
-        shuffled, _ = _answers(
-            _Side(names, train.tokens, train.labels[order], train.complete), test, headline, classes, bench.seed
-        )
-        common = train.labels.bincount().argmax().expand(len(test.labels))
+        shuffled, _ = answered(headline, train.shuffled(bench.seed), test)
+        majority = train.labels.bincount().argmax().expand(len(test.labels))
         return Outcome(
             headline=_key(headline),
             metrics=metrics,
             controls={
                 "fitted to shuffled labels": score(shuffled, test.labels, sides.metric),
-                "majority class": score(common, test.labels, sides.metric),
+                "majority class": score(majority, test.labels, sides.metric),
             },
             trials=trials if sides.metric == "top1" else {},
             counts={"train": len(train.labels), "test": len(test.labels)},
-            protocol={
-                "probe": "logistic regression on one token of each image, the same images in every row",
-                "metric": sides.metric,
-                "c": f"best on a random tenth of the training images, of {len(GRID)} from {GRID[0]:g} to {GRID[-1]:g}",
-                "images_without_outlier": self.missing if classify is not None else None,
-                "difference": "outlier minus normal, top-1, 95 % interval of paired shares over test images",
-            },
+            protocol=self._protocol(sides.metric, classify is not None),
             classes=classes,
             tables=(
                 Table(
@@ -115,8 +102,30 @@ class Tokens(TokensSettings):
                     rows=rows,
                 ),
             ),
-            notes=tuple(notes),
+            notes=tuple(self._notes(tokens.layout, None if classify is None else everyone)),
         )
+
+    def _protocol(self, metric: str, told_apart: bool) -> dict[str, Any]:
+        return {
+            "probe": "logistic regression on one token of each image, the same images in every row",
+            "metric": metric,
+            "c": f"best on a random tenth of the training images, of {len(GRID)} from {GRID[0]:g} to {GRID[-1]:g}",
+            "images_without_outlier": self.missing if told_apart else None,
+            "difference": "outlier minus normal, top-1, 95 % interval of paired shares over test images",
+        }
+
+    def _notes(self, layout: TokenLayout, sides: tuple[_Side, ...] | None) -> Iterator[str]:
+        """Say which rows are left out, and how many images have no outlier."""
+        if not layout.cls:
+            yield "This model has no class token, so that row is left out."
+        if not layout.registers:
+            yield "This model has no registers, so their rows are left out."
+        elif len(layout.registers) > MOST_REGISTERS:
+            yield f"Only the first {MOST_REGISTERS} of {len(layout.registers)} registers are probed."
+        if sides is not None:
+            without = [int((~side.complete).sum()) for side in sides]
+            how = "left out of the rows" if self.missing == "skip" else "probed by their patch of most extreme norm"
+            yield f"{without[0]} training and {without[1]} test images had no outlier and were {how}."
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,10 @@ class _Side:
 
     def only(self, chosen: Bool[Tensor, "n"]) -> _Side:
         return _Side(self.names, self.tokens[chosen], self.labels[chosen], self.complete[chosen])
+
+    def shuffled(self, seed: int) -> _Side:
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
+        return replace(self, labels=self.labels[order])
 
 
 def _collect(tokens: TokenPass, data: TrainingSet, classify: Classify | None, low: bool) -> _Side:
@@ -184,4 +197,4 @@ def _answers(train: _Side, test: _Side, name: str, classes: int, seed: int) -> t
 
 
 def _key(name: str) -> str:
-    return name.replace(" ", "_")
+    return name.replace(",", "").replace(" ", "_")
