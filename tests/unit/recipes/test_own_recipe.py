@@ -147,7 +147,7 @@ def test_the_example_keeps_the_promises_of_a_recipe(example):
 def test_the_command_line_knows_it(example, data):
     base = encode(decode(TrainConfig, settings_of("toy", data)))
     assert read_words(["--recipe.brightest", "3"], base) == {"recipe": {"brightest": "3"}}
-    from vitreg.cli.train import overview
+    from vitreg.cli.verbs.train import overview
 
     assert re.search(r"^  rotation +Tell by how many quarter turns", overview(), re.MULTILINE)
     with pytest.raises(UserError, match=r"no setting 'recipe\.brightes'"):
