@@ -88,7 +88,7 @@ def cell(job: tuple[str, int, Side, int, int, int]) -> dict[str, object]:
     kind, images, side, which, draws, resamples = job
     rng = np.random.default_rng((images, which, len(kind), len(side)))
     norms = count(NORMS[kind](images, rng))
-    said = power.power_of(np.stack([norms, norms], axis=1), PATCHES, (0, 0), mixture)
+    said = power.power_of(np.stack([norms, norms], axis=1), (PATCHES,) * 2, (0, 0), mixture)
     edge = (said.detectable if side == "high" else said.below)[which]
     row: dict[str, object] = {
         "norms": kind,

@@ -54,7 +54,7 @@ class ModelRecord(Record):
     library: str
     blocks: int
     width: int
-    heads: int
+    heads: int | None = Field(description="attention heads of a block; null for a model without attention")
     parameters: int
     patch: tuple[int, int] = Field(description="height, width in pixels")
     image_size: tuple[int, int] = Field(description="height, width in pixels, as scanned")

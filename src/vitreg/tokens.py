@@ -6,7 +6,7 @@ height first. Patches need not lie side by side, and some may be gone: readers t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any, Literal, TypeVar
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from vitreg.errors import UserError
 
 Role = Literal["cls", "register", "other", "patch"]
 Values = TypeVar("Values", Tensor, np.ndarray)
@@ -180,6 +182,19 @@ class TokenLayout:
             found[(*ahead, gone)] = fill
         return found
 
+    def places(self, common: TokenLayout) -> Int64[Tensor, "N"]:
+        """Return the index in this sequence of every token of another layout of the same image, -1 for those it lacks.
+
+        Patches are matched by their place on the grid, other tokens by their order within their role.
+        """
+        found = torch.full((common.length,), GONE)
+        for own, theirs in ((self.cls, common.cls), (self.registers, common.registers), (self.other, common.other)):
+            for index, place in zip(own, theirs, strict=False):
+                found[place] = index
+        there = common.present
+        found[common.patch_index[there]] = self.patch_index[there]
+        return found
+
     def role(self, index: int) -> Role:
         """Return the role of one token."""
         if not 0 <= index < self.length:
@@ -198,6 +213,26 @@ class TokenLayout:
         """The index of every patch, row by row."""
         patches = self.patches
         return tuple(range(patches.start, patches.stop)) if isinstance(patches, slice) else tuple(patches)
+
+
+def common_layout(layouts: Sequence[TokenLayout]) -> TokenLayout:
+    """Return a layout in which every token of several layouts of one image has a place, and no patch is gone.
+
+    The first of them, where it holds all.
+
+    Raises:
+        UserError: for layouts with different grids.
+    """
+    first, grids = layouts[0], sorted({layout.grid for layout in layouts})
+    if len(grids) > 1:
+        words = " and ".join(f"{rows}x{cols}" for rows, cols in grids)
+        raise UserError(f"this model has patches on grids of {words}, and blocks are compared on one grid only.")
+    cls, registers, other = (
+        max(len(getattr(each, role)) for each in layouts) for role in ("cls", "registers", "other")
+    )
+    if first.whole and (len(first.cls), len(first.registers), len(first.other)) == (cls, registers, other):
+        return first
+    return TokenLayout.prefixed(first.grid, cls_tokens=cls, registers=registers, other=other)
 
 
 @dataclass(frozen=True, slots=True)

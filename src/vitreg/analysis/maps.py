@@ -145,6 +145,7 @@ def whitened_components(
     *,
     per_image: bool = False,
     robust: bool = False,
+    present: Bool[Tensor, "P"] | None = None,
 ) -> Float[Tensor, "B rows cols K"]:
     """First `count` principal components of patch tokens in units of sigma, on their grid, with a fixed sign.
 
@@ -158,12 +159,16 @@ def whitened_components(
         count: K.
         per_image: fit (and turn) every image alone instead of all together. Together, a colour means the same in all.
         robust: see `fit_components`.
+        present: which patches there are, None for all; the others take no part and are NaN.
     Raises:
         ValueError: if the grid does not hold P patches.
     """
     if grid[0] * grid[1] != patches.shape[1]:
         raise ValueError(f"a {grid[0]}x{grid[1]} grid holds {grid[0] * grid[1]} patches, not {patches.shape[1]}")
-    patches = patches.float()
+    there = torch.ones(patches.shape[1], dtype=torch.bool) if present is None else present
+    there = there.to(patches.device)
+    found = patches.new_full((*patches.shape[:2], count), torch.nan, dtype=torch.float32)
+    patches = patches.float() if bool(there.all()) else patches[:, there].float()
     patches = patches / patches.abs().amax().clamp_min(
         torch.finfo(torch.float32).tiny
     )  # distances of any size fit then
@@ -172,23 +177,33 @@ def whitened_components(
     for each in sets:
         components = fit_components(each.flatten(0, 1), count, robust=robust)
         scores = components.scores(each)  # [b, P, K]
-        maps.append(scores * _signs(scores, components.axes, grid))
-    return torch.cat(maps).unflatten(1, grid)
+        maps.append(scores * _signs(scores, components.axes, grid, there))
+    found[:, there] = torch.cat(maps)
+    return found.unflatten(1, grid)
 
 
 def first_component(
-    patches: Float[Tensor, "B P D"], grid: tuple[int, int], *, per_image: bool = False
+    patches: Float[Tensor, "B P D"],
+    grid: tuple[int, int],
+    *,
+    per_image: bool = False,
+    present: Bool[Tensor, "P"] | None = None,
 ) -> Float[Tensor, "B rows cols"]:
     """First principal component of the patch tokens, whitened: draw it over [-3, 3] sigma (the paper's Fig. 15).
 
     Fitted on every token, outliers included, as in the paper: where a model has strong outliers this component shows
     them. Sign and arguments as in `whitened_components`.
     """
-    return whitened_components(patches, grid, 1, per_image=per_image)[..., 0]
+    return whitened_components(patches, grid, 1, per_image=per_image, present=present)[..., 0]
 
 
 def pca_rgb(
-    patches: Float[Tensor, "B P D"], grid: tuple[int, int], *, per_image: bool = False, robust: bool = True
+    patches: Float[Tensor, "B P D"],
+    grid: tuple[int, int],
+    *,
+    per_image: bool = False,
+    robust: bool = True,
+    present: Bool[Tensor, "P"] | None = None,
 ) -> Float[Tensor, "B rows cols 3"]:
     """First three principal components as red, green, blue in 0..1.
 
@@ -202,8 +217,9 @@ def pca_rgb(
         grid: (rows, cols) with rows * cols == P.
         per_image: fit every image alone instead of all together.
         robust: leave outlier tokens out of the fit, see `fit_components`.
+        present: see `whitened_components`.
     """
-    scores = whitened_components(patches, grid, 3, per_image=per_image, robust=robust)
+    scores = whitened_components(patches, grid, 3, per_image=per_image, robust=robust, present=present)
     return (scores / 6 + 0.5).clamp(0, 1)
 
 
@@ -217,14 +233,16 @@ def _near(x: Float[Tensor, "n D"]) -> Bool[Tensor, " n"]:
     return distance <= median + FAR * 1.4826 * deviation
 
 
-def _signs(scores: Float[Tensor, "b P K"], axes: Float[Tensor, "K D"], grid: tuple[int, int]) -> Float[Tensor, " K"]:
-    """+1 or -1 per component, as documented in `whitened_components`."""
+def _signs(
+    scores: Float[Tensor, "b n K"], axes: Float[Tensor, "K D"], grid: tuple[int, int], there: Bool[Tensor, "P"]
+) -> Float[Tensor, " K"]:
+    """+1 or -1 per component of the n patches that are there, as documented in `whitened_components`."""
     border = torch.zeros(grid, dtype=torch.bool, device=scores.device)
     border[0], border[-1], border[:, 0], border[:, -1] = True, True, True, True
-    border = border.flatten()
+    border = border.flatten()[there]
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))[:, 0]  # [K]
     fallback = torch.where(largest < 0, -1.0, 1.0)
-    if bool(border.all()):
+    if bool(border.all()) or not bool(border.any()):
         return fallback
     contrast = scores[:, ~border].mean((0, 1)) - scores[:, border].mean((0, 1))  # [K]
     return torch.where(contrast.abs() > 1e-4, torch.where(contrast < 0, -1.0, 1.0), fallback)

@@ -34,11 +34,11 @@ class BatchStatistics:
 
     indices: np.ndarray  # int64 [B], global image numbers
     names: tuple[str, ...]
-    norms: np.ndarray  # [L, B, N]
+    norms: np.ndarray  # [L, B, N]; 0 for tokens that are not there after a block
     entering: np.ndarray | None  # [B, N], norms of the tokens that enter block 0
     cosine: np.ndarray | None  # [B, P], to the 4 neighbours after patch embedding
     cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
-    received: np.ndarray | None  # [L, B, P], times the mean over patches
+    received: np.ndarray | None  # [L, B, P], times the mean over patches; 0, as above, for patches that are gone
 
 
 @dataclass
@@ -73,12 +73,27 @@ class Sums:
 
 
 class Tally:
-    """Takes batches in, gives sums and a second look at every token out. A context manager: the spill file is removed."""
+    """Takes batches in, gives sums and a second look at every token out. A context manager: the spill file is removed.
+
+    Args:
+        layout: of the tokens of all blocks, no patch gone.
+        present: bool [L + 1, N], which tokens enter block 0 and which are there after each block; None for all. What is
+            not there is counted nowhere.
+    """
 
     def __init__(
-        self, layers: int, layout: TokenLayout, folder: Path | None = None, spill: IO[bytes] | None = None
+        self,
+        layers: int,
+        layout: TokenLayout,
+        folder: Path | None = None,
+        spill: IO[bytes] | None = None,
+        present: np.ndarray | None = None,
     ) -> None:
         self.layers, self.layout = layers, layout
+        self.present = np.ones((layers + 1, layout.length), bool) if present is None else present
+        patches = layout.take(self.present, -1)  # [L + 1, P]
+        self._there = [slice(None) if row.all() else row for row in patches]
+        self._counts = patches.sum(1)
         self.sums = Sums.zero(layers, len(layout.registers))
         self.extremes = np.stack([np.full(layers, -np.inf), np.full(layers, -np.inf)])  # -minimum, maximum
         self.indices: list[np.ndarray] = []
@@ -92,23 +107,32 @@ class Tally:
     def __exit__(self, *_: object) -> None:
         self._spill.close()
 
+    def there(self, layer: int) -> slice | np.ndarray:
+        """Which patches, of all P, are there after a block; -1 for those that enter block 0."""
+        return self._there[layer + 1]
+
+    def patches_after(self, layer: int) -> int:
+        """How many patches of an image are there after a block; -1 for before block 0."""
+        return int(self._counts[layer + 1])
+
     def add(self, batch: BatchStatistics) -> None:
         """Count one batch."""
         base, offsets = pack(encode(batch.norms))  # [L, B], [L, B, N]
         codes = unpack(base, offsets)  # counted as they will be read back
-        patches = to_bin(codes[:, :, self.layout.patches]).astype(np.int64)  # [L, B, P]
+        patches = to_bin(self.layout.take(codes, -1)).astype(np.int64)  # [L, B, P]
         size, sums = len(batch.indices), self.sums
         sums.images += size
-        patch_norms = batch.norms[:, :, self.layout.patches].reshape(self.layers, -1)
-        self.extremes = np.maximum(self.extremes, np.stack([-patch_norms.min(1), patch_norms.max(1)]))
+        patch_norms = self.layout.take(batch.norms, -1)
         for layer in range(self.layers):
-            bins = patches[layer].ravel()
+            there = self.there(layer)
+            norms, bins = patch_norms[layer][:, there], patches[layer][:, there].ravel()
+            self.extremes[:, layer] = np.maximum(self.extremes[:, layer], (-norms.min(), norms.max()))
             sums.counts[layer] += np.bincount(bins, minlength=BINS)
             # What a token does to attention shows in the block that reads it: the next one.
             if batch.cls_attention is not None and layer + 1 < self.layers:
-                sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer + 1].ravel(), BINS)
+                sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer + 1][:, there].ravel(), BINS)
             if batch.received is not None and layer + 1 < self.layers:
-                sums.received[layer] += np.bincount(bins, batch.received[layer + 1].ravel(), BINS)
+                sums.received[layer] += np.bincount(bins, batch.received[layer + 1][:, there].ravel(), BINS)
             if batch.received is not None:
                 sums.sinks[layer] += (batch.received[layer] > SINK).sum()
         sums.with_attention += (size * (batch.cls_attention is not None), size * (batch.received is not None))
@@ -213,7 +237,7 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
         layer: whose norms to judge.
         first_bin: the threshold as index of a bin edge; outliers have bin >= first_bin (high) or < first_bin (low).
     """
-    rows, cols = tally.layout.grid
+    (rows, cols), there = tally.layout.grid, tally.there(layer)
     look = SecondLook(
         layer=layer,
         side=side,
@@ -227,8 +251,10 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
     )
     per_image = []
     for codes, cosine in tally.tokens():
-        norms = codes[:, layer, tally.layout.patches]  # [n, P]
-        outlier = is_outlier(norms, first_bin, side)
+        patches = tally.layout.take(codes, -1)  # [n, L, P]
+        norms = patches[:, layer, there]
+        outlier = np.zeros((len(codes), rows * cols), bool)
+        outlier[:, there] = is_outlier(norms, first_bin, side)
         own = np.median(norms, axis=1, keepdims=True)
         far = norms >= own + STEPS_PER_OCTAVE if side == "high" else norms <= own - STEPS_PER_OCTAVE
         look.own += np.bincount(far.sum(1), minlength=len(look.own))
@@ -237,12 +263,14 @@ def look_again(tally: Tally, layer: int, first_bin: int, side: str, group: Proce
         look.images_with += (per_image[-1] > 0).sum()
         look.isolated += _isolated(outlier.reshape(-1, rows, cols)).sum()
         image, patch = outlier.nonzero()
-        bins = to_bin(codes[image, :, tally.layout.patches.start + patch]).astype(np.int64)  # [outliers, L]
+        bins = to_bin(patches[image, :, patch]).astype(np.int64)  # [outliers, L]
+        kept = tally.layout.take(tally.present, -1)[1:, patch]  # [L, outliers], those that are there
         for each in range(tally.layers):
-            look.followed[each] += np.bincount(bins[:, each], minlength=BINS)
+            look.followed[each] += np.bincount(bins[kept[each], each], minlength=BINS)
         if cosine is not None:
             for flag in (0, 1):
-                look.cosine[flag] += np.bincount(cosine[outlier == bool(flag)], minlength=COSINE_BINS)
+                same = outlier[:, there] == bool(flag)
+                look.cosine[flag] += np.bincount(cosine[:, there][same], minlength=COSINE_BINS)
     for name in ("positions", "cosine", "isolated", "followed", "images_with", "own"):
         setattr(look, name, group.sum(getattr(look, name)))
     look.per_image = np.concatenate(per_image) if per_image else look.per_image
@@ -264,16 +292,17 @@ class Origin:
 
 def origins(tally: Tally, found: list[tuple[int, str, int]], group: Processes) -> list[Origin]:
     """Look at the tokens of several detections (layer, side, first_bin) before the first block, in one pass."""
-    patches = tally.layout.patches
-    positions = np.zeros((len(found), tally.layout.num_patches))
+    layout, present = tally.layout, tally.layout.take(tally.present, -1)
+    positions = np.zeros((len(found), layout.num_patches))
     entering = np.zeros((len(found), 2, BINS))
     for codes, before in tally.entering() if found else ():
-        bins = to_bin(before[:, patches]).astype(np.int64)
+        bins, patches = to_bin(layout.take(before, -1)).astype(np.int64), layout.take(codes, -1)
         for row, (layer, side, first_bin) in enumerate(found):
-            outlier = is_outlier(codes[:, layer, patches], first_bin, side)
+            outlier = is_outlier(patches[:, layer], first_bin, side) & present[layer + 1]
             positions[row] += outlier.sum(0)
             for flag in (0, 1):
-                entering[row, flag] += np.bincount(bins[outlier == bool(flag)], minlength=BINS)
+                same = (outlier == bool(flag)) & present[layer + 1] & present[0]
+                entering[row, flag] += np.bincount(bins[same], minlength=BINS)
     positions, entering = group.sum(positions), group.sum(entering)
     result = []
     for row, (_, side, _) in enumerate(found):
@@ -308,7 +337,7 @@ def group_histograms(tally: Tally, layers: list[int], group: Processes) -> np.nd
         groups = order[start : start + len(codes)] % GROUPS
         start += len(codes)
         for position, layer in enumerate(layers):
-            bins = to_bin(codes[:, layer, tally.layout.patches]).astype(np.int64)
+            bins = to_bin(tally.layout.take(codes[:, layer], -1)[:, tally.there(layer)]).astype(np.int64)
             flat = np.bincount((groups[:, None] * BINS + bins).ravel(), minlength=GROUPS * BINS)
             histograms[:, position] += flat.reshape(GROUPS, BINS).astype(np.int32)
     return group.sum(histograms)

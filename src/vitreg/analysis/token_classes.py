@@ -60,13 +60,13 @@ def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tens
 
 
 def rule_at_peak(
-    norms: Float[Tensor, "L n P"], entering: Float[Tensor, "n P"] | None, detector: Detector
+    norms: Sequence[Float[Tensor, "n K"]], entering: Sequence[Float[Tensor, "n K"]] | None, detector: Detector
 ) -> tuple[OutlierRule, int | None, bool]:
     """Look for the layer where outliers stand out most, as the scan does: no label is needed for it.
 
     Args:
-        norms: of the patch tokens of some images after several blocks.
-        entering: of the same tokens before block 0; None where the library hides them.
+        norms: of the patch tokens of some images after several blocks; a block may have fewer than another.
+        entering: of the same tokens before block 0, for each block; None where the library hides them.
     Returns:
         The rule, the index of its layer (None without outliers), and whether all that was found had come in with its norm.
     Raises:
@@ -74,11 +74,12 @@ def rule_at_peak(
     """
     detections: list[dict[str, Detection]] = []
     withdrawn = False
-    for values in norms:
+    for number, values in enumerate(norms):
+        before = None if entering is None else entering[number]
         histogram, both = NormHistogram.of(values.numpy()), {}
         for side in ("high", "low"):
             found = detector(histogram, side)
-            if found.found and came_in(OutlierRule(found.side, found.threshold, found), values, entering):
+            if found.found and came_in(OutlierRule(found.side, found.threshold, found), values, before):
                 found, withdrawn = replace(found, found=False), True
             both[side] = found
         detections.append(both)

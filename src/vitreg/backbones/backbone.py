@@ -163,36 +163,35 @@ class Backbone:
         return self.layouts(image_size)[-1]
 
     def layouts(self, image_size: tuple[int, int]) -> tuple[TokenLayout, ...]:
-        """Return the roles of the tokens that enter block 0 and of those after each block; edits may change them.
+        """Return the roles of the tokens that enter block 0 and of those after each block.
+
+        The model itself or edits may change them on the way.
 
         Raises:
             UserError: if the model cannot take this size, naming one it can.
         """
         if not self._edits:
-            return (self._embedded_layout(image_size),) * (self.depth + 1)
+            return self._native_layouts(image_size)
         editor = Editor(self._edits, self.depth)
-        _, layout = self._edited_images(editor, torch.zeros(1, self.anatomy.channels, *image_size))
-        found = [editor.layout(layout, "input")]
-        for layer in range(self.depth):
-            found.append(editor.layout(found[-1], "block", layer))
-        return tuple(found)
+        _, native = self._edited_images(editor, torch.zeros(1, self.anatomy.channels, *image_size))
+        return editor.layouts(native)
 
     def one_layout(self, image_size: tuple[int, int]) -> TokenLayout:
         """Return the roles of the tokens where they are the same in all blocks.
 
         Raises:
-            UserError: if edits add or take out tokens on the way.
+            UserError: if some blocks have other tokens than others.
         """
         first, *others = self.layouts(image_size)
         if any(layout != first for layout in others):
             raise UserError(
-                f"{self.spec} has other tokens in some blocks than in others, and this reads all blocks by one layout; "
+                f"{self.spec} has other tokens in some blocks than in others, and this needs the same tokens in all of them; "
                 "use Backbone.trace and Trace.layout_after."
             )
         return first
 
-    def _embedded_layout(self, image_size: tuple[int, int]) -> TokenLayout:
-        """The roles of the tokens as they are embedded, before any edit."""
+    def _native_layouts(self, image_size: tuple[int, int]) -> tuple[TokenLayout, ...]:
+        """The roles of the tokens that enter block 0 and of those after each block, without edits."""
         height, width = image_size
         (rows, cols), native = self.anatomy.patch, self.anatomy.native_size
         if (height, width) != native:
@@ -208,7 +207,7 @@ class Backbone:
                     f"images of {height}x{width} pixels (height x width) do not divide into patches of {rows}x{cols}; "
                     f"pad, crop or resize them, for instance to {close[0]}x{close[1]}."
                 )
-        return self.anatomy.layout((height, width))
+        return self.anatomy.layouts((height, width))
 
     def fit(self, images: Float[Tensor, "B C H W"], policy: Policy) -> Float[Tensor, "B C h w"]:
         """Make images of any size ones that the model takes; its own size stays as it is, whatever the patch.
@@ -294,50 +293,47 @@ class Backbone:
             )
         return images.to(self.device, self.dtype)
 
-    def _edited_images(self, editor: Editor, images: Tensor) -> tuple[Tensor, TokenLayout]:
-        """The images after their edits, and the layout that follows from their size."""
-        before = self._embedded_layout((images.shape[-2], images.shape[-1]))
-        images, _ = editor.apply("image", images, before)
-        return images, editor.layout(self._embedded_layout((images.shape[-2], images.shape[-1])), "image")
+    def _edited_images(self, editor: Editor, images: Tensor) -> tuple[Tensor, tuple[TokenLayout, ...]]:
+        """The images after their edits, and the layouts that follow from their size."""
+        before = self._native_layouts((images.shape[-2], images.shape[-1]))
+        images, _ = editor.apply("image", images, before[0])
+        native = self._native_layouts((images.shape[-2], images.shape[-1]))
+        return images, tuple(editor.layout(each, "image") for each in native)
 
     def _inside(self, images: Tensor, sets: tuple[EditSet, ...], run: Callable[[Tensor, Editor], Tokens]) -> Tokens:
         """Run inside the edits of the whole call; each run has an editor, and so a state, of its own."""
         around = Editor(sets, self.depth)
         call = around.around(
             lambda given: run(self._checked(given), Editor(sets, self.depth)),
-            lambda given: self._embedded_layout((given.shape[-2], given.shape[-1])),
+            lambda given: self._native_layouts((given.shape[-2], given.shape[-1]))[-1],
         )
         return call(images)
 
     def _run(self, images: Tensor, editor: Editor, capture: Capture | None = None, *, grad: bool = False) -> Trace:
         """One forward with all edits but those of the whole call."""
-        images, layout = self._edited_images(editor, images)
-        plan = (capture or Capture()).resolve(self.depth, self._longest(editor, layout))
+        images, native = self._edited_images(editor, images)
+        lengths = [layout.length for layout in editor.layouts(native)]
+        plan = (capture or Capture()).resolve(self.depth, lengths[:-1])
         source: Source = "sdpa"
         if plan.attention or editor.attention:
             status = self.attention_status()
             if status.source == "none":
                 raise UserError(status.reason)
             source = status.source
-        recorder = Recorder(self.anatomy, layout, plan, editor, source)
+        recorder = Recorder(self.anatomy, native, plan, editor, source)
         looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
         if grad and (editor.in_the_model or any(child.training for child in self._module.modules())):
             refuse_running_again(self._module)
         # Outside of inference mode PyTorch counts writes, so that an edit which writes into what it is given is seen.
         counted = torch.inference_mode(False) if editor.in_the_model and not grad else nullcontext()
         with counted, undisturbed(self._module, grad=grad), looking:
-            final = self._encode(images, recorder)
+            final = self._encode(images, lengths[-1])
         if capture is None and not editor.in_the_model:
-            return Trace(Tokens(final, layout), self.depth, recorder.kept)
+            return Trace(Tokens(final, native[-1]), self.depth, recorder.kept)
         return recorder.finish(final)
 
-    def _longest(self, editor: Editor, layout: TokenLayout) -> int:
-        """Number of tokens of the longest sequence that a block is given."""
-        return max(layout.length, editor.layout(layout, "input").length)
-
-    def _encode(self, images: Tensor, recorder: Recorder) -> Tensor:
+    def _encode(self, images: Tensor, length: int) -> Tensor:
         final = self.anatomy.encode(images)
-        length = recorder.layout.length
         if final.ndim != 3 or final.shape[1] != length:
             raise UserError(
                 f"the model returned tokens of shape {list(final.shape)} where its anatomy says [B, {length}, D]"
@@ -347,11 +343,12 @@ class Backbone:
 
     def _probed(self, images: Tensor) -> Recorder:
         images = self._checked(images)
-        layout = self._embedded_layout((images.shape[-2], images.shape[-1]))
+        native = self._native_layouts((images.shape[-2], images.shape[-1]))
         everything = Capture(qkv="all", projected="all" if self.anatomy.attention else ())
-        recorder = Recorder(self.anatomy, layout, everything.resolve(self.depth, layout.length), probing=True)
+        lengths = [layout.length for layout in native]
+        recorder = Recorder(self.anatomy, native, everything.resolve(self.depth, lengths[:-1]), probing=True)
         with undisturbed(self._module), watching(recorder):
-            self._encode(images, recorder)
+            self._encode(images, lengths[-1])
         return recorder
 
     def _in_float32(self) -> AttentionStatus | None:

@@ -45,16 +45,17 @@ class EditedModule(nn.Module):
                 "an edit of the whole call sees tokens, and a module returns what it likes; edit at 'image'."
             )
         self._changes_images, self._changes_attention = editor.edits("image"), bool(editor.attention)
-        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, 1), source, self._current)
+        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, ()), source, self._current)
 
     def forward(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns for these images, edited."""
-        editor, layout = self._editor(), self._anatomy.layout((images.shape[-2], images.shape[-1]))
+        editor, native = self._editor(), self._anatomy.layouts((images.shape[-2], images.shape[-1]))
         if self._changes_images:
-            images, _ = editor.apply("image", images, layout)
-            layout = editor.layout(self._anatomy.layout((images.shape[-2], images.shape[-1])), "image")
-        plan = Capture().resolve(self._anatomy.depth, layout.length)
-        recorder = Recorder(self._anatomy, layout, plan, editor, self._source)
+            images, _ = editor.apply("image", images, native[0])
+            native = self._anatomy.layouts((images.shape[-2], images.shape[-1]))
+            native = tuple(editor.layout(layout, "image") for layout in native)
+        plan = Capture().resolve(self._anatomy.depth, ())
+        recorder = Recorder(self._anatomy, native, plan, editor, self._source)
         if torch.compiler.is_compiling():  # a graph knows no threads
             self._recorder = recorder
             try:

@@ -123,6 +123,20 @@ class Editor:
         """Whether anything is written while the model itself runs."""
         return any(site not in ("forward", "image") for site, _ in self._at)
 
+    def layouts(self, native: Sequence[TokenLayout]) -> tuple[TokenLayout, ...]:
+        """Return the layouts of the tokens that enter block 0 and of those after each block, edits included.
+
+        Args:
+            native: the same without edits.
+        Raises:
+            UserError: if edits changed the tokens before a block that changes them itself.
+        """
+        found = [self.layout(native[0], "input")]
+        for layer in range(len(native) - 1):
+            after = native_after(found[-1], native, layer)
+            found.append(self.layout(after, "block", layer))
+        return tuple(found)
+
     @property
     def attention(self) -> frozenset[int]:
         """Blocks whose attention is written."""
@@ -179,6 +193,25 @@ def _wrapped(
         return found
 
     return call
+
+
+def native_after(before: TokenLayout, native: Sequence[TokenLayout], layer: int) -> TokenLayout:
+    """Return the layout of what a block makes of its tokens.
+
+    Args:
+        before: of the tokens that it is given; edits may have changed them.
+        native: of the tokens that enter block 0 and of those after each block, without edits.
+    Raises:
+        UserError: if the block changes its tokens and edits have changed them before: which it then keeps is not known.
+    """
+    if native[layer] is native[layer + 1] or native[layer] == native[layer + 1]:
+        return before
+    if before == native[layer]:
+        return native[layer + 1]
+    raise UserError(
+        f"block {layer} drops or adds tokens itself, so edits before it cannot: which tokens it then keeps is not known; "
+        "edit after it."
+    )
 
 
 def layout_after(function: Function, layout: TokenLayout) -> TokenLayout:

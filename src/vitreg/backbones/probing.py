@@ -58,6 +58,9 @@ def check_attention(anatomy: Anatomy, run: Callable[[Tensor], Recorder]) -> Atte
     Args:
         run: sends images through the model under a probing `Recorder`.
     """
+    if anatomy.heads is None:
+        name = type(anatomy.tower).__name__
+        return AttentionStatus("none", float("nan"), f"this {name} has no attention; ask for norms and hidden states.")
     worst: AttentionStatus | None = None
     for images in _inputs(anatomy):
         status = _compared(anatomy, run(images))

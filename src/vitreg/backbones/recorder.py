@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitreg.backbones.anatomy.parts import Anatomy, AttentionParts, substituted
-from vitreg.backbones.edits import Editor
+from vitreg.backbones.edits import Editor, native_after
 from vitreg.backbones.sites import Site, name_of
 from vitreg.backbones.trace import QKV, Kept, Plan, Trace, token_norms
 from vitreg.errors import UserError
@@ -24,7 +24,7 @@ class Recorder:
     """Gathers what a `Plan` asks for while one forward runs, and writes what an `Editor` holds.
 
     Args:
-        layout: of the tokens as they are embedded; edits may change it on the way.
+        native: layouts of the tokens that enter block 0 and of those after each block; edits may change them.
         source: where q, k, v of attention come from: the call to `scaled_dot_product_attention`, or the projections of
             models that write softmax by hand.
         probing: only compare what is read with what the attention really put out (`errors`); nothing is kept.
@@ -33,13 +33,14 @@ class Recorder:
     def __init__(
         self,
         anatomy: Anatomy,
-        layout: TokenLayout,
+        native: Sequence[TokenLayout],
         plan: Plan,
         editor: Editor | None = None,
         source: Source = "sdpa",
         probing: bool = False,
     ) -> None:
-        self.anatomy, self.layout, self.plan, self.probing = anatomy, layout, plan, probing
+        self.anatomy, self.plan, self.probing = anatomy, plan, probing
+        self.native, self.layout = native, native[0]
         self.source: Source = source
         self.editor = Editor((), len(anatomy.blocks)) if editor is None else editor
         self.until_the_end = ExitStack()  # what is put back when the forward is over
@@ -80,7 +81,7 @@ class Recorder:
         hidden = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given
         if layer == 0 and isinstance(hidden, Tensor) and hidden.ndim == 3:
             edited = self._embedded(self._in_order(hidden))
-        self.kept.entering[layer] = self.layout.length
+        self.kept.entering[layer] = self.layout
         return None if edited is None else _with_first(given, self._in_order(edited))
 
     def _embedded(self, hidden: Tensor) -> Tensor | None:
@@ -146,6 +147,12 @@ class Recorder:
         before = self._in_order(output[0] if isinstance(output, tuple | list) else output)  # [B, N, D]
         if self._pending:
             self._keep_projections(layer)
+        self.layout = native_after(self.layout, self.native, layer)
+        if before.shape[1] != self.layout.length:
+            raise UserError(
+                f"block {layer} puts out {before.shape[1]} tokens where its anatomy says "
+                f"{self.layout.length}; mend Anatomy.layout, or Anatomy.layout_after if blocks drop tokens."
+            )
         hidden = self._write("block", before, layer)
         if layer in self.plan.hidden:
             self.kept.hidden[layer] = hidden
@@ -195,6 +202,9 @@ class Recorder:
             if layer not in self.kept.projected:
                 raise UserError(
                     f"the q, k, v projections of block {layer} were not seen; they are not known for this model."
+                    if self.anatomy.heads is not None
+                    else f"this {type(self.anatomy.tower).__name__} has no attention, so there are no q, k, v to read; "
+                    "ask for the output of its blocks."
                 )
         return Trace(Tokens(final, self.layout), depth, self.kept)
 

@@ -49,8 +49,12 @@ class Capture:
     input: bool = False
     patch_embeddings: bool = False
 
-    def resolve(self, depth: int, length: int) -> Plan:
-        """Turn "all" and negative indices into block indices, for a model of `depth` blocks and `length` tokens.
+    def resolve(self, depth: int, lengths: Sequence[int]) -> Plan:
+        """Turn "all" and negative indices into block indices.
+
+        Args:
+            depth: number of blocks.
+            lengths: number of tokens that each block is given.
 
         Raises:
             UserError: if a block or a query token does not exist.
@@ -61,8 +65,9 @@ class Capture:
         elif self.rows is not None:
             layers, queries = self.rows
             rows = dict.fromkeys(sorted(_resolve(layers, depth)), tuple(queries))
-        for query in {query for queries in rows.values() for query in queries}:
-            if not 0 <= query < length:
+        for layer, queries in rows.items():
+            if queries and not 0 <= min(queries) <= max(queries) < (length := lengths[layer]):
+                query = next(query for query in queries if not 0 <= query < length)
                 raise UserError(f"no token {query} to query in a sequence of {length} tokens (0 to {length - 1}).")
         return Plan(
             hidden=_resolve(self.hidden, depth),
@@ -190,7 +195,7 @@ class Kept:
     queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
     mlp: dict[int, Tensor] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)  # where an edit wrote them: q and k don't tell any more
-    entering: dict[int, int] = field(default_factory=dict)  # tokens that a block was given
+    entering: dict[int, TokenLayout] = field(default_factory=dict)  # of the tokens that a block was given
     layouts: dict[int, TokenLayout] = field(default_factory=dict)
     input: Tensor | None = None
     patch_embeddings: Tensor | None = None
@@ -202,7 +207,7 @@ class Trace:
 
     def __init__(self, final: Tokens, depth: int, kept: Kept) -> None:
         self.final = final
-        self.layout = final.layout  # of the final tokens; edits may give other tokens to the blocks (`layout_after`)
+        self.layout = final.layout  # of the final tokens; blocks may have others (`layout_before`, `layout_after`)
         self.depth = depth
         self._kept = kept
 
@@ -232,6 +237,10 @@ class Trace:
         if self._kept.input is None:
             raise ValueError("the input of block 0 was not kept; trace with Capture(input=True)")
         return self._kept.input
+
+    def layout_before(self, layer: int) -> TokenLayout:
+        """Return the layout of the tokens that a block was given: those its attention runs over."""
+        return self._kept.entering[resolve_layer(layer, self.depth)]
 
     def layout_after(self, layer: int) -> TokenLayout:
         """Return the layout of a block's output."""
@@ -278,7 +287,7 @@ class Trace:
         return self._rows(layer, queries)[..., self._tokens_in(layer) :]
 
     def _tokens_in(self, layer: int) -> int:
-        return self._kept.entering[resolve_layer(layer, self.depth)]
+        return self.layout_before(layer).length
 
     def _rows(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q M"]:
         index = resolve_layer(layer, self.depth)

@@ -14,7 +14,7 @@ from vitreg.backbones.sites import resolve_layer
 from vitreg.backbones.trace import Trace
 from vitreg.errors import UserError, unknown
 from vitreg.features.shards import FieldRecord, StoredType
-from vitreg.tokens import Tokens
+from vitreg.tokens import TokenLayout, Tokens
 
 _TOKENS = ("cls", "mean", "registers", "patches")
 KINDS = (*_TOKENS, "norms")
@@ -57,6 +57,7 @@ class FieldReader:
     Attributes:
         fields: shape and type of every field, by name.
         blocks: of every kind, from 0, ascending.
+        grid: (rows, cols) of the patches.
     Raises:
         UserError: for a block, or a kind of token, that the model does not have.
     """
@@ -65,14 +66,18 @@ class FieldReader:
         if wanted.dtype not in ("float32", "float16"):
             raise unknown("type of stored features", str(wanted.dtype), ("float32", "float16"))
         self._backbone, self.final_norm, self.mirrored = backbone, wanted.final_norm, wanted.mirrored
-        self.layout = backbone.one_layout(size)
+        self._layouts = backbone.layouts(size)[1:]  # after each block
+        self.grid = self._layouts[-1].grid
         self.blocks = {kind: wanted.blocks(kind, backbone.depth) for kind in KINDS}
         if not any(self.blocks.values()):
             raise UserError("no features asked for; name blocks of cls, mean, registers, patches or norms.")
-        if self.blocks["cls"] and not self.layout.cls:
+        if not all(self._layouts[block].cls for block in self.blocks["cls"]):
             raise UserError(f"{backbone.spec} has no class token; ask for the mean of the patch tokens instead.")
-        if self.blocks["registers"] and not self.layout.registers:
+        if not all(self._layouts[block].registers for block in self.blocks["registers"]):
             raise UserError(f"{backbone.spec} has no registers whose features could be kept.")
+        for kind in ("patches", "norms"):
+            for block in self.blocks[kind]:
+                _refuse_gone(backbone, self._layouts[block], kind, block)
         self._token_blocks = sorted({block for kind in _TOKENS for block in self.blocks[kind]})
         # The last block after the final norm is what the model returns, and need not be looked for inside.
         self._returned = backbone.depth - 1 if wanted.final_norm else None
@@ -105,31 +110,38 @@ class FieldReader:
                         yield name, _take(tokens, kind).to(self.fields[name].torch_dtype)
             if trace is not None:
                 for block in self.blocks["norms"]:
-                    yield f"{prefix}norms/{block}", trace.norms(block)[:, self.layout.patches]
+                    yield f"{prefix}norms/{block}", self._layouts[block].take(trace.norms(block), -1)
 
     def _inner(self, trace: Trace, block: int) -> Tokens:
         hidden = trace.hidden(block)
-        return Tokens(self._backbone.anatomy.final_norm(hidden) if self.final_norm else hidden, self.layout)
+        return Tokens(self._backbone.anatomy.final_norm(hidden) if self.final_norm else hidden, self._layouts[block])
 
     def _described(self, dtype: StoredType, width: int) -> Iterator[tuple[str, FieldRecord]]:
-        patches = self.layout.num_patches
-        shapes = {
-            "cls": [width],
-            "mean": [width],
-            "registers": [len(self.layout.registers), width],
-            "patches": [patches, width],
-            "norms": [patches],
-        }
         for prefix in ("", MIRRORED) if self.mirrored else ("",):
             for kind, blocks in self.blocks.items():
                 for block in blocks:
-                    stored = "float32" if kind == "norms" else dtype
-                    yield f"{prefix}{kind}/{block}", FieldRecord(shape=shapes[kind], dtype=stored)
+                    layout, stored = self._layouts[block], "float32" if kind == "norms" else dtype
+                    shapes = {
+                        "registers": [len(layout.registers), width],
+                        "patches": [layout.num_patches, width],
+                        "norms": [layout.num_patches],
+                    }
+                    yield f"{prefix}{kind}/{block}", FieldRecord(shape=shapes.get(kind, [width]), dtype=stored)
+
+
+def _refuse_gone(backbone: Backbone, layout: TokenLayout, kind: str, block: int) -> None:
+    """Refuse to store patches that are gone: a store holds numbers for all, and heads and probes read them."""
+    if not layout.whole:
+        gone = int((~layout.present).sum())
+        raise UserError(
+            f"{gone} of the {layout.num_patches} patches of {backbone.spec} have no token after block {block}, so their {kind} "
+            "cannot be kept; name an earlier block, or the mean."
+        )
 
 
 def _take(tokens: Tokens, kind: str) -> Float[Tensor, "B ..."]:
     if kind == "cls":
         return tokens.cls
     if kind == "mean":
-        return tokens.patches.float().mean(1)
+        return tokens.mean_patch
     return tokens.registers if kind == "registers" else tokens.patches

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from vitreg.errors import UserError
 from vitreg.records import Finding
 from vitreg.tokens import TokenLayout
 
+MOST_RUNS = 6  # of indices that lie side by side, in a sentence
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
 
 
@@ -38,6 +40,7 @@ def findings(backbone: Backbone) -> list[Finding]:
         *_training(backbone),
         lint.values(feature_weights(anatomy.tower)),
         _layout(anatomy, layout),
+        *_changes(backbone),
         _names(anatomy, layout),
         _slicing(layout),
         *_registers(anatomy),
@@ -65,17 +68,34 @@ def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
 
 def describe_layout(layout: TokenLayout) -> str:
     """Say in words which indices play which role, in the order of the sequence."""
-    rows, cols = layout.grid
-    place = _span(range(layout.patches.start, layout.patches.stop))
-    parts = [(layout.patches.start, f"{place}: {rows * cols} patches, {rows} rows x {cols} columns, row by row")]
+    (rows, cols), there = layout.grid, layout.patch_index[layout.present].tolist()
+    count = f"{rows * cols}" if layout.whole else f"{len(there)} of {rows * cols}"
+    in_order = ", row by row" if there == sorted(there) else ", not row by row"
+    parts = [(min(there), f"{_runs(there)}: {count} patches, {rows} rows x {cols} columns{in_order}")]
     for indices, one, many in (
         (layout.cls, "class token (CLS)", "class tokens"),
         (layout.registers, "register", "registers"),
         (layout.other, "other token (such as distillation)", "other tokens"),
     ):
         if indices:
-            parts.append((indices[0], f"{_span(indices)}: {one if len(indices) == 1 else f'{len(indices)} {many}'}"))
+            parts.append((indices[0], f"{_runs(indices)}: {one if len(indices) == 1 else f'{len(indices)} {many}'}"))
     return "; ".join(text for _, text in sorted(parts))
+
+
+def changes_of_tokens(layouts: Sequence[TokenLayout]) -> list[str]:
+    """Say after which blocks a sequence is another than before: one sentence, or none where it stays the same.
+
+    Args:
+        layouts: of the tokens that enter block 0, and of those after each block.
+    """
+    changes = []
+    for block, (before, after) in enumerate(pairwise(layouts)):
+        if before != after:
+            there = int(after.present.sum())
+            changes.append(
+                f"{after.length} tokens after block {block}, {there} of {after.num_patches} patches among them"
+            )
+    return [f"{layouts[0].length} tokens enter block 0; {'; '.join(changes)}."] if changes else []
 
 
 def _training(backbone: Backbone) -> list[Finding]:
@@ -108,10 +128,15 @@ def _layout(anatomy: Anatomy, layout: TokenLayout) -> Finding:
     )
 
 
+def _changes(backbone: Backbone) -> list[Finding]:
+    """Say where the model has other tokens in some blocks than in others."""
+    said = changes_of_tokens(backbone.layouts(backbone.anatomy.native_size))
+    return [Finding(level="note", subject="tokens by block", message=sentence) for sentence in said]
+
+
 def _names(anatomy: Anatomy, layout: TokenLayout) -> Finding:
     """What the library calls the tokens and where it leaves the block output before its final norm."""
-    start, stop = layout.patches.start, layout.patches.stop
-    patches = f"[:, {start}:]" if stop == layout.length else f"[:, {start}:{stop}]"
+    start, patches = layout.first_patch, _slice_of(layout)
     tower: Any = anatomy.tower
     remedy = ""
     if anatomy.library in ("timm", "vitreg"):
@@ -131,8 +156,10 @@ def _names(anatomy: Anatomy, layout: TokenLayout) -> Finding:
         remedy = "These tokens come after ln_post; for values before it trace the model."
     elif anatomy.library == "torchvision":
         message = "forward returns class logits only; all tokens, CLS first, leave `encoder` after encoder.ln."
-    else:
+    elif anatomy.library == "hub":
         message = _hub_names(layout) + f" In the whole sequence the patches are {patches}."
+    else:
+        message = f"in the whole sequence the patches are {patches}."
     return Finding(level="note", subject=f"names in {anatomy.library}", message=message, remedy=remedy)
 
 
@@ -145,9 +172,12 @@ def _hub_names(layout: TokenLayout) -> str:
 
 def _slicing(layout: TokenLayout) -> Finding:
     """Compare the slices people write with the truth."""
-    start, stop, length = layout.patches.start, layout.patches.stop, layout.length
-    right = f"tokens[:, {start}:{stop if stop != length else ''}]" if (start, stop) != (0, length) else "all tokens"
+    start, length = layout.first_patch, layout.length
+    right = "all tokens" if length == layout.num_patches else f"tokens{_slice_of(layout)}"
     wrong: list[str] = []
+    if not isinstance(layout.patches, slice):
+        right = "at the places that vitreg.load(...).layout(size).patch_index lists"
+        wrong.append("no slice holds the patches and nothing else, row by row")
     counted = [
         f"{len(found)} {word}{'s' * (len(found) > 1)}"
         for word, indices in (("register", layout.registers), ("other token", layout.other))
@@ -169,7 +199,9 @@ def _slicing(layout: TokenLayout) -> Finding:
         level="warning",
         subject="slicing",
         message="; ".join(wrong) + ".",
-        remedy=f"Use {right} for this model, or vitreg.load(...)(images).patches for any.",
+        remedy=f"Use {right} for this model, or vitreg.load(...)(images).patches for any."
+        if isinstance(layout.patches, slice)
+        else "Use vitreg.load(...)(images).patches.",
     )
 
 
@@ -257,7 +289,8 @@ def _attention(backbone: Backbone) -> Finding:
     """Whether attention is read as the model computes it, on two inputs made for it: no file, but two forwards."""
     status = backbone.attention_status()
     if not status.readable:
-        return Finding(level="warning", subject="attention", message=status.reason)
+        absent = backbone.anatomy.heads is None
+        return Finding(level="note" if absent else "warning", subject="attention", message=status.reason)
     how = "as the model computes it" if status.source == "sdpa" else "from the q, k, v projections"
     rows, cols = backbone.anatomy.layout(backbone.anatomy.native_size).grid
     return Finding(
@@ -322,8 +355,21 @@ def _name_of(tower: nn.Module, values: Tensor) -> str | None:
     return next((n for n, p in tower.named_parameters() if p.untyped_storage().data_ptr() == place), None)
 
 
-def _span(indices: Sequence[int]) -> str:
-    first, last = indices[0], indices[-1]
-    if len(indices) == 1:
-        return str(first)
-    return f"{first}-{last}" if last - first + 1 == len(indices) else ", ".join(map(str, indices))
+def _slice_of(layout: TokenLayout) -> str:
+    """How the patches are sliced out of a sequence, or that they are not."""
+    if not isinstance(layout.patches, slice):
+        return " scattered between other tokens" if layout.whole else " not all there"
+    start, stop = layout.patches.start, layout.patches.stop
+    return f"[:, {start}:]" if stop == layout.length else f"[:, {start}:{stop}]"
+
+
+def _runs(indices: Sequence[int]) -> str:
+    """Indices in words: 1-4, 6, 8-12; the first few runs where there are many."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join(words if len(words) <= MOST_RUNS else [*words[:MOST_RUNS], "..."])

@@ -60,32 +60,39 @@ def portrait(
 ) -> Example:
     """Run one image and draw its maps: norms after one block, attention in another, PCA after the last.
 
+    Patches that are gone there are NaN in the maps, and no outliers.
+
     Args:
         shown: what the patches cover, uint8 [h, w, 3].
         pixels: [1, 3, H, W].
         blocks: of the norms, and of the attention.
-        flags: from norms [P] to what is an outlier and what is near the threshold, bool [P].
+        flags: from norms of the patches that are there to what is an outlier and what is near the threshold, bool of the same length.
     """
-    last, layout = backbone.depth - 1, backbone.one_layout((pixels.shape[2], pixels.shape[3]))
-    (rows, cols), (measured, reading) = layout.grid, blocks
+    last, (measured, reading) = backbone.depth - 1, blocks
+    layout = backbone.layouts((pixels.shape[2], pixels.shape[3]))[reading]  # of the tokens that attend to one another
+    rows, cols = layout.grid
     everyone = list(range(layout.length)) if layout.num_patches <= LARGEST_GRID else [*layout.cls, *layout.registers]
     capture = Capture(norms=[measured], hidden=[last], rows=([reading], everyone) if attention else None)
     cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
     with torch.inference_mode():
         trace = backbone.trace(pixels, capture)
-        norms = trace.norms(measured)[0, layout.patches].float().cpu().numpy()
-        colours = maps.pca_rgb(trace.hidden(last)[:, layout.patches].float(), layout.grid)[0].cpu().numpy()
+        norms = trace.layout_after(measured).take(trace.norms(measured)[0], -1).float().cpu().numpy()
+        shown_last = trace.layout_after(last)
+        tokens = shown_last.take(trace.hidden(last)).float()
+        colours = maps.pca_rgb(tokens, layout.grid, present=shown_last.present)[0].cpu().numpy()
         if attention:
             mean = trace.attention(reading, everyone)[0].float().mean(0).cpu()  # [Q, N]
-            at = {token: mean[row, layout.patches] for row, token in enumerate(everyone)}
+            at = {token: layout.take(mean[row], -1) for row, token in enumerate(everyone)}
             if layout.cls:
                 cls = at[layout.cls[0]].reshape(rows, cols).numpy()
             if layout.registers:
                 registers = torch.stack([at[r] for r in layout.registers]).reshape(-1, rows, cols).numpy()
             if len(everyone) == layout.length:
-                best = mean[layout.patches, layout.patches].topk(min(ATTENDED, layout.num_patches), dim=1)
+                among = layout.take(layout.take(mean, 0, fill=0.0), 1, fill=0.0)  # [P, P]
+                best = among.topk(min(ATTENDED, layout.num_patches), dim=1)
                 targets, shares = best.indices.int().numpy(), best.values.numpy()
-    outliers, near = flags(norms)
+    outliers, near, there = np.zeros(norms.shape, bool), np.zeros(norms.shape, bool), ~np.isnan(norms)
+    outliers[there], near[there] = flags(norms[there])
     empty = np.zeros((layout.num_patches, 0))
     return Example(
         name=name,

@@ -111,7 +111,7 @@ def images_at_once(backbone: Backbone, size: tuple[int, int]) -> int:
     As many as fill the caches of a processor or occupy a GPU, as long as one block's working set stays within a quarter
     of the machine's memory. The same machine always gives the same number, so that an interrupted pass goes on.
     """
-    tokens, device = backbone.layout(size).length, backbone.device
+    tokens, device = max(layout.length for layout in backbone.layouts(size)), backbone.device
     image = tokens * backbone.anatomy.width * WORKING_SET * 4  # bytes
     enough = TOKENS_AT_ONCE.get(device.type, TOKENS_AT_ONCE["cpu"]) // tokens
     return max(1, min(enough, _memory(device) // SHARE_OF_MEMORY // image, MOST_AT_ONCE))

@@ -39,14 +39,17 @@ def grid_places(grid: tuple[int, int]) -> Int64[Tensor, "P 2"]:
     return torch.stack([cells // grid[1], cells % grid[1]], dim=1)
 
 
-def cell_distance(found: Int64[Tensor, "B P"], grid: tuple[int, int]) -> Float[Tensor, "B P"]:
+def cell_distance(
+    found: Int64[Tensor, "B K"], grid: tuple[int, int], cells: Int64[Tensor, "K"] | None = None
+) -> Float[Tensor, "B K"]:
     """Distance, in patches, from the cell found for each token to the cell it sits on.
 
     Args:
-        found: indices of cells, row-major, for tokens in the order of the grid.
+        found: indices of cells, row-major.
+        cells: on which the tokens sit; None for all of the grid, row by row.
     """
     places = grid_places(grid).float().to(found.device)
-    return (places[found] - places).norm(dim=-1)
+    return (places[found] - (places if cells is None else places[cells.to(found.device)])).norm(dim=-1)
 
 
 class PositionProbe:
@@ -69,14 +72,21 @@ class PositionProbe:
         self._places = grid_places(grid).float()
         self._shuffle = torch.Generator().manual_seed(seed)
 
-    def partial_fit(self, tokens: Float[Tensor, "B P D"], held_out: Bool[Tensor, "B"]) -> PositionProbe:
-        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty."""
+    def partial_fit(
+        self, tokens: Float[Tensor, "B K D"], held_out: Bool[Tensor, "B"], cells: Int64[Tensor, "K"] | None = None
+    ) -> PositionProbe:
+        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty.
+
+        Args:
+            cells: on which the tokens sit; None for all of the grid, row by row.
+        """
+        cells = torch.arange(self.count) if cells is None else cells
         images, count, _ = tokens.shape
-        if count != self.count:
-            raise ValueError(f"a {self.grid[0]}x{self.grid[1]} grid holds {self.count} patches, not {count}")
+        if count != len(cells):
+            raise ValueError(f"a {self.grid[0]}x{self.grid[1]} grid holds {len(cells)} patches, not {count}")
         orders = torch.rand(images, count, generator=self._shuffle).argsort(1)
-        whole = [target.expand(images, -1, -1) for target in (self._one_hot, self._places)]
-        targets = torch.cat([*whole, self._one_hot[orders]], dim=2)  # [B, P, 2 P + 2]
+        whole = [target[cells].expand(images, -1, -1) for target in (self._one_hot, self._places)]
+        targets = torch.cat([*whole, self._one_hot[cells[orders]]], dim=2)  # [B, K, 2 P + 2]
         self.moments.add(tokens, targets.to(tokens.device), held_out)
         return self
 
@@ -115,10 +125,18 @@ class PixelProbe:
         self.moments = SplitMoments()
 
     def partial_fit(
-        self, tokens: Float[Tensor, "B P D"], images: Float[Tensor, "B C H W"], held_out: Bool[Tensor, "B"]
+        self,
+        tokens: Float[Tensor, "B K D"],
+        images: Float[Tensor, "B C H W"],
+        held_out: Bool[Tensor, "B"],
+        cells: Int64[Tensor, "K"] | None = None,
     ) -> PixelProbe:
-        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty."""
-        self.moments.add(tokens, self._patches(tokens, images), held_out)
+        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty.
+
+        Args:
+            cells: on which the tokens sit; None for all of the grid, row by row.
+        """
+        self.moments.add(tokens, self._patches(tokens, images, cells), held_out)
         return self
 
     def finish(self) -> PixelProbe:
@@ -128,17 +146,23 @@ class PixelProbe:
         self.mean_patch_ = (fit + held_out).mean_y
         return self
 
-    def errors(self, tokens: Float[Tensor, "B P D"], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P"]:
+    def errors(
+        self, tokens: Float[Tensor, "B K D"], images: Float[Tensor, "B C H W"], cells: Int64[Tensor, "K"] | None = None
+    ) -> Float[Tensor, "B K"]:
         """L2 distance between the pixels of each patch and what the token says of them, in units of the images."""
-        return (self.ridge_.map_(tokens) - self._patches(tokens, images)).norm(dim=-1)
+        return (self.ridge_.map_(tokens) - self._patches(tokens, images, cells)).norm(dim=-1)
 
-    def control_errors(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P"]:
+    def control_errors(
+        self, images: Float[Tensor, "B C H W"], cells: Int64[Tensor, "K"] | None = None
+    ) -> Float[Tensor, "B K"]:
         """L2 distance between the pixels of each patch and the mean patch."""
         pixels = patchify(images, self.patch).float()
+        pixels = pixels if cells is None else pixels[:, cells.to(pixels.device)]
         return (pixels - self.mean_patch_.to(pixels)).norm(dim=-1)
 
-    def _patches(self, tokens: Tensor, images: Tensor) -> Tensor:
+    def _patches(self, tokens: Tensor, images: Tensor, cells: Tensor | None) -> Tensor:
         pixels = patchify(images, self.patch).to(tokens.device, torch.float32)
+        pixels = pixels if cells is None else pixels[:, cells.to(pixels.device)]
         if pixels.shape[:2] != tokens.shape[:2]:
             raise ValueError(f"tokens {list(tokens.shape[:2])} of images with patches {list(pixels.shape[:2])}")
         return pixels

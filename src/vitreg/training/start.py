@@ -264,7 +264,7 @@ def _agreement(source: Source, network: VisionTransformer, copied: int | None) -
         )
     images = torch.randn(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
     trace = source.backbone.trace(images, Capture(hidden=(-1,)))
-    layout = source.backbone.layout(network.image_size)
+    layout = trace.layout
     theirs = trace.hidden(-1)[:, [*layout.cls, *layout.patch_index.tolist()]]
     ours = _last_hidden(network, images, copied)
     difference = float((ours - theirs).norm() / theirs.norm())

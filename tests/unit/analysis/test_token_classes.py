@@ -50,7 +50,7 @@ def layer(share, factor, seed):
 
 def test_the_peak_is_the_layer_where_outliers_stand_out_most():
     norms = torch.stack([layer(0, 1, 0), layer(0.02, 4, 1), layer(0.02, 9, 2), layer(0.02, 5, 3), layer(0, 1, 4)])
-    rule, peak, had_come_in = rule_at_peak(norms, torch.ones(100, 200), detector("mixture"))
+    rule, peak, had_come_in = rule_at_peak(norms, [torch.ones(100, 200)] * len(norms), detector("mixture"))
     assert (peak, had_come_in) == (2, False)
     assert torch.equal(rule(norms[2]), norms[2] > 60)
 
@@ -58,9 +58,9 @@ def test_the_peak_is_the_layer_where_outliers_stand_out_most():
 def test_layers_whose_outliers_came_in_with_their_norm_are_passed_over():
     entered = layer(0.02, 9, 2)
     made = layer(0.02, 4, 1)
-    rule, peak, had_come_in = rule_at_peak(torch.stack([entered, made]), entered, detector("mixture"))
+    rule, peak, had_come_in = rule_at_peak([entered, made], [entered] * 2, detector("mixture"))
     assert (peak, rule.found, had_come_in) == (1, True, False)
-    rule, peak, had_come_in = rule_at_peak(torch.stack([entered, entered]), entered, detector("mixture"))
+    rule, peak, had_come_in = rule_at_peak([entered, entered], [entered] * 2, detector("mixture"))
     assert (peak, rule.found, had_come_in) == (None, False, True)
 
 

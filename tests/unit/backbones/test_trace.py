@@ -31,27 +31,27 @@ def images():
 
 class TestCapture:
     def test_all_and_negative_layers(self):
-        plan = Capture(hidden="all", norms=[-1, 0], qkv=[1], rows=([-2, 0], (0, 5))).resolve(3, 19)
+        plan = Capture(hidden="all", norms=[-1, 0], qkv=[1], rows=([-2, 0], (0, 5))).resolve(3, [19] * 3)
         assert plan.hidden == {0, 1, 2}
         assert plan.norms == {0, 2}
         assert plan.rows == {0: (0, 5), 1: (0, 5)}
         assert plan.attention == {0, 1}
 
     def test_rows_by_layer(self):
-        assert Capture(rows={-1: [3], 0: [1, 2]}).resolve(3, 19).rows == {2: (3,), 0: (1, 2)}
+        assert Capture(rows={-1: [3], 0: [1, 2]}).resolve(3, [19] * 3).rows == {2: (3,), 0: (1, 2)}
 
     @pytest.mark.parametrize("layer", [3, -4])
     def test_a_block_that_does_not_exist_is_named(self, layer):
         with pytest.raises(UserError, match=rf"no block {layer} in a model of 3 blocks"):
-            Capture(norms=[layer]).resolve(3, 19)
+            Capture(norms=[layer]).resolve(3, [19] * 3)
 
     def test_a_token_that_does_not_exist_is_named(self):
         with pytest.raises(UserError, match=r"no token 19 .* 19 tokens"):
-            Capture(rows=("all", [0, 19])).resolve(3, 19)
+            Capture(rows=("all", [0, 19])).resolve(3, [19] * 3)
 
     def test_a_word_other_than_all_is_refused(self):
         with pytest.raises(UserError, match="'last'"):
-            Capture(hidden="last").resolve(3, 19)  # type: ignore[arg-type]
+            Capture(hidden="last").resolve(3, [19] * 3)  # type: ignore[arg-type]
 
 
 class TestQKV:

@@ -37,7 +37,7 @@ class Evidence:
     ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
     received: dict[int, float]  # layer -> attention an outlier receives from the next block / that of another patch
     at_output: bool  # the last block still shows a group of them
-    output: Followed  # the outliers of the peak layer, after the last block
+    output: Followed | None  # the outliers of the peak layer, after the last block; None if the model drops them before
 
 
 def strength_of(ratio: float) -> Strength:
@@ -163,6 +163,8 @@ def _sentence(kind: VerdictKind, strength: Strength, detection: Detection, ratio
 
 
 def _at_output(detection: Detection, evidence: Evidence) -> str:
+    if evidence.output is None:
+        return "The model drops these patches before its output."
     if evidence.output.ratio < GONE:
         return "At its output the same patches are like the others."
     size = _size(detection, evidence.output.ratio, digits=2)
@@ -250,7 +252,9 @@ def _attention(evidence: Evidence) -> list[str]:
     return said
 
 
-def _at_the_end(detection: Detection, output: Followed) -> str:
+def _at_the_end(detection: Detection, output: Followed | None) -> str:
+    if output is None:
+        return "After the last block the same patches are gone: the model drops them."
     numbers = f"{_size(detection, output.ratio)} the norm of the others, AUC {number(output.auc)}"
     if output.ratio < GONE:
         return f"After the last block the same patches no longer stand out ({numbers})."
@@ -269,7 +273,7 @@ def _advice(kind: VerdictKind, strength: Strength, evidence: Evidence) -> list[s
     if not evidence.at_output:
         advice.append(
             "The output shows no artifacts, but features of middle layers do: choose layers with care."
-            if evidence.output.ratio < GONE
+            if evidence.output is None or evidence.output.ratio < GONE
             else "The output is affected too: there the same patches lie in the tail of the others, and no threshold separates them."
         )
     if kind == "low-norm":

@@ -104,18 +104,18 @@ class Images:
         return high
 
 
-def power_of(histograms: np.ndarray, patches: int, layers: tuple[int, int], detector: Detector) -> Power:
+def power_of(histograms: np.ndarray, patches: tuple[int, int], layers: tuple[int, int], detector: Detector) -> Power:
     """What the norms of two blocks could have shown, at each of `RATIOS` above the median and below.
 
     Args:
         histograms: [G, 2, BINS] norm counts of groups of images in the two blocks; empty groups are left out.
-        patches: tokens that an image counts.
+        patches: tokens that an image counts in each of the two.
         layers: the block that is asked above the median, and the one below.
     """
     histograms = histograms[histograms.any(axis=(1, 2))]
     shown, unevenness = {}, 0.0
     for which, side in enumerate(("high", "low")):
-        images = Images.of(histograms[:, which], patches, side)
+        images = Images.of(histograms[:, which], patches[which], side)
         unevenness = max(unevenness, images.unevenness)
         shown[side] = _detectable(images, histograms[:, which], side, detector)
     return Power(

@@ -58,9 +58,11 @@ class Anatomy:
         final_norm: `final_norm(output of the last block) == encode(images)`; nn.Identity where a model has none.
         patch: height and width of a patch in pixels.
         native_size: image size the position table was built for.
-        heads: attention heads of a block.
+        heads: attention heads of a block; None for a model without attention.
         width: D, the length of a token vector.
-        layout: image size -> roles of the tokens.
+        layout: image size -> roles of the tokens that enter block 0.
+        layout_after: (block, image size) -> roles of the tokens that a block puts out, for models that drop or add some
+            on the way; None where they stay the same. Final tokens are those of the last block.
         encode: images [B, channels, H, W] of any size the model takes -> final tokens [B, N, D].
         patch_projection: puts out the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
         position_table: returns (rows of the patches [P, D], grid), or None for models without a learned table.
@@ -79,9 +81,10 @@ class Anatomy:
     final_norm: nn.Module
     patch: Size
     native_size: Size
-    heads: int
+    heads: int | None = None
     width: int
     layout: Callable[[Size], TokenLayout]
+    layout_after: Callable[[int, Size], TokenLayout] | None = None
     encode: Callable[[Tensor], Tensor]
     patch_projection: nn.Module
     position_table: Callable[[], tuple[Tensor, Size] | None]
@@ -96,6 +99,13 @@ class Anatomy:
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    def layouts(self, image_size: Size) -> tuple[TokenLayout, ...]:
+        """Return the roles of the tokens that enter block 0, and of those that each block puts out."""
+        first = self.layout(image_size)
+        if self.layout_after is None:
+            return (first,) * (self.depth + 1)
+        return (first, *(self.layout_after(block, image_size) for block in range(self.depth)))
 
     @property
     def channels(self) -> int:

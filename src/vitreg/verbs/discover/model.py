@@ -140,15 +140,22 @@ class DiscoverModel:
         images = self._preprocess.normalise(pixels)
         if not self._native:  # a photograph that has this size by chance is searched to its edge, as the others are
             images = fit(images, self.patch, "pad")
-        self.backbone.one_layout((images.shape[-2], images.shape[-1]))
         trace = self.backbone.trace(images, Capture(hidden=hidden, projected=projected))
         found = {}
         for feature, layer in asked:
             if feature == "output":
                 tokens: Float[Tensor, "1 N D"] = trace.hidden(layer)
+                layout = trace.layout_after(layer)
             else:
                 tokens = getattr(trace.projected_qkv(layer), feature).transpose(1, 2).flatten(2)
-            patches = tokens[0, trace.layout.patches].float()
+                layout = trace.layout_before(layer)
+            if not layout.whole:
+                gone = int((~layout.present).sum())
+                raise UserError(
+                    f"{gone} of the {layout.num_patches} patches have no token in block {layer} of {self.backbone.spec}, and "
+                    "objects are sought among all patches; choose a block that has them with --layer."
+                )
+            patches = layout.take(tokens)[0].float()
             if not bool(torch.isfinite(patches).all()):
                 raise UserError(
                     f"the features of block {layer} are not finite in {self.backbone.dtype}; try --precision fp32."

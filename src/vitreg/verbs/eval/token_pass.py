@@ -30,7 +30,7 @@ from vitreg.tokens import TokenLayout
 from vitreg.verbs.eval.settings.tokens import OutlierOptions
 from vitreg.verbs.eval.task import Outcome
 
-Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B P"]], Bool[Tensor, "B P"]]
+Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B K"]], Bool[Tensor, "B K"]]
 """Which patches are outliers, from the pixels of the images and the norms of their patch tokens."""
 
 JUDGED_EVERY = 5  # of images without sides: every fifth is kept apart to judge on
@@ -46,19 +46,22 @@ class TokenBatch:
         pixels: what the patches cover, normalised as the model saw it.
         tokens: of the probed block, float32, on the model's device.
         norms: of the patch tokens of the outlier layer, before the final norm, on the CPU.
+        cells: places on the grid of the K patches that are there, in the probed block and in the outlier layer: all P,
+            unless the model drops some.
     """
 
     indices: Int64[Tensor, "B"]
     pixels: Float32[Tensor, "B 3 h w"]
     labels: Int64[Tensor, "B"] | None
     tokens: Float32[Tensor, "B N D"]
-    norms: Float32[Tensor, "B P"]
+    norms: Float32[Tensor, "B K"]
     layout: TokenLayout
+    cells: Int64[Tensor, "K"]
 
     @property
-    def patches(self) -> Float32[Tensor, "B P D"]:
-        """The patch tokens."""
-        return self.tokens[:, self.layout.patches]
+    def patches(self) -> Float32[Tensor, "B K D"]:
+        """The patch tokens of the cells."""
+        return chosen_cells(self.layout.take(self.tokens), self.cells)
 
 
 class TokenPass:
@@ -66,7 +69,8 @@ class TokenPass:
 
     Attributes:
         size: of the images in pixels, (height, width), as the model takes them.
-        layout: the roles of their tokens.
+        layouts: the roles of the tokens that enter block 0 and of those after each block.
+        layout: of the probed block.
         searched: blocks among which outliers are looked for.
         outlier_layer: the block whose norms tell them; where several are searched, known after `find_rule`.
         skipped: what could not be read so far.
@@ -83,9 +87,20 @@ class TokenPass:
         self.searched = range(backbone.depth) if outlier is None else [resolve_layer(outlier, backbone.depth)]
         self.outlier_layer = self.searched[-1]
         self.size = self.view.size
-        self.layout = backbone.one_layout(self.size)
+        self.layouts = backbone.layouts(self.size)
+        self.layout = self.layouts[self.layer + 1]
         self.skipped: dict[str, str] = {}
         self.calibrated, self.came_in = 0, False
+
+    @property
+    def cells(self) -> Int64[Tensor, "K"]:
+        """Places on the grid of the patches that are there in the probed block and in the outlier layer."""
+        return (self.layout.present & self.layouts[self.outlier_layer + 1].present).nonzero()[:, 0]
+
+    def norms(self, trace: Trace) -> Float32[Tensor, "B K"]:
+        """Return the norms of these patches in the outlier layer, on the CPU."""
+        norms = self.layouts[self.outlier_layer + 1].take(trace.norms(self.outlier_layer), -1)
+        return chosen_cells(norms, self.cells).cpu()
 
     @property
     def all_skipped(self) -> tuple[Skipped, ...]:
@@ -120,14 +135,15 @@ class TokenPass:
 
     def __call__(self, data: TrainingSet, what: str) -> Iterator[TokenBatch]:
         """Yield the tokens of every image of this process's share of a set."""
-        rows, cols = self.bench.backbone.covered(self.size)
+        (rows, cols), cells = self.bench.backbone.covered(self.size), self.cells
         for batch in self.images(data, what):
             trace = self.trace(batch.pixels)
-            norms = trace.norms(self.outlier_layer)[:, self.layout.patches].cpu()
+            norms = self.norms(trace)
             tokens = self.embed(trace)
             if not bool(torch.isfinite(tokens).all() & torch.isfinite(norms).all()):
                 raise UserError(f"tokens are not finite in {self.bench.backbone.dtype}; try --precision fp32.")
-            yield TokenBatch(batch.indices, batch.pixels[..., :rows, :cols], batch.labels, tokens, norms, self.layout)
+            pixels = batch.pixels[..., :rows, :cols]
+            yield TokenBatch(batch.indices, pixels, batch.labels, tokens, norms, self.layout, cells)
 
     def trace(self, pixels: Float32[Tensor, "B 3 h w"], edits: Sequence[Edit] = (), hidden: bool = False) -> Trace:
         """Run the model; with `hidden` keep the outputs of all blocks."""
@@ -149,22 +165,27 @@ class TokenPass:
 
         As in a scan, outliers that came into the model with their norm are none: the rule then finds nothing.
         """
-        seen: list[tuple[Tensor, Tensor | None]] = []  # norms [L, B, P], and those before block 0
+        # Of each batch the norms [B, K] after each block, and before block 0 those of the same patches.
+        seen: list[tuple[list[Tensor], list[Tensor] | None]] = []
+        first, blocks = self.layouts[0], [self.layouts[layer + 1] for layer in self.searched]
+        cells = [(layout.present & first.present).nonzero()[:, 0] for layout in blocks]
         for batch in self.images(some_of(data, self.options.calibration), "looking for outliers"):
-            trace, patches = (
-                self.bench.backbone.trace(batch.pixels, Capture(norms=list(self.searched))),
-                self.layout.patches,
+            trace = self.bench.backbone.trace(batch.pixels, Capture(norms=list(self.searched)))
+            norms = [layout.take(trace.norms(layer), -1) for layer, layout in zip(self.searched, blocks, strict=True)]
+            before = None if trace.entering_norms is None else first.take(trace.entering_norms, -1)
+            seen.append(
+                (
+                    [chosen_cells(own, there).cpu() for own, there in zip(norms, cells, strict=True)],
+                    None if before is None else [chosen_cells(before, there).cpu() for there in cells],
+                )
             )
-            norms = torch.stack([trace.norms(layer)[:, patches] for layer in self.searched]).cpu()
-            before = trace.entering_norms
-            seen.append((norms, None if before is None else before[:, patches].cpu()))
         seen = list(itertools.chain(*self.bench.group.gather(seen)))
-        self.calibrated = sum(norms.shape[1] for norms, _ in seen)
+        self.calibrated = sum(len(norms[0]) for norms, _ in seen)
         entering = [before for _, before in seen if before is not None]
         try:
             rule, peak, self.came_in = rule_at_peak(
-                torch.cat([norms for norms, _ in seen], dim=1),
-                torch.cat(entering) if len(entering) == len(seen) else None,
+                [torch.cat(parts) for parts in zip(*(norms for norms, _ in seen), strict=True)],
+                [torch.cat(parts) for parts in zip(*entering, strict=True)] if len(entering) == len(seen) else None,
                 detector_named(self.options.detector),
             )
         except FloatingPointError as error:
@@ -214,6 +235,11 @@ class TokenPass:
             notes=(*self.missing(rule, what), *outcome.notes),
             skipped=self.all_skipped,
         )
+
+
+def chosen_cells(values: Float32[Tensor, "B P *D"], cells: Int64[Tensor, "K"]) -> Float32[Tensor, "B K *D"]:
+    """Return the values of some cells of the grid; all of them as they are."""
+    return values if len(cells) == values.shape[1] else values[:, cells.to(values.device)]
 
 
 class Pictures:

@@ -26,13 +26,21 @@ KEPT_BYTES = (
 )  # of hidden states at once; with more layers or images the model runs again for the next layers
 
 
+Query = tuple[Literal["cls", "registers"], int]  # its role, and which of them
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one model is asked for, what of it cannot be had, and the tokens whose attention is read."""
 
     what: frozenset[str]
     layers: tuple[int, ...]
-    queries: dict[str, int]  # "CLS", "register 1", ... -> token index
+    queries: dict[str, Query]  # "CLS", "register 1", ... -> which token
+
+    def tokens(self, layout: TokenLayout) -> list[int]:
+        """Return the indices of the queries in a sequence."""
+        return [getattr(layout, role)[number] for role, number in self.queries.values()]
+
     notes: tuple[str, ...]
 
 
@@ -61,9 +69,10 @@ class MappedModel:
         """Say which maps can be had."""
         found, notes = set(what), []
         attention = found & {"attention", "heads", "registers"}
-        layout = self.backbone.anatomy.layout(self.backbone.anatomy.native_size)
-        queries = {("CLS" if len(layout.cls) == 1 else f"CLS {i + 1}"): t for i, t in enumerate(layout.cls)}
-        registers = {f"register {i + 1}": t for i, t in enumerate(layout.registers)}
+        given = self.backbone.layouts(self.backbone.anatomy.native_size)
+        count, added = (min(len(getattr(given[each], role)) for each in layers) for role in ("cls", "registers"))
+        queries: dict[str, Query] = {("CLS" if count == 1 else f"CLS {i + 1}"): ("cls", i) for i in range(count)}
+        registers: dict[str, Query] = {f"register {i + 1}": ("registers", i) for i in range(added)}
         if attention and not self.backbone.attention_status().readable:
             notes.append(f"{self.name}: no attention maps; {self.backbone.attention_status().reason}")
             found -= attention
@@ -100,7 +109,7 @@ class MappedModel:
             start += at_once
 
     def _layers_at_once(self, pixels: Tensor, layers: int) -> int:
-        patches = self.backbone.one_layout((pixels.shape[2], pixels.shape[3])).num_patches
+        patches = self.backbone.layout((pixels.shape[2], pixels.shape[3])).num_patches
         if isinstance(self._images, Tensor):
             images = len(self._images)
         else:
@@ -142,7 +151,8 @@ class _Kept:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.layout: TokenLayout | None = None
+        self.layouts: dict[int, TokenLayout] = {}  # of what a block puts out
+        self.tokens: dict[int, int] = {}  # that attend to one another in a block
         self.size = (0, 0)  # of the images as the model saw them
         self.inputs: list[np.ndarray] = []
         self.rows: dict[int, list[Tensor]] = {}  # mean over heads, [B, Q, rows, cols]
@@ -161,50 +171,52 @@ class _Kept:
     ) -> None:
         """Run one batch and keep what the plan asks for, on the processor's side, in float32."""
         components = bool(plan.what & {"pca", "rgb"})
-        queries = tuple(plan.queries.values())
+        layouts = backbone.layouts((pixels.shape[2], pixels.shape[3]))
+        queries = {layer: plan.tokens(layouts[layer]) for layer in layers} if plan.queries else {}
         capture = Capture(
             hidden=layers if components else (),
             norms=layers if "norm" in plan.what else (),
-            rows=(layers, queries) if queries else None,
+            rows=queries or None,
         )
         trace = backbone.trace(pixels, capture)
-        layout = self.layout = trace.layout
         self.size = (pixels.shape[2], pixels.shape[3])
         self.names += names
         self.inputs.append(shown)
         for layer in layers:
+            layout = self.layouts[layer] = trace.layout_after(layer)
+            given = trace.layout_before(layer)
+            self.tokens[layer] = given.length
             if queries:
-                rows = trace.attention(layer, queries)  # [B, heads, Q, N]
-                self.rows.setdefault(layer, []).append(draw.attention_maps(rows, layout).cpu())
+                rows = trace.attention(layer, queries[layer])  # [B, heads, Q, N]
+                self.rows.setdefault(layer, []).append(draw.attention_maps(rows, given).cpu())
                 if "heads" in plan.what:
-                    self.heads.setdefault(layer, []).append(draw.attention_maps_per_head(rows, layout).cpu())
+                    self.heads.setdefault(layer, []).append(draw.attention_maps_per_head(rows, given).cpu())
             if components:
-                self.patches.setdefault(layer, []).append(trace.hidden(layer)[:, layout.patches].float().cpu())
+                self.patches.setdefault(layer, []).append(layout.take(trace.hidden(layer)).float().cpu())
             if "norm" in plan.what:
-                norms = trace.norms(layer)[:, layout.patches].cpu().unflatten(1, layout.grid)
+                norms = layout.take(trace.norms(layer), -1).cpu().unflatten(1, layout.grid)
                 self.norms.setdefault(layer, []).append(norms)
 
     def finish(self, model: str, depth: int, plan: Plan, layer: int, *, per_image: bool) -> ModelMaps:
         """Turn one layer into arrays, and let go of its hidden states."""
-        layout = self.layout
-        assert layout is not None  # add() ran
+        layout = self.layouts[layer]
         rows = torch.cat(self.rows.pop(layer)).numpy() if plan.queries else None
         heads = torch.cat(self.heads.pop(layer)).numpy() if "heads" in plan.what else None
         inputs = np.concatenate(self.inputs)
         pca = rgb = None
         if plan.what & {"pca", "rgb"}:
             patches = torch.cat(self.patches.pop(layer))  # [n, P, D]
-            if not torch.isfinite(patches).all():
+            if not torch.isfinite(patches[:, layout.present]).all():
                 raise UserError(f"block {layer} of {model} puts out inf or nan; try --precision fp32.")
             if "pca" in plan.what:
-                pca = draw.first_component(patches, layout.grid, per_image=per_image).numpy()
+                pca = draw.first_component(patches, layout.grid, per_image=per_image, present=layout.present).numpy()
             if "rgb" in plan.what:
-                rgb = draw.pca_rgb(patches, layout.grid, per_image=per_image).numpy()
+                rgb = draw.pca_rgb(patches, layout.grid, per_image=per_image, present=layout.present).numpy()
         return ModelMaps(
             model=model,
             layer=layer,
             depth=depth,
-            tokens=layout.length,
+            tokens=self.tokens[layer],
             image_size=self.size,
             grid=layout.grid,
             inputs=inputs,

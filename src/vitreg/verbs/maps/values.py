@@ -25,7 +25,7 @@ class ModelMaps:
         model: its spec, or the name of its class.
         layer: the block, counted from 0; hidden states are its output, before the final norm.
         depth: number of blocks.
-        tokens: N, of which a uniform attention would give 1 / N to each.
+        tokens: N, of which a uniform attention would give 1 / N to each. Patches that are gone are NaN in all maps.
         image_size: (height, width) in pixels.
         grid: (rows, cols).
         inputs: what the patches cover of the images, as the model saw it.

@@ -12,7 +12,7 @@ from vitreg.analysis.locality import neighbour_cosine
 from vitreg.analysis.tally import BatchStatistics
 from vitreg.backbones import Backbone, Capture
 from vitreg.machine.runtime import keep_freed_memory
-from vitreg.tokens import TokenLayout
+from vitreg.tokens import TokenLayout, common_layout
 
 SAMPLED_QUERIES = 16
 
@@ -22,10 +22,12 @@ def sampled_queries(layout: TokenLayout) -> list[int]:
 
     All P rows of every layer would cost as much as the attention itself. Sixteen rows cost about 5 % of it, and what a
     patch receives from them differs from the full mean by sampling noise that outliers (over 8 times the mean) dwarf.
+    Patches that are gone ask nothing; where the whole lattice is gone, patches spread over what is left stand in.
     """
-    rows, cols = layout.grid
-    steps = [np.unique(np.linspace(0, n - 1, 2 * 4 + 1)[1::2].round().astype(int)) for n in (rows, cols)]
-    return [layout.patches.start + int(r) * cols + int(c) for r in steps[0] for c in steps[1]]
+    steps = [np.unique(np.linspace(0, n - 1, 2 * 4 + 1)[1::2].round().astype(int)) for n in layout.grid]
+    lattice = [index for r in steps[0] for c in steps[1] if (index := layout.patch(int(r), int(c))) >= 0]
+    there = layout.patch_index[layout.present].tolist()
+    return lattice or there[:: -(-len(there) // SAMPLED_QUERIES)]
 
 
 class Measure:
@@ -33,42 +35,66 @@ class Measure:
 
     Args:
         attention: whether to read attention; off for models whose attention cannot be read.
+
+    Attributes:
+        layout: of the tokens of all blocks, no patch gone.
+        present: bool [L + 1, N], which of them enter block 0 and are there after each block.
     """
 
     def __init__(self, backbone: Backbone, image_size: tuple[int, int], *, attention: bool = True) -> None:
         keep_freed_memory()
-        self.backbone, self.layout, self.attention = backbone, backbone.one_layout(image_size), attention
-        self.patch_queries = sampled_queries(self.layout)
-        self.queries = [*self.layout.cls[:1], *self.patch_queries]
+        layouts = backbone.layouts(image_size)
+        self.backbone, self.layout, self.attention = backbone, common_layout(layouts), attention
+        self._places = [layout.places(self.layout) for layout in layouts]
+        self.present = torch.stack(self._places).numpy() >= 0
+        self._moved = [layout != self.layout for layout in layouts]
+        self._patch_queries = [sampled_queries(layout) for layout in layouts[:-1]]
+        self._queries = [
+            [*layout.cls[:1], *queries] for layout, queries in zip(layouts, self._patch_queries, strict=False)
+        ]
+        self._with_cls = all(layout.cls for layout in layouts[:-1])
         self.capture = Capture(
-            norms="all", patch_embeddings=True, rows=("all", tuple(self.queries)) if attention else None
+            norms="all", patch_embeddings=True, rows=dict(enumerate(self._queries)) if attention else None
         )
+
+    @property
+    def queries(self) -> list[int]:
+        """The tokens of block 0 whose attention is read."""
+        return self._queries[0]
 
     def __call__(self, indices: Tensor, names: tuple[str, ...], pixels: Float[Tensor, "B 3 H W"]) -> BatchStatistics:
         """Run the model once and reduce."""
         with torch.inference_mode():
             trace = self.backbone.trace(pixels, self.capture)
             layers = range(self.backbone.depth)
-            norms = torch.stack([trace.norms(layer) for layer in layers])
+            norms = torch.stack([self._in_place(trace.norms(layer), layer + 1) for layer in layers])
+            entering = None if trace.entering_norms is None else self._in_place(trace.entering_norms, 0)
             cosine = neighbour_cosine(trace.patch_embeddings.float(), self.layout.grid)
             cls, received = [], []
             for layer in layers if self.attention else ():
-                rows = trace.attention(layer, self.queries)  # [B, heads, Q, N]
-                if self.layout.cls:
-                    cls.append(_share(rows[:, :, 0].mean(1)[:, self.layout.patches]))
-                to_each = maps.received(rows[:, :, -len(self.patch_queries) :], self.patch_queries)[
-                    :, self.layout.patches
-                ]
-                received.append(_share(to_each) * self.layout.num_patches)
+                rows, layout = trace.attention(layer, self._queries[layer]), trace.layout_before(layer)
+                if self._with_cls:
+                    cls.append(_share(layout.take(rows[:, :, 0].mean(1), -1, fill=0.0)))
+                queries = self._patch_queries[layer]
+                to_each = layout.take(maps.received(rows[:, :, -len(queries) :], queries), -1, fill=0.0)
+                received.append(_share(to_each) * (layout.num_patches if layout.whole else int(layout.present.sum())))
         return BatchStatistics(
             indices=indices.numpy(),
             names=names,
             norms=norms.float().cpu().numpy(),
-            entering=None if trace.entering_norms is None else trace.entering_norms.cpu().numpy(),
+            entering=None if entering is None else entering.cpu().numpy(),
             cosine=cosine.cpu().numpy(),
             cls_attention=torch.stack(cls).cpu().numpy() if cls else None,
             received=torch.stack(received).cpu().numpy() if received else None,
         )
+
+    def _in_place(self, norms: Float[Tensor, "B n"], stage: int) -> Float[Tensor, "B N"]:
+        """Norms of the tokens that enter block 0 (stage 0) or leave block stage - 1, where the common layout has them."""
+        if not self._moved[stage]:
+            return norms
+        places = self._places[stage]
+        found = norms[:, places.clamp(min=0).to(norms.device)]
+        return found * (places >= 0).to(found)
 
 
 def _share(row: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:

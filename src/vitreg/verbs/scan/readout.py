@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -160,7 +161,8 @@ class Readout:
         if side is None and self._with_power:
             blocks = self.peak, max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "low"))
             norms = group_histograms(self.tally, list(blocks), self.group)
-            power = power_of(norms, self.tally.layout.num_patches, blocks, detector)
+            patches = self.tally.patches_after(blocks[0]), self.tally.patches_after(blocks[1])
+            power = power_of(norms, patches, blocks, detector)
         said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
         return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
 
@@ -199,13 +201,14 @@ class Readout:
             output=self._followed(len(self.histograms) - 1, side),
         )
 
-    def _followed(self, layer: int, side: str) -> Followed:
-        """Compare the outliers of the peak layer with the other patches after another block."""
+    def _followed(self, layer: int, side: str) -> Followed | None:
+        """Compare the outliers of the peak layer with the other patches after another block; None if one kind is gone there."""
         outliers = self._look.followed[layer]
         others = self.sums.counts[layer] - outliers
         median, rest = (NormHistogram(counts.astype(np.int64)).median for counts in (outliers, others))
         auc = _auc(others, outliers)
-        assert auc is not None  # there are outliers, and never are all patches
+        if auc is None:
+            return None
         return Followed(
             median=_round(median),
             ratio=_round(ratio_of(median, rest, side)),
@@ -249,14 +252,20 @@ class Readout:
             outlier_fraction=_round(detection.share) if found else 0.0,
             quantiles={f"{q:g}": _round(histogram.quantile(q)) for q in QUANTILES},
             histogram=_compact(histogram),
-            cls_norm=_round(sums.cls_norm[layer] / images) if self.tally.layout.cls else None,
-            register_norms=[_round(v / images) for v in sums.register_norms[layer]],
+            cls_norm=_round(sums.cls_norm[layer] / images) if self._there(layer, "cls")[:1] == [0] else None,
+            register_norms=[_round(sums.register_norms[layer][i] / images) for i in self._there(layer, "registers")],
             cls_attention=_maybe(self._cls_share(layer)),
             received=_maybe(self._received(layer)),
-            sinks=_round(sums.sinks[layer] / histogram.total) if sums.with_attention[1] else None,
+            sinks=_round(sums.sinks[layer] / (images * self.tally.patches_after(layer - 1)))
+            if sums.with_attention[1]
+            else None,
             followed=self._followed(layer, self.side) if self.chosen[0] else None,
             gates={k: v if isinstance(v, bool) else _maybe(v) for k, v in detection.gates.items()},
         )
+
+    def _there(self, layer: int, role: Literal["cls", "registers"]) -> list[int]:
+        """Which class tokens or registers are there after a block, counted from 0."""
+        return [i for i, token in enumerate(getattr(self.tally.layout, role)) if self.tally.present[layer + 1, token]]
 
     @property
     def positions(self) -> Heatmap:
@@ -292,7 +301,7 @@ class Readout:
             layer=self._look.layer,
             factor=OWN_FACTOR,
             side="low" if self._look.side == "low" else "high",
-            share=_round(counts @ np.arange(len(counts)) / total / self.tally.layout.num_patches),
+            share=_round(counts @ np.arange(len(counts)) / total / self.tally.patches_after(self._look.layer)),
             images_with=_round(counts[1:].sum() / total),
             per_image=Histogram(
                 edges=[float(i) for i in range(most + 2)], counts=counts[: most + 1].tolist(), unit="patches"

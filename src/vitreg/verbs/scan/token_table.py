@@ -29,13 +29,14 @@ ROLES = ("cls", "register", "other", "patch")
 
 
 def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Processes) -> Path:
-    """Write every token's norm; with several processes each writes its own part."""
+    """Write the norm of every token that is there; with several processes each writes its own part."""
     part = "" if group.world == 1 else f"-{group.rank:05d}-of-{group.world:05d}"
     path = folder / f"tokens{part}.parquet"
     layout, layers = tally.layout, tally.layers
     rows, cols = layout.grid
     row, col = np.full(layout.length, -1, np.int16), np.full(layout.length, -1, np.int16)
-    row[layout.patches], col[layout.patches] = np.divmod(np.arange(rows * cols), cols)
+    places = layout.patch_index.numpy()
+    row[places], col[places] = np.divmod(np.arange(rows * cols), cols)
     role = np.array([ROLES.index(r) for r in layout.roles()], np.int32)
     patch = role == ROLES.index("patch")
     start = 0
@@ -52,6 +53,7 @@ def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Proce
             shape = codes.shape  # [n, L, N]
             image = np.broadcast_to(np.arange(count, dtype=np.int32)[:, None, None], shape)
             layer = np.broadcast_to(np.arange(layers, dtype=np.int16)[None, :, None], shape)
+            there = np.broadcast_to(tally.present[1:], shape).ravel()
             columns = [
                 pa.DictionaryArray.from_arrays(image.ravel(), names),
                 pa.array(layer.ravel()),
@@ -61,5 +63,6 @@ def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Proce
                 pa.array(decode(codes).ravel()),
                 pa.array(outlier.ravel()),
             ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+            table = pa.Table.from_arrays(columns, schema=SCHEMA)
+            writer.write_table(table if there.all() else table.filter(pa.array(there)))
     return path

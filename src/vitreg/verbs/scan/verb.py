@@ -25,7 +25,7 @@ from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
 from vitreg.passes.batches import Batches, Images, batches_of
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
-from vitreg.passes.findings import findings, refuse_broken_weights
+from vitreg.passes.findings import changes_of_tokens, findings, refuse_broken_weights
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.passes.saved_pass import SavedPass, saved_pass
@@ -128,7 +128,7 @@ def _pass_over(
         UserError: if no image could be read.
     """
     measure = Measure(backbone, batches.size, attention=backbone.attention_status().readable)
-    tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill))
+    tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill, measure.present))
     done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
     if done and group.first:
         of = "" if batches.planned is None else f" of {batches.planned}"
@@ -153,6 +153,7 @@ def _record(
     shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
     watched, unread = _watched(backbone)
     notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
+    notes += changes_of_tokens(backbone.layouts(batches.size))
     result = ScanResult(
         schema="vitreg.scan/1",
         model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),

@@ -38,7 +38,7 @@ def planted(norms, share, ratio, unevenness, rng):
 
 def said_of(norms, detector):
     """What is said of images whose norms are the same in both blocks that are asked."""
-    return power.power_of(np.repeat(counted(norms)[:, None], 2, axis=1), PATCHES, (0, 1), detector)
+    return power.power_of(np.repeat(counted(norms)[:, None], 2, axis=1), (PATCHES,) * 2, (0, 1), detector)
 
 
 def edges_of(said, side):
@@ -123,8 +123,8 @@ def test_the_smallest_share_never_rises_with_the_number_of_images():
 def test_each_side_is_asked_of_its_own_block():
     rng = np.random.default_rng(0)
     plain, wide = counted(bulk(24, rng)), counted(rng.lognormal(3, 0.5, (24, PATCHES)))
-    high = power.power_of(np.stack([plain, wide], axis=1), PATCHES, (3, 5), outliers.mixture)
-    low = power.power_of(np.stack([wide, plain], axis=1), PATCHES, (3, 5), outliers.mixture)
+    high = power.power_of(np.stack([plain, wide], axis=1), (PATCHES,) * 2, (3, 5), outliers.mixture)
+    low = power.power_of(np.stack([wide, plain], axis=1), (PATCHES,) * 2, (3, 5), outliers.mixture)
     assert (high.layer, high.below_layer) == (3, 5)
     assert high.detectable[1].share is not None
     assert low.below[1].share is not None
@@ -142,7 +142,7 @@ def test_the_cost_is_bounded_for_any_number_of_images():
     norms = np.repeat(counted(bulk(64, np.random.default_rng(0)))[:, None], 2, axis=1)
     for copies in (1, 10_000):
         asked.clear()
-        power.power_of(norms * copies, PATCHES, (0, 0), detector)
+        power.power_of(norms * copies, (PATCHES,) * 2, (0, 0), detector)
         assert len(asked) <= 40 * len(power.RATIOS)
 
 

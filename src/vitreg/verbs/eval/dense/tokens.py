@@ -18,6 +18,7 @@ from torch import Tensor
 from vitreg.backbones import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.data.sets.pairs import Pairs
+from vitreg.errors import UserError
 from vitreg.records import Skipped
 
 
@@ -97,9 +98,15 @@ def read_tokens(
     for block in blocks:
         hidden = trace.hidden(block)
         hidden = (backbone.anatomy.final_norm(hidden) if final_norm else hidden).float()
-        patches.append(trace.layout.take(hidden))
+        layout = trace.layout_after(block)
+        if not layout.whole:
+            raise UserError(
+                f"{int((~layout.present).sum())} of the {layout.num_patches} patches of {backbone.spec} have no token after "
+                f"block {block}, and a map is predicted from all; choose blocks that have them."
+            )
+        patches.append(layout.take(hidden))
         if with_cls:
-            cls.append(hidden[:, trace.layout.cls[0]])
+            cls.append(hidden[:, layout.cls[0]])
     # Copies: a head cannot learn from tensors that were made in inference mode.
     return DenseTokens([x.clone() for x in patches], [x.clone() for x in cls], trace.layout.grid)
 

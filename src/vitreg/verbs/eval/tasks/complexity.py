@@ -125,6 +125,8 @@ class Complexity(ComplexitySettings):
 
 
 def _shape(backbone: Backbone) -> Shape:
+    if backbone.anatomy.heads is None:
+        raise UserError(f"{backbone.spec} has no attention, and the cost of registers is counted for attention only.")
     shape = shape_of_tensors(vit_of(backbone.module, backbone.spec), heads=backbone.anatomy.heads)
     if shape.mlp == "other" or shape.mlp_ratio is None:
         raise UserError(
@@ -138,6 +140,7 @@ def _build(backbone: Backbone, architecture: Architecture, shape: Shape, registe
     """Build our network of this shape on no device at all; tokens beyond one CLS (DeiT's distillation) are registers."""
     assert shape.mlp_ratio is not None
     assert shape.mlp != "other"
+    assert backbone.anatomy.heads is not None  # _shape has seen to it
     rows, cols = architecture.table or (1, 1)
     with torch.device("meta"):
         return VisionTransformer(

@@ -20,6 +20,7 @@ from vitreg.passes.bench import Bench
 from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.ridge import LinearMap, Ridge, SplitMoments
 from vitreg.results import Cell, Table
+from vitreg.tokens import Tokens
 from vitreg.verbs.eval.settings.tokens import ControlsSettings, Which
 from vitreg.verbs.eval.task import Outcome
 from vitreg.verbs.eval.token_pass import HELD_OUT_EVERY, TokenPass, some_of
@@ -40,6 +41,7 @@ class Controls(ControlsSettings):
         if classes is None or len(classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")
         tokens = TokenPass(bench, self)
+        bench.backbone.one_layout(tokens.size)  # the same tokens are replaced after every block
         rule = tokens.find_rule(sides.train)
         layout = tokens.layout
         notes = tokens.missing(rule, "replacing outliers") if "outliers" in self.replace else []
@@ -103,7 +105,7 @@ def _calibrate(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, 
     """Learn what the tokens of every class are like at every block's output."""
     for batch in tokens.images(data, "dataset means"):
         trace = tokens.trace(batch.pixels, hidden=True)
-        norms = trace.norms(tokens.outlier_layer)[:, tokens.layout.patches].cpu()
+        norms = tokens.norms(trace)
         for selection in selections.values():
             image, token, slot = selection(batch.indices, norms)
             if len(image):
@@ -130,8 +132,8 @@ def _features(tokens: TokenPass, data: TrainingSet) -> tuple[Float[Tensor, "n D"
 def _feature(tokens: TokenPass, trace: Trace) -> Float[Tensor, "B D"]:
     """Return the class token, or the mean of the patch tokens of a model without one."""
     values = tokens.embed(trace)
-    cls = tokens.layout.cls
-    return (values[:, cls[0]] if cls else values[:, tokens.layout.patches].mean(1)).cpu()
+    found = Tokens(values, tokens.layout)
+    return (found.cls if tokens.layout.cls else found.mean_patch).cpu()
 
 
 def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Selection], readout: _Readout) -> _Found:
@@ -144,7 +146,7 @@ def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Sel
     for batch in tokens.images(data, "judging"):
         assert batch.labels is not None  # the set has classes
         trace = tokens.trace(batch.pixels)
-        norms = trace.norms(tokens.outlier_layer)[:, tokens.layout.patches].cpu()
+        norms = tokens.norms(trace)
         before = _feature(tokens, trace)
         sums[0] += readout.judge(before, before, batch.labels)
         others[0] += len(batch.labels)
@@ -193,7 +195,7 @@ class _Selection:
         if self.name == "random":
             chosen = self._random(indices, chosen)
         image, patch = chosen.nonzero(as_tuple=True)
-        return image, patch + self.layout.patches.start, torch.zeros_like(image)
+        return image, self.layout.patch_index[self.layout.present][patch], torch.zeros_like(image)
 
     def _random(self, indices: Tensor, outliers: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
         count = outliers.shape[1]

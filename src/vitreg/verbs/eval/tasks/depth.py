@@ -47,7 +47,7 @@ class Depth(DepthSettings):
                 whose preprocessing is unknown.
         """
         training, blocks = self.training(), blocks_to_read(bench.backbone.depth, int(self.layers))
-        if self.cls and not bench.backbone.anatomy.layout(bench.backbone.anatomy.native_size).cls:
+        if self.cls and not bench.backbone.layout(bench.backbone.anatomy.native_size).cls:
             raise UserError("this model has no class token to put beside its patch tokens; pass --no-cls.")
         sides = open_depths(bench.data, limit=bench.limit, scale=self.depth_scale)
         source = self._source(bench, sides, blocks)

@@ -36,12 +36,13 @@ class Pixels(PixelsSettings):
         fitted = 0
         for batch in tokens(train, "fitting"):
             fitted += len(batch.indices)
-            probe.partial_fit(batch.patches, batch.pixels, held_out(batch))
+            probe.partial_fit(batch.patches, batch.pixels, held_out(batch), batch.cells)
         tokens.complete(probe.moments)
         probe.finish()
         found = ByClass(MEASURES)
         for batch in tokens(judged, "judging"):
-            error, control = probe.errors(batch.patches, batch.pixels), probe.control_errors(batch.pixels)
+            error = probe.errors(batch.patches, batch.pixels, batch.cells)
+            control = probe.control_errors(batch.pixels, batch.cells)
             values = (error, error.square(), control, control.square())
             found.add(batch.indices, classify(batch.pixels, batch.norms), values)
         found.merge(bench.group.sum)

@@ -45,8 +45,8 @@ class Position(PositionSettings):
         for batch in tokens(train, "fitting"):
             fitted += len(batch.indices)
             outliers = classify(batch.pixels, batch.norms).cpu()
-            occupied += torch.stack([(~outliers).sum(0), outliers.sum(0)]).numpy()
-            probe.partial_fit(batch.patches, held_out(batch))
+            occupied[:, batch.cells] += torch.stack([(~outliers).sum(0), outliers.sum(0)]).numpy()
+            probe.partial_fit(batch.patches, held_out(batch), batch.cells)
             if self.solver == "logistic":
                 sample.add(batch)
         tokens.complete(probe.moments)
@@ -59,23 +59,21 @@ class Position(PositionSettings):
         for batch in tokens(judged, "judging"):
             patches = batch.patches
             cells = softmax.predict(patches) if softmax is not None else probe.predict(patches)
-            here = torch.arange(patches.shape[1], device=cells.device)
-            places = grid_places(grid).to(cells.device).float()
+            here = batch.cells.to(cells.device)
+            places = grid_places(grid).to(cells.device).float()[here]
             outliers = classify(batch.pixels, batch.norms).cpu()
             values = (
                 (cells == here).float(),
-                cell_distance(cells, grid),
+                cell_distance(cells, grid, here),
                 (probe.regress(patches) - places).norm(dim=-1),
                 (commonest[outliers.long()] == here.cpu()).float(),
                 (probe.predict(patches, shuffled=True) == here).float(),
             )
             found.add(batch.indices, outliers, values)
         found.merge(bench.group.sum)
-        return self._outcome(bench, found, probe, grid, sum(bench.group.gather(fitted)))
+        return self._outcome(bench, found, probe, len(tokens.cells), sum(bench.group.gather(fitted)))
 
-    def _outcome(
-        self, bench: Bench, found: ByClass, probe: PositionProbe, grid: tuple[int, int], fitted: int
-    ) -> Outcome:
+    def _outcome(self, bench: Bench, found: ByClass, probe: PositionProbe, cells: int, fitted: int) -> Outcome:
         metrics: dict[str, float] = {"accuracy": 100 * (found.overall("accuracy") or 0.0)}
         rows: list[list[Cell]] = []
         for name, outliers in (("normal", False), ("outlier", True)):
@@ -107,7 +105,7 @@ class Position(PositionSettings):
             headline="accuracy",
             metrics=metrics,
             controls={
-                "chance": 100 / (grid[0] * grid[1]),
+                "chance": 100 / cells,
                 "fitted to shuffled places": 100 * (found.overall("shuffled") or 0.0),
             },
             units={"*distance*": "patches"},
@@ -115,7 +113,7 @@ class Position(PositionSettings):
             protocol={
                 "probe": "linear, on all patch tokens",
                 "solver": self.solver,
-                "classes": grid[0] * grid[1],
+                "classes": cells,
                 "distance": "patches",
                 "tokens_per_image": self.tokens_per_image if self.solver == "logistic" else "all",
                 "strength": probe.cells_.strength_ if self.solver == "ridge" else None,
@@ -138,7 +136,7 @@ class _Sample:
         keys = random_keys(batch.indices, count, self.seed)
         chosen = pick_many(torch.ones(images, count, dtype=torch.bool), torch.full((images,), self.per_image), keys)
         image, cell = chosen.nonzero(as_tuple=True)
-        self.parts.append((patches[image, cell], cell, held_out(batch)[image]))
+        self.parts.append((patches[image, cell], batch.cells[cell], held_out(batch)[image]))
 
     def over(self, group: Processes) -> _Sample:
         """Return the samples of all processes together."""

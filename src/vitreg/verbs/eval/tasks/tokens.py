@@ -167,7 +167,8 @@ def _collect(tokens: TokenPass, data: TrainingSet, classify: Classify | None, lo
             normal_ones[images, outlier] = False  # the one that stands in for an outlier is no normal one
         normal = pick_one(normal_ones, random_keys(batch.indices, outliers.shape[1], seed + 1))
         chosen = [torch.full_like(images, layout.cls[0])] if layout.cls else []
-        chosen += [layout.patches.start + place for place in ([normal] if classify is None else [normal, outlier])]
+        patches = layout.patch_index[batch.cells]
+        chosen += [patches[place] for place in ([normal] if classify is None else [normal, outlier])]
         chosen += [torch.full_like(images, register) for register in registers]
         where = torch.stack(chosen, 1).to(batch.tokens.device)  # [B, kinds]
         own = batch.tokens[images.to(where.device)[:, None], where].cpu()
