@@ -61,6 +61,10 @@ class EvalResult(Record):
     units: dict[str, str] = Field(default_factory=dict, description="of every metric, empty for a plain number")
     larger_is_better: bool = True
     protocol: dict[str, Any] = Field(description="every setting that makes the number")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="as they were asked for, of the task and of the images; empty in earlier records",
+    )
     tables: list[Table] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
@@ -75,6 +79,50 @@ class EvalResult(Record):
         """Whether the headline is better than every control."""
         value = self.metrics[self.headline]
         return all((value > c) if self.larger_is_better else (value < c) for c in self.controls.values())
+
+
+class EvalPair(Record):
+    """One task on one model, as a row of a table; its whole record lies in its folder."""
+
+    model: str
+    task: str
+    folder: str = Field(description="beside the table")
+    failed: str = Field(default="", description="why there is no number; empty where there is one")
+    kept: bool = Field(default=False, description="whether the record was there already")
+    metric: str = ""
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    unit: str = ""
+    larger_is_better: bool = True
+    controls: dict[str, float] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    registers: int | None = None
+    weights_sha256: str = ""
+    precision: str = ""
+
+    @property
+    def control(self) -> tuple[str, float] | None:
+        """The best control: the one that is hardest to beat."""
+        if not self.controls:
+            return None
+        name = (max if self.larger_is_better else min)(self.controls, key=lambda each: self.controls[each])
+        return name, self.controls[name]
+
+    @property
+    def beats_controls(self) -> bool | None:
+        """Whether the number is better than every control; None without a number or controls."""
+        if self.value is None or self.control is None:
+            return None
+        return self.value > self.control[1] if self.larger_is_better else self.value < self.control[1]
+
+
+class Evaluations(Record):
+    """Several models and tasks on one set of data: ``result.json`` beside the folders of the pairs."""
+
+    schema_: Literal["vitreg.evals/1"] = Field(default="vitreg.evals/1", alias="schema")
+    data: str
+    pairs: list[EvalPair] = Field(description="in the order of the models, then of the tasks")
+    undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
 
 
 class DoctorResult(Record):

@@ -85,6 +85,21 @@ def test_the_picture_of_complexity_is_drawn_from_the_record(vitreg, tmp_path):
     assert shown(tmp_path) == before
 
 
+def test_a_table_is_drawn_as_it_was(vitreg, made, tmp_path):
+    """Of several models and tasks, one of which is none."""
+    words = ("-m", made["model"], "-m", "planted:clean", "-m", "timm:nope", "complexity,position", made["photographs"])
+    first = vitreg("eval", *words, "--limit", "3", *SMALL, "--out", tmp_path)
+    assert first.returncode == 2
+    assert "2 of 6 evaluations failed" in first.stderr
+    assert first.stdout.rstrip().endswith(f"Open {tmp_path / 'report.html'}")
+    before = shown(tmp_path)
+    assert {"report.html", "table.csv", "planted-clean/complexity/report.html"} <= set(before)
+    assert vitreg("draw", tmp_path).returncode == 0
+    assert shown(tmp_path) == before
+    again = vitreg("eval", *words, "--limit", "3", *SMALL, "--out", tmp_path)
+    assert again.stdout.count("  kept") == 4
+
+
 def test_the_page_of_a_run_is_drawn_as_it_was(vitreg, made):
     before = (made["run"] / "report.html").read_bytes()
     assert vitreg("draw", made["run"]).returncode == 0

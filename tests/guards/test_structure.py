@@ -201,7 +201,7 @@ def test_public_names():
     assert sorted(vitreg.__all__) == [
         "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
         "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__",
-        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "export", "extract", "load", "maps",
+        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "load", "maps",
         "plugin", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:

@@ -39,7 +39,7 @@ VERBS = {
 }
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
 OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract"}
-OF_SEVERAL = {"maps"}
+OF_SEVERAL = {"maps", "eval"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",

@@ -94,9 +94,11 @@ def take_models(words: Sequence[str], verb: str, *, several: bool) -> list[str]:
 _BETWEEN = "\0"  # no word of a command line can hold it
 
 
-def models_of(spec: str) -> list[str]:
-    """Return the models of a verb that takes several: each named by -m, or one word with commas."""
-    return spec.split(_BETWEEN)[1:] if spec.startswith(_BETWEEN) else listed(spec)
+def models_of(spec: str, *, commas: bool = True) -> list[str]:
+    """Return the models of a verb that takes several: each named by -m, or one word, with commas where these part models."""
+    if spec.startswith(_BETWEEN):
+        return spec.split(_BETWEEN)[1:]
+    return listed(spec) if commas else [spec]
 
 
 def notice(old: str, new: str) -> None:

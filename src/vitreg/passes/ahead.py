@@ -17,7 +17,7 @@ from vitreg.data.sets.spelling import meant
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
 from vitreg.specs import has_source
-from vitreg.writing.files import missing, refuse_folder, refuse_other_result
+from vitreg.writing.files import missing, printable, refuse_folder, refuse_other_result
 from vitreg.writing.ledger import LOCK, read_ledger
 from vitreg.writing.outputs import Outputs
 
@@ -118,6 +118,17 @@ def refuse_no_features(blocks: Mapping[str, Sequence[int]], *, table: bool) -> N
 def eval_outputs(folder: Path, data: object, weights: object) -> Outputs:
     """Where `eval` writes."""
     return Outputs(folder, "eval", ["result.json", "report.html", "sheets.npz"], paths_of(data, weights))
+
+
+def evaluations_outputs(folder: Path, data: object, weights: object) -> Outputs:
+    """Where `eval` of several models or tasks writes its table; each pair has a folder of its own."""
+    return Outputs(folder, "eval", ["result.json", "report.html", "table.csv"], paths_of(data, weights))
+
+
+def refuse_other_evaluations(folder: Path, data: str) -> None:
+    """Refuse a folder that holds anything but a table of the same data. Raises UserError."""
+    own = {"schema": "vitreg.evals/1", "data": printable(data)}
+    refuse_other_result(folder, own, lambda held: {"schema": held["schema"], "data": held["data"]})
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:

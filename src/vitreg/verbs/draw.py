@@ -20,10 +20,12 @@ from vitreg.errors import UserError
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
+from vitreg.report.evaluation.table import CSV as TABLE
+from vitreg.report.evaluation.table import draw_evaluations
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.sheets.kept import Named, read_sheets
 from vitreg.report.sheets.sheet import save_all
-from vitreg.results import DiscoverResult, EvalResult
+from vitreg.results import DiscoverResult, EvalResult, Evaluations
 from vitreg.training.history import read_run
 from vitreg.verbs.compare import RECORD as COMPARED
 from vitreg.verbs.compare import Comparison, draw_comparison
@@ -177,6 +179,14 @@ def _eval(folder: Path) -> Drawing:
     )  # fmt: skip
 
 
+def _evals(folder: Path) -> Drawing:
+    result = _read(folder / RESULT, Evaluations)
+    return Drawing(
+        verb="eval", names=(TABLE, PAGE), opens=PAGE, record=RESULT, undrawn=result.undrawn,
+        draw=partial(draw_evaluations, result),
+    )  # fmt: skip
+
+
 def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
@@ -231,6 +241,7 @@ _RESULTS: dict[str | None, Callable[[Path], Drawing]] = {
     "vitreg.scan/1": _scan,
     "vitreg.discover/1": _discover,
     "vitreg.eval/1": _eval,
+    "vitreg.evals/1": _evals,
 }
 
 

@@ -9,22 +9,23 @@ from typing import Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import SPEC_HELP, check_place, contents, notice, open_with, speaks
+from vitreg.cli.command import SPEC_HELP, check_place, contents, listed, models_of, notice, open_with, speaks
 from vitreg.cli.parsing import parse
+from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.data.sets.spelling import meant
 from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
+from vitreg.quantities import number
+from vitreg.results import EvalPair
 from vitreg.specs import whole
-from vitreg.verbs.eval.options import EvalOptions
+from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
 from vitreg.verbs.eval.registry import TASKS, task_of
 from vitreg.verbs.eval.settings.task import TaskSettings
 
 T = TypeVar("T", bound=TaskSettings)
-
-WITHOUT_DATA = {"complexity"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,28 +69,33 @@ def run_eval(argv: list[str]) -> int:
         argv = ["SPEC", *argv]
     if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
         raise UserError("name the model, then the task, then flags: vitreg eval SPEC TASK DATA [--flag value ...].")
-    spec, name, *words = argv
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    kind = TASKS[name]
+    word, *words = argv[1:]
+    models, names = models_of(argv[0], commas=False), list(dict.fromkeys(listed(word)))
+    for name in names:
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+    kind = TASKS[names[0]] if len(names) == 1 else TaskSettings  # several tasks keep their own settings
     command = parse(
         Command[kind],  # type: ignore[valid-type]
-        [spec, *words],
-        prog=f"vitreg eval SPEC {name}",
+        [models[0], *words],
+        prog=f"vitreg eval SPEC {word}",
         description=inspect.getdoc(kind) or "",
     )
-    if not command.data and name not in WITHOUT_DATA:
-        raise UserError(f"no data named: vitreg eval {spec} {name} DATA.")
-    out = Path("vitreg-eval") / name if command.out is None else command.out
-    _check(command, name, out)
+    if not command.data and set(names) - set(WITHOUT_DATA):
+        raise UserError(f"no data named: vitreg eval {models[0]} {word} DATA.")
+    if len(models) > 1 or len(names) > 1:
+        return _run_several(command, models, names)
+    out = Path("vitreg-eval") / names[0] if command.out is None else command.out
+    _check(command, names[0], out)
     import_torch()
-    return _run(command, name, out)
+    return _run(command, names[0], out)
 
 
 def overview() -> str:
     """Say how to call the verb, and list the tasks with the first sentence of each."""
     lines = [
         "usage: vitreg eval SPEC TASK DATA [--out DIR] ...",
+        "       vitreg eval -m SPEC -m SPEC TASK,TASK DATA    several models and tasks in one table",
         "       vitreg eval SPEC TASK --help         every setting of a task, with its value and meaning",
         "",
         "Tasks:",
@@ -125,3 +131,51 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
         page = out / "report.html"
         open_with(page if page.is_file() else out / "result.json")
     return 0
+
+
+def _run_several(command: Command[TaskSettings], models: list[str], names: list[str]) -> int:
+    """Evaluate several models or tasks: a folder for each pair, and a table. Returns the exit code."""
+    out = Path("vitreg-eval") if command.out is None else command.out
+    if command.model.weights is not None and len(models) > 1:
+        raise UserError(f"--weights belong to one model, not to {len(models)}; evaluate the models one by one.")
+    settings = {name: command.task if len(names) == 1 else TASKS[name]() for name in names}
+    command.task.check()
+    for spec in models:
+        command.model.check(spec, command.model.weights)
+    ahead.refuse_absent_data(command.data)
+    for written in dict.fromkeys(meant(name, command.data) for name in names):
+        notice(command.data, written)
+    check_place(ahead.evaluations_outputs(out, command.data, command.model.weights))
+    ahead.refuse_other_evaluations(out, command.data)
+    import_torch()
+    from vitreg.verbs.eval.several import evaluate_all
+
+    try:
+        result = evaluate_all(
+            models, [task_of(name, each) for name, each in settings.items()], command.data, out=out,
+            options=command.eval, weights=command.model.weights, quiet=False,
+            ended=lambda pair: say(in_a_line(pair)) if speaks() else None, **command.model.given(),
+        )  # fmt: skip
+    except KeyboardInterrupt as stop:
+        kept = "finished pairs are kept, and the same command goes on from them"
+        raise KeyboardInterrupt(*(stop.args or [kept])) from None
+    failed = [pair for pair in result.pairs if pair.failed]
+    if speaks():
+        if failed:
+            say(
+                f"vitreg: {len(failed)} of {len(result.pairs)} evaluations failed; the others are in the table.",
+                error=True,
+            )
+        page = out / "report.html"
+        open_with(page if page.is_file() else out / "result.json")
+    return Exit.MISTAKE if failed else Exit.DONE
+
+
+def in_a_line(pair: EvalPair) -> str:
+    """Say what one pair came to."""
+    if pair.failed:
+        return f"{pair.model}  {pair.task}: {pair.failed}"
+    words = [f"{number(pair.value)} {pair.unit}".rstrip()]
+    words += [f"({number(pair.interval[0])} to {number(pair.interval[1])})"] if pair.interval else []
+    words += [f"control: {pair.control[0]} {number(pair.control[1])} {pair.unit}".rstrip()] if pair.control else []
+    return f"{pair.model}  {pair.task}: {'  '.join(words)}" + ("  kept" if pair.kept else "")

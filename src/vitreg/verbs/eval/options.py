@@ -7,6 +7,9 @@ from pathlib import Path
 
 from vitreg.passes.options import ImageOptions, at_least
 
+WITHOUT_DATA = ("complexity",)
+"""Tasks that need none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(ImageOptions):

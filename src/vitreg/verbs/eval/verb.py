@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import fields
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
@@ -88,7 +90,7 @@ def evaluate(
             quiet=quiet,
         )
         outcome = task.run(bench)
-        result = _record(task, bench, outcome, started)
+        result = _record(task, bench, outcome, started, settings_of(task, options))
         if outputs is not None and group.first:
             outputs.publish(
                 lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
@@ -97,7 +99,14 @@ def evaluate(
     return result
 
 
-def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime) -> EvalResult:
+def settings_of(task: Task, options: EvalOptions) -> dict[str, Any]:
+    """What was asked for and makes the number, as JSON holds it: of the task, then of the images."""
+    images = {"size": options.pixels, **{name: getattr(options, name) for name in ("fit", "limit", "seed")}}
+    asked = {**{each.name: getattr(task, each.name) for each in fields(task)}, **images}  # type: ignore[arg-type]
+    return json.loads(json.dumps(asked, default=str))
+
+
+def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime, settings: dict[str, Any]) -> EvalResult:
     """Put what a task found beside the model, the data and the machine."""
     backbone = bench.backbone
     return EvalResult(
@@ -111,6 +120,7 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime) -> Ev
         units=_units(outcome),
         larger_is_better=outcome.larger_is_better,
         protocol=dict(outcome.protocol),
+        settings=settings,
         tables=list(outcome.tables),
         notes=list(dict.fromkeys((*bench.noted, *outcome.notes))),
         provenance=provenance(
