@@ -10,7 +10,8 @@ from tests.apart import meeting, on_two
 from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
 from vitreg.machine.runtime import Processes, processes
-from vitreg.recipes.settings import ClipConfig, OptimConfig
+from vitreg.models.settings import ModelConfig
+from vitreg.recipes.settings import OptimConfig
 from vitreg.training import checkpoint
 from vitreg.training.fit import fit
 from vitreg.training.plan import Plan
@@ -34,9 +35,19 @@ DRAWN = replace(
 )  # stochastic depth and hidden registers; masks, Mixup and KoLeo are the recipes' own
 
 
+# Timm's model as the network.
+FOREIGN = ModelConfig(base="timm:test_vit", base_weights="random", image_size=32)
+BASED = " with a base"
+
+
+def model_of(name):
+    """The settings of the network: a name may ask for a model of another library."""
+    return FOREIGN if name.endswith(BASED) else DRAWN
+
+
 def train(folder, name, group, mode="ddp", *, seed=SEED, micro=None, shift=0):
     """Five steps of a recipe on this process's share of the global batches; what is left lies in the folder."""
-    recipe = RECIPES[name]
+    recipe, model = RECIPES[name.removesuffix(BASED)], model_of(name)
     folder.mkdir(parents=True, exist_ok=True)
 
     def batches(first):
@@ -46,11 +57,11 @@ def train(folder, name, group, mode="ddp", *, seed=SEED, micro=None, shift=0):
 
     setup = Setup(
         batches=batches, mean=(0.0,) * 3, std=(1.0,) * 3, folder=folder, device=torch.device("cpu"),
-        precision=torch.float32, group=group, published={"model": DRAWN.arguments()},
+        precision=torch.float32, group=group, published={"model": {}},
     )  # fmt: skip
     config = TrainConfig(optim=OPTIM, run=RunConfig(batch=BATCH, micro_batch=micro, parallel=mode, seed=SEED))
     plan = Plan(total=STEPS, epoch_steps=2, warmup=1, save_every=STEPS, evaluate_every=STEPS, watch_every=STEPS)
-    fit(build(recipe, DRAWN, seed), config, plan, setup)
+    fit(build(recipe, model, seed), config, plan, setup)
 
 
 def on_two_processes(rank, folder, env, names, mode, micro):
@@ -68,7 +79,7 @@ def usable(names):
     try:
         import open_clip  # noqa: F401
     except ImportError:
-        return [name for name in names if not isinstance(RECIPES[name], ClipConfig)]
+        return [name for name in names if not name.startswith("clip")]
     return list(names)
 
 
@@ -116,6 +127,15 @@ def test_two_copies_train_as_one_process(name, one, copies):
     wanted = one(name)
     difference, where = largest_difference(checkpoint.load_newest(copies / name), wanted)
     assert difference <= 1e-5, where
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_a_model_of_another_library_trains_alike_on_two(mode, one, tmp_path):
+    names = [f"supervised ema{BASED}", f"dino{BASED}"]
+    spawn(tmp_path, names, mode)
+    for name in names:
+        difference, where = largest_difference(checkpoint.load_newest(tmp_path / name), one(name))
+        assert difference <= 1e-5, (name, where)
 
 
 @pytest.mark.slow

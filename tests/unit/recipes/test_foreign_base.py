@@ -231,3 +231,18 @@ def test_our_own_settings_are_not_read_beside_a_base():
     one = build(RECIPES["supervised ce"], FOREIGN, seed=0)
     two = build(RECIPES["supervised ce"], replace(MODEL, base=BASE, base_weights="random"), seed=0)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.registers", "8"], "--model.registers shapes vitreg's own ViT, and --model.base timm:test_vit is trained"),
+        (["--model.drop-path", "0.1"], "--model.drop-path is for vitreg's own ViT, not for --model.base timm:test_vit"),
+    ],
+)
+def test_words_for_our_own_vit_are_refused_beside_a_base(words, said, data):
+    from vitreg.cli.verbs.train import run_train
+
+    with pytest.raises(UserError) as error:
+        run_train(["deit3-smoke", "--data.root", str(data), "--model.base", BASE, *words])
+    assert said in error.value.sentence
