@@ -237,6 +237,11 @@ class Backbone:
         images = self._checked(images)
         return self._inside(images, self._edits, lambda given, editor: self._run(given, editor, grad=grad).final)
 
+    @torch.no_grad()
+    def normed(self, hidden: Float[Tensor, "B N D"], *, final_norm: bool) -> Float[Tensor, "B N D"]:
+        """Return the output of a block as it is, or through the final norm: what probes and stores read of it."""
+        return self.anatomy.final_norm(hidden) if final_norm else hidden
+
     def trace(
         self,
         images: Float[Tensor, "B C H W"],

@@ -113,8 +113,7 @@ class FieldReader:
                     yield f"{prefix}norms/{block}", self._layouts[block].take(trace.norms(block), -1)
 
     def _inner(self, trace: Trace, block: int) -> Tokens:
-        hidden = trace.hidden(block)
-        return Tokens(self._backbone.anatomy.final_norm(hidden) if self.final_norm else hidden, self._layouts[block])
+        return Tokens(self._backbone.normed(trace.hidden(block), final_norm=self.final_norm), self._layouts[block])
 
     def _described(self, dtype: StoredType, width: int) -> Iterator[tuple[str, FieldRecord]]:
         for prefix in ("", MIRRORED) if self.mirrored else ("",):

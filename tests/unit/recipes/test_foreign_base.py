@@ -236,7 +236,10 @@ def test_our_own_settings_are_not_read_beside_a_base():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model.registers", "8"], "--model.registers shapes vitreg's own ViT, and --model.base timm:test_vit is trained"),
+        (
+            ["--model.registers", "8"],
+            "--model.registers shapes vitreg's own ViT, and --model.base timm:test_vit is trained",
+        ),
         (["--model.drop-path", "0.1"], "--model.drop-path is for vitreg's own ViT, not for --model.base timm:test_vit"),
     ],
 )

@@ -153,12 +153,9 @@ class TokenPass:
 
     def embed(self, trace: Trace) -> Float32[Tensor, "B N D"]:
         """Return the tokens to probe."""
-        if not self.options.final_norm:
-            return trace.hidden(self.layer).float()
-        if self.layer == trace.depth - 1:
+        if self.options.final_norm and self.layer == trace.depth - 1:
             return trace.final.values.float()
-        with torch.no_grad():
-            return self.bench.backbone.anatomy.final_norm(trace.hidden(self.layer)).float()
+        return self.bench.backbone.normed(trace.hidden(self.layer), final_norm=self.options.final_norm).float()
 
     def find_rule(self, data: TrainingSet) -> OutlierRule:
         """Look at the norms of some images of a set, ask the detector for a threshold, and settle on the outlier layer.

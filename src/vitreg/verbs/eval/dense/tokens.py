@@ -96,8 +96,7 @@ def read_tokens(
     trace = backbone.trace(padded, Capture(hidden=tuple(blocks)))
     patches, cls = [], []
     for block in blocks:
-        hidden = trace.hidden(block)
-        hidden = (backbone.anatomy.final_norm(hidden) if final_norm else hidden).float()
+        hidden = backbone.normed(trace.hidden(block), final_norm=final_norm).float()
         layout = trace.layout_after(block)
         if not layout.whole:
             raise UserError(
