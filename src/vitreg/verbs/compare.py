@@ -80,7 +80,9 @@ def draw_comparison(record: Comparison, home: Path, page: Path) -> None:
 def _write(record: Comparison, results: Sequence[ScanResult], pictures: Shared, page: Path) -> None:
     columns, note = list(zip(record.names, results, record.scans, strict=True)), " ".join(differences(results))
     title = f"{len(results)} scans side by side"
-    write_comparison(columns, page, title=title, note=note, pictures=pictures[0], no_pictures=pictures[1])
+    write_comparison(
+        columns, page, title=title, note=note, pictures=pictures[0], no_pictures=pictures[1], attention=True
+    )
 
 
 def read_scan(folder: Path) -> ScanResult:

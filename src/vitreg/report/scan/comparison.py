@@ -15,6 +15,7 @@ from vitreg.report.attempts import Attempts
 from vitreg.report.scan import charts_counts, charts_depth
 from vitreg.report.scan.advice import shared_steps
 from vitreg.report.scan.cards import cards_of
+from vitreg.report.scan.charts_overlay import line_class, one_block, overlay
 from vitreg.writing.files import output_folder
 
 Scan = tuple[str, ScanResult, str]
@@ -29,6 +30,7 @@ def write_comparison(
     note: str = "",
     pictures: Sequence[tuple[str, Sequence[Example]]] = (),
     no_pictures: str = "",
+    attention: bool = False,
 ) -> Path:
     """Write one self-contained page that compares scans, and return its path.
 
@@ -39,6 +41,7 @@ def write_comparison(
         note: what a reader must know before comparing, below the heading.
         pictures: (name, the maps of that image by every scan, in their order), shown first.
         no_pictures: why there are none.
+        attention: whether the attention of CLS stands beside the norms at once, not behind a switch.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -56,6 +59,9 @@ def write_comparison(
         columns=[_column(*scan) for scan in scans],
         results=[result for _, result, _ in scans],
         charts=_charts(scans, attempts),
+        together=_together(scans, attempts),
+        attention_first=attention and images.has_attention,
+        groups=_by_picture(images.cards, [name for name, _ in pictures]),
         steps=shared_steps([(name, result) for name, result, _ in scans]),
         undrawn=attempts.failed,
         images=images,
@@ -104,6 +110,32 @@ def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup 
         }
         for (name, result, _), layer in zip(scans, shown, strict=True)
     ]
+
+
+def _together(scans: Sequence[Scan], attempts: Attempts) -> dict[str, Any]:
+    """The norms of all scans at one block on one axis, and what its legend says."""
+    layers = one_block([result for _, result, _ in scans])
+    named = [(name, layer) for (name, _, _), layer in zip(scans, layers, strict=True)]
+    chart = attempts(
+        "chart of all models at one block",
+        lambda: shell.two_widths(overlay(named, shell.FULL, 380), overlay(named, shell.PHONE, 320)),
+    )
+    legend = [
+        (line_class(place), f"{name}, block {layer.index}")
+        for place, (name, layer) in enumerate(named)
+        if layer is not None
+    ]
+    return {"chart": chart, "legend": legend, "cut": any(layer and layer.threshold is not None for layer in layers)}
+
+
+def _by_picture(cards: Sequence[dict[str, Any]], pictures: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The cards of each photograph, so that each begins a row; the name stands once where there are several."""
+    groups = [
+        (name, [card for card in cards if card["name"].endswith(f": {name}")]) for name in dict.fromkeys(pictures)
+    ]
+    placed = {card["index"] for _, own in groups for card in own}
+    rest = [card for card in cards if card["index"] not in placed]
+    return [(name, own) for name, own in [*groups, ("", rest)] if own]
 
 
 def _around(spans: Iterable[tuple[N, N] | None]) -> tuple[N, N] | None:

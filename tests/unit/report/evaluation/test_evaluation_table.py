@@ -64,7 +64,7 @@ def test_the_page_shows_each_pair_and_names_what_failed():
     pairs = [pair("a"), pair("a", "depth", 0.5, larger_is_better=False, unit="m", controls={"mean": 0.4}), failed("b")]
     page = plain(render(Evaluations(data="set", pairs=pairs)))
     assert 'href="a/knn/report.html"' in page
-    assert "<s>0.500 m</s>" in page
+    assert "<s>0.5 m</s>" in page
     assert "no model &#39;c&#39; in timm." in page
     assert 'data-label="Depth" class="missing"' in page  # b was not asked
     assert "2 models, 2 tasks on set." in page
