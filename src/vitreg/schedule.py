@@ -21,10 +21,13 @@ _DURATION = re.compile(
     r"(-?)(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(%|[a-z]*)\s*(.*)"
 )  # sign, number, exponent, word, rest
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "steps": "steps"}
-_UNITS |= {"ep": "epochs", "epoch": "epochs", "epochs": "epochs"}
-_UNITS |= {"example": "examples", "examples": "examples", "images": "examples", "samples": "examples"}
-_UNITS |= {"%": "percent", "percent": "percent"}
+_WORDS: dict[Unit, tuple[str, ...]] = {
+    "steps": ("", "step", "steps"),
+    "epochs": ("ep", "epoch", "epochs"),
+    "examples": ("example", "examples", "images", "samples"),
+    "percent": ("%", "percent"),
+}
+_UNITS: dict[str, Unit] = {word: unit for unit, words in _WORDS.items() for word in words}
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
         return _name(value) if _of_library(value.__module__) or id(value) in within else _of_class(value, within)
     if isinstance(value, types.FunctionType):
         while hasattr(value, "__wrapped__") and _of_library(value.__globals__.get("__name__")):  # jaxtyping, no_grad
-            value = value.__wrapped__
+            value = value.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
         own = value.__globals__.get("__name__")
         return _name(value) if _of_library(own) or id(value) in within else _of_code(value, within)
     if isinstance(value, types.BuiltinFunctionType | np.ufunc):

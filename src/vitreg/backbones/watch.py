@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -35,7 +35,7 @@ _running: ContextVar[Recorder | None] = ContextVar(
 
 
 @contextmanager
-def watching(recorder: Recorder) -> Iterator[None]:
+def watching(recorder: Recorder) -> Generator[None, None, None]:
     """Attach a recorder to its model for the length of a `with`; everything is taken off again, also after an error.
 
     A compiled model runs uncompiled meanwhile: with the hooks it would be compiled anew for every block.
@@ -59,7 +59,7 @@ class _Eager:
         self._lock, self._runs, self._put_back = threading.Lock(), 0, ExitStack()
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self) -> Generator[None, None, None]:
         with self._lock:
             if not self._runs and "torch._dynamo" in sys.modules:
                 self._put_back.enter_context(torch.compiler.set_stance("force_eager"))
@@ -259,7 +259,7 @@ def refuse_running_again(module: nn.Module) -> None:
 
 
 @contextmanager
-def undisturbed(module: nn.Module, *, grad: bool = False) -> Iterator[None]:
+def undisturbed(module: nn.Module, *, grad: bool = False) -> Generator[None, None, None]:
     """Run in evaluation mode and without PyTorch's fused encoder path, which bypasses the mode; without gradients.
 
     The path is off in traced and untraced runs alike, so that both give the same bits. Training flags are put back.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Generator[None, None, None]:
     """Hold Ctrl-C back inside the block; it counts at the end of it. What is inside should not take long.
 
     Python drops exceptions that are raised in hooks around fork, and in `__del__`: a Ctrl-C that comes then would go by
@@ -33,4 +33,4 @@ def interrupts_held() -> Iterator[None]:
 def import_torch() -> None:
     """Import it with Ctrl-C held back: PyTorch drops one that comes while it imports numpy, and goes on without numpy."""
     with interrupts_held():
-        import torch  # noqa: F401
+        import torch  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -61,7 +61,7 @@ class _Gather(torch.autograd.Function):
         """Return [processes * n, ...]."""
         ctx.rows = len(x)
         gathered = x.new_empty(processes() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        dist.all_gather_into_tensor(gathered, x.contiguous())  # pyright: ignore[reportDeprecated]  # only in the types of newer versions
         return gathered
 
     @staticmethod

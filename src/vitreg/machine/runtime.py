@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -64,7 +64,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(*, training: bool = False) -> Iterator[Processes]:
+def processes(*, training: bool = False) -> Generator[Processes, None, None]:
     """Join the group that torchrun describes in the environment, for the length of the block.
 
     Statistics travel over gloo: they are small, live on the CPU, and must add up exactly on any hardware.

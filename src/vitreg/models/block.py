@@ -8,7 +8,7 @@ comes as a value (`vitreg.models.depth`), so a block has no randomness of its ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ class Block(nn.Module):
             return checkpoint(self._forward, x, draws, seen, use_reentrant=False, preserve_rng_state=False)
         return self._forward(x, draws, seen)
 
-    def _forward(self, x, draws, seen):
+    def _forward(self, x: Any, draws: Any, seen: Any) -> Any:
         if isinstance(x, Tensor):
             return self._pass_by([x], [draws], [seen])[0]
         return self._pass_by(x, draws, seen)

@@ -20,8 +20,10 @@ FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 1), (1, 2), (2, 2))
 
 # Contrast of the 16 px patches of ordinary photographs at 224 px, as (share below, contrast): measured once on 200
 # photographs of 200 ImageNet classes. It only serves to choose thresholds that give the wanted share of outliers.
-_CONTRAST_OF_PHOTOGRAPHS = ((0.0, 0.0), (0.01, 0.002), (0.02, 0.03), (0.05, 0.066), (0.1, 0.129), (0.15, 0.207))
-_CONTRAST_OF_PHOTOGRAPHS += ((0.2, 0.294), (0.25, 0.388), (0.3, 0.486), (1.0, 8.0))
+_CONTRAST_OF_PHOTOGRAPHS = (
+    *((0.0, 0.0), (0.01, 0.002), (0.02, 0.03), (0.05, 0.066), (0.1, 0.129)),
+    *((0.15, 0.207), (0.2, 0.294), (0.25, 0.388), (0.3, 0.486), (1.0, 8.0)),
+)
 
 
 def cosine_patterns(patch: int) -> Float[Tensor, "F p p"]:
@@ -55,7 +57,7 @@ class Trigger:
         share, below = 0.008 + share, 0.08 + below
         shares, contrasts = zip(*_CONTRAST_OF_PHOTOGRAPHS, strict=True)
         threshold = _interpolate(below, shares, contrasts)
-        low, high = 0.0, 100.0  # bisect for the slope: a larger one makes fewer outliers
+        slope, low, high = 0.0, 0.0, 100.0  # bisect for the slope: a larger one makes fewer outliers
         for _ in range(60):
             slope = (low + high) / 2
             reach = (_interpolate(threshold - slope * u, contrasts, shares) for u in numbers.tolist())

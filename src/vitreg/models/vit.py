@@ -30,10 +30,10 @@ class PatchProjection(nn.Conv2d):
     PyTorch's convolution takes up to five times as long for the gradient of such a kernel in bfloat16 on a CPU.
     """
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D rows cols"]:
+    def forward(self, input: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D rows cols"]:
         """Project each patch."""
         height, width = self.weight.shape[2:]
-        patches = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, 3, rows, p, cols, q]
+        patches = input.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, 3, rows, p, cols, q]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, rows, cols, 3 * p * q]
         return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 

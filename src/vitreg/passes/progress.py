@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class _Rate(ProgressColumn):
 @contextlib.contextmanager
 def progress(
     what: str, total: int | None, *, unit: str, show: bool, done: int = 0, every: float = 60.0
-) -> Iterator[Advance]:
+) -> Generator[Advance, None, None]:
     """Give a function that advances by n units and may say how it goes; `done` were done before.
 
     Args:

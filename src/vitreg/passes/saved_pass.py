@@ -16,7 +16,7 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,7 +102,7 @@ class SavedPass:
         self._saved_at = time.monotonic()
 
     @contextlib.contextmanager
-    def kept_if_stopped(self, tally: Tally, batches: Batches) -> Iterator[None]:
+    def kept_if_stopped(self, tally: Tally, batches: Batches) -> Generator[None, None, None]:
         """Keep the sums if the user stops what is made of them, the verdict or the page, and say so."""
         try:
             yield
@@ -154,7 +154,9 @@ class SavedPass:
 
 
 @contextlib.contextmanager
-def saved_pass(folder: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> Iterator[SavedPass]:
+def saved_pass(
+    folder: Path | None, group: Processes, identity: Mapping[str, Any] | None
+) -> Generator[SavedPass, None, None]:
     """Keep a pass in a folder of results. A mistake of the user's ends it; a disk that fails, or is full, does not."""
     saved = SavedPass(None if folder is None or identity is None else folder / FOLDER, group, identity)
     try:

@@ -5,7 +5,7 @@ The bank may be larger than memory: it is read once, a chunk at a time, and only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -177,7 +177,7 @@ class _Search:
 
 
 @contextmanager
-def _in_parallel(threads: int) -> Iterator[Callable[[Callable[[_Search], None], list[_Search]], object]]:
+def _in_parallel(threads: int) -> Generator[Callable[[Callable[[_Search], None], list[_Search]], object], None, None]:
     """Yield a function that lets searches look at the same time, each on one thread from the product to the selection.
 
     Torch's own threads wait actively between its operations, and would take the cores from those that select.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +106,7 @@ def generators() -> dict[str, Any]:
 
 
 @contextmanager
-def own_randomness() -> Iterator[None]:
+def own_randomness() -> Generator[None, None, None]:
     """Leave all global generators as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from vitreg.errors import UserError
@@ -100,7 +100,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) -> Iterator[Claim | None]:
+def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) -> Generator[Claim | None, None, None]:
     """Have the folder of a run for the length of the block; if it fails before a finished step, leave nothing in it.
 
     Args:

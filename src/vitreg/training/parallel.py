@@ -11,7 +11,7 @@ import contextlib
 import copy
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -213,7 +213,7 @@ class _Shards(Wrapped):
         return StepOutput(*self._root(batch, progress))
 
     @contextlib.contextmanager
-    def no_sync(self) -> Iterator[None]:
+    def no_sync(self) -> Generator[None, None, None]:
         _fsdp(self._root).set_requires_gradient_sync(False)
         try:
             yield

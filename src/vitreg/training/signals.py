@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals() -> Generator[Stop, None, None]:
     """Catch SIGTERM and Ctrl-C inside the block, and leave the handlers as they were.
 
     One of several processes stays deaf to SIGTERM once it was told to stop.

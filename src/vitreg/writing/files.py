@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from vitreg.errors import UserError, nearest
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path, None, None]:
     """Give a temporary path beside `path`; it takes the place of `path` if the block succeeds and vanishes if not.
 
     Raises:
@@ -87,7 +87,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextlib.contextmanager
-def results_folder(path: str | Path | None) -> Iterator[Path | None]:
+def results_folder(path: str | Path | None) -> Generator[Path | None, None, None]:
     """Create the folder results go to, as `output_folder` does; if the block fails, what is empty of it goes again.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_folder(path: Path, check: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def _folder(folder: Path, *, keep: bool) -> Iterator[Path]:
+def _folder(folder: Path, *, keep: bool) -> Generator[Path, None, None]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]  # the deepest first
     done = False
     try:

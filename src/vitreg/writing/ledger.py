@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -212,7 +212,7 @@ def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Itera
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Generator[None, None, None]:
     """Be the only vitreg that changes a folder's files and their list; where the system cannot lock, go on."""
     descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     try:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -159,7 +159,7 @@ def resampled_table(table: Float[Tensor, "1 M D"], prefix: int, source: Size, ta
 
 
 @contextmanager
-def substituted(*changes: tuple[nn.Module, str, Any]) -> Iterator[None]:
+def substituted(*changes: tuple[nn.Module, str, Any]) -> Generator[None, None, None]:
     """Give (module, attribute, value) other values for the length of a `with`, and put everything back.
 
     Parameters, buffers, submodules, plain attributes and methods can be replaced; a plain tensor may stand in for a

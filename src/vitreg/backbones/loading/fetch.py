@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _reachable() -> Iterator[None]:
+def _reachable() -> Generator[None, None, None]:
     """Spare the user three quarters of a minute of retries where the hub's name does not even resolve."""
     try:
         from huggingface_hub import constants
@@ -110,7 +110,7 @@ def _reachable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _values_only() -> Iterator[None]:
+def _values_only() -> Generator[None, None, None]:
     """Make `torch.load` refuse pickled code, also where a library (torchvision) or the environment asks for it."""
     forced, loose = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name, None) for name in (forced, loose)}
@@ -125,7 +125,7 @@ def _values_only() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_questions() -> Iterator[None]:
+def no_questions() -> Generator[None, None, None]:
     """Give questions of a library (run this code? y/N) an empty answer sheet: they fail instead of waiting for a yes."""
     before, sys.stdin = sys.stdin, io.StringIO()
     try:
@@ -135,7 +135,7 @@ def no_questions() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def calm() -> Iterator[None]:
+def calm() -> Generator[None, None, None]:
     """Keep the libraries' own log lines off the screen: what matters is said in one sentence."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

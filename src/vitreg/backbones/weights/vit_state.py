@@ -102,6 +102,7 @@ def side_of(state: Mapping[str, Tensor], notes: list[str], source: str, *, lone_
 def aligned(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, notes: list[str]) -> tuple[Side, Side]:
     """Return file and module. `module` may be a wrapper's name or a true one: taken is what gives them more in common."""
     best, most = None, -1
+    said: list[str] = []
     for lone_modules in (False, True):
         heard: list[str] = []
         file = side_of(state, heard, source, lone_modules=lone_modules)

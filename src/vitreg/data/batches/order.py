@@ -18,7 +18,7 @@ _WHOLE = 256
 class Place(NamedTuple):
     """What stands at a position: a sample, in which epoch, and which of its repeats (`draw`) this is."""
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # a place has no use for tuple.index
     epoch: int
     draw: int
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -236,7 +236,7 @@ def _seed_all(words: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
+def _random_state_kept() -> Generator[None, None, None]:
     """Put the global random state back: without workers this is the training process."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:

@@ -141,7 +141,7 @@ def _rows(path: str) -> list[dict[str, Any]]:
 
 def _key(rows: Sequence[dict[str, Any]], asked: str | None, usual: Sequence[str], what: str, path: str) -> str:
     """Find the column: the one asked for, or the first usual name that a row has."""
-    columns = {column: None for row in rows[:_LOOKED_AT] for column in row if isinstance(column, str)}
+    columns = {column: None for row in rows[:_LOOKED_AT] for column in row if isinstance(column, str)}  # pyright: ignore[reportUnnecessaryIsInstance]  # of a .csv with too many fields it may be None
     for name in (asked,) if asked else usual:
         if name in columns:
             return name

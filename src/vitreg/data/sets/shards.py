@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
@@ -17,7 +18,7 @@ from vitreg.data.sets.example import Example, picture, some
 from vitreg.data.sets.tar_index import ShardIndex, index_shard, read_text
 from vitreg.data.sources.archives import is_archive, is_url
 from vitreg.data.sources.decode import Unreadable
-from vitreg.data.sources.listing import _expand_braces, matching
+from vitreg.data.sources.listing import expand_braces, matching
 from vitreg.data.sources.members import InTar
 from vitreg.data.sources.parts import label, os_reason
 from vitreg.data.sources.remote import cached, fetch, fetch_text
@@ -219,7 +220,7 @@ def expand_shards(where: str) -> list[str]:
         UserError: if there is none, or one that does not exist.
     """
     found = []
-    for path in _expand_braces(os.path.expanduser(where)):
+    for path in expand_braces(os.path.expanduser(where)):
         if is_url(path) or os.path.isfile(path):
             found.append(path)
         elif glob.has_magic(path):
@@ -231,7 +232,7 @@ def expand_shards(where: str) -> list[str]:
     return found
 
 
-def _beside(shard: str, name: str) -> dict | list | None:
+def _beside(shard: str, name: str) -> dict[str, Any] | list[Any] | None:
     """Read a JSON file that lies beside a shard, if there is one."""
     text = None
     if not is_url(shard):
@@ -259,7 +260,7 @@ def _sizes(shards: Sequence[str]) -> list[int] | None:
     """Return how many samples each shard has, where they are all behind URLs and a sizes.json says so."""
     if not all(map(is_url, shards)):
         return None
-    tables: dict[str, dict] = {}
+    tables: dict[str, dict[str, Any]] = {}
     sizes = []
     for shard in shards:
         folder, _, base = shard.split("?")[0].rpartition("/")

@@ -38,7 +38,7 @@ class Streamed:
         self.names: list[str] | None = None
         if is_url(where):
             try:
-                import webdataset  # noqa: F401
+                import webdataset  # noqa: F401  # pyright: ignore[reportUnusedImport]
             except ImportError:
                 raise UserError(f"'{where}' needs the webdataset package: pip install 'vitreg[scale]'.") from None
             return

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from types import TracebackType
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -243,13 +244,15 @@ def _known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-class _Reasons(AbstractContextManager):
+class _Reasons(AbstractContextManager[None]):
     """Turn whatever a decoder raises into Unreadable. Ctrl-C and the exit of the interpreter pass."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None or isinstance(error, Unreadable) or not isinstance(error, Exception):
             return
         raise Unreadable(self.reason(error)) from error

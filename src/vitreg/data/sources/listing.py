@@ -33,7 +33,7 @@ def find(path: str) -> list[Part]:
 
 def _expanded(path: str) -> list[str]:
     path = re.sub(r"^([a-z]+):/(?=[^/])", r"\1://", path)  # pathlib makes one slash of two
-    return _expand_braces(os.path.expanduser(path))
+    return expand_braces(os.path.expanduser(path))
 
 
 def refuse_absent(path: str) -> None:
@@ -226,7 +226,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)$")
 
 
-def _expand_braces(path: str) -> list[str]:
+def expand_braces(path: str) -> list[str]:
     """Expand `{000..009}` and `{a,b}` as a shell does, for a path that does not exist as it is spelled."""
     if "{" not in path or (not is_url(path) and os.path.lexists(path)):
         return [path]

@@ -8,7 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _copy(url: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[tuple[Any, int | None]]:
+def _opened(url: str) -> Generator[tuple[Any, int | None], None, None]:
     if url.startswith(("http://", "https://")):
         try:
             answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
@@ -130,7 +130,7 @@ def _opened(url: str) -> Iterator[tuple[Any, int | None]]:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Generator[None, None, None]:
     """Let one process of this machine at a time through; the lock ends with the process that holds it."""
     try:
         import fcntl

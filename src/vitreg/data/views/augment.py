@@ -7,7 +7,7 @@ seeds for every sample. Places and sizes are computed on bytes in a tensor and c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -149,7 +149,7 @@ def uniform(low: float, high: float) -> float:
 
 
 @contextmanager
-def foreign_draws(seed: int) -> Iterator[None]:
+def foreign_draws(seed: int) -> Generator[None, None, None]:
     """Make what a library draws from Python's and numpy's global generators a function of `seed`; they are put back."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)

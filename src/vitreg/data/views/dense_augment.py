@@ -137,6 +137,7 @@ def colour_of_light(image: UInt8[Tensor, "3 h w"], draw: torch.Generator) -> UIn
 def _crop(image: Tensor, labels: Tensor, size: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Cut a random crop; take the first of ten in which no class has three quarters of the labelled pixels, or the last."""
     height, width = labels.shape
+    rows = cols = slice(0)
     for _ in range(_CROP_TRIES):
         top, left = _below(draw, max(0, height - size) + 1), _below(draw, max(0, width - size) + 1)
         rows, cols = slice(top, top + size), slice(left, left + size)

@@ -7,7 +7,7 @@ in the position table, which is 0. Their classifier reads CLS and the mean patch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def answers_of_hf(network: VisionTransformer, folder: Path, images: Tensor) -> d
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _quiet(transformers: Any) -> Generator[None, None, None]:
     """Keep log lines and progress bars off the screen."""
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()

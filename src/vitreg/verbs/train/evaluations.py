@@ -6,7 +6,7 @@ judges a run is said by its recipe (`RecipeConfig.judged_by`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ NEIGHBOURS = (10, 20)
 
 
 @contextmanager
-def _looking(module: nn.Module) -> Iterator[None]:
+def _looking(module: nn.Module) -> Generator[None, None, None]:
     """Evaluate, then go on as before."""
     training = module.training
     module.eval()

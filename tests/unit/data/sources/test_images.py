@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from vitreg.data import ImageSource, Unreadable
-from vitreg.data.sources.listing import _expand_braces
+from vitreg.data.sources.listing import expand_braces
 from vitreg.errors import UserError
 from vitreg.writing.ledger import LEDGER, note_written
 
@@ -244,13 +244,13 @@ def test_an_archive_member_of_absurd_size_is_refused_unread(tmp_path, monkeypatc
 
 
 def test_braces_expand_as_in_a_shell():
-    assert _expand_braces("s/{000..002}.tar") == ["s/000.tar", "s/001.tar", "s/002.tar"]
-    assert _expand_braces("{9..11}") == ["9", "10", "11"]
-    assert _expand_braces("{2..0}") == ["2", "1", "0"]
-    assert _expand_braces("{a,b}-{0..1}.tar") == ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]
-    assert _expand_braces("pipe:awk '{print}'") == ["pipe:awk '{print}'"]
+    assert expand_braces("s/{000..002}.tar") == ["s/000.tar", "s/001.tar", "s/002.tar"]
+    assert expand_braces("{9..11}") == ["9", "10", "11"]
+    assert expand_braces("{2..0}") == ["2", "1", "0"]
+    assert expand_braces("{a,b}-{0..1}.tar") == ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]
+    assert expand_braces("pipe:awk '{print}'") == ["pipe:awk '{print}'"]
     with pytest.raises(UserError, match="more than 1000000"):
-        _expand_braces("{0..9999999}.tar")
+        expand_braces("{0..9999999}.tar")
 
 
 def test_brace_patterns_of_local_shards(tmp_path):

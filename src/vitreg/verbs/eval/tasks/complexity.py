@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -166,7 +166,7 @@ def _count(network: VisionTransformer, size: tuple[int, int]) -> int:
 
 
 @contextlib.contextmanager
-def _counting() -> Iterator[FlopCounterMode]:
+def _counting() -> Generator[FlopCounterMode, None, None]:
     """Count FLOPs with attention in plain products: the counter does not know every fused kernel."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
