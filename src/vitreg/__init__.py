@@ -13,6 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Anatomy": "vitreg.backbones",
     "Backbone": "vitreg.backbones",
     "Capture": "vitreg.backbones",
     "DiscoverOptions": "vitreg.verbs.discover.options",
@@ -39,10 +40,13 @@ _HOMES = {
     "maps": "vitreg.verbs.maps.verb",
     "plugin": "vitreg.plugins",
     "scan": "vitreg.verbs.scan.verb",
+    "register": "vitreg.backbones",
     "train": "vitreg.verbs.train.verb",
+    "Trace": "vitreg.backbones",
 }
 
 __all__ = [
+    "Anatomy",
     "Backbone",
     "Capture",
     "DiscoverOptions",
@@ -54,6 +58,7 @@ __all__ = [
     "ScanOptions",
     "TokenLayout",
     "Tokens",
+    "Trace",
     "UserError",
     "__version__",
     "compare",
@@ -69,6 +74,7 @@ __all__ = [
     "load",
     "maps",
     "plugin",
+    "register",
     "scan",
     "train",
 ]

@@ -199,10 +199,10 @@ def test_public_names():
     import vitreg
 
     assert sorted(vitreg.__all__) == [
-        "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
-        "ScanOptions", "TokenLayout", "Tokens", "UserError", "__version__",
+        "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
+        "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
         "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "load", "maps",
-        "plugin", "scan", "train",
+        "plugin", "register", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None

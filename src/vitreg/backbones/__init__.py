@@ -1,9 +1,21 @@
 """Looking into any Vision Transformer: load it, run it, trace it, edit it."""
 
-from vitreg.backbones.anatomy.find import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, describe, register
 from vitreg.backbones.backbone import AttentionStatus, Backbone
 from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.loading.load import load
 from vitreg.backbones.trace import QKV, Capture, Trace
 
-__all__ = ["QKV", "Anatomy", "AttentionStatus", "Backbone", "Capture", "Edit", "Place", "Trace", "describe", "load"]
+__all__ = [
+    "QKV",
+    "Anatomy",
+    "AttentionStatus",
+    "Backbone",
+    "Capture",
+    "Edit",
+    "Place",
+    "Trace",
+    "describe",
+    "load",
+    "register",
+]

@@ -15,6 +15,7 @@ from vitreg.backbones.edits import Edit
 from vitreg.backbones.trace import QKV, Capture, Trace
 from vitreg.backbones.watch import undisturbed
 from vitreg.errors import UserError
+from vitreg.testing.anatomies import check_blocks, check_last_norm, check_patch, check_places
 from vitreg.testing.editing import editing_checks
 
 _TIGHT = 1e-5
@@ -24,7 +25,8 @@ _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None = None) -> dict[str, str]:
     """Check that a backbone keeps every promise made about it.
 
-    Traced equals untraced bit for bit; nothing is left behind in the module, also after an exception; the layout
+    The patch is the stride of the projection; blocks run once, in their order; the pixels of a patch change its token;
+    traced equals untraced bit for bit; nothing is left behind in the module, also after an exception; the layout
     covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows sum to 1 and are
     those of float64 attention of the same q and k, however large the logits; attention times values, sent through the
     block's output projection, is the attention module's output; images that
@@ -42,6 +44,8 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
     """
     images = _default_images(backbone) if images is None else images
     assert len(images) == 3, f"check_backbone wants three images, got {len(images)}"
+    check_patch(backbone)
+    check_blocks(backbone, images)
     readable = backbone.attention_status().readable
     known = bool(backbone.anatomy.attention)
     everything = Capture(
@@ -56,7 +60,8 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
         ("untouched", lambda: _untouched(backbone, images, everything)),
         ("same bits", lambda: _same_bits(backbone, images, trace)),
         ("layout", lambda: _layout(backbone, images, trace)),
-        ("final norm", lambda: _final_norm(backbone, trace)),
+        ("final norm", lambda: check_last_norm(backbone, trace.hidden(-1), trace.final.values)),
+        ("places", lambda: check_places(backbone, images)),
         ("norms", lambda: _norms(backbone, trace)),
         ("patch embeddings", lambda: _patch_embeddings(backbone, images, trace)),
         ("attention", lambda: _attention(backbone, images, trace)),
@@ -91,10 +96,13 @@ def _same_bits(backbone: Backbone, images: Tensor, trace: Trace) -> None:
 
 
 def _layout(backbone: Backbone, images: Tensor, trace: Trace) -> None:
-    layout = backbone.layout((images.shape[-2], images.shape[-1]))
-    assert list(layout.roles()).count("patch") == layout.num_patches, "the layout miscounts its patches"
-    shape = (len(images), layout.length, backbone.anatomy.width)
+    layouts = backbone.layouts((images.shape[-2], images.shape[-1]))
+    layout = layouts[0]
     for layer in range(backbone.depth):
+        assert trace.layout_after(layer) == layouts[layer + 1], (
+            f"another layout after block {layer} than Backbone.layouts says"
+        )
+        shape = (len(images), layouts[layer + 1].length, backbone.anatomy.width)
         assert tuple(trace.hidden(layer).shape) == shape, (
             f"hidden({layer}) is {list(trace.hidden(layer).shape)}, not {shape}"
         )
@@ -107,12 +115,6 @@ def _layout(backbone: Backbone, images: Tensor, trace: Trace) -> None:
         assert tuple(table.shape) == (rows * cols, backbone.anatomy.width), (
             "the position table is not one row per patch"
         )
-
-
-def _final_norm(backbone: Backbone, trace: Trace) -> None:
-    with undisturbed(backbone.module):
-        normed = backbone.anatomy.final_norm(trace.hidden(-1))
-    assert torch.equal(normed, trace.final.values), "final_norm(hidden(-1)) is not what the model returns"
 
 
 def _norms(backbone: Backbone, trace: Trace) -> None:
@@ -144,10 +146,10 @@ def _attention(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
     status = backbone.attention_status()
     if not status.readable:
         return status.reason
-    length = trace.layout.length
-    queries = [0, length - 1]
-    rows = backbone.trace(images, Capture(rows=("all", queries)))
-    for layer in range(backbone.depth):
+    lengths = [trace.layout_before(layer).length for layer in range(backbone.depth)]
+    rows = backbone.trace(images, Capture(rows={layer: [0, length - 1] for layer, length in enumerate(lengths)}))
+    for layer, length in enumerate(lengths):
+        queries = [0, length - 1]
         found = trace.attention(layer, list(range(length)))
         assert tuple(found.shape) == (len(images), backbone.anatomy.heads, length, length), f"attention({layer}) shape"
         _close(found.sum(dim=-1), torch.ones_like(found[..., 0]), f"attention rows of block {layer} sum to 1")

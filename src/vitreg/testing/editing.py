@@ -150,6 +150,12 @@ def _added(backbone: Backbone, images: Tensor) -> str | None:
             return str(error)
         raise AssertionError("a model whose position bias is tied to its tokens takes one more")
     plain = backbone.trace(images, Capture(hidden="all"))
+    if any(plain.layout_before(layer) != plain.layout_after(layer) for layer in range(backbone.depth)):
+        try:
+            backbone.trace(images, Capture(), edits)
+        except UserError as error:
+            return str(error)
+        raise AssertionError("a model that drops tokens itself takes one more before it does")
     trace = backbone.trace(images, Capture(hidden="all"), edits)
     assert trace.layout == plain.layout, "a token that was added and taken out again is still in the layout"
     assert trace.final.values.shape == plain.final.values.shape
@@ -173,7 +179,7 @@ def _added_keys(backbone: Backbone, images: Tensor) -> str | None:
 
     trace = _edited(backbone, images, "attention", with_key, qkv=[layer], rows={layer: [0]})
     inside, outside = trace.attention(layer, [0]), trace.extra_attention(layer, [0])
-    assert inside.shape[-1] == trace.layout.length
+    assert inside.shape[-1] == trace.layout_before(layer).length
     assert outside.shape[-1] == 1
     total = inside.sum(-1) + outside.sum(-1)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4), "attention to tokens and to the added key is not 1"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
+from vitreg import plugins
 from vitreg.backbones.anatomy.hub import read_hub, read_ours
 from vitreg.backbones.anatomy.others import read_open_clip, read_torchvision
 from vitreg.backbones.anatomy.parts import Anatomy, AttentionParts
@@ -11,9 +15,46 @@ from vitreg.backbones.anatomy.timm import read_timm
 from vitreg.backbones.anatomy.transformers import read_transformers
 from vitreg.errors import UserError
 
-__all__ = ["Anatomy", "AttentionParts", "describe", "unwrapped"]
+__all__ = ["Anatomy", "AttentionParts", "describe", "register", "unwrapped"]
 
 _BUILDERS = (read_ours, read_timm, read_open_clip, read_torchvision, read_transformers, read_hub)
+
+Builder = Callable[[Any], Anatomy]
+_registered: dict[type[nn.Module], Builder] = {}
+
+
+def register(kind: type[nn.Module], anatomy: Builder) -> None:
+    """Say what is to be known about a class of models; every verb then takes its instances, as `vitreg.load` does.
+
+    Whether what it says holds, `vitreg.testing.check_backbone(vitreg.load(model))` tells.
+
+    Args:
+        kind: the class; its subclasses count too, unless they are registered themselves. What was said before is replaced.
+        anatomy: an instance -> its `Anatomy`.
+    Raises:
+        UserError: for what is no class of modules, or no function.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError(f"register takes a class of nn.Module, not {kind!r}; an instance is described by its class.")
+    if not callable(anatomy):
+        raise UserError(f"register takes a function from a {kind.__name__} to its Anatomy, not {anatomy!r}.")
+    _registered[kind] = anatomy
+
+
+def _from_registered(module: nn.Module) -> Anatomy | None:
+    kind = next((kind for kind in type(module).__mro__ if kind in _registered), None)
+    if kind is None:
+        return None
+    found = _registered[kind](module)
+    if not isinstance(found, Anatomy):
+        raise UserError(f"the function registered for {kind.__name__} returned {found!r}; it returns a vitreg.Anatomy.")
+    return found
+
+
+def _from_plugin(module: nn.Module) -> Anatomy | None:
+    """Ask the builders that others declared or added: module -> Anatomy, None for what they do not know."""
+    found = (read(module) for read in plugins.all_of("anatomy").values())
+    return next((anatomy for anatomy in found if anatomy is not None), None)
 
 
 def describe(module: nn.Module) -> Anatomy:
@@ -21,8 +62,8 @@ def describe(module: nn.Module) -> Anatomy:
 
     Knows timm (VisionTransformer, Eva, Beit), transformers (ViT, DeiT, Dinov2 with and without registers, DINOv3, CLIP,
     SigLIP, MAE, I-JEPA), open_clip, torchvision, modules shaped like the torch.hub repositories dinov2, dino and deit,
-    and vitreg's own. Wrappers are followed: DistributedDataParallel, CLIP models to their image tower,
-    `...ForImageClassification` to what they wrap.
+    vitreg's own, classes given to `register`, and anatomies that plug-ins declare. Wrappers are followed:
+    DistributedDataParallel, CLIP models to their image tower, `...ForImageClassification` to what they wrap.
 
     Raises:
         UserError: for any other module, naming the remedy.
@@ -30,15 +71,15 @@ def describe(module: nn.Module) -> Anatomy:
     inside = module
     while True:
         inside = unwrapped(inside)
-        for read in _BUILDERS:
+        for read in (_from_registered, *_BUILDERS, _from_plugin):
             anatomy = read(inside)
             if anatomy is not None:
                 return anatomy
         wrapped = _unwrap(inside)
         if wrapped is None:
             raise UserError(
-                f"{type(module).__module__}.{type(module).__name__} is not a Vision Transformer known here; describe "
-                "it in a vitreg.backbones.anatomy.find.Anatomy and pass that: Backbone(module, anatomy)."
+                f"{type(module).__module__}.{type(module).__name__} is not a Vision Transformer known here; say what "
+                "it is with vitreg.register(CLASS, FUNCTION), or pass an anatomy: Backbone(module, anatomy)."
             )
         inside = wrapped
 

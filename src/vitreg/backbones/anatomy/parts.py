@@ -47,12 +47,15 @@ class AttentionParts:
     sequence_first: bool = False
 
 
+def _none() -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Anatomy:
     """All that must be known about a foreign ViT. Sizes are height before width, in pixels.
 
     Args:
-        library: who wrote the model: timm, transformers, open_clip, torchvision, hub, vitreg or a name of your own.
         tower: the vision tower; equals the given module or lies inside it.
         blocks: transformer blocks in the order they run; each returns tokens, or a tuple or list that starts with them.
         final_norm: `final_norm(output of the last block) == encode(images)`; nn.Identity where a model has none.
@@ -65,6 +68,7 @@ class Anatomy:
             on the way; None where they stay the same. Final tokens are those of the last block.
         encode: images [B, channels, H, W] of any size the model takes -> final tokens [B, N, D].
         patch_projection: puts out the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
+        library: who wrote the model: timm, transformers, open_clip, torchvision, hub, vitreg or a name of your own.
         position_table: returns (rows of the patches [P, D], grid), or None for models without a learned table.
         register_parameter: returns the learned registers [R, D], or None.
         attention: one entry per block, or empty where the projections are not known (attention is then still read
@@ -75,20 +79,20 @@ class Anatomy:
         sequence_first: blocks pass [N, B, D] to one another.
     """
 
-    library: str
     tower: nn.Module
     blocks: tuple[nn.Module, ...]
     final_norm: nn.Module
     patch: Size
     native_size: Size
-    heads: int | None = None
+    heads: int | None
     width: int
     layout: Callable[[Size], TokenLayout]
     layout_after: Callable[[int, Size], TokenLayout] | None = None
     encode: Callable[[Tensor], Tensor]
     patch_projection: nn.Module
-    position_table: Callable[[], tuple[Tensor, Size] | None]
-    register_parameter: Callable[[], Tensor | None]
+    library: str = "own"
+    position_table: Callable[[], tuple[Tensor, Size] | None] = _none
+    register_parameter: Callable[[], Tensor | None] = _none
     attention: tuple[AttentionParts, ...] = ()
     mlp: tuple[nn.Module, ...] = ()
     prefix_counts: tuple[tuple[nn.Module, str], ...] = ()
