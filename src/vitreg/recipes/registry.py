@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vitreg.data.views.transforms import Preprocess
     from vitreg.recipes.recipe import Recipe
 
-Supervision = Literal["none", "label", "caption"]
+Supervision = Literal["none", "label", "caption", "mask", "numbers"]
+"""What comes with a picture: nothing, the number of its class, captions, a class of every pixel, numbers on a grid."""
 
 
 class Judged(NamedTuple):
@@ -53,7 +54,7 @@ class RecipeConfig:
     """Consecutive samples that share draws; a batch holds whole groups."""
 
     needs: ClassVar[Supervision] = "none"
-    """What supervises a sample: nothing, the number of its class, or its captions."""
+    """What supervises a sample."""
     judged_by: ClassVar[Judged] = Judged("knn", "knn")
     """How a run is judged. kNN needs labels on both sides of the data; without them the run is not judged."""
     built_by: ClassVar[str] = ""
@@ -67,6 +68,9 @@ class RecipeConfig:
 
     def view(self, size: int) -> View:
         """Return what makes crops of a picture: stacks of views, uint8 [V, 3, h, w] each.
+
+        Of a picture and its map (`needs` is "mask" or "numbers"), also the tensor that supervises the crops:
+        `vitreg.data.views.paired.paired_view` is one.
 
         Args:
             size: side of the images in pixels.

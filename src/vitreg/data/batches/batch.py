@@ -16,13 +16,14 @@ class TrainBatch:
     Args:
         views: stacks of crops of one size each, [V, B, 3, h, w]: view v of sample b. Bytes as the loader gives them,
             normalised floats after `on`. Supervised training has one stack of one view; multi-crop has two stacks.
-        targets: class indices [B], multi-hot labels [B, C], token ids of captions [B, L], or None.
+        targets: class indices [B], multi-hot labels [B, C], token ids of captions [B, L], classes of pixels [B, h, w],
+            numbers of patches [B, rows, cols, C], or None.
         names: of the samples, for messages.
         first: place of the first sample in the global batch of the step.
     """
 
     views: tuple[UInt8[Tensor, "V B 3 h w"] | Float[Tensor, "V B 3 h w"], ...]
-    targets: Int64[Tensor, "B ..."] | Float[Tensor, "B C"] | None = None
+    targets: Int64[Tensor, "B ..."] | UInt8[Tensor, "B h w"] | Float[Tensor, "B ..."] | None = None
     names: tuple[str, ...] = ()
     first: int = 0
 

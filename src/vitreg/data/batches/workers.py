@@ -28,7 +28,10 @@ from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 
-View = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
+OneView = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
+PairedView = Callable[[Image.Image, np.ndarray], tuple[tuple[UInt8[Tensor, "V 3 h w"], ...], Tensor]]
+View = OneView | PairedView
+"""What is made of a picture; of a picture with a map, what is made of both."""
 Tokenize = Callable[[list[str]], Int64[Tensor, "B L"]]
 
 REPLACEMENTS = 100  # tried for one position; that all are unreadable by chance does not happen
@@ -85,22 +88,32 @@ class TrainingJobs(torch.utils.data.Dataset[Delivery]):
         """Read and augment the samples of a batch."""
         delivery = Delivery([], None, [], [], [], [])
         views: list[tuple[Tensor, ...]] = []
-        targets: list[int | str | None] = []
+        targets: list[int | str | Tensor | None] = []
         try:
             with _random_state_kept():
                 for job in jobs:
                     example = self._read(job, delivery)
                     words = _words(self.seed, job.position, "sample")
                     _seed_all(words)
-                    views.append(self.view(example.image))
-                    target = example.target
+                    stacks, target = self._viewed(example)
+                    views.append(stacks)
                     targets.append(target[words[3] % len(target)] if isinstance(target, list) else target)
         except UserError as error:
             delivery.problem = str(error)
             return delivery
         delivery.stacks = [torch.stack(stack, dim=1) for stack in zip(*views, strict=True)]  # [V, B, 3, h, w] each
-        delivery.targets = self._targets(targets)
+        try:
+            delivery.targets = self._targets(targets)
+        except UserError as error:
+            delivery.problem = str(error)
         return delivery
+
+    def _viewed(self, example: Example) -> tuple[tuple[Tensor, ...], int | list[str] | Tensor | None]:
+        """Make views of a picture, and of its map what supervises them."""
+        view: Any = self.view
+        if isinstance(example.target, np.ndarray):
+            return view(example.image, example.target)
+        return view(example.image), example.target
 
     def _read(self, job: Job, delivery: Delivery) -> Example:
         """Read the sample of a position, or the first readable one of a fixed series of others."""
@@ -119,12 +132,20 @@ class TrainingJobs(torch.utils.data.Dataset[Delivery]):
         name, reason = delivery.skipped[-1]
         raise UserError(f"none of {REPLACEMENTS + 1} samples tried could be read, such as {name}: {reason}.")
 
-    def _targets(self, targets: list[int | str | None]) -> Tensor | None:
+    def _targets(self, targets: list[int | str | Tensor | None]) -> Tensor | None:
         if self.tokenize is not None:
             captions = [target for target in targets if isinstance(target, str)]
             if len(captions) < len(targets):
                 raise ValueError("a tokenizer for samples without captions")
             return self.tokenize(captions)  # [B, L]
+        maps = [target for target in targets if isinstance(target, Tensor)]
+        if maps:
+            shapes = {tuple(each.shape) for each in maps}
+            if len(shapes) > 1:
+                raise UserError(
+                    f"maps of one batch have different shapes, such as {' and '.join(map(str, sorted(shapes)[:2]))}."
+                )
+            return torch.stack(maps)  # [B, ...]
         numbers = [target for target in targets if isinstance(target, int)]
         if any(isinstance(target, str) for target in targets):
             raise ValueError("captions need a tokenizer")
@@ -155,7 +176,7 @@ class EvaluationJobs(torch.utils.data.Dataset[Delivery]):
             delivery.indices.append(job.index)
             if isinstance(example.target, int):
                 numbers.append(example.target)
-            elif example.target is not None:
+            elif isinstance(example.target, list):
                 delivery.captions.append(example.target)
         if pictures:
             delivery.stacks = [torch.stack(pictures)]  # [B, h, w, 3]

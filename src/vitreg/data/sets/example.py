@@ -16,10 +16,10 @@ from vitreg.data.sources.parts import Locator
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with what supervises it: the number of its class, its captions, or nothing."""
+    """A picture with what supervises it: the number of its class, its captions, a map of its places, or nothing."""
 
     image: Image.Image
-    target: int | list[str] | None = None
+    target: int | list[str] | np.ndarray | None = None
 
 
 class TrainingSet(Protocol):

@@ -24,6 +24,7 @@ MAPS = (".png", ".tif", ".tiff", ".bmp", ".npy")  # no JPEG: what it changes are
 IMAGE_FOLDERS = ("image", "images", "rgb")
 MASK_FOLDERS = ("mask", "masks", "label", "labels", "annotation", "annotations")
 DEPTH_FOLDERS = ("depth", "depths")
+NUMBER_FOLDERS = ("numbers", "features", "targets")
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

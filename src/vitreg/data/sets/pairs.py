@@ -1,7 +1,7 @@
-"""Pictures with a class or a depth for every pixel, read one at a time: sets for dense probes.
+"""Pictures with a class or a depth for every pixel, read one at a time: sets for dense probes, and for training.
 
-Both kinds are sets of pictures like any other (`TrainingSet`), with `map(i)` beside `read(i)`. A picture and its map
-have the same size in pixels, or the set is refused.
+All kinds are sets of pictures like any other (`TrainingSet`), with `map(i)` beside `read(i)`. A picture and its map
+have the same size in pixels, or the set is refused; numbers on a grid cover their picture, whatever its size.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vitreg.data.sets import pair_files
-from vitreg.data.sets.example import Example, Strings, picture
-from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, SIDES, VOC_CLASSES, PairFiles
+from vitreg.data.sets.example import Example, Portion, Strings, TrainingSet, picture
+from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, NUMBER_FOLDERS, SIDES, VOC_CLASSES, PairFiles
+from vitreg.data.sets.settings import DataConfig
 from vitreg.data.sets.spelling import spelled
 from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which_way
 from vitreg.data.sources.parts import OnDisk, label
@@ -165,6 +167,67 @@ class DepthSet(Pairs):
     def empty(self, values: np.ndarray) -> str:
         """Say so of a map without a distance."""
         return "" if (values > 0).any() else "no pixel has a known depth"
+
+
+class NumberSet(Pairs):
+    """Pictures with numbers on a grid, such as features of another model for every patch: an .npy [rows, cols, C] each."""
+
+    def map(self, index: int) -> Float32[np.ndarray, "rows cols C"]:
+        """Read the numbers. Raises Unreadable, or UserError for what is no grid of numbers."""
+        values = _read_map(self._maps[index])
+        values = values[..., None] if values.ndim == 2 else values
+        if values.ndim != 3 or values.dtype.kind not in "fiub":
+            raise UserError(
+                f"'{self.map_name(index)}' holds {values.dtype} values of shape {list(values.shape)}; numbers on a grid are "
+                "[rows, cols, C]."
+            )
+        return values.astype(np.float32)
+
+    def empty(self, values: np.ndarray) -> str:
+        """Say so of a grid without a number."""
+        return "" if np.isfinite(values).any() else "no number is finite"
+
+
+class MappedSet:
+    """Pairs as training takes them: what supervises a picture is its map."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs, self.classes, self.labels, self.notes = pairs, pairs.classes, None, pairs.notes
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.pairs)
+
+    def read(self, index: int) -> Example:
+        """Decode a picture and its map. Raises Unreadable or UserError."""
+        return Example(self.pairs.read(index).image, self.pairs.map(index))
+
+    def name(self, index: int) -> str:
+        """Return the path of a picture."""
+        return self.pairs.name(index)
+
+
+def open_mapped(config: DataConfig, kind: Literal["mask", "numbers"]) -> tuple[TrainingSet, TrainingSet]:
+    """Open both sides of pictures with masks (see `open_masks`), or ROOT/{train,val or test}/{images,numbers}.
+
+    Raises:
+        UserError: if something is missing.
+    """
+    if config.val is not None:
+        raise UserError("--data.val is for whole images; pictures with maps have both sides in --data.root.")
+    if kind == "mask":
+        masks = open_masks(config.root)
+        sides: tuple[Pairs, Pairs] = (masks.train, masks.test)
+    else:
+        _, root = _kind_and_root(config.root, ())
+        found = [pair_files.folder(root, side, NUMBER_FOLDERS) for side in SIDES]
+        sides = (NumberSet(found[0]), NumberSet(found[1]))
+    limits = (config.limit, config.limit_val)
+    train, val = (
+        MappedSet(pairs) if limit is None or limit >= len(pairs) else Portion(MappedSet(pairs), limit)
+        for pairs, limit in zip(sides, limits, strict=True)
+    )
+    return train, val
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from vitreg.data.batches.order import Order
 from vitreg.data.batches.training import TrainingLoader, evaluation_loader, training_loader
 from vitreg.data.batches.workers import View
 from vitreg.data.sets.datasets import TrainingSet, concerns, open_training_set
+from vitreg.data.sets.pairs import open_mapped
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
@@ -48,15 +49,23 @@ def open_data(config: TrainConfig) -> Data:
         UserError: for data that do not exist, or do not suit the recipe.
     """
     recipe, size = config.recipe, config.model.image_size
-    captions = recipe.needs == "caption"
-    train = open_training_set(config.data, "train", captions=captions)
+    train, val = _sides(config)
     _check_enough(len(train), config.run.batch, recipe.copies())
-    val = open_training_set(config.data, "val", captions=captions, classes=train.classes)
     notes = tuple(concerns(train, supervised=recipe.needs == "label"))
     return Data(
         train=train, val=val, view=recipe.view(size), preprocess=recipe.preprocess(size),
         order=Order(len(train), config.run.seed, recipe.copies()), notes=notes,
     )  # fmt: skip
+
+
+def _sides(config: TrainConfig) -> tuple[TrainingSet, TrainingSet | None]:
+    """Open what supervises the recipe: both sides, the validation side only where there is one."""
+    needs = config.recipe.needs
+    if needs in ("mask", "numbers"):
+        return open_mapped(config.data, needs)
+    captions = needs == "caption"
+    train = open_training_set(config.data, "train", captions=captions)
+    return train, open_training_set(config.data, "val", captions=captions, classes=train.classes)
 
 
 def _check_enough(images: int, batch: int, repeats: int) -> None:
