@@ -26,7 +26,7 @@ SPEC = "timm:vit_tiny_patch16_224"
 PROGRAM = f"""
 import sys
 import torch
-from vitreg.data import feature_shards
+from vitreg.features import shards as feature_shards
 from vitreg.verbs.extract.verb import Wanted, extract_features
 from vitreg.features.fields import FieldReader
 

@@ -238,7 +238,7 @@ def test_what_is_added_leaves_the_rest_and_its_failure_too(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vitreg import outputs
+from vitreg.writing import outputs
 folder, moves = Path(sys.argv[1]), int(sys.argv[2])
 def write(place):
     for name in ("result.json", "tokens.parquet", "report.html"):
