@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +15,10 @@ from vitreg.data import Batch, ImageSource, stream
 from vitreg.data.views.transforms import Policy
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
+from vitreg.passes.given import Images, Prepared, given
 from vitreg.passes.view import View, view_of, view_of_tensors
 from vitreg.records import Skipped
 
-Images = str | Path | Sequence[str | Path] | Tensor
 KEPT_OF_A_STREAM = 8  # images behind a URL come once, so the page shows the first ones
 
 
@@ -69,16 +68,20 @@ def batches_of(
     """Prepare a pass.
 
     Raises:
-        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, C, H, W], or a model
-            that photographs cannot be prepared for.
+        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, C, H, W], what is no
+            images at all, or a model that photographs cannot be prepared for.
     """
-    if isinstance(images, Tensor):
-        return _OfTensor(images[:limit], view_of_tensors(backbone, images, policy=policy, batch=batch_size))
-    if not isinstance(images, str | Path) and not all(isinstance(path, str | Path) for path in images):
-        raise UserError(f"images are paths, or one floating point tensor [n, {backbone.anatomy.channels}, H, W].")
+    found = given(images, backbone, workers)
+    if size is not None and isinstance(found, Tensor | Prepared):
+        raise UserError("a tensor is scanned at its own size; leave the size out, or resize the images.")
+    if isinstance(found, Tensor):
+        return _OfTensor(found[:limit], view_of_tensors(backbone, found, policy=policy, batch=batch_size), group)
+    if isinstance(found, Prepared):
+        view = view_of_tensors(backbone, found.first, policy=policy, batch=batch_size)
+        return _OfPrepared(found, view, group, limit)
     square = (size, size) if isinstance(size, int) else size
     view = view_of(backbone, size=square, policy=policy, batch=batch_size)
-    return _OfSource(images, view, group, workers, limit)
+    return _OfSource(found, view, group, workers, limit)
 
 
 class _OfSource:
@@ -86,13 +89,12 @@ class _OfSource:
 
     def __init__(
         self,
-        images: str | Path | Sequence[str | Path],
+        source: ImageSource,
         view: View,
         group: Processes,
         workers: int | None,
         limit: int | None,
     ) -> None:
-        source = ImageSource([images] if isinstance(images, str | Path) else list(images))
         self._view, self.size = view, view.size
         self._stream = stream(
             source,
@@ -114,6 +116,8 @@ class _OfSource:
 
     @property
     def fingerprint(self) -> str | None:
+        if self._stream.source.in_memory:
+            return None
         return f"{self._stream.source.fingerprint()} {self._stream.batch_size} {self._stream.preprocess}"
 
     def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
@@ -146,8 +150,8 @@ class _OfSource:
 class _OfTensor:
     """Images that are already what the model takes."""
 
-    def __init__(self, images: Tensor, view: View) -> None:
-        self._images, self._view, self.size = images, view, view.size
+    def __init__(self, images: Tensor, view: View, group: Processes) -> None:
+        self._images, self._view, self.size, self._group = images, view, view.size, group
         self.planned: int | None = len(images)
         self.skipped: list[Skipped] = []
         self.notes: tuple[str, ...] = ()
@@ -160,14 +164,54 @@ class _OfTensor:
         raise AssertionError("a tensor has no fingerprint, so its pass is never kept")
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self._images), self._view.batch):
-            pixels = self._view.fit(self._images[start : start + self._view.batch])
-            indices = torch.arange(start, start + len(pixels))
-            yield Batch(indices, tuple(f"image {i}" for i in indices.tolist()), pixels)
+        own = torch.arange(self._group.rank, len(self._images), self._group.world)
+        for indices in own.split(self._view.batch):
+            pixels = self._images[int(indices[0]) : int(indices[-1]) + 1 : self._group.world]
+            yield Batch(indices, tuple(f"image {i}" for i in indices.tolist()), self._view.fit(pixels))
 
     def shows(self, index: int) -> bool:
         return True
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
         pixels = self._view.fit(self._images[index : index + 1].float())
+        return self._view.shown(pixels)[0], pixels
+
+
+class _OfPrepared:
+    """Images that a loader or a dataset gives as the model takes them. They come once: the page shows the first ones."""
+
+    def __init__(self, images: Prepared, view: View, group: Processes, limit: int | None) -> None:
+        self._images, self._view, self.size, self._group, self._limit = images, view, view.size, group, limit
+        length = images.length
+        self.planned = length if limit is None or length is None else min(length, limit)
+        self.skipped: list[Skipped] = []
+        self.notes: tuple[str, ...] = ()
+        self._kept: dict[int, Tensor] = {}
+
+    @property
+    def fingerprint(self) -> str | None:
+        return None
+
+    def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
+        raise AssertionError("a loader has no fingerprint, so its pass is never kept")
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for whole in self._images.batches(self._view.batch, self._limit):
+            indices = torch.arange(start, start + len(whole))
+            start += len(whole)
+            own = indices % self._group.world == self._group.rank
+            if not own.any():
+                continue
+            pixels, indices = self._view.fit(whole[own]), indices[own]
+            for index, image in zip(indices.tolist(), pixels, strict=True):
+                if len(self._kept) < KEPT_OF_A_STREAM:
+                    self._kept[index] = image[None].clone()
+            yield Batch(indices, tuple(f"image {i}" for i in indices.tolist()), pixels)
+
+    def shows(self, index: int) -> bool:
+        return index in self._kept
+
+    def again(self, index: int) -> tuple[np.ndarray, Tensor]:
+        pixels = self._kept[index].float()
         return self._view.shown(pixels)[0], pixels

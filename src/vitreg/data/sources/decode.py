@@ -105,15 +105,21 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
             image = _opened(file, size, min_side)
         with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
             with _Reasons(file):
-                image.load()
-                orientation = _orientation(image)
-                image = to_rgb(image)
-                if orientation in _ROTATIONS:
-                    image = image.transpose(_ROTATIONS[orientation])
-                    for tag in ("exif", "xmp"):  # they would have the next reader turn it again
-                        image.info.pop(tag, None)
-                    image.info[TURNED] = orientation
+                image = upright(image)
             return then(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an opened picture as RGB, turned as its EXIF orientation says, which then stands in `info` under `TURNED`."""
+    image.load()
+    orientation = _orientation(image)
+    image = to_rgb(image)
+    if orientation in _ROTATIONS:
+        image = image.transpose(_ROTATIONS[orientation])
+        for tag in ("exif", "xmp"):  # they would have the next reader turn it again
+            image.info.pop(tag, None)
+        image.info[TURNED] = orientation
+    return image
 
 
 def header(file: BinaryIO) -> Image.Image:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from vitreg.data.sources.archives import is_url
 from vitreg.data.sources.decode import decode
 from vitreg.data.sources.listing import find
-from vitreg.data.sources.parts import Listed, Locator, OnDisk
+from vitreg.data.sources.parts import Listed, Locator, OnDisk, Part
+from vitreg.data.sources.pictures import InMemory, Pictures
 from vitreg.errors import UserError
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class ImageItem:
         Raises:
             Unreadable: with a short reason.
         """
+        if isinstance(self.locator, InMemory):
+            return self.locator.reduce(function, min_side)
         with self.locator.file() as file:
             return decode(file, function, min_side=min_side)
 
@@ -81,8 +84,21 @@ class ImageSource:
     def __init__(self, paths: Sequence[str | Path]) -> None:
         if isinstance(paths, str | Path):
             paths = [paths]
-        self._paths = [str(path) for path in paths]
-        self._parts = [part for path in paths for part in find(str(path))]
+        self._hold([str(path) for path in paths], [part for path in paths for part in find(str(path))])
+
+    @classmethod
+    def of_pictures(cls, items: Sequence[Any]) -> ImageSource:
+        """Take pictures in memory, or what a dataset of pictures gives, in the place of files.
+
+        Raises:
+            UserError: if there are none.
+        """
+        source = cls.__new__(cls)
+        source._hold([], [Pictures(items)] if len(items) else [])
+        return source
+
+    def _hold(self, paths: list[str], parts: list[Part]) -> None:
+        self._paths, self._parts = paths, parts
         if not self._parts:
             raise UserError("no images given; name a file, a folder or an archive.")
         # Where each part starts; a part of unknown length ends what is known.
@@ -111,6 +127,11 @@ class ImageSource:
                 stamp = _stamp(locator.path) if isinstance(locator, OnDisk) else ""
                 digest.update(f"{locator.name} {stamp}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pictures are in memory or come from a dataset: nothing tells them from others but their pixels."""
+        return any(isinstance(part, Pictures) for part in self._parts)
 
     @property
     def behind_urls(self) -> bool:

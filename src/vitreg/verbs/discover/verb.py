@@ -31,6 +31,7 @@ from vitreg.passes import ahead
 from vitreg.passes.about_model import describe_model
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.given import Images, source_of
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.records import ImagesRecord, Skipped
@@ -66,7 +67,7 @@ class _Seen:
 @takes(DiscoverOptions, ModelOptions)
 def discover(
     model: str | nn.Module | Backbone,
-    images: str | Path | Sequence[str | Path],
+    images: Images,
     *,
     boxes: str | Path | None = None,
     out: str | Path | None = None,
@@ -81,7 +82,7 @@ def discover(
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
         images: files, folders, globs, archives, list files; or "voc2007:ROOT", "voc2012:ROOT", "coco20k:ROOT", which
-            bring their boxes.
+            bring their boxes; or pictures, as a list or a dataset.
         boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
         out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
         weights: a checkpoint for the spec.
@@ -182,18 +183,16 @@ def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tu
     return chosen, {"setting chosen by": rule}
 
 
-def _opened(
-    images: str | Path | Sequence[str | Path], boxes: str | Path | None, hard: bool
-) -> tuple[str, ImageSource, BoxSet | None, str]:
+def _opened(images: Images, boxes: str | Path | None, hard: bool) -> tuple[str, ImageSource, BoxSet | None, str]:
     """Open the images and their boxes. Returns the name of the set, both, and a note on the set."""
-    paths = [str(images)] if isinstance(images, str | Path) else [str(path) for path in images]
+    paths = ahead.paths_of(images)
     named = named_set(paths[0], hard=hard) if len(paths) == 1 else None
     if named is not None:
         if boxes is not None:
             raise UserError(f"{paths[0]} brings its own boxes; leave --boxes out.")
         return named.name, ImageSource(named.images), named.boxes, named.note
-    source = ImageSource(paths)
-    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    source = source_of(images, "discover")
+    name = "pictures" if not paths else paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if boxes is None:
         return name, source, None, ""
     truth = _read_boxes(Path(boxes).expanduser(), hard)

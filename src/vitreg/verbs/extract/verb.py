@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.data.sets.example import Example, Portion, TrainingSet
+from vitreg.data.sources.decode import Unreadable
 from vitreg.data.sources.images import ImageSource
 from vitreg.data.sources.parts import Held
 from vitreg.errors import UserError
@@ -21,8 +22,10 @@ from vitreg.features.store import FeatureStore
 from vitreg.features.table import write_table
 from vitreg.machine.runtime import processes
 from vitreg.passes import ahead
+from vitreg.passes.ahead import paths_of
 from vitreg.passes.bench import Bench
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.given import Images, source_of
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.verbs.extract.options import ExtractOptions
 from vitreg.writing.files import results_folder
@@ -40,16 +43,17 @@ class PictureSet:
 
     classes, labels = None, None
 
-    def __init__(self, paths: Sequence[str | Path], min_side: int = 1) -> None:
-        for path in paths:
+    def __init__(self, images: Images, min_side: int = 1) -> None:
+        self._source, self._min_side = source_of(images, "extract"), min_side
+        self.notes = self._source.notes
+        self._hashes: dict[int, str] = {}
+        for path in paths_of(images):
             source = ImageSource([path])
             if source.length is None or (source.length and isinstance(source[0].locator, Held)):
                 raise UserError(
                     f"{path} can be read from front to back only, so what was interrupted could not go on; unpack it, or "
                     "give a .zip or an uncompressed .tar."
                 )
-        self._source, self._min_side = ImageSource(paths), min_side
-        self.notes = self._source.notes
 
     def __len__(self) -> int:
         """Count the images, unreadable ones included."""
@@ -60,14 +64,24 @@ class PictureSet:
         return Example(self._source[index].open(self._min_side))
 
     def name(self, index: int) -> str:
-        """Return the path of an image."""
-        return self._source[index].name
+        """Return the path of an image; of a picture in memory also a hash of its pixels, by which its features are kept."""
+        item = self._source[index]
+        return f"{item.name} {self._pixels(index)}" if self._source.in_memory else item.name
+
+    def _pixels(self, index: int) -> str:
+        if index not in self._hashes:
+            try:
+                image = self._source[index].open()
+            except Unreadable as error:
+                return error.reason
+            self._hashes[index] = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+        return self._hashes[index]
 
 
 @takes(ExtractOptions, ModelOptions)
 def extract(
     model: str | nn.Module | Backbone,
-    images: str | Path | Sequence[str | Path],
+    images: Images,
     *,
     out: str | Path,
     weights: str | Path | None = None,
@@ -79,7 +93,7 @@ def extract(
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
-        images: files, folders, globs, list files, zip or uncompressed tar archives.
+        images: files, folders, globs, list files, zip or uncompressed tar archives; or pictures, as a list or a dataset.
         out: folder that may hold the features of many models and sets; these go to a folder in it, named by what they
             follow from, and are found there again.
         weights: a checkpoint for the spec.
@@ -89,18 +103,17 @@ def extract(
         UserError: as for `vitreg.features.extract.extract`, and for a table of nothing pooled.
     """
     options, load_options = split(ExtractOptions, options, keywords, "extract")
-    paths = [images] if isinstance(images, str | Path) else list(images)
-    ahead.refuse_absent_inputs(paths, files=[weights])
+    ahead.refuse_absent_inputs(images, files=[weights])
     with results_folder(out) as folder, processes() as group:
         assert folder is not None  # `out` was given
         backbone = opened(model, weights, load_options, size=options.pixels)
         refuse_broken_weights(backbone, "features of")
-        data: TrainingSet = PictureSet(paths, min(backbone.anatomy.patch))
+        data: TrainingSet = PictureSet(images, min(backbone.anatomy.patch))
         if options.limit is not None and options.limit < len(data):
             data = Portion(data, options.limit)
         bench = Bench(
             backbone=backbone,
-            data=" ".join(map(str, paths)),
+            data=" ".join(paths_of(images)) or "pictures",
             features=folder,
             group=group,
             size=options.pixels,
@@ -122,7 +135,7 @@ def extract(
 
 def extract_features(
     model: str | nn.Module | Backbone,
-    images: str | Path | Sequence[str | Path],
+    images: Images,
     *,
     out: str | Path,
     wanted: Wanted | None = None,

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading.load import opened, refuse_reloading
 from vitreg.backbones.trace import resolve_layer
-from vitreg.data import ImageSource
 from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.given import Images, gathered, given
 from vitreg.passes.options import Layers, ModelOptions, split, takes
 from vitreg.records import Skipped
 from vitreg.report import Attempts
@@ -39,7 +39,7 @@ Model = str | Path | nn.Module | Backbone
 @takes(MapsOptions, ModelOptions)
 def maps(
     models: Model | Sequence[Model],
-    images: str | Path | Sequence[str | Path] | Tensor,
+    images: Images,
     *,
     out: str | Path | None = None,
     weights: str | Path | Sequence[str | Path | None] | None = None,
@@ -50,7 +50,8 @@ def maps(
 
     Args:
         models: specs, modules or loaded backbones. Specs are loaded one after the other, so memory holds one at a time.
-        images: files, folders, globs, archives, list files; or a tensor [n, 3, H, W] prepared for the model.
+        images: files, folders, globs, archives, list files; pictures; a tensor [n, 3, H, W] prepared for the model; a
+            dataset or a loader, see `vitreg.passes.given`.
         out: folder for the PNG sheets; nothing is written without it.
         weights: a checkpoint for the model; one per model (or None) where there are several.
         options: see `MapsOptions`; keywords change them.
@@ -78,14 +79,12 @@ def maps(
 def _computed(
     models: Sequence[Model],
     files: Sequence[str | Path | None],
-    images: Any,
+    images: Images,
     options: MapsOptions,
     loading: dict[str, Any],
 ) -> MapsResult:
     """Compute the maps of one model after the other, one in memory at a time."""
-    source = (
-        images if isinstance(images, Tensor) else ImageSource([images] if isinstance(images, str | Path) else images)
-    )
+    source = gathered(given(images), options.limit)
     made: list[ModelMaps] = []
     chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
     notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)

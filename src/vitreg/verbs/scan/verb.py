@@ -23,9 +23,10 @@ from vitreg.console.terminal import say
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
-from vitreg.passes.batches import Batches, Images, batches_of
+from vitreg.passes.batches import Batches, batches_of
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import changes_of_tokens, findings, refuse_broken_weights
+from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.passes.saved_pass import SavedPass, saved_pass
@@ -60,7 +61,8 @@ def scan(
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
-        images: files, folders, globs, archives, shards, list files; or a tensor [n, 3, H, W] prepared for the model.
+        images: files, folders, globs, archives, shards, list files; PIL pictures or arrays uint8 [h, w, 3]; a tensor
+            [n, 3, H, W] prepared for the model; a Dataset of either; a DataLoader of such tensors.
         out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
         weights: a checkpoint for the spec.
         options: see `ScanOptions`; keywords change them.
