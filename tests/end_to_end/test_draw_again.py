@@ -141,6 +141,10 @@ def test_elsewhere_the_folder_stays_as_it_is(vitreg, folders, tmp_path):
 def test_other_folders_are_refused(vitreg, tmp_path):
     assert "no folder" in one_sentence(vitreg("draw", tmp_path / "nowhere"))
     assert "holds nothing to draw" in one_sentence(vitreg("draw", tmp_path))
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "result.json").touch()
+    assert one_sentence(vitreg("draw", tmp_path)).endswith(f"Try {tmp_path / 'inside'}.")
+    shutil.rmtree(tmp_path / "inside")
     for text, words in (
         ("{", "no record of vitreg"),
         ('{"schema": "vitreg.bench/1"}', "of the schema vitreg.bench/1"),

@@ -87,8 +87,10 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         raise missing(folder, "folder") if not folder.exists() else UserError(f"{folder} is a file; name its folder.")
     drawings = list(_drawings(folder))
     if not drawings:
+        inside = sorted(path.parent.name for name in (RESULT, "curves.json") for path in folder.glob(f"*/{name}"))
+        hint = f" Try {folder / inside[0]}." if inside else ""
         raise UserError(
-            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, curves or train."
+            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, curves or train.{hint}"
         )
     for each in drawings:
         if each.lacking and (not each.names or (each.spoils and out is None)):
