@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from vitreg.notebook import facts
+
 VerdictKind = Literal["none", "high-norm", "low-norm", "position-locked"]
 Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
@@ -29,6 +31,10 @@ class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    def _repr_html_(self) -> str:
+        sentence = getattr(getattr(self, "verdict", None), "sentence", "")
+        return facts(type(self).__name__, self.__repr_args__(), sentence)
 
 
 class Histogram(Record):

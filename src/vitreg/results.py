@@ -124,6 +124,9 @@ class Evaluations(Record):
     pairs: list[EvalPair] = Field(description="in the order of the models, then of the tasks")
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
 
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        return [("data", self.data), *((f"{each.task} of {each.model}", each.value) for each in self.pairs)]
+
 
 class DoctorResult(Record):
     """What was found in a model without images: what `vitreg doctor --json` prints."""
@@ -133,6 +136,10 @@ class DoctorResult(Record):
     model: EvalModel
     problem: bool = Field(description="whether any finding is a problem; the exit code is then 5")
     findings: list[Finding] = Field(description="level, subject, message, remedy; in the order of the checks")
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        said = [f"{each.level} {each.subject}" for each in self.findings if each.level != "ok"]
+        return [("model", self.model.spec), ("problem", self.problem), ("findings", said)]
 
 
 class CorLoc(Record):

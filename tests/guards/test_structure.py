@@ -12,7 +12,8 @@ import pytest
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 # Side floor `report` stands beside them: it reads records only.
 FLOORS = {
-    "errors": 0, "plugins": 0, "specs": 0, "documents": 0, "quantities": 0, "records": 0, "results": 0, "tokens": 0, "config": 0,
+    "errors": 0, "plugins": 0, "specs": 0, "documents": 0, "quantities": 0, "notebook": 0,
+    "records": 0, "results": 0, "tokens": 0, "config": 0,
     "schedule": 0,
     "writing": 0, "console": 0, "machine": 0,
     "models": 1, "data": 1,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitreg.errors import UserError, unknown
 from vitreg.features.shards import Shards, read_record
+from vitreg.notebook import facts
 from vitreg.records import Skipped
 
 _MAPPED = 512  # shards at a time
@@ -126,6 +127,16 @@ class FeatureStore(Mapping[str, StoredArray]):
         self.rows: Int64[np.ndarray, " n"] = np.concatenate(
             [np.zeros(0, np.int64), *(np.array(shards.map(shard)["rows"]) for shard in range(len(shards)))]
         )
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({self.images} images; {', '.join(self.record.fields)}; {self.folder})"
+
+    def _repr_html_(self) -> str:
+        fields = [
+            (name, f"{self.images} x {' x '.join(map(str, f.shape))} {f.dtype}")
+            for name, f in self.record.fields.items()
+        ]
+        return facts("FeatureStore", [("images", self.images), *fields, ("folder", self.folder)])
 
     @property
     def images(self) -> int:

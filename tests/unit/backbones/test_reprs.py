@@ -1,9 +1,13 @@
 """What a person sees who types a name in Python: a line, not a tree of modules and not a page of numbers."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitreg.backbones import Capture, load
+from vitreg.verbs.doctor import doctor, record
+from vitreg.verbs.extract.verb import extract
 from vitreg.verbs.maps.verb import maps
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
@@ -33,8 +37,26 @@ def test_what_is_shown_is_one_short_line_that_says_what_it_is(backbone, images):
         repr(trace.final): ("2 images", "patches", f"width {backbone.anatomy.width}"),
         repr(scan(backbone, images, options=ScanOptions(limit=2))): ("planted:clean", "images=2", "verdict="),
         repr(maps(backbone, images, what="norm")): ("2 images", "planted:clean block"),
+        repr(maps(backbone, images, what="norm").maps[0]): ("planted:clean block", "2 images of", "norm"),
+        repr(record(backbone, doctor(backbone))): ("planted:clean", "problem=", "findings="),
     }
     for line, words in shown.items():
         assert len(line) < 250
         assert "\n" not in line
         assert all(word in line for word in words), line
+
+
+def test_a_notebook_shows_results_as_small_tables(backbone, images, tmp_path):
+    picture = Image.fromarray(np.zeros((40, 40, 3), np.uint8))
+    store = extract(backbone, [picture], out=tmp_path / "a<b", workers=0)
+    assert repr(store).startswith("FeatureStore(1 images; cls/")
+    for shown, words in (
+        (seen := scan(backbone, images), ("planted:clean", "verdict", seen.verdict.sentence[:20])),
+        (maps(backbone, images, what="norm"), ("planted:clean block", "norm")),
+        (record(backbone, doctor(backbone)), ("DoctorResult", "planted:clean")),
+        (store, ("FeatureStore", "cls/", "a&lt;b")),
+    ):
+        html = shown._repr_html_()
+        assert html.startswith("<table>")
+        assert len(html) < 3000
+        assert all(word in html for word in words), html

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vitreg.errors import UserError, unknown
+from vitreg.notebook import facts
 from vitreg.records import Skipped
 
 What = Literal["attention", "heads", "registers", "pca", "rgb", "norm"]
@@ -51,6 +52,14 @@ class ModelMaps:
     norm: Float32[np.ndarray, "n rows cols"] | None = None
     components: str = ""
 
+    def __repr__(self) -> str:
+        (rows, cols), kinds = self.grid, [name for name in ("pca", "rgb", "norm") if getattr(self, name) is not None]
+        kinds += [f"attention of {token}" for token in self.attention]
+        drawn = ", ".join(kinds)
+        return (
+            f"ModelMaps({self.model} block {self.layer}; {len(self.inputs)} images of {rows}x{cols} patches; {drawn})"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MapsResult:
@@ -75,6 +84,10 @@ class MapsResult:
     def __repr__(self) -> str:
         drawn = ", ".join(f"{each.model} block {each.layer}" for each in self.maps)
         return f"MapsResult({len(self.images)} images; {drawn})"
+
+    def _repr_html_(self) -> str:
+        drawn = [(f"{each.model} block {each.layer}", repr(each)) for each in self.maps]
+        return facts("MapsResult", [("images", len(self.images)), *drawn, *(("sheet", path) for path in self.paths)])
 
 
 def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
