@@ -1,4 +1,4 @@
-"""What others add by name: detectors, sources of models, anatomies, recipes, tasks and repairs. No torch here.
+"""What others add by name: detectors, sources of models, anatomies, recipes and tasks. No torch here.
 
 A package declares its own under an entry point group, such as `[project.entry-points."vitreg.detectors"]`, and they are
 imported when their name is asked for. In a script or a notebook, `@vitreg.plugin("detector", "iqr")` does the same.
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from vitreg.errors import UserError, unknown
 
-Kind = Literal["detector", "source", "anatomy", "recipe", "task", "repair"]
+Kind = Literal["detector", "source", "anatomy", "recipe", "task"]
 GROUPS: dict[str, str] = {kind: f"vitreg.{kind}s" for kind in get_args(Kind)} | {"anatomy": "vitreg.anatomies"}
 T = TypeVar("T")
 

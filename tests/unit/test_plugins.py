@@ -1,6 +1,8 @@
 """Plug-ins: found by a decorator and by entry points of installed packages; a faulty one is one sentence."""
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +154,82 @@ def test_a_name_that_the_command_line_could_not_take_is_refused(name):
         plugins.plugin("detector", name)
     with pytest.raises(UserError, match=r"no kind of plug-in 'detectr'. Did you mean 'detector'"):
         plugins.plugin("detectr", "iqr")
+
+
+TASK = """
+from dataclasses import dataclass
+from vitreg.verbs.eval.settings.task import TaskSettings
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(TaskSettings):
+    \'\'\'Count images. DATA is a folder.
+
+    Example: vitreg eval SPEC counted DATA
+    \'\'\'
+
+    times: int = 1
+    \'\'\'How often each counts.\'\'\'
+
+    def run(self, bench):
+        from vitreg.verbs.eval.task import Outcome
+        images, _ = bench.judged()
+        return Outcome(headline="images", metrics={"images": float(self.times * len(images))}, units={"images": ""},
+                       controls={}, counts={"test": len(images)}, protocol={}, notes=("A count has no control.",))
+"""
+
+
+@pytest.fixture
+def sides(photos):
+    for side in ("train", "val"):
+        (photos / side / "a").mkdir(parents=True)
+        (photos / side / "b").mkdir()
+        for number in range(2):
+            (photos / side / "ab"[number] / f"{number}.png").write_bytes((photos / f"{number}.png").read_bytes())
+    for number in range(3):
+        (photos / f"{number}.png").unlink()
+    return photos
+
+
+def test_a_task_of_an_installed_package_is_a_task_like_any_other(installed, vitreg, sides, tmp_path):
+    installed("plugged_tasks", "vitreg.tasks", {"counted": "plugged_tasks:Counted"}, TASK)
+    done = vitreg("eval", "planted:clean", "counted", sides, "--times", "3", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "images  6" in done.stdout
+    assert '"task": "counted"' in (tmp_path / "out" / "result.json").read_text()
+    assert "Count images." in vitreg("eval", "--help").stdout
+    assert "--times" in vitreg("eval", "SPEC", "counted", "--help").stdout
+    assert "Did you mean 'counted'" in vitreg("eval", "planted:clean", "countd", sides).stderr
+
+
+def test_a_task_that_is_none_is_refused(installed, vitreg, sides):
+    installed(
+        "plugged_odd", "vitreg.tasks", {"odd": "plugged_odd:odd", "other": "plugged_odd:Counted"}, TASK + "odd = 3"
+    )
+    assert "the task 'odd' is 3, not a dataclass" in vitreg("eval", "planted:clean", "odd", sides).stderr
+    assert "its name must be 'counted'" in vitreg("eval", "planted:clean", "other", sides).stderr
+
+
+def blocks_of(heading):
+    """The whole examples of a section of the page, as they stand there."""
+    text = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    section = text[text.index(f"## {heading}") :].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_examples_of_the_page_run_and_are_short(sides, tmp_path):
+    from vitreg.passes.bench import Bench
+    from vitreg.testing import check_task
+
+    images = sorted(sides.glob("val/*/*.png"))
+    for heading in ("A detector", "A source of models", "A task"):
+        (code,) = blocks_of(heading)
+        assert code.count("\n") < 40
+        names = {"images": images}
+        exec(code, names)
+        if heading == "A task":
+            bench = Bench(
+                backbone=vitreg.load("planted:clean", device="cpu"), data=str(sides), features=tmp_path, workers=0
+            )
+            found = check_task(names["Alike"](), bench)
+            assert found.metrics["alike"] > found.controls["patches of any image"]
+            assert vitreg.evaluate("planted:clean", "alike", sides, workers=0).metrics == found.metrics

@@ -1,7 +1,8 @@
-"""Public conformance suites for your own models, recipes and detectors; they raise AssertionError at the first broken promise."""
+"""Public conformance suites for your own models, recipes, detectors and tasks; AssertionError names the first broken promise."""
 
 from vitreg.testing.backbones import check_backbone
 from vitreg.testing.detectors import check_detector
 from vitreg.testing.recipes import check_recipe
+from vitreg.testing.tasks import check_task
 
-__all__ = ["check_backbone", "check_detector", "check_recipe"]
+__all__ = ["check_backbone", "check_detector", "check_recipe", "check_task"]

@@ -15,14 +15,14 @@ from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.data.sets.spelling import meant
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
 from vitreg.quantities import number
 from vitreg.results import EvalPair
 from vitreg.specs import whole
 from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
-from vitreg.verbs.eval.registry import TASKS, task_of
+from vitreg.verbs.eval.registry import settings_of, task_names, task_of
 from vitreg.verbs.eval.settings.task import TaskSettings
 
 T = TypeVar("T", bound=TaskSettings)
@@ -65,16 +65,14 @@ def run_eval(argv: list[str]) -> int:
     if not argv or argv in (["--help"], ["-h"]):
         say(overview())
         return 0
-    if argv[0] in TASKS and {"--help", "-h"} & set(argv):
+    if argv[0] in task_names() and {"--help", "-h"} & set(argv):
         argv = ["SPEC", *argv]
     if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
         raise UserError("name the model, then the task, then flags: vitreg eval SPEC TASK DATA [--flag value ...].")
     word, *words = argv[1:]
     models, names = models_of(argv[0], commas=False), list(dict.fromkeys(listed(word)))
-    for name in names:
-        if name not in TASKS:
-            raise unknown("task", name, TASKS)
-    kind = TASKS[names[0]] if len(names) == 1 else TaskSettings  # several tasks keep their own settings
+    kinds = [settings_of(name) for name in names]
+    kind = kinds[0] if len(kinds) == 1 else TaskSettings  # several tasks keep their own settings
     command = parse(
         Command[kind],  # type: ignore[valid-type]
         [models[0], *words],
@@ -100,7 +98,7 @@ def overview() -> str:
         "",
         "Tasks:",
     ]
-    return "\n".join([*lines, *contents(TASKS)])
+    return "\n".join([*lines, *contents({name: settings_of(name) for name in task_names()})])
 
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
@@ -138,7 +136,7 @@ def _run_several(command: Command[TaskSettings], models: list[str], names: list[
     out = Path("vitreg-eval") if command.out is None else command.out
     if command.model.weights is not None and len(models) > 1:
         raise UserError(f"--weights belong to one model, not to {len(models)}; evaluate the models one by one.")
-    settings = {name: command.task if len(names) == 1 else TASKS[name]() for name in names}
+    settings = {name: command.task if len(names) == 1 else settings_of(name)() for name in names}
     command.task.check()
     for spec in models:
         command.model.check(spec, command.model.weights)

@@ -1,13 +1,18 @@
-"""The tasks of `eval` by name: their settings, without torch, and the task itself when it is to run."""
+"""The tasks of `eval` by name: their settings, without torch, and the task itself when it is to run.
+
+A task of somebody else is its own settings: a dataclass like those here, with `run(bench) → Outcome`. Its name is that of
+its class in lower case.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, cast
 
-from vitreg.errors import unknown
+from vitreg import plugins
+from vitreg.errors import UserError
 from vitreg.verbs.eval.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
 from vitreg.verbs.eval.settings.task import TaskSettings
 from vitreg.verbs.eval.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
@@ -38,8 +43,33 @@ TASKS: dict[str, type[TaskSettings]] = {
 }
 
 
+def task_names() -> list[str]:
+    """Return the names of all tasks, ours first."""
+    return plugins.names("task", TASKS)
+
+
+def settings_of(name: str) -> type[TaskSettings]:
+    """Return the settings of a task.
+
+    Raises:
+        UserError: for a task that does not exist, or a plug-in that is none.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    kind = plugins.find("task", name, TASKS)
+    if not (isinstance(kind, type) and issubclass(kind, TaskSettings) and is_dataclass(kind) and hasattr(kind, "run")):
+        raise UserError(
+            f"the task '{name}' is {kind!r}, not a dataclass that inherits TaskSettings and has run(bench)."
+        )
+    if kind.__name__.lower() != name:
+        raise UserError(f"the task '{name}' is the class {kind.__name__}; its name must be '{kind.__name__.lower()}'.")
+    return kind
+
+
 def task_of(name: str, settings: TaskSettings) -> Task:
     """Return the task that measures with these settings."""
+    if name not in TASKS:
+        return cast("Task", settings)
     module = importlib.import_module(f"vitreg.verbs.eval.tasks.{name}")
     measured = getattr(module, TASKS[name].__name__.removesuffix("Settings"))
     return measured(**{each.name: getattr(settings, each.name) for each in fields(settings)})
@@ -51,9 +81,8 @@ def task_named(name: str, keywords: Mapping[str, Any]) -> tuple[Task, dict[str, 
     Raises:
         UserError: for a task that does not exist, or settings out of range.
     """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    own = {each.name for each in fields(TASKS[name])}
-    settings = TASKS[name](**{key: value for key, value in keywords.items() if key in own})
+    kind = settings_of(name)
+    own = {each.name for each in fields(kind)}
+    settings = kind(**{key: value for key, value in keywords.items() if key in own})
     settings.check()
     return task_of(name, settings), {key: value for key, value in keywords.items() if key not in own}
