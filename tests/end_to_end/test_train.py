@@ -104,6 +104,23 @@ def test_killed_and_stopped_then_resumed_is_the_same_run(settings, finished, tmp
     tiny_run.assert_same_run(run, finished[0])
 
 
+def test_a_model_of_timm_is_killed_and_resumed_to_the_same_end(vitreg, data, tmp_path):
+    base = {"base": "timm:test_vit", "base_weights": "random", "drop_path": 0.0}
+    settings = tiny_run.settings_file(tmp_path / "settings.json", data, model=base)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert vitreg("train", "--config", settings, "--out", whole).returncode == 0
+    lives = [
+        {"doing": "step", "event": 8000, "signal": "SIGKILL", "words": ["--config", str(settings), "--out", str(run)]},
+        {"doing": "disk", "event": 15, "signal": "SIGKILL", "words": ["--resume", str(run)]},  # in a save
+        {"words": ["--resume", str(run)]},
+    ]
+    ends = [end_of({"log": str(tmp_path / f"life{number}.log"), **life}) for number, life in enumerate(lives)]
+    assert [end["code"] for end in ends] == [-9, -9, 0], ends
+    tiny_run.assert_same_run(run, whole)
+    looked = vitreg("scan", f"run:{run}", data / "val" / "class0", "--out", tmp_path / "scan")
+    assert looked.returncode == 0, looked.stderr
+
+
 def test_a_run_goes_on_with_the_same_settings_only(vitreg, finished, data, tmp_path):
     before = contents(finished[0])
     said = one_sentence(vitreg("train", "--resume", finished[0], "--optim.lr", "0.5", "--model.registers=2"))

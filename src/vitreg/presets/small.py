@@ -135,7 +135,6 @@ def dinov2_lab() -> TrainConfig:
     Temperatures and prototypes as in dinov2-imagenette-cpu; not run yet.
     """
     base = dinov2_imagenette_cpu()
-    assert isinstance(base.recipe, DinoV2Config)
     return replace(
         base,
         model=replace(base.model, size="S", depth=12, patch=16, image_size=128),

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from vitreg.recipes.foreign import Network
+from vitreg.recipes.foreign import Network, network_of
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import Progress, StepOutput
 from vitreg.recipes.settings.optim import OptimConfig
+
+__all__ = ["Network", "OneNetwork", "network_of"]
 
 
 class OneNetwork(nn.Module):

@@ -16,12 +16,15 @@ from tests.end_to_end import tiny_run
 from torch import nn
 
 import vitreg
+from vitreg import plugins
 from vitreg.config import decode, encode, read_words
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.data.views.augment import clip_view
 from vitreg.errors import UserError
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
+from vitreg.plugins import plugin
+from vitreg.recipes import registry
 from vitreg.recipes.known import kinds
 from vitreg.recipes.network import OneNetwork
 from vitreg.recipes.recipe import StepOutput
@@ -163,6 +166,17 @@ def test_what_it_objects_to_is_said(data):
         check_settings(decode(TrainConfig, settings))
 
 
+def test_a_base_that_it_does_not_build_is_refused_and_one_that_it_builds_is_trained(example, data, tmp_path):
+    settings = settings_of("toy", data)
+    settings["model"] = {"base": "timm:test_vit", "base_weights": "random", "image_size": 32}
+    with pytest.raises(UserError, match=r"recipe\.kind toy builds vitreg's own ViT whatever"):
+        train(decode(TrainConfig, settings), tmp_path / "toy")
+    settings["recipe"] = {"kind": "rotation", "group": 2}
+    settings["run"] = {**settings["run"], "duration": "2 steps", "watch_images": 0}
+    assert train(decode(TrainConfig, settings), tmp_path / "rotation").reason == "done"
+    assert vitreg.load(f"run:{tmp_path / 'rotation'}", device="cpu").depth == 6
+
+
 def test_a_loss_is_not_judged_by_fewer_images_than_a_group(data, tmp_path):
     config = decode(
         TrainConfig, settings_of("toy", data, group=16) | {"run": {**tiny_run.SETTINGS["run"], "batch": 16}}
@@ -179,6 +193,22 @@ def test_settings_that_are_no_recipe_are_refused():
     with pytest.raises(NotImplementedError, match="neither a method build"):
         RecipeConfig.build(object.__new__(ToyConfig), ModelConfig(), 0)
     assert registered()["toy"] is ToyConfig
+
+
+def test_a_plug_in_is_a_recipe_too():
+    @plugin("recipe", "plugged")
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Plugged(RecipeConfig):
+        """Do nothing."""
+
+        kind: Literal["plugged"] = "plugged"
+        group: int = 1
+
+    try:
+        assert kinds()["plugged"] is Plugged
+    finally:  # its name cannot be looked up in this module, which whoever decodes settings would do
+        plugins._added["recipe"].pop("plugged")
+        registry._registered.pop("plugged")
 
 
 PACKAGE = """

@@ -83,13 +83,20 @@ def build_recipe(config: TrainConfig, classes: int) -> Recipe:
 
     Args:
         classes: of the labels; 0 where there are none.
+    Raises:
+        UserError: for a base that cannot be loaded, or that the recipe does not build.
     """
     kept = torch.get_rng_state()
     torch.default_generator.manual_seed(config.run.seed)
     try:
-        return config.recipe.build(config.model, classes)
+        recipe = config.recipe.build(config.model, classes)
     finally:
         torch.set_rng_state(kept)
+    if config.model.base is not None and not isinstance(recipe.backbone(), ForeignNetwork):
+        raise UserError(
+            f"--recipe.kind {config.recipe.kind} builds vitreg's own ViT whatever --model.base says; leave it out."
+        )
+    return recipe
 
 
 def prepared_for(data: Data, recipe: Recipe) -> Data:
