@@ -71,7 +71,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def coarse_figures() -> Iterator[None]:
     """Figures have few pixels, for tests that look at where files lie and not at what they show."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitreg.report.scan.figures.DPI", 40)
+        patch.setattr("vitreg.report.paper.DPI", 40)
         yield
 
 

@@ -291,7 +291,7 @@ def test_black_images_at_a_small_size_have_a_result_with_all_its_figures(vitreg,
 
 
 def test_a_scan_whose_drawing_fails_keeps_its_numbers_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitreg.report.scan.charts_depth.norms_per_layer", lambda *_: 1 / 0)
+    monkeypatch.setattr("vitreg.report.scan.charts.norms.svg", lambda *_: 1 / 0)
     monkeypatch.setattr("vitreg.verbs.scan.verb.build_examples", lambda *_, **__: 1 / 0)
     scan("planted:clean", torch.zeros(2, 3, 64, 64), out=tmp_path / "out")
     held = read(tmp_path / "out")

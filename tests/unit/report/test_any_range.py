@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from vitreg.records import Curve, Followed, Heatmap, Histogram
+from vitreg.report.paper import NotMeasuredError
 from vitreg.report.ranges import usable
 from vitreg.report.run import charts as charts_run
 from vitreg.report.run import figures as figures_run
 from vitreg.report.run.over_steps import norm_span
-from vitreg.report.scan import charts_counts, charts_depth, figures
+from vitreg.report.scan.charts import attention, examples, histogram, norms, per_image, positions, redundancy
 from vitreg.report.scan.page import render
 from vitreg.report.scan.payload import Scale
 from vitreg.report.sheets import boxes
@@ -158,13 +159,13 @@ def test_a_range_is_finite_ascending_and_above_zero_where_it_is_logarithmic(low,
 @given(data=st.data(), width=WIDTHS)
 def test_every_chart_of_a_scan_is_drawn(records, data, width):
     result = records(data.draw)
-    sound(charts_depth.norms_per_layer(result, width, 320))
-    sound(charts_depth.attention(result, width, 300))
-    sound(charts_counts.positions(result, width))
-    sound(charts_counts.per_image(result.per_image, width, 300))
-    sound(charts_counts.redundancy(result, width, 300))
-    for scale in charts_counts.COUNT_SCALES:
-        sound(charts_counts.histogram(result.layers[0], width, 300, scale))
+    sound(norms.svg(result, width, 320))
+    sound(attention.svg(result, width, 300))
+    sound(positions.svg(result, width))
+    sound(per_image.svg(result.per_image, width, 300))
+    sound(redundancy.svg(result, width, 300))
+    for scale in histogram.COUNT_SCALES:
+        sound(histogram.svg(result.layers[0], width, 300, scale))
 
 
 @tries(7)
@@ -178,17 +179,17 @@ def test_the_page_of_any_numbers_names_no_chart_as_failed(records, data):
 def test_every_figure_of_a_scan_is_drawn(records, data):
     result = records(data.draw)
     for make in (
-        figures.norms_per_layer,
-        figures.histogram_peak,
-        figures.positions,
-        figures.redundancy,
-        figures.attention,
+        norms.figure,
+        histogram.figure,
+        positions.figure,
+        redundancy.figure,
+        attention.figure,
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
                 figure = make(result)
-            except figures.NotMeasuredError:
+            except NotMeasuredError:
                 continue
             figure.canvas.draw()
 
@@ -210,7 +211,7 @@ def test_example_maps_of_any_values_are_drawn(make_examples, data):
     scale = Scale.of([odd])
     assert 0 < scale.low < scale.high < math.inf
     assert scale.quantise(norms).dtype == np.uint16
-    figures.examples_sheet([odd]).canvas.draw()
+    examples.figure([odd]).canvas.draw()
 
 
 @tries(7)

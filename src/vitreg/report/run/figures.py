@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitreg.records import Curve, RunRecord, Watch
+from vitreg.report.paper import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
 from vitreg.report.ranges import drawable, usable
 from vitreg.report.run.charts import ROWS
 from vitreg.report.run.over_steps import (
@@ -27,7 +28,6 @@ from vitreg.report.run.over_steps import (
     strengths,
     thinned,
 )
-from vitreg.report.scan.figures import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
 from vitreg.writing.files import output_folder
 
 COLOURS, DASHES = (PATCH, OUTLIER, REGISTER, CLS), ("-", "--")

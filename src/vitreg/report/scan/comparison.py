@@ -12,10 +12,11 @@ from markupsafe import Markup
 from vitreg.records import Example, ScanResult
 from vitreg.report import shell, words
 from vitreg.report.attempts import Attempts
-from vitreg.report.scan import charts_counts, charts_depth
 from vitreg.report.scan.advice import shared_steps
 from vitreg.report.scan.cards import cards_of
-from vitreg.report.scan.charts_overlay import line_class, one_block, overlay
+from vitreg.report.scan.charts import histogram, overlay
+from vitreg.report.scan.charts import norms as norms_chart
+from vitreg.report.scan.charts.overlay import line_class, one_block
 from vitreg.writing.files import output_folder
 
 Scan = tuple[str, ScanResult, str]
@@ -89,9 +90,9 @@ def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup 
     """Norms along the depth and at one block of every scan; a quantity has the same axis in all of them."""
     results = [result for _, result, _ in scans]
     shown = [words.shown_layer(result) for result in results]
-    norms = _around(charts_depth.norm_span(result) for result in results)
-    blocks = _around(charts_depth.block_span(result) for result in results)
-    ranges = [found for layer in shown if layer and (found := charts_counts.histogram_ranges(layer))]
+    norms = _around(norms_chart.norm_span(result) for result in results)
+    blocks = _around(norms_chart.block_span(result) for result in results)
+    ranges = [found for layer in shown if layer and (found := histogram.ranges_of(layer))]
     lengths, shares = _around(each for each, _ in ranges), _around(each for _, each in ranges)
     both = (lengths, shares) if lengths and shares else None
 
@@ -102,9 +103,9 @@ def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup 
         {
             "norms": draw(
                 f"norms of {name}",
-                partial(charts_depth.norms_per_layer, result, height=340, span=norms, blocks=blocks),
+                partial(norms_chart.svg, result, height=340, span=norms, blocks=blocks),
             ),
-            "counts": draw(f"histogram of {name}", partial(charts_counts.histogram, layer, height=300, ranges=both))
+            "counts": draw(f"histogram of {name}", partial(histogram.svg, layer, height=300, ranges=both))
             if layer
             else None,
         }
@@ -118,7 +119,7 @@ def _together(scans: Sequence[Scan], attempts: Attempts) -> dict[str, Any]:
     named = [(name, layer) for (name, _, _), layer in zip(scans, layers, strict=True)]
     chart = attempts(
         "chart of all models at one block",
-        lambda: shell.two_widths(overlay(named, shell.FULL, 380), overlay(named, shell.PHONE, 320)),
+        lambda: shell.two_widths(overlay.svg(named, shell.FULL, 380), overlay.svg(named, shell.PHONE, 320)),
     )
     legend = [
         (line_class(place), f"{name}, block {layer.index}")

@@ -1,7 +1,7 @@
 """One self-contained HTML page from the record of a scan: it opens from disk and loads nothing.
 
 The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on.
-Charts are inline SVG (`charts_depth`, `charts_counts`), maps are drawn on canvas from the data block (`cards`,
+Charts are inline SVG (`charts`), maps are drawn on canvas from the data block (`cards`,
 `payload`). Names of files and models are foreign text: the template escapes all of it, and a content security policy
 lets no other script than our own run.
 """
@@ -19,9 +19,10 @@ from vitreg.records import Example, ScanResult
 from vitreg.report import shell, words
 from vitreg.report.attempts import Attempts
 from vitreg.report.run import charts as charts_run
-from vitreg.report.scan import charts_counts, charts_depth, kept
+from vitreg.report.scan import kept
 from vitreg.report.scan.advice import next_steps
 from vitreg.report.scan.cards import cards_of
+from vitreg.report.scan.charts import attention, histogram, norms, per_image, positions, redundancy
 from vitreg.report.scan.figures import write_figures
 from vitreg.writing.files import output_folder
 
@@ -104,25 +105,23 @@ def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
     """Every chart by its name in the template; None where it was not measured, or could not be drawn."""
     shown = words.shown_layer(result)
     # The chart next to the places is as tall as they are.
-    beside = attempts("chart of positions", lambda: charts_counts.positions(result, shell.HALF))
+    beside = attempts("chart of positions", lambda: positions.svg(result, shell.HALF))
     drawn = {
-        "norms": lambda w: charts_depth.norms_per_layer(result, w, 400 if w == shell.FULL else 320),
+        "norms": lambda w: norms.svg(result, w, 400 if w == shell.FULL else 320),
         "per_image": lambda w: (
-            charts_counts.per_image(result.per_image, w, 490 if beside and w == shell.HALF else 300)
-            if result.per_image
-            else None
+            per_image.svg(result.per_image, w, 490 if beside and w == shell.HALF else 300) if result.per_image else None
         ),
-        "redundancy": lambda w: charts_counts.redundancy(result, w, 300),
-        "attention": lambda w: charts_depth.attention(result, w, 300),
-        "positions": lambda w: charts_counts.positions(result, w),
+        "redundancy": lambda w: redundancy.svg(result, w, 300),
+        "attention": lambda w: attention.svg(result, w, 300),
+        "positions": lambda w: positions.svg(result, w),
         "watched_norms": lambda w: (
             charts_run.norms(result.watched, w, 380 if w == shell.FULL else 300) if result.watched else None
         ),
         "watched_blocks": lambda w: charts_run.outliers_by_block(result.watched, w) if result.watched else None,
     }
-    for scale in charts_counts.COUNT_SCALES:
+    for scale in histogram.COUNT_SCALES:
         drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
-            charts_counts.histogram(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
+            histogram.svg(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None
         )
 
     def both(name: str, draw: Callable[[float], Markup | None]) -> Markup | None:

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vitreg.report.paper import OUTLIER, PATCH, save_figure
 from vitreg.report.ranges import drawable, usable
-from vitreg.report.scan.figures import OUTLIER, PATCH, save_figure
 from vitreg.results import EvalResult, Table
 from vitreg.writing.files import output_folder
 

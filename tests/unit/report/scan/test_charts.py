@@ -7,7 +7,7 @@ import pytest
 
 from vitreg.records import Detectable, Histogram, Power, VerdictRecord
 from vitreg.report import words
-from vitreg.report.scan import charts_counts, charts_depth
+from vitreg.report.scan.charts import attention, histogram, norms, per_image
 from vitreg.report.svg import Axis, element
 
 
@@ -52,7 +52,7 @@ def test_bars_change_colour_exactly_at_the_threshold(scan_result, side):
     # a threshold in the middle of a full bin: the bin is drawn in two colours
     full = int(np.argmax(layer.histogram.counts))
     cut = float(np.sqrt(layer.histogram.edges[full] * layer.histogram.edges[full + 1]))
-    svg = charts_counts.histogram(layer.model_copy(update={"threshold": cut}), 1000, 300, "sqrt")
+    svg = histogram.svg(layer.model_copy(update={"threshold": cut}), 1000, 300, "sqrt")
     line = float(re.search(r'<line x1="([\d.]+)" x2="[\d.]+" y1="28"', svg)[1])
     for name, below in (("bar", side == "high"), ("bar-outlier", side == "low")):
         drawn = bars(svg, name)
@@ -64,32 +64,32 @@ def test_bars_change_colour_exactly_at_the_threshold(scan_result, side):
 def test_every_scale_draws_every_bin_that_is_not_empty(scan_result):
     layer = scan_result("none").layers[3]
     filled = sum(c > 0 for c in layer.histogram.counts)
-    for scale in charts_counts.COUNT_SCALES:
-        assert len(bars(charts_counts.histogram(layer, 900, 300, scale), "bar")) == filled
+    for scale in histogram.COUNT_SCALES:
+        assert len(bars(histogram.svg(layer, 900, 300, scale), "bar")) == filled
 
 
 def test_a_small_mode_is_visible_on_the_log_and_square_root_scales(scan_result):
     layer = scan_result(share=0.003).layers[10]
 
     def tallest(scale):
-        svg = charts_counts.histogram(layer, 1000, 360, scale)
+        svg = histogram.svg(layer, 1000, 360, scale)
         return max(float(h) for h in re.findall(r'height="([\d.]+)" class="bar-outlier"', svg))
 
     assert tallest("linear") < 3 < 10 < tallest("sqrt") < tallest("log")
 
 
 def test_first_and_peak_are_marked_by_name(scan_result):
-    svg = charts_depth.norms_per_layer(scan_result(), 1000, 400)
+    svg = norms.svg(scan_result(), 1000, 400)
     assert "first: block 6" in svg
     assert "peak: block 10" in svg
-    one = charts_depth.norms_per_layer(scan_result(blocks=1), 1000, 400)
+    one = norms.svg(scan_result(blocks=1), 1000, 400)
     assert "first and peak: block 0" in one
 
 
 def test_attention_is_drawn_at_the_block_that_reads_the_tokens(scan_result):
     result = scan_result()
     best = max(result.layers[:-1], key=lambda la: la.cls_attention or 0)
-    drawn = charts_depth.attention(result, 500, 300)
+    drawn = attention.svg(result, 500, 300)
     at = {words: float(x) for x, words in re.findall(r'<text x="([^"]+)" y="[^"]+" class="tick"[^>]*>(\d+)<', drawn)}
     points = re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"', drawn)
     highest = min(points, key=lambda point: float(point[1]))
@@ -105,13 +105,13 @@ def test_attention_is_drawn_at_the_block_that_reads_the_tokens(scan_result):
 def test_attention_lines_do_not_cross_a_gap(scan_result):
     result = scan_result()
     layers = [la.model_copy(update={"cls_attention": None}) if la.index == 8 else la for la in result.layers]
-    svg = charts_depth.attention(result.model_copy(update={"layers": layers}), 500, 300)
+    svg = attention.svg(result.model_copy(update={"layers": layers}), 500, 300)
     assert len(re.findall(r'class="line-outlier"', svg)) == 2
 
 
 def test_images_without_outliers_keep_a_bar_of_their_own():
     counts = [40.0, *np.random.default_rng(0).integers(1, 9, 400).astype(float)]
-    joined = charts_counts._joined(Histogram(edges=[float(i) for i in range(402)], counts=counts), most=30)
+    joined = per_image._joined(Histogram(edges=[float(i) for i in range(402)], counts=counts), most=30)
     assert joined[0] == ("0", 40.0)
     assert joined[1][0] == "1–20"
     assert len(joined) <= 32

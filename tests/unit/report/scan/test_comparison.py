@@ -7,7 +7,8 @@ from tests.unit.report import synthetic_scan
 
 from vitreg.report import write_comparison
 from vitreg.report.scan.advice import next_steps, shared_steps
-from vitreg.report.scan.charts_overlay import one_block, overlay
+from vitreg.report.scan.charts import overlay
+from vitreg.report.scan.charts.overlay import one_block
 from vitreg.report.words import headline
 
 
@@ -79,7 +80,7 @@ def test_all_models_stand_on_one_axis_at_one_block(scan_result, tmp_path):
 def test_the_lines_of_the_overlay_are_the_counts(scan_result):
     """Whatever the bins: the area over doublings of the norm is one."""
     found, other = scan_result(), scan_result("none")
-    drawn = str(overlay([("a", found.layers[10]), ("b", other.layers[10])], 1040, 380))
+    drawn = str(overlay.svg([("a", found.layers[10]), ("b", other.layers[10])], 1040, 380))
     assert drawn.count("<polyline") == 2
     shares = [float(each) for each in re.findall(r"\na: ([\d.]+)\u00a0%", drawn)]
     steps = re.findall(r"norm ([\d.,]+), per tenth", drawn)
@@ -90,8 +91,8 @@ def test_the_lines_of_the_overlay_are_the_counts(scan_result):
 
 def test_nothing_to_lay_over_is_no_chart(scan_result):
     found = scan_result()
-    assert overlay([("a", found.layers[3])], 340, 300) is None
-    assert overlay([("a", found.layers[3]), ("b", None)], 340, 300) is None
+    assert overlay.svg([("a", found.layers[3])], 340, 300) is None
+    assert overlay.svg([("a", found.layers[3]), ("b", None)], 340, 300) is None
     assert one_block([found.model_copy(update={"layers": []})]) == [None]
 
 

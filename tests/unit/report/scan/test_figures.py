@@ -6,7 +6,8 @@ from PIL import Image
 
 from vitreg.errors import UserError
 from vitreg.report import write_figures
-from vitreg.report.scan import figures
+from vitreg.report.paper import NotMeasuredError
+from vitreg.report.scan.charts import attention, norms, positions, redundancy
 
 NAMES = ["norms_per_layer", "histogram_peak", "positions", "redundancy", "attention", "examples"]
 
@@ -32,10 +33,10 @@ def test_what_was_not_measured_has_no_figure_and_an_older_one_goes(scan_result, 
 
 def test_a_figure_shows_the_values_of_the_record(scan_result):
     result = scan_result(blocks=6)
-    lines = {line.get_label(): line for line in figures.norms_per_layer(result).axes[0].lines}
+    lines = {line.get_label(): line for line in norms.figure(result).axes[0].lines}
     np.testing.assert_allclose(lines["median of patches"].get_ydata(), [la.median for la in result.layers])
     np.testing.assert_allclose(lines["CLS, mean"].get_ydata(), [la.cls_norm for la in result.layers])
-    image = figures.positions(result).axes[0].images[0]
+    image = positions.figure(result).axes[0].images[0]
     np.testing.assert_allclose(image.get_array(), result.positions.values)
 
 
@@ -48,8 +49,8 @@ def test_one_block_one_image(scan_result, make_examples, tmp_path, kind):
 
 def test_missing_measurements_are_named(scan_result):
     bare = scan_result("none", positions=None)
-    for draw in (figures.positions, figures.redundancy, figures.attention):
-        with pytest.raises(figures.NotMeasuredError):
+    for draw in (positions.figure, redundancy.figure, attention.figure):
+        with pytest.raises(NotMeasuredError):
             draw(bare)
 
 

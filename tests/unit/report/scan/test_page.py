@@ -376,7 +376,7 @@ def failing(*_, **__):
 
 def test_a_chart_that_fails_is_named_and_all_others_are_drawn(scan_result, make_examples, monkeypatch):
     whole = render(scan_result(), make_examples(1))
-    monkeypatch.setattr("vitreg.report.scan.charts_counts.histogram", failing)
+    monkeypatch.setattr("vitreg.report.scan.charts.histogram.svg", failing)
     text = render(scan_result(), make_examples(1))
     page = Page(text)
     assert "Could not be drawn" in page
@@ -391,7 +391,7 @@ def test_a_chart_that_fails_is_named_and_all_others_are_drawn(scan_result, make_
 def test_figures_and_the_page_are_named_where_they_fail_and_the_rest_is_written(
     scan_result, make_examples, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("vitreg.report.scan.figures.positions", failing)
+    monkeypatch.setattr("vitreg.report.scan.charts.positions.figure", failing)
     monkeypatch.setattr("vitreg.report.scan.payload.picture", failing)
     attempts = Attempts()
     draw_scan(scan_result(), make_examples(2, grid=(4, 4), names=["a.jpg", "b.jpg"]), tmp_path, attempts)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitreg.errors import UserError
 from vitreg.report import Attempts
-from vitreg.report.scan.figures import writable
+from vitreg.report.paper import writable
 from vitreg.report.sheets import sheet as sheets
 from vitreg.report.sheets.sheet import DPI, GAP, Column, Scale, Sheet, draw, save, shared_scale
 from vitreg.report.words import middle

@@ -47,7 +47,7 @@ def _reach(layer: LayerRecord) -> float:
     return ratio or (layer.p99 / layer.median if layer.median > 0 and math.isfinite(layer.p99) else 0.0)
 
 
-def overlay(layers: Sequence[tuple[str, LayerRecord | None]], width: float, height: float) -> Markup | None:
+def svg(layers: Sequence[tuple[str, LayerRecord | None]], width: float, height: float) -> Markup | None:
     """Share of the patch tokens over the norm, a line for each model, with its threshold; None where nothing was counted.
 
     Bins of any width compare, for a line is the share per tenth of a doubling of the norm.

@@ -1,0 +1,79 @@
+"""How figures for papers and notebooks look: colours, axes and files, as matplotlib ``Figure`` without pyplot: no global state,
+no window, and a notebook shows the returned figure as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vitreg.quantities import short
+from vitreg.report.words import PERCENT, middle
+from vitreg.writing.files import replacing
+
+DPI = 160
+SHARES = FuncFormatter(lambda share, _: f"{short(100 * share)}{PERCENT}")
+PATCH, OUTLIER, CLS, REGISTER, INK = "#2a6fb0", "#c4451c", "#8a4fa3", "#0b7f63", "#17202b"
+
+
+class NotMeasuredError(ValueError):
+    """The record does not hold what a figure draws."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
+        figure.savefig(draft, format="png", dpi=DPI)
+
+
+def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure in inches with one pair of axes, bound to Agg whatever backend the session uses."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def mark_blocks(axes: Axes, indices: Sequence[int]) -> None:
+    """Number the blocks along the x axis, whole numbers only."""
+    axes.set_xlim(min(indices) - 0.5, max(indices) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("block")
+
+
+def plain_log(axis: Axis) -> None:
+    """Write 300, not 3 x 10^2, and number 2 and 5 between the decades of a short axis."""
+    low, high = sorted(axis.get_view_interval())
+    between = (2, 5) if high < 1000 * max(low, 1e-12) else ()
+
+    def name(value: float, _: int) -> str:
+        return short(value)
+
+    def sometimes(value: float, place: int) -> str:
+        digit = round(value / 10 ** math.floor(math.log10(value) + 1e-9)) if value > 0 else 0
+        return name(value, place) if digit in between else ""
+
+    axis.set_major_formatter(FuncFormatter(name))
+    axis.set_minor_formatter(FuncFormatter(sometimes))
+    axis.set_tick_params(which="minor", labelsize=7)
+
+
+def writable(name: str) -> str:
+    """A file name that can be drawn: undecodable bytes and line breaks shown, long ones cut."""
+    text = name.encode("utf-8", errors="backslashreplace").decode().replace("\n", " ")
+    return middle(text, 26)
