@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitreg.tokens import TokenLayout, Tokens
+from vitreg.errors import UserError
+from vitreg.tokens import TokenLayout, Tokens, common_layout
 
 GRID = (2, 3)
 # Two registers between the patches, of which (0, 2) and (1, 0) are gone.
@@ -112,3 +113,23 @@ def test_tokens_with_patches_that_are_gone():
     assert tokens.patch_map.isnan().all(1)[0].tolist() == [[False, False, True], [True, False, False]]
     assert torch.equal(tokens.patch_map[:, :, 1, 2], tokens.values[:, 4])
     assert "2 of them gone" in repr(tokens)
+
+
+def test_a_common_layout_has_a_place_for_every_token():
+    dropped = BESIDE.without([4, 8])
+    assert common_layout([BESIDE, dropped, dropped]) is BESIDE
+    assert dropped.places(BESIDE).tolist() == [0, 1, 2, 3, -1, 4, 5, 6, -1]
+    more = dropped.with_registers(1)
+    wide = common_layout([dropped, more])
+    assert wide == TokenLayout.prefixed(GRID, cls_tokens=1, registers=3)
+    assert dropped.places(wide).tolist() == [0, 1, 2, -1, 3, -1, 4, 5, 6, -1]
+    assert SCATTERED.places(common_layout([SCATTERED, BESIDE])).tolist() == [0, 2, 5, 1, 3, -1, -1, 6, 4]
+    values = torch.arange(7.0)
+    moved = values[SCATTERED.places(BESIDE).clamp(min=0)]
+    there = SCATTERED.present
+    assert torch.equal(BESIDE.take(moved, 0)[there], SCATTERED.take(values, 0)[there])
+
+
+def test_blocks_on_several_grids_are_not_compared():
+    with pytest.raises(UserError, match="patches on grids of 1x3 and 2x3"):
+        common_layout([BESIDE, TokenLayout.prefixed((1, 3), cls_tokens=1)])

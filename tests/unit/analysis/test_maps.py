@@ -172,3 +172,29 @@ def test_components_refuse_what_they_cannot_fit():
         fit_components(torch.ones(1, 3), 1)
     with pytest.raises(ValueError, match="a 3x4 grid holds 12 patches, not 9"):
         pca_rgb(torch.randn(1, 9, 4), (3, 4))
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_components_without_some_patches_are_those_of_the_others_alone(per_image):
+    tokens = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
+    present = torch.tensor([i not in (0, 5, 11) for i in range(12)])
+    emptied = tokens.masked_fill(~present[None, :, None], torch.nan)
+    found = whitened_components(emptied, (3, 4), 3, per_image=per_image, present=present).flatten(1, 2)
+    assert found[:, ~present].isnan().all()
+    for image in range(2):
+        set_ = tokens[image : image + 1] if per_image else tokens
+        fitted = fit_components(set_[:, present].flatten(0, 1), 3)
+        by_hand = fitted.scores(tokens[image, present])
+        assert torch.allclose(found[image, present].abs(), by_hand.abs(), atol=1e-4)
+    assert torch.equal(
+        whitened_components(tokens, (3, 4), 3, present=torch.ones(12, dtype=torch.bool)),
+        whitened_components(tokens, (3, 4), 3),
+    )
+
+
+def test_a_share_of_attention_is_that_of_the_patches_that_are_there():
+    layout = TokenLayout(cls=(0,), registers=(3,), other=(), patches=(1, 2, -1, 4), grid=(2, 2))
+    rows = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1]).view(1, 1, 1, 5)
+    found = attention_maps(rows, layout)[0, 0]
+    assert torch.equal(found.isnan(), torch.tensor([[False, False], [True, False]]))
+    assert mass_mask(found, 0.6).tolist() == [[True, True], [False, False]]  # 0.4 and 0.2 of 0.7

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vitreg.analysis.norms import NormHistogram, decode, edge_index
-from vitreg.analysis.tally import BatchStatistics, Tally, group_histograms, look_again
+from vitreg.analysis.norms import NormHistogram, decode, edge_index, edges
+from vitreg.analysis.tally import BatchStatistics, Tally, group_histograms, look_again, origins
 from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 
@@ -83,3 +83,49 @@ def test_two_shares_of_the_images_add_up_to_the_whole(batches):
         np.testing.assert_allclose(getattr(a, name) + getattr(b, name), value, rtol=1e-12, err_msg=name)
     assert (groups_a + groups_b == groups).all()
     assert (groups.sum(0) == whole.counts).all()
+
+
+@pytest.mark.parametrize("side", ["high", "low"])
+def test_what_is_not_there_is_counted_nowhere(batches, tmp_path, side):
+    """Against each statistic written out over the patches that are there."""
+    present = np.ones((LAYERS + 1, LAYOUT.length), bool)
+    first = LAYOUT.patches.start
+    present[2, [2, first + 1, first + 7, first + 14]] = False
+    present[0, first + 3] = False
+    for batch in batches:
+        batch.norms[1][:, ~present[2]] = 0
+        batch.entering[:, ~present[0]] = 0
+    norms = np.concatenate([b.norms for b in batches], axis=1)[:, :, LAYOUT.patches]  # [L, n, P]
+    entering = np.concatenate([b.entering for b in batches])[:, LAYOUT.patches]
+    there = present[:, LAYOUT.patches]
+    threshold = float(edges()[edge_index(30.0 if side == "high" else 6.5)])
+    with Tally(LAYERS, LAYOUT, tmp_path, present=present) as tally:
+        for batch in batches:
+            tally.add(batch)
+        look = look_again(tally, 1, edge_index(threshold), side, Processes())
+        early = look_again(tally, 0, edge_index(threshold), side, Processes())
+        (origin,) = origins(tally, [(1, side, edge_index(threshold))], Processes())
+        groups = group_histograms(tally, [1], Processes())
+        sums, extremes = tally.sums, tally.extremes
+    assert (tally.patches_after(-1), tally.patches_after(0), tally.patches_after(1)) == (14, 15, 12)
+    kept = norms[1][:, there[2]]
+    np.testing.assert_array_equal(sums.counts[1], NormHistogram.of(kept).counts)
+    np.testing.assert_array_equal(groups[:, 0].sum(0), sums.counts[1])
+    assert (-extremes[0, 1], extremes[1, 1]) == pytest.approx((kept.min(), kept.max()))
+    truth = ((norms[1] > threshold) if side == "high" else (norms[1] < threshold)) & there[2]
+    assert truth.any()
+    assert look.positions.tolist() == truth.sum(0).tolist()
+    assert look.per_image.tolist() == truth.sum(1).tolist()
+    assert look.cosine.sum() == 8 * 12
+    assert look.cosine[1].sum() == truth.sum()
+    median = np.median(kept, axis=1, keepdims=True)
+    far = kept >= 2 * median if side == "high" else kept <= median / 2
+    assert look.own.tolist() == np.bincount(far.sum(1), minlength=16).tolist()
+    np.testing.assert_array_equal(look.followed[0], NormHistogram.of(norms[0][truth]).counts)
+    later = ((norms[0] > threshold) if side == "high" else (norms[0] < threshold)) & there[2]
+    np.testing.assert_array_equal(early.followed[1], NormHistogram.of(norms[1][later]).counts)
+    outside, inside = entering[~truth & there[2] & there[0]], entering[truth & there[0]]
+    ratio = np.median(inside) / np.median(outside)
+    assert origin.entering_ratio == pytest.approx(ratio if side == "high" else 1 / ratio, rel=0.05)
+    shares = np.concatenate([b.cls_attention for b in batches], axis=1)
+    assert sums.cls_attention[0].sum() == pytest.approx(shares[1].sum())
