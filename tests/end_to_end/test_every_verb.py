@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vitreg.cli import VERBS
-from vitreg.cli.verbs.eval import TASKS
 from vitreg.verbs.demo import verb as demo
+from vitreg.verbs.eval.registry import TASKS
 
 from .made import QUICK, SMALL
 

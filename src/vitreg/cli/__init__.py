@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Mapping
+
 from vitreg.cli.command import contents, manual, take_models
 from vitreg.cli.parsing import parse
-from vitreg.cli.verbs.compare import Compare
-from vitreg.cli.verbs.curves import Curves
-from vitreg.cli.verbs.demo import Demo
-from vitreg.cli.verbs.discover import Discover
-from vitreg.cli.verbs.doctor import Doctor
-from vitreg.cli.verbs.draw import Draw
-from vitreg.cli.verbs.eval import Eval, run_eval
-from vitreg.cli.verbs.export import Export
-from vitreg.cli.verbs.extract import Extract
-from vitreg.cli.verbs.maps import Maps
-from vitreg.cli.verbs.scan import Scan
-from vitreg.cli.verbs.train import Train, run_train
-from vitreg.cli.verbs.version import Version
 from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import unknown
 
-VERBS = {
-    "scan": Scan,
-    "compare": Compare,
-    "maps": Maps,
-    "doctor": Doctor,
-    "eval": Eval,
-    "discover": Discover,
-    "extract": Extract,
-    "train": Train,
-    "curves": Curves,
-    "draw": Draw,
-    "export": Export,
-    "demo": Demo,
-    "version": Version,
-}
+
+class _Verbs(Mapping[str, type]):
+    """The command of each verb, imported when it is asked for: one verb does not wait for the others."""
+
+    names = (
+        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "demo",
+        "version",
+    )  # fmt: skip
+    elsewhere = {"eval": "manuals", "train": "manuals"}  # noqa: RUF012
+
+    def __getitem__(self, name: str) -> type:
+        if name not in self.names:
+            raise KeyError(name)
+        module = importlib.import_module(f"vitreg.cli.verbs.{self.elsewhere.get(name, name)}")
+        return getattr(module, name.title())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+VERBS = _Verbs()
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
 OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract"}
 OF_SEVERAL = {"maps", "eval"}
@@ -62,14 +64,14 @@ def run(argv: list[str]) -> int:
     try:
         return _run(name, words)
     except KeyboardInterrupt as stop:
-        stored = name == "eval" and words[1:2] and words[1] in STORED
+        stored = name == "eval" and not {*STORED}.isdisjoint(",".join(words).split(","))
         kept = KEPT.get("extract" if stored else name, "nothing was written")
         raise KeyboardInterrupt(*(stop.args or [kept])) from None
 
 
 def _run(name: str, words: list[str]) -> int:
     if name == "--version":
-        return Version()()
+        return VERBS["version"]()()
     if name in ("--help", "-h"):
         say(overview())
         return Exit.DONE
@@ -78,10 +80,14 @@ def _run(name: str, words: list[str]) -> int:
     if name not in VERBS:
         raise unknown("verb", name, VERBS, "vitreg")
     if name == "train":  # its flags are the fields of the run's configuration
+        from vitreg.cli.verbs.train import run_train
+
         return run_train(words)
     if name in OF_MODELS:
         words = take_models(words, name, several=name in OF_SEVERAL)
     if name == "eval":  # its flags are those of the task, too
+        from vitreg.cli.verbs.eval import run_eval
+
         return run_eval(words)
     verb = parse(VERBS[name], words, prog=f"vitreg {name}", description=manual(VERBS[name]))
     verb.check()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from vitreg import specs
 from vitreg.errors import UserError, unknown
@@ -102,7 +102,11 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense. Raises UserError."""
+        if isinstance(self.size, list):  # as JSON writes it
+            object.__setattr__(self, "size", tuple(self.size))
         check_size(self.size)
+        if self.fit not in get_args(Fit):
+            raise unknown("fit", str(self.fit), get_args(Fit))
         at_least(1, "limit", self.limit)
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "workers", self.workers)

@@ -47,6 +47,8 @@ def test_a_keyword_that_nothing_takes_is_one_sentence():
 def test_keywords_change_options_that_are_given():
     with pytest.raises(UserError, match="limit must be at least 1, not 0"):
         package.scan("planted:clean", "fotos", options=package.ScanOptions(size=64), limit=0)
+    with pytest.raises(UserError, match=r"no fit 'crob'\. Did you mean 'crop'"):
+        package.extract("planted:clean", "fotos", out="out", fit="crob")
     with pytest.raises(UserError, match="options of maps are a MapsOptions, not a ScanOptions"):
         package.maps("planted:clean", "fotos", options=package.ScanOptions())
 

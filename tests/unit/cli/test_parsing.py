@@ -6,8 +6,8 @@ import pytest
 from tests.end_to_end.conftest import one_sentence
 
 from vitreg.cli import VERBS
-from vitreg.cli.verbs.eval import TASKS
 from vitreg.presets import PRESETS
+from vitreg.verbs.eval.registry import TASKS
 
 MISTAKES = {
     "scna m x": "no verb 'scna' in vitreg. Did you mean 'scan'?",

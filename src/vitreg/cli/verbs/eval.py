@@ -46,16 +46,6 @@ class Command(Generic[T]):
     model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Eval:
-    """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` lists the tasks.
-
-    Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
-
-    Every setting of a task: vitreg eval SPEC TASK --help
-    """
-
-
 def run_eval(argv: list[str]) -> int:
     """Read the words after `vitreg eval`, and evaluate. Returns the exit code.
 

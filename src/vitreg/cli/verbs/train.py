@@ -43,16 +43,6 @@ SHORT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train a ViT with registers: DeiT-III, CLIP, DINOv2, DINO or MAE. `vitreg train` alone lists the presets.
-
-    Example: vitreg train deit3-imagenette-cpu --data.root imagenette-128 --model.registers 4 --out runs/deit3-reg4
-
-    Every setting: vitreg train PRESET --help
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
 class Command:
     """Train a Vision Transformer with registers."""
 

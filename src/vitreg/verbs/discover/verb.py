@@ -49,6 +49,16 @@ from vitreg.writing.files import refuse_other_result, results_folder, write_text
 from vitreg.writing.outputs import Outputs
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What is looked at: a name, the images, and their true boxes if there are any."""
+
+    name: str
+    images: ImageSource
+    boxes: BoxSet | None = None
+    note: str = ""  # on the set
+
+
 @dataclass(slots=True)
 class _Seen:
     """What was looked at."""
@@ -99,48 +109,57 @@ def discover(
     refuse_reloading(model, weights, load_options)
     ahead.refuse_absent_inputs(files=[weights])
     started = datetime.now(UTC)
-    name, source, truth, note = _opened(images, boxes, options.hard)
-    setting, grid = options.chosen()
-    refuse_blind_sweep(setting, grid, boxes=truth is not None)
+    data = _opened(images, boxes, options.hard)
+    refuse_blind_sweep(*options.chosen(), boxes=data.boxes is not None)
     with results_folder(out) as folder, processes() as group, one_blas_thread():
         outputs = None if folder is None else ahead.discover_outputs(folder, images, boxes, weights)
         if outputs is not None and group.first:
             outputs.check()
         backbone = opened(model, weights, load_options, size=options.size)
         if folder is not None:
-            own = {"model": backbone.spec, "images": name}
+            own = {"model": backbone.spec, "images": data.name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
         refuse_broken_weights(backbone, "boxes of")
-        looking = DiscoverModel(backbone, options.size)
-        chosen, how = _chosen(setting, source, looking)
-        search = Search([chosen] if grid is None else grid.settings(chosen, backbone.depth))
         gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
-        judge = Judge(truth)
-        seen = _run(source, looking, search, judge, gallery, group, options.limit, show=group.first and not quiet)
-        seen = seen.over(group)
-        gallery.merge(group)
-        if not seen.judged:
-            raise UserError(_nothing(seen.skipped, seen.interrupted))
-        protocol = {"images": name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()}
-        notes = [*([note] if note else []), *source.notes]
-        planned = source.length if options.limit is None else min(source.length or options.limit, options.limit)
-        result = _record(
-            seen,
-            judge.verdict(seen.judged, search.settings),
-            chosen,
-            protocol,
-            notes,
-            backbone,
-            planned,
-            group,
-            started,
-        )
+        result, seen, chosen = _look(data, backbone, options, gallery, group, started, show=group.first and not quiet)
         if outputs is not None and group.first:
             place = place_of_interrupted(outputs) if seen.interrupted else outputs
             result = _write(place, result, seen.judged, gallery, chosen)
             if written is not None:
                 written(place.folder)
     return result
+
+
+def _look(
+    data: _Data, backbone: Backbone, options: DiscoverOptions, gallery: Gallery, group: Processes, started: datetime,
+    *, show: bool,
+) -> tuple[DiscoverResult, _Seen, Setting]:  # fmt: skip
+    """Find boxes in all images and judge them. Returns the record, what was found by image, and the setting.
+
+    Raises:
+        UserError: if no image could be read.
+    """
+    setting, grid = options.chosen()
+    looking = DiscoverModel(backbone, options.size)
+    chosen, how = _chosen(setting, data.images, looking)
+    search, judge = Search([chosen] if grid is None else grid.settings(chosen, backbone.depth)), Judge(data.boxes)
+    seen = _run(data.images, looking, search, judge, gallery, group, options.limit, show=show).over(group)
+    gallery.merge(group)
+    if not seen.judged:
+        raise UserError(_nothing(seen.skipped, seen.interrupted))
+    length, limit = data.images.length, options.limit
+    result = _record(
+        seen,
+        judge.verdict(seen.judged, search.settings),
+        chosen,
+        {"images": data.name, **how, **looking.protocol(), **search.protocol(chosen), **judge.protocol()},
+        [*([data.note] if data.note else []), *data.images.notes],
+        backbone,
+        length if limit is None else min(length or limit, limit),
+        group,
+        started,
+    )
+    return result, seen, chosen
 
 
 def _record(
@@ -183,25 +202,25 @@ def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tu
     return chosen, {"setting chosen by": rule}
 
 
-def _opened(images: Images, boxes: str | Path | None, hard: bool) -> tuple[str, ImageSource, BoxSet | None, str]:
-    """Open the images and their boxes. Returns the name of the set, both, and a note on the set."""
+def _opened(images: Images, boxes: str | Path | None, hard: bool) -> _Data:
+    """Open the images and their boxes."""
     paths = ahead.paths_of(images)
     named = named_set(paths[0], hard=hard) if len(paths) == 1 else None
     if named is not None:
         if boxes is not None:
             raise UserError(f"{paths[0]} brings its own boxes; leave --boxes out.")
-        return named.name, ImageSource(named.images), named.boxes, named.note
+        return _Data(named.name, ImageSource(named.images), named.boxes, named.note)
     source = source_of(images, "discover")
     name = "pictures" if not paths else paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if boxes is None:
-        return name, source, None, ""
+        return _Data(name, source)
     truth = _read_boxes(Path(boxes).expanduser(), hard)
     if source.length is not None and not any(truth.find(item.name) for item in source.walk()):
         raise UserError(
             f"no image has boxes in '{boxes}': the first image is '{source[0].name}', an annotation is for "
             f"'{truth.example()}'."
         )
-    return name, source, truth, ""
+    return _Data(name, source, truth)
 
 
 def _read_boxes(path: Path, hard: bool) -> BoxSet:

@@ -16,7 +16,7 @@ from torch import nn
 from vitreg.analysis.intervals import wilson
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
-from vitreg.machine.runtime import processes, provenance
+from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
 from vitreg.passes.about_model import describe_model
 from vitreg.passes.bench import Bench
@@ -75,20 +75,7 @@ def evaluate(
         if folder is not None:
             ahead.refuse_other_eval(folder, task_name(type(task)), backbone.spec, str(data))
         refuse_broken_weights(backbone, "evaluation of")
-        bench = Bench(
-            backbone=backbone,
-            data=str(data),
-            features=options.features or cache(),
-            group=group,
-            size=options.pixels,
-            policy=options.fit,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            limit=options.limit,
-            seed=options.seed,
-            download=options.download,
-            quiet=quiet,
-        )
+        bench = _bench(backbone, str(data), options, group, quiet=quiet)
         outcome = task.run(bench)
         result = _record(task, bench, outcome, started, settings_of(task, options))
         if outputs is not None and group.first:
@@ -97,6 +84,23 @@ def evaluate(
             )
             return draw_beside(outputs, result, "result.json", partial(_draw, outcome))
     return result
+
+
+def _bench(backbone: Backbone, data: str, options: EvalOptions, group: Processes, *, quiet: bool) -> Bench:
+    return Bench(
+        backbone=backbone,
+        data=data,
+        features=options.features or cache(),
+        group=group,
+        size=options.pixels,
+        policy=options.fit,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        limit=options.limit,
+        seed=options.seed,
+        download=options.download,
+        quiet=quiet,
+    )
 
 
 def settings_of(task: Task, options: EvalOptions) -> dict[str, Any]:

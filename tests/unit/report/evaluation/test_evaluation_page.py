@@ -3,13 +3,13 @@
 import pytest
 from tests.unit.verbs.made_results import result
 
-from vitreg.cli.verbs.eval import TASKS
 from vitreg.records import Skipped, Undrawn
 from vitreg.report.attempts import Attempts
 from vitreg.report.evaluation import words
 from vitreg.report.evaluation.charts import beside_controls
 from vitreg.report.evaluation.page import render
 from vitreg.results import EvalData, Table
+from vitreg.verbs.eval.registry import TASKS
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 SURE = {"intervals": {"top1": (65.0, 77.2)}, "units": {"top1": "%"}}

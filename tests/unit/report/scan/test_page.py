@@ -17,7 +17,7 @@ import pytest
 
 from vitreg.cli import VERBS
 from vitreg.cli.parsing import parse
-from vitreg.cli.verbs.eval import TASKS, Command
+from vitreg.cli.verbs.eval import Command
 from vitreg.errors import UserError
 from vitreg.records import Finding, Heatmap, ImagesRecord, LayerRecord, PrecisionChoice, Skipped
 from vitreg.report import Attempts, draw_scan, write_comparison, write_report
@@ -25,6 +25,7 @@ from vitreg.report.scan.advice import next_steps
 from vitreg.report.scan.page import SKIPPED_SHOWN, render
 from vitreg.report.scan.payload import ATTENDED, Scale
 from vitreg.report.words import headline, percent, times
+from vitreg.verbs.eval.registry import TASKS
 
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
 
