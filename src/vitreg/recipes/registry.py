@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 from vitreg.config import Range
 from vitreg.errors import UserError
@@ -123,8 +123,8 @@ def recipe(name: str) -> Callable[[C], C]:
     """Register the settings of a recipe, so that configuration files, the command line and the loop know it.
 
     Raises:
-        ValueError: for settings without the field `kind: Literal[name] = name` or without `group`, and for a name that
-            another recipe has.
+        ValueError: for settings without the field `kind: Literal[name] = name` or without `group`, of types that are not
+            known in their module, and for a name that another recipe has.
     """
 
     def register(config: C) -> C:
@@ -133,6 +133,10 @@ def recipe(name: str) -> Callable[[C], C]:
             raise ValueError(
                 f"{config.__name__} must be a dataclass with the fields kind: Literal['{name}'] = '{name}' and group: int"
             )
+        try:
+            get_type_hints(config)
+        except NameError as error:
+            raise ValueError(f"the types of {config.__name__} must be names of its module: {error}") from error
         before = _registered.get(name)
         if before is not None and (before.__module__, before.__qualname__) != (config.__module__, config.__qualname__):
             raise ValueError(f"there is a recipe '{name}' already: {before.__module__}.{before.__qualname__}")

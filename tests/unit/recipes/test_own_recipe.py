@@ -159,6 +159,20 @@ def test_the_command_line_knows_it(example, data):
         decode(TrainConfig, {"recipe": {"kind": "toy", "needs": "label"}})
 
 
+def test_its_settings_are_given_beside_its_name(data, monkeypatch, tmp_path):
+    from vitreg.cli.verbs import train as command
+
+    seen = []
+    monkeypatch.setattr(command, "_run", lambda config, folder, resume: seen.append(config) or 0)
+    words = ["mae-smoke", "--data.root", str(data), "--out", str(tmp_path / "run"), "--model.depth", "2"]
+    assert command.run_train([*words, "--recipe.kind", "toy", "--recipe.brightest", "3", "--recipe.group", "4"]) == 0
+    assert seen[0].recipe == ToyConfig(brightest=3.0, group=4)
+    with pytest.raises(UserError, match="toyy"):
+        command.run_train([*words, "--recipe.kind", "toyy"])
+    with pytest.raises(UserError, match=r"no setting '--recipe\.brightest'"):
+        command.run_train([*words, "--recipe.brightest", "3"])
+
+
 def test_what_it_objects_to_is_said(data):
     settings = settings_of("toy", data)
     settings["model"] = {**settings["model"], "registers": 0}
@@ -190,6 +204,19 @@ def test_settings_that_are_no_recipe_are_refused():
         recipe("bare")(type("Bare", (RecipeConfig,), {}))
     with pytest.raises(ValueError, match="there is a recipe 'toy' already"):
         recipe("toy")(dataclass(frozen=True)(type("Other", (ToyConfig,), {"__annotations__": {}})))
+
+    class Local:
+        pass
+
+    with pytest.raises(ValueError, match="must be names of its module"):
+
+        @recipe("local")
+        @dataclass(frozen=True)
+        class LocalConfig(RecipeConfig):
+            kind: Literal["local"] = "local"
+            group: int = 1
+            more: Local | None = None
+
     with pytest.raises(NotImplementedError, match="neither a method build"):
         RecipeConfig.build(object.__new__(ToyConfig), ModelConfig(), 0)
     assert registered()["toy"] is ToyConfig
@@ -206,7 +233,7 @@ def test_a_plug_in_is_a_recipe_too():
 
     try:
         assert kinds()["plugged"] is Plugged
-    finally:  # its name cannot be looked up in this module, which whoever decodes settings would do
+    finally:
         plugins._added["recipe"].pop("plugged")
         registry._registered.pop("plugged")
 

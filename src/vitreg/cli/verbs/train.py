@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -76,6 +76,7 @@ def run_train(argv: list[str]) -> int:
     for file in files:
         base = decode(TrainConfig, merge(encode(base), read(Path(file))), where=file)
         origin = Path(file).stem if name is None else origin
+    base = _with_recipe(base, words)
     if {"--help", "-h"} & set(words):
         _manual(name, base)
     dry = "--dry-run" in words
@@ -95,6 +96,13 @@ def run_train(argv: list[str]) -> int:
     if dry:
         return _try(config)
     return _run(config, folder, resume=bool(resumed))
+
+
+def _with_recipe(base: TrainConfig, words: list[str]) -> TrainConfig:
+    """Begin with the defaults of the recipe that the words choose, so that its own settings can be given beside it."""
+    chosen = _taken(words, "--recipe.kind")[1]
+    found = kinds().get(chosen[-1]) if chosen and chosen[-1] != base.recipe.kind else None
+    return base if found is None else replace(base, recipe=found())
 
 
 def _refuse_beside_base(config: TrainConfig, given: dict[str, Any]) -> None:
