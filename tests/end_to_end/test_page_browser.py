@@ -5,6 +5,7 @@ Needs Debian's chromium and chromedriver; skipped with the reason where one of t
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,3 +270,17 @@ def test_the_count_scale_can_be_chosen(opened):
     label.click()
     assert find(opened, ".panel.sqrt").is_displayed()
     assert not find(opened, ".panel.log").is_displayed()
+
+
+def test_a_patch_without_a_token_is_empty_and_says_so(browser, made, tmp_path):
+    norms = made[1].norms.copy()
+    norms[3, 2] = np.nan
+    result = synthetic_scan.scan_result(grid=(12, 9), registers=1)
+    browser.get(write_report(result, [replace(made[1], norms=norms)], tmp_path).as_uri())
+    shown = pixels(browser, "[data-example='0'] [data-map='norms'] .base")
+    assert np.argwhere(shown[..., 3] == 0).tolist() == [[3, 2]]
+    point_at(browser, "[data-example='0'] [data-map='norms'] .over", 3, 2, norms.shape)
+    assert readout(browser, 0) == "row 3, column 2: the model has dropped this patch."
+    point_at(browser, "[data-example='0'] [data-map='norms'] .over", 3, 3, norms.shape)
+    assert "norm" in readout(browser, 0)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []

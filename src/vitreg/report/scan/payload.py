@@ -2,6 +2,7 @@
 
 Values are 16-bit and little-endian in base64: norms on a logarithmic scale shared by all images (error below 0.01 % of
 the value for a span of a thousand), attention as a share of each map's own maximum, attended shares as a share of one.
+Patches without a token, NaN in a map, are listed as gone and drawn empty.
 """
 
 from __future__ import annotations
@@ -93,8 +94,10 @@ def _example(example: Example, scale: Scale, threshold: float | None) -> dict[st
 
     attention = [("CLS", example.cls_attention)] if example.cls_attention is not None else []
     attention += [(f"register {i + 1}", m) for i, m in enumerate(example.register_attention)]
+    gone = {"norms": np.isnan(example.norms), "pca": np.isnan(example.pca).any(2)}
     return {
         "name": example.name,
+        "gone": {name: _encode(cells.astype(np.uint8)) for name, cells in gone.items() if cells.any()},
         "rows": rows,
         "cols": cols,
         "aspect": example.image.shape[1] / example.image.shape[0],
@@ -112,9 +115,11 @@ def _example(example: Example, scale: Scale, threshold: float | None) -> dict[st
 
 
 def _attention(name: str, values: np.ndarray) -> dict[str, Any]:
+    gone = np.isnan(values)
     values = np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0)) or 1.0
-    return {"name": name, "max": top, "data": _encode(np.rint(65535 * np.clip(values / top, 0, 1)).astype(np.uint16))}
+    data = _encode(np.rint(65535 * np.clip(values / top, 0, 1)).astype(np.uint16))
+    return {"name": name, "max": top, "data": data} | ({"gone": _encode(gone.astype(np.uint8))} if gone.any() else {})
 
 
 def _encode(values: np.ndarray) -> str:

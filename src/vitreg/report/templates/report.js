@@ -78,13 +78,13 @@ for (const chart of document.querySelectorAll("svg.chart")) {
 }
 
 // Colour bars.
-function paint(canvas, width, height, colour) {
+function paint(canvas, width, height, colour, gone) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     const [table, at] = colour(i);
-    pixels.data.set([table[at], table[at + 1], table[at + 2], 255], 4 * i);
+    pixels.data.set([table[at], table[at + 1], table[at + 2], gone?.[i] ? 0 : 255], 4 * i);
   }
   context.putImageData(pixels, 0, 0);
 }
@@ -99,10 +99,11 @@ class Maps {
     const e = data.examples[card.dataset.example];
     Object.assign(this, { rows: e.rows, cols: e.cols, attended: e.attended, card, token: -1, pinned: false });
     this.norms = words16(e.norms);
+    this.gone = Object.fromEntries(Object.entries(e.gone).map(([name, cells]) => [name, bytes(cells)]));
     this.outliers = bytes(e.outliers);
     this.near = bytes(e.near);
     this.threshold = e.threshold;
-    this.attention = e.attention.map((a) => ({ name: a.name, max: a.max, values: words16(a.data) }));
+    this.attention = e.attention.map((a) => ({ name: a.name, max: a.max, values: words16(a.data), gone: a.gone && bytes(a.gone) }));
     this.attends = e.wide ? words32(e.attends) : words16(e.attends);
     this.shares = words16(e.shares);
     this.readout = card.querySelector(".readout");
@@ -124,11 +125,11 @@ class Maps {
       base.setAttribute("role", "img");
       base.setAttribute("aria-label", `${title.textContent.trim()} map of ${e.name}`);
       map.style.aspectRatio = e.aspect;
-      if (kind === "norms") paint(base, this.cols, this.rows, (i) => [magma, 3 * (this.norms[i] >> 8)]);
-      if (kind === "pca") { const rgb = bytes(e.pca); paint(base, this.cols, this.rows, (i) => [rgb, 3 * i]); }
+      if (kind === "norms") paint(base, this.cols, this.rows, (i) => [magma, 3 * (this.norms[i] >> 8)], this.gone.norms);
+      if (kind === "pca") { const rgb = bytes(e.pca); paint(base, this.cols, this.rows, (i) => [rgb, 3 * i], this.gone.pca); }
       if (kind === "attention") {
         const one = this.attention[map.dataset.index];
-        paint(base, this.cols, this.rows, (i) => [viridis, 3 * (one.values[i] >> 8)]);
+        paint(base, this.cols, this.rows, (i) => [viridis, 3 * (one.values[i] >> 8)], one.gone);
         title.querySelector("small").textContent = `max ${percent(one.max)}`;
       }
       map.append(base);
@@ -180,6 +181,7 @@ class Maps {
     const add = (text, tag, name) => { const node = tag ? document.createElement(tag) : document.createTextNode(text); if (tag) node.textContent = text; if (name) node.className = name; out.append(node); };
     if (i < 0) return add(this.attended ? "Point at a token to read its norm and see what it attends to." : "Point at a token to read its norm.");
     add(`row ${Math.floor(i / this.cols)}, column ${i % this.cols}: `);
+    if (this.gone.norms?.[i]) return add("the model has dropped this patch.");
     add(`norm ${number(this.norm(i))}`, "b");
     add(", ");
     if (this.outliers[i]) add("outlier", "span", "is-outlier"); else add(this.near[i] ? "no outlier, but near the threshold" : "not an outlier");

@@ -554,3 +554,19 @@ def test_outlines_are_explained_above_the_maps_that_have_them(scan_result, make_
         for text in (render(result, [example]), page.read_text()):
             legend = text[: text.index('class="example"')].rpartition('<ul class="legend">')[2]
             assert re.findall(r'class="(box-(?:outlier|near))"', legend) == said
+
+
+def test_patches_without_a_token_are_listed_as_gone_in_each_map(scan_result, make_examples):
+    whole = make_examples(1, grid=(3, 4), registers=1)[0]
+    norms, pca, cls = whole.norms.copy(), whole.pca.copy(), whole.cls_attention.copy()
+    norms[0, 1], pca[1, 2], cls[2, 3] = np.nan, np.nan, np.nan
+    example = replace(whole, norms=norms, pca=pca, cls_attention=cls)
+    shown = data_of(render(scan_result(grid=(3, 4), registers=1), [whole, example]))["examples"]
+    assert shown[0]["gone"] == {}
+    assert not any("gone" in each for each in shown[0]["attention"])
+    found = {**shown[1]["gone"], "cls": shown[1]["attention"][0]["gone"]}
+    cells = {
+        name: np.frombuffer(base64.b64decode(each), np.uint8).nonzero()[0].tolist() for name, each in found.items()
+    }
+    assert cells == {"norms": [1], "pca": [6], "cls": [11]}
+    assert "gone" not in shown[1]["attention"][1]
