@@ -1,6 +1,7 @@
 """What the command line takes as flags, Python takes as keywords; one idea has one spelling in every verb."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,35 @@ TASK = {"k", "temperature", "token", "n_per_class", "n_tries"}
 
 def flags_of(verb):
     return {flag.removeprefix("--").replace("-", "_") for flag in flags(KINDS[verb]) if not flag.startswith("--no-")}
+
+
+def table():
+    """Verbs and their flags as docs/terminal.md shows them; flags of one verb alone stand in its manual."""
+    verbs = [verb for verb in VERBS if verb not in ("train", "version")]
+    taken = {verb: flags_of(verb) - (TASK if verb == "eval" else set()) for verb in verbs}
+    shared = sorted({flag for found in taken.values() for flag in found})
+    shared = [flag for flag in shared if sum(flag in found for found in taken.values()) > 1]
+    shared.sort(key=lambda flag: -sum(flag in found for found in taken.values()))
+    rows = [["flag", *verbs], ["---"] * (len(verbs) + 1)]
+    rows += [[f"`--{flag.replace('_', '-')}`", *("x" * (flag in taken[verb]) for verb in verbs)] for flag in shared]
+    own = {
+        verb: [f"`--{flag.replace('_', '-')}`" for flag in sorted(taken[verb]) if flag not in shared] for verb in verbs
+    }
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"- `{verb}` alone: {', '.join(each)}" for verb, each in own.items() if each)])
+
+
+def test_the_table_of_flags_in_the_documents_is_that_of_today():
+    assert table() in (Path(__file__).parents[3] / "docs" / "terminal.md").read_text()
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_examples_of_the_page_on_python_run(photographs):
+    text = (Path(__file__).parents[3] / "docs" / "python.md").read_text()
+    names = {"images": photographs[:8]}
+    for block in text.split("```python\n")[1:]:
+        exec(compile(block.split("```")[0], "docs/python.md", "exec"), names)
+    assert names["result"].images.seen == 8
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "version")])
