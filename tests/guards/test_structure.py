@@ -160,6 +160,17 @@ def test_no_file_is_longer_than_400_lines_and_each_says_what_it_holds(path):
     assert ast.get_docstring(parsed(text)), "a module begins with two or three sentences on what it holds"
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
+def test_no_function_is_longer_than_60_lines(path):
+    functions = [each for each in ast.walk(parsed(path.read_text())) if isinstance(each, ast.FunctionDef)]
+    assert [each.name for each in functions if each.end_lineno - each.lineno >= 60] == []
+
+
+def test_verbs_are_less_than_a_fifth():
+    lines = {path: path.read_text().count("\n") for path in modules()}
+    assert sum(count for path, count in lines.items() if SRC / "verbs" in path.parents) < sum(lines.values()) / 5
+
+
 def test_folders_are_rooms():
     """No folder has more than 15 files, and no four files of a folder share a prefix, which would be a folder."""
     for folder in {path.parent for path in modules()}:
