@@ -106,6 +106,8 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["task"] == task
+    assert result["undrawn"] == []
+    assert "interval" in (tmp_path / "out" / "report.html").read_text()
     assert np.isfinite(result["metrics"][result["headline"]])
     assert set(result["units"]) == set(result["metrics"])
     assert bool(result["intervals"]) == (task in SHARES)

@@ -124,9 +124,9 @@ def _of_model(
         name = task_name(type(task))
         given = "" if name in WITHOUT_DATA else data
         try:
-            # A model that is handed over may have changed since it was loaded.
-            named = isinstance(model, str)
-            found = complete(folder / name, backbone, task, str(given), options) if named else None
+            # A model that is handed over may have changed since it was loaded. One process looks, for all to do the same.
+            look = isinstance(model, str) and group.first
+            found = group.gather(complete(folder / name, backbone, task, str(given), options) if look else None)[0]
             kept = found is not None
             if found is None:
                 found = evaluate(backbone, task, given, out=folder / name, options=options, quiet=quiet)
