@@ -7,6 +7,7 @@ in another order or dropped ones counted as others would show.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from vitreg.errors import UserError
 from vitreg.features.fields import FieldReader, Wanted
 from vitreg.passes.bench import Bench
 from vitreg.passes.findings import findings
-from vitreg.testing.toys import GRID, PATCH, TOYS, DropsTokens, RegistersBetween, TokenMixer
+from vitreg.testing.toys import GRID, PATCH, TOYS, DropsTokens, RegistersBetween, TokenMixer, ToyViT
 from vitreg.verbs.eval.tasks.controls import Controls
 from vitreg.verbs.eval.tasks.knn import Knn
 from vitreg.verbs.eval.tasks.pixels import Pixels
@@ -205,3 +206,45 @@ def test_doctor_says_where_the_patches_are():
         "17 tokens enter block 0; 12 tokens after block 1, 11 of 16 patches among them."
     )
     assert "has no attention" in said[TokenMixer]["attention"]
+
+
+@dataclass(frozen=True)
+class Added:
+    """One token before the patches."""
+
+    def __call__(self, tokens, place):
+        start = place.layout.first_patch
+        return torch.cat([tokens[:, :start], tokens.mean(1, keepdim=True), tokens[:, start:]], 1)
+
+    def layout(self, before):
+        return before.with_registers(1)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Some tokens taken out."""
+
+    tokens: tuple[int, ...]
+
+    def __call__(self, tokens, place):
+        return tokens[:, [index for index in range(place.layout.length) if index not in self.tokens]]
+
+    def layout(self, before):
+        return before.without(self.tokens)
+
+
+def test_an_edited_model_that_gains_a_register_and_loses_patches_is_scanned_and_mapped(planted):
+    folder, cells = planted
+    edits = [vitreg.Edit("input", None, Added()), vitreg.Edit("block", 1, Pruned((2, 7)))]  # patches 0 and 5
+    edited = backbone(ToyViT).edited(edits, "changed")
+    found = vitreg.scan(edited, folder, examples=0)
+    assert [len(layer.register_norms) for layer in found.layers] == [1, 1, 1]
+    assert [sum(layer.histogram.counts) for layer in found.layers] == [16 * IMAGES, 14 * IMAGES, 14 * IMAGES]
+    assert found.model.tokens == {"cls": 1, "registers": 1, "other": 0, "patches": 16}
+    made = vitreg.maps(edited, folder, what=("norm", "registers"), layer="all", limit=4)
+    for each in made.maps:
+        gone = [bool(each.layer) and cell in (0, 5) for cell in range(16)]
+        assert np.isnan(each.norm[0]).ravel().tolist() == gone
+        assert "register 1" in each.attention
+        for image, cell in enumerate(cells[:4]):
+            assert gone[cell] or np.nanargmax(each.norm[image]) == cell

@@ -133,6 +133,11 @@ class Backbone:
         return len(self.anatomy.blocks)
 
     @property
+    def parameters(self) -> int:
+        """Number of parameters; an edited model has those of the model within."""
+        return sum(parameter.numel() for parameter in self._module.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where the patch projection is."""
         return self._first_parameter.device

@@ -53,7 +53,7 @@ class ForeignNetwork(nn.Module):
         self.module = module.eval().requires_grad_(True)
         self.image_size, self.pool, self.preprocess = (image_size, image_size), pool, preprocess
         self.origin = dict(origin or {})
-        layout = self.layout()
+        self._own_layout = layout = self.layout()
         if pool == "cls" and not layout.cls:
             raise UserError(f"{self.origin.get('base', 'this model')} has no class token; set model.pool mean.")
         special = sorted((*layout.cls, *layout.registers, *layout.other))
@@ -135,7 +135,18 @@ class ForeignNetwork(nn.Module):
         return [self.forward_features(stack) for stack in stacks]
 
     def pooled(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        """Return what the head reads of the final tokens: the first class token, or the mean patch."""
+        """Return what the head reads of the final tokens: the first class token, or the mean patch that is there."""
+        layout = self._own_layout
+        if tokens.shape[1] == layout.length:
+            patches = layout.take(tokens)
+            mean = patches if layout.whole else patches[:, layout.present]
+            return tokens[:, layout.cls[0]] if self.pool == "cls" else mean.mean(dim=1)
+        if not isinstance(layout.patches, slice):
+            rows, cols = self.image_size
+            raise UserError(
+                f"{self.origin.get('base', 'this model')} has its patches between other tokens, or drops some, so that its "
+                f"tokens are known for images of {rows}x{cols} pixels only; train it with views of that size."
+            )
         if self.pool == "cls":
             return tokens[:, 0 if self.before else -self.after]
         return tokens[:, self.before : tokens.shape[1] - self.after].mean(dim=1)

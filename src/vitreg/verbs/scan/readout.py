@@ -328,7 +328,7 @@ class Readout:
             blocks=backbone.depth,
             width=anatomy.width,
             heads=anatomy.heads,
-            parameters=sum(p.numel() for p in backbone.module.parameters()),
+            parameters=backbone.parameters,
             patch=anatomy.patch,
             image_size=size,
             grid=layout.grid,
