@@ -106,6 +106,11 @@ class Backbone:
         return EditedModule(self._module, self._edits, source)
 
     @property
+    def edit_names(self) -> tuple[str, ...]:
+        """The names of the edits it runs with, inner first."""
+        return tuple(each.name for each in self._edits)
+
+    @property
     def edits_identity(self) -> str | None:
         """What tells edits apart: "" without any, None where one cannot be told from another: a lambda, a hook."""
         if self.hooked is not None:

@@ -37,6 +37,7 @@ def findings(backbone: Backbone) -> list[Finding]:
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
     return [
+        *_edits(backbone),
         *_training(backbone),
         lint.values(feature_weights(anatomy.tower)),
         _layout(anatomy, layout),
@@ -50,6 +51,20 @@ def findings(backbone: Backbone) -> list[Finding]:
         _attention(backbone),
         _sizes(anatomy, layout),
         _decay(anatomy),
+    ]
+
+
+def _edits(backbone: Backbone) -> list[Finding]:
+    """Say that a model is edited: what is found here is found in its weights, which edits leave as they are."""
+    if not backbone.edit_names:
+        return []
+    return [
+        Finding(
+            level="note",
+            subject="edits",
+            message=f"This model is edited while it runs ({', '.join(backbone.edit_names)}). "
+            "What follows is about its weights and its layout without edits.",
+        )
     ]
 
 

@@ -6,6 +6,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from vitreg.backbones import Edit
 from vitreg.backbones.backbone import Backbone
 from vitreg.passes.findings import describe_layout
 from vitreg.results import DoctorResult
@@ -176,6 +177,15 @@ def test_render_is_plain_text_with_every_finding_and_a_count(reg4):
         for level in ("problem", "warning", "note", "ok")
         if level in levels
     )
+
+
+def test_edits_are_named(reg4):
+    backbone = Backbone(reg4)
+    edited = backbone.edited([Edit("block", 0, lambda tokens, place: tokens)], "as it was")
+    first, *others = doctor(edited)
+    assert (first.level, first.subject) == ("note", "edits")
+    assert "as it was" in first.message
+    assert others == doctor(backbone)
 
 
 @pytest.mark.parametrize("broken", [False, True])
