@@ -13,8 +13,10 @@ WITHOUT_DATA = ("complexity",)
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(ImageOptions):
-    """How the model is run over the data. A limit holds for each side of the data."""
+    """How the model is run over the data."""
 
+    limit: int | None = None
+    """Use at most this many images of each side."""
     features: Path | None = None
     """Folder where extracted features are kept and found again; the user's cache if unset."""
     download: bool = False

@@ -19,14 +19,15 @@ KINDS = ("cls", "mean", "registers", "patches", "norms")
 class ExtractOptions(ImageOptions):
     """Keep features of images on disk: safetensors shards, computed once, found again, finished where interrupted.
 
-    Blocks are numbers such as -1 (the last) or 5,8,11; none leaves a kind out. A limit takes images spread evenly over
-    the set. Prints the folder the features are in.
+    Blocks are numbers such as -1 (the last) or 5,8,11; none leaves a kind out. Prints the folder the features are in.
 
     Example: vitreg extract timm:vit_small_patch14_reg4_dinov2.lvd142m photos/ --cls -1 --patches 5,8,11 --out features
 
     Under torchrun, or started several times, processes share the work shard by shard.
     """
 
+    limit: int | None = None
+    """Use at most this many images, spread evenly."""
     cls: Blocks = (-1,)
     """Blocks whose class token is kept."""
     mean: Blocks = ()
