@@ -20,6 +20,8 @@ def unified(kind: Any, words: Sequence[str]) -> list[str]:
     lists = {flag: (marked, words) for flag, marked, words in _lists(kind)}
     left, out, last = list(words), [], []
     while left:
+        if left[0] == "--":  # whatever follows is no flag
+            return [*out, *last, *left]
         flag, given, value = left.pop(0).partition("=")
         if flag not in lists:
             out.append(f"{flag}{given}{value}")

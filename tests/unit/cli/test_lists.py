@@ -43,6 +43,7 @@ def test_a_list_is_read_with_commas_and_with_spaces(form, kind, before, flag, va
         ("m a,b.png --what norm", "m a,b.png --what norm"),  # a comma in the name of a file
         ("--layer 5 8 m photos/", "--layer=5,8 m photos/"),
         ("m d --what", "m d --what"),
+        ("m --what norm -- --a.png", "m --what norm -- --a.png"),
     ],
 )
 def test_what_does_not_belong_to_a_list_stays(words, rewritten):
