@@ -171,7 +171,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_there(vitreg, voc, tmp_path, mo
         (("VOC", "--feature", "k,v"), "--sweep"),
         (("VOC", "--bias", "much"), "no bias"),
         (("VOC", "--layer", "12"), "no block 12"),
-        (("VOC", "--size", "big"), "no image size"),
+        (("VOC", "--size", "big"), "takes an image size such as 518"),
         (("VOC", "--boxes", "x.json"), "brings its own boxes"),
         (("voc2012:nowhere",), "no folder 'nowhere'"),
         (("PHOTOS", "--sweep"), "needs true boxes"),
