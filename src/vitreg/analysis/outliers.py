@@ -201,7 +201,7 @@ def _em(x: np.ndarray, w: np.ndarray, p: np.ndarray, steps: int = 300, tolerance
     weight, mean, sd = p.transpose(1, 0, 2).reshape(3, -1, 1)  # each [S * K, 1]
     mean = mean - centre
     for _ in range(steps):
-        # As `_density`, in one place: the time of a scan's resamples is spent here.
+        # The same as `_density`, inlined: resamples spend their time here.
         density = x - mean  # [S * K, n]
         density /= sd
         density *= density

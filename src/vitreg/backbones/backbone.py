@@ -285,7 +285,7 @@ class Backbone:
     def attention_status(self) -> AttentionStatus:
         """Check once, on two inputs made for it, how attention is read and that the reading is right.
 
-        Where it is not in half precision, a float32 copy says whether the precision or the model is the reason.
+        If the reading fails in half precision, a float32 copy tells whether the precision or the model is the reason.
         """
         if self._status is None:
             status = check_attention(self.anatomy, self._probed)

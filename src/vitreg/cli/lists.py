@@ -1,4 +1,4 @@
-"""Lists on the command line: commas and spaces say the same, after every flag that takes several values."""
+"""Lists on the command line: commas and spaces mean the same after every flag that takes several values."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Steps:
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Shrink an image to what a sheet shows of it."""
+    """Shrink an image to the size at which a sheet shows it."""
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(image)

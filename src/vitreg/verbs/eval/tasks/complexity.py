@@ -137,7 +137,7 @@ def _shape(backbone: Backbone) -> Shape:
 
 
 def _build(backbone: Backbone, architecture: Architecture, shape: Shape, registers: int) -> VisionTransformer:
-    """Build our network of this shape on no device at all; tokens beyond one CLS (DeiT's distillation) are registers."""
+    """Build our network of this shape on the meta device; tokens beyond one CLS (DeiT's distillation) are registers."""
     assert shape.mlp_ratio is not None
     assert shape.mlp != "other"
     assert backbone.anatomy.heads is not None  # _shape has seen to it
