@@ -96,10 +96,10 @@ def scan(
         seen = _pass_over(batches, backbone, options, saved, folder, group, held, show=group.first and not quiet)
         if outputs is not None and seen.interrupted and group.first:
             outputs = place_of_interrupted(outputs)
+        stage, lacking = _stage_tokens(outputs if options.tokens else None, seen.tally, seen.readout, group, held)
         result, shown = _record(seen, batches, backbone, options, group, started)
-        lacking = None
-        if outputs is not None:
-            result, lacking = _write(outputs, result, shown, seen, batches, backbone, options, group, held, written)
+        if outputs is not None and group.first:
+            result, lacking = _write(outputs, result, shown, seen, batches, backbone, (stage, lacking), written)
         group.gather(None)  # the result is written
         if not seen.interrupted:
             saved.remove()
@@ -187,18 +187,17 @@ def _record(
 
 def _write(
     outputs: Outputs, result: ScanResult, shown: list[Chosen], seen: _Seen, batches: Batches, backbone: Backbone,
-    options: ScanOptions, group: Processes, held: contextlib.ExitStack, written: Callable[[Path], object] | None,
+    tokens: tuple[Stage | None, UserError | None], written: Callable[[Path], object] | None,
 ) -> tuple[ScanResult, UserError | None]:  # fmt: skip
-    """Write the tokens, the record and then the page. Returns the record, and why tokens are lacking.
+    """Write the record and then the page. Returns the record, and why tokens are lacking.
+
+    Args:
+        tokens: where they wait for the record, and why they are lacking.
 
     Raises:
         UserError: if the record cannot be written.
     """
-    stage = lacking = None
-    if options.tokens:
-        stage, lacking = _stage_tokens(outputs, seen.tally, seen.readout, group, held)
-    if not group.first:
-        return result, lacking
+    stage, lacking = tokens
     if stage is not None and not stage.exists:
         lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
     try:
@@ -300,9 +299,15 @@ def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
 
 
 def _stage_tokens(
-    outputs: Outputs, tally: Tally, readout: Readout, group: Processes, held: contextlib.ExitStack
+    outputs: Outputs | None, tally: Tally, readout: Readout, group: Processes, held: contextlib.ExitStack
 ) -> tuple[Stage | None, UserError | None]:
-    """Write the tokens of all processes where they wait for the record. Returns that place, or why they are lacking."""
+    """Write the tokens of all processes where they wait for the record, whose seconds count them; none without `outputs`.
+
+    Returns:
+        that place, and why they are lacking.
+    """
+    if outputs is None:
+        return None, None
     stage, failed = None, None
     try:
         stage = held.enter_context(outputs.stage()) if group.first else None
