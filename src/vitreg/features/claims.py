@@ -1,7 +1,6 @@
-"""Which process makes which shard: locks on single bytes of one file, which the system lifts when a process ends.
+"""Which process computes which shard: locks on single bytes of one file. The system releases them when a process ends.
 
-Nothing is left behind by a process that was killed, so there is nothing stale to be told from what is alive; over NFS
-the locks hold between machines.
+A killed process leaves no stale lock. Over NFS the locks also hold between machines.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_SETUP = 0  # this byte is for store.json, byte i + 1 for shard i
+_SETUP = 0  # the byte of store.json; byte i + 1 is shard i
 
 
 class Claims:
-    """Claims of this process on the shards of a folder; closing lifts them.
+    """Claims of this process on the shards of a folder; closing releases them.
 
-    Where the file system has no locks every claim succeeds: two processes may then do the same work, but as shards are
-    replaced as a whole nothing is damaged. Of one process only one `Claims` at a time may be open on a folder.
+    On a file system without locks every claim succeeds. Two processes may then do the same work, which is harmless:
+    a shard is always replaced as a whole. A process may open only one `Claims` on a folder at a time.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -34,7 +33,7 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         try:
-            # Record locks, unlike flock: not shared with the worker processes that are forked while they are held.
+            # Record locks, because worker processes forked while a lock is held would inherit an flock.
             self._file = os.open(folder / "claims", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error
@@ -48,11 +47,11 @@ class Claims:
         os.close(self._file)
 
     def take(self, shard: int) -> bool:
-        """Claim a shard; False where another process has."""
+        """Claim a shard; False if another process holds it."""
         return self._lock(shard + 1, wait=False)
 
     def let_go(self, shard: int) -> None:
-        """Lift the claim on a shard."""
+        """Release the claim on a shard."""
         self._unlock(shard + 1)
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Features of a set of images, extracted once: found again by what they follow from, finished where interrupted.
+"""Features of a set of images, extracted once: reused under the same key, resumed after an interruption.
 
-`extract` gives a `FeatureStore` on disk. Several processes, of one torchrun or started apart, share the work shard by
-shard; see docs/extract.md.
+`extract` returns a `FeatureStore` on disk. Several processes, of one torchrun or started separately, share the shards;
+see docs/extract.md.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from vitreg.records import Skipped
 
 __all__ = ["Wanted", "extract"]
 
-_WRITES_AHEAD = 2  # shards that may wait in memory for the disk
+_WRITES_AHEAD = 2  # complete shards in memory waiting to be written
 _POLL = 0.25  # seconds
 
 
 def extract(bench: Bench, data: TrainingSet, wanted: Wanted, view: View | None = None) -> FeatureStore:
-    """Return the features of a set; only what is not on disk yet is computed.
+    """Return the features of a set; shards already on disk are not computed again.
 
-    They lie in ``bench.features/KEY``, KEY following from the model's weights and dtype, the preprocessing, `wanted`
-    and the listing of the images. Every process of `bench.group` must call this.
+    They lie in ``bench.features/KEY``. KEY is a hash of the model's weights and dtype, the preprocessing, `wanted` and
+    the listing of the images. Every process of `bench.group` must call this.
 
     Args:
-        data: samples to read in any order; `rows` of the store are places in it.
+        data: samples readable in any order; `rows` of the store are indices into it.
         view: how the model sees pictures; `bench.view()` if None.
     Raises:
-        UserError: for an empty set or one of which no image can be read, features the model does not have, values that
-            are not finite, or a folder that cannot be written.
+        UserError: for a set without a readable image, features the model does not have, values that are not finite, or
+            a folder that cannot be written.
     """
     if not len(data):
         raise UserError(f"there are no images in {bench.data} to extract features of.")
@@ -86,7 +86,7 @@ def extract(bench: Bench, data: TrainingSet, wanted: Wanted, view: View | None =
 
 
 def _begun(folder: Path, record: StoreRecord) -> Shards:
-    """Open the folder of these features, or begin it; how it is cut into shards is decided by who begins it."""
+    """Open or create the folder of these features; the process that creates it decides the size of its shards."""
     found = read_record(folder)
     if found is None or found.key != record.key:
         try:
@@ -104,20 +104,20 @@ def _begun(folder: Path, record: StoreRecord) -> Shards:
             suppress(UserError),
             Claims(folder) as claims,
             claims.alone(),
-        ):  # features may be read where none is written
+        ):  # an unwritable folder can still be read
             write_record(folder, found)
     return Shards(folder, found)
 
 
 def _repaired(bench: Bench, shards: Shards) -> list[str]:
-    """Compare the checksums of what is there, each process a part of it; forget what is damaged, and say so."""
+    """Verify the checksums of finished shards, split over the processes; discard and report damaged ones."""
     own = [shard for shard in range(bench.group.rank, len(shards), bench.group.world) if shards.begun(shard)]
     show = bench.group.first and not bench.quiet
     with progress("checking", len(own), unit="shards", show=show and len(own) > 0) as advance:
         damaged = find_damaged(shards, own, advance)
     if damaged:
         with Claims(shards.folder) as claims:
-            # One that another process is making at this moment looks damaged too, and may be whole by now.
+            # A shard that another process is writing looks damaged too, so the check is repeated under its claim.
             damaged = [shard for shard in damaged if claims.take(shard) and shards.damaged(shard)]
             for shard in damaged:
                 shards.discard(shard)
@@ -134,7 +134,7 @@ def _repaired(bench: Bench, shards: Shards) -> list[str]:
 
 @dataclass(slots=True)
 class _Shard:
-    """One shard in work."""
+    """One shard being computed."""
 
     number: int
     rows: list[Tensor] = field(default_factory=list)
@@ -145,14 +145,14 @@ class _Shard:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A batch on its way through decoding and the model; batches never hold images of two shards."""
+    """A batch between decoding and the model; a batch never mixes images of two shards."""
 
     shard: _Shard
     last: bool
 
 
 class _Extraction:
-    """The part of this process in making a store."""
+    """This process's share of an extraction."""
 
     def __init__(
         self,
@@ -166,12 +166,12 @@ class _Extraction:
         self._bench, self._view, self._reader = bench, view, reader
         self._jobs, self._shards, self._claims = EvaluationJobs(data, view.pictures), shards, claims
         self._workers = default_workers() if bench.workers is None else bench.workers
-        # The batch of who began is kept: sums over another number of images may differ in the last bit.
+        # The store's batch is kept, because another batch may change the last bit of the features.
         self._batch = bench.batch_size or shards.record.batch
         self._under_way: deque[_Piece] = deque()
 
     def run(self, missing: list[int]) -> None:
-        """Make shards until all are there; those another process is on are waited for, or taken over where it dies."""
+        """Compute shards until none is missing; wait for shards of other processes, and take them over if those die."""
         images, told = self._shards.record.images, False
         show = self._bench.group.first and not self._bench.quiet
         done = images - sum(len(self._shards.range(shard)) for shard in missing)
@@ -186,7 +186,7 @@ class _Extraction:
                 missing = [shard for shard in missing if self._shards.finished(shard) is None]
 
     def _pass(self, missing: list[int], advance: Callable[[int], None]) -> bool:
-        """Make every shard that can be claimed. Returns whether there was one."""
+        """Compute every shard that can be claimed. Returns whether there was one."""
         batches = self._claimed(missing)
         first = next(batches, None)
         if first is None:
@@ -198,7 +198,7 @@ class _Extraction:
             for delivery in deliveries:
                 piece = self._under_way.popleft()
                 waiting.append((piece, delivery, self._computed(delivery)))
-                # On a GPU the next batch is begun before the values of this one are waited for.
+                # On a GPU the next batch starts before the values of this one are fetched.
                 if len(waiting) > (device.type == "cuda"):
                     self._keep(*waiting.popleft(), writer, advance)
             while waiting:
@@ -206,13 +206,13 @@ class _Extraction:
         return True
 
     def _claimed(self, missing: list[int]) -> Iterator[list[Job]]:
-        """Yield the batches of one shard after another, each claimed when its first batch is asked for."""
+        """Yield the batches of one shard after another; a shard is claimed when its first batch is requested."""
         rank, world = self._bench.group.rank, self._bench.group.world
         own = [shard for shard in missing if shard % world == rank]
         for number in [*own, *(shard for shard in reversed(missing) if shard % world != rank)]:
             if self._shards.finished(number) or not self._claims.take(number):
                 continue
-            if self._shards.finished(number):  # by who held the claim until now
+            if self._shards.finished(number):  # by the process that just released it
                 self._claims.let_go(number)
                 continue
             self._shards.discard(number)
@@ -239,7 +239,7 @@ class _Extraction:
         writer: _Writer,
         advance: Callable[[int], None],
     ) -> None:
-        """Add the values of a batch to its shard, and have the shard written if it is the last."""
+        """Add the values of a batch to its shard; the last batch sends the shard to the writer."""
         values, shard = computed(), piece.shard
         if values:
             self._check(values)
@@ -253,7 +253,7 @@ class _Extraction:
 
     def _check(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            # A sum is not finite where one of its values is not, and is found in a quarter of the time of asking each.
+            # One sum is enough, as any value that is not finite makes it so, and takes a quarter of the time.
             if not torch.isfinite(value.sum(dtype=torch.float32)):
                 raise UserError(
                     f"features {name} are not finite as {self._shards.record.fields[name].dtype} of a model in "
@@ -262,7 +262,7 @@ class _Extraction:
 
 
 class _Writer:
-    """Writes shards in a thread while the model computes; what goes wrong there is raised here."""
+    """Writes shards in a thread while the model computes; errors of that thread are raised in the caller."""
 
     def __init__(self, shards: Shards, claims: Claims) -> None:
         self._shards, self._claims = shards, claims
@@ -278,7 +278,7 @@ class _Writer:
             self._pending.popleft().result()
 
     def add(self, shard: _Shard) -> None:
-        """Take a complete shard over; waits while too many are on their way to the disk."""
+        """Queue a complete shard for writing; blocks while the queue is full."""
         while self._pending and (len(self._pending) >= _WRITES_AHEAD or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(self._write, shard))
@@ -296,7 +296,7 @@ class _Writer:
 
 
 def _to_host(values: dict[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-    """Begin to copy values off a GPU; the function returned waits for them."""
+    """Start copying values off a GPU; the returned function waits for them."""
     device = next(iter(values.values())).device
     if device.type != "cuda":
         return lambda: {name: value.cpu() for name, value in values.items()}

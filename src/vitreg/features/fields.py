@@ -1,4 +1,4 @@
-"""`Wanted`: which features to keep of each image; `FieldReader` takes them all from one forward pass of a model."""
+"""`Wanted`: which features to store of each image. `FieldReader` reads them all in one forward pass."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ MIRRORED = "mirrored/"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to keep of each image. Blocks are indices, -1 being the last.
+    """Which features to store of each image. Blocks are indices, -1 is the last.
 
     Args:
-        cls: class token [D] of these blocks.
+        cls: blocks whose class token [D] is stored; likewise the next four.
         mean: mean of the patch tokens [D], taken in float32.
         registers: register tokens [R, D].
         patches: patch tokens [P, D].
         norms: L2 norms of the patch tokens before the final norm [P], always kept as float32.
-        final_norm: apply the model's final norm to the tokens of every block, in the dtype the model runs in. Of the
-            last block this gives exactly what the model returns.
-        dtype: how values are stored, whatever the model runs in: float32, or float16 for half the space.
-        mirrored: also keep all of it of the horizontally mirrored picture, under "mirrored/...".
+        final_norm: apply the model's final norm to the tokens of every block, in the dtype the model runs in. For the
+            last block this is exactly the model's output.
+        dtype: type of the stored values, independent of the model's: float32, or float16 for half the space.
+        mirrored: also store every feature of the horizontally mirrored picture, under "mirrored/...".
     """
 
     cls: tuple[int, ...] = (-1,)
@@ -47,7 +47,7 @@ class Wanted:
     mirrored: bool = False
 
     def blocks(self, kind: str, depth: int) -> list[int]:
-        """Return the blocks of a kind as indices from 0, ascending. Raises UserError for one that does not exist."""
+        """Return the blocks of a kind as indices from 0, ascending. Raises UserError for a block that does not exist."""
         return sorted({resolve_layer(layer, depth) for layer in getattr(self, kind)})
 
 
@@ -79,14 +79,14 @@ class FieldReader:
             for block in self.blocks[kind]:
                 _refuse_gone(backbone, self._layouts[block], kind, block)
         self._token_blocks = sorted({block for kind in _TOKENS for block in self.blocks[kind]})
-        # The last block after the final norm is what the model returns, and need not be looked for inside.
+        # The last block after the final norm is the model's output, so it needs no capture.
         self._returned = backbone.depth - 1 if wanted.final_norm else None
         hidden = [block for block in self._token_blocks if block != self._returned]
         self._capture = Capture(hidden=hidden, norms=self.blocks["norms"])
         self.fields = dict(self._described(wanted.dtype, backbone.anatomy.width))
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], mirror: Float[Tensor, "B 3 H W"] | None) -> dict[str, Tensor]:
-        """Return every field [B, ...], on the model's device, in the type it is stored in.
+        """Return every field [B, ...], on the model's device, in its stored type.
 
         Args:
             mirror: the mirrored images; None if they are not wanted.
@@ -129,7 +129,7 @@ class FieldReader:
 
 
 def _refuse_gone(backbone: Backbone, layout: TokenLayout, kind: str, block: int) -> None:
-    """Refuse to store patches that are gone: a store holds numbers for all, and heads and probes read them."""
+    """Refuse to store patches without a token, because heads and probes read a number for every patch."""
     if not layout.whole:
         gone = int((~layout.present).sum())
         raise UserError(

@@ -1,6 +1,6 @@
-"""What features follow from, put into words and hashes: the same words give the same features, so they are kept by them.
+"""The key of stored features: everything that determines their values, as words and hashes.
 
-Changing a weight, the preprocessing, the images or what is asked for gives another key; the speed of the run does not.
+Changing a weight, the preprocessing, the images or the wanted features gives another key; changing batch or workers does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vitreg.errors import UserError
 from vitreg.features.fields import FieldReader
 from vitreg.machine.runtime import versions
 
-_LOOKED_AT = 16  # images of a set whose names are no files
+_LOOKED_AT = 16  # images hashed by their pixels, of a set without files
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
@@ -37,12 +37,12 @@ def made_from(
     size: tuple[int, int],
     reader: FieldReader,
 ) -> dict[str, Any]:
-    """Say what features depend on.
+    """Return everything the features depend on.
 
     Args:
-        size: of the images as the model takes them, (height, width).
+        size: (height, width) of the model's input.
     Raises:
-        UserError: for a model with an edit that cannot be told from another: its features must not be kept.
+        UserError: for a model with an edit that has no identity: its features must not be stored.
     """
     edits = backbone.edits_identity
     if backbone.hooked is not None:
@@ -78,12 +78,12 @@ def made_from(
 
 
 def key_of(words: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits."""
+    """Hash the words into 16 hexadecimal digits."""
     return _short(json.dumps(words, sort_keys=True))
 
 
 def _structure(tower: nn.Module) -> str:
-    """The layers of a model and the plain settings of each, such as the heads of attention, which no weight shows."""
+    """The layers of a model and their plain settings, such as the number of heads, which the weights do not show."""
     settings = [
         f"{name}.{key}={value!r}"
         for name, module in tower.named_modules()
@@ -94,7 +94,7 @@ def _structure(tower: nn.Module) -> str:
 
 
 def hash_of_values(module: nn.Module) -> str:
-    """Hash names, types, shapes and bytes of all parameters and buffers as they are, those never saved included."""
+    """Hash names, types, shapes and bytes of all parameters and buffers in memory, including non-persistent ones."""
     digest = hashlib.sha256()
     for name, value in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]):
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
@@ -103,10 +103,10 @@ def hash_of_values(module: nn.Module) -> str:
 
 
 def hash_of_listing(data: TrainingSet) -> str:
-    """Hash names, sizes and times of change of the files of a set, without reading them.
+    """Hash names, sizes and modification times of the files of a set, without reading them.
 
-    An image inside an archive has those of the archive. Of images that are no files, such as CIFAR's, the pixels of 16
-    spread over the set count instead.
+    An image inside an archive has the size and time of the archive. For images that are not files, such as CIFAR's, the
+    pixels of 16 images spread over the set are hashed instead.
     """
     digest = hashlib.sha256()
     archives: dict[str, str | None] = {}
@@ -133,7 +133,7 @@ def hash_of_listing(data: TrainingSet) -> str:
 
 
 def _state(path: str) -> str | None:
-    """Return size and time of change of a file; None if it is none."""
+    """Return size and modification time of a file; None if the path is not a file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -142,7 +142,7 @@ def _state(path: str) -> str | None:
 
 
 def _archive_state(path: str) -> str | None:
-    """Find the file among the folders of a path, as in photos.zip/2020/a.jpg."""
+    """Return the state of the archive in a path such as photos.zip/2020/a.jpg."""
     while path and path != os.path.dirname(path):
         if os.path.isfile(path):
             return _state(path)

@@ -1,7 +1,7 @@
 """Features on disk: a folder of safetensors shards, each with its checksum in a small JSON beside it, and store.json.
 
-A shard holds the images of one stretch of a set. Its JSON is written last, so a shard without one is unfinished and is
-made anew; nothing is ever changed in place.
+A shard holds a contiguous range of a set. Its JSON is written last, so a shard without one is unfinished and is
+computed again; nothing is ever changed in place.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vitreg.writing.files import replacing
 
 StoredType = Literal["float32", "float16"]
 
-SHARD_BYTES = 64 << 20  # aimed at
-MOST_BYTES = 256 << 20  # where one batch is more than that, up to this
-MOST_IMAGES = 1024  # an interruption must not cost more forward passes than these
+SHARD_BYTES = 64 << 20  # target
+MOST_BYTES = 256 << 20  # limit where a single batch exceeds the target
+MOST_IMAGES = 1024  # so an interruption costs at most this many forward passes
 _NUMPY = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
 _TORCH: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
 
 class FieldRecord(Record):
-    """One kind of feature: its shape for one image, and how it is stored."""
+    """One kind of feature: its shape for one image and its stored type."""
 
     shape: list[int]
     dtype: StoredType
@@ -46,12 +46,12 @@ class FieldRecord(Record):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """How values are stored."""
+        """Stored type of the values."""
         return _TORCH[self.dtype]
 
 
 class StoreRecord(Record):
-    """``store.json``: what the features are of, and how they are cut into shards."""
+    """``store.json``: where the features come from, and how they are cut into shards."""
 
     schema_: Literal["vitreg.features/1"] = Field(default="vitreg.features/1", alias="schema")
     key: str = Field(description="16 hexadecimal digits that follow from `made_from`")
@@ -80,7 +80,7 @@ class ShardRecord(Record):
 
 
 def cut(fields: Mapping[str, FieldRecord], batch: int) -> tuple[int, int]:
-    """Choose (images of a shard, images of a batch): whole batches, about 64 MiB, at most 256 MiB."""
+    """Choose (images per shard, images per batch): whole batches, about 64 MiB, at most 256 MiB."""
     size = max(1, sum(field.bytes for field in fields.values()))
     batch = max(1, min(batch, MOST_BYTES // size))
     return max(1, min(SHARD_BYTES // size, MOST_IMAGES) // batch) * batch, batch
@@ -93,7 +93,7 @@ class Shards:
         self.folder, self.record = folder, record
 
     def __len__(self) -> int:
-        """Count the shards, those that are not there yet included."""
+        """Count the shards, including missing ones."""
         return -(-self.record.images // self.record.per_shard)
 
     def path(self, shard: int) -> Path:
@@ -105,12 +105,12 @@ class Shards:
         return self.folder / f"{shard:06d}.json"
 
     def range(self, shard: int) -> range:
-        """Return the places in the set that a shard covers."""
+        """Return the indices of the set that a shard covers."""
         start = shard * self.record.per_shard
         return range(start, min(start + self.record.per_shard, self.record.images))
 
     def finished(self, shard: int) -> ShardRecord | None:
-        """Return the record of a shard, None if it is not there as a whole. The checksum is not computed."""
+        """Return the record of a finished shard, else None. The checksum is not verified."""
         try:
             record = ShardRecord.model_validate_json(self.note(shard).read_bytes())
             size = self.path(shard).stat().st_size
@@ -129,11 +129,11 @@ class Shards:
         return [shard for shard in range(len(self)) if self.finished(shard) is None]
 
     def begun(self, shard: int) -> bool:
-        """Whether a shard was once finished, as its JSON says."""
+        """Whether a shard was once finished: its JSON exists."""
         return self.note(shard).exists()
 
     def damaged(self, shard: int) -> bool:
-        """Read a shard that was once finished, and compare its checksum."""
+        """Read a shard that was once finished, and verify its checksum."""
         if not self.begun(shard):
             return False
         record = self.finished(shard)
@@ -146,7 +146,7 @@ class Shards:
             return True
 
     def discard(self, shard: int) -> None:
-        """Forget a shard, and what a killed process left of it."""
+        """Delete a shard, including drafts of killed processes."""
         self.note(shard).unlink(missing_ok=True)
         for left in self.folder.glob(f".{shard:06d}.*.part"):
             left.unlink(missing_ok=True)
@@ -162,9 +162,9 @@ class Shards:
         """Write a shard as a whole or not at all.
 
         Args:
-            rows: places in the set of its images, ascending.
-            values: of every field, [n, ...].
-            names: of the images.
+            rows: indices of its images in the set, ascending.
+            values: values [n, ...] of every field.
+            names: names of the images.
         Raises:
             UserError: if the disk is full or the folder cannot be written.
         """
@@ -189,8 +189,8 @@ class Shards:
     def map(self, shard: int) -> dict[str, np.ndarray]:
         """Map the arrays of a shard into memory; nothing is read yet.
 
-            Raises:
-        UserError: if the file is gone or none of these.
+        Raises:
+            UserError: if the file is missing or not a shard.
         """
         path = self.path(shard)
         try:
@@ -220,7 +220,7 @@ def read_record(folder: Path) -> StoreRecord | None:
 
 
 def write_record(folder: Path, record: StoreRecord) -> None:
-    """Write ``store.json``, sweeping away what a killed process left of one. Raises UserError if that is impossible."""
+    """Write ``store.json`` and delete drafts of killed processes. Raises UserError if the folder cannot be written."""
     for left in folder.glob(".store.json.*.part"):
         left.unlink(missing_ok=True)
     with replacing(folder / "store.json") as temporary:

@@ -1,6 +1,6 @@
-"""Features of a set of images as they lie on disk: arrays larger than memory that are sliced like tensors.
+"""Stored features of a set of images: arrays on disk, larger than memory, that are sliced like tensors.
 
-`open_store` is for reading; `vitreg.features.extract.extract` makes a store. The layout stands in docs/extract.md.
+`open_store` reads a store; `vitreg.features.extract.extract` makes one. docs/extract.md describes the layout.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from vitreg.features.shards import Shards, read_record
 from vitreg.notebook import facts
 from vitreg.records import Skipped
 
-_MAPPED = 512  # shards at a time
+_MAPPED = 512  # shards mapped at a time
 _CHECKING = 4  # threads
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
 
 class StoredArray:
-    """One kind of feature of all images, [n, ...]; indexing reads just what is asked for, as float32.
+    """One kind of feature of all images, [n, ...]; indexing reads only the requested images, as float32.
 
     Args:
-        map_shard: shard -> its array, mapped.
-        starts: first row of every shard, and n.
-        shape: n and the shape of one image's.
+        map_shard: shard -> its memory-mapped array.
+        starts: first row of every shard, then n.
+        shape: (n, shape for one image).
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class StoredArray:
 
     @property
     def ndim(self) -> int:
-        """Number of axes, that of the images included."""
+        """Number of axes, including the axis of images."""
         return len(self.shape)
 
     def __getitem__(self, index: Index) -> Float32[Tensor, "..."]:
-        """Read one image, a slice, or the images an array of numbers (or of yes and no) names, in its order.
+        """Read one image, a slice, or the images of an index array (or boolean mask), in its order.
 
         Raises:
-            IndexError: for an image that is not there.
+            IndexError: for an index out of range.
         """
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
@@ -95,7 +95,7 @@ class StoredArray:
         shards = np.searchsorted(self._starts, places, side="right") - 1
         for shard in np.unique(shards):
             here = (shards == shard).nonzero()[0]
-            # The fancy index makes a copy, which may be written to, as torch wants it.
+            # The fancy index makes a writable copy, as torch requires.
             values = torch.from_numpy(self._map(int(shard))[places[here] - self._starts[shard]])
             result[torch.from_numpy(here)] = values.float()
         return result
@@ -105,10 +105,10 @@ class FeatureStore(Mapping[str, StoredArray]):
     """Features by name: "cls/-1", "mean/5", "registers/-1", "patches/-1", "norms/11", "mirrored/cls/-1", ...
 
     Attributes:
-        rows: int64 [n], places in the set of the images that could be read, ascending.
-        skipped: the others, with reasons.
-        record: what the features are of.
-        notes: what happened while they were made, a sentence each.
+        rows: int64 [n], indices in the set of the images that could be read, ascending.
+        skipped: the other images, with reasons.
+        record: where the features come from.
+        notes: sentences on what happened during the extraction.
     Raises:
         UserError: if shards are missing.
     """
@@ -145,11 +145,11 @@ class FeatureStore(Mapping[str, StoredArray]):
 
     @property
     def names(self) -> list[str]:
-        """Of the n images."""
+        """Names of the n images."""
         return [name for shard in range(len(self._starts) - 1) for name in json.loads(bytes(self._map(shard)["names"]))]
 
     def __getitem__(self, name: str) -> StoredArray:
-        """Return the array of a field. Raises UserError for one that is not here."""
+        """Return the array of a field. Raises UserError for a field that is not stored."""
         found = self._resolved(name)
         if found not in self.record.fields:
             raise unknown("feature", name, self.record.fields, where=str(self.folder))
@@ -176,12 +176,12 @@ class FeatureStore(Mapping[str, StoredArray]):
 
 
 def open_store(folder: str | Path, *, verify: bool = False) -> FeatureStore:
-    """Open the features that an extraction has left in a folder; nothing is read before it is asked for.
+    """Open a folder of extracted features; values are read only when indexed.
 
     Args:
-        verify: read everything once, and compare the checksums.
+        verify: read everything once, and verify the checksums.
     Raises:
-        UserError: if it is no such folder, is not finished, or is found damaged.
+        UserError: if the folder holds no features, is unfinished, or is found damaged.
     """
     folder = Path(folder)
     record = read_record(folder)
@@ -196,13 +196,13 @@ def open_store(folder: str | Path, *, verify: bool = False) -> FeatureStore:
 
 
 def find_damaged(shards: Shards, which: Sequence[int], advance: Callable[[int], None] | None = None) -> list[int]:
-    """List the shards, among those once finished, whose checksum differs from what was written.
+    """List the finished shards whose checksum differs from the recorded one.
 
     Args:
-        advance: called with 1 after each.
+        advance: called with 1 after each shard.
     """
     damaged = []
-    with ThreadPoolExecutor(_CHECKING) as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor(_CHECKING) as pool:  # hashing releases the GIL
         for shard, bad in zip(which, pool.map(shards.damaged, which), strict=True):
             if bad:
                 damaged.append(shard)

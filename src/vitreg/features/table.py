@@ -1,4 +1,4 @@
-"""Pooled features as one Parquet table, for those who read tables: a row for every image."""
+"""Pooled features as one Parquet table, one row per image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vitreg.errors import UserError
 from vitreg.features.store import FeatureStore
 from vitreg.writing.files import replacing
 
-_ROWS = 4096  # in memory at once, and of a row group
+_ROWS = 4096  # rows in memory at once, and per row group
 
 
 def pooled(store: FeatureStore) -> list[str]:
@@ -17,10 +17,10 @@ def pooled(store: FeatureStore) -> list[str]:
 
 
 def write_table(store: FeatureStore, path: Path) -> None:
-    """Write row (place in the set), name, and every pooled field as a list of fixed length, in the type it is stored in.
+    """Write row (index in the set), name, and every pooled field as a list of fixed length, in its stored type.
 
     Raises:
-        UserError: if nothing is pooled, or the file cannot be written.
+        UserError: if there is no pooled field, or the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

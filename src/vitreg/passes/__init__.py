@@ -1,1 +1,1 @@
-"""Passes over images: what every verb shares when it runs a model over photographs."""
+"""Running a model over photographs: what every verb shares."""

@@ -1,4 +1,4 @@
-"""What every record of an evaluation says of its model."""
+"""The model's entry in the record of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vitreg.results import EvalModel
 
 
 def describe_model(backbone: Backbone) -> EvalModel:
-    """Return what is recorded of the model beside every number."""
+    """Return the model's entry in an evaluation record: spec, library, shape, weights and notes."""
     anatomy = backbone.anatomy
     return EvalModel(
         spec=backbone.spec,

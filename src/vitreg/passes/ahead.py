@@ -1,6 +1,6 @@
-"""What a verb refuses before it loads a model: inputs that do not exist first, then places that are taken. No torch here.
+"""What a verb refuses before it loads a model: first missing inputs, then output folders in use. No torch here.
 
-The command line asks this before it imports torch, so that a mistake is said at once; the verbs ask it again, for Python.
+The command line checks this before it imports torch, so a mistake is reported at once. The verbs check again, for Python.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vitreg.writing.outputs import Outputs
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
 SUFFIXES = {"timm": "", "hf": "", "safetensors": ".safetensors", "onnx": ".onnx"}
-"""Of the file that each format of `export` is; empty for a folder."""
+"""File suffix of each `export` format; empty where the format is a folder."""
 
 
 def paths_of(*given: object) -> list[str]:
-    """Return the paths among what a verb reads, each alone or in a sequence; tensors, modules and None are none."""
+    """Return the paths among a verb's inputs, single or in sequences; tensors, modules and None are left out."""
     flat = [each for part in given for each in (part if isinstance(part, list | tuple) else [part])]
     return [str(each) for each in flat if isinstance(each, str | Path)]
 
@@ -37,10 +37,10 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
     """Refuse inputs that do not exist.
 
     Args:
-        images: whatever a verb takes as images.
-        files: weights and the like: single files or folders.
+        images: images in any form that a verb takes.
+        files: weights and similar inputs: single files or folders.
     Raises:
-        UserError: naming what exists beside it; for a model among the images, where it belongs.
+        UserError: names similar files that exist. For a model among the images it says where the model belongs.
     """
     for path in paths_of(images):
         if has_source(path) and not os.path.lexists(path):
@@ -54,19 +54,19 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
 
 
 def refuse_absent_data(data: str) -> None:
-    """Refuse DATA of `eval` and `train` that is a path by its form and does not exist; names such as voc2012:ROOT pass."""
+    """Refuse DATA of `eval` and `train` that looks like a path and does not exist; names such as voc2012:ROOT pass."""
     if data and ":" not in data:
         refuse_absent(data)
 
 
 def refuse_taken(outputs: Outputs) -> None:
-    """Refuse a place that cannot be written or holds anything but earlier results of the verb; nothing is left there."""
+    """Refuse a folder that is unwritable or holds anything but earlier results of the verb. The check leaves no file."""
     refuse_folder(outputs.folder, outputs.check)
 
 
 def scan_outputs(folder: Path, images: object, weights: object) -> Outputs:
     """Where `scan` writes."""
-    tokens = re.compile(r"tokens[\w-]*\.parquet")  # as many as there were processes
+    tokens = re.compile(r"tokens[\w-]*\.parquet")  # one per process
     return Outputs(folder, "scan", SCANNED, paths_of(images, weights), lambda name: bool(tokens.fullmatch(name)))
 
 
@@ -87,7 +87,7 @@ def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:
 
 
 def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: object) -> Outputs:
-    """Where `maps` writes; the sheets of single heads are named by models and tokens, and so not known before."""
+    """Where `maps` writes. Sheets of single heads are named after models and tokens, so a pattern matches them."""
     sheets = re.compile(rf"({'|'.join(kinds)})((-[^/]*)?\.png|\.npz)")  # other kinds of maps stay
     names = [f"{kind}.png" for kind in kinds if kind != "heads"] + [f"{kind}.npz" for kind in kinds]
     return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
@@ -99,15 +99,15 @@ def discover_outputs(folder: Path, images: object, boxes: object, weights: objec
 
 
 def extract_outputs(folder: Path) -> Outputs:
-    """Where `extract` writes: a folder of its own in this one for every store."""
+    """Where `extract` writes: one subfolder per store."""
     return Outputs(folder, "extract", [])
 
 
 def refuse_no_features(blocks: Mapping[str, Sequence[int]], *, table: bool) -> None:
-    """Refuse features of nothing, and a table of what has no row. Raises UserError.
+    """Refuse an extraction without features, and a table without pooled features. Raises UserError.
 
     Args:
-        blocks: of every kind of feature, by its name.
+        blocks: the blocks to extract, by kind of feature.
     """
     if not any(blocks.values()):
         raise UserError(f"no features asked for; name blocks of {', '.join(list(blocks)[:-1])} or {list(blocks)[-1]}.")
@@ -121,7 +121,7 @@ def eval_outputs(folder: Path, data: object, weights: object) -> Outputs:
 
 
 def evaluations_outputs(folder: Path, data: object, weights: object) -> Outputs:
-    """Where `eval` of several models or tasks writes its table; each pair has a folder of its own."""
+    """Where `eval` of several models or tasks writes its table; each (model, task) has its own folder."""
     return Outputs(folder, "eval", ["result.json", "report.html", "table.csv"], paths_of(data, weights))
 
 
@@ -132,16 +132,16 @@ def refuse_other_evaluations(folder: Path, data: str) -> None:
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:
-    """Where `demo` writes: its own page and photographs, and two scans."""
+    """Where `demo` writes: a page, photographs and two scans."""
     scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]
     return [Outputs(folder, "demo", ["index.html", "photographs/"]), *scans]
 
 
 def export_outputs(out: Path, to: str) -> Outputs:
-    """Where `export` writes: a folder has it for itself; a file of ONNX may bring its weights beside it.
+    """Where `export` writes: a whole folder, or one file; an ONNX file may have its weights in a second file beside it.
 
     Raises:
-        UserError: for a file without the suffix of its format, or a place that another export has.
+        UserError: for a file without the suffix of its format, or a path that belongs to another export.
     """
     suffix = SUFFIXES[to]
     try:
@@ -165,11 +165,11 @@ def export_outputs(out: Path, to: str) -> Outputs:
 
 
 def refuse_begun(folder: Path) -> None:
-    """Refuse the folder of a run that has checkpoints, where a new one is to begin. Raises UserError."""
+    """Refuse to begin a run in a folder that already has checkpoints. Raises UserError."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder.")
     if (folder / LOCK).exists():
-        return  # somebody may be training there, which only taking the lock tells
+        return  # another process may be training there; only taking the lock can tell
     if (folder / "config.json").is_file() and any((folder / "checkpoints").glob("step-*")):
         raise UserError(
             f"{folder} holds a run already; go on with --resume {shlex.quote(str(folder))}, or choose another --out."

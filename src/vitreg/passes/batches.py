@@ -1,4 +1,4 @@
-"""What a scan runs over: photographs of a source, or a tensor that is already prepared for the model."""
+"""The batches of a scan: photographs from a source, or tensors already prepared for the model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from vitreg.passes.given import Images, Prepared, given
 from vitreg.passes.view import View, view_of, view_of_tensors
 from vitreg.records import Skipped
 
-KEPT_OF_A_STREAM = 8  # images behind a URL come once, so the page shows the first ones
+KEPT_OF_A_STREAM = 8  # an image behind a URL can be read once only, so the page shows the first ones
 
 
 class Batches(Protocol):
-    """One pass over the images, and single images once more."""
+    """One pass over the images; single images can be read again."""
 
     size: tuple[int, int]
     planned: int | None
-    notes: tuple[str, ...]  # on images that were left out unread
+    notes: tuple[str, ...]  # on images left out before reading
 
     @property
     def skipped(self) -> list[Skipped]:
-        """What gave no picture so far."""
+        """Images that could not be read so far."""
         ...
 
     @property
     def fingerprint(self) -> str | None:
-        """The same for the same images in the same batches; None if an interrupted pass over them cannot go on later."""
+        """Hash of the images and how they are batched; None if an interrupted pass over them cannot be resumed."""
         ...
 
     def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
-        """Begin at an image, and not at 0; what an earlier pass skipped stays listed."""
+        """Begin at image `first` instead of 0; images skipped by an earlier pass stay listed."""
         ...
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -50,7 +50,7 @@ class Batches(Protocol):
         ...
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """One image once more: what the patches cover for the eye uint8 [h, w, 3], and for the model [1, C, H, W]."""
+        """Read one image again: the area the patches cover, uint8 [h, w, 3], and the model's input [1, C, H, W]."""
         ...
 
 
@@ -68,8 +68,8 @@ def batches_of(
     """Prepare a pass.
 
     Raises:
-        UserError: for paths that do not exist or hold no image, a tensor of another shape than [n, C, H, W], what is no
-            images at all, or a model that photographs cannot be prepared for.
+        UserError: for paths that do not exist or hold no image, a tensor whose shape is not [n, C, H, W], anything else
+            that is not images, or a model that photographs cannot be prepared for.
     """
     found = given(images, backbone, workers)
     if size is not None and isinstance(found, Tensor | Prepared):
@@ -148,7 +148,7 @@ class _OfSource:
 
 
 class _OfTensor:
-    """Images that are already what the model takes."""
+    """A tensor of images already prepared for the model."""
 
     def __init__(self, images: Tensor, view: View, group: Processes) -> None:
         self._images, self._view, self.size, self._group = images, view, view.size, group
@@ -178,7 +178,7 @@ class _OfTensor:
 
 
 class _OfPrepared:
-    """Images that a loader or a dataset gives as the model takes them. They come once: the page shows the first ones."""
+    """Prepared images from a loader or dataset. Each is read once only, so the page shows the first ones."""
 
     def __init__(self, images: Prepared, view: View, group: Processes, limit: int | None) -> None:
         self._images, self._view, self.size, self._group, self._limit = images, view, view.size, group, limit

@@ -19,9 +19,9 @@ class Bench:
     """One model, one set of data, and how they are run.
 
     Args:
-        data: what DATA was on the command line: a folder, a name, an annotation file; each task says what it takes.
-        features: folder where extracted features are kept and found again.
-        size: of the images, (height, width); the model's own if None.
+        data: DATA as on the command line: a folder, a name or an annotation file; each task says which it takes.
+        features: folder of stored features, reused by later runs.
+        size: (height, width) of the images; the model's native size if None.
         limit: use at most this many images of each side.
         download: let sets known by name fetch what is missing.
     """
@@ -39,7 +39,7 @@ class Bench:
     download: bool = False
     quiet: bool = True
     noted: list[str] = field(default_factory=list)
-    """What was left out or went otherwise than expected, a sentence each: it stands in the record of every task."""
+    """One sentence for each thing left out or unexpected; every task's record holds them."""
 
     def sides(self) -> Sides:
         """Open the sides of the data. Raises UserError as `open_sides` does."""
@@ -49,18 +49,18 @@ class Bench:
         return found
 
     def judged(self, *, captions: bool = False) -> tuple[TrainingSet, Metric]:
-        """Open what is judged on, for tasks that learn nothing. Raises UserError as `open_test` does."""
+        """Open the test side alone, for tasks without training. Raises UserError as `open_test` does."""
         found, metric = open_test(self.data, limit=self.limit, captions=captions, download=self.download)
         self.noted.extend(found.notes)
         return found, metric
 
     def view(self, *, resize_ratio: float | None = None, preprocess: Preprocess | None = None) -> View:
-        """Return how the model sees pictures, at the size asked for.
+        """Return the model's view of pictures at `size`.
 
         Args:
-            resize_ratio: short side of the resized picture over the side of the crop, such as 256 / 224 for DINOv2's
-                kNN or 1 for its transfer sets; the model's own if None, or where the input is not square.
-            preprocess: what a picture becomes, in the place of all that.
+            resize_ratio: short side of the resized picture / side of the crop, such as 256 / 224 for DINOv2's kNN or 1
+                for its transfer sets; the model's own ratio if None, or where the input is not square.
+            preprocess: replaces the model's preprocessing and `resize_ratio`.
         Raises:
             UserError: for a model that photographs cannot be prepared for.
         """

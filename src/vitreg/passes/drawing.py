@@ -1,4 +1,4 @@
-"""Drawing beside a record that is safe already: what fails is named in the record, and everything else is drawn."""
+"""Drawing after the record is on disk: a drawing that fails is listed in the record, and the others are drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluatio
 
 
 def place_of_interrupted(outputs: Outputs) -> Outputs:
-    """Return where an interrupted result is written, and say so where the complete result of an earlier run stays."""
+    """Return where an interrupted result is written, and print it if an earlier run's complete result stays beside it."""
     place = outputs.beside_complete()
     if place is not outputs:
         say(
@@ -32,20 +32,20 @@ def place_of_interrupted(outputs: Outputs) -> Outputs:
 
 
 def as_written(record: Kept) -> Kept:
-    """The record as it is read again from its file: pages are drawn of that, so that a later drawing is the same."""
+    """The record as a later reader gets it from its file. Pages are drawn from this, so drawing again gives the same."""
     try:
         return type(record).model_validate_json(record.model_dump_json())
-    except ValidationError:  # a number that JSON does not have
+    except ValidationError:  # JSON has no NaN or infinity
         return record
 
 
 def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Kept, Path, Attempts], None]) -> Kept:
-    """Add what `draw` draws to a result, and return the record, which names what could not be drawn.
+    """Add the drawings to a result, and return the record with the list of drawings that failed.
 
     Args:
-        record: as it was published; it is written once more where a drawing failed.
-        name: of its file.
-        draw: draws the record, as it was written, into a folder, each thing as one of the attempts.
+        record: the record on disk; it is written again if a drawing failed.
+        name: its file name.
+        draw: draws the record (as read from its file) into a folder; each drawing is one attempt.
     Raises:
         UserError: if the folder cannot be written; the record is complete then.
     """

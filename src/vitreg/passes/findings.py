@@ -22,7 +22,7 @@ from vitreg.errors import UserError
 from vitreg.records import Finding
 from vitreg.tokens import TokenLayout
 
-MOST_RUNS = 6  # of indices that lie side by side, in a sentence
+MOST_RUNS = 6  # runs of consecutive indices listed in one sentence
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
 
 
@@ -31,8 +31,8 @@ def findings(backbone: Backbone) -> list[Finding]:
 
     Returns:
         Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
-        table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not do
-        what it is meant to; `warning`: likely to mislead; `note`: good to know; `ok`: looked at and fine.
+        table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not work
+        as intended; `warning`: likely to mislead; `note`: good to know; `ok`: checked and fine.
     """
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
@@ -55,7 +55,7 @@ def findings(backbone: Backbone) -> list[Finding]:
 
 
 def _edits(backbone: Backbone) -> list[Finding]:
-    """Say that a model is edited: what is found here is found in its weights, which edits leave as they are."""
+    """Report that a model is edited: the findings are about its weights, which edits do not change."""
     if not backbone.edit_names:
         return []
     return [
@@ -69,12 +69,12 @@ def _edits(backbone: Backbone) -> list[Finding]:
 
 
 def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
-    """Stop before images are looked at where the weights are no numbers, or all zero: nothing said of them means anything.
+    """Refuse a model whose weights are not finite or all zero, before any image is read: no result would mean anything.
 
     Args:
-        aim: what there will be none of, as the sentence begins: `no verdict on MODEL`.
+        aim: what is refused; the sentence begins `no {aim} MODEL`.
     Raises:
-        UserError: with what `doctor` says of them.
+        UserError: with the finding of `doctor`.
     """
     found = lint.values(feature_weights(backbone.anatomy.tower))
     if found.level == "problem":
@@ -82,7 +82,7 @@ def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
 
 
 def describe_layout(layout: TokenLayout) -> str:
-    """Say in words which indices play which role, in the order of the sequence."""
+    """List which indices play which role, in the order of the sequence."""
     (rows, cols), there = layout.grid, layout.patch_index[layout.present].tolist()
     count = f"{rows * cols}" if layout.whole else f"{len(there)} of {rows * cols}"
     in_order = ", row by row" if there == sorted(there) else ", not row by row"
@@ -98,10 +98,10 @@ def describe_layout(layout: TokenLayout) -> str:
 
 
 def changes_of_tokens(layouts: Sequence[TokenLayout]) -> list[str]:
-    """Say after which blocks a sequence is another than before: one sentence, or none where it stays the same.
+    """Say after which blocks the tokens change: one sentence, or none if they never do.
 
     Args:
-        layouts: of the tokens that enter block 0, and of those after each block.
+        layouts: layout of the tokens that enter block 0, then of those after each block.
     """
     changes = []
     for block, (before, after) in enumerate(pairwise(layouts)):
@@ -114,7 +114,7 @@ def changes_of_tokens(layouts: Sequence[TokenLayout]) -> list[str]:
 
 
 def _training(backbone: Backbone) -> list[Finding]:
-    """Say first of all if features pass through weights that nobody trained."""
+    """Report first if the forward pass uses untrained weights."""
     if not backbone.untrained:
         return []
     asked = backbone.weights_source == "random"
@@ -144,13 +144,13 @@ def _layout(anatomy: Anatomy, layout: TokenLayout) -> Finding:
 
 
 def _changes(backbone: Backbone) -> list[Finding]:
-    """Say where the model has other tokens in some blocks than in others."""
+    """Report the blocks at which tokens are added or removed."""
     said = changes_of_tokens(backbone.layouts(backbone.anatomy.native_size))
     return [Finding(level="note", subject="tokens by block", message=sentence) for sentence in said]
 
 
 def _names(anatomy: Anatomy, layout: TokenLayout) -> Finding:
-    """What the library calls the tokens and where it leaves the block output before its final norm."""
+    """The library's names for the tokens, and where it returns the block output before the final norm."""
     start, patches = layout.first_patch, _slice_of(layout)
     tower: Any = anatomy.tower
     remedy = ""
@@ -186,7 +186,7 @@ def _hub_names(layout: TokenLayout) -> str:
 
 
 def _slicing(layout: TokenLayout) -> Finding:
-    """Compare the slices people write with the truth."""
+    """Compare the slices people usually write with the model's layout."""
     start, length = layout.first_patch, layout.length
     right = "all tokens" if length == layout.num_patches else f"tokens{_slice_of(layout)}"
     wrong: list[str] = []
@@ -240,7 +240,7 @@ def _positions(anatomy: Anatomy) -> Finding:
 
 
 def _pooling(anatomy: Anatomy, layout: TokenLayout) -> list[Finding]:
-    """Whether the library's own pooled output mixes registers with patches; nothing to say without registers."""
+    """Whether the library's pooled output mixes registers with patches; no finding without registers."""
     if not layout.registers and not layout.other:
         return []
     tower: Any = anatomy.tower
@@ -248,7 +248,7 @@ def _pooling(anatomy: Anatomy, layout: TokenLayout) -> list[Finding]:
     if anatomy.library in ("timm", "vitreg"):
         pool = getattr(tower, "global_pool", "token")
         included = bool(getattr(tower, "pool_include_prefix", False))
-        if pool == "map":  # timm's Eva hands every token to its attention pool, VisionTransformer the patches only
+        if pool == "map":  # timm's Eva pools every token by attention, VisionTransformer the patches only
             included = included or not hasattr(tower, "pool_include_prefix")
         if pool == "token":
             text, included = "the head reads token 0 only", False
@@ -301,7 +301,7 @@ def _norm(anatomy: Anatomy) -> Finding:
 
 
 def _attention(backbone: Backbone) -> Finding:
-    """Whether attention is read as the model computes it, on two inputs made for it: no file, but two forwards."""
+    """Whether the attention we read is the model's own, checked by two forward passes on synthetic inputs."""
     status = backbone.attention_status()
     if not status.readable:
         absent = backbone.anatomy.heads is None
@@ -365,13 +365,13 @@ def _decay(anatomy: Anatomy) -> Finding:
 
 
 def _name_of(tower: nn.Module, values: Tensor) -> str | None:
-    """Name of the parameter that a tensor is, or is a view of. None for a buffer or a computed tensor."""
+    """Name of the parameter that a tensor is or views. None for a buffer or a computed tensor."""
     place = values.untyped_storage().data_ptr()
     return next((n for n, p in tower.named_parameters() if p.untyped_storage().data_ptr() == place), None)
 
 
 def _slice_of(layout: TokenLayout) -> str:
-    """How the patches are sliced out of a sequence, or that they are not."""
+    """The slice that gives the patches of a sequence, or why there is none."""
     if not isinstance(layout.patches, slice):
         return " scattered between other tokens" if layout.whole else " not all there"
     start, stop = layout.patches.start, layout.patches.stop

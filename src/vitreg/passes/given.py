@@ -1,4 +1,4 @@
-"""What Python may give as images, sorted: paths and pictures are a source, what is prepared for the model is tensors."""
+"""Sorts the images of a Python call: paths and pictures become a source, prepared images become tensors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from vitreg.data.sources.pictures import first_of, picture_of
 from vitreg.errors import UserError
 
 Images = str | Path | Image.Image | np.ndarray | Tensor | Sequence[Any] | Dataset[Any] | DataLoader[Any]
-"""Paths; pictures (PIL's, arrays uint8 [h, w, 3]); a float tensor [n, C, H, W] prepared for the model; a dataset of
-pictures or prepared tensors, with labels or without; a loader of prepared tensors."""
+"""Paths; pictures (PIL images, arrays uint8 [h, w, 3]); a float tensor [n, C, H, W] prepared for the model; a dataset
+of pictures or prepared tensors, with or without labels; a loader of prepared tensors."""
 
 
 class Prepared:
-    """Images that are prepared for the model and come in batches: of a loader, or of a dataset of tensors.
+    """Batches of images prepared for the model, from a loader or a dataset of tensors.
 
     Args:
-        workers: processes that read a dataset; a loader has its own.
+        workers: processes that read a dataset; a loader brings its own.
     Raises:
         UserError: if there are none.
     """
@@ -42,7 +42,7 @@ class Prepared:
                 self._begun = itertools.chain([batch], self._begun)
                 self.first = _pixels(first_of(batch))[:1]
         else:
-            item = next(iter(images), None)  # type: ignore[call-overload]  # of an iterable dataset, too
+            item = next(iter(images), None)  # type: ignore[call-overload]  # works for an iterable dataset, too
             batch = item
             if item is not None:
                 self.first = _pixels(first_of(item))[None]
@@ -51,14 +51,14 @@ class Prepared:
 
     @property
     def length(self) -> int | None:
-        """How many there are, None where that is known at the end only."""
+        """Number of images; None if it is only known at the end."""
         try:
             return len(self._images.sampler if isinstance(self._images, DataLoader) else self._images)  # type: ignore[arg-type]
         except TypeError:
             return None
 
     def batches(self, at_once: int, limit: int | None = None) -> Iterator[Tensor]:
-        """Yield [B, C, H, W]; of a dataset `at_once` at a time, of a loader as it gives them.
+        """Yield [B, C, H, W]: `at_once` images of a dataset at a time, or the loader's own batches.
 
         Raises:
             UserError: for images of different sizes.
@@ -84,10 +84,10 @@ class Prepared:
 
 
 def given(images: Any, backbone: Backbone | None = None, workers: int | None = None) -> ImageSource | Tensor | Prepared:
-    """Sort what was given as images.
+    """Sort the images of a Python call.
 
     Raises:
-        UserError: for what is none of these, paths that do not exist, and for no images at all.
+        UserError: for any other type, paths that do not exist, or an empty set.
     """
     if isinstance(images, Tensor):
         return images
@@ -119,10 +119,10 @@ def given(images: Any, backbone: Backbone | None = None, workers: int | None = N
 
 
 def source_of(images: Any, verb: str) -> ImageSource:
-    """Return images that a verb sees as pictures.
+    """Return the images as a source of pictures.
 
     Raises:
-        UserError: as `given`, and for tensors that are prepared for a model.
+        UserError: as `given` does, and for tensors that are already prepared for a model.
     """
     found = given(images)
     if not isinstance(found, ImageSource):
@@ -131,7 +131,7 @@ def source_of(images: Any, verb: str) -> ImageSource:
 
 
 def gathered(images: ImageSource | Tensor | Prepared, limit: int | None) -> ImageSource | Tensor:
-    """Bring what a loader gives into one tensor, for verbs that look at a few images several times."""
+    """Collect a loader's images into one tensor, for verbs that read a few images several times."""
     return torch.cat([*images.batches(16, limit)]) if isinstance(images, Prepared) else images
 
 

@@ -1,7 +1,7 @@
-"""What the options of several verbs have in common, and how Python takes them as keywords. No torch here.
+"""Options that several verbs share, and how a Python call takes them as keywords. No torch here.
 
 The options of a verb are a frozen dataclass in its `options` module. Its fields are the flags of the command line and the
-keywords of the Python call, its docstrings are the manual: each is written once.
+keywords of the Python call, and its docstrings are the manual, so each is written once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
 
 Size = int | tuple[int, int]
-"""Of images in pixels: the side of a square, or (height, width)."""
+"""Image size in pixels: the side of a square, or (height, width)."""
 Fit = Literal["pad", "crop", "resize"]
 Layers = int | tuple[int, ...] | Literal["all"]
 """Blocks of a model, counted from 0; -1 is the last."""
@@ -28,7 +28,7 @@ DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
 
 @dataclass(frozen=True)
 class Listed:
-    """Marks a flag with several values: words behind it that match belong to the list, others do not."""
+    """Marks a flag that takes several values: the words after it that match belong to it."""
 
     pattern: str
 
@@ -64,7 +64,7 @@ class ModelOptions:
     """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
 
     def check(self, spec: str, weights: str | Path | None = None) -> None:
-        """Refuse a model, weights or a device that no library has to be asked about. Raises UserError."""
+        """Refuse a model, weights or a device that can be seen to be wrong without torch. Raises UserError."""
         specs.refuse(spec, random=self.random, weights=weights, trust=self.trust)
         if self.device is not None:
             kind = re.fullmatch(r"([a-z]+)(?::\d+)?", self.device)
@@ -73,7 +73,7 @@ class ModelOptions:
         ahead.refuse_absent_inputs(files=[weights])
 
     def given(self) -> dict[str, Any]:
-        """Return them as keywords of `vitreg.load`."""
+        """Return the options as keywords of `vitreg.load`."""
         return {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
 
 
@@ -113,7 +113,7 @@ class ImageOptions:
 
     @property
     def threads(self) -> int | None:
-        """Of a verb that decodes in threads: one at least."""
+        """Decoding threads of a verb that uses threads: at least one."""
         return None if self.workers is None else max(1, self.workers)
 
     @property
@@ -123,13 +123,13 @@ class ImageOptions:
 
 
 def at_least(low: int, name: str, value: int | None) -> None:
-    """Raise UserError for a number below `low`; one that was not given passes."""
+    """Raise UserError for a number below `low`; None passes."""
     if value is not None and value < low:
         raise UserError(f"--{name.replace('_', '-')} must be at least {low}, not {value}.")
 
 
 def check_size(size: Size | None) -> None:
-    """Raise UserError for a size that no image has."""
+    """Raise UserError for an impossible image size."""
     sides = () if size is None else size if isinstance(size, tuple) else (size,)
     if sides and not all(0 < side <= LARGEST_SIDE for side in sides):
         raise UserError(
@@ -145,13 +145,13 @@ _LOADING = (*(each.name for each in fields(ModelOptions)), "image_size", "weight
 def split(
     kind: type[O], options: O | None, keywords: Mapping[str, Any], verb: str, *, loads: bool = True
 ) -> tuple[O, dict[str, Any]]:
-    """Part the keywords of a Python call into the verb's options and those of `vitreg.load`.
+    """Split the keywords of a Python call into the verb's options and those of `vitreg.load`.
 
     Args:
-        options: what the keywords change; the defaults if None.
+        options: the options that the keywords override; the defaults if None.
         loads: whether the verb loads a model.
     Raises:
-        UserError: for a keyword that neither knows.
+        UserError: for a keyword that belongs to neither.
     """
     if options is not None and not isinstance(options, kind):
         raise UserError(f"options of {verb} are a {kind.__name__}, not a {type(options).__name__}.")
@@ -166,10 +166,10 @@ def split(
 
 
 def takes(*kinds: type[Options]) -> Callable[[F], F]:
-    """Let a function that takes keywords show them in its signature, for help() and for completion.
+    """Show the keywords of a function in its signature, for help() and completion.
 
     Args:
-        kinds: dataclasses whose fields stand in place of **keywords.
+        kinds: dataclasses whose fields replace **keywords.
     """
 
     def shown(function: F) -> F:

@@ -13,26 +13,26 @@ from vitreg.analysis import maps
 from vitreg.backbones import Backbone, Capture
 from vitreg.records import Example, ScanResult, reading_block
 
-ATTENDED = 12  # how many targets of a token's attention the page can show
-LARGEST_GRID = 40 * 40  # above, the attention of every token would make the page heavy
+ATTENDED = 12  # most attended tokens shown per query
+LARGEST_GRID = 40 * 40  # patches; above this the attention of every token would make the page heavy
 
 
 class Images(Protocol):
-    """Where an image can be had once more."""
+    """Images that can be read again."""
 
     def again(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """What the patches cover for the eye uint8 [h, w, 3], and for the model [1, 3, H, W]."""
+        """The area the patches cover, uint8 [h, w, 3], and the model's input [1, 3, H, W]."""
         ...
 
 
 def portrait_from_record(
     backbone: Backbone, name: str, images: Images, index: int, scan: ScanResult, layer: int
 ) -> Example:
-    """Draw the maps of one image from the record of a scan: outliers are what lies beyond the threshold of the layer.
+    """Draw the maps of one image with the threshold that a scan recorded for the layer.
 
     Args:
-        images: where the image is, under `index`.
-        scan: of this model, at the size of the image.
+        images: the images; `index` picks one.
+        scan: a scan of this model at the size of the image.
         layer: block of the norms.
     """
     record = scan.layers[layer]
@@ -60,13 +60,13 @@ def portrait(
 ) -> Example:
     """Run one image and draw its maps: norms after one block, attention in another, PCA after the last.
 
-    Patches that are gone there are NaN in the maps, and no outliers.
+    Patches without a token at a block are NaN in its map, and never outliers.
 
     Args:
-        shown: what the patches cover, uint8 [h, w, 3].
+        shown: the area the patches cover, uint8 [h, w, 3].
         pixels: [1, 3, H, W].
-        blocks: of the norms, and of the attention.
-        flags: from norms of the patches that are there to what is an outlier and what is near the threshold, bool of the same length.
+        blocks: (block of the norms, block of the attention).
+        flags: norms of the patches present -> (outliers, near the threshold), two bool arrays of the same length.
     """
     last, (measured, reading) = backbone.depth - 1, blocks
     layout = backbone.layouts((pixels.shape[2], pixels.shape[3]))[reading]  # of the tokens that attend to one another

@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: a bar on a terminal, a line a minute in a log."""
+"""Progress of long work on standard error: a bar on a terminal, a line a minute in a log."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from vitreg.console.terminal import say
 
 
 class Advance(Protocol):
-    """Counts units of work that were done."""
+    """Counts finished units of work."""
 
     def __call__(self, n: int, how: str = "") -> None:
-        """Count n more; `how` says in a few words how it goes."""
+        """Count n more units; `how` adds a few words, such as the current loss."""
         ...
 
 
@@ -43,10 +43,10 @@ class _Rate(ProgressColumn):
 def progress(
     what: str, total: int | None, *, unit: str, show: bool, done: int = 0, every: float = 60.0
 ) -> Generator[Advance, None, None]:
-    """Give a function that advances by n units and may say how it goes; `done` were done before.
+    """Give a function that advances the display by n units; `done` units were finished before.
 
     Args:
-        every: seconds between two lines, where standard error is no terminal.
+        every: seconds between two lines where standard error is not a terminal.
     """
     if not show:
         yield lambda n, how="": None
@@ -68,7 +68,7 @@ def progress(
 
 
 class _Lines:
-    """Says how far the work is, in lines that a log can hold."""
+    """Prints progress as lines for a log."""
 
     def __init__(self, what: str, total: int | None, unit: str, done: int, every: float) -> None:
         self.what, self.total, self.unit, self.done, self.every = what, total, unit, done, every
@@ -76,7 +76,7 @@ class _Lines:
         self.said = self.start
 
     def __call__(self, n: int, how: str = "") -> None:
-        """Count, and say something if it is time."""
+        """Count, and print a line if one is due."""
         self.done += n
         now = time.monotonic()
         if now - self.said < self.every:

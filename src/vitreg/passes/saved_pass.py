@@ -1,8 +1,9 @@
-"""A pass over images that goes on where it was killed: the sums so far, and which images are in them, on disk now and then.
+"""A pass over images that resumes after being killed: the sums so far and their images are saved now and then.
 
-Each process keeps three files in a hidden folder of the results: its spill, the sums that belong to a length of it, and a
-mark that it holds locked while it lives. Only a pass of the same weights, settings, versions and images goes on from them.
-The mark comes first and goes last: files of these names without it, or that are links, are not ours and stay as they are.
+Each process keeps three files in a hidden folder of the results: the spill (norms of all tokens so far), the sums over a
+prefix of the spill, and a mark that is locked while the process lives. Only a pass with the same weights, settings,
+versions and images resumes from them. The mark is made first and removed last: files of these names without a mark, and
+links, are not ours and are left alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vitreg.writing.files import replacing
 from vitreg.writing.ledger import fcntl
 
 FOLDER, SCHEMA = ".vitreg-scan", "vitreg.pass/1"
-EVERY = 30.0  # seconds between two savings, which take about 0.1 each
+EVERY = 30.0  # seconds between two saves; a save takes about 0.1
 STOPPED = "what was scanned is kept, and the same command goes on from it"
 _OWN = re.compile(r"process-\d{5}-of-\d{5}\.(spill|sums|mark)")
 
@@ -43,7 +44,7 @@ ANEW = (
 
 
 class SavedPass:
-    """The files of one process; without them (`home` None) nothing is kept and every pass begins anew."""
+    """The files of one process. With `home` None nothing is saved and every pass begins anew."""
 
     def __init__(self, home: Path | None, group: Processes, identity: Mapping[str, Any] | None) -> None:
         self._identity = json.dumps(identity, sort_keys=True, default=str)
@@ -52,9 +53,7 @@ class SavedPass:
         self._saved_at = time.monotonic()
         if home is None or fcntl is None:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # a folder that takes no lock is no reason to fail: the pass is not kept then
+        with contextlib.suppress(OSError):  # where the folder takes no lock the scan still runs, but is not saved
             home.mkdir(exist_ok=True)
             taken = any(os.path.lexists(self._path(ending)) for ending in ("spill", "sums"))
             self._mark = None if home.is_symlink() else _locked(self._path("mark"), new=not taken)
@@ -62,7 +61,7 @@ class SavedPass:
                 self.spill = os.fdopen(_own(self._path("spill")), "r+b")
 
     def restore(self, tally: Tally, batches: Batches) -> int:
-        """Take up what an earlier pass left. Returns how many images are done."""
+        """Resume from the files of an earlier pass. Returns the number of images already done."""
         if self.spill is None:
             return 0
         state = self._read()
@@ -80,7 +79,7 @@ class SavedPass:
         return len(tally.names)
 
     def save(self, tally: Tally, batches: Batches, *, now: bool = False) -> None:
-        """Keep the sums if it is time; call it between two batches."""
+        """Save the sums if a save is due; call this between two batches."""
         if (
             self.spill is None
             or self.spill.closed
@@ -90,7 +89,7 @@ class SavedPass:
             return
         try:
             self.spill.flush()
-            os.fsync(self.spill.fileno())  # the sums must never be newer than the norms they belong to
+            os.fsync(self.spill.fileno())  # the norms reach the disk before their sums
         except OSError as error:
             raise UserError(f"cannot keep the norms of the tokens: {error.strerror or error}.") from error
         skipped = json.dumps([each.model_dump() for each in batches.skipped])
@@ -103,7 +102,7 @@ class SavedPass:
 
     @contextlib.contextmanager
     def kept_if_stopped(self, tally: Tally, batches: Batches) -> Generator[None, None, None]:
-        """Keep the sums if the user stops what is made of them, the verdict or the page, and say so."""
+        """Save the sums, and say so, if the user interrupts the verdict or the page made from them."""
         try:
             yield
         except KeyboardInterrupt:
@@ -111,7 +110,7 @@ class SavedPass:
             raise KeyboardInterrupt(*[STOPPED] * self.kept) from None
 
     def remove(self) -> None:
-        """The pass is over and its result written: remove its files, and those that processes now gone have left."""
+        """Remove the files of this pass, and those of dead processes; call this once the result is written."""
         if self._home is None or self._mark is None:
             return
         self._close()
@@ -124,18 +123,18 @@ class SavedPass:
                 if not path.is_symlink():
                     path.unlink(missing_ok=True)
             held.close()
-        with contextlib.suppress(OSError):  # other processes are not done, or it holds what is not ours
+        with contextlib.suppress(OSError):  # other processes still run, or the folder holds files of others
             self._home.rmdir()
 
     @property
     def kept(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there are saved sums to resume from."""
         return self.spill is not None and self._path("sums").exists()
 
     def _close(self) -> None:
         for file in (self.spill, self._mark):
             if file is not None:
-                with contextlib.suppress(OSError):  # what was never flushed finds no room on a full disk either
+                with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
                     file.close()
 
     def _path(self, ending: str) -> Path:
@@ -143,7 +142,7 @@ class SavedPass:
         return self._home / f"{self._name}.{ending}"
 
     def _read(self) -> dict[str, np.ndarray] | None:
-        """What was saved, if it is whole and of the same pass."""
+        """The saved state, if it is complete and of the same pass."""
         try:
             with np.load(self._path("sums"), allow_pickle=False) as file:
                 state = {name: file[name] for name in file.files}
@@ -157,7 +156,7 @@ class SavedPass:
 def saved_pass(
     folder: Path | None, group: Processes, identity: Mapping[str, Any] | None
 ) -> Generator[SavedPass, None, None]:
-    """Keep a pass in a folder of results. A mistake of the user's ends it; a disk that fails, or is full, does not."""
+    """Save a pass in a results folder. A user's mistake deletes the saved files; a failing or full disk does not."""
     saved = SavedPass(None if folder is None or identity is None else folder / FOLDER, group, identity)
     try:
         yield saved
@@ -180,7 +179,7 @@ def saved_pass(
 
 
 def _fault_of_disk(error: BaseException) -> OSError | None:
-    """Return what the system said, where an error came of it."""
+    """Return the system error that caused an error, if there is one."""
     cause = error.__cause__
     return cause if cause is None or isinstance(cause, OSError) else _fault_of_disk(cause)
 
@@ -189,7 +188,7 @@ def _locked(path: Path, *, new: bool) -> IO[str] | None:
     """Open and lock a mark; None if another process holds it or has just removed it, or if the file is not ours.
 
     Args:
-        new: whether it may be made; where the files are that belong to it, it must be there.
+        new: whether a missing mark may be created; not where its spill or sums already exist.
     """
     assert fcntl is not None
     try:
@@ -213,10 +212,10 @@ def _locked(path: Path, *, new: bool) -> IO[str] | None:
 
 
 def _own(path: Path, *, new: bool = True) -> int:
-    """Open a file for reading and writing, through no link; a missing one is made if it may be new.
+    """Open a file for reading and writing without following links; create a missing one if `new`.
 
     Raises:
-        OSError: if it is a link or has a second name, which could be anybody's file.
+        OSError: if it is a link or has a second hard link, and so may belong to somebody else.
     """
     made = os.O_CREAT if new else 0
     descriptor = os.open(path, os.O_RDWR | made | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

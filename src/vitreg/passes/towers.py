@@ -1,4 +1,4 @@
-"""The image tower and the text tower of a CLIP model behind one interface: open_clip's, and those of our own runs."""
+"""The image and text towers of a CLIP model behind one interface, for open_clip and for our runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _TEXTS = 256  # sentences at a time
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Towers:
-    """Two towers that meet in one space.
+    """An image tower and a text tower that embed into one space.
 
     Args:
         model: open_clip's model or our recipe, with `encode_image` and `encode_text`, on the device and in the dtype of
             the backbone, in evaluation mode.
         tokenize: texts -> ids [B, L].
-        size: (height, width) of the images it takes; None for any multiple of its patch.
+        size: (height, width) of its images; None for any multiple of its patch.
         notes: sentences for the user.
     """
 
@@ -48,11 +48,11 @@ class Towers:
     notes: tuple[str, ...] = ()
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
-        """Return the place of each image, of length 1, float32 on the CPU."""
+        """Return the embedding of each image, L2-normalised, float32 on the CPU."""
         return self._encode("encode_image", images)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
-        """Return the place of each text, of length 1, float32 on the CPU."""
+        """Return the embedding of each text, L2-normalised, float32 on the CPU."""
         parts = [list(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return torch.cat([self._encode("encode_text", self.tokenize(part)) for part in parts])
 
@@ -70,7 +70,7 @@ def open_towers(backbone: Backbone) -> Towers:
     """Find the text tower that belongs to an image tower, and put both on its device.
 
     Raises:
-        UserError: for a model that has none, or whose text tower cannot be read.
+        UserError: for a model without a text tower, or with one that cannot be read.
     """
     prefix, _, name = backbone.spec.partition(":")
     if prefix == "openclip":
@@ -86,7 +86,7 @@ def open_towers(backbone: Backbone) -> Towers:
 
 
 def _of_open_clip(backbone: Backbone, name: str) -> Towers:
-    """Build both towers as `load` built the image tower, and make sure that it is the same."""
+    """Build both towers as `load` built the image tower, and check that the image tower is the same."""
     import open_clip
 
     architecture, _, tag = name.partition("@")
@@ -113,7 +113,7 @@ def _of_open_clip(backbone: Backbone, name: str) -> Towers:
 
 
 def _fill(model: nn.Module, file: Path) -> None:
-    """Load a file of both towers. Raises UserError if it is none."""
+    """Load a checkpoint of both towers. Raises UserError for any other file."""
     state = read_checkpoint(file)
     names = plain_names(state, lone_modules=True)
     state = {names[key]: value for key, value in state.items()}
@@ -132,7 +132,7 @@ def _fill(model: nn.Module, file: Path) -> None:
 
 
 def _of_run(backbone: Backbone, run: Path) -> Towers:
-    """Take both towers from the newest checkpoint of a run, which is the one whose backbone it has published."""
+    """Take both towers from the newest checkpoint of a run, whose backbone must be the published one."""
     config = read_json(run / "config.json")
     if not isinstance(config, dict) or "train" not in config:
         raise UserError(f"{run} does not say how it was trained, so it has no text tower.")
@@ -157,9 +157,9 @@ def _of_run(backbone: Backbone, run: Path) -> Towers:
 
 
 def view_for(bench: Bench, towers: Towers) -> View:
-    """Return how pictures are seen: the short side resized to the input, bicubic, and the centre cropped.
+    """Return the view of pictures for CLIP: short side resized to the input (bicubic), then a centre crop.
 
-    A tower that squashes its pictures (SigLIP) keeps its own way.
+    A tower that squashes pictures (SigLIP) keeps its own preprocessing.
 
     Raises:
         UserError: for a size that the towers do not take.

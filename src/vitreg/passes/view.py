@@ -1,4 +1,4 @@
-"""`View`: how one model sees images. What a picture becomes, at which size, and how many images go at once."""
+"""`View`: how one model sees images: the preprocessing, the size and the batch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vitreg.data.views.transforms import Policy, Preprocess
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout
 
-TOKENS_AT_ONCE = {"cpu": 4_200, "cuda": 64_000}  # what fills the caches of a processor, and a GPU
+TOKENS_AT_ONCE = {"cpu": 4_200, "cuda": 64_000}  # enough to fill a processor's caches, or a GPU
 MOST_AT_ONCE = 256  # images
-WORKING_SET = 16  # token vectors that a block holds for each token: q, k, v, the MLP's inside, residuals
-SHARE_OF_MEMORY = 4  # a forward may take one part in four
+WORKING_SET = 16  # vectors a block holds per token: q, k, v, the MLP's hidden layer, residuals
+SHARE_OF_MEMORY = 4  # a forward may take a quarter
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class View:
     """How a model sees images.
 
     Args:
-        preprocess: from a picture to a normalised image; None where images are tensors that are prepared already.
-        policy: what is done to sides that the patch does not divide, see `vitreg.data.fit`.
-        size: (height, width) of the images that the model gets.
+        preprocess: picture -> normalised image; None where images are tensors already prepared.
+        policy: how sides that the patch does not divide are handled, see `vitreg.data.fit`.
+        size: (height, width) of the model's input.
         batch: images per forward.
     """
 
@@ -45,22 +45,22 @@ class View:
 
     @property
     def pictures(self) -> Preprocess:
-        """From a picture to a normalised image. A view of tensors has none."""
+        """Preprocessing, picture -> normalised image; for views of pictures only."""
         assert self.preprocess is not None, "a view of tensors"
         return self.preprocess
 
     def at(self, height: int, width: int) -> View:
-        """Return the view of images of another size."""
+        """Return this view at another image size."""
         preprocess = None if self.preprocess is None else self.preprocess.with_size((height, width))
         size = fitted((height, width), self.backbone, self.policy)
         return replace(self, preprocess=preprocess, size=size, batch=images_at_once(self.backbone, size))
 
     def fit(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """Make normalised images ones of `size`."""
+        """Bring normalised images to `size` by `policy`."""
         return self.backbone.fit(images, self.policy)
 
     def shown(self, images: Float[Tensor, "B C h w"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Return what the patches cover, for the eye; stretched to its range where the normalisation is unknown."""
+        """Return the area the patches cover as pictures; stretched to their range if the normalisation is unknown."""
         rows, cols = self.backbone.covered((images.shape[2], images.shape[3]))
         images = images[..., :rows, :cols]
         if self.preprocess is None:
@@ -81,7 +81,7 @@ def view_of(
     Args:
         size: (height, width); the model's own if None.
         batch: images per forward; `images_at_once` if None.
-        preprocess: another than the model's own.
+        preprocess: replaces the model's own.
     Raises:
         UserError: for a model that photographs cannot be prepared for, or a size that it cannot take.
     """
@@ -106,7 +106,7 @@ def view_of_tensors(backbone: Backbone, images: Tensor, *, policy: Policy = "res
 
 
 def images_at_once(backbone: Backbone, size: tuple[int, int]) -> int:
-    """Return how many images of (height, width) go through a model at once: the one rule, by memory.
+    """Return the batch for images of (height, width): the one rule, by memory.
 
     As many as fill the caches of a processor or occupy a GPU, as long as one block's working set stays within a quarter
     of the machine's memory. The same machine always gives the same number, so that an interrupted pass goes on.
@@ -139,9 +139,9 @@ def fitted(size: tuple[int, int], backbone: Backbone, policy: Policy) -> tuple[i
 
 
 def shown_stretched(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    """Make pictures of images whose normalisation is unknown, each stretched to its own range.
+    """Make pictures of images whose normalisation is unknown, each stretched to its range.
 
-    Where there are not three channels, their mean is shown in grey.
+    With other than three channels, their mean is shown in grey.
     """
     x = images.detach().float().cpu()
     x = x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -1,1 +1,1 @@
-"""What each verb of the command line does; the same functions are the Python interface."""
+"""The verbs of the command line; their functions are also the Python interface."""

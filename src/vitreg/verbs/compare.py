@@ -1,4 +1,4 @@
-"""`compare`: scans that were made before, side by side on one page."""
+"""`compare`: finished scans side by side on one page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vitreg.writing.outputs import Outputs
 
 MOST_SCANS = 8
 SHOWN = 3  # photographs
-RECORD = ".json"  # behind the name of the page: which scans it compares
-Shared = tuple[list[tuple[str, list[Example]]], str]  # photographs with their maps by each scan, or why there are none
+RECORD = ".json"  # suffix to the page's name: the list of scans it compares
+Shared = tuple[list[tuple[str, list[Example]]], str]  # (photograph, maps of each scan), and why there are none
 
 
 class Comparison(Record):
-    """What a page compares: the record beside it, from which `vitreg draw` makes it again."""
+    """The record beside a comparison page, from which `vitreg draw` redraws it."""
 
     schema_: Literal["vitreg.compare/1"] = Field(default="vitreg.compare/1", alias="schema")
     names: list[str]
@@ -40,7 +40,7 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
         scans: folders that `vitreg scan` wrote.
         out: the page, an HTML file.
     Returns:
-        the page.
+        path of the page.
     Raises:
         UserError: for a folder that holds no scan, fewer than 2 or more than 8 of them, or an unwritable page.
     """
@@ -65,13 +65,13 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
 
 
 def draw_comparison(record: Comparison, home: Path, page: Path) -> None:
-    """Draw a comparison once more, of what its scans hold now.
+    """Redraw a comparison from the current results of its scans.
 
     Args:
-        home: the folder that the names of its scans begin at.
+        home: the folder that the scans' names are relative to.
         page: the file to write.
     Raises:
-        UserError: if one of them is no longer there, or the page cannot be written.
+        UserError: if a scan is no longer there, or the page cannot be written.
     """
     folders = [home / os.fsdecode(unquote_to_bytes(link)) for link in record.scans]
     _write(record, [read_scan(folder) for folder in folders], shared_pictures(folders), page)
@@ -89,7 +89,7 @@ def read_scan(folder: Path) -> ScanResult:
     """Read what `vitreg scan` wrote into a folder.
 
     Raises:
-        UserError: if it holds no scan, or one of a version that is not known here.
+        UserError: if it holds no scan, or one of an unknown version.
     """
     try:
         text = (folder / "result.json").read_bytes()
@@ -110,7 +110,7 @@ def read_scan(folder: Path) -> ScanResult:
 
 
 def shared_pictures(folders: Sequence[Path]) -> Shared:
-    """The images that all scans keep, those with most outliers first: (name, maps by each scan); else why there are none."""
+    """The images that all scans keep, most outliers first, as (name, maps of each scan); and why if there are none."""
     kept: list[dict[str, Example]] = []
     for folder in folders:
         try:
@@ -141,13 +141,13 @@ def _schema(text: bytes) -> str | None:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Name each scan by its folder, or by its whole path where two folders have the same name."""
+    """Name each scan by its folder, or by its full path where two folders have the same name."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def differences(results: Sequence[ScanResult]) -> list[str]:
-    """Say in a sentence each what makes the scans hard to compare: other images, sizes, detectors, interrupted ones."""
+    """Say, a sentence each, what differs between the scans: images, sizes, detectors, interruptions."""
     told = {
         "They saw different numbers of images": [str(r.images.seen) for r in results],
         "They saw images of different size": ["x".join(map(str, r.model.image_size)) for r in results],

@@ -1,4 +1,4 @@
-"""`curves`: the histories of runs as a record, a page and a picture. No torch is needed."""
+"""`curves`: the training histories of runs as a record, a page and a picture. No torch is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitreg.writing.files import output_folder, run_folder, write_text
 from vitreg.writing.outputs import Outputs
 
 FILES = ("report.html", "curves.png", "curves.json")
-MOST_RUNS = 8  # lines that can be told apart in one chart
+MOST_RUNS = 8  # lines a chart can show distinguishably
 
 
 def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
@@ -55,6 +55,6 @@ def write_run_report(folder: str | Path) -> Path:
 
 
 def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:
-    """Name runs by their folder's name, and by its whole path where two names are equal."""
+    """Name runs by their folder, or by its full path where two names are equal."""
     names = [run.name for run in runs]
     return [run.model_copy(update={"name": run.folder}) if names.count(run.name) > 1 else run for run in runs]

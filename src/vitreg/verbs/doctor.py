@@ -1,4 +1,4 @@
-"""`vitreg doctor`: what can go wrong with a ViT, said from its weights and its library alone, without an image."""
+"""`vitreg doctor`: what can go wrong with a ViT, from its weights and its library alone, without an image."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def doctor(model: str | nn.Module | Backbone, *, weights: str | Path | None = No
 
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
-    """Put findings beside the model they are about, for programs."""
+    """Return the findings and their model as a record, for programs."""
     problem = any(finding.level == "problem" for finding in findings)
     return DoctorResult(
         vitreg=versions()["vitreg"], model=describe_model(backbone), problem=problem, findings=list(findings)
@@ -48,7 +48,7 @@ def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
 
 
 def render(findings: Sequence[Finding], width: int = 100) -> str:
-    """Write findings as plain text: one paragraph each, and a last line that counts the levels."""
+    """Format findings as plain text: one paragraph each, then a line that counts the levels."""
     lines: list[str] = []
     for finding in findings:
         head = f"{finding.level:<8} {finding.subject}: "

@@ -1,6 +1,6 @@
-"""`draw`: pages, sheets and charts once more, from what a verb left in its folder. No model, no images, no torch.
+"""`draw`: redraws pages, sheets and charts from the records in a verb's folder. No model, no images, no torch.
 
-What a folder is, its record says. Records are read and never changed, but for the list of what could not be drawn.
+A folder's record says which verb wrote it. Records are not changed, except for their list of failed drawings.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from vitreg.writing.files import missing, output_folder, write_text
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import Outputs
 
-PICTURES = ("segmentation.png", "depth.png")  # of eval, drawn of sheets
+PICTURES = ("segmentation.png", "depth.png")  # of eval, drawn from its sheets
 PAGE, RESULT = "report.html", "result.json"
-NOT_AGAIN = ("maps of the images", "pictures")  # what only measuring makes; so are the files that keep pictures
+NOT_AGAIN = ("maps of the images", "pictures")  # made only while measuring
 R = TypeVar("R", bound=Record)
 
 
@@ -44,14 +44,14 @@ class Drawing:
     """What can be drawn in a folder.
 
     Args:
-        verb: that measured it, and owns the files.
-        names: files that are written, a folder with a slash at its end.
-        draw: writes them into a folder.
-        opens: the first thing to look at.
-        record: the file that names what could not be drawn; empty where none does.
-        undrawn: what it named.
-        lacking: why not all of it can be drawn.
-        spoils: whether drawing the rest would take away something that was drawn.
+        verb: the verb that measured, and owns the files.
+        names: the files to write; a folder ends with a slash.
+        draw: writes the files into a folder.
+        opens: the file to open first.
+        record: the file that lists failed drawings; empty if there is none.
+        undrawn: the failed drawings listed so far.
+        lacking: why some drawings cannot be redrawn; empty if all can.
+        spoils: whether redrawing the rest would delete a drawing that exists.
     """
 
     verb: str
@@ -66,21 +66,21 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """What was drawn: the first things to look at, and sentences on what was not."""
+    """The drawings: the files to open first, and sentences on drawings that failed."""
 
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
-    """Draw again what a folder of scan, compare, maps, discover, eval, curves or train shows.
+    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, curves or train.
 
     Args:
-        folder: what the verb wrote.
-        out: another folder for what is drawn; the records stay where they are.
+        folder: the folder the verb wrote.
+        out: another folder for the drawings; the records stay where they are.
     Raises:
-        UserError: for a folder of anything else, a record that cannot be read, pictures that were not kept, or files in the
-            way that vitreg did not write.
+        UserError: for any other folder, a record that cannot be read, pictures that were not kept, or files in the way that
+            vitreg did not write.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -107,7 +107,7 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
 
 
 def _drawn(drawing: Drawing, folder: Path, outputs: Outputs) -> list[Undrawn]:
-    """Draw, and name in the record what failed. Returns that."""
+    """Draw, and list failed drawings in the record. Returns them."""
     again = [each for each in drawing.undrawn if each.name not in NOT_AGAIN and not each.name.endswith(".npz")]
     before = [each for each in drawing.undrawn if each not in again]
     attempts = Attempts()
@@ -203,7 +203,7 @@ def _run(folder: Path) -> Drawing:
 
 
 def _maps(folder: Path) -> Iterator[Drawing]:
-    """The sheets of `maps`, which has no other record than they: one file for every kind."""
+    """The sheets of `maps`. They are its only record: one file per kind of map."""
     sheets: list[Named] = []
     own, kinds = read_ledger(folder).of("maps"), set()
     for path in sorted(folder.glob("*.npz")):
