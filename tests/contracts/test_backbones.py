@@ -11,7 +11,7 @@ from slow_models import NAMED, build_named
 from tiny_models import EXEMPT, FAMILIES, build, from_timm, from_transformers, randomised
 from torch import nn
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.trace import Capture
 from vitreg.errors import UserError
@@ -34,7 +34,7 @@ def test_every_family_keeps_every_promise(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_registers_and_class_tokens_are_where_the_library_puts_them(name):
     _, registers, cls, other = FAMILIES[name]
-    layout = Backbone(build(name)).layout(describe(build(name)).native_size)
+    layout = Backbone(build(name)).layout(find_anatomy(build(name)).native_size)
     assert (layout.registers, layout.cls, layout.other) == (registers, cls, other)
 
 
@@ -94,7 +94,7 @@ def test_timm_without_fused_attention_is_read_from_the_projections():
 
 def test_an_unknown_module_gets_one_sentence_with_the_remedy():
     with pytest.raises(UserError, match=r"Backbone\(module, anatomy\)") as caught:
-        describe(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+        find_anatomy(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
     assert "\n" not in str(caught.value)
 
 
@@ -103,17 +103,17 @@ def test_other_networks_are_not_taken_for_a_vit(name):
     import timm
 
     with pytest.raises(UserError, match="not a Vision Transformer known here"):
-        describe(timm.create_model(name, pretrained=False))
+        find_anatomy(timm.create_model(name, pretrained=False))
 
 
 def test_wrappers_are_followed():
     vit = build("vitreg")
     wrapper = nn.Module()
     wrapper.module = vit
-    assert describe(wrapper).tower is vit
+    assert find_anatomy(wrapper).tower is vit
     compiled = nn.Module()  # as torch.compile wraps
     compiled._orig_mod = vit
-    assert describe(compiled).tower is vit
+    assert find_anatomy(compiled).tower is vit
 
 
 def test_an_anatomy_made_by_hand_serves_a_module_nobody_knows():
@@ -127,8 +127,8 @@ def test_an_anatomy_made_by_hand_serves_a_module_nobody_knows():
 
     stranger = Stranger(build("vitreg"))
     with pytest.raises(UserError):
-        describe(stranger)
-    known = describe(stranger.inner)
+        find_anatomy(stranger)
+    known = find_anatomy(stranger.inner)
     by_hand = replace(known, library="mine", tower=stranger, encode=stranger, attention=())
     report = check_backbone(Backbone(stranger, by_hand))
     assert report["attention"] == "held"  # seen as it is computed, without knowing the projections
@@ -140,7 +140,7 @@ class TestTheSuiteItself:
 
     def broken(self, **changes):
         module = build("vitreg")
-        return Backbone(module, replace(describe(module), **changes))
+        return Backbone(module, replace(find_anatomy(module), **changes))
 
     def test_wrong_final_norm(self):
         with pytest.raises(AssertionError, match="final_norm"):
@@ -175,7 +175,7 @@ class TestTheSuiteItself:
             return module.forward_features(images)
 
         with pytest.raises(AssertionError, match=r"blocks\.0.*hooks"):
-            check_backbone(Backbone(module, replace(describe(module), encode=encode)))
+            check_backbone(Backbone(module, replace(find_anatomy(module), encode=encode)))
 
     def test_an_attribute_left_behind(self):
         module = build("vitreg")
@@ -185,7 +185,7 @@ class TestTheSuiteItself:
             return module.features
 
         with pytest.raises(AssertionError, match="attributes"):
-            check_backbone(Backbone(module, replace(describe(module), encode=encode)))
+            check_backbone(Backbone(module, replace(find_anatomy(module), encode=encode)))
 
     def test_a_parameter_replaced(self):
         module = build("vitreg")
@@ -195,7 +195,7 @@ class TestTheSuiteItself:
             return module.forward_features(images)
 
         with pytest.raises(AssertionError, match="tensors"):
-            check_backbone(Backbone(module, replace(describe(module), encode=encode)))
+            check_backbone(Backbone(module, replace(find_anatomy(module), encode=encode)))
 
     def test_random_numbers_drawn(self):
         module = build("vitreg")
@@ -205,7 +205,7 @@ class TestTheSuiteItself:
             return module.forward_features(images)
 
         with pytest.raises(AssertionError, match="random"):
-            check_backbone(Backbone(module, replace(describe(module), encode=encode)))
+            check_backbone(Backbone(module, replace(find_anatomy(module), encode=encode)))
 
     def test_masked_patches(self):
         module = build("vitreg")
@@ -214,7 +214,7 @@ class TestTheSuiteItself:
             return module.forward_features(images)[:, :-3]
 
         with pytest.raises(UserError, match="shape"):
-            check_backbone(Backbone(module, replace(describe(module), encode=encode)))
+            check_backbone(Backbone(module, replace(find_anatomy(module), encode=encode)))
 
     def test_images_of_a_batch_mixed(self):
         class Mixing(VisionTransformer):
@@ -228,17 +228,17 @@ class TestTheSuiteItself:
 
     def test_projections_in_another_order(self):
         module = build("hub dino")
-        parts = tuple(replace(part, scale=2 * part.scale) for part in describe(module).attention)
-        status = Backbone(module, replace(describe(module), attention=parts)).attention_status()
+        parts = tuple(replace(part, scale=2 * part.scale) for part in find_anatomy(module).attention)
+        status = Backbone(module, replace(find_anatomy(module), attention=parts)).attention_status()
         assert not status.readable
         assert status.error > 1e-3
 
     def test_blocks_out_of_order(self):
         module = build("vitreg")
-        blocks = describe(module).blocks
+        blocks = find_anatomy(module).blocks
         with pytest.raises(AssertionError, match="blocks run in the order"):
             check_backbone(
-                Backbone(module, replace(describe(module), blocks=(blocks[0], blocks[2], blocks[1]), attention=()))
+                Backbone(module, replace(find_anatomy(module), blocks=(blocks[0], blocks[2], blocks[1]), attention=()))
             )
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny_models import FAMILIES, build
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.weights.into_module import load_state
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_takes_its_own_weights_back_unchanged(name):
-    anatomy = describe(build(name, seed=1))
-    other = describe(build(name, seed=2))
+    anatomy = find_anatomy(build(name, seed=1))
+    other = find_anatomy(build(name, seed=2))
     state = {key: value.clone() for key, value in anatomy.tower.state_dict().items() if torch.is_tensor(value)}
     grid = (other.native_size[0] // other.patch[0], other.native_size[1] // other.patch[1])
     report = load_state(other.tower, state, "its own file", grid=grid, strict=True)

@@ -1,6 +1,6 @@
 """Looking into any Vision Transformer: load it, run it, trace it, edit it."""
 
-from vitreg.backbones.anatomy.find import Anatomy, describe, register
+from vitreg.backbones.anatomy.find import Anatomy, find_anatomy, register
 from vitreg.backbones.backbone import AttentionStatus, Backbone
 from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.loading.load import load
@@ -15,7 +15,7 @@ __all__ = [
     "Edit",
     "Place",
     "Trace",
-    "describe",
+    "find_anatomy",
     "load",
     "register",
 ]

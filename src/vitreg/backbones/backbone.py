@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitreg.backbones.anatomy.find import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.edited_module import EditedModule
 from vitreg.backbones.edits import Edit, Editor, EditSet
 from vitreg.backbones.loading.preprocessing import UNKNOWN, Unprepared, not_rgb
@@ -39,7 +39,7 @@ class Backbone:
 
     Args:
         module: the model; wrappers such as CLIP models are followed to their vision tower.
-        anatomy: what must be known about it; found by `describe` where None.
+        anatomy: what must be known about it; found by `find_anatomy` where None.
         preprocess: photograph -> image tensor as this model wants it, None where unknown; or why there is none.
         spec, weights_source, weights_sha256, notes, precision_choice: where it came from, for the record; `load` fills
             them in.
@@ -67,7 +67,7 @@ class Backbone:
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
         self.precision_choice = precision_choice
-        self.anatomy = describe(module) if anatomy is None else anatomy
+        self.anatomy = find_anatomy(module) if anatomy is None else anatomy
         self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
         self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None

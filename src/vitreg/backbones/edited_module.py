@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.edits import Editor, EditSet
 from vitreg.backbones.recorder import Recorder, Source
 from vitreg.backbones.trace import Capture
@@ -36,7 +36,7 @@ class EditedModule(nn.Module):
         super().__init__()
         shared = {id(x): x for x in (*module.parameters(), *module.buffers())}
         self.model = copy.deepcopy(module, shared)
-        self._anatomy, self._sets = describe(self.model), tuple(sets)
+        self._anatomy, self._sets = find_anatomy(self.model), tuple(sets)
         self._source: Source = source
         self._recorder: Recorder | None = None
         editor = self._editor()

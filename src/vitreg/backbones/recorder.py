@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreg.backbones.anatomy.parts import Anatomy, AttentionParts, substituted
 from vitreg.backbones.edits import Editor, native_after
 from vitreg.backbones.sites import Site, name_of
-from vitreg.backbones.trace import QKV, Kept, Plan, Trace, token_norms
+from vitreg.backbones.trace import QKV, Kept, ResolvedCapture, Trace, token_norms
 from vitreg.errors import UserError
 from vitreg.tokens import TokenLayout, Tokens
 
@@ -21,7 +21,7 @@ Source = Literal["sdpa", "projections"]
 
 
 class Recorder:
-    """Gathers what a `Plan` asks for while one forward runs, and writes what an `Editor` holds.
+    """Gathers what a `ResolvedCapture` asks for while one forward runs, and writes what an `Editor` holds.
 
     Args:
         native: layouts of the tokens that enter block 0 and of those after each block; edits may change them.
@@ -34,7 +34,7 @@ class Recorder:
         self,
         anatomy: Anatomy,
         native: Sequence[TokenLayout],
-        plan: Plan,
+        plan: ResolvedCapture,
         editor: Editor | None = None,
         source: Source = "sdpa",
         probing: bool = False,

@@ -49,7 +49,7 @@ class Capture:
     input: bool = False
     patch_embeddings: bool = False
 
-    def resolve(self, depth: int, lengths: Sequence[int]) -> Plan:
+    def resolve(self, depth: int, lengths: Sequence[int]) -> ResolvedCapture:
         """Turn "all" and negative indices into block indices.
 
         Args:
@@ -69,7 +69,7 @@ class Capture:
             if queries and not 0 <= min(queries) <= max(queries) < (length := lengths[layer]):
                 query = next(query for query in queries if not 0 <= query < length)
                 raise UserError(f"no token {query} to query in a sequence of {length} tokens (0 to {length - 1}).")
-        return Plan(
+        return ResolvedCapture(
             hidden=_resolve(self.hidden, depth),
             norms=_resolve(self.norms, depth),
             qkv=_resolve(self.qkv, depth),
@@ -86,7 +86,7 @@ NORMS = Capture(norms="all")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ResolvedCapture:
     """A `Capture` for one model: sets of block indices."""
 
     hidden: frozenset[int]

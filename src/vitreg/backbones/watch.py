@@ -26,7 +26,7 @@ from vitreg.backbones.anatomy.parts import Anatomy
 from vitreg.backbones.edits import Editor
 from vitreg.backbones.fast_linear import attention_body, faster_linear
 from vitreg.backbones.recorder import Recorder, Source
-from vitreg.backbones.trace import QKV, Plan
+from vitreg.backbones.trace import QKV, ResolvedCapture
 from vitreg.errors import UserError
 
 _running: ContextVar[Recorder | None] = ContextVar(
@@ -86,7 +86,7 @@ def functions_of(recorder: Recorder) -> AbstractContextManager[object]:
 
 
 def attach(
-    anatomy: Anatomy, editor: Editor, plan: Plan, source: Source, current: Callable[[], Recorder | None]
+    anatomy: Anatomy, editor: Editor, plan: ResolvedCapture, source: Source, current: Callable[[], Recorder | None]
 ) -> list[RemovableHandle]:
     """Hook a recorder to its model.
 

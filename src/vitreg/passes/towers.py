@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.loading.fetch import fetch
 from vitreg.backbones.weights.checkpoints import read_checkpoint
 from vitreg.backbones.weights.into_module import sha256_of_weights
@@ -104,7 +104,7 @@ def _of_open_clip(backbone: Backbone, name: str) -> Towers:
     if source not in ("library", "random"):
         _fill(model, Path(source))
     visual = model.visual
-    if sha256_of_weights(describe(visual).tower) != backbone.weights_sha256:
+    if sha256_of_weights(find_anatomy(visual).tower) != backbone.weights_sha256:
         raise UserError(f"the weights of {backbone.spec} from '{source}' have another image tower than was loaded.")
     tokenizer: Any = fetch(backbone.spec, True, lambda: open_clip.get_tokenizer(architecture))
     size = visual.image_size

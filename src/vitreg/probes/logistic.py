@@ -21,7 +21,7 @@ from vitreg.errors import UserError
 from vitreg.probes.defaults import GRID
 from vitreg.probes.descent import minimise
 from vitreg.probes.logistic_terms import Features, terms
-from vitreg.probes.rows import Joined, Part, Rows, check_labels, chunks
+from vitreg.probes.rows import Joined, Rows, Subset, check_labels, chunks
 from vitreg.probes.scores import score
 
 TOLERANCE = 1e-8
@@ -195,7 +195,7 @@ class LogisticSweep:
         if held_out is None:
             keep, out = split(len(features), self.seed)
             everything, labels = features, targets
-            features, held_out = Part(everything, keep), (Part(everything, out), targets[out])
+            features, held_out = Subset(everything, keep), (Subset(everything, out), targets[out])
             targets = targets[keep]
         else:
             everything = Joined(features, held_out[0])

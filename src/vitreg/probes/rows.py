@@ -66,7 +66,7 @@ def chunks(rows: Rows, size: int) -> Iterator[tuple[slice, Float[Tensor, "b D"]]
         yield place, read(rows, place)
 
 
-class Part:
+class Subset:
     """The rows of an index, in its order."""
 
     def __init__(self, rows: Rows, index: Int64[Tensor, " m"]) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, load
-from vitreg.backbones.anatomy.find import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.models.settings import UNTRAINED, ModelConfig
@@ -92,7 +92,7 @@ class ForeignNetwork(nn.Module):
         """What is known of the module. It is found anew in a copy: an anatomy is of one module only."""
         found = self.__dict__.get("_anatomy")
         if found is None:
-            found = self.__dict__["_anatomy"] = describe(self.module)
+            found = self.__dict__["_anatomy"] = find_anatomy(self.module)
         return found
 
     def __getstate__(self) -> dict[str, Any]:

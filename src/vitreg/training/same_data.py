@@ -18,7 +18,7 @@ from vitreg.errors import UserError
 MOST_NAMES = 1_000_000  # that are looked at; of larger sets every k-th is
 
 
-def describe(data: TrainingSet) -> dict[str, Any]:
+def samples_record(data: TrainingSet) -> dict[str, Any]:
     """Return what config.json says of the training side.
 
     Called when the set has just been opened: names of shards that were not yet fetched change with that.

@@ -46,7 +46,7 @@ class _ReplacedError(Exception):
     """The result that something is to be added to is another's by now."""
 
 
-class Plan(Record):
+class Moves(Record):
     """What is moved into place: written when all of it is complete, so that another process can finish it."""
 
     files: dict[str, Written]
@@ -243,7 +243,7 @@ class Outputs:
             if why is not None:
                 raise UserError(f"{why}; {ELSEWHERE}.")
             gone = [] if beside is not None else [name for name in self._replaced(ledger) if name not in files]
-            settle(self.folder, stage.home, Plan(files=files, stale=gone))
+            settle(self.folder, stage.home, Moves(files=files, stale=gone))
         return files
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
@@ -305,7 +305,7 @@ class Outputs:
                 )
 
 
-def settle(folder: Path, home: Path, plan: Plan) -> None:
+def settle(folder: Path, home: Path, plan: Moves) -> None:
     """Move what is complete into its place. Can be begun again wherever it was cut off.
 
     The earlier record goes first and the new one comes last, so that a record never stands beside parts of another.
@@ -345,7 +345,7 @@ def finish_left(folder: Path) -> None:
             continue
         with contextlib.suppress(OSError, UserError, ValidationError):
             if os.path.lexists(home / PLAN):
-                plan = Plan.model_validate_json((home / PLAN).read_bytes())
+                plan = Moves.model_validate_json((home / PLAN).read_bytes())
                 with alone(folder):
                     if not _may_settle(read_ledger(folder), home, plan):
                         continue
@@ -353,7 +353,7 @@ def finish_left(folder: Path) -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _may_settle(ledger: Ledger, home: Path, plan: Plan) -> bool:
+def _may_settle(ledger: Ledger, home: Path, plan: Moves) -> bool:
     """Whether every file of a plan is in its place already, or complete in the staging folder and its place is free."""
     if not all(map(is_inside, [*plan.files, *plan.stale])):
         return False

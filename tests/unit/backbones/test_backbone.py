@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.edits import Edit
 from vitreg.backbones.trace import Capture
@@ -205,7 +205,7 @@ def test_attention_in_a_pooling_head_is_not_taken_for_a_blocks(vit, images):
             return tokens
 
     model = Pooling().eval()
-    backbone = Backbone(model, replace(describe(vit), tower=model, encode=model))
+    backbone = Backbone(model, replace(find_anatomy(vit), tower=model, encode=model))
     assert backbone.attention_status().source == "sdpa"
     wanted = Backbone(vit).trace(images, Capture(rows={2: [0]})).attention(2, [0])
     torch.testing.assert_close(backbone.trace(images, Capture(rows={2: [0]})).attention(2, [0]), wanted)

@@ -67,9 +67,9 @@ def test_a_subclass_counts_until_it_is_registered_itself():
 def test_what_is_registered_comes_before_what_vitreg_knows_itself():
     from vitreg.models.vit import VisionTransformer
 
-    known = find.describe(VisionTransformer(32, 8, 24, 2, 3))
+    known = find.find_anatomy(VisionTransformer(32, 8, 24, 2, 3))
     vitreg.register(VisionTransformer, lambda _vit: known)
-    assert find.describe(VisionTransformer(32, 8, 24, 2, 3)) is known
+    assert find.find_anatomy(VisionTransformer(32, 8, 24, 2, 3)) is known
 
 
 def test_mistakes_are_one_sentence():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vitreg.errors import UserError
-from vitreg.probes.rows import Beside, Joined, Part, check_labels, chunks, read
+from vitreg.probes.rows import Beside, Joined, Subset, check_labels, chunks, read
 
 
 def test_every_kind_of_rows_reads_the_same(tmp_path):
@@ -15,8 +15,8 @@ def test_every_kind_of_rows_reads_the_same(tmp_path):
         torch.testing.assert_close(read(rows, slice(3, 6)), wanted[3:6])
         torch.testing.assert_close(read(rows, index), wanted[index])
         assert torch.equal(torch.cat([part for _, part in chunks(rows, 5)]), wanted)
-        assert torch.equal(read(Part(rows, index), slice(1, 3)), wanted[index[1:]])
-        joined = Joined(Part(rows, index), rows)
+        assert torch.equal(read(Subset(rows, index), slice(1, 3)), wanted[index[1:]])
+        joined = Joined(Subset(rows, index), rows)
         assert torch.equal(read(joined, torch.tensor([4, 0, 3])), wanted[torch.tensor([1, 7, 0])])
         assert torch.equal(torch.cat([part for _, part in chunks(joined, 4)]), torch.cat([wanted[index], wanted]))
         beside = Beside([rows, rows])

@@ -6,7 +6,7 @@ import pytest
 
 from vitreg.errors import UserError
 from vitreg.training import same_data
-from vitreg.training.same_data import check_same_data, describe
+from vitreg.training.same_data import check_same_data, samples_record
 
 
 class Names:
@@ -27,8 +27,8 @@ def names_in(root, count=12):
 
 
 def test_the_description_stays_when_the_folder_moves():
-    here = describe(Names(names_in("/data/train")))
-    assert here == describe(Names(names_in("../elsewhere")))
+    here = samples_record(Names(names_in("/data/train")))
+    assert here == samples_record(Names(names_in("../elsewhere")))
     assert here["samples"] == 12
 
 
@@ -36,11 +36,11 @@ def test_the_description_stays_when_the_folder_moves():
 def test_it_changes_with_a_name_the_order_and_the_number(monkeypatch, limit):
     monkeypatch.setattr(same_data, "MOST_NAMES", limit)
     names = names_in("/data")
-    here = describe(Names(names))
-    assert describe(Names(names[::-1])) != here
-    assert describe(Names([*names[:-1]])) != here
-    assert describe(Names(["/data/class0/new.jpg", *names[1:]])) != here
-    assert describe(Names(["/data/class1/0.jpg", *names[1:]])) != here
+    here = samples_record(Names(names))
+    assert samples_record(Names(names[::-1])) != here
+    assert samples_record(Names([*names[:-1]])) != here
+    assert samples_record(Names(["/data/class0/new.jpg", *names[1:]])) != here
+    assert samples_record(Names(["/data/class1/0.jpg", *names[1:]])) != here
 
 
 def test_of_a_huge_set_not_every_name_is_read(monkeypatch):
@@ -52,14 +52,18 @@ def test_of_a_huge_set_not_every_name_is_read(monkeypatch):
             read.append(index)
             return super().name(index)
 
-    describe(Counting(names_in("/data", 23)))
+    samples_record(Counting(names_in("/data", 23)))
     assert set(read) == {0, 5, 10, 15, 20}
 
 
 def test_names_that_share_no_folder_and_a_single_one():
-    assert describe(Names(["a", "ab"])) != describe(Names(["a", "b"]))
-    assert describe(Names(["/x/a.jpg"])) == describe(Names(["/y/a.jpg"])) != describe(Names(["/x/b.jpg"]))
-    assert describe(Names(["/x/a", "/x/a"]))["names"] == describe(Names(["/y/a", "/y/a"]))["names"]
+    assert samples_record(Names(["a", "ab"])) != samples_record(Names(["a", "b"]))
+    assert (
+        samples_record(Names(["/x/a.jpg"]))
+        == samples_record(Names(["/y/a.jpg"]))
+        != samples_record(Names(["/x/b.jpg"]))
+    )
+    assert samples_record(Names(["/x/a", "/x/a"]))["names"] == samples_record(Names(["/y/a", "/y/a"]))["names"]
 
 
 RUN = Path("runs/my run")

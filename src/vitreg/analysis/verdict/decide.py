@@ -82,7 +82,7 @@ def position_locked(positions: np.ndarray, images: int) -> bool:
     return images >= MIN_IMAGES_FOR_POSITIONS and total > 0 and positions[positions >= 0.5].sum() / total >= 0.5
 
 
-def describe(
+def conclude(
     detections: Sequence[dict[str, Detection]],
     chosen: tuple[Side | None, int | None, int | None],
     confidence: float | None,

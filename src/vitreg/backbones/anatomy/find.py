@@ -15,7 +15,7 @@ from vitreg.backbones.anatomy.timm import read_timm
 from vitreg.backbones.anatomy.transformers import read_transformers
 from vitreg.errors import UserError
 
-__all__ = ["Anatomy", "AttentionParts", "describe", "register", "unwrapped"]
+__all__ = ["Anatomy", "AttentionParts", "find_anatomy", "register", "unwrapped"]
 
 _BUILDERS = (read_ours, read_timm, read_open_clip, read_torchvision, read_transformers, read_hub)
 
@@ -57,7 +57,7 @@ def _from_plugin(module: nn.Module) -> Anatomy | None:
     return next((anatomy for anatomy in found if anatomy is not None), None)
 
 
-def describe(module: nn.Module) -> Anatomy:
+def find_anatomy(module: nn.Module) -> Anatomy:
     """Return what must be known about a Vision Transformer to look into it.
 
     Knows timm (VisionTransformer, Eva, Beit), transformers (ViT, DeiT, Dinov2 with and without registers, DINOv3, CLIP,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.errors import UserError
 
 
@@ -27,7 +27,7 @@ def refuse_others(spec: str, create: Callable[[], nn.Module]) -> None:
     except RuntimeError:
         return  # it reads its own values while it is built; `load` describes the real one
     try:
-        describe(model)
+        find_anatomy(model)
     except UserError as error:
         raise UserError(f"{spec}: {error}") from None
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.loading.fetch import fetch, first_line, needs_code, refuse_others
 from vitreg.backbones.loading.preprocessing import Unprepared, not_rgb, usual
 from vitreg.backbones.loading.processors import read_processor
@@ -130,7 +130,7 @@ def _of_features(key: str, module: Any) -> bool:
 
 
 def _preprocess(module: Any, name: str) -> tuple[Preprocess | Unprepared, tuple[str, ...]]:
-    anatomy = describe(module)
+    anatomy = find_anatomy(module)
     refusal = not_rgb(anatomy)
     found = read_processor(name) if refusal is None else refusal
     if found is not None:

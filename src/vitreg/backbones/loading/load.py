@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vitreg import specs
-from vitreg.backbones.anatomy.find import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading import sources, timm_folders
 from vitreg.backbones.loading.foreign_runs import base_of, fill_from_run
@@ -116,7 +116,7 @@ def _loaded(asked: _Asked) -> Backbone:
     built, name, where = _given(asked, asked.spec) if isinstance(asked.spec, nn.Module) else _named(asked, asked.spec)
     notes = list(built.notes)
     try:
-        anatomy = describe(built.module)
+        anatomy = find_anatomy(built.module)
     except UserError as error:
         raise UserError(f"{error}" if given else f"{name}: {error}") from None
 
@@ -213,7 +213,7 @@ def _fill(
         resize = getattr(anatomy.tower, "set_input_size", None)  # timm's; elsewhere the table is resampled
         if resize is not None:
             resize(img_size=size)
-            anatomy = describe(anatomy.tower)
+            anatomy = find_anatomy(anatomy.tower)
             height, width = anatomy.native_size
     report = load_state(
         anatomy.tower, state, weights.name, grid=(height // rows, width // cols), trained_grid=trained,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from vitreg.backbones.anatomy.find import Anatomy, describe
+from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.data.views.transforms import CLIP, HALF, IMAGENET, Preprocess
 
 
@@ -37,7 +37,7 @@ UNKNOWN = Unprepared("how this model wants its images is unknown; give tensors, 
 
 def preprocess_of(module: nn.Module) -> Preprocess | Unprepared:
     """Say what a photograph must become for a module that is already there, by what its library says or is used to."""
-    anatomy = describe(module)
+    anatomy = find_anatomy(module)
     if (refusal := not_rgb(anatomy)) is not None:
         return refusal
     tower: Any = anatomy.tower

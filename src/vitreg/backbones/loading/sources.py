@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vitreg import plugins
-from vitreg.backbones.anatomy.find import describe
+from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.loading import timm_folders
 from vitreg.backbones.loading.fetch import fetch, first_line, refuse_others
 from vitreg.backbones.loading.preprocessing import (
@@ -64,7 +64,7 @@ def from_timm(name: str, pretrained: bool) -> Built:
     place, colon, elsewhere = name.partition(":")
     if colon:
         module: Any = timm_folders.build(place, elsewhere, pretrained)
-        return Built(module, not_rgb(describe(module)) or read_timm_config(module.pretrained_cfg))
+        return Built(module, not_rgb(find_anatomy(module)) or read_timm_config(module.pretrained_cfg))
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", architecture, timm.list_models(), "timm")
@@ -73,7 +73,7 @@ def from_timm(name: str, pretrained: bool) -> Built:
         raise unknown("weights", tag, tags, f"timm for {architecture}")
     refuse_others(f"timm:{name}", lambda: timm.create_model(name))
     module = fetch(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
-    return Built(module, not_rgb(describe(module)) or read_timm_config(module.pretrained_cfg))
+    return Built(module, not_rgb(find_anatomy(module)) or read_timm_config(module.pretrained_cfg))
 
 
 def from_open_clip(name: str, pretrained: bool) -> Built:

@@ -21,7 +21,7 @@ from vitreg.analysis.tally import (
     look_again,
     origins,
 )
-from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, describe, inherited, position_locked
+from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, conclude, inherited, position_locked
 from vitreg.analysis.verdict.power import power_of
 from vitreg.analysis.verdict.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
 from vitreg.backbones import Backbone
@@ -163,7 +163,7 @@ class Readout:
             norms = group_histograms(self.tally, list(blocks), self.group)
             patches = self.tally.patches_after(blocks[0]), self.tally.patches_after(blocks[1])
             power = power_of(norms, patches, blocks, detector)
-        said = describe(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
+        said = conclude(self.detections, self.chosen, confidence, self._evidence(look, images), images, power)
         return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
 
     def _reach(self, layer: int, side: str) -> float:

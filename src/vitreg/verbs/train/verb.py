@@ -27,7 +27,7 @@ from vitreg.training.claim import Claim, claimed
 from vitreg.training.fit import fit
 from vitreg.training.journal import read_journal, unreadable_lines
 from vitreg.training.plan import Plan
-from vitreg.training.same_data import check_same_base, check_same_data, describe, remedy
+from vitreg.training.same_data import check_same_base, check_same_data, remedy, samples_record
 from vitreg.training.settings import TrainConfig
 from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
@@ -189,7 +189,7 @@ def data_record(data: parts.Data) -> dict[str, Any]:
 
     Called when the data have just been opened.
     """
-    record: dict[str, Any] = {"data": describe(data.train)}
+    record: dict[str, Any] = {"data": samples_record(data.train)}
     if data.train.classes is not None:
         record["classes"] = list(data.train.classes)
     return record

@@ -96,7 +96,7 @@ def test_one_odd_image_is_not_a_verdict_on_the_model(groups):
         at_output=True,
         output=Followed(median=1.0, ratio=1.0, auc=0.5),
     )
-    record = verdict.describe(found, chosen, confidence, evidence, images=20)
+    record = verdict.conclude(found, chosen, confidence, evidence, images=20)
     assert record.kind == "none"
     assert record.undecided
     assert "resamples" in record.reason
@@ -117,7 +117,7 @@ def outliers_whose_patches(auc, images=60, share=0.0417):
         output=Followed(median=1.0, ratio=5.0, auc=0.9),
     )
     layers = [pair(), pair(detection(True, share))]
-    return verdict.describe(layers, verdict.choose(layers), 1.0, evidence, images=images).reason
+    return verdict.conclude(layers, verdict.choose(layers), 1.0, evidence, images=images).reason
 
 
 def test_patches_are_called_more_or_less_redundant_only_beyond_chance():
@@ -143,7 +143,7 @@ def split(share, ratio, side="high", **gates):
 
 def test_none_is_not_said_where_the_images_do_not_agree_on_it():
     layers = [pair(), pair(split(0.004, 1.9))]
-    firm, shaky = (verdict.describe(layers, (None, None, None), sure, None, images=40) for sure in (0.8, 0.69))
+    firm, shaky = (verdict.conclude(layers, (None, None, None), sure, None, images=40) for sure in (0.8, 0.69))
     assert not firm.undecided
     assert firm.sentence.startswith("No artifacts were found: in these images")
     assert shaky.kind == "none"
@@ -159,7 +159,7 @@ def test_the_closest_split_is_the_one_that_fails_the_fewest_gates_and_they_are_n
         pair(split(0.21, 9.0, bic=False)),
         pair(low=split(0.00004, 1.5, "low", separation=False, ashman_d=1.2)),
     ]
-    record = verdict.describe(layers, (None, None, None), 1.0, None, images=40)
+    record = verdict.conclude(layers, (None, None, None), 1.0, None, images=40)
     assert (
         "Block 1 comes closest: 0.40 % of the patches have 1.93 times the median norm of the others. "
         "This group does not count: its norm is below 2 times that of the others." in record.reason

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreg.passes.bench import Bench
 from vitreg.passes.view import View
 from vitreg.probes.neighbours import KNeighbours, few_shot
-from vitreg.probes.rows import Part
+from vitreg.probes.rows import Subset
 from vitreg.probes.scores import top_k
 from vitreg.results import Cell, Table
 from vitreg.verbs.eval.settings.whole_image import KnnSettings
@@ -110,6 +110,6 @@ class Knn(KnnSettings):
 
     def _try(self, bench: Bench, data: Probed, ks: list[int], index: Int64[Tensor, " m"]) -> list[tuple[float, float]]:
         probe = KNeighbours(ks, temperature=self.temperature, device=bench.backbone.device)
-        probe.fit(Part(data.train.features, index), data.train.labels[index], len(data.classes))
+        probe.fit(Subset(data.train.features, index), data.train.labels[index], len(data.classes))
         ranked = probe.ranked(data.test.features)
         return [(data.score(ranked[k][:, 0]), top_k(ranked[k], data.test.labels)) for k in ks]
