@@ -1,6 +1,7 @@
 """What pyproject.toml asks for is what the code imports: no more, no less, and extras only where they are used."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -15,6 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BY_OTHERS = {"onnxscript": "torch.onnx writes with it", "tensorboard": "torch.utils.tensorboard imports it"}
 
 
+DISTRIBUTIONS = functools.cache(packages_distributions)
+
+
 def names_of(requirements):
     return {re.match(r"[\w-]+", each)[0].lower().replace("_", "-") for each in requirements}
 
@@ -23,9 +27,10 @@ RUNTIME = names_of(PROJECT["dependencies"])
 EXTRAS = {name: names_of(asked) for name, asked in PROJECT["optional-dependencies"].items() if name != "dev"}
 
 
+@functools.cache
 def imported(*, at_once):
     """Distributions that the source imports: at once when a module is imported, or anywhere."""
-    distributions, found = packages_distributions(), set()
+    distributions, found = DISTRIBUTIONS(), set()
     for path in (ROOT / "src").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.iter_child_nodes(tree) if at_once else ast.walk(tree):

@@ -34,7 +34,7 @@ def register(kind: type[nn.Module], anatomy: Builder) -> None:
     Raises:
         UserError: for what is no class of modules, or no function.
     """
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"register takes a class of nn.Module, not {kind!r}; an instance is described by its class.")
     if not callable(anatomy):
         raise UserError(f"register takes a function from a {kind.__name__} to its Anatomy, not {anatomy!r}.")
@@ -46,7 +46,7 @@ def _from_registered(module: nn.Module) -> Anatomy | None:
     if kind is None:
         return None
     found = _registered[kind](module)
-    if not isinstance(found, Anatomy):
+    if not isinstance(found, Anatomy):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"the function registered for {kind.__name__} returned {found!r}; it returns a vitreg.Anatomy.")
     return found
 

@@ -121,8 +121,8 @@ def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool)
     if watch.onset is not None and watch.onset in looks:
         at = boundaries(looks)[looks.index(watch.onset)]
         axes.axvline(at, color=OUTLIER, lw=1.2)
-    axes.set_yscale("log")
     axes.set_ylim(*span)
+    axes.set_yscale("log")
     plain_log(axes.yaxis)
     axes.set_ylabel("norm (L2) after the last block", fontsize=8)
     if legend:

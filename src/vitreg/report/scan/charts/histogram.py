@@ -130,10 +130,10 @@ def figure(result: ScanResult) -> Figure:
         axes.axvline(layer.threshold, color=OUTLIER, ls="--", lw=1.4)
         words = f"{percent(layer.outlier_fraction)} {'below' if low else 'above'} {number(layer.threshold)}"
         axes.annotate(words, (layer.threshold, 1.02), xycoords=("data", "axes fraction"), color=OUTLIER, ha="center")
+    axes.set_xlim(*span)  # before the scale, which else looks for limits in norms that it cannot show
+    axes.set_ylim(*usable(shares[shares > 0].min() / 2, shares.max() * 1.4, log=True))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(*span)
-    axes.set_ylim(*usable(shares[shares > 0].min() / 2, shares.max() * 1.4, log=True))
     plain_log(axes.xaxis)
     axes.yaxis.set_major_formatter(SHARES)
     axes.set_xlabel(f"norm (L2) at block {layer.index}")

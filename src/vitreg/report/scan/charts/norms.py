@@ -157,8 +157,8 @@ def figure(result: ScanResult) -> Figure:
             )
     if len(layers) == 1:  # bands have no width here
         axes.vlines(xs, np.maximum(low, span[0]), top, color=PATCH, alpha=0.35, lw=8)
-    axes.set_yscale("log")
     axes.set_ylim(*span)
+    axes.set_yscale("log")
     plain_log(axes.yaxis)
     mark_blocks(axes, xs)
     axes.set_ylabel("norm (L2)")
