@@ -1,4 +1,4 @@
-"""`vitreg` and `python -m vitreg`: run a verb; a user's mistake becomes one sentence, and whatever ends it an exit code."""
+"""`vitreg` and `python -m vitreg`: run a verb, print a user's mistake as one sentence, return the exit code."""
 
 import sys
 
@@ -16,7 +16,7 @@ def main() -> None:
         except BaseException as error:
             code = ending(error)
         code = settle(code)
-    except KeyboardInterrupt:  # before there is anything to lose
+    except KeyboardInterrupt:  # nothing has been done yet
         code = 130
     exec(
         ""

@@ -1,7 +1,7 @@
-"""Settings as frozen dataclasses: to and from plain data, strictly, what differs between two of them, and ranges of numbers.
+"""Settings as frozen dataclasses: read and written as plain data, compared, and held to ranges of numbers.
 
-The dataclasses stand beside what reads them. One of several (the recipes) is told apart by its field `kind`; a list
-that is still growing is named by `OneOf`. Values are checked by pydantic; unknown keys are refused here, with the nearest known one.
+Each dataclass lives beside the code that reads it. The field `kind` says which of several (recipes) a table is; `OneOf`
+names a list that is still growing. Pydantic checks values; unknown keys are refused here, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OneOf:
     """Annotates a setting that is one of several dataclasses by its field `kind`.
 
     Args:
-        members: returns the dataclasses by their kind; called anew whenever settings are read, so more may come.
+        members: returns the dataclasses by their kind; called at every reading, so the list may grow.
     """
 
     members: Callable[[], Mapping[str, type]]
@@ -43,7 +43,7 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, with or without these two."""
+    """Numbers from `low` to `high`; each bound may be included or excluded."""
 
     low: float = 0
     high: float = inf
@@ -78,7 +78,7 @@ def encode(config: Any) -> dict[str, Any]:
 
 
 def decode(kind: type[T], data: Any, *, where: str = "the configuration") -> T:
-    """Build a config dataclass from plain data. Missing keys have their defaults, no other key may be there.
+    """Build a config dataclass from plain data. Missing keys get their defaults; unknown keys are refused.
 
     Raises:
         UserError: one sentence that names the key, what is wrong, and the nearest known key.
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Any]:
 def read_words(words: Sequence[str], base: dict[str, Any]) -> dict[str, Any]:
     """Read settings from a command line, `--table.key VALUE ...` or `--table.key=VALUE`, as plain data to `merge`.
 
-    `--table.key` and `--table.no-key` switch what is on or off; the word None unsets. Values are checked by `decode`.
+    `--table.key` and `--table.no-key` switch a setting on and off; the word None unsets one. `decode` checks values.
 
     Args:
         words: of the command line.
@@ -202,7 +202,7 @@ def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]
 
 
 def _refuse_truths_for_numbers(data: Any, built: dict[str, Any], where: str) -> None:
-    """Pydantic takes True for 1, which nobody means who writes it where a number belongs."""
+    """Refuse booleans where a number belongs: pydantic would read True as 1."""
     found = flatten(built)
     for key, given in flatten(data).items():
         pairs = zip(given, found[key], strict=True) if isinstance(given, list) else [(given, found[key])]
@@ -212,7 +212,7 @@ def _refuse_truths_for_numbers(data: Any, built: dict[str, Any], where: str) -> 
 
 
 def _chosen(kind: Any, data: Any) -> Any:
-    """Of a union of dataclasses, the one whose `kind` the data names."""
+    """Return the dataclass of a union whose `kind` the data name."""
     if typing.get_origin(kind) is typing.Annotated:
         kind, *extras = typing.get_args(kind)
         open_list = next((extra for extra in extras if isinstance(extra, OneOf)), None)
@@ -229,7 +229,7 @@ def _chosen(kind: Any, data: Any) -> Any:
 
 
 def _keys(place: tuple[Any, ...], data: Any) -> list[str]:
-    """The keys of an error's place; pydantic puts the `kind` of a chosen table between them."""
+    """Return the keys that lead to an error, without the `kind` that pydantic puts between them."""
     keys = []
     for part in place:
         if isinstance(data, dict) and part not in data and part == data.get("kind"):

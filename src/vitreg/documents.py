@@ -1,7 +1,7 @@
-"""Reading JSON, text and XML that somebody else wrote: whatever is wrong with it becomes one sentence.
+"""Read JSON, text and XML from elsewhere; every fault becomes one sentence.
 
-A foreign file can be no JSON in more ways than `json.loads` documents: bytes that are no text, numbers of a million
-digits, brackets nested until the parser's stack ends, gigabytes. No torch here.
+JSON can be broken in more ways than `json.loads` documents: bytes that are not text, numbers of a million digits,
+nesting that exhausts the parser's stack, gigabytes. No torch here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from vitreg.errors import UserError
 
 LIMIT = 64 * 2**20  # bytes; the index of the largest sharded model has under 1 MB
-TABLE_LIMIT = 2**30  # of tables and lists with a line for every image; the captions of CC3M are 0.5 GB
+TABLE_LIMIT = 2**30  # bytes, for tables and lists with a line per image; CC3M's captions are 0.5 GB
 
 
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: for anything that is no JSON, with a message that ends a sentence.
+        ValueError: for invalid JSON; the message can end a sentence.
     """
     try:
         return json.loads(text)
@@ -52,8 +52,8 @@ def read_text(path: Path, *, limit: int = LIMIT, what: str = "a list", errors: s
     """Read a text file of at most `limit` bytes.
 
     Args:
-        what: it is meant to be.
-        errors: of decoding; "surrogateescape" for names of files, which may be any bytes.
+        what: what the file should be, for the message.
+        errors: how to decode; "surrogateescape" for file names, which may be any bytes.
     Raises:
         UserError: if it cannot be read, is larger, or is no UTF-8.
     """
@@ -70,7 +70,7 @@ def read_lines(path: Path, *, limit: int = LIMIT, errors: str = "strict") -> lis
         UserError: as `read_text`.
     """
     text = read_text(path, limit=limit, errors=errors)
-    lines = re.split(r"[\r\n]", text)  # not splitlines: names of files may hold its other separators
+    lines = re.split(r"[\r\n]", text)  # not splitlines: file names may contain its other separators
     return [line for line in map(str.strip, lines) if line]
 
 
@@ -91,7 +91,7 @@ def _bytes_of(path: Path, limit: int, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             large = os.fstat(file.fileno()).st_size > limit
-            data = b"" if large else file.read(limit + 1)  # of a device, which has no size
+            data = b"" if large else file.read(limit + 1)  # devices report no size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     if large or len(data) > limit:

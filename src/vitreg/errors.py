@@ -12,8 +12,8 @@ _FLAG = re.compile(r"(?<![\w'-])--([a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*)(?![\w=
 class UserError(Exception):
     """A mistake the user can repair. The command line prints the sentence and exits with code 2, without a traceback.
 
-    Sentences name settings as the command line does, `--depth-scale`. Where Python shows them, they have the names that
-    Python gives them, `depth_scale`; an error inside another sentence, as in f"{name}: {error}", keeps its words.
+    Messages name settings as the command line does, `--depth-scale`. `str(error)` shows Python's spelling,
+    `depth_scale`; `sentence` has the words for the command line.
     """
 
     @property
@@ -34,10 +34,10 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
 
 
 def unknown(what: str, name: str, choices: Iterable[str], where: str = "", *, see: str = "") -> UserError:
-    """Build the error for a name that does not exist: says what was asked for and names the nearest valid ones.
+    """Build the error for an unknown name, with the nearest valid ones.
 
     Args:
-        see: what lists the choices, for where none is near and there are many, such as "vitreg train lists them".
+        see: where the choices are listed, such as "vitreg train lists them"; used if none is near and there are many.
     """
     choices = list(choices)
     close = nearest(name, choices)

@@ -1,4 +1,4 @@
-"""What a notebook shows of a value in place of its one line of text: a small table. No torch here."""
+"""The table that a notebook shows for a value, in place of its one-line repr. No torch here."""
 
 from __future__ import annotations
 

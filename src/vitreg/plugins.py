@@ -1,7 +1,7 @@
 """What others add by name: detectors, sources of models, anatomies, recipes and tasks. No torch here.
 
-A package declares its own under an entry point group, such as `[project.entry-points."vitreg.detectors"]`, and they are
-imported when their name is asked for. In a script or a notebook, `@vitreg.plugin("detector", "iqr")` does the same.
+A package declares plug-ins under an entry point group, such as `[project.entry-points."vitreg.detectors"]`; each is
+imported when first used. In a script or a notebook, `@vitreg.plugin("detector", "iqr")` does the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def plugin(kind: Kind, name: str) -> Callable[[T], T]:
     """Add something under a name: a decorator for functions and classes. A name that was added before is replaced.
 
     Args:
-        kind: what it is; docs/plugins.md says what each kind must do, and which of `vitreg.testing.check_*` holds it to that.
+        kind: such as "detector"; docs/plugins.md lists what each kind must do and which `vitreg.testing.check_*` tests
+            it.
         name: letters, digits, `-`, `_` and `.`.
     Raises:
         UserError: for a kind that does not exist, or a name that the command line could not take.
@@ -51,7 +52,7 @@ def find(kind: Kind, name: str, own: Iterable[str] = ()) -> Any:
     """Return what others added under a name.
 
     Args:
-        own: our names, which an unknown one is compared with too.
+        own: built-in names, also offered as the nearest match.
     Raises:
         UserError: for an unknown name, one that two packages declare, or a package that cannot be imported.
     """

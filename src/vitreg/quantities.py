@@ -1,7 +1,7 @@
 """Numbers as a person reads them: in the sentences of records, on the terminal, and on the page.
 
-One format for each: three significant digits for a measured value, two for a share, which is a percentage with a space before
-its sign. Values that are missing or not finite become an en dash, never ``nan``.
+A measured value has three significant digits; a share is a percentage with two, and a space before the sign. Missing
+and non-finite values become an en dash, never ``nan``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def number(value: float | None) -> str:
 
 
 def short(value: float, digits: int = 3) -> str:
-    """A finite number without zeros at its end, whole ones in full up to ten millions: 10, 0.5, 1,000, 2.5e30."""
+    """A finite number without trailing zeros; integers in full up to ten million: 10, 0.5, 1,000, 2.5e30."""
     if value == 0:
         return "0"
     if 1e-4 <= abs(value) < 1e7:

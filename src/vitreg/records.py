@@ -1,8 +1,7 @@
-"""What measuring leaves behind: plain values that serialise to JSON and can be drawn without a model or torch.
+"""Results of a measurement: plain values that serialise to JSON and can be drawn without a model or torch.
 
-The report reads these and nothing else. `ScanResult` is the documented schema ``vitreg.scan/1`` of ``result.json``,
-`Curves` the schema ``vitreg.curves/1`` of ``curves.json``: a field is never renamed or given another meaning within a
-version.
+Reports read these and nothing else. `ScanResult` is the schema ``vitreg.scan/1`` of ``result.json``, `Curves` the
+schema ``vitreg.curves/1`` of ``curves.json``. Within a version, fields keep their names and meanings.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
 
 
-# Patches of DINOv2 ViT-g/14 above a norm of 150 (the paper, Fig. 3). A strength is excluded where artifacts as frequent as
-# the paper's would have been found. Set before any outcome was looked at; not to be tuned.
+# Patches of DINOv2 ViT-g/14 above a norm of 150 (the paper, Fig. 3). A strength is excluded if artifacts as frequent as
+# the paper's would have been found. Fixed before any result was seen; do not tune.
 PAPER_SHARE = 0.023
 
 
@@ -79,14 +78,14 @@ class Skipped(Record):
 
 
 class Undrawn(Record):
-    """A chart or figure that could not be drawn, and why: the numbers are in the record all the same."""
+    """A chart or figure that could not be drawn, and why. Its numbers are still in the record."""
 
     name: str
     reason: str
 
     @property
     def sentence(self) -> str:
-        """What a terminal says of it."""
+        """The line for the terminal."""
         return f"{self.name} could not be drawn ({self.reason}); everything else is complete."
 
 
@@ -100,7 +99,8 @@ class ImagesRecord(Record):
 
 
 class Followed(Record):
-    """The tokens that are outliers at the peak layer, after one block: they rarely vanish where the detector stops."""
+    """The outlier tokens of the peak layer, as they are after another block: they often stand out where the detector
+    finds nothing."""
 
     median: float
     ratio: float = Field(description="their median norm / that of the other patches; on the low side the inverse")
@@ -146,7 +146,7 @@ class LayerRecord(Record):
 
 
 class Detectable(Record):
-    """An effect at the edge of what could have been shown."""
+    """The smallest effect of one strength that these images could have shown."""
 
     ratio: float = Field(description="norm of the outliers / median of the others")
     share: float | None = Field(
@@ -155,7 +155,8 @@ class Detectable(Record):
 
 
 class Power(Record):
-    """What these images could have shown: simulated from the norms of a block, for a verdict none."""
+    """The effects that these images could have shown, simulated from the norms of a block. Only for the verdict
+    "none"."""
 
     layer: int = Field(description="the block whose norms reach furthest, in which outliers are hardest to tell")
     below_layer: int | None = Field(default=None, description="the same below the median")
@@ -291,7 +292,7 @@ class Curve(Record):
 
 
 class RunRecord(Record):
-    """What a run wrote down as it went: loss and rates, evaluations, norms, and the settings it was started with."""
+    """The log of a run: loss and rates, evaluations, norms, and its settings."""
 
     name: str = Field(description="of its folder")
     folder: str
@@ -322,7 +323,7 @@ class Curves(Record):
 
 
 class OwnMedian(Record):
-    """Patch tokens held against the median of their own image, beside the threshold that is pooled over images."""
+    """Patch tokens compared with the median of their own image, beside the threshold pooled over images."""
 
     layer: int
     factor: float = Field(
@@ -368,9 +369,10 @@ class ScanResult(Record):
 
 
 def reading_block(layers: Sequence[LayerRecord]) -> int | None:
-    """The block in which outliers take most attention: that after the layer they belong to. None where none is known.
+    """The block in which outliers receive most attention, relative to the layer they belong to: the next one. None if
+    unknown.
 
-    CLS attention decides; without a class token, what an outlier receives of the other tokens.
+    Measured by CLS attention; without a class token, by the attention from all other tokens.
     """
     for name in ("cls_attention", "received"):
         taken = {la.index + 1: v for la in layers if (v := getattr(la, name)) is not None and math.isfinite(v)}
@@ -393,6 +395,6 @@ class Example:
     attends: np.ndarray  # int32 [P, K]: the K patches each patch attends to most, row-major indices
     attends_share: np.ndarray  # [P, K]: their attention
     attention_layer: int | None = None  # block of the attention maps; None is the last
-    layer: int | None = None  # block of the norms and of what stands out of them; None is not known
-    near: np.ndarray | None = None  # bool [rows, cols]: no outliers, within a factor of `outliers.NEAR` of being some
-    file: bytes | None = None  # the PNG or JPEG that `image` was read from, where it was kept
+    layer: int | None = None  # block of the norms and of the outliers; None if unknown
+    near: np.ndarray | None = None  # bool [rows, cols]: patches that miss the threshold by less than `outliers.NEAR`
+    file: bytes | None = None  # the PNG or JPEG of `image`, if it was kept

@@ -1,6 +1,6 @@
-"""What an evaluation leaves behind: plain values, the documented schema ``vitreg.eval/1`` of ``result.json``.
+"""Results of an evaluation: plain values, the schema ``vitreg.eval/1`` of ``result.json``.
 
-A number never stands without the protocol that made it, nor without a control that must be worse.
+Every number comes with its protocol and with a control that must be worse.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EvalModel(Record):
 
 
 class EvalData(Record):
-    """What it was evaluated on: how many samples of each side, and which could not be read."""
+    """The data of an evaluation: samples per side, and those that could not be read."""
 
     name: str
     counts: dict[str, int] = Field(description="samples of each side, such as train and test; readable ones")
@@ -82,7 +82,7 @@ class EvalResult(Record):
 
 
 class EvalPair(Record):
-    """One task on one model, as a row of a table; its whole record lies in its folder."""
+    """One task on one model, as a row of a table; the full record is in its folder."""
 
     model: str
     task: str
@@ -129,7 +129,7 @@ class Evaluations(Record):
 
 
 class DoctorResult(Record):
-    """What was found in a model without images: what `vitreg doctor --json` prints."""
+    """Findings about a model without images, as `vitreg doctor --json` prints them."""
 
     schema_: Literal["vitreg.doctor/1"] = Field(default="vitreg.doctor/1", alias="schema")
     vitreg: str = Field(description="version")

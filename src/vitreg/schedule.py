@@ -1,7 +1,7 @@
-"""Durations as people write them, and schedules as pure functions of the step: nothing to save, resuming is exact.
+"""Durations as people write them, and schedules as pure functions of the step, so resuming is exact.
 
-The learning-rate curves are those of the official code of DINOv2, DeiT-III and OpenCLIP. They differ in whether the
-warm-up reaches the peak on its last step or after it, and in where the cosine begins.
+The learning-rate curves are those of the official code of DINOv2, DeiT-III and OpenCLIP. They differ in when the
+warm-up reaches the peak (on its last step or after it) and in where the cosine begins.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _UNITS: dict[str, Unit] = {word: unit for unit, words in _WORDS.items() for word
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A length of training in the unit it was given in; exact, so that 1.1 epochs of 10 steps are 11 and not 12."""
+    """A length of training in its original unit, as an exact fraction: 1.1 epochs of 10 steps are 11 steps, not 12."""
 
     amount: Fraction
     unit: Unit
 
     def steps(self, *, epoch_steps: int, batch: int, total: int | None = None) -> int:
-        """Return the fewest optimiser steps that last so long; 0 only for a duration of 0.
+        """Return the duration in optimiser steps, rounded up; 0 only for a duration of 0.
 
         Args:
             epoch_steps: optimiser steps of one epoch.
             batch: samples per optimiser step, over all processes.
-            total: steps of the whole run; None while it is the length of the run itself that is asked for.
+            total: steps of the whole run; None while the length of the run itself is computed.
         Raises:
-            UserError: for a percentage while there is no whole to take it of.
+            UserError: for a percentage without `total`.
         """
         if self.unit == "percent":
             if total is None:
@@ -83,7 +83,7 @@ def parse_duration(text: str) -> Duration:
 
 
 def linear(step: int, start: float, end: float, steps: int) -> float:
-    """Go in a straight line from `start` at step 0 to `end` at step `steps`, and stay there.
+    """Interpolate linearly from `start` at step 0 to `end` at step `steps`; constant after.
 
     The official code spans N steps whose last one has the end value, as numpy's linspace does: that is `steps` = N - 1.
     DINOv2's teacher temperature over 37 500 steps is `linear(step, 0.04, 0.07, 37_499)`.
@@ -94,7 +94,7 @@ def linear(step: int, start: float, end: float, steps: int) -> float:
 
 
 def cosine(step: int, start: float, end: float, steps: int) -> float:
-    """Go along half a cosine from `start` at step 0 to `end` at step `steps`, and stay there.
+    """Follow half a cosine from `start` at step 0 to `end` at step `steps`; constant after.
 
     DINOv2's weight decay and teacher momentum, with the length of the run as `steps`.
     """
@@ -120,10 +120,9 @@ def warmup_cosine(
         peak, end: rates after the warm-up and from step `total` on.
         warmup, total: in optimiser steps.
         warmup_start: rate from which the warm-up rises.
-        curve: "dinov2" starts at `warmup_start` and is at the peak on the last step of the warm-up and again on the
-            first of the cosine; "deit" (timm) would reach the peak one step later, but its cosine has begun at step 0
-            and is below it by then; "clip" is at the peak on the last step too, but already above `warmup_start` on
-            the first.
+        curve: "dinov2" starts at `warmup_start` and is at the peak on the last warm-up step and on the first cosine
+            step. "deit" (timm) ends its warm-up one step later, and its cosine runs from step 0, so it is below the
+            peak by then. "clip" reaches the peak on the last warm-up step and starts above `warmup_start`.
     """
     if step < warmup:
         if curve == "clip":
@@ -136,7 +135,6 @@ def warmup_cosine(
 def step_of_official_deit(step: int, epoch_steps: int) -> int:
     """Return the step whose rate official DeiT uses at `step`: its schedule moves once per epoch, and one epoch late.
 
-    It is advanced after each epoch by the number of the epoch that is over, so that epochs 0 and 1 both run at the
-    first value.
+    The official code passes the number of the finished epoch, so epochs 0 and 1 both run at the first value.
     """
     return max(0, step // epoch_steps - 1) * epoch_steps

@@ -1,4 +1,4 @@
-"""How models are named: SOURCE:NAME. What is wrong with a name by its form alone is said here, without torch."""
+"""How models are named: SOURCE:NAME. Malformed names are refused here, without torch."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def whole(spec: str) -> str:
 
 
 def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bool = False) -> None:
-    """Refuse what no library has to be asked about.
+    """Refuse specs that are wrong without asking a library.
 
     Raises:
-        UserError: for an unknown source, a spec without a name, weights that cannot be meant, a folder of a run or a
-            planted kind that does not exist, and a repository whose code was not allowed to run.
+        UserError: for an unknown source, a spec without a name, contradictory weights, a run folder or planted kind
+            that does not exist, and a repository whose code is not trusted.
     """
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
@@ -55,7 +55,7 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
     if not colon:
         if Path(spec).expanduser().is_file():
             raise UserError(f"{spec} is a file; name the model it belongs to, and give the file as its weights.")
-        return  # perhaps the bare name of a model, which only its library knows
+        return  # perhaps a bare model name, which only its library can judge
     if not has_source(whole(spec)):
         raise _unknown_source(spec, prefix, name)
     if not name:

@@ -1,7 +1,7 @@
-"""Which index of a ViT's sequence plays which role, and token tensors that know it.
+"""The role of every index of a ViT's token sequence, and token tensors with named roles.
 
-Registers are found by what a library says about its model, never by counting from the front; grids are rows x cols,
-height first. Patches need not lie side by side, and some may be gone: readers take them by `TokenLayout.take`.
+Registers are located by what the library says, never by counting from the front. Grids are rows x cols. Patches need
+not be contiguous, and some may have been dropped ("gone"): read them with `TokenLayout.take`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TokenLayout:
         registers: indices of register tokens; they may stand before, after or between the patches.
         other: indices of tokens with another purpose, such as the distillation token of DeiT.
         patches: a slice with start and stop, or the index of every patch of the grid row by row, -1 for one that is
-            gone. Kept as a slice where patches lie side by side in order.
+            gone. Stored as a slice if patches are contiguous and in order.
         grid: (rows, cols) of the patches, row-major.
     Raises:
         ValueError: if a role overlaps another, an index is left over, the grid does not hold the patches, or all are gone.
@@ -70,10 +70,11 @@ class TokenLayout:
         )
 
     def with_registers(self, count: int) -> TokenLayout:
-        """Return the layout with registers added directly before the first patch, or as many taken away from there.
+        """Return the layout with registers added directly before the first patch; a negative count removes them from
+        there.
 
         Raises:
-            ValueError: if fewer registers than that stand there.
+            ValueError: if there are fewer registers to remove.
         """
         start = self.first_patch
         if count < 0:
@@ -94,7 +95,7 @@ class TokenLayout:
         )
 
     def without(self, tokens: Iterable[int]) -> TokenLayout:
-        """Return the layout after some tokens were taken out; the others move up, and patches among them are gone.
+        """Return the layout after some tokens were removed: the others move up, and removed patches are gone.
 
         Raises:
             ValueError: for an index that the sequence does not have.
@@ -134,7 +135,7 @@ class TokenLayout:
 
     @property
     def first_patch(self) -> int:
-        """Index in the sequence of the first patch token: as many tokens stand before all patches."""
+        """Index in the sequence of the first patch token, which is also the number of tokens before it."""
         if isinstance(self.patches, slice):
             return self.patches.start
         return min(index for index in self.patches if index != GONE)
@@ -161,13 +162,13 @@ class TokenLayout:
         return self._places[row * cols + col]
 
     def take(self, values: Values, axis: int = -2, fill: float = nan) -> Values:
-        """Return what belongs to the patches, row by row on the grid: N along an axis becomes P.
+        """Select the entries of the patches, row by row on the grid: N along an axis becomes P.
 
         A view where patches lie side by side, a copy elsewhere.
 
         Args:
             values: a tensor or an array with one entry for each of the N tokens along `axis`.
-            fill: stands for patches that are gone; integers need one of their own.
+            fill: value for patches that are gone; must be given for integers.
         """
         ahead = (slice(None),) * (axis % values.ndim)
         if isinstance(self.patches, slice):
@@ -183,7 +184,7 @@ class TokenLayout:
         return found
 
     def places(self, common: TokenLayout) -> Int64[Tensor, "N"]:
-        """Return the index in this sequence of every token of another layout of the same image, -1 for those it lacks.
+        """Return where every token of another layout of the same image is in this sequence, -1 if absent.
 
         Patches are matched by their place on the grid, other tokens by their order within their role.
         """
@@ -216,9 +217,9 @@ class TokenLayout:
 
 
 def common_layout(layouts: Sequence[TokenLayout]) -> TokenLayout:
-    """Return a layout in which every token of several layouts of one image has a place, and no patch is gone.
+    """Return a layout that holds every token of several layouts of one image, with no patch gone.
 
-    The first of them, where it holds all.
+    This is the first layout if that already holds all.
 
     Raises:
         UserError: for layouts with different grids.
@@ -268,7 +269,7 @@ class Tokens:
 
     @property
     def mean_patch(self) -> Float[Tensor, "B D"]:
-        """The mean of the patch tokens that are there, in float32."""
+        """The mean of the present patch tokens, in float32."""
         patches = self.patches.float()
         return patches.mean(1) if self.layout.whole else patches[:, self.layout.present].mean(1)
 

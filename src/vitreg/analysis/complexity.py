@@ -1,7 +1,7 @@
-"""What registers cost by count: parameters and multiply-adds of a Vision Transformer in closed form.
+"""The cost of registers: parameters and multiply-adds of a Vision Transformer in closed form.
 
-The paper plots the increase over the number of registers (App. B, Fig. 12). Attention is counted: counters that do not
-see fused attention report less (1.55 % instead of 1.62 % for 4 registers in ViT-L/14 at 224 pixels).
+The paper plots the increase over the number of registers (App. B, Fig. 12). Attention counts: tools that miss fused
+attention report less (1.55 % instead of 1.62 % for 4 registers in ViT-L/14 at 224 pixels).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """The numbers of a plain ViT that decide what it costs.
+    """The dimensions of a plain ViT that decide its cost.
 
     Args:
         width: D, channels of a token.

@@ -1,4 +1,4 @@
-"""95 % intervals of shares that stay honest at the ends: of 20 misses, a bootstrap knows 0.0 to 0.0."""
+"""95 % intervals of shares that hold near 0 and 1: for 0 of 20, a bootstrap would give 0.0 to 0.0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 def paired_difference(differences: Float64[np.ndarray, " n"]) -> tuple[float, float]:
     """Interval of the difference of two shares of the same trials (Bonett & Price 2012).
 
-    Where both answers agree on every image the difference is 0, but not known to be.
+    If both answers agree on every image the difference is 0, but its interval is not empty.
 
     Args:
         differences: -1, 0 or 1 for each trial.

@@ -1,7 +1,6 @@
-"""What can be said about a ViT from its weights alone: values, register tokens, position table, weight decay (no images).
+"""Findings about a ViT from its weights alone, without images: values, register tokens, position table, weight decay.
 
-Pure functions of tensors and names that return `records.Finding`s. Where a model keeps these tensors is found in
-`passes.findings`.
+Pure functions of tensors and names that return `records.Finding`s. `passes.findings` locates these tensors in a model.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from torch import Tensor
 from vitreg.quantities import percent
 from vitreg.records import Finding
 
-VALUES = "weight values"  # the subject of the finding without which no other means anything
+VALUES = "weight values"  # if this finding fails, the others mean nothing
 FAR = 6.0  # position rows stand out beyond median + FAR * 1.4826 * MAD of the row norms
-STRONG = 2.0  # times the median: below it a row that stands out is a note, from it on a warning
+STRONG = 2.0  # times the median norm: outlying rows below it are notes, above it warnings
 UNTRAINED = 1e-4  # root mean square of a register's entries; initialised with 1e-6 in DINOv2 and timm
 DOMINANT = 0.5  # share of a row's squared norm in one channel
 
 
 def values(weights: Mapping[str, Tensor]) -> Finding:
-    """Say whether weights are numbers at all: finite, and not zero throughout.
+    """Check that weights are finite and not all zero.
 
     Args:
-        weights: those that features pass through, by name; matrices are told by two or more axes.
+        weights: those that features pass through, by name; matrices have two or more axes.
     """
     broken = {name: int((~value.isfinite()).sum()) for name, value in weights.items() if value.is_floating_point()}
     broken = {name: count for name, count in broken.items() if count}
@@ -67,8 +66,8 @@ def values(weights: Mapping[str, Tensor]) -> Finding:
 def registers(tokens: Float[Tensor, "R D"], name: str) -> list[Finding]:
     """Look for registers that are equal, or still near zero.
 
-    Registers have no position embedding, so nothing but their values tells them apart: equal ones get equal gradients
-    and stay equal for ever. Several timm checkpoints were trained that way from a zero initialisation.
+    Registers have no position embedding, so equal ones get equal gradients and stay equal for ever. Several timm
+    checkpoints were trained that way from a zero initialisation.
 
     Args:
         tokens: the learned input values of the R >= 1 registers.
@@ -129,11 +128,11 @@ class StandingOut:
 
 
 def position_outliers(table: Float[Tensor, "P D"], grid: tuple[int, int]) -> list[StandingOut]:
-    """Rows whose norm exceeds median + 6 * 1.4826 * MAD of the row norms, largest first.
+    """Return rows whose norm exceeds median + 6 * 1.4826 * MAD of the row norms, largest first.
 
-    Such rows put a high-norm token at the same place of every image, whatever it shows (reported for SigLIP, where one
-    row has 14.5 times the mean norm and one channel holds 82 % of it). A MAD below 0.1 % of the median counts as 0.1 %,
-    because the rows of a sine-cosine table are equal up to rounding.
+    Such rows put a high-norm token at the same place in every image (reported for SigLIP, where one row has 14.5 times
+    the mean norm and one channel holds 82 % of it). A MAD below 0.1 % of the median counts as 0.1 %, because the rows
+    of a sine-cosine table are equal up to rounding.
 
     Args:
         table: rows of the patches only, row-major, without the row of a class token.
@@ -190,14 +189,15 @@ def positions(table: Float[Tensor, "P D"], grid: tuple[int, int], name: str, lis
 
 
 def weight_decay(tokens: Sequence[tuple[str, int]], exempt: set[str] | None, library: str) -> Finding:
-    """Say whether an optimiser that follows the library's own list would decay class, register and position parameters.
+    """Say whether weight decay would act on class, register and position parameters, by the library's own exemption
+    list.
 
     Decay pulls these embeddings towards zero. Parameters of one dimension are exempt in the usual parameter groups.
 
     Args:
         tokens: (name, number of dimensions) of the class, register, and position parameters.
-        exempt: what the model's `no_weight_decay()` names; None if it has no such method.
-        library: whose list that is.
+        exempt: names from the model's `no_weight_decay()`; None if it has no such method. library: the owner of that
+        list, for the message.
     """
     wide = [name for name, dims in tokens if dims > 1]
     if not wide:

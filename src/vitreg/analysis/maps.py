@@ -1,7 +1,6 @@
 """Maps on the patch grid: attention, principal components, norms (the paper's Figs. 1, 2, 9, 14, 15 and 16).
 
-Pure functions of tensors, computed in fp32. Where the numbers come from is `backbones.trace`; how they are drawn is
-`report.sheets`.
+Pure functions of tensors, computed in fp32. `backbones.trace` provides the numbers; `report.sheets` draws them.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from vitreg.tokens import TokenLayout
 
-FAR = 5.0  # a token further from the centre than median + FAR * 1.4826 * MAD does not take part in a robust fit
+FAR = 5.0  # a robust fit leaves out tokens further from the centre than median + FAR * 1.4826 * MAD
 
 
 def attention_maps(rows: Float[Tensor, "B heads Q N"], layout: TokenLayout) -> Float[Tensor, "B Q rows cols"]:
     """Attention that each query pays to each patch, averaged over heads (the paper's Figs. 1, 2, 9 and 14).
 
-    The paper does not say how heads were joined; the mean is what follow-up work uses. A map does not sum to 1: the
-    rest of the attention goes to class, register and other tokens. Patches that are gone are NaN.
+    The paper does not say how heads were combined; follow-up work takes the mean. A map does not sum to 1: the rest of
+    the attention goes to class, register and other tokens. Patches that are gone are NaN.
     """
     return attention_maps_per_head(rows, layout).mean(1)
 
@@ -30,7 +29,7 @@ def attention_maps(rows: Float[Tensor, "B heads Q N"], layout: TokenLayout) -> F
 def attention_maps_per_head(
     rows: Float[Tensor, "B heads Q N"], layout: TokenLayout
 ) -> Float[Tensor, "B heads Q rows cols"]:
-    """Attention that each query pays to each patch, every head apart.
+    """Attention that each query pays to each patch, per head.
 
     Raises:
         ValueError: if the rows do not run over the N tokens of the layout.
@@ -43,8 +42,8 @@ def attention_maps_per_head(
 def received(rows: Float[Tensor, "B heads Q N"], queries: Sequence[int]) -> Float[Tensor, "B N"]:
     """Mean attention each key receives from the other tokens, averaged over heads.
 
-    A token's attention to itself is left out, so that a token which only looks at itself is no sink. Over all queries
-    of a uniform attention every key receives 1 / N. NaN for a key which was the only query.
+    A token's attention to itself is left out: a token that attends only to itself is not a sink. Under uniform
+    attention, averaged over all queries, every key receives 1 / N. NaN for a key that was the only query.
 
     >>> for b in range(B):
     ...     for key in range(N):
@@ -107,8 +106,8 @@ def fit_components(tokens: Float[Tensor, "n D"], count: int, *, robust: bool = F
     Args:
         tokens: the set, from one or several images.
         count: K; axes beyond the rank of the set have sigma 0.
-        robust: leave tokens out of the fit that lie further from the median token than median + 5 * 1.4826 * MAD of
-            these distances. A few outliers would otherwise own the first component and shrink all else to one colour.
+        robust: fit without tokens whose distance to the median token exceeds median + 5 * 1.4826 * MAD of these
+            distances. Otherwise a few outliers dominate the first component and all else gets one colour.
     Raises:
         ValueError: with fewer than 2 tokens, or values that are not finite.
     """
@@ -120,7 +119,7 @@ def fit_components(tokens: Float[Tensor, "n D"], count: int, *, robust: bool = F
     fitted = x[_near(x)] if robust else x
     mean = fitted.mean(0)
     centred = fitted - mean
-    # What is left of equal tokens is the rounding of their mean: nothing, not a component.
+    # Equal tokens differ from their mean by rounding only: that is no component.
     centred = centred * (centred.abs().amax() > 1e-6 * fitted.abs().amax())
     # Dividing by the largest value keeps the products of huge activations (1e3..1e5) inside the good range of fp32.
     scale = centred.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
@@ -149,17 +148,18 @@ def whitened_components(
 ) -> Float[Tensor, "B rows cols K"]:
     """First `count` principal components of patch tokens in units of sigma, on their grid, with a fixed sign.
 
-    The sign of a component is arbitrary. Here each is turned so that the patches on the border of the grid have the
-    lower mean over the fitted images (what stands in the middle is positive: usually the object). Where border and
-    rest agree, or a grid has no inside, the largest entry of the axis is made positive.
+    The sign of a component is arbitrary. Here it is chosen so that patches on the border of the grid have the lower
+    mean over the fitted images: the middle, usually the object, is positive. If border and inside have equal means, or
+    the grid has no inside, the largest entry of the axis is made positive.
 
     Args:
         patches: patch tokens of B images.
         grid: (rows, cols) with rows * cols == P.
         count: K.
-        per_image: fit (and turn) every image alone instead of all together. Together, a colour means the same in all.
+        per_image: fit every image alone, sign included, instead of all together. Together, a colour means the same in
+            all.
         robust: see `fit_components`.
-        present: which patches there are, None for all; the others take no part and are NaN.
+        present: which patches have a token, None for all; the others are left out of the fit and NaN in the result.
     Raises:
         ValueError: if the grid does not hold P patches.
     """
@@ -171,7 +171,7 @@ def whitened_components(
     patches = patches.float() if bool(there.all()) else patches[:, there].float()
     patches = patches / patches.abs().amax().clamp_min(
         torch.finfo(torch.float32).tiny
-    )  # distances of any size fit then
+    )  # avoids overflow of large distances
     sets = patches.split(1) if per_image else (patches,)
     maps = []
     for each in sets:
@@ -207,7 +207,7 @@ def pca_rgb(
 ) -> Float[Tensor, "B rows cols 3"]:
     """First three principal components as red, green, blue in 0..1.
 
-    The whole normalisation, so that a figure can be repeated: fp32; centred by the mean; each component divided by its
+    The normalisation: fp32; centred by the mean; each component divided by its
     standard deviation over the fitted tokens; -3 sigma is 0, the mean 0.5, +3 sigma is 1, clipped. No background mask,
     no minimum-maximum stretch (one outlier would set it), no sigmoid. `robust` keeps far tokens out of the fit, not out
     of the picture: they are drawn in a clipped, saturated colour. Sign as in `whitened_components`.
@@ -224,11 +224,11 @@ def pca_rgb(
 
 
 def _near(x: Float[Tensor, "n D"]) -> Bool[Tensor, " n"]:
-    """Tokens whose distance from the median token is ordinary. Always more than half of them."""
+    """Mark tokens near the median token, always more than half of them."""
     distance = torch.linalg.vector_norm(x - x.median(0).values, dim=-1)  # [n]
     median = distance.median()
     deviation = (distance - median).abs().median()
-    if deviation == 0:  # more than half are equally far: nothing to measure "far" with
+    if deviation == 0:  # more than half are equally far: there is no scale for "far"
         return torch.ones_like(distance, dtype=torch.bool)
     return distance <= median + FAR * 1.4826 * deviation
 

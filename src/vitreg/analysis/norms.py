@@ -1,9 +1,9 @@
-"""Token norms, counted: a whole number per norm, and histograms that answer questions about millions of them.
+"""Token norms as integer codes, and histograms of millions of them.
 
-Norms are L2, of block outputs before the final norm (after it a factor of 11.3 becomes 1.08), in fp32. They
-are kept as logarithms in steps of 1/2048 octave (0.03 %), and counted in bins of 1/128 octave (0.5 %), over all that
-float32 can hold: a model whose features are a million times larger gets the same answer. Thresholds lie on
-bin edges, so counting by bins gives exactly what looking at every token again would give.
+Norms are L2, of block outputs before the final norm (after it a factor of 11.3 becomes 1.08), in fp32. They are stored
+as logarithms in steps of 1/2048 octave (0.03 %) and counted in bins of 1/128 octave (0.5 %), over the whole range of
+float32: a model with features a million times larger gets the same answer. Thresholds lie on bin edges, so counts by
+bin are exact.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BINS = OCTAVES * BINS_PER_OCTAVE
 _STEPS_PER_BIN = STEPS_PER_OCTAVE // BINS_PER_OCTAVE
 SMALLEST_NORM = 2.0**-149  # above 0, in float32
 LARGEST_CODE = OCTAVES * STEPS_PER_OCTAVE - 1
-REACH = 16  # octaves from the median; what lies further away is drawn and fitted as if it lay there
+REACH = 16  # octaves from the median; norms further away are drawn and fitted at this distance
 
 
 def encode(norms: np.ndarray) -> np.ndarray:
     """Norms as int32 logarithmic codes, any shape; relative error below 0.02 %, 0 for a norm of 0.
 
     Raises:
-        FloatingPointError: for NaN or infinite norms, which mean the forward pass overflowed.
+        FloatingPointError: for NaN or infinite norms: the forward pass overflowed.
     """
     if not np.isfinite(norms).all():
         raise FloatingPointError("token norms are not finite")
@@ -52,7 +52,7 @@ def pack(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpack(base: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """What `pack` packed, int32 [..., N]."""
+    """Undo `pack`: codes int32 [..., N]."""
     return np.where(offsets > 0, offsets + base[..., None], 0).astype(np.int32)
 
 
@@ -67,7 +67,7 @@ def edges() -> np.ndarray:
 
 
 def edge_index(threshold: float) -> int:
-    """The index of the bin edge nearest to a norm: bins from there on lie above it."""
+    """The index of the bin edge nearest to a norm; bins from this index on lie above it."""
     position = (np.log2(max(threshold, 2.0**LOWEST_OCTAVE)) - LOWEST_OCTAVE) * BINS_PER_OCTAVE
     return int(np.clip(np.rint(position), 0, BINS))
 
@@ -131,7 +131,7 @@ class NormHistogram:
     def coarse(self, merge: int) -> tuple[int, np.ndarray]:
         """The occupied range, `merge` bins at a time: (number of its first coarse bin, counts).
 
-        What lies more than `REACH` octaves from the median (a norm of 0 does) is counted in the last bin on its side.
+        Norms more than `REACH` octaves from the median (0 among them) are counted in the last bin on their side.
         """
         counts = self.counts.reshape(-1, merge).sum(1)
         used = np.flatnonzero(counts)
@@ -146,7 +146,7 @@ class NormHistogram:
         return first, kept
 
     def coarse_log(self, merge: int = 4) -> tuple[np.ndarray, np.ndarray]:
-        """The occupied range as (natural log of bin centres, counts), `merge` bins at a time: what a density fit needs."""
+        """The occupied range as (natural log of bin centres, counts), `merge` bins at a time, for a density fit."""
         first, counts = self.coarse(merge)
         centres = (np.arange(first, first + len(counts)) + 0.5) * merge / BINS_PER_OCTAVE + LOWEST_OCTAVE
         return centres * np.log(2), counts.astype(np.float64)

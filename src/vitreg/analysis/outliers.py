@@ -1,9 +1,9 @@
-"""Which norms are outliers: detectors over a histogram of token norms, and the gates that let them say "none".
+"""Detectors of outliers in a histogram of token norms, and the gates below which the answer is "none".
 
-The default looks for a second mode (the paper, Sec. 2.1: "clearly bimodal"): a Gaussian mixture of log-norms, accepted
-only where BIC prefers it, its density has a valley, and the two groups are far apart. The bulk of a real model is skewed
-rather than Gaussian, so it may take up to three components; the outliers are what lies beyond the valley. Fixed cutoffs
-(150 in the paper) do not transfer between models, and a percentile finds its share in anything: it is for plots only.
+The default looks for a second mode (the paper, Sec. 2.1: "clearly bimodal"). It fits a Gaussian mixture to log-norms
+and accepts it only if BIC prefers it, its density has a valley, and the two groups are far apart. The bulk of a real
+model is skewed, so it may take up to three components; outliers are the norms beyond the valley. Fixed cutoffs (150 in
+the paper) do not transfer between models. A percentile finds its share in any model, so it is for plots only.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from vitreg.quantities import number, percent
 
 Side = Literal["high", "low"]
 
-# Gates on effect size, from the field's rules of thumb: fewer than 1 in 2000 tokens or more than 1 in 5 is not the
-# phenomenon of the paper (about 2 %), and below a factor of two nothing downstream was ever reported.
+# Gates on effect size, from the field's rules of thumb. The paper's phenomenon affects about 2 % of the tokens: fewer
+# than 1 in 2000 or more than 1 in 5 is something else. No downstream harm was reported below a factor of two.
 MIN_SHARE, MAX_SHARE, MIN_RATIO, MIN_ASHMAN = 0.0005, 0.20, 2.0, 2.0
 LARGEST_RATIO = 2.0**REACH
-NEAR = 1.25  # a token this factor short of the threshold is shown as near it, so that the eye can judge the cut
+NEAR = 1.25  # tokens within this factor of the threshold are shown as near it, so that a reader can judge the cut
 COMPONENTS = (2, 3, 4)
-SETTLED = 1e-9  # the largest change in a step of EM from which on nothing counts any more
+SETTLED = 1e-9  # EM stops once no value changes by more than this
 TAILS = (0.8, 0.9, 0.97, 0.99, 0.995, 0.998)  # where the outermost component of a start begins
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What a detector says of one distribution of norms.
+    """A detector's answer for one distribution of norms.
 
     Args:
         found: all gates passed.
         side: "high" or "low".
         threshold: norm from which (high: >=, low: <) a token is an outlier; None if no split was considered.
         share: fraction of tokens beyond the threshold.
-        ratio: median norm of the outliers over that of the rest (high), its inverse (low); always >= 1.
-        gates: the numbers behind the answer, by name.
+        ratio: median norm of the outliers over that of the rest (high), or the inverse (low); always >= 1.
+        gates: the number that each gate looked at, by name.
     """
 
     found: bool
@@ -57,7 +57,8 @@ Detector = Callable[[NormHistogram, Side], Detection]
 
 
 def ratio_of(outliers: float, others: float, side: str) -> float:
-    """The ratio of two median norms, on the low side its inverse; at most `LARGEST_RATIO`, as for outliers of norm 0."""
+    """The ratio of two median norms, inverted on the low side and capped at `LARGEST_RATIO` (outliers may have norm
+    0)."""
     return min(outliers / others if side == "high" else others / outliers, LARGEST_RATIO)
 
 
@@ -65,7 +66,7 @@ def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: floa
     """Split at a threshold and apply the gates on effect size: share of tokens and ratio of medians."""
     if not histogram.total:  # no token is left to look at
         return Detection(False, side, None, 0.0, None, dict(gates))
-    threshold = histogram.edge_near(threshold)  # what is reported is what was counted
+    threshold = histogram.edge_near(threshold)  # report the threshold that was counted with
     inside, outside = histogram.split(threshold, side)
     share = outside.total / max(histogram.total, 1)
     if not inside.total or not outside.total:
@@ -76,7 +77,7 @@ def beyond(histogram: NormHistogram, side: Side, threshold: float, **gates: floa
 
 
 def shortfalls(detection: Detection) -> list[str]:
-    """Say which gates a group fails, each as a clause on it with its number: empty for what was found."""
+    """Return one clause with its number for every gate that a group fails; empty if all pass."""
     failed = []
     if detection.share < MIN_SHARE:
         failed.append(f"it holds less than {percent(MIN_SHARE)} of the patches")
@@ -128,7 +129,7 @@ def mixture(histogram: NormHistogram, side: Side = "high") -> Detection:
     none = Detection(False, side, None, 0.0, None, {"modes": 1.0})
     median = histogram.median
     candidates = beyond(histogram, side, median * MIN_RATIO if side == "high" else median / MIN_RATIO)
-    # No outer group can have twice the median norm if fewer than a third of MIN_SHARE lie beyond it: nothing to fit.
+    # If fewer than a third of MIN_SHARE lie beyond twice the median norm, no outer group can pass: skip the fit.
     if candidates.share < MIN_SHARE / 3:
         return none
     values, counts = histogram.coarse_log()
@@ -155,7 +156,7 @@ def mixture(histogram: NormHistogram, side: Side = "high") -> Detection:
 def fits(x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
     """EM solutions for 2, 3 and 4 components from starts whose outermost component begins in the upper tail.
 
-    A plain start spends every component on the bulk (98 % of the likelihood) and never sees a small outer mode.
+    A plain start spends every component on the bulk (98 % of the likelihood) and misses a small outer mode.
 
     Args:
         x: [n] ascending log-norms; w: [n] counts.
@@ -173,7 +174,7 @@ def fits(x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
             start = np.tile([[0.0], [0.0], [1.0]], COMPONENTS[-1])
             start[:, :k] = np.diff(edges), middles, np.full(k, spread / k + 1e-3)
             starts.append(start)
-    # The starts of two components settle early, those of more hardly ever do: none waits for the others.
+    # Starts with two components converge early, those with more rarely do: run them apart.
     few, many = np.stack(starts[: len(TAILS)])[:, :, : COMPONENTS[0]], np.stack(starts[len(TAILS) :])
     solved = [*_em(x, w, few, tolerance=SETTLED), *_em(x, w, many)]
     return [p[:, :k] for k, p in zip([k for k in COMPONENTS for _ in TAILS], solved, strict=True)]

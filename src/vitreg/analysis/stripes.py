@@ -1,7 +1,8 @@
-"""How resampling a position table hands the gradient back to it: flat with antialiasing, in stripes without.
+"""The gradient that a position table receives through resampling: flat with antialiasing, striped without.
 
 Eight of ten crops of DINOv2 are small, so most of the gradient of the table passes through a reduction to a small grid
-(the paper, App. A, Figs. 10 and 11). A linear map needs no data: its adjoint applied to ones says it all.
+(the paper, App. A, Figs. 10 and 11). Resampling is linear, so its adjoint applied to ones gives the pattern, without
+data.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Stripes:
-    """Statistics of a gradient map: its spread is that of the stripes, its mean always target / source positions."""
+    """Statistics of a gradient map: the spread measures the stripes, the mean is always target / source positions."""
 
     minimum: float
     maximum: float
@@ -29,7 +30,7 @@ def table_gradient(
 ) -> Float64[Tensor, "rows cols"]:
     """Return what each position of a table receives when every position of its resampled copy has the gradient 1.
 
-    A table of the target's grid is taken as it is and not resampled, whatever the offset (DINOv2 does so too): all ones.
+    If both grids are equal the table is not resampled, whatever the offset (as in DINOv2): all ones.
 
     Args:
         source: (rows, cols) of the learned table.

@@ -1,7 +1,8 @@
-"""Replacing tokens of a class at every block's output: zero, dataset mean, noise of matched moments, another image's.
+"""Replace tokens of a class at every block's output: by zero, the dataset mean, noise of matched moments, or another
+image's token.
 
-Zeroing alone misleads: it takes the model to inputs it has never seen, while mean, noise and shuffle take away only what
-a token says of this image (Parodi et al. 2026; Sun et al. 2024, "Fix-Reg-Mean"). All four therefore go together.
+Zeroing alone misleads: it feeds the model inputs it has never seen. Mean, noise and shuffle remove only what a token
+holds about this image (Parodi et al. 2026; Sun et al. 2024, "Fix-Reg-Mean"). So all four are reported together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class TokenBank:
-    """What tokens of a class are like at every block's output, from some images.
+    """Statistics and samples of the tokens of a class at every block's output, from some images.
 
     Tokens that differ by role, such as the registers, are kept apart in slots; outliers share one.
 
@@ -44,7 +45,7 @@ class TokenBank:
     def partial_fit(
         self, tokens: Float[Tensor, "L T D"], slots: Int64[Tensor, "T"], images: Int64[Tensor, "T"]
     ) -> TokenBank:
-        """Take the outputs of all L blocks at T tokens in, with the slot and the image of each.
+        """Add the outputs of all L blocks at T tokens, with the slot and the image of each.
 
         All tokens count for the moments; the first token of each image and slot is kept to stand in for others. The
         tokens of an image must come in one call.
@@ -97,13 +98,13 @@ class TokenBank:
     ) -> Float[Tensor, "L T D"]:
         """Return what T tokens are replaced by at every block's output.
 
-        Draws follow from the seed and the number of the image alone. With "shuffle" a token takes over one token of
-        another image at all blocks; the slots of an image take theirs from the same image where all images have them.
+        Draws depend only on the seed and the image's number. With "shuffle" a token is replaced by one token of another
+        image at all blocks; all slots of an image use the same other image if every image has all slots.
 
         Args:
             images: numbers of images that are not among those of the bank.
         Raises:
-            ValueError: for a slot of which nothing was seen.
+            ValueError: for a slot without a token in the bank.
         """
         mean = self.mean_
         if len(slots) and not bool((self.count[slots] > 0).all()):
@@ -147,7 +148,7 @@ class TokenBank:
 
 
 def replacing(images: Int64[Tensor, "T"], tokens: Int64[Tensor, "T"], values: Float[Tensor, "L T D"]) -> Sequence[Edit]:
-    """Edits, one for each block, that put `values` in the place of T tokens of a batch.
+    """Return edits, one for each block, that replace T tokens of a batch by `values`.
 
     Args:
         images: place of each token's image in the batch.

@@ -1,8 +1,8 @@
-"""One pass over any number of images in constant memory: what the scan keeps of each batch, and what it reads out.
+"""Statistics of a scan over any number of images, in one pass and constant memory.
 
-Sums are kept per layer and norm bin, so that any threshold chosen after the pass gives exact answers. What needs single
-tokens again (where outliers sit, how many an image has) reads the norms back from a spill file: two bytes a token and
-layer, 6 KB an image for a 12-layer ViT at 261 tokens.
+Sums are kept per layer and norm bin, so any threshold chosen after the pass gives exact answers. Questions about single
+tokens (positions of outliers, outliers per image) read the norms back from a spill file: two bytes per token and layer,
+6 KB per image for a 12-layer ViT with 261 tokens.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SINK = 8.0  # a patch is an attention sink if it receives over 8 times the mean 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What a forward pass says of one batch; all arrays fp32 on the CPU. Attention is in multiples of uniform."""
+    """Statistics of one batch; all arrays fp32 on the CPU. Attention is in multiples of uniform."""
 
     indices: np.ndarray  # int64 [B], global image numbers
     names: tuple[str, ...]
-    norms: np.ndarray  # [L, B, N]; 0 for tokens that are not there after a block
+    norms: np.ndarray  # [L, B, N]; 0 for tokens that a block dropped
     entering: np.ndarray | None  # [B, N], norms of the tokens that enter block 0
     cosine: np.ndarray | None  # [B, P], to the 4 neighbours after patch embedding
     cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
@@ -73,12 +73,12 @@ class Sums:
 
 
 class Tally:
-    """Takes batches in, gives sums and a second look at every token out. A context manager: the spill file is removed.
+    """Collects batches; gives sums and a second look at every token. A context manager that removes the spill file.
 
     Args:
-        layout: of the tokens of all blocks, no patch gone.
-        present: bool [L + 1, N], which tokens enter block 0 and which are there after each block; None for all. What is
-            not there is counted nowhere.
+        layout: of the tokens of all blocks; no patch is gone.
+        present: bool [L + 1, N], which tokens enter block 0 and which exist after each block; None for all. Absent
+            tokens are never counted.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Tally:
     def add(self, batch: BatchStatistics) -> None:
         """Count one batch."""
         base, offsets = pack(encode(batch.norms))  # [L, B], [L, B, N]
-        codes = unpack(base, offsets)  # counted as they will be read back
+        codes = unpack(base, offsets)  # the same rounding as when they are read back
         patches = to_bin(self.layout.take(codes, -1)).astype(np.int64)  # [L, B, P]
         size, sums = len(batch.indices), self.sums
         sums.images += size
@@ -128,7 +128,7 @@ class Tally:
             norms, bins = patch_norms[layer][:, there], patches[layer][:, there].ravel()
             self.extremes[:, layer] = np.maximum(self.extremes[:, layer], (-norms.min(), norms.max()))
             sums.counts[layer] += np.bincount(bins, minlength=BINS)
-            # What a token does to attention shows in the block that reads it: the next one.
+            # A token's effect on attention shows in the next block, which reads it.
             if batch.cls_attention is not None and layer + 1 < self.layers:
                 sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer + 1][:, there].ravel(), BINS)
             if batch.received is not None and layer + 1 < self.layers:
@@ -152,17 +152,17 @@ class Tally:
         rows["base"], rows["offsets"] = base.T, offsets.transpose(1, 0, 2)
         rows["entering_base"], rows["entering"], rows["cosine"] = *before, cosine
         self._spill.write(rows.tobytes())
-        self._spill.flush()  # a full disk must show here, not when the file is read
+        self._spill.flush()  # a full disk must fail here, not when the file is read
         self.indices.append(batch.indices)
         self.names.extend(batch.names)
 
     @property
     def whole(self) -> bool:
-        """Whether some images were counted and none by half: an interrupt may come inside `add`."""
+        """Whether images were counted, each completely: an interrupt may come inside `add`."""
         return bool(self.names) and self.sums.images[0] == len(self.names)
 
     def state(self) -> dict[str, np.ndarray]:
-        """All but the spill, as arrays: `restore` puts another tally, on the same spill, in the same state."""
+        """Return everything but the spill, as arrays. `restore` gives another tally on the same spill this state."""
         sums = {f"sums_{name}": value for name, value in vars(self.sums).items()}
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
         known = np.array([self._has_cosine, self.knows_entering])
@@ -193,7 +193,7 @@ class Tally:
 
     @cached_property
     def _record(self) -> np.dtype:
-        """What the spill file holds of one image."""
+        """The spill file's record of one image."""
         length, patches = self.layout.length, self.layout.num_patches
         return np.dtype(
             [
@@ -217,7 +217,7 @@ def _cosine_code(cosine: np.ndarray) -> np.ndarray:
 
 @dataclass
 class SecondLook:
-    """What single tokens say once the threshold of a layer is known; sums over processes but for `per_image`."""
+    """Statistics of single tokens for a known threshold of one layer; summed over processes except `per_image`."""
 
     layer: int
     side: str
@@ -291,7 +291,7 @@ class Origin:
 
 
 def origins(tally: Tally, found: list[tuple[int, str, int]], group: Processes) -> list[Origin]:
-    """Look at the tokens of several detections (layer, side, first_bin) before the first block, in one pass."""
+    """Read the norms before block 0 of the tokens of several detections (layer, side, first_bin), in one pass."""
     layout, present = tally.layout, tally.layout.take(tally.present, -1)
     positions = np.zeros((len(found), layout.num_patches))
     entering = np.zeros((len(found), 2, BINS))

@@ -1,7 +1,7 @@
-"""Which patch tokens of a batch are outliers, one random token of a class per image, and means told apart by class.
+"""Outlier masks of patch tokens, one random token of a class per image, and means by class.
 
-The threshold comes from the detector of the scan over all norms of one block (Sec. 2.1); a probe then asks the same of
-normal and of outlier tokens. Draws follow from the seed and the number of the image alone, whatever the batches are.
+The scan's detector sets the threshold from all norms of one block (Sec. 2.1); a probe then compares normal and outlier
+tokens. Draws depend only on the seed and the image's number, not on the batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class OutlierRule:
 
     @property
     def found(self) -> bool:
-        """Whether there is anything to be told apart."""
+        """Whether there are outliers at all."""
         return self.threshold is not None
 
     def __call__(self, norms: Float[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
@@ -42,13 +42,13 @@ class OutlierRule:
 
 
 def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tensor, "n P"] | None) -> bool:
-    """Whether the outliers of a rule entered the model with most of their norm, as white patches do, so that no block made it.
+    """Whether the outliers had most of their norm at the input of block 0, as white patches do.
 
     The same question as the scan asks before its verdict: see `vitreg.analysis.verdict.decide.inherited`.
 
     Args:
         norms: of the patch tokens of some images in the block that the rule is for.
-        entering: of the same tokens before block 0; None where the library hides them.
+        entering: norms of the same tokens before block 0; None if the library hides them.
     """
     outliers = rule(norms)
     if rule.detection is None or entering is None or not outliers.any() or outliers.all():
@@ -62,13 +62,14 @@ def came_in(rule: OutlierRule, norms: Float[Tensor, "n P"], entering: Float[Tens
 def rule_at_peak(
     norms: Sequence[Float[Tensor, "n K"]], entering: Sequence[Float[Tensor, "n K"]] | None, detector: Detector
 ) -> tuple[OutlierRule, int | None, bool]:
-    """Look for the layer where outliers stand out most, as the scan does: no label is needed for it.
+    """Return the rule of the layer where outliers stand out most, as the scan finds it. Uses no labels.
 
     Args:
         norms: of the patch tokens of some images after several blocks; a block may have fewer than another.
         entering: of the same tokens before block 0, for each block; None where the library hides them.
     Returns:
-        The rule, the index of its layer (None without outliers), and whether all that was found had come in with its norm.
+        The rule, the index of its layer (None without outliers), and whether all outliers found had their norm at the
+        input.
     Raises:
         FloatingPointError: for norms that are not finite.
     """
@@ -91,7 +92,7 @@ def rule_at_peak(
 
 
 def random_keys(indices: Int64[Tensor, "B"], count: int, seed: int) -> Float[Tensor, "B count"]:
-    """Uniform numbers for each image, which follow from the seed and the image's number alone."""
+    """Uniform numbers for each image; they depend only on the seed and the image's number."""
     rows = [np.random.default_rng([seed, int(index)]).random(count, dtype=np.float32) for index in indices]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, count)
 
@@ -114,7 +115,7 @@ def pick_many(
 
 
 class ByClass:
-    """Means of some measures over normal tokens and over outliers, and how sure their difference is.
+    """Means of some measures over normal tokens and over outliers, with an interval of their difference.
 
     Args:
         measures: their names.
@@ -168,8 +169,8 @@ class ByClass:
         """95 % bootstrap interval, over groups of images, of the mean over outliers minus the mean over normal tokens.
 
         Returns:
-            (low, high); None where fewer than 4 groups of images have outliers, or where all resamples agree: they
-            then say nothing of other images.
+            (low, high); None if fewer than 4 groups of images have outliers, or if all resamples agree and so tell
+            nothing about other images.
         """
         row = self.measures.index(measure)
         used = self.counts.sum(1) > 0

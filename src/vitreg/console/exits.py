@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes of every verb, the only place where they are numbers. docs/terminal.md has the table."""
+"""The exit codes of every verb, as numbers here only. docs/terminal.md has the table."""
 
 from __future__ import annotations
 

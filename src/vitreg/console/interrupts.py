@@ -1,4 +1,4 @@
-"""Ctrl-C at the few moments at which it would be lost: while worker processes are started or ended, and in PyTorch's import."""
+"""Ctrl-C at the few moments when Python would lose it: while worker processes start or end, and in PyTorch's import."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from collections.abc import Generator
 
 @contextlib.contextmanager
 def interrupts_held() -> Generator[None, None, None]:
-    """Hold Ctrl-C back inside the block; it counts at the end of it. What is inside should not take long.
+    """Delay Ctrl-C to the end of the block. Keep the block short.
 
-    Python drops exceptions that are raised in hooks around fork, and in `__del__`: a Ctrl-C that comes then would go by
-    with a traceback and stop nothing. A process forked inside the block never gets one, as long as it sets no handler of
-    its own.
+    Python drops exceptions raised in fork hooks and in `__del__`: a Ctrl-C there would print a traceback and stop
+    nothing. A process forked inside the block ignores Ctrl-C unless it sets its own handler.
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield  # only the main thread is interrupted, and where nobody listens nothing can be lost
+        yield  # only the main thread gets Ctrl-C; without a Python handler there is nothing to delay
         return
     held: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
@@ -31,6 +30,7 @@ def interrupts_held() -> Generator[None, None, None]:
 
 
 def import_torch() -> None:
-    """Import it with Ctrl-C held back: PyTorch drops one that comes while it imports numpy, and goes on without numpy."""
+    """Import torch with Ctrl-C delayed: during its import of numpy, PyTorch swallows Ctrl-C and goes on without
+    numpy."""
     with interrupts_held():
         import torch  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -1,7 +1,7 @@
-"""Standard streams that cannot take a result down with them, and text that cannot take over a terminal.
+"""Standard streams whose failure loses no result, and text that cannot control a terminal.
 
-Work of hours must not end because nobody reads what it prints: a closed stream, a full disk behind it, a pipe whose reader
-has left (`| head`), or a character that its encoding lacks. No torch here.
+Hours of work must not fail because output cannot be printed: a closed stream, a full disk, a pipe whose reader has left
+(`| head`), or a character outside the encoding. No torch here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vitreg.console.exits import Exit
 from vitreg.errors import UserError
 from vitreg.writing.files import printable
 
-NARROWEST, WIDEST = 40, 500  # columns: in fewer, tyro lays out no help or never comes to an end
-MOST_LOST = 2**16  # bytes that could not be written and are kept to be said elsewhere
+NARROWEST, WIDEST = 40, 500  # columns: with fewer, tyro's help fails or never ends
+MOST_LOST = 2**16  # bytes of lost output kept, to report them on standard error
 
 
 def say(text: object = "", *, error: bool = False) -> None:
@@ -29,13 +29,11 @@ def say(text: object = "", *, error: bool = False) -> None:
 
 
 def make_streams_last() -> None:
-    """Replace the standard streams by ones that never raise, and open those that are closed. Once, at the start.
+    """Replace the standard streams by ones that never raise, and open closed ones. Call once, at the start.
 
-    Streams that somebody else has put in place, such as those of a test, are left alone.
+    Replaced streams, such as those of a test, are left alone.
     """
-    for _ in range(
-        3
-    ):  # otherwise the next file that is opened becomes standard output, and whatever is printed its content
+    for _ in range(3):  # else the next opened file would become standard output
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:
             os.close(descriptor)
@@ -52,25 +50,25 @@ def make_streams_last() -> None:
 
 
 def ending(error: BaseException) -> int:
-    """Say in one sentence what ended a command, and return its exit code. A fault of ours is raised again, whole."""
+    """Print in one sentence what ended a command, and return its exit code. Bugs of vitreg are raised again."""
     if isinstance(error, SystemExit):  # --help
         return error.code if isinstance(error.code, int) else Exit.DONE
     if isinstance(error, UserError):
         say(printable(f"vitreg: {error.sentence}"), error=True)
         return Exit.MISTAKE
     if isinstance(error, KeyboardInterrupt):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once what is still being cleared up
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the clean-up at once
         say(f"vitreg: interrupted; {error.args[0] if error.args else 'nothing was written'}.", error=True)
         return Exit.INTERRUPTED
     raise error
 
 
 def settle(code: int) -> int:
-    """Say on standard error what standard output could not take, for it may name the result.
+    """Print output that standard output refused on standard error: it may name the result.
 
     Returns:
-        the exit code: `Exit.MISTAKE` if output was lost and the command itself found nothing else to say. A reader that
-        left on its own accord lost nothing.
+        the exit code: `Exit.MISTAKE` if output was lost and the command itself succeeded. If the reader closed the
+        pipe, nothing counts as lost.
     """
     raw = _raw_of(sys.stdout)
     if raw is None:
@@ -84,7 +82,7 @@ def settle(code: int) -> int:
 
 
 class _Raw(io.FileIO):
-    """A file that forgives: after the first failure it keeps the end of what it is given, and its reason."""
+    """A file that never raises: after the first failure it keeps the error and the last bytes written."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)

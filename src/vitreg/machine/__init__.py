@@ -1,1 +1,1 @@
-"""The machine: devices, processes, and what is fastest on it."""
+"""The machine: devices, processes, and speed measurements."""

@@ -1,7 +1,7 @@
-"""What is fastest on this machine: timed once, and kept with the kind of processor and PyTorch's version.
+"""Timings of alternatives on this machine: measured once, stored with the processor and PyTorch's version.
 
-Kept, so that one machine always gives one answer: what is chosen by speed decides bits. Processes that measure at the
-same time agree on whoever wrote first; where nothing can be written, each process measures for itself.
+Stored, so that one machine always makes the same choice: alternatives differ in their last bits. Processes that measure
+at the same time use the first result written; if nothing can be written, each process measures for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 ROUNDS = 9
 
-_known: dict[str, dict[str, float]] = {}  # what this process goes by, to its end
+_known: dict[str, dict[str, float]] = {}  # fixed for the life of this process
 
 
 def times(what: str, prepare: Callable[[], Mapping[str, Callable[[], object]]]) -> dict[str, float]:
@@ -29,7 +29,7 @@ def times(what: str, prepare: Callable[[], Mapping[str, Callable[[], object]]]) 
 
     Args:
         what: name of the choice; with the machine it is the key under which the times are kept.
-        prepare: makes what the candidates work on, and returns them by name.
+        prepare: builds the inputs and returns the candidates by name.
     """
     if what not in _known:
         key = f"{what}, {_machine()}, torch {torch.__version__}"
@@ -40,12 +40,12 @@ def times(what: str, prepare: Callable[[], Mapping[str, Callable[[], object]]]) 
 
 
 def known() -> dict[str, dict[str, float]]:
-    """Return all that this process has measured or read, for `adopt` in another one."""
+    """Return all timings of this process, for `adopt` in another one."""
     return dict(_known)
 
 
 def adopt(others: Mapping[str, dict[str, float]]) -> None:
-    """Take over what another process measured: processes that share a run must choose alike."""
+    """Take over another process's timings: processes of one run must choose alike."""
     _known.update(others)
 
 
@@ -79,7 +79,7 @@ def _folder() -> Path:
 
 
 def _read(file: Path, key: str, candidates: Mapping[str, object]) -> dict[str, float] | None:
-    """Return what was kept, None where there is nothing that makes sense."""
+    """Return the stored times, None if there are none or they are invalid."""
     try:
         held = json.loads(file.read_bytes())
         kept = {str(name): float(value) for name, value in held["milliseconds"].items()}
@@ -90,9 +90,9 @@ def _read(file: Path, key: str, candidates: Mapping[str, object]) -> dict[str, f
 
 
 def _write(file: Path, key: str, found: dict[str, float], candidates: Mapping[str, object]) -> dict[str, float]:
-    """Keep times, and return those that are kept: a process that was faster wins. Failing to write is no mistake."""
+    """Store times, and return the stored ones: the first process to write wins. A failed write is ignored."""
     if not all(value > 0 for value in found.values()):
-        return found  # a clock that stands still says nothing
+        return found  # the clock did not advance
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent)
@@ -101,7 +101,7 @@ def _write(file: Path, key: str, found: dict[str, float], candidates: Mapping[st
             with os.fdopen(handle, "w") as out:
                 json.dump({"what": key, "milliseconds": found}, out)
             try:
-                os.link(temporary, file)  # unlike a rename it leaves a file that is there already
+                os.link(temporary, file)  # unlike a rename, never replaces an existing file
             except OSError:
                 if _read(file, key, candidates) is None:
                     os.replace(temporary, file)  # what is there is damaged, or the file system has no links
@@ -111,7 +111,7 @@ def _write(file: Path, key: str, found: dict[str, float], candidates: Mapping[st
 
 
 def _machine() -> str:
-    """Say what decides how fast this processor is: its kind, its instructions, and those oneDNN was told to leave."""
+    """Return what determines this processor's speed: its model, its instruction sets, and those disabled for oneDNN."""
     words = {"model name": platform.processor() or platform.machine()}
     with contextlib.suppress(OSError):
         first = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]

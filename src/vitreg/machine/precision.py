@@ -1,7 +1,7 @@
-"""Which precision a model runs in: the one that was named, or by "auto" the one that is fast here and still right.
+"""Choose the precision of a model: the named one, or with "auto" the fastest accurate one on this machine.
 
-On a CPU the instructions for bfloat16 say nothing about speed: on a Xeon that has them without AMX, bf16 is 1.3 to 1.8
-times slower than fp32. So "auto" times one product in both, once per machine (`vitreg.machine.measured`).
+On a CPU, bfloat16 instructions do not imply speed: on a Xeon that has them without AMX, bf16 is 1.3 to 1.8 times slower
+than fp32. So "auto" times one product in both, once per machine (`vitreg.machine.measured`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EARNED = 1.2  # bf16 must be this many times as fast as fp32 to be worth its rou
 
 
 def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.dtype, PrecisionChoice | None]:
-    """Return the dtype of a precision, and for "auto" the reason: None where a precision was named.
+    """Return the dtype of a precision, and the reason for "auto" (None for a named precision).
 
     "auto" is bf16 on a CPU that multiplies it at least `EARNED` times as fast as fp32, bf16 on a GPU of Nvidia or AMD
     that has instructions for it, else fp32.

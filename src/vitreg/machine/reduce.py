@@ -1,7 +1,7 @@
 """Sums, means and gathers over the processes of a run; each is the identity where there is only one.
 
-The losses that compare samples of different processes (CLIP, Sinkhorn-Knopp, centres) go through here, so they read the
-same on one process and on many.
+Losses that compare samples of different processes (CLIP, Sinkhorn-Knopp, centres) use these, so their code is the same
+on one process and on many.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ def rank() -> int:
 
 
 def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Add up what every process holds under this name; no gradient passes."""
+    """Sum a tensor over processes; no gradient passes."""
     return _reduce(x, dist.ReduceOp.SUM)
 
 
 def max_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Take the elementwise maximum of what every process holds under this name; no gradient passes."""
+    """Take the elementwise maximum over processes; no gradient passes."""
     return _reduce(x, dist.ReduceOp.MAX)
 
 
 def gather_over_processes(x: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "all_n *rest"]:
     """Stack the rows of all processes in the order of their ranks, with the exact gradient.
 
-    Every process must bring as many rows. A row gets the sum of the gradients that the losses of all processes send to
-    it. DDP then averages over processes, so weights get the gradient of the mean of these losses.
+    Every process must have the same number of rows. A row's gradient is the sum over the losses of all processes. DDP
+    then averages over processes, so weights get the gradient of the mean loss.
     """
     return x if processes() == 1 else _Gather.apply(x)  # pyright: ignore[reportReturnType]
 
 
 def _reduce(x: Tensor, operation: Any) -> Tensor:
-    """Reduce a copy, so that the caller keeps what this process holds."""
+    """Reduce a copy; the caller's tensor stays."""
     x = x.detach()
     if processes() > 1:
         x = x.clone(memory_format=torch.contiguous_format)
@@ -54,7 +54,7 @@ def _reduce(x: Tensor, operation: Any) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows forward; backward the sum over processes of the gradients of the own rows."""
+    """Forward: all rows. Backward: the gradients of this process's rows, summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Processes:
         return tensor.numpy()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in rank order, on every process."""
+        """Gather every process's value, in rank order, on every process."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -83,7 +83,7 @@ def processes(*, training: bool = False) -> Generator[Processes, None, None]:
         if int(os.environ.get("LOCAL_WORLD_SIZE", world)) <= torch.cuda.device_count():
             backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
-    dist.barrier()  # a process that finds a mistake and leaves at once would break those still joining
+    dist.barrier()  # a process that exits early would break those still joining
     _agree_on_speed()
     try:
         yield Processes(dist.get_rank(), world)
@@ -92,7 +92,7 @@ def processes(*, training: bool = False) -> Generator[Processes, None, None]:
 
 
 def _agree_on_speed() -> None:
-    """Have every process go by what the first one measured: machines may differ, a run has one precision."""
+    """Give every process the timings of the first one: machines may differ, but a run has one precision."""
     if dist.get_rank() == 0:
         measured_products()
     found = [measured.known()]
@@ -103,11 +103,11 @@ def _agree_on_speed() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep freed blocks up to 32 MiB for the next layer.
 
-    Otherwise each layer gets its pages from the system anew: on a virtual machine a third of the time of a ViT-S's forward,
-    a tenth of a training step of a ViT-T.
+    Otherwise every layer requests its pages from the system again: on a virtual machine a third of a ViT-S forward
+    pass, a tenth of a ViT-T training step.
 
-    glibc raises the size above which it maps and unmaps blocks when it sees one freed (mallopt(3), M_MMAP_THRESHOLD),
-    so freeing one as large as it takes into account is enough. Elsewhere this does nothing.
+    glibc raises its mmap threshold to the size of a freed block (mallopt(3), M_MMAP_THRESHOLD), so freeing one block of
+    the largest size it considers is enough. Elsewhere this does nothing.
     """
     np.empty(2**25 - 2**16, np.uint8)
 
@@ -131,7 +131,7 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def _devices() -> str:
-    """Name what there is, whatever the flag is called that chooses among it."""
+    """List the available devices, for error messages."""
     count = torch.cuda.device_count()
     cuda = ["cuda:0"] if count == 1 else [f"cuda:0 to cuda:{count - 1}"] if count else []
     found = [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
@@ -142,7 +142,7 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of those that numbers depend on, where they are installed."""
+    """Return the versions of this package and of the installed packages that results depend on."""
     from vitreg import __version__
 
     found = {"vitreg": __version__}

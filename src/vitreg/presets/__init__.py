@@ -1,7 +1,7 @@
-"""Complete runs by name. Each is a function whose docstring says what it costs and what to expect.
+"""Complete runs by name. Each is a function; its docstring gives the cost and the expected result.
 
 Any preset takes a number of registers: `deit3-b16-in22k` has 4 and `deit3-b16-in22k-reg0` none; the paper's ablation
-(Fig. 8) is `dinov2-l14-in22k-reg{0,1,2,4,8,16}`. What a preset sets can be overridden key by key.
+(Fig. 8) is `dinov2-l14-in22k-reg{0,1,2,4,8,16}`. Every setting of a preset can be overridden.
 """
 
 from __future__ import annotations

@@ -130,11 +130,11 @@ def dinov2_l16_in1k() -> TrainConfig:
 
 
 def dino_b16_in1k() -> TrainConfig:
-    """DINO ViT-B/16 on ImageNet-1k, which the paper contrasts: no artifacts. 400 epochs; published 76.1 kNN, 78.2 linear.
+    """DINO ViT-B/16 on ImageNet-1k, the paper's example without artifacts. 400 epochs; published 76.1 kNN, 78.2 linear.
 
     The arguments published beside the weights: lr 7.5e-4 for every 256 images, so 3e-3 at 1024; ten local crops of 5 to
-    25 %, global ones of 25 % and more; prototypes still for three epochs. Official code clips each parameter to a norm
-    of 0.3, here all together are clipped to it.
+    25 %, global ones of 25 % and more; prototypes frozen for three epochs. The official code clips each parameter's
+    gradient to a norm of 0.3; here the norm of all together is clipped to 0.3.
     """
     return TrainConfig(
         model=ModelConfig(size="B", layer_scale=None, token_init=0.02, register_init=0.02, drop_path=0.1),

@@ -1,7 +1,8 @@
-"""Runs for two CPU cores, for one GPU within ten minutes, and of a few steps to see that everything works.
+"""Runs for two CPU cores, for ten minutes of one GPU, and smoke tests of a few steps.
 
-They show the recipes on data of a few thousand images, and registers against none; they are no reproduction. Their
-residual branches start at full strength: LayerScale from 1e-4 needs longer runs than these to let the blocks speak.
+They show the recipes on a few thousand images, with and without registers; they do not reproduce the paper. Their
+residual branches start at full strength: with LayerScale from 1e-4 the blocks would contribute little in runs this
+short.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def deit3_imagenette_cpu() -> TrainConfig:
 def dinov2_imagenette_cpu() -> TrainConfig:
     """DINOv2 on Imagenette for two CPU cores: 192 channels, 4 blocks, patches of 12 px at 96 px, 8 epochs, 20 to 40 minutes.
 
-    Give --data.root imagenette-128. With few images a step the official temperatures, number of prototypes and width of
-    the bottleneck make the targets uniform, and prototypes that learn make them so again: here they stay as drawn, and
-    both temperatures are half the official ones at the start. Whole runs: docs/train.md.
+    Give --data.root imagenette-128. With few images per step, the official temperatures, number of prototypes and
+    bottleneck width make the targets uniform, and so do learned prototypes. Here prototypes stay frozen, and both
+    temperatures start at half the official values. Whole runs: docs/train.md.
     """
     return TrainConfig(
         model=ModelConfig(

@@ -1,1 +1,1 @@
-"""Writing into a folder of results: as a whole or not at all, and only over what vitreg can prove it wrote."""
+"""Writing into result folders: completely or not at all, and only over files that vitreg provably wrote."""

@@ -18,12 +18,12 @@ from vitreg.errors import UserError, nearest
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary path beside `path`; it takes the place of `path` if the block succeeds and vanishes if not.
+    """Yield a temporary path beside `path`; it replaces `path` if the block succeeds and is removed if not.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
     """
-    # Nobody can foresee the name, so no link and no file of that name waits there to be written through or removed.
+    # An unpredictable name: nobody can have planted a link or a file under it.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         yield temporary
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
 
 
 def kept_name(path: Path) -> Path:
-    """Return a free name beside a file or folder, for what is not to be lost where its name is needed."""
+    """Return a free name beside a file or folder, to move it aside instead of losing it."""
     names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
 
@@ -47,11 +47,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[Any], Mapping[str, str]]) -> None:
-    """Keep a result from vanishing under another: only the same measurement may be made again in a folder.
+    """Refuse to overwrite the result of another measurement; repeating the same one is fine.
 
     Args:
-        own: what is to be measured, such as {"task": "knn", "model": ..., "data": ...}.
-        read: finds the same in a result.json; a KeyError or TypeError means that it is another verb's.
+        own: identifies the new measurement, such as {"task": "knn", "model": ..., "data": ...}.
+        read: extracts the same keys from a result.json; a KeyError or TypeError means that another verb wrote it.
     Raises:
         UserError: if the folder holds the result of something else.
     """
@@ -76,8 +76,8 @@ def run_folder(name: str | Path) -> Path:
 def printable(text: str) -> str:
     """Make a text fit for JSON, UTF-8, a terminal and a page, on one line.
 
-    Names of files on Linux may hold bytes that are no text, line ends, escape sequences that make a terminal do things, and
-    marks that reverse the direction of reading. Each becomes what Python would write for it, such as \\x1b.
+    File names on Linux may hold bytes that are not text, line ends, terminal escape sequences, and marks that reverse
+    the reading direction. Each becomes its Python escape, such as \\x1b.
     """
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
@@ -88,7 +88,8 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 @contextlib.contextmanager
 def results_folder(path: str | Path | None) -> Generator[Path | None, None, None]:
-    """Create the folder results go to, as `output_folder` does; if the block fails, what is empty of it goes again.
+    """Create the folder for results, as `output_folder` does; if the block fails, remove the new folders that are
+    empty.
 
     Raises:
         UserError: as `output_folder` does.
@@ -101,7 +102,7 @@ def results_folder(path: str | Path | None) -> Generator[Path | None, None, None
 
 
 def refuse_folder(path: Path, check: Callable[[], object]) -> None:
-    """Raise what `output_folder` or `check` raise of a folder that is to be written, and leave none behind."""
+    """Raise the errors of `output_folder` and `check` for a folder, and leave no new folder behind."""
     with _folder(path, keep=False):
         check()
 
@@ -115,13 +116,13 @@ def _folder(folder: Path, *, keep: bool) -> Generator[Path, None, None]:
         done = True
     finally:
         if not (done and keep):
-            with contextlib.suppress(OSError):  # the first that holds something ends it
+            with contextlib.suppress(OSError):  # stop at the first folder that is not empty
                 for each in made:
                     each.rmdir()
 
 
 def output_folder(path: Path) -> Path:
-    """Create the folder results go to, and prove that it takes a file, before any work is done.
+    """Create the folder for results and prove that it can be written, before any work is done.
 
     Raises:
         UserError: if it is a file, cannot be created, or cannot be written.
@@ -139,7 +140,7 @@ def output_folder(path: Path) -> Path:
 
 
 def missing(path: str | Path, what: str = "file or folder") -> UserError:
-    """Build the error for a path that does not exist: names what is spelled alike beside its first missing part."""
+    """Build the error for a path that does not exist, with similar names beside its first missing part."""
     absent = Path(os.path.expanduser(path))
     while not os.path.lexists(absent.parent) and absent.parent != absent:
         absent = absent.parent

@@ -1,8 +1,8 @@
-"""Which files of a folder vitreg wrote: a hidden list beside them, and the proof that a file is still what was written.
+"""The ledger: a hidden list of the files that vitreg wrote into a folder, and proof that each is unchanged.
 
-Only what the list proves may ever be replaced or deleted. A file is proven by its size and SHA-256. Above 64 MiB, an
-unchanged size and time of change are enough, because hashing gigabytes before every run would cost minutes; where the
-time differs, as after copying the folder, the hash decides again.
+Only files that the list proves may be replaced or deleted. Size and SHA-256 prove a file. Above 64 MiB an unchanged
+size and modification time are enough, because hashing gigabytes before every run would cost minutes; if the time
+differs, as after copying the folder, the hash decides.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Ledger:
     files: Mapping[str, Written] = field(default_factory=dict)
 
     def proves(self, name: str) -> bool:
-        """Whether this file is one that vitreg wrote, and nobody changed since."""
+        """Whether vitreg wrote this file and nobody has changed it since."""
         return name in self.files and is_still(self.folder, name, self.files[name])
 
     def of(self, verb: str) -> list[str]:
@@ -73,9 +73,9 @@ class Ledger:
         return [name for name, written in self.files.items() if written.by == verb]
 
     def why_foreign(self, name: str, verb: str) -> str | None:
-        """Say why a file that exists is not one for this verb to replace; None if it is."""
+        """Say why this verb may not replace an existing file; None if it may."""
         path, known = spelled(self.folder / name), self.files.get(name)
-        if not self.files:  # as vitreg 0.1.0 left its results
+        if not self.files:  # results of vitreg 0.1.0 have no list
             return (
                 f"{path} exists, and no {LEDGER} beside it says that vitreg wrote it (an earlier vitreg kept none, and a "
                 "copy may lack hidden files)"
@@ -106,7 +106,7 @@ def read_ledger(folder: Path) -> Ledger:
     """Return what vitreg wrote into a folder; nothing where there is no list.
 
     Raises:
-        UserError: if a file of the list's name is no such list.
+        UserError: if the file is not a valid list.
     """
     path = folder / LEDGER
     try:
@@ -118,18 +118,18 @@ def read_ledger(folder: Path) -> Ledger:
             f"{path} is damaged, or is not the list of files that vitreg keeps there; move the folder away, or name "
             "another with --out."
         ) from error
-    # A list comes with a folder, from anywhere: it speaks of nothing outside.
+    # A copied folder may bring any list: entries outside the folder are ignored.
     return Ledger(folder, {name: known for name, known in record.files.items() if is_inside(name)})
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name, as a list or a plan of moves has it, leads to something inside its folder."""
+    """Whether a name from a ledger or from `Moves` stays inside its folder."""
     parts = PurePosixPath(name).parts
     return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write the list of a folder to a draft, a path of vitreg's own; a link that lies there is not followed."""
+    """Write the list of a folder through a draft file; a link at the draft's path is not followed."""
     path.unlink(missing_ok=True)
     path.write_text(LedgerRecord(files=dict(sorted(ledger.files.items()))).model_dump_json(indent=1), encoding="utf-8")
 
@@ -143,7 +143,7 @@ def written(path: Path, verb: str) -> Written:
 
 
 def is_still(folder: Path, name: str, known: Written) -> bool:
-    """Whether a regular file, reached through no link, is what was written."""
+    """Whether a regular file, not reached through a link, is unchanged."""
     path = folder / name
     if through_link(folder, name):
         return False
@@ -165,10 +165,10 @@ def through_link(folder: Path, name: str) -> bool:
 
 
 def own_files(folder: str, suffixes: Container[str]) -> set[str]:
-    """Return the paths of the files with these suffixes that vitreg wrote into a folder, as its list there proves.
+    """Return the files with these suffixes that vitreg provably wrote into a folder.
 
-    A copy often lacks hidden files: of a record that is on no list, what lies in its figures counts as vitreg's. Enough
-    to leave them out of the images that are read, never to replace them.
+    A copied folder often lacks the hidden list. Then the figures of a record count as vitreg's too: enough to leave
+    them out of the input images, never to replace them.
     """
     ledger = Ledger(Path(folder))
     with contextlib.suppress(UserError):  # a damaged list proves nothing
@@ -180,7 +180,7 @@ def own_files(folder: str, suffixes: Container[str]) -> set[str]:
 
 
 def _drawn_beside(folder: str, listed: Container[str]) -> Iterator[str]:
-    """Yield the paths of what is drawn beside the records that lie in a folder and are not on its list."""
+    """Yield the figures of records in a folder that are not on its list."""
     for record, schemas in _DRAWN.items():
         if record in listed or not os.path.isfile(os.path.join(folder, record)):
             continue
@@ -197,7 +197,7 @@ def _drawn_beside(folder: str, listed: Container[str]) -> Iterator[str]:
 
 
 def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Iterable[str] = ()) -> None:
-    """Put files that a verb wrote in their place on the list of the folder."""
+    """Add files that a verb wrote to the list of the folder."""
     with alone(folder):
         before = read_ledger(folder).files
         gone = set(forget)
@@ -213,7 +213,7 @@ def note_written(folder: Path, names: Iterable[str], verb: str, *, forget: Itera
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Generator[None, None, None]:
-    """Be the only vitreg that changes a folder's files and their list; where the system cannot lock, go on."""
+    """Lock a folder's files and their list against other vitreg processes; go on if the system cannot lock."""
     descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     try:
         if descriptor is not None and fcntl is not None:
@@ -226,7 +226,7 @@ def alone(folder: Path) -> Generator[None, None, None]:
 
 
 def spelled(path: Path) -> Path:
-    """Return a path as the folder spells its last name: file systems that ignore case answer to other spellings too."""
+    """Return a path with its last name as the folder spells it: some file systems ignore case."""
     with contextlib.suppress(OSError):
         names = os.listdir(path.parent)
         if path.name not in names:
@@ -237,7 +237,7 @@ def spelled(path: Path) -> Path:
 
 
 def _files_in(folder: Path, name: str) -> Iterator[str]:
-    """Name everything in a folder of a folder that is no folder itself; what is hidden (.DS_Store) is passed over."""
+    """List all files below a subfolder, without hidden ones (.DS_Store)."""
     for where, folders, files in os.walk(folder / name):
         folders[:] = [each for each in folders if not each.startswith(".")]
         links = [each for each in folders if os.path.islink(os.path.join(where, each))]

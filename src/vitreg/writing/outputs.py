@@ -1,8 +1,9 @@
-"""How every verb writes: complete beside its place, then moved there, and only over files that vitreg wrote itself.
+"""How every verb writes: into a staging folder, then moved into place, and only over files that vitreg wrote.
 
-`Outputs.check` refuses before any work is done; `Outputs.publish` writes into a hidden staging folder and moves what is
-complete into place, the record last. A run that is killed while files are moved is finished by the next one in that
-folder; what a run left that was killed earlier is removed by it. Whose files are whose says `vitreg.writing.ledger`.
+`Outputs.check` refuses before any work is done. `Outputs.publish` writes into a hidden staging folder and moves
+complete files into place, the record last. If a run is killed while it moves files, the next run in that folder
+finishes the moves; if it is killed earlier, the next run removes its staging folder. `vitreg.writing.ledger` knows who
+wrote which file.
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ from vitreg.writing.ledger import (
 )
 
 PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"
-RECORD = "result.json"  # moved last: who sees it may rely on the rest
+RECORD = "result.json"  # moved last: if it exists, so do the others
 ELSEWHERE = "move it away, or name another place with --out"
 
 
 class _ReplacedError(Exception):
-    """The result that something is to be added to is another's by now."""
+    """Another process replaced the result before the rest was added."""
 
 
 class Moves(Record):
-    """What is moved into place: written when all of it is complete, so that another process can finish it."""
+    """Files to move into place. Written to disk once all are complete, so that another process can finish the moves."""
 
     files: dict[str, Written]
     stale: list[str]
 
 
 class Stage:
-    """A hidden folder inside the one that is written to, held by this process as long as it lives.
+    """A hidden staging folder inside the output folder, locked by this process.
 
     Attributes:
-        path: where new files are written, with the names they are to have.
+        path: where new files are written, under their final names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +73,7 @@ class Stage:
                 with contextlib.suppress(OSError):
                     fcntl.flock(self._mark, fcntl.LOCK_EX)
             self.path.mkdir()
-        except OSError:  # without its mark nobody would know whose it is
+        except OSError:  # without its mark nobody could tell that vitreg made it
             shutil.rmtree(self.home, ignore_errors=True)
             raise
 
@@ -84,11 +85,11 @@ class Stage:
 
     @property
     def exists(self) -> bool:
-        """Whether it is still there: people delete folders while runs write to them."""
+        """Whether it still exists: people delete folders while runs write to them."""
         return self.path.is_dir()
 
     def close(self) -> None:
-        """Let go of it; it stays only where its files were being moved into place."""
+        """Unlock and remove it, unless its files are being moved into place."""
         if not (self.home / PLAN).exists():
             shutil.rmtree(self.home, ignore_errors=True)
         self._mark.close()
@@ -99,10 +100,10 @@ class Outputs:
 
     Args:
         folder: where they go.
-        verb: who writes them; of another verb's files none is replaced.
-        names: what will be written as far as it is known, a folder with a slash at its end.
-        inputs: files and folders that are read; they must not lie among what is replaced.
-        earlier: which of the verb's earlier files of other names go with those, where they are not written again.
+        verb: the writer; files of other verbs are never replaced.
+        names: what will be written, as far as known; folders end with a slash.
+        inputs: files and folders that are read; none may be replaced.
+        earlier: which other files of an earlier result are removed if they are not written again.
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class Outputs:
         self.folder, self.verb, self.names, self.earlier = folder, verb, tuple(names), earlier
         self.inputs = [Path(each).expanduser() for each in inputs if isinstance(each, str | Path)]
         self._published: dict[str, Written] = {}
-        self._moved: UserError | None = None  # that the result lies elsewhere, once nothing more comes to it
+        self._moved: UserError | None = None  # raised at the end if the result was written elsewhere
 
     def check(self) -> None:
         """Make sure, before any work is done, that only files of earlier runs will be replaced.
 
         Raises:
-            UserError: if a name is taken by anything else, or an input would be replaced.
+            UserError: if another file has one of the names, or an input would be replaced.
         """
         finish_left(self.folder)
         ledger = read_ledger(self.folder)
@@ -130,7 +131,7 @@ class Outputs:
                 raise UserError(f"{why}; {ELSEWHERE}.")
 
     def beside_complete(self) -> Outputs:
-        """Return where the result of an interrupted run goes: a new folder where this one holds a complete result.
+        """Return the folder for an interrupted run's result: a new one if this one holds a complete result.
 
         Raises:
             UserError: if no folder can be made beside it.
@@ -149,7 +150,7 @@ class Outputs:
             ) from error
 
     def stage(self) -> Stage:
-        """Begin a staging folder, for what is written before the rest. Close it in any case.
+        """Create a staging folder for files that are written early. The caller must close it.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -166,14 +167,14 @@ class Outputs:
         stage: Stage | None = None,
         more: bool = False,
     ) -> None:
-        """Replace the earlier result by what `write` writes into the folder it is given.
+        """Replace the earlier result by the files that `write` puts into the given folder.
 
-        A folder that was deleted meanwhile is made again. Where the result cannot be written, or a name was taken, it
-        goes into a new folder beside and the error says so: what took hours is not lost.
+        A folder deleted meanwhile is created again. If the result cannot be written, or a name was taken, it goes into
+        a new folder beside it and the error says so: hours of work are not lost.
 
         Args:
-            stage: what was begun earlier, with the files it already holds.
-            more: `add` follows. Where the result went beside, `folder` is that place then, and it is `add` that says so.
+            stage: an existing staging folder, with its files.
+            more: `add` follows. If the result went elsewhere, `folder` becomes that place, and `add` raises the error.
         Raises:
             UserError: if it could not be written to its place.
         """
@@ -195,11 +196,11 @@ class Outputs:
                 each.close()
 
     def add(self, write: Callable[[Path], object]) -> None:
-        """Add to the result what `write` writes into the folder it is given; the rest stays as it is.
+        """Add the files that `write` puts into the given folder to the result; other files stay.
 
         Raises:
-            UserError: if that fails, a name was taken meanwhile, or another process replaced the result; what is in the
-                folder stays as it is then. Also if the result lies elsewhere than it should, when all is added.
+            UserError: if that fails, a name was taken meanwhile, or another process replaced the result; the folder is
+                then unchanged. Also after success, if the result had to go to another folder.
         """
         stages: list[Stage] = []
         try:
@@ -221,10 +222,10 @@ class Outputs:
         stages: list[Stage],
         beside: Mapping[str, Written] | None = None,
     ) -> dict[str, Written]:
-        """Write and move into place; staging folders that are begun are added to the list, for the caller to close.
+        """Write and move into place; new staging folders are appended to the list, for the caller to close.
 
         Args:
-            beside: what must still be on the folder's list of files, as it is here, and stays; None replaces all.
+            beside: files that stay and must still be on the folder's list, unchanged; None replaces everything.
         Returns:
             what was moved.
         """
@@ -247,7 +248,7 @@ class Outputs:
         return files
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
-        """Have everything written; once more where the folder was deleted meanwhile."""
+        """Write everything; retry if the folder was deleted meanwhile."""
         for last in (False, True):
             if not stages or not stages[-1].exists:
                 stages.append(Stage(self.folder))
@@ -262,7 +263,7 @@ class Outputs:
         raise FileNotFoundError(errno.ENOENT, "it is deleted again and again")
 
     def _elsewhere(self, write: Callable[[Path], object], stages: list[Stage]) -> Path | None:
-        """Write the result into a new folder beside, or among temporary files; None where that fails as well."""
+        """Write the result into a new folder beside it, or among temporary files; None if that fails too."""
 
         def again(path: Path) -> None:
             if stages and stages[-1].exists:
@@ -284,13 +285,14 @@ class Outputs:
         return None
 
     def _replaced(self, ledger: Ledger) -> list[str]:
-        """Name the earlier files that these take the place of: a list may have come with a folder, and name anything."""
+        """Return the earlier files that the new ones replace. The list may have come with a copied folder, so nothing
+        in it is trusted."""
         folders = tuple(each.removeprefix("./") for each in self.names if each.endswith("/"))
         own = ledger.of(self.verb)
         return [name for name in own if name in self.names or name.startswith(folders) or self.earlier(name)]
 
     def _refuse_input(self, given: Path, ledger: Ledger) -> None:
-        """Refuse an input that would be replaced; of a glob, the folder that it begins with counts."""
+        """Refuse an input that would be replaced; for a glob, its leading folder counts."""
         there = next((path for path in (given, *given.parents) if path.exists()), None)
         if there is None:
             return
@@ -306,13 +308,13 @@ class Outputs:
 
 
 def settle(folder: Path, home: Path, plan: Moves) -> None:
-    """Move what is complete into its place. Can be begun again wherever it was cut off.
+    """Move complete files into place. Can be resumed wherever it was interrupted.
 
-    The earlier record goes first and the new one comes last, so that a record never stands beside parts of another.
+    The earlier record is removed first and the new one moved last, so a record never lies beside files of another.
     """
     before = read_ledger(folder)
     kept = {n: w for n, w in before.files.items() if n not in plan.stale and os.path.lexists(folder / n)}
-    write_ledger(home / LEDGER, Ledger(folder, {**kept, **plan.files}))  # now, while a full disk can stop it
+    write_ledger(home / LEDGER, Ledger(folder, {**kept, **plan.files}))  # first: a full disk does no harm yet
     draft = home / f"{PLAN}.part"
     draft.unlink(missing_ok=True)
     draft.write_text(plan.model_dump_json(), encoding="utf-8")
@@ -335,10 +337,10 @@ def settle(folder: Path, home: Path, plan: Moves) -> None:
 
 
 def finish_left(folder: Path) -> None:
-    """Finish what a killed run was moving into place, and remove what others left before that point.
+    """Finish the moves of killed runs, and remove staging folders of runs killed before moving.
 
-    Only folders that bear vitreg's mark and whose process is gone are touched. They come with a folder, from anywhere:
-    nothing outside is moved or removed. Where somebody took a name meanwhile, nothing is moved.
+    Only folders with vitreg's mark and without a living process are touched. A copied folder may contain such folders,
+    so nothing outside is moved or removed. If a name was taken meanwhile, nothing is moved.
     """
     for home in sorted(folder.glob(f"{PREFIX}*")):
         if any(path.is_symlink() for path in (home, home / MARK, home / NEW)) or not _abandoned(home / MARK):
@@ -354,7 +356,7 @@ def finish_left(folder: Path) -> None:
 
 
 def _may_settle(ledger: Ledger, home: Path, plan: Moves) -> bool:
-    """Whether every file of a plan is in its place already, or complete in the staging folder and its place is free."""
+    """Whether every file to move is already in place, or is complete in the staging folder and its name is free."""
     if not all(map(is_inside, [*plan.files, *plan.stale])):
         return False
     return all(
@@ -366,7 +368,7 @@ def _may_settle(ledger: Ledger, home: Path, plan: Moves) -> bool:
 
 
 def _abandoned(mark: Path) -> bool:
-    """Whether a staging folder is vitreg's and nobody holds it. Where the system cannot tell, it is left alone."""
+    """Whether a staging folder is vitreg's and no process holds it. If the system cannot tell, it is left alone."""
     try:
         with mark.open("r+", encoding="utf-8") as file:
             if json.load(file)["schema"] != "vitreg.part/1" or fcntl is None:
@@ -391,7 +393,7 @@ def _temporary(folder: Path) -> Path:
 
 
 def _plain(folder: Path, error: OSError | UserError) -> UserError:
-    """Say what went wrong without the names inside the staging folder."""
+    """Return the error text without paths inside the staging folder."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
         return UserError(f"cannot write to {folder}: {cause.strerror or cause}.")

@@ -1,1 +1,1 @@
-"""From detections to one answer, and what the images could have shown."""
+"""From detections to one verdict, and the effects that the images could have shown."""

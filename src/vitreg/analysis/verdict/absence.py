@@ -1,7 +1,7 @@
-"""The verdict "none" in words, and what keeps it from being said: images that do not agree, or are too few to tell.
+"""The verdict "none" in words, and its alternatives: images that disagree, or too few images to tell.
 
-Agreement of resamples is not power: twelve images without a rare effect agree that it is not there. Each text says the
-plain sentence first and its numbers after it.
+Agreement of resamples is not power: twelve images without a rare effect agree on its absence. Each text gives the plain
+sentence first, then the numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ LOOK = "Look at the maps as well: an artifact of ordinary norm does not show in 
 def none(
     detections: Sequence[dict[str, Detection]], confidence: float | None, images: int, power: Power | None = None
 ) -> VerdictRecord:
-    """No block shows outliers: say what came closest and what these images could have shown, or that they do not agree."""
+    """Word the verdict without outliers: the closest candidate and the effects excluded, or that the images
+    disagree."""
     reasons = [f"None of the {len(detections)} blocks shows a second group of patch norms in {count(images, 'image')}."]
     closest = _closest(detections)
     if closest is not None:
@@ -63,7 +64,7 @@ def none(
 
 
 def _limits(power: Power, images: int) -> str:
-    """Say which strengths these images can exclude at all."""
+    """Say which strengths these images can exclude."""
     excluded: list[Strength] = [strength for strength in STRENGTHS if power.excludes(strength)]
     if not excluded:
         return f"{count(images, 'image is', 'images are')} too few to exclude even strong effects"
@@ -79,7 +80,7 @@ def _both_sides(power: Power, strength: Strength) -> list[Detectable]:
 
 
 def _smallest(power: Power, strength: Strength) -> float:
-    """The share of the patches that would have shown on either side, of a strength that is excluded."""
+    """Return the share of patches that would have been found on either side, for an excluded strength."""
     return max(edge.share or 0.0 for edge in _both_sides(power, strength))
 
 
@@ -99,14 +100,15 @@ def _could_show(power: Power, images: int) -> str:
 
 
 def _unshown(power: Power) -> str:
-    """Name the side of the median on which nothing would be seen: numbers of the other one must not stand for both."""
+    """Name the side of the median on which nothing can be excluded: the other side's numbers do not cover it."""
     sides = (("above", power.detectable), ("below", power.below))
     blind = [side for side, edges in sides if edges and not _edges(edges)]
     return "".join(f" No group {side} the median would show dependably, however large." for side in blind)
 
 
 def _edges(detectable: Sequence[Detectable]) -> str:
-    # A stronger effect is found where a weaker one is, so a share is said once, at the weakest it holds for.
+    # A stronger effect is found wherever a weaker one is, so each share is given once, at the weakest strength it holds
+    # for.
     weakest: dict[float, float] = {}
     for each in detectable:
         if each.share is not None:
@@ -142,7 +144,7 @@ def _listed(clauses: Sequence[str]) -> str:
 
 
 def _closest(detections: Sequence[dict[str, Detection]]) -> tuple[int, Detection] | None:
-    """Return layer and split that fail the fewest gates; of several the one with the largest ratio."""
+    """Return the layer and split that fail the fewest gates; among equals, the largest ratio."""
     splits = [(layer, d) for layer, pair in enumerate(detections) for d in pair.values() if d.ratio is not None]
     return min(splits, key=lambda s: (len(shortfalls(s[1])), -(s[1].ratio or 0)), default=None)
 

@@ -1,8 +1,8 @@
 """From the detections of every layer to one answer: kind, strength, confidence, and the reason in plain words.
 
-Strength speaks of the effect, confidence of the evidence. Mild is an outlier norm of 2 to 3 times the median of the other
+Strength describes the effect, confidence the evidence. Mild is an outlier norm of 2 to 3 times the median of the other
 patches, moderate 3 to 6, strong above 6 (the paper's DINOv2 models show about 10). Confidence is the share of bootstrap
-resamples of the images that lead to the same kind; below 0.8 a second mode is not called artifacts.
+resamples of the images with the same kind; below 0.8 the verdict does not say artifacts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vitreg.analysis.verdict.resampling import MIN_CONFIDENCE
 from vitreg.quantities import count, number, percent, short
 from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
 
-GONE = 1.2  # times the norm of other patches: below, tokens that were outliers no longer stand out
+GONE = 1.2  # times the norm of other patches; below it, former outliers no longer stand out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of the outliers at the peak layer, for the words of the verdict."""
+    """Facts about the outliers at the peak layer, for the verdict's text."""
 
     layers: int
     images: int
@@ -37,7 +37,7 @@ class Evidence:
     ]  # layer -> share of the next block's CLS attention on its outliers, share of patches
     received: dict[int, float]  # layer -> attention an outlier receives from the next block / that of another patch
     at_output: bool  # the last block still shows a group of them
-    output: Followed | None  # the outliers of the peak layer, after the last block; None if the model drops them before
+    output: Followed | None  # the peak layer's outliers after the last block; None if the model drops them before it
 
 
 def strength_of(ratio: float) -> Strength:
@@ -48,9 +48,9 @@ def strength_of(ratio: float) -> Strength:
 def choose(detections: Sequence[dict[str, Detection]]) -> tuple[Side | None, int | None, int | None]:
     """Pick (side, first layer, peak layer) from the detections {"high": ..., "low": ...} of every layer.
 
-    The peak is where outliers stand out most, among layers that show at least half of the largest share of them: a
-    handful of tokens with an extreme norm in an early layer is the beginning of the effect, not its peak. If both sides
-    are found, the one with the larger ratio speaks.
+    The peak is the layer with the largest ratio, among layers with at least half of the largest outlier share: a few
+    extreme tokens in an early layer are the effect's beginning, not its peak. If both sides are found, the larger ratio
+    wins.
     """
     best: tuple[float, Side, int, int] | None = None
     for side in ("high", "low"):
@@ -67,11 +67,11 @@ def choose(detections: Sequence[dict[str, Detection]]) -> tuple[Side | None, int
 
 
 def inherited(detection: Detection, entering_ratio: float | None) -> bool:
-    """Whether the tokens came in with most of their unusual norm, so that the blocks did not make it.
+    """Whether the tokens had most of their unusual norm at the input of block 0, so that the blocks did not make it.
 
     The norm of a patch embedding follows brightness and contrast: white or plain grey patches can form a mode of their own
-    before the first block, also in an untrained model. An artifact is made by the blocks: they must account for at least
-    half of the ratio, on a logarithmic scale.
+    before the first block, also in an untrained model. Blocks make artifacts: they must account for at least half of
+    the ratio, on a logarithmic scale.
     """
     return entering_ratio is not None and detection.ratio is not None and entering_ratio**2 > detection.ratio
 
@@ -122,7 +122,7 @@ def conclude(
 
 
 def against_own_median(own: OwnMedian) -> str:
-    """Say how many patches stand out of their own image, whatever the threshold pooled over images is."""
+    """Say how many patches stand out within their own image, independent of the threshold pooled over images."""
     factor = short(own.factor if own.side == "high" else 1 / own.factor)
     beyond = f"{factor} times the median norm of {'their' if own.images_with else 'its'} own image"
     bound = f"at {'least' if own.side == 'high' else 'most'}"
@@ -209,7 +209,7 @@ def _reasons(
 
 
 def _compared(evidence: Evidence, share: float) -> str:
-    """Say on which side of 0.5 the AUC lies, where that is more than chance: two deviations of places drawn at random."""
+    """Say on which side of 0.5 the AUC lies, if it is two standard deviations of random places away."""
     assert evidence.redundancy_auc is not None
     patches = evidence.images * evidence.grid[0] * evidence.grid[1]
     outliers = max(share * patches, 1.0)

@@ -1,9 +1,9 @@
-"""What a scan could have shown: a share of outliers that these images reveal in at least four tries of five.
+"""The power of a scan: the smallest share of outliers that these images would reveal with a probability of 0.8.
 
-That resamples agree on "none" says nothing of a rare effect which none of the images happens to carry. So a second mode is
-put into the measured norms of one block, at a few ratios of the median on each side, and the scan's own detector is asked
-how many such tokens it needs; then images are drawn that carry a share of them, some more than others, and it is counted how
-often the scan would find artifacts: detector, gates and the agreement of images included. The cost does not grow with images.
+Resamples that agree on "none" cannot rule out a rare effect that no image happens to carry. So a second mode is
+injected into the measured norms of one block, at a few ratios of the median on each side, to find how many such tokens
+the scan's detector needs. Then images are drawn that carry a share of them unevenly, to count how often the scan would
+report artifacts: detector, gates and agreement of images included. The cost does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vitreg.records import Detectable, Power
 POWER = 0.8
 RATIOS = (2.25, 3.5, 6.0)  # mild, moderate, strong; below the median their inverses
 DRAWS = 400
-TRIES, ENOUGH = 8, 5  # so many tokens must be found in all but one of eight resamples, or in the first five
-SEEN = 7 / 8  # that is taken for this probability: so few resamples say no more
-STEP = 1.5  # otherwise this many times as many tokens are tried
-MANY = 50_000  # more tokens are drawn as several at each place
-GRID = 1.1  # a share is given to this factor
+TRIES, ENOUGH = 8, 5  # a number of tokens is enough if it is found in all but one of 8 resamples, or in the first 5
+SEEN = 7 / 8  # the probability assumed for that; so few resamples tell no more
+STEP = 1.5  # factor to the next number of tokens tried
+MANY = 50_000  # above it, each drawn place stands for several tokens
+GRID = 1.1  # shares are searched to within this factor
 TAIL = 0.99  # how unevenly images carry norms beyond this quantile stands for how unevenly they would carry outliers,
 MIN_UNEVENNESS = 2.0  # but no more evenly than plain patches are spread over photographs: 1.8 and 2.6 in planted models
 LARGEST_INJECTION = MAX_SHARE / 2  # of the tokens; the gates refuse twice as many
@@ -33,12 +33,12 @@ LARGEST_INJECTION = MAX_SHARE / 2  # of the tokens; the gates refuse twice as ma
 
 @dataclass(frozen=True)
 class Images:
-    """What is drawn: groups of images.
+    """The groups of images to draw.
 
     Args:
         sizes: [G] images of each group.
         patches: of one image.
-        unevenness: variance of an image's number of outliers is m + unevenness * m^2 at a mean of m.
+        unevenness: the number of outliers of an image has mean m and variance m + unevenness * m^2.
     """
 
     sizes: np.ndarray
@@ -47,7 +47,7 @@ class Images:
 
     @classmethod
     def of(cls, histograms: np.ndarray, patches: int, side: Side) -> Images:
-        """Read sizes and unevenness on one side off the norm counts [G, BINS] of groups of images."""
+        """Estimate sizes and unevenness on one side from the norm counts [G, BINS] of groups of images."""
         sizes = histograms.sum(1) / patches
         pooled = np.cumsum(histograms.sum(0))
         if side == "high":
@@ -73,9 +73,10 @@ class Images:
         )  # [RESAMPLES, G]; a product of floats is the fast one
 
     def chance(self, share: float, needed: int) -> float:
-        """Probability that outliers of this share are called artifacts: enough and not too many, and in enough resamples.
+        """Probability that the scan calls outliers of this share artifacts: enough, not too many, and in enough
+        resamples.
 
-        At least: of draws and resamples with just enough of them, one in eight may be missed (SEEN).
+        A lower bound: draws and resamples with just enough outliers count as missed one time in eight (SEEN).
         """
         counts = np.random.default_rng(1).poisson(share * self._rates)  # [DRAWS, G]
         room = self.sizes * self.patches
@@ -89,11 +90,12 @@ class Images:
         return float(SEEN * (enough & (SEEN * agreeing >= MIN_CONFIDENCE)).mean())
 
     def smallest_share(self, needed: int | None) -> float | None:
-        """The share of the tokens of which `needed` are found with probability `POWER`; None if there is none."""
+        """Return the smallest share that the scan finds with probability `POWER`, given `needed` tokens; None if there
+        is none."""
         if needed is None:
             return None
         high, low = MAX_SHARE, MIN_SHARE / 4
-        # A large share falls on some images so unevenly that a fifth of all is exceeded, and that is no outlier any more.
+        # Large shares are so uneven that some draws exceed a fifth of all tokens, which the gates refuse.
         while self.chance(high, needed) < POWER:
             high /= GRID**2
             if high * self.patches * self.sizes.sum() < needed:
@@ -105,12 +107,12 @@ class Images:
 
 
 def power_of(histograms: np.ndarray, patches: tuple[int, int], layers: tuple[int, int], detector: Detector) -> Power:
-    """What the norms of two blocks could have shown, at each of `RATIOS` above the median and below.
+    """Return the smallest detectable shares in two blocks, for each of `RATIOS` above the median and below.
 
     Args:
         histograms: [G, 2, BINS] norm counts of groups of images in the two blocks; empty groups are left out.
         patches: tokens that an image counts in each of the two.
-        layers: the block that is asked above the median, and the one below.
+        layers: the block used above the median, and the one below.
     """
     histograms = histograms[histograms.any(axis=(1, 2))]
     shown, unevenness = {}, 0.0
@@ -129,7 +131,8 @@ def power_of(histograms: np.ndarray, patches: tuple[int, int], layers: tuple[int
 
 
 def _detectable(images: Images, histograms: np.ndarray, side: Side, detector: Detector) -> list[Detectable]:
-    """For each of `RATIOS` on one side the smallest share; a weaker effect needs no fewer tokens than a stronger one."""
+    """Return the smallest share for each of `RATIOS` on one side; a weaker effect never needs fewer tokens than a
+    stronger one."""
     found, injection = [], Injection(histograms, side, detector)
     needed: int | None = injection.fewest
     for factor in sorted(RATIOS, reverse=True):
@@ -142,7 +145,7 @@ def _detectable(images: Images, histograms: np.ndarray, side: Side, detector: De
 
 
 class Injection:
-    """Tokens put into resamples of the norms of one block, for the detector to find.
+    """Tokens injected into resamples of one block's norms, for the detector to find.
 
     Args:
         histograms: [G, BINS] norm counts of groups of images, none empty.
@@ -158,7 +161,7 @@ class Injection:
         self._most = int(LARGEST_INJECTION * self._whole.total)
 
     def needed(self, ratio: float, fewest: int) -> int | None:
-        """From how many tokens on at this ratio of the median outliers are found; None if a tenth of all is too few."""
+        """Return how many tokens at this ratio of the median the detector needs; None if a tenth of all is too few."""
         count = fewest
         while count <= self._most:
             if self._dependably(count, ratio):
@@ -167,7 +170,7 @@ class Injection:
         return None
 
     def already(self, ratio: float) -> int:
-        """Tokens that lie there already, and count with those put in: a real second mode may be hidden among them."""
+        """Count the tokens already there. They count with the injected ones: a real second mode may hide among them."""
         edge = self._whole.median * (ratio / NEAR if self._side == "high" else ratio * NEAR)
         return self._whole.split(edge, self._side)[1].total
 
@@ -175,9 +178,9 @@ class Injection:
         times, misses = -(-count // MANY), 0
         for tried, drawn in enumerate(self._drawn, start=1):
             normal = self._random.standard_normal(count // times)
-            again = self._random.choice(normal, len(normal))  # as in a resample: some twice, others not at all
+            again = self._random.choice(normal, len(normal))  # with replacement, as in a resample
             misses += not self._detector(injected(drawn, again, ratio, times), self._side).found
-            if misses > 1 or misses == tried:  # what the first try misses is not worth another
+            if misses > 1 or misses == tried:  # a miss at the first try ends it
                 return False
             if tried == ENOUGH and not misses:
                 return True
@@ -185,7 +188,8 @@ class Injection:
 
 
 def injected(histogram: NormHistogram, normal: np.ndarray, ratio: float, times: int = 1) -> NormHistogram:
-    """The norms with more: log-normal around `ratio` times the median, as wide as the middle two thirds of them.
+    """Return the norms with the injected ones: log-normal around `ratio` times the median, as wide as the middle two
+    thirds of the norms.
 
     Args:
         normal: where in that distribution each new token lies, in standard deviations.

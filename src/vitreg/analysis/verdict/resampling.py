@@ -1,4 +1,4 @@
-"""Do the images agree? A detector asked again on resamples of them."""
+"""Do the images agree? The detector runs again on resamples of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def weights(groups: int, resamples: int, seed: int) -> np.ndarray:
 
 
 class Pools:
-    """The norms of groups of images, pooled as often as asked.
+    """The norms of groups of images, pooled with weights.
 
     Args:
         histograms: [G, BINS] norm counts.
@@ -28,11 +28,11 @@ class Pools:
         used = np.flatnonzero(histograms.any(axis=0))
         self._range = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
         self._bins = histograms.shape[1]
-        # Bins that no group fills are left out; floats are exact here, and their product is the fast one.
+        # Empty bins are left out. These counts are exact as floats, whose product is faster.
         self._occupied = histograms[:, self._range].astype(np.float64)
 
     def __call__(self, weight: np.ndarray) -> NormHistogram:
-        """All norms together, each group as often as its weight [G] says."""
+        """Pool all norms; each group counts as often as its weight [G]."""
         pooled = np.zeros(self._bins, np.int64)
         pooled[self._range] = weight.astype(np.float64) @ self._occupied
         return NormHistogram(pooled)
