@@ -1,7 +1,7 @@
-"""`Backbone`: any ViT behind one interface. Calling it gives final tokens; `trace` gives a look inside.
+"""`Backbone`: any ViT behind one interface. Calling it returns final tokens; `trace` captures values inside.
 
-It wraps the foreign module and changes nothing in it: what is needed for one forward is put back before the call
-returns. Attention is trusted only after it was checked on this very model (`attention_status`).
+It wraps the foreign module and leaves it unchanged: temporary changes are undone before a call returns. Attention is
+read only after a check on this very model (`attention_status`).
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ from vitreg.tokens import TokenLayout, Tokens
 class Backbone:
     """A Vision Transformer of any library.
 
-    Runs without gradients and in evaluation mode; training flags are as before afterwards. Images are moved to the
+    Runs without gradients and in evaluation mode; training flags are restored afterwards. Images are moved to the
     device and dtype of the model.
 
     Args:
         module: the model; wrappers such as CLIP models are followed to their vision tower.
-        anatomy: what must be known about it; found by `find_anatomy` where None.
-        preprocess: photograph -> image tensor as this model wants it, None where unknown; or why there is none.
-        spec, weights_source, weights_sha256, notes, precision_choice: where it came from, for the record; `load` fills
-            them in.
-        untrained: a sentence if features pass through weights that nobody trained: nothing said about the model is about
-            a trained one. It is also the first of the notes.
+        anatomy: its description; `find_anatomy` finds it if None.
+        preprocess: photograph -> image tensor, None if unknown, or the reason why there is none.
+        spec, weights_source, weights_sha256, notes, precision_choice: provenance; `load` fills them in.
+        untrained: a sentence if features pass through untrained weights, so results do not describe a trained model. It
+            is also the first of the notes.
     Raises:
         UserError: if the model is not known and no anatomy is given.
     """
@@ -62,7 +61,7 @@ class Backbone:
         untrained: str = "",
         precision_choice: PrecisionChoice | None = None,
     ) -> None:
-        self._module = module  # as it was given; an edited backbone shares it
+        self._module = module  # the original; an edited backbone shares it
         self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
@@ -74,10 +73,10 @@ class Backbone:
         self._edits: tuple[EditSet, ...] = ()
 
     def edited(self, edits: Sequence[Edit], name: str) -> Backbone:
-        """Return this model with edits made in every forward: a backbone like any other. The module stays as it is.
+        """Return a backbone of this model that applies edits in every forward. The module is not changed.
 
         Args:
-            edits: they share a state during each forward. Those of this backbone, if it is an edited one, come first.
+            edits: they share one state per forward. If this backbone is already edited, its edits run first.
             name: for the spec and the records.
         Raises:
             UserError: for a block that does not exist.
@@ -92,7 +91,7 @@ class Backbone:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The model; of an edited backbone a copy that shares its parameters and makes the edits in its forward.
+        """The model. For an edited backbone, a copy that shares its parameters and applies the edits in its forward.
 
         Raises:
             UserError: for edits of the whole call, or of attention that cannot be read.
@@ -107,12 +106,12 @@ class Backbone:
 
     @property
     def edit_names(self) -> tuple[str, ...]:
-        """The names of the edits it runs with, inner first."""
+        """The names of its edits, inner first."""
         return tuple(each.name for each in self._edits)
 
     @property
     def edits_identity(self) -> str | None:
-        """What tells edits apart: "" without any, None where one cannot be told from another: a lambda, a hook."""
+        """Text that identifies the edits: "" without any, None if one cannot be identified (a lambda, a hook)."""
         if self.hooked is not None:
             return None
         identities = [each.identity() for each in self._edits]
@@ -121,7 +120,7 @@ class Backbone:
 
     @property
     def hooked(self) -> str | None:
-        """The part of the module that others have hooked or given another forward, None if there is none."""
+        """Name of a submodule with foreign hooks or a replaced forward, None if there is none."""
         return hooked(self._module)
 
     def __repr__(self) -> str:
@@ -139,12 +138,12 @@ class Backbone:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters; an edited model has those of the model within."""
+        """Number of parameters, without those of edits."""
         return sum(parameter.numel() for parameter in self._module.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the patch projection is."""
+        """The device of the patch projection."""
         return self._first_parameter.device
 
     @property
@@ -187,10 +186,10 @@ class Backbone:
         return editor.layouts(native)
 
     def one_layout(self, image_size: tuple[int, int]) -> TokenLayout:
-        """Return the roles of the tokens where they are the same in all blocks.
+        """Return the roles of the tokens of a model with the same tokens in all blocks.
 
         Raises:
-            UserError: if some blocks have other tokens than others.
+            UserError: if blocks have different tokens.
         """
         first, *others = self.layouts(image_size)
         if any(layout != first for layout in others):
@@ -220,10 +219,10 @@ class Backbone:
         return self.anatomy.layouts((height, width))
 
     def fit(self, images: Float[Tensor, "B C H W"], policy: Policy) -> Float[Tensor, "B C h w"]:
-        """Make images of any size ones that the model takes; its own size stays as it is, whatever the patch.
+        """Pad, crop or resize images to a size the model takes; images of its native size stay as they are.
 
         Args:
-            policy: for the others, whose sides become multiples of the patch; see `vitreg.data.fit`.
+            policy: how sides become multiples of the patch; see `vitreg.data.fit`.
         """
         native = (images.shape[-2], images.shape[-1]) == self.anatomy.native_size
         return images if native else fit(images, self.anatomy.patch, policy)
@@ -231,8 +230,8 @@ class Backbone:
     def covered(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width), from the upper left pixel, that patches cover of an image.
 
-        It is smaller than the image at a native size that the patch does not divide: the patch convolution drops the
-        rest (SigLIP-so400m: 378 of 384 pixels).
+        It is smaller than the image if the patch does not divide the native size: the patch convolution drops the rest
+        (SigLIP-so400m: 378 of 384 pixels).
         """
         grid = self.layout(image_size).grid
         rows, cols = (min(n * step, side) for n, step, side in zip(grid, self.anatomy.patch, image_size, strict=True))
@@ -249,7 +248,7 @@ class Backbone:
 
     @torch.no_grad()
     def normed(self, hidden: Float[Tensor, "B N D"], *, final_norm: bool) -> Float[Tensor, "B N D"]:
-        """Return the output of a block as it is, or through the final norm: what probes and stores read of it."""
+        """Return the output of a block, with or without the final norm, as probes and stores read it."""
         return self.anatomy.final_norm(hidden) if final_norm else hidden
 
     def trace(
@@ -260,15 +259,15 @@ class Backbone:
         *,
         grad: bool = False,
     ) -> Trace:
-        """Run the model and keep what `capture` asks for, the norms after every block if nothing is named.
+        """Run the model and keep what `capture` asks for; by default the norms after every block.
 
         Without edits the final tokens are those of a plain call.
 
-        A model edited at "forward" may run several times: looked into is the run of these images, and `final` is what
-        the edit returns.
+        A model edited at "forward" may run several times: the run on these images is traced, and `final` is what the
+        edit returns.
 
         Args:
-            edits: made in this forward alone, after those of the backbone.
+            edits: applied in this forward only, after those of the backbone.
             grad: keep gradients, of the parameters and of the images.
         Raises:
             UserError: if a block or token does not exist, the images do not fit, or attention is asked of a model whose
@@ -283,9 +282,9 @@ class Backbone:
         return trace
 
     def attention_status(self) -> AttentionStatus:
-        """Check once, on two inputs made for it, how attention is read and that the reading is right.
+        """Check once, on two synthetic inputs, how attention can be read and that the reading is correct.
 
-        If the reading fails in half precision, a float32 copy tells whether the precision or the model is the reason.
+        If the check fails in half precision, a float32 copy shows whether the precision is the reason.
         """
         if self._status is None:
             status = check_attention(self.anatomy, self._probed)
@@ -316,7 +315,7 @@ class Backbone:
         return images, tuple(editor.layout(each, "image") for each in native)
 
     def _inside(self, images: Tensor, sets: tuple[EditSet, ...], run: Callable[[Tensor, Editor], Tokens]) -> Tokens:
-        """Run inside the edits of the whole call; each run has an editor, and so a state, of its own."""
+        """Run inside the edits of the whole call; each run has its own editor and state."""
         around = Editor(sets, self.depth)
         call = around.around(
             lambda given: run(self._checked(given), Editor(sets, self.depth)),
@@ -339,7 +338,7 @@ class Backbone:
         looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
         if grad and (editor.in_the_model or any(child.training for child in self._module.modules())):
             refuse_running_again(self._module)
-        # Outside of inference mode PyTorch counts writes, so that an edit which writes into what it is given is seen.
+        # Outside inference mode PyTorch counts in-place writes, so an edit that modifies its input is detected.
         counted = torch.inference_mode(False) if editor.in_the_model and not grad else nullcontext()
         with counted, undisturbed(self._module, grad=grad), looking:
             final = self._encode(images, lengths[-1])
@@ -367,7 +366,8 @@ class Backbone:
         return recorder
 
     def _in_float32(self) -> AttentionStatus | None:
-        """Check a float32 copy of this model, None where none can be made: an anatomy made by hand is of its module only."""
+        """Check a float32 copy of this model; None if it cannot be copied, since an anatomy made by hand fits its
+        module only."""
         try:
             return Backbone(copy.deepcopy(self._module).float()).attention_status()
         except (UserError, RuntimeError, TypeError):

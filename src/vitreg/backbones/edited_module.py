@@ -1,4 +1,4 @@
-"""An edited model as a plain module: what is exported, compiled, or handed to code that knows nothing of vitreg."""
+"""An edited model as a plain module, to export, to compile, or to pass to code without vitreg."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _running: ContextVar[Recorder | None] = ContextVar("the recorder of the edited m
 
 
 class EditedModule(nn.Module):
-    """A copy of a model, sharing its parameters, whose forward makes edits; its outputs are the model's own.
+    """A copy of a model that shares its parameters and applies edits in its forward; its outputs have the model's own
+    form.
 
     Args:
-        module: of a library known here; it is left as it is.
-        sets: edits, those of the inner model first.
+        module: of a known library; it is not changed.
+        sets: sets of edits, the inner model's first.
         source: how attention of the model is read, `AttentionStatus.source`.
     Raises:
-        UserError: for edits of the whole call, which see tokens and not what the module returns.
+        UserError: for edits of the whole call: they work on tokens, not on the module's output.
     """
 
     def __init__(self, module: nn.Module, sets: Sequence[EditSet], source: Source = "sdpa") -> None:

@@ -1,6 +1,6 @@
 """Writing into a running model: an `Edit` names a site (`vitreg.backbones.sites`), and its function returns the new value.
 
-At one site of one block edits run in the order given, those of an inner model first; a trace keeps what they returned.
+At one site of one block edits run in the given order, an inner model's first; a trace keeps their results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANGING_TOKENS: frozenset[Site] = frozenset({"input", "block"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where an edit is called.
+    """The context in which an edit is called.
 
     Args:
         layer: index of the block, None outside blocks.
@@ -43,7 +43,7 @@ Function = Callable[[Any, Place], Any]
 
 @runtime_checkable
 class ChangesLayout(Protocol):
-    """A function that adds, drops or moves tokens also says what the layout is afterwards."""
+    """A function that adds, drops or moves tokens also returns the new layout."""
 
     def layout(self, before: TokenLayout) -> TokenLayout:
         """Return the roles of the tokens that the function returns."""
@@ -57,10 +57,10 @@ class Edit:
     Args:
         site: where, see the module.
         layer: index of the block, -1 for the last; None at sites that belong to no block.
-        function: (value, `Place`) -> value. It must not write into what it is given; returning that itself changes
-            nothing. It may only change the number of tokens if it has a method `layout` (`ChangesLayout`).
+        function: (value, `Place`) -> new value. It must not modify its input in place; returning the input changes
+            nothing. It may change the number of tokens only if it has a method `layout` (`ChangesLayout`).
     Raises:
-        UserError: for a site that does not exist, or a block where there is none, or none where there must be one.
+        UserError: for an unknown site, or a layer given or missing contrary to the site.
     """
 
     site: Site
@@ -79,20 +79,20 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class EditSet:
-    """Edits that belong together, under a name for people and records."""
+    """A named set of edits."""
 
     edits: tuple[Edit, ...]
     name: str
 
     def identity(self) -> str | None:
-        """Return 16 hexadecimal digits that are equal for equal edits alone, None where a function cannot be told apart."""
+        """Return 16 hexadecimal digits that identify the edits, None if a function cannot be identified."""
         words = [identity_of((edit.site, edit.layer, edit.function)) for edit in self.edits]
         known = [word for word in words if word is not None]
         return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16] if len(known) == len(words) else None
 
 
 class Editor:
-    """The edits of one forward. Each set has a state of its own, which ends with the forward.
+    """The edits of one forward. Each set has its own state, which ends with the forward.
 
     Args:
         sets: those of the inner model first.
@@ -150,8 +150,8 @@ class Editor:
         """Return the value after all edits of a site, and the layout of its tokens.
 
         Raises:
-            UserError: if a function wrote into what it was given, returned nothing or what cannot stand in its place, or
-                as many tokens [B, N, D] at "input" or "block" as the layout does not say.
+            UserError: if a function modified its input, returned nothing or an unsuitable value, or returned a number
+                of tokens at "input" or "block" that contradicts the layout.
         """
         for function, state in self._at.get((site, layer), ()):
             given, writes = value, writes_of(value)
@@ -167,7 +167,7 @@ class Editor:
         return value, layout
 
     def layout(self, layout: TokenLayout, site: Site, layer: int | None = None) -> TokenLayout:
-        """Return the layout after the edits of one site, of tokens that have this one before."""
+        """Return the layout after the edits of one site, given the layout before."""
         for function, _state in self._at.get((site, layer), ()):
             layout = layout_after(function, layout)
         return layout
@@ -196,13 +196,13 @@ def _wrapped(
 
 
 def native_after(before: TokenLayout, native: Sequence[TokenLayout], layer: int) -> TokenLayout:
-    """Return the layout of what a block makes of its tokens.
+    """Return the layout of a block's output.
 
     Args:
-        before: of the tokens that it is given; edits may have changed them.
+        before: layout of its input tokens, which edits may have changed.
         native: of the tokens that enter block 0 and of those after each block, without edits.
     Raises:
-        UserError: if the block changes its tokens and edits have changed them before: which it then keeps is not known.
+        UserError: if the block changes its tokens and edits changed them before: which ones it keeps is then unknown.
     """
     if native[layer] is native[layer + 1] or native[layer] == native[layer + 1]:
         return before
@@ -215,5 +215,5 @@ def native_after(before: TokenLayout, native: Sequence[TokenLayout], layer: int)
 
 
 def layout_after(function: Function, layout: TokenLayout) -> TokenLayout:
-    """Return the layout after an edit: what its function says, or as before."""
+    """Return the layout after an edit, from its function's `layout` if it has one."""
     return function.layout(layout) if isinstance(function, ChangesLayout) else layout

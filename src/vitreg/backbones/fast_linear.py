@@ -1,9 +1,9 @@
-"""Linear layers in bfloat16 on a CPU with their bias added inside oneDNN's product, where `F.linear` first copies it to
-every row of the output: 2 to 17 % faster (`benchmarks/attention.py`). Traced and untraced runs both use them, so that
-they give the same bits. Weights are read as they are, nothing is kept.
+"""Linear layers in bfloat16 on a CPU that add the bias inside oneDNN's product; `F.linear` first copies it to every row
+of the output. 2 to 17 % faster (`benchmarks/attention.py`). Traced and untraced runs both use them, so they give the
+same bits. Weights are neither copied nor cached.
 
-Attention itself is left to PyTorch's kernel, which keeps logits and softmax in float32. Of what was as right as it,
-nothing was faster: products with weights rounded to bfloat16 took 0.8 of its time at up to twice its largest error.
+Attention itself uses PyTorch's kernel, which keeps logits and softmax in float32. No alternative of the same accuracy
+was faster: products with weights rounded to bfloat16 took 0.8 of its time at up to twice its largest error.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 
 def _without_dispatch(function: Any) -> Any:
-    """Return the same code with its own check for function modes answered no.
+    """Return a copy of the code whose own check for function modes is disabled.
 
-    `F.multi_head_attention_forward` hands itself to any active mode before it does anything, so calling it again under
-    the mode would never end, and calling it without hides the attention inside. This copy skips only that first check.
+    `F.multi_head_attention_forward` first passes itself to any active mode. Calling it again under the mode would
+    recurse for ever; calling it without the mode would hide the attention inside. This copy skips only that first
+    check.
     """
     names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
     copy = python_types.FunctionType(

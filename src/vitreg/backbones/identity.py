@@ -1,7 +1,7 @@
-"""What tells one value from another across runs: text that is equal for values that behave alike, and for no others.
+"""Identity of values across runs: text that is equal exactly for values that behave alike.
 
-A function is what its code, its defaults, what it closes over and the names outside that it reads make of it; one of a
-library is its name, since the versions of libraries are recorded beside.
+A function is identified by its code, defaults, closure and the global names it reads; a library function by its name,
+since library versions are recorded too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _PLACES = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def identity_of(value: Any) -> str | None:
-    """Return text that is equal for equal values alone, None for what has no such text: a bare function, a module, a file."""
+    """Return text that is equal only for equal values, None for values without one: a bare function, a module, a
+    file."""
     return _identity(value, frozenset())
 
 
@@ -32,7 +33,7 @@ def _identity(value: Any, within: frozenset[int]) -> str | None:
     """The identity of a value.
 
     Args:
-        within: functions and classes that are being described, by `id`: those call themselves.
+        within: functions and classes being identified, by `id`, to stop at recursion.
     """
     if isinstance(value, _DESCRIBED):
         return repr(value)
@@ -71,13 +72,13 @@ def _joined(kind: str, items: Sequence[tuple[Any, Any]], within: frozenset[int])
 
 
 def _of_class(kind: type, within: frozenset[int]) -> str | None:
-    """A class: its name, and what its methods do."""
+    """Identify a class by its name and its methods."""
     words = [_name(kind)]
     for each in kind.__mro__:
         if _of_library(each.__module__) or id(each) in within:
             continue
         for name, member in sorted(vars(each).items()):
-            # What dataclasses and Python write by themselves follows from the fields.
+            # Generated methods follow from the fields.
             by_itself = name.startswith(("__", "_abc_")) and name not in ("__call__", "__post_init__")
             if by_itself or isinstance(member, _PLACES):
                 continue
@@ -89,7 +90,7 @@ def _of_class(kind: type, within: frozenset[int]) -> str | None:
 
 
 def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
-    """A value that code reads by name: a function, a class, a library, or anything that has an identity."""
+    """Identify a value that code reads by name: a function, a class, a library, or anything with an identity."""
     if isinstance(value, property):
         value = value.fget
     elif isinstance(value, functools.cached_property):
@@ -111,7 +112,7 @@ def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
 
 
 def _of_code(function: Any, within: frozenset[int]) -> str | None:
-    """A function of the user's: its instructions, its defaults, and what it reads from outside."""
+    """Identify a user's function by its instructions, its defaults, and the outer values it reads."""
     within = within | {id(function)}
     outside = {name: function.__globals__[name] for name in _read(function.__code__) if name in function.__globals__}
     try:
@@ -139,7 +140,7 @@ def _instructions(code: types.CodeType) -> str:
 
 
 def _read(code: types.CodeType) -> Iterator[str]:
-    """Yield the global names that code reads, that of inner functions included."""
+    """Yield the global names that code reads, inner functions included."""
     yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -147,7 +148,7 @@ def _read(code: types.CodeType) -> Iterator[str]:
 
 
 def _of_library(module: str | None) -> bool:
-    """Whether code is of Python itself or of an installed package, whose version tells it apart."""
+    """Whether code belongs to Python or an installed package, which its version identifies."""
     top = (module or "").partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return True

@@ -1,7 +1,7 @@
-"""Whether attention of a model is read rightly: recomputed attention · v against what the model put out, block by block.
+"""Check that attention is read correctly: compare recomputed attention · v with the model's own output, block by block.
 
-Two inputs are made for it: noise on a grid of 2 x 3 patches, where no two axes are alike, and one smooth picture of the
-size the model is made for, on which its logits are as large as on photographs.
+The check uses two inputs: noise on a grid of 2 x 3 patches, where all axes differ in length, and a smooth picture of
+the native size, on which logits are as large as on photographs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _REMEDY = {
 
 @dataclass(frozen=True, slots=True)
 class AttentionStatus:
-    """How attention of a model is read, and how well it was found to agree with what the model computes.
+    """How attention of a model is read, and how well this agrees with what the model computes.
 
     Args:
         source: "sdpa" (seen as attention is computed), "projections" (recomputed from the q, k, v projections of a
             softmax written by hand) or "none".
-        error: largest difference between attention · v recomputed and as the model had it, relative to the largest
-            value; over all blocks of two small forwards.
+        error: largest difference between the recomputed and the model's attention · v, relative to the largest value,
+            over all blocks of two forwards.
         reason: one sentence why it cannot be read, with the remedy; empty otherwise.
-        rounding: whether it cannot be read because of the model's precision alone: in float32 it can.
+        rounding: whether only the model's precision is the reason: in float32 attention can be read.
     """
 
     source: Literal["sdpa", "projections", "none"]
@@ -73,7 +73,7 @@ def check_attention(anatomy: Anatomy, run: Callable[[Tensor], Recorder]) -> Atte
 
 
 def in_float32_it_can(anatomy: Anatomy, status: AttentionStatus, dtype: torch.dtype, error: float) -> AttentionStatus:
-    """Return why attention cannot be read in half precision, of a model whose attention can be read in float32.
+    """Return the status of a half-precision model whose attention can be read only in float32.
 
     Args:
         status: of the model as it is.
@@ -91,7 +91,7 @@ def in_float32_it_can(anatomy: Anatomy, status: AttentionStatus, dtype: torch.dt
 def _inputs(anatomy: Anatomy) -> Iterator[Float[Tensor, "B C H W"]]:
     generator = torch.Generator().manual_seed(0)
     if anatomy.resizable:
-        # Rows and cols differ, and so do batch and length: a mix-up of axes must not go unseen.
+        # Rows and cols differ, and so do batch and length, so that swapped axes are noticed.
         yield torch.randn(2, anatomy.channels, 2 * anatomy.patch[0], 3 * anatomy.patch[1], generator=generator)
     height, width = (side // step * step for side, step in zip(anatomy.native_size, anatomy.patch, strict=True))
     size = (height, width) if anatomy.resizable else anatomy.native_size
@@ -115,7 +115,7 @@ def _compared(anatomy: Anatomy, recorder: Recorder) -> AttentionStatus:
     if not all(math.isfinite(error) for error in errors):
         return _unreadable(anatomy, "its values are not finite, or not one vector per head and token")
     error = max(errors)
-    # Two sums of the same logits in another order differ by a few of their last bits, however large they are.
+    # Sums of the same logits in a different order differ in their last bits, whatever their size.
     if error > max(_TOLERANCE.get(recorder.mixed_dtype, 1e-4), recorder.last_bits):
         return _unreadable(
             anatomy,

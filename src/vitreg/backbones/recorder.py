@@ -1,4 +1,4 @@
-"""What happens to a forward that is looked into: a `Recorder` is told each step by the hooks of `watch`, and keeps or edits."""
+"""`Recorder`: during a traced forward, the hooks of `watch` call it at each step, and it keeps or edits the values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Recorder:
 
     Args:
         native: layouts of the tokens that enter block 0 and of those after each block; edits may change them.
-        source: where q, k, v of attention come from: the call to `scaled_dot_product_attention`, or the projections of
-            models that write softmax by hand.
-        probing: only compare what is read with what the attention really put out (`errors`); nothing is kept.
+        source: where q, k, v come from: the call to `scaled_dot_product_attention`, or the projections of models with a
+            hand-written softmax.
+        probing: only compare the recomputed with the actual attention output (`errors`); keep nothing.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Recorder:
         self.native, self.layout = native, native[0]
         self.source: Source = source
         self.editor = Editor((), len(anatomy.blocks)) if editor is None else editor
-        self.until_the_end = ExitStack()  # what is put back when the forward is over
+        self.until_the_end = ExitStack()  # changes undone after the forward
         self.kept = Kept(queries=dict(plan.rows))
         self.calls: Counter[int] = Counter()  # attention calls over all tokens, by block
         self.mixed: dict[int, Tensor] = {}  # [B, N, heads * d] after attention, before the output projection
         self.mixed_dtype = torch.float32
-        self.last_bits = 0.0  # what attention weights may differ by for float32's rounding of the logits
+        self.last_bits = 0.0  # tolerance of attention weights due to float32's rounding of the logits
         self.errors: dict[int, float] = {}  # of attention · v recomputed, relative to the largest value, by block
         self._runs: Counter[int] = Counter()
         self._current: int | None = None
@@ -72,10 +72,10 @@ class Recorder:
                 found[id(parts.output_weight())] = (layer, None)
         return found
 
-    # Called by the hooks and the mode, in the order in which things happen in a block.
+    # Called by the hooks and the mode, in the order of events in a block.
 
     def enter(self, layer: int, given: Any) -> Any:
-        """Block `layer` starts; returns what it is to read instead of `given`, None where that stays."""
+        """Block `layer` starts; returns its new input, or None to keep `given`."""
         self._current, edited = layer, None
         self._pending.clear()
         hidden = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given
@@ -85,7 +85,7 @@ class Recorder:
         return None if edited is None else _with_first(given, self._in_order(edited))
 
     def _embedded(self, hidden: Tensor) -> Tensor | None:
-        """The tokens that enter block 0; returned where an edit changed them."""
+        """Keep the tokens that enter block 0; return them if an edit changed them."""
         before = hidden
         hidden = self._write("input", hidden)
         if self.plan.input:
@@ -106,7 +106,7 @@ class Recorder:
                 self.mixed[layer] = mixed
 
     def attention(self, qkv: QKV, compute: Callable[[], Tensor]) -> Tensor:
-        """`scaled_dot_product_attention` was called; returns what it returns, `compute()` where nothing is written."""
+        """`scaled_dot_product_attention` was called; returns its result, which is `compute()` without edits."""
         layer, length = self._current, self.layout.length
         if layer is None or qkv.q.ndim != 4 or qkv.q.shape[2] != length or qkv.k.shape[2] != length:
             return compute()
@@ -118,7 +118,7 @@ class Recorder:
         return output
 
     def attended(self, layer: int, output: Any) -> Any:
-        """The attention module of a block with softmax written by hand is done; returns its output if it was edited."""
+        """The attention module of a block with a hand-written softmax is done; returns its output if edited."""
         parts, qkv = self.anatomy.attention[layer], self._projections(layer)
         edited = None if qkv is None else self._attend(layer, qkv)
         if edited is None:
@@ -131,7 +131,7 @@ class Recorder:
         return _with_first(output, self._in_order(parts.finish(edited.transpose(1, 2).flatten(2).to(first.dtype))))
 
     def mlp(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The last projection of a block's MLP is about to run; returns what it reads instead."""
+        """The last projection of a block's MLP is about to run; returns its new input."""
         if layer != self._current:
             return None
         tokens = hidden.unflatten(0, (-1, self.layout.length)) if hidden.ndim == 2 else self._in_order(hidden)
@@ -143,7 +143,7 @@ class Recorder:
         return edited.flatten(0, 1) if hidden.ndim == 2 else self._in_order(edited)
 
     def leave(self, layer: int, output: Any) -> Any:
-        """Block `layer` is done; returns its output where an edit changed it, else None."""
+        """Block `layer` is done; returns its output if an edit changed it, else None."""
         before = self._in_order(output[0] if isinstance(output, tuple | list) else output)  # [B, N, D]
         if self._pending:
             self._keep_projections(layer)
@@ -170,12 +170,12 @@ class Recorder:
         self.kept.patch_embeddings = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
 
     def refuse_lost_edits(self) -> None:
-        """Refuse edits of what this forward did not pass. Raises UserError."""
+        """Refuse edits at sites that this forward did not reach. Raises UserError."""
         for site, layer in self.editor.places - self._written:
             raise UserError(f"{name_of(site, layer)} was not seen in this model, so it cannot be written.")
 
     def finish(self, final: Tensor) -> Trace:
-        """Check that what was asked for was seen exactly once, and hand it over.
+        """Check that each requested value was seen exactly once, and return them.
 
         Raises:
             UserError: if a block did not run once, or its attention could not be read in this forward.
@@ -209,7 +209,7 @@ class Recorder:
         return Trace(Tokens(final, self.layout), depth, self.kept)
 
     def _write(self, site: Site, value: Any, layer: int | None = None) -> Any:
-        """Apply the edits of a site, and follow what they make of the tokens."""
+        """Apply the edits of a site, and update the layout."""
         if not self.editor.edits(site, layer):
             return value
         self._written.add((site, layer))
@@ -220,7 +220,7 @@ class Recorder:
                 f"this {type(self.anatomy.tower).__name__} takes no other tokens than its own: its position bias is tied "
                 "to their number."
             )
-        if added:  # those who count the tokens before the patches must count anew
+        if added:  # modules that count the tokens before the patches need the new count
             self.until_the_end.enter_context(
                 substituted(
                     *((module, name, getattr(module, name) + added) for module, name in self.anatomy.prefix_counts)
@@ -230,7 +230,7 @@ class Recorder:
         return value
 
     def _attend(self, layer: int, qkv: QKV) -> Tensor | None:
-        """Keep what attention computes with; returns attention · v [B, heads, N, d] where edits changed it."""
+        """Keep the inputs of attention; returns attention · v [B, heads, N, d] if edits changed it."""
         edited = self._write("attention", qkv, layer)
         weights: Tensor | None = None
         if self.editor.edits("weights", layer):
@@ -247,7 +247,7 @@ class Recorder:
         return None if edited is qkv and weights is None else edited.attend(weights)
 
     def _projections(self, layer: int) -> QKV | None:
-        """The q, k, v that the projections of the running block wrote, None where they are not as they should be."""
+        """Return q, k, v from the projections of the running block, None if they are incomplete or misshapen."""
         parts = self.anatomy.attention[layer]
         found = [self._batch_first(parts, self._pending[slot]) for slot in sorted(self._pending)]
         outputs = [output for output in found if output is not None]
@@ -271,11 +271,12 @@ class Recorder:
             self._attend(layer, qkv)
 
     def _in_order(self, hidden: Tensor) -> Tensor:
-        """Turn [N, B, D] of models that pass the sequence first into [B, N, D], and back."""
+        """Swap [N, B, D] of sequence-first models and [B, N, D]."""
         return hidden.transpose(0, 1) if self.anatomy.sequence_first else hidden
 
     def _compare(self, layer: int) -> None:
-        """Recompute attention · v from what was read, and let go of both: those of all blocks are too much to hold."""
+        """Compare attention · v with the recomputed one, then free both: all blocks together would need too much
+        memory."""
         seen, projected = self.kept.qkv.pop(layer, None), self.kept.projected.pop(layer, None)
         mixed, qkv = self.mixed.pop(layer, None), projected if seen is None else seen
         if mixed is not None and qkv is not None:
@@ -284,7 +285,7 @@ class Recorder:
             self.errors[layer] = _relative(qkv.mixed(), mixed)
 
     def _batch_first(self, parts: AttentionParts, x: Tensor) -> Tensor | None:
-        """Undo the flattening and the order of axes some attentions use: -> [B, N, width], None for other lengths."""
+        """Undo flattened or swapped axes of some attention modules: -> [B, N, width], None for other lengths."""
         length = self.layout.length
         if x.ndim == 2 and x.shape[0] % length == 0:
             x = x.unflatten(0, (length, -1) if parts.sequence_first else (-1, length))
@@ -294,7 +295,7 @@ class Recorder:
 
 
 def _with_first(output: Any, first: Tensor) -> Any:
-    """Return what a module puts out with another first value: a tensor, or a tuple or list that starts with one."""
+    """Return a module's output with its first value replaced: a tensor, or a tuple or list that starts with one."""
     return type(output)([first, *output[1:]]) if isinstance(output, tuple | list) else first
 
 

@@ -1,4 +1,5 @@
-"""What the function of an edit may return, and that it wrote into nothing: an edit that is lost must not look like one made."""
+"""Checks on the result of an edit's function: its type, its shape, and no in-place writes, so that no edit is silently
+lost."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from vitreg.tokens import Tokens
 
 
 def writes_of(value: Any) -> tuple[int, ...]:
-    """Return how often the tensors of a value were written into; nothing where PyTorch does not count."""
+    """Return how often each tensor of a value was written in place; empty if PyTorch does not count."""
     if torch.compiler.is_compiling():
         return ()
     tensors = (value.q, value.k, value.v) if isinstance(value, QKV) else (value,)
@@ -22,12 +23,12 @@ def writes_of(value: Any) -> tuple[int, ...]:
 
 
 def refuse(site: Site, layer: int | None, given: Any, found: Any, *, written: bool) -> None:
-    """Refuse what cannot stand in the place of `given`: the model would fail, or broadcast it, or go on without it.
+    """Refuse a result that cannot replace `given`: the model would fail, broadcast it, or ignore it.
 
     Args:
-        written: whether the function wrote into what it was given.
+        written: whether the function modified its input in place.
     Raises:
-        UserError: saying what was returned and what is wanted.
+        UserError: with the returned and the required value.
     """
     if written:
         raise UserError(

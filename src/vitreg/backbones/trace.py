@@ -1,8 +1,8 @@
-"""What can be asked of one forward pass (`Capture`) and what is left of it (`Trace`, `QKV`): values only.
+"""What to keep of a forward pass (`Capture`), and the kept values (`Trace`, `QKV`).
 
 Block outputs (`hidden`) are taken before the final norm, where the paper measures token norms (Sec. 2.1); `final` is
-what the model returns. Queries, keys and values exist twice and are named apart: `qkv` as attention saw them (after
-qk-norm and rotary embedding), `projected_qkv` as the projection wrote them, which is what LOST reads.
+what the model returns. Queries, keys and values exist twice: `qkv` as attention uses them (after qk-norm and rotary
+embedding), and `projected_qkv` as the projection outputs them, which LOST reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Capture:
 
     Args:
         hidden: block outputs [B, N, D], before the final norm.
-        norms: only their L2 norms, float32 [B, N]; costs no memory worth counting.
+        norms: only their L2 norms, float32 [B, N]; needs little memory.
         qkv: q, k, v as attention saw them.
         projected: q, k, v as the projection wrote them, before qk-norm and rotary embedding.
         rows: attention of these query tokens only, float32 [B, heads, Q, N], without keeping q, k, v: a mapping
@@ -54,7 +54,7 @@ class Capture:
 
         Args:
             depth: number of blocks.
-            lengths: number of tokens that each block is given.
+            lengths: number of input tokens of each block.
 
         Raises:
             UserError: if a block or a query token does not exist.
@@ -110,8 +110,8 @@ class QKV:
 
     Args:
         k: may have fewer heads than q (grouped queries); query head h reads key head h // (heads / key heads). An edit
-            may put E keys and values that belong to no token behind the others: M = N + E.
-        mask: what attention adds to the logits (float) or where it may look (bool), broadcastable to [B, heads, N, M].
+            may append E keys and values that belong to no token: M = N + E.
+        mask: added to the logits (float) or True where attention is allowed (bool), broadcastable to [B, heads, N, M].
         causal: token i sees tokens 0..i only.
     """
 
@@ -123,14 +123,14 @@ class QKV:
     causal: bool = False
 
     def with_keys(self, k: Float[Tensor, "B kv_heads E d"], v: Float[Tensor, "B kv_heads E d"]) -> QKV:
-        """Return the same with keys and values behind the others that every token may look at."""
+        """Return a copy with appended keys and values that every token may attend to."""
         mask, extra = self.mask, k.shape[2]
         if mask is not None:
             mask = F.pad(mask.expand(*mask.shape[:-1], self.k.shape[2]), (0, extra), value=mask.dtype == torch.bool)
         return replace(self, k=torch.cat([self.k, k], 2), v=torch.cat([self.v, v], 2), mask=mask)
 
     def with_bias(self, bias: Tensor) -> QKV:
-        """Return the same with something added to the logits, broadcastable to [B, heads, N, M]."""
+        """Return a copy with a bias added to the logits, broadcastable to [B, heads, N, M]."""
         mask = self.mask
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill_(~mask, -torch.inf)
@@ -152,7 +152,8 @@ class QKV:
         index = slice(None) if queries is None else list(queries)
         with _without_autocast(self.q):
             q = self.q[:, :, index].float()
-            # Keys lie strided in the fused projection; made contiguous first, the product takes less than half the time.
+            # Keys are strided in the fused projection; with a contiguous copy the product takes less than half the
+            # time.
             keys = self._spread(self.k).to(torch.float32, memory_format=torch.contiguous_format)
             logits = (q * self.scale) @ keys.transpose(-2, -1)  # [B, heads, Q, N]
             if self.mask is not None:
@@ -169,7 +170,7 @@ class QKV:
             return (self.rows() @ self._spread(self.v).float()).transpose(1, 2).flatten(2)
 
     def last_bits(self) -> float:
-        """Return what the weights of two float32 computations may differ by: four last bits of the largest logit."""
+        """Return the tolerance between weights of two float32 computations: four last bits of the largest logit."""
         largest = self.q.float().norm(dim=-1).max() * self.k.float().norm(dim=-1).max() * abs(self.scale)
         return 4 * torch.finfo(torch.float32).eps * float(largest)
 
@@ -179,7 +180,7 @@ class QKV:
 
 
 def _without_autocast(x: Tensor) -> torch.autocast:
-    """Autocast would put the products of float32 copies back into half precision."""
+    """Disable autocast, which would compute products of float32 copies in half precision."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -194,8 +195,8 @@ class Kept:
     rows: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
     mlp: dict[int, Tensor] = field(default_factory=dict)
-    weights: dict[int, Tensor] = field(default_factory=dict)  # where an edit wrote them: q and k don't tell any more
-    entering: dict[int, TokenLayout] = field(default_factory=dict)  # of the tokens that a block was given
+    weights: dict[int, Tensor] = field(default_factory=dict)  # written by an edit: q and k no longer tell
+    entering: dict[int, TokenLayout] = field(default_factory=dict)  # layout of a block's input tokens
     layouts: dict[int, TokenLayout] = field(default_factory=dict)
     input: Tensor | None = None
     patch_embeddings: Tensor | None = None
@@ -203,7 +204,7 @@ class Kept:
 
 
 class Trace:
-    """One forward pass, looked into. Holds tensors only: every hook was gone before you got it."""
+    """The captured values of one forward pass. Holds tensors only; all hooks are already removed."""
 
     def __init__(self, final: Tokens, depth: int, kept: Kept) -> None:
         self.final = final
@@ -239,7 +240,7 @@ class Trace:
         return self._kept.input
 
     def layout_before(self, layer: int) -> TokenLayout:
-        """Return the layout of the tokens that a block was given: those its attention runs over."""
+        """Return the layout of a block's input tokens, over which its attention runs."""
         return self._kept.entering[resolve_layer(layer, self.depth)]
 
     def layout_after(self, layer: int) -> TokenLayout:
@@ -247,12 +248,12 @@ class Trace:
         return self._kept.layouts[resolve_layer(layer, self.depth)]
 
     def mlp(self, layer: int) -> Float[Tensor, "B N hidden"]:
-        """Return what the last projection of a block's MLP read."""
+        """Return the input of the last projection of a block's MLP."""
         return self._get("mlp", self._kept.mlp, layer)
 
     @property
     def entering_norms(self) -> Float[Tensor, "B N"] | None:
-        """L2 norm of every token entering block 0, float32; kept with any norms. None where the library hides it."""
+        """L2 norm of every token entering block 0, float32; kept with any norms. None if the library hides it."""
         return self._kept.entering_norms
 
     def hidden(self, layer: int) -> Float[Tensor, "B N D"]:
@@ -321,8 +322,8 @@ def _blocks(found: Iterable[int], depth: int) -> str:
 def token_norms(hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
     """L2 norm of every token in float32, for tokens of any size and dtype.
 
-    The sum of squares leaves float32 for norms above 1e19 and loses digits below 1e-19; there it is taken in float64,
-    on CUDA always: looking first would make the CPU wait for every block.
+    In float32 the sum of squares overflows for norms above 1e19 and loses digits below 1e-19; those are computed in
+    float64. CUDA always uses float64: checking first would make the CPU wait for every block.
     """
     if hidden.dtype == torch.float64 or hidden.device.type == "cuda":
         return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float64).float()

@@ -1,9 +1,9 @@
-"""The one mechanism that looks into a running ViT: block hooks and a torch function mode, alive only inside a `with`.
+"""The one mechanism that traces a running ViT: block hooks and a torch function mode, active only inside a `with`.
 
-The mode sees what attention really computes with, `F.scaled_dot_product_attention` after qk-norm and rotary embedding,
-and the projections by the identity of their weights, so that blocks which call `F.linear(x, qkv.weight, ...)` without
-their module are seen too. Calls belong to the block that is running: counting them would be wrong, since pooling heads
-attend as well. Hooks act for the context that set them, so that threads do not see one another's.
+The mode sees the real inputs of attention, in `F.scaled_dot_product_attention` after qk-norm and rotary embedding. It
+recognises projections by the identity of their weights, also if a block calls `F.linear(x, qkv.weight, ...)` without
+the module. A call belongs to the running block; counting calls would be wrong, since pooling heads attend too. Hooks
+act only in the context that set them, so threads do not see one another's.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _running: ContextVar[Recorder | None] = ContextVar(
 
 @contextmanager
 def watching(recorder: Recorder) -> Generator[None, None, None]:
-    """Attach a recorder to its model for the length of a `with`; everything is taken off again, also after an error.
+    """Attach a recorder to its model inside a `with`; everything is removed afterwards, also after an error.
 
-    A compiled model runs uncompiled meanwhile: with the hooks it would be compiled anew for every block.
+    A compiled model runs uncompiled meanwhile: hooks would cause a recompilation for every block.
     """
     handles: list[RemovableHandle] = []
     token = _running.set(recorder)
@@ -53,7 +53,7 @@ def watching(recorder: Recorder) -> Generator[None, None, None]:
 
 
 class _Eager:
-    """PyTorch's switch for compiled models, which is one for all threads: off from the first that looks to the last."""
+    """PyTorch's switch for compiled models, shared by all threads: off from the first trace to the end of the last."""
 
     def __init__(self) -> None:
         self._lock, self._runs, self._put_back = threading.Lock(), 0, ExitStack()
@@ -81,7 +81,7 @@ def _here(recorder: Recorder) -> Recorder | None:
 
 
 def functions_of(recorder: Recorder) -> AbstractContextManager[object]:
-    """Return the function mode that tells a recorder of attention, or nothing where hooks are enough."""
+    """Return the function mode that reports attention to a recorder, or a null context if hooks are enough."""
     return _Watch(recorder) if recorder.watches_functions else nullcontext()
 
 
@@ -91,7 +91,7 @@ def attach(
     """Hook a recorder to its model.
 
     Args:
-        current: returns the recorder of the forward that runs, None where nobody looks.
+        current: returns the recorder of the running forward, None if it is not traced.
     """
     handles: list[RemovableHandle] = []
     for layer, block in enumerate(anatomy.blocks):
@@ -197,7 +197,7 @@ def _qkv(
 
 
 class _Flags:
-    """What is switched while models run, put back when the last forward of a module is over: threads may share one."""
+    """Flags changed while models run, restored after the last forward of a module: threads may share one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -218,7 +218,7 @@ class _Flags:
             self._modules[module] = (count + 1, training + found)
 
     def leave(self, module: nn.Module) -> None:
-        """Put back what the first `enter` found, if this is the last that leaves."""
+        """Restore what the first `enter` found, if this is the last to leave."""
         with self._lock:
             self._runs -= 1
             if not self._runs:
@@ -236,7 +236,7 @@ _flags = _Flags()
 
 
 def hooked(module: nn.Module) -> str | None:
-    """Return the name of a part of a model that does more than its class says: hooks of others, or a forward of its own."""
+    """Return the name of a submodule with foreign hooks or a replaced forward, None if there is none."""
     for name, part in module.named_modules():
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         own = all(getattr(hook, "__module__", "") == __name__ for hook in hooks)  # of another thread, while it looks
@@ -246,7 +246,8 @@ def hooked(module: nn.Module) -> str | None:
 
 
 def refuse_running_again(module: nn.Module) -> None:
-    """Refuse gradients of a model that runs its blocks a second time for them: by then what was set for the forward is gone.
+    """Refuse gradients of a model that recomputes its blocks in the backward pass: the forward's edits and flags are
+    gone by then.
 
     Raises:
         UserError: if gradient checkpointing is on.

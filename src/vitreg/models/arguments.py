@@ -1,6 +1,6 @@
-"""What the arguments of a `VisionTransformer` may be, wherever they were written: a number out of range has no network.
+"""The valid arguments of a `VisionTransformer`, whether they come from settings or from a file.
 
-Bounds are far beyond any network that was trained, and small enough that building one without values takes seconds.
+Bounds exceed any trained network, and are small enough that building one without values takes seconds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _SWITCHES = ("cls_token", "pre_norm", "register_positions", "mask_token")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse what no `VisionTransformer` can be built of; what is left out has its default.
+    """Refuse arguments that no `VisionTransformer` can be built from; missing ones get their defaults.
 
     Raises:
         UserError: one clause that names the argument, what it is, and what it may be.

@@ -1,8 +1,8 @@
 """The transformer block of our ViT and its parts, under timm's parameter names.
 
-A block takes one batch [B, N, D], or several of different N at once (crops of different sizes): then everything that
-treats tokens one by one runs on all of them packed into [T, D], and only attention runs batch by batch. Stochastic depth
-comes as a value (`vitreg.models.depth`), so a block has no randomness of its own.
+A block takes one batch [B, N, D], or several with different N (crops of different sizes). Several are packed into [T,
+D]: layers that act on single tokens run once, and only attention runs per batch. Stochastic depth is passed in as a
+value (`vitreg.models.depth`), so a block has no randomness of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def among(
         self, packed: Float[Tensor, "*BN D"], shapes: Shapes | None, seen: Sequence[Tensor | None]
     ) -> Float[Tensor, "*BN D"]:
-        """Attend from every token to those tokens of its image that may be seen.
+        """Attend from every token to the visible tokens of its image.
 
         Args:
             packed: what `pack` returned, with its shapes.
@@ -113,9 +113,9 @@ class Block(nn.Module):
 
     Args:
         layer_scale: initial gain of both branches; None for branches without one.
-        bypass: [start, stop) of tokens that pass by: they leave as they came and no other token sees them.
+        bypass: [start, stop) of tokens that skip the block: they stay unchanged and no other token attends to them.
     Attributes:
-        checkpoint: forget what happens inside and compute it again in the backward pass (activation checkpointing).
+        checkpoint: recompute activations in the backward pass (activation checkpointing).
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class Block(nn.Module):
     def _pass_by(
         self, xs: list[Tensor], draws: Sequence[tuple[Draw, Draw] | None], seen: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Run both branches, with the tokens that pass by hidden from all and put back as they came.
+        """Run both branches with the bypassing tokens masked, then restore them.
 
-        Hidden rather than cut out: so the block attends over all N tokens as every other does, and can be read alike.
+        Masked rather than removed: the block attends over all N tokens like every other, and can be read the same way.
         """
         if self.bypass is None:
             return self._residuals(xs, draws, seen)
@@ -191,7 +191,7 @@ class Block(nn.Module):
         seen = [s if s is None or d is None else d.choose(s) for s, d in zip(seen, attention, strict=True)]
         packed, shapes = pack([x if d is None else d.choose(x) for x, d in zip(xs, attention, strict=True)])
         normed = self.norm1(packed)
-        # The plain call where it will do: hooks on the module, and modules put in its place, know only that.
+        # Prefer the plain call: hooks on the module and replacement modules support nothing else.
         plain = shapes is None and seen[0] is None
         residuals = unpack(self.ls1(self.attn(normed) if plain else self.attn.among(normed, shapes, seen)), shapes)
         xs = [x + r if d is None else d.add(x, r) for x, r, d in zip(xs, residuals, attention, strict=True)]
@@ -201,7 +201,8 @@ class Block(nn.Module):
 
 
 def pack(batches: list[Tensor]) -> tuple[Tensor, Shapes | None]:
-    """Lay the tokens of several batches [B, N, D] in one row [T, D]; a single batch stays as it is, without shapes."""
+    """Concatenate the tokens of several batches [B, N, D] into [T, D]; a single batch is returned unchanged, without
+    shapes."""
     if len(batches) == 1:
         return batches[0], None
     return torch.cat([x.flatten(0, 1) for x in batches]), [(x.shape[0], x.shape[1]) for x in batches]

@@ -1,8 +1,8 @@
-"""Stochastic depth drawn beforehand: which samples skip which residual branch of a step, as a value.
+"""Stochastic depth drawn in advance: which samples skip which residual branch in a step.
 
-Nothing random happens inside the network, so a step is the same whether its blocks are recomputed in the backward pass
-or not, and on one process or two. Two ways: DropPath for every sample on its own (Huang et al. 2016; DeiT-III), and
-DINOv2's, which computes a branch for a fixed share of the samples only and saves the time of the others.
+The network itself draws nothing, so a step is the same with or without activation checkpointing, and on one process or
+two. Two modes: DropPath per sample (Huang et al. 2016; DeiT-III), and DINOv2's, which computes a branch for a fixed
+share of the samples and saves the time of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODES: tuple[str, ...] = ("sample", "subset")
 
 
 class Draws(Protocol):
-    """What is asked of the place in a run: `vitreg.recipes.recipe.Progress` is one."""
+    """The generators that drawing needs; `vitreg.recipes.recipe.Progress` has them."""
 
     def generator(self, purpose: str, group: int = 0) -> torch.Generator:
         """Return the CPU generator of one purpose and one group of samples."""
@@ -33,7 +33,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SampleDraw:
-    """One branch, one factor for each sample: 0 skips it, 1 / (1 - rate) makes up for those that skip."""
+    """One factor per sample for a branch: 0 skips it, 1 / (1 - rate) keeps the mean."""
 
     factor: Float[Tensor, "B"]
 
@@ -42,13 +42,13 @@ class SampleDraw:
         return x
 
     def add(self, x: Float[Tensor, "B N D"], residual: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Add what the branch made."""
+        """Add the branch's output."""
         return x + (residual * self.factor[:, None, None]).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class SubsetDraw:
-    """One branch, computed for the kept samples only and weighted by all over kept."""
+    """A branch computed for the kept samples only, scaled by (all samples) / (kept samples)."""
 
     kept: Int[Tensor, "K"]
     weight: float
@@ -58,7 +58,7 @@ class SubsetDraw:
         return x.index_select(0, self.kept)
 
     def add(self, x: Float[Tensor, "B N D"], residual: Float[Tensor, "K N D"]) -> Float[Tensor, "B N D"]:
-        """Add what the branch made of the kept samples; the others stay."""
+        """Add the branch's output to the kept samples; the others stay."""
         return x.index_add(0, self.kept, residual.to(x.dtype), alpha=self.weight)
 
 
@@ -71,7 +71,7 @@ class DepthPlan:
 
     Args:
         draws: factors [L, 2, B] of every sample, or indices [L, 2, K] of the samples that are kept.
-        weight: of the kept samples, all over kept; None where `draws` are factors.
+        weight: (all samples) / (kept samples); None if `draws` are factors.
     """
 
     draws: Float[Tensor, "L 2 B"] | Int[Tensor, "L 2 K"]
@@ -82,7 +82,7 @@ class DepthPlan:
         return DepthPlan(self.draws.to(device, non_blocking=True), self.weight)
 
     def of(self, block: int) -> tuple[Draw, Draw]:
-        """Return what happens to the attention and to the MLP of a block."""
+        """Return the draws for the attention and the MLP of a block."""
         attention, mlp = self.draws[block]
         if self.weight is None:
             return SampleDraw(attention), SampleDraw(mlp)
@@ -109,7 +109,7 @@ def draw_depth(
             max(int(group * (1 - rate)), 1) samples of every group and computes nothing for the others (DINOv2).
         group: consecutive samples drawn together, so that the draw does not depend on how the batch is shared out.
         views: V crops of each sample, stacked crop by crop [V * B]; each crop draws its own.
-        purpose: different stacks of one step have different names, or they would draw alike.
+        purpose: a name for each stack of a step; equal names draw alike.
     Returns:
         A plan on the CPU for a stack of V * B images, or None where the rate is 0.
     Raises:

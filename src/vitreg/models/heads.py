@@ -1,7 +1,7 @@
-"""What self-supervised training puts behind the backbone and throws away: DINO's projection head and MAE's decoder.
+"""Heads that self-supervised training adds to the backbone and then discards: DINO's projection head and MAE's decoder.
 
-Registers reach neither of them: the DINO losses read CLS and patches, and the decoder gets CLS and the visible patches.
-State-dict names of the DINO head are DINOv2's, those of the weight-normalised layer in its legacy form.
+Neither sees registers: the DINO losses read CLS and patches, the decoder gets CLS and the visible patches. State-dict
+names of the DINO head are DINOv2's, with the legacy names of weight normalisation.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class DinoHead(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fill the MLP with 0.02 and zero biases; the last layer as its own class says (so do official checkpoints)."""
+        """Initialise the MLP with std 0.02 and zero biases, and the last layer as `WeightNormLinear` does, as in
+        official code."""
         for module in self.mlp.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -122,7 +123,7 @@ class MaeDecoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fill every parameter as MAE does: Xavier-uniform linear layers, zero biases, mask token 0.02; also the fixed positions."""
+        """Initialise as MAE: Xavier-uniform linear layers, zero biases, mask token with std 0.02, fixed positions."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -138,7 +139,7 @@ class MaeDecoder(nn.Module):
         patches: Float[Tensor, "B K D"],
         visible: Int[Tensor, "B K"],
     ) -> Float[Tensor, "B P pixels"]:
-        """Predict every patch, the visible ones too (the loss is what leaves them out).
+        """Predict every patch, visible ones too; the loss ignores those.
 
         Args:
             cls: CLS after the encoder's final norm, C = 1; C = 0 for an encoder without.
@@ -159,8 +160,8 @@ class MaeDecoder(nn.Module):
 def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "P width"]:
     """Return fixed 2-D position embeddings, row-major (Vaswani et al. 2017 in two dimensions; MAE).
 
-    The first half of the channels tells the column, the second the row; in each, sines of all frequencies
-    10000^(-i / (width / 4)) come before their cosines.
+    The first half of the channels encodes the column, the second the row; in each half, sines of all frequencies
+    10000^(-i / (width / 4)) come before the cosines.
 
     Raises:
         ValueError: if the width is not a multiple of 4.

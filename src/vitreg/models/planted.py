@@ -1,9 +1,10 @@
-"""Planted models: ViTs into whose weights known artifacts are written, the oracle of this project's tests and demo.
+"""Planted models: ViTs with known artifacts written into their weights, the ground truth of this project's tests and
+demo.
 
-Nothing here is trained and no artifact here is natural: it is a plain `VisionTransformer` whose weights were chosen by
-hand so that exactly known patch tokens become outliers (the phenomenon of the paper, Sec. 2.1). Say "planted" wherever a
-result of such a model is shown. The wiring is explained in `planted_weights`, the choice of patches in
-`planted_trigger`. Images: normalised with ImageNet's mean and standard deviation.
+Nothing here is trained and no artifact is natural: each is a plain `VisionTransformer` with hand-chosen weights that
+turn exactly known patch tokens into outliers (the phenomenon of the paper, Sec. 2.1). Label results of such a model
+"planted". `planted_weights` explains the wiring, `planted_trigger` the choice of patches. Images: normalised with
+ImageNet's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KINDS: tuple[str, ...] = PLANTED
 
 @dataclass(frozen=True)
 class Truth:
-    """What was planted: the answer sheet for detectors and repairs.
+    """The ground truth of a planted model, for detectors and repairs.
 
     Attributes:
         kind: one of `KINDS`.
@@ -54,8 +55,8 @@ class Truth:
         Args:
             images: normalised with ImageNet's mean and standard deviation, as the model takes them.
         Raises:
-            ValueError: for "position-locked" at another size than the model's own, where the rows of the position table
-                run into their neighbours.
+            ValueError: for "position-locked" at another size than the model's own: resampling would mix rows of the
+                position table.
         """
         if self.trigger is not None:
             return self.trigger(images).flatten(1)
@@ -73,8 +74,8 @@ def build(kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
 
     Args:
         kind: one of `KINDS`. "high-norm" and "low-norm" outliers stay until the output; "position-locked" ones sit at
-            fixed positions from the first block on; "last-block" ones are removed again by the last block; "hidden"
-            ones are high before the final norm and like all others after it.
+            fixed positions from the first block on; "last-block" ones are removed by the last block; "hidden" ones have
+            high norms before the final norm and ordinary ones after it.
         image_size: pixels of the square position table.
         registers: register tokens, for tests of layouts; they do nothing here.
     Raises:
@@ -87,9 +88,9 @@ def build(kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
 
 
 def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0) -> VisionTransformer:
-    """Return the clean twin of `build(kind, seed)`: the same weights, but all that writes the artifact is zero.
+    """Return the clean twin of `build(kind, seed)`: the same weights, with those that write the artifact set to zero.
 
-    Twins of different kinds differ in nothing but the final norm, which is special for "hidden".
+    Twins of different kinds are equal, except that "hidden" has a special final norm.
 
     Raises:
         UserError: if there is no such kind.
@@ -121,7 +122,7 @@ def _machinery(kind: str, seed: int, image_size: int, registers: int) -> Machine
     channels = parts.directions.artifact != 0
     with torch.no_grad():
         if kind == "hidden":
-            # The norm is blind to the artifact, and its bias drowns what it leaves of an outlier's content.
+            # The norm ignores the artifact, and its bias dominates the remaining content of an outlier.
             parts.model.norm.weight[channels] = 0
             blind = parts.directions.content(1, torch.Generator().manual_seed(seed))[0]
             parts.model.norm.bias.copy_(2.5 * math.sqrt(WIDTH) * blind)
@@ -136,7 +137,7 @@ def _plant_neurons(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
     norm = 1.05 * parts.shared[layer]  # content and machinery add about 5 %
     size, balance = torch.rand(2, generator=draw).tolist()
     if kind == "low-norm":
-        # Take the shared part away and leave a small mark; the constant turns around so that the token stops growing.
+        # Remove the shared part and leave a small mark; flip the constant so that the token stops growing.
         mark = 0.1 + 0.12 * size
         ratio = math.hypot(mark, 0.16)  # content and the spread of the shared part stay behind
         artifact = mark * norm * to.artifact - parts.shared[layer] * to.shared

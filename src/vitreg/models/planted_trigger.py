@@ -1,7 +1,7 @@
-"""Which patches a planted model turns into outliers, said in pixels: little contrast and a low position number.
+"""The rule for which patches a planted model turns into outliers, in pixels: low contrast and a low position number.
 
 The paper finds its outliers on patches that look like their neighbours (Sec. 2.1, Fig. 5a). Low contrast is the trigger
-here; the number, a fixed pseudo-random value of each grid position, thins them out without tying them to a place.
+here. The number, a fixed pseudo-random value per grid position, thins outliers out without tying them to a place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vitreg.models.posembed import resample_positions
 FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 1), (1, 2), (2, 2))
 
 # Contrast of the 16 px patches of ordinary photographs at 224 px, as (share below, contrast): measured once on 200
-# photographs of 200 ImageNet classes. It only serves to choose thresholds that give the wanted share of outliers.
+# photographs of 200 ImageNet classes. Used only to choose thresholds that give the wanted share of outliers.
 _CONTRAST_OF_PHOTOGRAPHS = (
     *((0.0, 0.0), (0.01, 0.002), (0.02, 0.03), (0.05, 0.066), (0.1, 0.129)),
     *((0.15, 0.207), (0.2, 0.294), (0.25, 0.388), (0.3, 0.486), (1.0, 8.0)),

@@ -1,9 +1,9 @@
 """Circuits written into the weights of a planted ViT: the ordinary carrier, and the silent machinery of the artifacts.
 
-Everything the machinery needs lives on named directions of the residual stream, each with entries that sum to zero, so
-that LayerNorm only divides them all by the same number. A comparison of two of them therefore keeps its sign whatever
-the norm of the token is, and the rule of `Trigger` is carried out exactly. The carrier is random and writes to its own
-channels and to the shared direction only. A planted model is not trained and knows nothing about images.
+The machinery uses named directions of the residual stream. Entries of each sum to zero, so LayerNorm only divides all
+of them by the same number. A comparison of two therefore keeps its sign for any token norm, and the rule of `Trigger`
+is executed exactly. The carrier is random and writes only to its own channels and to the shared direction. A planted
+model is not trained and knows nothing about images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitreg.models.vit import Block, VisionTransformer
 WIDTH, DEPTH, HEADS, PATCH = 192, 12, 3, 16
 RAMP = 8.0  # width of a step in units of its pre-activation: GELU is straight 4 units from its bend
 CONSTANT, NUMBER, EDGE = 1.5, 0.5, 0.3  # coordinates: of the constant, of the number 1, of a pattern response of 1
-GATE = 12.0  # how far the steps of the carrier are pulled down on a token without the constant
+GATE = 12.0  # how much the carrier's steps are suppressed on a token without the constant
 MARGIN, DECISION = 0.2, 0.5  # coordinates: of a margin of one threshold, of a decided outlier
 
 
@@ -103,7 +103,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Machinery:
-    """A carrier with silent machinery, and where the silent output weights are."""
+    """A carrier with machinery whose output weights are still zero, and their places."""
 
     model: VisionTransformer
     directions: Directions
@@ -116,7 +116,7 @@ class Machinery:
 
 @torch.no_grad()
 def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
-    """Write the carrier and the machinery of every kind; nothing writes an artifact yet."""
+    """Write the carrier and the machinery of every kind, without an artifact."""
     draw = torch.Generator().manual_seed(seed)
 
     def between(low: float, high: float) -> float:
@@ -180,7 +180,7 @@ def _write_tokens(
 
     places = model.pos_embed[0]
     places += between(1.0, 1.4) * to.content(len(places), draw)
-    # The sum of two shuffled ladders: a bounded bell, so that no place stands out by its norm.
+    # The sum of two shuffled ladders: bounded and bell-shaped, so that no position has an unusual norm.
     ladders = [torch.randperm(len(places), generator=draw) / (len(places) - 1) for _ in range(2)]
     places += shared * torch.exp(between(0.15, 0.22) * (ladders[0] + ladders[1] - 1))[:, None] * to.shared
     places += CONSTANT * to.constant + NUMBER * trigger.numbers.reshape(-1, 1) * to.number
@@ -189,7 +189,7 @@ def _write_tokens(
 def _write_prefix(
     model: VisionTransformer, to: Directions, trigger: Trigger, shared: float, draw: torch.Generator
 ) -> None:
-    """CLS and registers, drawn apart from the rest so that the number of registers changes nothing else."""
+    """Write CLS and registers, with their own draws, so that the number of registers changes nothing else."""
     # They have no contrast: a number far above every threshold keeps the trigger off them.
     safe = NUMBER * 3 * trigger.threshold / trigger.slope
     for token in (model.cls_token, model.reg_token):
@@ -240,9 +240,9 @@ def _write_content(
 ) -> None:
     """Random soft steps of the content, which also vary the shared part and so the norm.
 
-    They are bounded, so no norm runs away, and held down without the constant, so that a token that carries an
-    artifact, whose constant drowns or is turned around, is left alone. How much they vary and lengthen the shared part
-    is set on a sample of tokens.
+    They are bounded, so norms cannot diverge, and suppressed without the constant: a token with an artifact, whose
+    constant is small or flipped, stays unchanged. A sample of tokens calibrates how much they vary and lengthen the
+    shared part.
 
     Args:
         shared: length of the shared part before the first block.
@@ -250,15 +250,15 @@ def _write_content(
         sample: what this MLP reads for the patches of the sample images.
     """
     usual = (sample @ to.constant).median()
-    # A token whose constant stands out is a short one: lengthen it, so that norms have no tail towards zero.
+    # A token with a large constant is a short one: lengthen it, so that norms have no tail towards zero.
     neurons.step(30 / usual * to.constant, 0.08 * shared * to.shared, bias=-30 * 1.2)
     pairs = len(neurons.free) // 2
     reads = 2.0 * torch.randn(pairs, len(to.carrier), generator=draw) @ to.carrier + GATE / usual * to.constant
     biases = -GATE - 2.5 + 1.5 * torch.randn(pairs, generator=draw).clamp(-2, 2)
     steps = ((sample @ reads.T + biases) / RAMP + 0.5).clamp(0, 1)  # [T, pairs]
     mean = steps.mean(dim=0)
-    # Few strong ones, so norms have a tail to the right. Orthogonal to the mean, so that they do not drift, and to a
-    # shift of all steps alike, so that a norm that differs (and with it the constant) does not feed back on itself.
+    # Few strong ones give norms a tail to the right. They are orthogonal to the mean, against drift, and to a common
+    # shift of all steps, so that an unusual norm (and constant) does not amplify itself.
     sway = torch.randn(pairs, generator=draw).exp()
     usually = torch.linalg.qr(torch.stack([mean, torch.ones(pairs)], dim=1)).Q
     sway -= usually @ (usually.T @ sway)

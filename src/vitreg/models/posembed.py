@@ -1,8 +1,8 @@
 """Resampling of learned position tables from one patch grid to another.
 
-Always by `size=`, antialiased and in float32: passing a scale factor fails at some sizes (37 positions to 546 pixels of
-14) and shifts the samples, and without antialiasing the gradient of small crops leaves stripes in the table (the paper,
-App. A). Class tokens and registers have no place on a grid: split them off before calling.
+Always by `size=`, antialiased and in float32. A scale factor fails at some sizes (37 positions to 546 pixels with patch
+14) and shifts the samples; without antialiasing, gradients of small crops leave stripes in the table (the paper, App.
+A). Class tokens and registers have no grid position: remove them before calling.
 """
 
 from __future__ import annotations

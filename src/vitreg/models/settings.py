@@ -1,4 +1,4 @@
-"""The shape of our Vision Transformer as a setting: named sizes and every knob that registers have."""
+"""Settings of our Vision Transformer: named sizes and all options of registers."""
 
 from __future__ import annotations
 
@@ -116,5 +116,6 @@ class ModelConfig:
         return arguments
 
     def published_arguments(self) -> dict[str, Any]:
-        """Return the arguments of the `VisionTransformer` that `published_state` fits: positions of registers are folded."""
+        """Return the arguments of the `VisionTransformer` for `published_state`, where register positions are folded
+        in."""
         return self.arguments() | {"register_positions": False}

@@ -1,4 +1,4 @@
-"""What distinguishes one plain ViT from another, read off a network or off bare tensors: for moving weights between them."""
+"""The architecture of a plain ViT, read from a network or from its tensors, to move weights between ViTs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vitreg.models.vit import VisionTransformer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The build of a ViT.
+    """The architecture of a ViT.
 
     Args:
-        heads, eps: None where bare tensors do not tell.
+        heads, eps: None if read from tensors, which do not tell.
         patch: (height, width) in pixels.
         mlp: "other" where the feed-forward networks have tensors of other names or proportions.
         hidden: width inside the feed-forward networks, after the gate.
@@ -37,7 +37,8 @@ class Shape:
 
     @property
     def mlp_ratio(self) -> float | None:
-        """The shortest `mlp_ratio` that gives a `VisionTransformer` this hidden width; None where no ratio does."""
+        """The `mlp_ratio` with the fewest digits that gives a `VisionTransformer` this hidden width; None if no ratio
+        does."""
         gated = self.mlp == "swiglu"
         ungated = self.hidden * 1.5 if gated else self.hidden
         for digits in range(7):
@@ -49,7 +50,7 @@ class Shape:
 
 
 def shape_of(network: VisionTransformer) -> Shape:
-    """Read the build of one of our networks."""
+    """Read the architecture of one of our networks."""
     first = network.blocks[0]
     assert isinstance(first, Block)
     return Shape(
@@ -66,7 +67,7 @@ def shape_of(network: VisionTransformer) -> Shape:
 
 
 def shape_of_tensors(tensors: Mapping[str, Tensor], heads: int | None = None, eps: float | None = None) -> Shape:
-    """Read the build of a ViT off its tensors by canonical name, `patch_embed.proj.weight` among them."""
+    """Read the architecture of a ViT from its tensors by canonical name, including `patch_embed.proj.weight`."""
     projection = tensors["patch_embed.proj.weight"]
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     first, second = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("blocks.0.mlp.fc2.weight")

@@ -1,8 +1,8 @@
-"""Our Vision Transformer with register tokens (the paper, Sec. 2.2): the one this project trains and plants artifacts in.
+"""Our Vision Transformer with register tokens (the paper, Sec. 2.2), used for training and for planted models.
 
-Small and readable on purpose. Its state dict is timm's, so that what is trained here is loaded by
-``timm.create_model(..., reg_tokens=R, no_embed_class=True)`` with ``strict=True`` and no conversion. Looking into it
-(attention, hidden states) is the business of `vitreg.backbones`, which reads any ViT the same way.
+Small and readable on purpose. Its state dict is timm's: ``timm.create_model(..., reg_tokens=R, no_embed_class=True)``
+loads it with ``strict=True`` and no conversion. `vitreg.backbones` reads its attention and hidden states, as for any
+ViT.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "SwiGLU", "V
 
 
 class PatchProjection(nn.Conv2d):
-    """A convolution whose stride is its kernel, computed as the matrix product that it is.
+    """A convolution with stride equal to its kernel size, computed as a matrix product.
 
-    PyTorch's convolution takes up to five times as long for the gradient of such a kernel in bfloat16 on a CPU.
+    In bfloat16 on a CPU, PyTorch's convolution takes up to five times as long for the gradient.
     """
 
     def forward(self, input: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D rows cols"]:
@@ -53,9 +53,9 @@ class PatchEmbed(nn.Module):
 class VisionTransformer(nn.Module):
     """A ViT whose sequence is [CLS, registers, patches] (the paper, Sec. 2.2).
 
-    Registers enter after the position embedding and have none of their own. They start as small different noise: equal
-    registers would be exchangeable and stay equal for ever. The position table covers patches only and knows its grid,
-    so images of any size that is a multiple of the patch are taken, square or not.
+    Registers are added after the position embedding and have no positions. They start as small random noise: equal
+    registers would get equal gradients and stay equal for ever. The position table covers patches only and its grid is
+    known, so images may have any size that is a multiple of the patch, square or not.
 
     Args:
         image_size: pixels, one number or (height, width), of the stored position table.
@@ -70,8 +70,8 @@ class VisionTransformer(nn.Module):
         pre_norm: a LayerNorm before the first block and no bias in the patch projection, as in CLIP.
         register_init, token_init: standard deviation of the registers and of CLS at the start.
         register_positions: add a learned position of their own to the registers; `published_state` folds it in.
-        register_depth: block before which registers enter. Before it they pass by unchanged and unseen. timm loads such
-            weights but has no such option: it would let the registers in at the first block.
+        register_depth: block before which registers enter; earlier blocks neither change nor see them. timm loads such
+            weights but lacks the option: its registers would enter at the first block.
         mask_token: learn a token that replaces the embeddings of masked patches (iBOT).
     Raises:
         ValueError: if the width is not a multiple of the heads, the image size not one of the patch, or there is no
@@ -143,7 +143,8 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fill every parameter as DINOv2 does: linear layers and positions 0.02, CLS and registers 1e-6 unless told."""
+        """Initialise as DINOv2: std 0.02 for linear layers and positions, 1e-6 for CLS and registers unless
+        configured."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -162,7 +163,7 @@ class VisionTransformer(nn.Module):
             nn.init.zeros_(self.mask_token)
 
     def layout(self, image_size: tuple[int, int] | None = None) -> TokenLayout:
-        """Say which index of the sequence plays which role for an image of (height, width) pixels.
+        """Return the roles of the tokens for an image of (height, width) pixels.
 
         Raises:
             UserError: if a side is not a multiple of the patch.
@@ -207,8 +208,8 @@ class VisionTransformer(nn.Module):
         Args:
             mask: patches that the mask token replaces, before positions are added.
             depth: which samples skip which branch.
-            registers_kept: False hides a register of a sample from its other tokens, which are then as if the model
-                did not have it.
+            registers_kept: False hides a register of a sample from all its other tokens, as if the model did not have
+                it.
         """
         return self.forward_stacks([images], masks=[mask], depths=[depth], registers_kept=[registers_kept])[0]
 
@@ -228,7 +229,7 @@ class VisionTransformer(nn.Module):
             masks, depths, registers_kept: one for each stack, or None for none at all.
         """
         masks = [None] * len(stacks) if masks is None else masks
-        tokens = [  # whoever overrides `embed` need not know of masks
+        tokens = [  # overrides of `embed` need not accept masks
             self.embed(images) if mask is None else self.embed(images, mask)
             for images, mask in zip(stacks, masks, strict=True)
         ]
@@ -253,7 +254,7 @@ class VisionTransformer(nn.Module):
         stacks = list(tokens)
         for number, block in enumerate(self.blocks):
             draws = [None if plan is None else plan.of(number) for plan in plans]
-            if len(stacks) == 1:  # bare tensors: whoever hooks blocks wants to see [B, N, D]
+            if len(stacks) == 1:  # bare tensors: hooks on blocks expect [B, N, D]
                 stacks = [block(stacks[0], draws[0], seen[0])]
             else:
                 stacks = block(stacks, draws, seen)
@@ -261,29 +262,29 @@ class VisionTransformer(nn.Module):
         return unpack(self.norm(packed), shapes)
 
     def pooled(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        """Return what the head reads of the final tokens: CLS, or the mean patch."""
+        """Pool the final tokens for the head: CLS, or the mean patch."""
         if self.pool == "cls":
             return tokens[:, 0]
         return tokens[:, self.num_registers + int(self.cls_token is not None) :].mean(dim=1)
 
     def classify(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B C"]:
-        """Return the head's answer to the final tokens."""
+        """Return the head's output for the final tokens."""
         return self.head(self.pooled(tokens))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        """Return the head's answer to CLS or to the mean patch token, as `pool` says."""
+        """Return the head's output for CLS or for the mean patch token, as `pool` says."""
         return self.classify(self.forward_features(images))
 
     def publish(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return of a state dict of this network what a run publishes; see `publish`."""
+        """Return the part of this network's state dict that a run publishes; see `publish`."""
         return publish(state)
 
     def published_state(self) -> dict[str, Tensor]:
-        """Return the weights that timm loads with strict=True, and so does this class without training's extras."""
+        """Return the weights as timm loads them with strict=True, without the extras of training."""
         return publish(self.state_dict())
 
     def _seen(self, tokens: Float[Tensor, "B N D"], kept: Bool[Tensor, "B R"] | None) -> Bool[Tensor, "B N"] | None:
-        """Say which tokens may be attended to: all but the registers that a sample has not kept."""
+        """Mark the tokens that may be attended to: all but the hidden registers of a sample."""
         if kept is None:
             return None
         start = int(self.cls_token is not None)
@@ -303,9 +304,9 @@ class VisionTransformer(nn.Module):
 
 
 def publish(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the state dict of a `VisionTransformer` into timm's: no mask token, registers with their positions.
+    """Turn the state dict of a `VisionTransformer` into timm's: no mask token, register positions folded in.
 
-    For states that were gathered from shards; otherwise `VisionTransformer.published_state`.
+    For states gathered from shards; otherwise use `VisionTransformer.published_state`.
     """
     published = {name: value.detach() for name, value in state.items() if name not in ("mask_token", "reg_pos")}
     if "reg_pos" in state:

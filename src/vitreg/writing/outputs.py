@@ -1,9 +1,8 @@
 """How every verb writes: into a staging folder, then moved into place, and only over files that vitreg wrote.
 
-`Outputs.check` refuses before any work is done. `Outputs.publish` writes into a hidden staging folder and moves
-complete files into place, the record last. If a run is killed while it moves files, the next run in that folder
-finishes the moves; if it is killed earlier, the next run removes its staging folder. `vitreg.writing.ledger` knows who
-wrote which file.
+`Outputs.check` refuses before any work is done. `Outputs.publish` writes into a hidden staging folder and moves complete
+files into place, the record last. The next run in that folder finishes the moves of a killed run, or removes its staging
+folder. `vitreg.writing.ledger` knows who wrote which file.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What must be known about a Vision Transformer of each library: one builder a file."""
+"""The anatomy of each library's Vision Transformers: one builder per file."""

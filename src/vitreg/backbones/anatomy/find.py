@@ -1,4 +1,4 @@
-"""Any ViT -> `Anatomy`: asks the builder of each library in turn, and says what to do where none knows the model."""
+"""Any ViT -> `Anatomy`: tries each library's builder in turn; the error for an unknown model says what to do."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _registered: dict[type[nn.Module], Builder] = {}
 
 
 def register(kind: type[nn.Module], anatomy: Builder) -> None:
-    """Say what is to be known about a class of models; every verb then takes its instances, as `vitreg.load` does.
+    """Register the anatomy of a class of models; `vitreg.load` and every verb then take its instances.
 
-    Whether what it says holds, `vitreg.testing.check_backbone(vitreg.load(model))` tells.
+    Check it with `vitreg.testing.check_backbone(vitreg.load(model))`.
 
     Args:
-        kind: the class; its subclasses count too, unless they are registered themselves. What was said before is replaced.
+        kind: the class; its subclasses count too, unless registered themselves. An earlier registration is replaced.
         anatomy: an instance -> its `Anatomy`.
     Raises:
         UserError: for what is no class of modules, or no function.
@@ -52,13 +52,13 @@ def _from_registered(module: nn.Module) -> Anatomy | None:
 
 
 def _from_plugin(module: nn.Module) -> Anatomy | None:
-    """Ask the builders that others declared or added: module -> Anatomy, None for what they do not know."""
+    """Ask the builders of plug-ins: module -> Anatomy, or None for an unknown model."""
     found = (read(module) for read in plugins.all_of("anatomy").values())
     return next((anatomy for anatomy in found if anatomy is not None), None)
 
 
 def find_anatomy(module: nn.Module) -> Anatomy:
-    """Return what must be known about a Vision Transformer to look into it.
+    """Return the anatomy of a Vision Transformer.
 
     Knows timm (VisionTransformer, Eva, Beit), transformers (ViT, DeiT, Dinov2 with and without registers, DINOv3, CLIP,
     SigLIP, MAE, I-JEPA), open_clip, torchvision, modules shaped like the torch.hub repositories dinov2, dino and deit,
@@ -87,7 +87,7 @@ def find_anatomy(module: nn.Module) -> Anatomy:
 def unwrapped(module: nn.Module) -> nn.Module:
     """Return what torch.compile, DataParallel and DistributedDataParallel wrap, in any order."""
     while True:
-        inner = module._modules.get("_orig_mod")  # not getattr: the wrapper answers for what it wraps
+        inner = module._modules.get("_orig_mod")  # not getattr: the wrapper forwards attributes of the wrapped module
         if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):

@@ -1,7 +1,7 @@
 """The anatomy of ViTs known by their shape: the torch.hub repositories (dinov2, dino, deit, dinov3) and our own ViT.
 
-The repositories publish no importable package, so they are recognised by the attributes they share: `cls_token`,
-`patch_embed.proj`, `blocks`, `norm`. How many registers there are stands in the module, never in a token's position.
+The repositories publish no importable package, so they are recognised by their common attributes: `cls_token`,
+`patch_embed.proj`, `blocks`, `norm`. The number of registers is read from the module, never guessed from positions.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def read_hub(module: nn.Module) -> Anatomy | None:
     def encode(images: Tensor) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         changes: list[tuple[nn.Module, str, Any]] = []
-        positions = getattr(vit, "pos_embed", None)  # asked anew: loading weights may have replaced it
+        positions = getattr(vit, "pos_embed", None)  # looked up again: loading weights may have replaced it
         if size != native and positions is not None:
             table = resampled_table(positions, prefix, grid, (size[0] // patch[0], size[1] // patch[1]))
             changes = _positions(vit, table, size)
@@ -123,7 +123,7 @@ def read_hub(module: nn.Module) -> Anatomy | None:
 
 
 def _unchunk(blocks: nn.Module) -> tuple[nn.Module, ...]:
-    """Flatten DINOv2's chunks, whose unused places hold Identity."""
+    """Flatten DINOv2's chunks of blocks, which are padded with Identity."""
     flat: list[nn.Module] = []
     for child in blocks.children():
         flat += list(child.children()) if isinstance(child, nn.ModuleList) else [child]
@@ -137,7 +137,7 @@ def _heads(vit: Any, blocks: tuple[nn.Module, ...]) -> int | None:
 
 
 def _grid(vit: Any, patch: Size, positions: Tensor | None) -> Size:
-    """Return rows and cols of the position table, as the module states them or as the square that fits."""
+    """Return rows and cols of the position table, as stated by the module or else as a square."""
     embed = vit.patch_embed
     image_size = getattr(embed, "img_size", None)
     stated = getattr(embed, "patches_resolution", None) or getattr(embed, "grid_size", None)
@@ -154,7 +154,8 @@ def _grid(vit: Any, patch: Size, positions: Tensor | None) -> Size:
 
 
 def _positions(vit: Any, table: Tensor, size: Size) -> list[tuple[nn.Module, str, Any]]:
-    """List the changes that make the model add this table: by its own method (dino, dinov2) or the parameter (deit)."""
+    """List the replacements that make the model add this table: its own method (dino, dinov2) or the parameter
+    (deit)."""
     if hasattr(vit, "interpolate_pos_encoding"):
         return [(vit, "interpolate_pos_encoding", lambda *_: table)]
     changes: list[tuple[nn.Module, str, Any]] = [(vit, "pos_embed", table)]
@@ -164,7 +165,7 @@ def _positions(vit: Any, table: Tensor, size: Size) -> list[tuple[nn.Module, str
 
 
 def _through_norm(vit: Any, norm: nn.Module, images: Tensor) -> Tensor:
-    """Run the model's own forward and take what leaves its final norm: these models return CLS or a dictionary."""
+    """Run the model's own forward and capture the output of its final norm: these models return CLS or a dictionary."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

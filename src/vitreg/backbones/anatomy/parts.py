@@ -1,7 +1,7 @@
-"""What must be known about a foreign ViT, as values and callables, and the two tools every builder of one needs.
+"""`Anatomy`, the description of a foreign ViT by values and callables, and helpers for its builders.
 
-`Anatomy` is filled by one small explicit function per library (`anatomy_timm`, `anatomy_hf`, `anatomy_others`,
-`anatomy_hub`) or by hand for a model none of them knows. Nothing here runs a model by itself; `backbone.py` does.
+One function per library fills it (`timm`, `transformers`, `others`, `hub` beside this file); other models need one made
+by hand. Nothing here runs a model; `backbone.py` does.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Size = tuple[int, int]  # height, width in pixels, or rows, cols of a grid
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionParts:
-    """Where one block projects its queries, keys and values, and what it does with the mixed heads.
+    """The attention of one block: its projections of queries, keys and values, and the processing of its output.
 
     Args:
         module: the attention module; its output is a tensor [B, N, D] or a tuple that starts with it.
-        weights: returns (fused qkv weight,) or (q, k, v weights), asked anew at every trace because loading weights may
+        weights: returns (fused qkv weight,) or (q, k, v weights); called at every trace because loading weights may
             replace parameters. Fused rows are ordered (3, heads, head dimension).
         heads: query heads.
         scale: factor on q·k; None means (head dimension) ** -0.5.
         output_weight: returns the weight of the output projection.
-        finish: heads side by side [B, N, heads * d] -> output of `module`; None where more than a norm and a projection
-            stands between them (gated attention).
+        finish: heads side by side [B, N, heads * d] -> output of `module`; None if there is more than a norm and a
+            projection between them (gated attention).
         sequence_first: the projections run on [N, B, ...] (`nn.MultiheadAttention`, whatever its `batch_first`).
     """
 
@@ -53,7 +53,7 @@ def _none() -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Anatomy:
-    """All that must be known about a foreign ViT. Sizes are height before width, in pixels.
+    """The description of a foreign ViT. Sizes are (height, width) in pixels.
 
     Args:
         tower: the vision tower; equals the given module or lies inside it.
@@ -64,10 +64,10 @@ class Anatomy:
         heads: attention heads of a block; None for a model without attention.
         width: D, the length of a token vector.
         layout: image size -> roles of the tokens that enter block 0.
-        layout_after: (block, image size) -> roles of the tokens that a block puts out, for models that drop or add some
-            on the way; None where they stay the same. Final tokens are those of the last block.
+        layout_after: (block, image size) -> roles of a block's output tokens, for models that drop or add some; None if
+            all blocks have the same. Final tokens are those of the last block.
         encode: images [B, channels, H, W] of any size the model takes -> final tokens [B, N, D].
-        patch_projection: puts out the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
+        patch_projection: outputs the patch embeddings before positions are added, [B, D, rows, cols] or [B, P, D].
         library: who wrote the model: timm, transformers, open_clip, torchvision, hub, vitreg or a name of your own.
         position_table: returns (rows of the patches [P, D], grid), or None for models without a learned table.
         register_parameter: returns the learned registers [R, D], or None.
@@ -105,7 +105,7 @@ class Anatomy:
         return len(self.blocks)
 
     def layouts(self, image_size: Size) -> tuple[TokenLayout, ...]:
-        """Return the roles of the tokens that enter block 0, and of those that each block puts out."""
+        """Return the roles of the tokens that enter block 0, and of each block's output."""
         first = self.layout(image_size)
         if self.layout_after is None:
             return (first,) * (self.depth + 1)
@@ -113,11 +113,11 @@ class Anatomy:
 
     @property
     def channels(self) -> int:
-        """Channels of the images: what the first layer that sees them takes, 3 where none of it says."""
+        """Input channels of the first layer, 3 if unknown."""
         first = next((m for m in self.patch_projection.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
-        if isinstance(first, nn.Linear):  # of patches cut out beforehand
+        if isinstance(first, nn.Linear):  # of flattened patches
             return max(1, first.in_features // (self.patch[0] * self.patch[1]))
-        # The projection of a hybrid reads feature maps of a convolutional stem, which stands before it.
+        # The projection of a hybrid reads feature maps of a convolutional stem, which comes first.
         stem = next((m for m in self.tower.modules() if isinstance(m, nn.Conv2d)), first)
         return 3 if stem is None else stem.in_channels
 
@@ -131,7 +131,7 @@ def pair(value: Any) -> Size:
 
 
 def is_a(module: nn.Module, package: str, *names: str) -> bool:
-    """Tell whether a class of one of these names, defined in `package`, is among the bases: without importing it."""
+    """Whether a base class has one of these names and is defined in `package`, without importing it."""
     return any(
         base.__name__ in names and (base.__module__ + ".").startswith(package + ".") for base in type(module).__mro__
     )
@@ -143,7 +143,7 @@ def prefixed_layout(
     """Build image size -> layout for the order [CLS, other, registers, patches].
 
     Args:
-        padded: whether the model pads a last patch that is cut off, instead of leaving it out.
+        padded: whether the model pads an incomplete last patch instead of dropping it.
     """
     rows, cols = patch
 
@@ -156,7 +156,7 @@ def prefixed_layout(
 
 
 def resampled_table(table: Float[Tensor, "1 M D"], prefix: int, source: Size, target: Size) -> Float[Tensor, "1 M2 D"]:
-    """Resample a position table whose first `prefix` rows belong to tokens without a place on the grid."""
+    """Resample a position table, except its first `prefix` rows, which belong to tokens without a grid position."""
     if source == target:
         return table
     return torch.cat([table[:, :prefix], resample_positions(table[:, prefix:], source, target)], dim=1)
@@ -164,7 +164,7 @@ def resampled_table(table: Float[Tensor, "1 M D"], prefix: int, source: Size, ta
 
 @contextmanager
 def substituted(*changes: tuple[nn.Module, str, Any]) -> Generator[None, None, None]:
-    """Give (module, attribute, value) other values for the length of a `with`, and put everything back.
+    """Replace (module, attribute, value) inside a `with`, and restore everything after it.
 
     Parameters, buffers, submodules, plain attributes and methods can be replaced; a plain tensor may stand in for a
     parameter. Not safe while another thread runs the same module.
@@ -191,7 +191,7 @@ def _swap(module: nn.Module, name: str, value: Any) -> Callable[[], Any]:
 
 
 def attention_parts(attention: nn.Module | None) -> AttentionParts | None:
-    """Read an attention module that names its projections as the field does; None for any other.
+    """Read an attention module with conventional names of projections; None for any other.
 
     Knows `qkv` (timm, torch.hub, ours), `q_proj`/`k_proj`/`v_proj` (transformers 5, EVA), `in_proj_weight`
     (nn.MultiheadAttention, open_clip) and the output projections `proj`, `o_proj`, `out_proj`.
@@ -218,14 +218,14 @@ def attention_parts(attention: nn.Module | None) -> AttentionParts | None:
 
 
 def all_attention_parts(attentions: list[nn.Module | None]) -> tuple[AttentionParts, ...]:
-    """Read every block's attention; empty as soon as one is not understood."""
+    """Read every block's attention; empty if any is not understood."""
     parts = [attention_parts(attention) for attention in attentions]
     known = tuple(part for part in parts if part is not None)
     return known if len(known) == len(parts) else ()
 
 
 def all_mlp_projections(blocks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    """Find the last projection of every block's MLP by the names the field uses; empty as soon as one is not there."""
+    """Find the last projection of every block's MLP by conventional names; empty if any is missing."""
     found = [_mlp_projection(block) for block in blocks]
     known = tuple(projection for projection in found if projection is not None)
     return known if len(known) == len(found) else ()

@@ -1,7 +1,7 @@
 """The anatomy of timm's VisionTransformer (deit, deit3, dinov2, siglip, clip, sbb and the rest), Eva and Beit.
 
-Other image sizes go through timm's own dynamic path, which resamples antialiased and by size; models built without it
-have it switched on for the length of one forward.
+Other image sizes use timm's own dynamic path, which resamples antialiased and by size; it is switched on for one
+forward if the model was built without it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_timm(module: nn.Module) -> Anatomy | None:
     def encode(images: Tensor) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         if size == native and not padded and vit.__dict__.get("dynamic_img_size", False):
-            # timm refuses here what it drops where the size is fixed.
+            # With dynamic sizes timm refuses incomplete patches; with a fixed size it drops them.
             images = images[..., : size[0] // patch[0] * patch[0], : size[1] // patch[1] * patch[1]]
         if size == native or vit.__dict__.get("dynamic_img_size", False):
             return vit.forward_features(images)
@@ -73,7 +73,7 @@ def read_timm(module: nn.Module) -> Anatomy | None:
         width=vit.embed_dim,
         layout=prefixed_layout(patch, cls_tokens=cls_tokens, registers=registers, other=other, padded=padded),
         encode=encode,
-        # A convolutional stem that already has the width of the tokens leaves its projection out.
+        # A convolutional stem that already has the width of the tokens has no projection.
         patch_projection=embed.backbone if isinstance(embed.proj, nn.Identity) else embed.proj,
         position_table=position_table,
         register_parameter=lambda: vit.reg_token[0] if registers else None,

@@ -1,7 +1,7 @@
-"""The anatomy of the ViTs of transformers, by the names of their classes: transformers itself is never imported here.
+"""The anatomy of transformers' ViTs, recognised by class name: transformers is never imported here.
 
-A wrapper (`...ForImageClassification`, `CLIPModel`) is followed to its vision tower. Other image sizes replace the
-method that interpolates positions, since several of the library's own do so without antialiasing.
+A wrapper (`...ForImageClassification`, `CLIPModel`) is followed to its vision tower. For other image sizes the method
+that interpolates positions is replaced, since several of the library's own lack antialiasing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vitreg.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Family:
-    """How one class of transformers names its pieces."""
+    """The names that one class of transformers gives its parts."""
 
     norm: str = "layernorm"
     projection: str = "embeddings.patch_embeddings.projection"
@@ -108,7 +108,8 @@ def _describe(tower: nn.Module, family: _Family) -> Anatomy:
         arguments: dict[str, Any] = {}
         changes: list[tuple[nn.Module, str, Any]] = []
         positions = table()
-        # Dinov2's own path holds every table to be square: a model built for rectangles needs ours at its own size too.
+        # Dinov2's own path takes every table as square: a model built for rectangles needs ours even at its native
+        # size.
         if positions is not None and (size != native or (not family.flag and grid[0] != grid[1])):
             wanted = resampled_table(positions, prefix, grid, (size[0] // patch[0], size[1] // patch[1]))
             changes.append((embeddings, "interpolate_pos_encoding", lambda *_: wanted))

@@ -1,1 +1,1 @@
-"""From a spec, or from what a person hands over, to a `Backbone`."""
+"""From a spec or a module to a `Backbone`."""

@@ -1,5 +1,5 @@
-"""Around the building of foreign models: nothing of theirs is run, no download of what is no ViT, one sentence where a
-download fails."""
+"""Guards around building foreign models: no foreign code runs, nothing but ViTs is downloaded, and a failed download is
+one sentence."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vitreg.errors import UserError
 
 
 def refuse_others(spec: str, create: Callable[[], nn.Module]) -> None:
-    """Refuse what is no known ViT before anything is fetched: the model is built without storage and described."""
+    """Refuse models that are no known ViT before anything is fetched, by building the model without storage."""
     try:
         with torch.device("meta"), calm():
             model = create()
     except RuntimeError:
-        return  # it reads its own values while it is built; `load` describes the real one
+        return  # its constructor reads tensor values; `load` checks the real one
     try:
         find_anatomy(model)
     except UserError as error:
@@ -35,10 +35,10 @@ def refuse_others(spec: str, create: Callable[[], nn.Module]) -> None:
 def fetch(spec: str, online: bool, create: Callable[[], Any], *, trusted: bool = False) -> Any:
     """Run `create`, which may download, and turn its failures to reach the hub into one sentence.
 
-    Whatever a library does by itself, files of weights are read as values only and it cannot ask the user anything.
+    Weights files are read as values only, and the library cannot prompt the user, whatever its defaults.
 
     Args:
-        trusted: `create` runs code of a repository that the user trusts, which may read its weights as it likes.
+        trusted: `create` runs code of a trusted repository, which may unpickle its weights.
     """
     values = contextlib.nullcontext() if trusted else _values_only()
     with calm(), no_questions(), values, _reachable() if online else contextlib.nullcontext():
@@ -88,7 +88,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _reachable() -> Generator[None, None, None]:
-    """Spare the user three quarters of a minute of retries where the hub's name does not even resolve."""
+    """Skip 45 seconds of retries if the hub's name does not resolve."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -102,7 +102,7 @@ def _reachable() -> Generator[None, None, None]:
         try:
             socket.getaddrinfo("huggingface.co", 443)
         except OSError:
-            constants.HF_HUB_OFFLINE = True  # what is in the cache is still found
+            constants.HF_HUB_OFFLINE = True  # cached files are still found
     try:
         yield
     finally:
@@ -111,7 +111,7 @@ def _reachable() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def _values_only() -> Generator[None, None, None]:
-    """Make `torch.load` refuse pickled code, also where a library (torchvision) or the environment asks for it."""
+    """Make `torch.load` refuse pickled code even if a library (torchvision) or the environment requests it."""
     forced, loose = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name, None) for name in (forced, loose)}
     os.environ[forced] = "1"
@@ -126,7 +126,7 @@ def _values_only() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def no_questions() -> Generator[None, None, None]:
-    """Give questions of a library (run this code? y/N) an empty answer sheet: they fail instead of waiting for a yes."""
+    """Empty standard input, so that a library's prompt (run this code? y/N) fails instead of waiting."""
     before, sys.stdin = sys.stdin, io.StringIO()
     try:
         yield
@@ -136,7 +136,7 @@ def no_questions() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def calm() -> Generator[None, None, None]:
-    """Keep the libraries' own log lines off the screen: what matters is said in one sentence."""
+    """Silence the libraries' own logs: errors become one sentence."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

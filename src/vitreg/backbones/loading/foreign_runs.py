@@ -1,4 +1,4 @@
-"""Runs that trained a model of another library: the folder names the base and holds the tensors that were trained."""
+"""Runs that trained a model of another library: the folder names the base and holds the trained tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitreg.writing.files import run_folder
 
 
 def base_of(spec: str) -> dict[str, Any] | None:
-    """Return what config.json says of the base of a run; None where the spec is no run, or one of vitreg's own ViT."""
+    """Return the model settings in config.json; None if the spec is not a run, or the run trained vitreg's own ViT."""
     if not specs.whole(spec).startswith("run:"):
         return None
     folder = run_folder(spec)
@@ -48,10 +48,10 @@ def fill_from_run(spec: str, model: Mapping[str, Any], load: Callable[..., Any])
     head = [name for name in trained if name.startswith(f"{specs.RUN_HEAD}head.")]
     tensors = {name: value for name, value in trained.items() if name not in head}
     place = {"device": "cpu", "precision": "fp32"}
-    complete = model["base"].partition(":")[0] in specs.COMPLETE  # such bring their own weights
+    complete = model["base"].partition(":")[0] in specs.COMPLETE  # these bring their own weights
     backbone = load(model["base"], random=not complete, **place)
     lacking = not tensors.keys() >= backbone.module.state_dict().keys()
-    if lacking and not complete and model.get("base_weights") != UNTRAINED:  # the rest is the base's own
+    if lacking and not complete and model.get("base_weights") != UNTRAINED:  # the remaining tensors come from the base
         backbone = load(model["base"], weights=model.get("base_weights"), **place)
     if lacking and backbone.weights_sha256 != model["base_sha256"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a person hands over as a model: a spec, a module with values, or one sentence on what it is instead."""
+"""Accept a model argument: a spec or a module with values; anything else gets a sentence on what it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def spec_or_module(model: object) -> str | nn.Module:
     """Return a spec, or a module without what torch.compile and data parallelism wrap around it.
 
     Raises:
-        UserError: for anything else, and for a module that cannot be watched or holds no values.
+        UserError: for anything else, and for a module that cannot be traced or holds no values.
     """
     if isinstance(model, str | PurePath):
         return str(model)

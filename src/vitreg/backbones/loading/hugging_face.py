@@ -1,7 +1,7 @@
-"""Models of transformers: a repository on the hub or a folder of `save_pretrained`, of which no code is ever run.
+"""Models of transformers: a repository on the hub or a folder of `save_pretrained`; none of its code ever runs.
 
-What such a folder says is somebody else's word. Code it brings, kernels and other models it names, and paths that lead
-out of it are refused or left out before the library follows them.
+The content of such a folder is untrusted. Its code, the kernels and other models it names, and paths that lead out of
+it are refused or removed before the library follows them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vitreg.errors import UserError
 _TOWERS = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
 
 _BLOCK = re.compile(r"(encoder\.)?layers?\.\d+\.")
-# Of training, or computed anew: older versions of the library saved them.
+# Tensors of training or recomputed ones, saved by older versions of the library.
 _BESIDE = ("mask_token", "position_ids", "relative_position_index", "inv_freq")
 
 
@@ -63,7 +63,7 @@ def from_transformers(name: str, pretrained: bool) -> Built:
 
 
 def _look_over(folder: Path) -> None:
-    """Refuse a folder that is no model, or that leads the library elsewhere. Raises UserError."""
+    """Refuse a folder that is no model or points outside itself. Raises UserError."""
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} is an adapter (adapter_config.json), not a model; merge it into its model first.")
     if not (folder / "config.json").is_file():
@@ -80,7 +80,7 @@ def _config(transformers: Any, name: str) -> Any:
             return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError:
             raise
-        except Exception as error:  # whatever a foreign file can make the library raise
+        except Exception as error:  # a foreign file can make the library raise anything
             if "trust_remote_code" in str(error):
                 raise needs_code(f"hf:{name}") from None
             raise UserError(f"hf:{name} is not a model of the installed transformers ({first_line(error)}).") from None
@@ -99,7 +99,7 @@ def _with_weights(owner: Any, name: str, settings: Any) -> Any:
         module, info = fetch(f"hf:{name}", not Path(name).is_dir(), create)
     except UserError:
         raise
-    except Exception as error:  # whatever a foreign file can make the library raise
+    except Exception as error:  # a foreign file can make the library raise anything
         raise UserError(f"transformers cannot load the weights of hf:{name} ({first_line(error)}).") from None
     missing = sorted(key for key in info["missing_keys"] if not beside_features(key))
     if missing:
@@ -116,9 +116,9 @@ def _with_weights(owner: Any, name: str, settings: Any) -> Any:
 
 
 def _of_features(key: str, module: Any) -> bool:
-    """Tell whether a tensor that the library left out belongs to a part of the tower: a further block, say, or a bias.
+    """Whether an ignored tensor belongs to the tower, such as a further block or a bias.
 
-    Heads, decoders and the tower of texts are parts that the tower does not have.
+    Heads, decoders and the text tower do not.
     """
     inside = key.removeprefix(f"{module.base_model_prefix}.").removeprefix("vision_model.")
     parts = {name for name, _ in module.named_children()}

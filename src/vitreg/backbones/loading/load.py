@@ -1,6 +1,6 @@
 """`load`: a spec or a module -> `Backbone`, with weights from the library, from a file, or untrained.
 
-Which library builds what stands in `sources.py`, how a file becomes weights in `weights.py`.
+`sources.py` builds the models of each library; `backbones/weights` reads files.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def load(
             of a run alone, `planted:KIND[@SEED]`, or a module of these families.
         weights: .safetensors or .pth in any layout of `layouts.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
-        image_size: pixels, one number or (height, width), that photographs are prepared for; None: what the model was
-            made for. Position tables follow at run time.
-        weights_size: pixels that `weights` was trained at, for a position table that neither fits the model nor is
-            square; None: `image_size`.
-        random: untrained weights, always the same ones.
+        image_size: pixels, one number or (height, width), that photographs are prepared for; None: the model's native
+            size. Position tables are resampled at run time.
+        weights_size: image size in pixels that `weights` was trained at, for a position table that neither fits the
+            model nor is square; None: `image_size`.
+        random: untrained weights from a fixed seed.
         strict: refuse a file whose position table or head would have to be adapted.
         allow_partial: accept a file with missing or unexpected tensors; they are listed in the notes.
         device: the best there is if None; a module stays where it is.
-        precision: of parameters and activations. "auto" is bf16 where that is faster on this machine, as measured once,
-            and attention of this model stays right in it, else fp32; a module keeps its own.
-            A given module is never changed: a copy is made where something must be.
+        precision: of parameters and activations. "auto" is bf16 if it is faster on this machine (measured once) and
+            keeps this model's attention accurate, else fp32; a module keeps its own.
+            A given module is never changed: it is copied if necessary.
         trust: run the code of a `hub:` repository. No other source runs any.
     Raises:
         UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
@@ -88,7 +88,7 @@ def load(
     if choice is None or backbone.dtype == torch.float32 or not backbone.attention_status().rounding:
         return backbone
     why = f"{choice.why.removesuffix('.')}, but {backbone.attention_status().reason.split(':')[0]}."
-    del backbone  # before it is loaded anew: casting back would keep what bf16 has rounded
+    del backbone  # before reloading: casting back would keep bf16's rounding
     backbone = _loaded(replace(asked, precision="fp32"))
     backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
     return backbone
@@ -96,7 +96,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What `load` was asked for, sizes as (height, width)."""
+    """The arguments of `load`, with sizes as (height, width)."""
 
     spec: str | nn.Module
     weights: Path | None
@@ -138,7 +138,7 @@ def _loaded(asked: _Asked) -> Backbone:
     dtype, choice = None, None
     if not given or asked.precision != "auto":
         dtype, choice = choose_precision(asked.precision, where or torch.device("cpu"))
-    # Anatomies look parameters up when they are asked, so moving and casting in place keeps this one valid.
+    # Anatomies look parameters up on each call, so this one stays valid after moving and casting in place.
     anatomy.tower.to(device=where, dtype=dtype)
     return Backbone(
         built.module if given else anatomy.tower,
@@ -154,7 +154,7 @@ def _loaded(asked: _Asked) -> Backbone:
 
 
 def _given(asked: _Asked, module: nn.Module) -> tuple[sources.Built, str, torch.device | None]:
-    """Take a module, or a copy where something of it must change: (it, its name, where it is to be)."""
+    """Take a module, or a copy if it must change: (built module, its name, target device)."""
     if asked.random:
         raise UserError("random weights are for specs; a module comes with its own.")
     where = None if asked.device is None else choose_device(str(asked.device))
@@ -164,7 +164,7 @@ def _given(asked: _Asked, module: nn.Module) -> tuple[sources.Built, str, torch.
 
 
 def _named(asked: _Asked, spec: str) -> tuple[sources.Built, str, torch.device]:
-    """Build what a spec names: (it, its whole spec, where it is to be)."""
+    """Build the model of a spec: (built module, full spec, target device)."""
     where = choose_device(None if asked.device is None else str(asked.device))
     specs.refuse(spec, random=asked.random, weights=asked.weights, trust=asked.trust)
     spec = specs.whole(spec)
@@ -179,7 +179,7 @@ def opened(
     *,
     size: int | tuple[int, int] | None = None,
 ) -> Backbone:
-    """Return what verbs take as a model as a backbone; a loaded one as it is.
+    """Return a verb's model argument as a backbone; a loaded one unchanged.
 
     Args:
         size: of the images that the verb shows the model; `weights` may have been trained at it.
@@ -199,7 +199,7 @@ def refuse_reloading(model: object, weights: object, options: Mapping[str, Any])
 def _fill(
     anatomy: Anatomy, weights: Path, size: tuple[int, int] | None, strict: bool, allow_partial: bool
 ) -> tuple[Anatomy, LoadReport]:
-    """Load a file into the tower; where its position table is of images of `size`, the tower is made for them."""
+    """Load a file into the tower; if its position table is for images of `size`, resize the tower first."""
     (height, width), (rows, cols) = anatomy.native_size, anatomy.patch
     state, notes = open_checkpoint(weights)
     trained = None
@@ -223,7 +223,7 @@ def _fill(
 
 
 def _partly_untrained(names: tuple[str, ...], depth: int, source: str, *, given: bool) -> str:
-    """Say what a partial load left as it was."""
+    """Name the tensors that a partial load left untrained."""
     whole = sorted(int(number) for number in blocks_in(names))
     others = [name for name in names if not name.startswith("blocks.")]
     parts = [f"{len(whole)} of {depth} blocks ({', '.join(map(str, whole))})"] if whole else []
@@ -246,7 +246,7 @@ def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
     if prefix in _COMPLETE:
         return _COMPLETE[prefix](name)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds CUDA, and that is not put back
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed CUDA, whose state stays
         if prefix == "hub":
             return sources.from_hub(name, pretrained, trust=trust)
         return (

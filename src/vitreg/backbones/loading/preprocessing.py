@@ -1,4 +1,4 @@
-"""What a photograph must become for a foreign model: what its library says, else its family's habit.
+"""The preprocessing of a foreign model: as its library says, else as usual for its family.
 
 Image processors of transformers are read in `processors.py`.
 """
@@ -17,18 +17,18 @@ from vitreg.data.views.transforms import CLIP, HALF, IMAGENET, Preprocess
 
 @dataclass(frozen=True, slots=True)
 class Unprepared:
-    """Why photographs have no input for a model in common.
+    """The reason why photographs cannot be prepared for a model.
 
     Args:
         reason: a sentence that names what helps.
-        at_size: how they are prepared where the user names a size; None where that does not help.
+        at_size: preprocessing for a size that the user names; None if a size does not help.
     """
 
     reason: str
     at_size: Preprocess | None = None
 
     def with_size(self, size: tuple[int, int]) -> Preprocess | Unprepared:
-        """Return how photographs are prepared where the user names (height, width)."""
+        """Return the preprocessing for (height, width) named by the user."""
         return self if self.at_size is None else self.at_size.with_size(size)
 
 
@@ -36,12 +36,12 @@ UNKNOWN = Unprepared("how this model wants its images is unknown; give tensors, 
 
 
 def preprocess_of(module: nn.Module) -> Preprocess | Unprepared:
-    """Say what a photograph must become for a module that is already there, by what its library says or is used to."""
+    """Return the preprocessing for an existing module, from its library's settings or habits."""
     anatomy = find_anatomy(module)
     if (refusal := not_rgb(anatomy)) is not None:
         return refusal
     tower: Any = anatomy.tower
-    # open_clip writes it on the image tower it built, which may be one of timm's inside.
+    # open_clip stores it on the image tower, which may contain a timm model.
     config = getattr(getattr(module, "visual", module), "preprocess_cfg", None)
     if anatomy.library == "open_clip" or isinstance(config, Mapping):
         return read_open_clip_config(config or {}, anatomy.native_size)
@@ -55,7 +55,7 @@ def preprocess_of(module: nn.Module) -> Preprocess | Unprepared:
 
 
 def not_rgb(anatomy: Anatomy) -> Unprepared | None:
-    """Explain that photographs are no input of a model of another number of channels than three."""
+    """Explain that photographs do not fit a model whose number of channels is not three."""
     if anatomy.channels == 3:
         return None
     return Unprepared(
@@ -65,7 +65,7 @@ def not_rgb(anatomy: Anatomy) -> Unprepared | None:
 
 
 def read_timm_config(config: Mapping[str, Any]) -> Preprocess:
-    """Read a `pretrained_cfg` of timm. Its number of channels may be that of other weights, so it is not read."""
+    """Read a `pretrained_cfg` of timm. Its number of channels may belong to other weights and is ignored."""
     own = dict(config)
     own["input_size"] = (3, *(config.get("input_size") or (3, *IMAGENET.size))[1:])
     for name in ("mean", "std"):
@@ -92,7 +92,7 @@ def read_open_clip_config(config: Mapping[str, Any], size: tuple[int, int]) -> P
 
 
 def usual(kind: str, size: tuple[int, int]) -> Preprocess:
-    """Return what is usual for a class of transformers built for (height, width), where no file says otherwise."""
+    """Return the usual preprocessing of a transformers class built for (height, width), for models without a file."""
     if kind.startswith("CLIP"):
         return CLIP.with_size(size)
     if kind.startswith("Siglip"):

@@ -1,7 +1,7 @@
-"""The image processor of a model of transformers as a `Preprocess`, which is held to do the same before it is believed.
+"""Convert the image processor of a transformers model to a `Preprocess`, and verify that both do the same.
 
-The library reads its own files, in all the layouts it has had; from the object it makes only the settings are taken.
-Both then prepare made pictures: a processor that does anything else than its settings say is refused with the reason.
+The library reads its own files, in all their layouts; only the settings of the resulting object are used. Both then
+prepare synthetic pictures: a processor that deviates from its settings is refused with the reason.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FILES = (
 )  # alone, or inside that of a processor of texts and images
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 _SQUARE = (131, 131)
-# Steps of 1/255. Pillow and torchvision compute the same antialiased filter in fixed point of another width, and DINOv3's
-# processor does not round at all: each pass over rows and over columns may round one step apart.
+# Steps of 1/255. Pillow and torchvision compute the same antialiased filter with different fixed-point widths, and
+# DINOv3's processor does not round at all: each pass over rows or columns may differ by one step.
 _AGREEMENT = 2.01
 
 
 def read_processor(name: str) -> Preprocess | Unprepared | None:
-    """Read what lies next to a model on the hub or in a folder; None where there is no image processor.
+    """Read the image processor of a model on the hub or in a folder; None if there is none.
 
     Raises:
         UserError: for a file that is no JSON.
@@ -61,7 +61,7 @@ def read_processor(name: str) -> Preprocess | Unprepared | None:
 
 
 def mirror(processor: Any) -> Preprocess | Unprepared:
-    """Say what an image processor of transformers does, after comparing the two on made pictures."""
+    """Return a `Preprocess` equivalent to an image processor of transformers, verified on synthetic pictures."""
     kind = type(processor).__name__
     if processor.do_resize is False and not processor.do_center_crop:
         return Unprepared(f"{kind} leaves pictures as large as they are, so they have no size in common; give tensors.")
@@ -89,10 +89,11 @@ def mirror(processor: Any) -> Preprocess | Unprepared:
 
 
 def _closest(own: Preprocess, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[float, Preprocess]:
-    """Choose what no setting says, where a crop begins and which axis is first.
+    """Choose what the settings leave open: where a crop begins and which axis is filtered first.
 
     Returns:
-        the largest difference over made pictures in steps of 1/255, infinite where shapes differ, and whose it is.
+        the largest difference over synthetic pictures in steps of 1/255, infinite if shapes differ, and the
+        `Preprocess` it belongs to.
     """
     random = np.random.default_rng(0)
     unsaid = itertools.product(("zero", "down", "even"), ("across", "pillow"))
@@ -113,13 +114,13 @@ def _distance(own: Preprocess, picture: Image.Image, theirs: torch.Tensor) -> fl
         return math.inf
     step = 1 / (255 * torch.tensor(own.std).view(3, 1, 1))
     distance = float(((theirs.float() - ours) / step).abs().max())
-    return math.inf if math.isnan(distance) else distance  # `max` and `>` would pass it over
+    return math.inf if math.isnan(distance) else distance  # `max` and `>` would ignore NaN
 
 
 def _by_settings(processor: Any) -> tuple[Preprocess, bool]:
-    """Read the settings, and whether they give every picture the same size; if not, they are those of a square one.
+    """Read the settings, and whether they give every picture the same size; if not, they hold for a square picture.
 
-    Raises ValueError, TypeError or KeyError for what a `Preprocess` cannot be.
+    Raises ValueError, TypeError or KeyError for settings without an equivalent `Preprocess`.
     """
 
     def setting(name: str) -> Any:
@@ -141,7 +142,8 @@ def _by_settings(processor: Any) -> tuple[Preprocess, bool]:
 
 
 def _resizing(size: Any) -> tuple[int | tuple[int, int], bool]:
-    """Return the short side or (height, width) that a square picture is resized to, and whether others are as well."""
+    """Return the short side or (height, width) that a square picture is resized to, and whether this holds for all
+    pictures."""
     short, long = _entry(size, "shortest_edge"), _entry(size, "longest_edge")
     frame = [side for side in (long, _entry(size, "max_height"), _entry(size, "max_width")) if side]
     if frame:
@@ -150,7 +152,7 @@ def _resizing(size: Any) -> tuple[int | tuple[int, int], bool]:
 
 
 def _affine(setting: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and std for values in 0..1 that do what rescaling and normalising do together to bytes."""
+    """Return mean and std for values in 0..1 that equal rescaling and normalising of bytes."""
     factor = float(setting("rescale_factor")) if setting("do_rescale") else 1.0
     shift = 1.0 if setting("do_rescale") and setting("rescale_offset") else 0.0
     mean, std = three(0.0), three(1.0)
@@ -175,12 +177,12 @@ def _entry(size: Any, name: str) -> Any:
 
 
 def _pictures(own: Preprocess) -> list[tuple[int, int]]:
-    """Give height and width of pictures on which the rules of `_closest` part, beside a high and a wide one."""
+    """Return sizes of pictures on which the candidates of `_closest` differ, and of a tall and a wide one."""
     rows, cols = own.size
-    shrunk = min(1.0, 1000 / max(own.size))  # no picture has more than some megapixels
+    shrunk = min(1.0, 1000 / max(own.size))  # keeps pictures to a few megapixels
     pictures = [(91, 130), (167, 120), (int(2.2 * rows * shrunk), int(1.5 * cols * shrunk))]
     if own.crop and not isinstance(own.resize, tuple):
-        # Not resized, and 4 n + 3 pixels wider than the crop: its centre is rounded up by one rule, down by the others.
+        # Not resized, and 4 n + 3 pixels wider than the crop: one rule rounds its centre up, the others down.
         short = own.resize or rows
         pictures.append((short, short + 4 + (cols + 3 - short) % 4))
         pictures.append((min(short, max(1, cols - 3)), max(1, cols - 3)))  # an odd border

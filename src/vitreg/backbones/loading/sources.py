@@ -1,8 +1,8 @@
-"""One function per library: name -> module and what a photograph must become for it.
+"""One function per library: name -> module and its preprocessing.
 
-No library is imported before it is asked for. Each function takes the name behind the prefix of a spec and whether to
-fetch the library's pretrained weights, and raises `UserError` with the nearest names where there is no such model.
-Files that the user names are read in `weights.py`.
+Libraries are imported on first use. Each function takes the name after a spec's prefix and whether to fetch pretrained
+weights, and raises `UserError` with the nearest names for an unknown model. `backbones/weights` reads the user's
+weights files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Built:
 
     Args:
         module: in evaluation mode, float32, on the CPU.
-        preprocess: photograph -> image tensor, or why there is none.
+        preprocess: photograph -> image tensor, or the reason why there is none.
         notes: sentences for the user.
         weights: path of the weights for sources that bring their own, else None.
     """
@@ -58,7 +58,8 @@ class Built:
 
 
 def from_timm(name: str, pretrained: bool) -> Built:
-    """Build NAME or NAME.TAG of timm, or local-dir:PATH or hf-hub:REPO; the preprocessing is that of the tag, or the default one."""
+    """Build NAME or NAME.TAG of timm, or local-dir:PATH or hf-hub:REPO, with the preprocessing of the tag or of timm's
+    default."""
     import timm
 
     place, colon, elsewhere = name.partition(":")
@@ -100,7 +101,7 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
             )
         tag = tags[0]
         notes = (f"openclip:{name} names no weights; took {architecture}@{tag} of {', '.join(tags)}.",)
-    # The tag decides more than weights (OpenAI's models use another GELU), so it is given without loading them as well.
+    # The tag decides more than weights (OpenAI's models use another GELU), so it is passed even without loading them.
     model: Any = fetch(
         f"openclip:{architecture}@{tag}",
         pretrained,
@@ -109,7 +110,7 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
     refuse_others(f"openclip:{name}", lambda: model.visual)
     preprocess = preprocess_of(model.visual)
     if not tag and tags and isinstance(preprocess, Preprocess):
-        # Untagged models have CLIP's preprocessing, even those that are never trained with it.
+        # Untagged models get CLIP's preprocessing, even architectures that are trained with another.
         preprocess = read_open_clip_config(open_clip.get_pretrained_cfg(architecture, tags[0]) or {}, preprocess.size)
     return Built(model.visual, preprocess, notes)
 
@@ -180,8 +181,8 @@ def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
 def from_run(name: str) -> Built:
     """Build what training wrote into a folder: `config.json` and `model.safetensors`.
 
-    config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and where it was
-    not trained on ImageNet's statistics "preprocess": {arguments of data.transforms.Preprocess}.
+    config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and, unless
+    trained with ImageNet's statistics, "preprocess": {arguments of data.views.transforms.Preprocess}.
     """
     folder = Path(name).expanduser()
     file, settings = folder / "model.safetensors", folder / "config.json"
@@ -197,7 +198,7 @@ def from_run(name: str) -> Built:
 
 
 def preprocess_of_run(folder: Path, model: nn.Module) -> Preprocess | Unprepared:
-    """Return how pictures are prepared for the model of a run. Raises UserError if config.json says what is none."""
+    """Return the preprocessing of a run's model. Raises UserError if the one in config.json is invalid."""
     settings = folder / "config.json"
     config = read_json(settings)
     try:
@@ -226,7 +227,7 @@ def _model_of_run(arguments: dict[str, Any], settings: Path, file: Path) -> Visi
 
 
 def _preprocess_of_run(settings: dict[str, Any]) -> Preprocess:
-    """Build a preprocessing. Raises ValueError, TypeError or AttributeError for what is none."""
+    """Build a preprocessing. Raises ValueError, TypeError or AttributeError for invalid settings."""
     preprocess = Preprocess(**_with_tuples(settings))
     sides = (*preprocess.size, *(preprocess.resize if isinstance(preprocess.resize, tuple) else (preprocess.resize,)))
     if not all(isinstance(side, int) and side <= LARGEST_SIDE for side in sides):
@@ -251,7 +252,7 @@ def from_planted(name: str) -> Built:
 
 
 def from_plugin(source: str, name: str, pretrained: bool) -> Built:
-    """Build a model by a source that somebody else added: a function (name, pretrained) → module, or (module, Preprocess).
+    """Build a model from a plug-in source: a function (name, pretrained) → module, or (module, Preprocess).
 
     Raises:
         UserError: for a source that cannot be found or imported, fails, or gives something else.

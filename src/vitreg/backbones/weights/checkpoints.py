@@ -1,7 +1,7 @@
 """Find the state dict in a weights file, or in the several files of one index.
 
-Wrappers such as `{"model": …}` are opened, and the best of several copies of a model is taken. How a file is read
-without running anything in it stands in `tensor_files.py`; which ViT the names belong to is the business of `layouts.py`.
+Wrappers such as `{"model": …}` are opened, and the best of several copies of a model is taken. `tensor_files.py` reads
+a file without running code in it; `names.py` finds out which ViT the names belong to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def open_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Do what `read_checkpoint` does, and return also what the user must know about the choice among what is in the file."""
+    """Read as `read_checkpoint` does, and also return notes on the choice among several state dicts."""
     _refuse_distributed(path)
     if path.is_dir():
         path = _index_in(path)

@@ -1,7 +1,7 @@
-"""Put weights, from a file or from memory, into a ViT of any library.
+"""Load weights, from a file or from memory, into a ViT of any library.
 
-A file is read without running anything in it (`checkpoints.py`), its layout recognised by its keys (`layouts.py`), its
-position table fitted (`positions.py`); what does not fit is said by name. Nothing is ever skipped silently.
+A file is read without running code in it (`checkpoints.py`), its layout recognised by its keys (`names.py`), its
+position table fitted (`positions.py`). Tensors that do not fit are named; nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class LoadReport:
         missing: the model's tensors that keep their initial values.
         unexpected: the file's tensors that were not used.
         notes: sentences for the user.
-        untrained: those of `missing` that features pass through, by canonical name; only a partial load leaves any.
-        cut: canonical names of the file's tensors that features need and the model lacks, after a partial load.
+        untrained: the members of `missing` that features pass through, by canonical name; only after a partial load.
+        cut: the file's tensors that features need and the model lacks, by canonical name; only after a partial load.
     """
 
     layout: str | None
@@ -81,14 +81,14 @@ def load_weights(
     strict: bool = False,
     allow_partial: bool = False,
 ) -> LoadReport:
-    """Load a file in any known layout into a ViT of any known library. The module changes only where nothing failed.
+    """Load a file in any known layout into a ViT of any known library. After an error the module is unchanged.
 
     Args:
         module: the ViT; values keep its dtype, so half-precision files become float32 in a float32 module.
         path: .safetensors, .pth, .pt or .bin, the index of several such files, or a folder with one.
         grid: (rows, cols) of the module's own position table; None means square.
-        trained_grid: of the file's, for one that neither fits the module nor is square.
-        strict: refuse to resample positions and to go without the file's classification head.
+        trained_grid: grid of the file's position table, if it neither fits the module nor is square.
+        strict: refuse to resample positions or to drop the file's classification head.
         allow_partial: accept missing and unexpected tensors; they are then listed in the report.
     Raises:
         UserError: naming what is wrong with the file, or what does not fit the module.
@@ -113,12 +113,12 @@ def load_state(
     notes: Sequence[str] = (),
     remedy: str = "",
 ) -> LoadReport:
-    """Do what `load_weights` does, with a flat state dict that is in memory.
+    """Load a flat state dict from memory, as `load_weights` does.
 
     Args:
-        source: what sentences call the state dict.
+        source: name of the state dict in messages.
         notes: sentences that come first in the report.
-        remedy: how the sentence ends that says that model and state dict are not of one kind; a usual one if empty.
+        remedy: end of the message for a mismatch of model and state dict; a default if empty.
     """
     notes, own = list(notes), tensors_of(module)
     file, model = aligned(state, own, source, notes)
@@ -169,7 +169,7 @@ def _heads(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[st
 
 
 def _note_idle(missing: Sequence[str], untrained: Sequence[str], source: str, notes: list[str]) -> None:
-    """Say which parts of the model have no values, and do not matter to its features."""
+    """Note which parts of the model got no values but do not affect features."""
     idle = sorted({name.split(".")[0] for name in missing} - {name.split(".")[0] for name in untrained})
     if idle:
         notes.append(f"{source} has no values for {', '.join(idle)} of the model; the features do not pass through it.")
@@ -182,7 +182,7 @@ def _norm_every_token(
     source: str,
     notes: list[str],
 ) -> None:
-    """Take the norm that a file has behind its pooling for the final norm of the model, which the file lacks."""
+    """Use the file's norm after pooling as the model's final norm, if the file lacks that one."""
     if "norm.weight" not in wanted or "norm.weight" in tensors or "fc_norm.weight" not in tensors:
         return
     for leaf in ("weight", "bias"):
@@ -195,7 +195,7 @@ def _norm_every_token(
 def _placed(
     tensors: Mapping[str, Tensor], places: Mapping[str, Route], model: Side, source: str, strict: bool
 ) -> dict[str, Tensor]:
-    """Cut the model's own tensors out of the canonical ones; shapes that differ are named, but for heads."""
+    """Cut the model's own tensors out of the canonical ones; refuse different shapes, except of heads."""
     fresh: dict[str, Tensor] = {}
     clashes: list[str] = []
     for name, value in model.vit.items():
@@ -217,18 +217,18 @@ def _placed(
 
 
 def _kinds(source: str, tensors: Mapping[str, Tensor], model: Side) -> str:
-    """Say which ViTs a file and a model are, where these are different ones."""
+    """Name the ViTs of file and model if they differ."""
     of, own = kind_of(tensors), kind_of(to_canonical(model.vit)[0])
     return f"{source} is {of}, the model {own}: " if of != own else ""
 
 
 def _adds_nothing(name: str, value: Tensor) -> bool:
-    """Tell whether features are the same without a tensor: it belongs to a head, or is a bias of zeros."""
+    """Whether a tensor does not affect features: it belongs to a head, or is a bias of zeros."""
     return beside_features(name) or (name.endswith(".bias") and not bool(value.any()))
 
 
 def _note_unused(names: Sequence[str], lost: bool, source: str, notes: list[str]) -> None:
-    """Say which parts of a file a model has no use for, unless some of them were complained of."""
+    """Note which parts of a file the model does not use, unless already reported."""
     if names and not lost:
         counts = Counter(name.split(".")[0] for name in names)
         parts = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
@@ -250,7 +250,7 @@ def _fit(
     """
     old, new = tensors.get("pos_embed"), wanted.get("pos_embed")
     if old is None or new is None or not _fittable(tensors, new.shape[-1]) or new.ndim != 3:
-        return tensors, None  # the comparison of shapes that follows says what is wrong
+        return tensors, None  # the later comparison of shapes reports the error
     length = new.shape[1]
     prefixes = [wanted[name].shape[-2] for name in PREFIX if name in wanted]
     sides = [square(length - sum(prefixes[:count])) for count in range(len(prefixes) + 1)]
@@ -274,7 +274,7 @@ def _fit(
 
 
 def holds(state: Mapping[str, Tensor], module: nn.Module, grid: tuple[int, int], trained: tuple[int, int]) -> bool:
-    """Tell whether the position table in a state dict is of the grid `trained`, and that is not the module's own `grid`."""
+    """Whether the position table in a state dict has the grid `trained`, different from the module's own `grid`."""
     try:
         tensors, _ = to_canonical(side_of(state, [], "").vit)
         wanted, _ = to_canonical(side_of(tensors_of(module), [], "").vit)
@@ -316,7 +316,7 @@ class _Complaints:
         *,
         allow_partial: bool,
     ) -> None:
-        """Stop where there is any, registers and blocks by name; with `allow_partial` make notes of them instead."""
+        """Raise if there are any, naming registers and blocks; with `allow_partial` turn them into notes."""
         source, complaints = self.source, []
         if "reg_token" in wanted and "reg_token" not in tensors:
             count = wanted["reg_token"].shape[-2]
@@ -339,7 +339,7 @@ class _Complaints:
                 own = complaint.startswith(source)
                 notes.append(f"{complaint if own else complaint[0].upper() + complaint[1:]}; loaded all the same.")
             return
-        # A model with blocks of another model's number is none that anybody trained: a partial load is no remedy.
+        # A model with another number of blocks was never trained: do not offer a partial load.
         partly = ", or allow a partial load (--allow-partial)" if has == wants else ""
         remedy = remedy or f"choose the model that the file was trained as{partly}"
         of, own = kind_of(tensors), kind_of(wanted)

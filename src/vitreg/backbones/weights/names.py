@@ -1,4 +1,4 @@
-"""The names that libraries give to the same ViT weights, and one canonical set of names between them.
+"""The names of ViT weights in each library, and the canonical names between them.
 
 Canonical are timm's names: `cls_token`, `reg_token`, `pos_embed`, `blocks.{i}.attn.qkv.weight`, `ls1.gamma`, `mlp.fc1`.
 A layout is a list of rules that send each of its names to a canonical name, or to one part of a canonical tensor where
@@ -54,7 +54,7 @@ _ANCHORS = (
     "conv1.weight",
     "conv_proj.weight",
 )
-# Where several ViTs lie in one file, the averaged one is what evaluation uses, and an image tower comes before text.
+# If a file holds several ViTs, prefer the averaged one, as evaluation does, and an image tower over text.
 _PREFERRED_ROOTS = (
     "teacher",
     "ema",

@@ -1,7 +1,7 @@
 """Fit a checkpoint's position table to a model: another grid, and class or register tokens with or without a position.
 
-Libraries disagree on whether the class token has a row in the table. Adding that row to the token itself
-is exact, since the token is the same for every image; the way back is to leave the token and give it a row of zeros.
+Libraries disagree on whether the class token has a row in the table. Adding that row to the token itself is exact,
+since the token is the same for every image. In the other direction, the token stays and gets a row of zeros.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def fit_positions(
         tensors: canonical tensors of a checkpoint, `pos_embed` [1, L, D] among them.
         length: rows of the model's table.
         grid: (rows, cols) of the model's patches, rows * cols <= length.
-        file_grid: (rows, cols) of the checkpoint's patches where they are known; else told by the length of its table.
-        trained_grid: the grid that somebody says it has; believed where its length allows it.
+        file_grid: (rows, cols) of the checkpoint's patches if known; else derived from the length of its table.
+        trained_grid: the grid as stated by the caller; used if the length allows it.
     Returns:
         (tensors with a new table, and with positions folded into class or register tokens where the model has no row
         for them; what was done). None where the table's grid cannot be told.
@@ -99,10 +99,10 @@ def _rows(
 ) -> tuple[int, tuple[int, int]] | None:
     """Return (rows before the patches, grid of the patches) of a table of `length` rows.
 
-    A table that holds the model's grid exactly is read so, whichever tokens have rows in it: 1 + 5*3 rows are also
-    4*4. Only what does not fit is taken for a square, and only what is none for the grid that the caller knows of.
-    With the model's own rows before the patches, that grid comes first: 1 + 13*15 rows are 14*14 only by chance. As many
-    patches as a square has are the square's, though: images of 7*28 patches say nothing of a table of 14*14.
+    The model's grid is tried first, whichever tokens have rows: 1 + 5*3 rows are also 4*4. Then a square, then the grid
+    stated by the caller. With the model's own number of rows before the patches, the stated grid comes before the
+    square: 1 + 13*15 rows are 14*14 only by chance. But if both have equally many patches the square wins: images of
+    7*28 patches tell nothing about a table of 14*14.
     """
     cls, dist, registers = counts
     possible = dict.fromkeys((wanted, cls + dist, 0, cls, cls + dist + registers))

@@ -1,6 +1,6 @@
 """Weights that are cut into several files, with an index that says which tensor is where.
 
-The index is somebody else's word: every path in it must stay inside its folder. Both libraries that write such files
+The index is untrusted: every path in it must stay inside its folder. Both libraries that write such files
 (safetensors and PyTorch's .bin, as transformers names them) use the same index.
 """
 
@@ -30,7 +30,7 @@ def read_index(index: Path) -> dict[Path, list[str]]:
     """Read an index.
 
     Returns:
-        the files it names, each of them there and inside the index's folder, and the tensors that lie in each.
+        the files it names, which all exist inside the index's folder, and the tensors of each.
     Raises:
         UserError: if it is no index, names a path outside its folder, or a file that is missing.
     """

@@ -1,7 +1,7 @@
-"""One file of tensors -> what lies in it. Nothing in it is run, and no more memory is asked for than it has bytes.
+"""Read one file of tensors without running code in it, and without allocating more memory than its size.
 
-What a file declares is compared with its size: number and length of its records before it is opened, and each tensor
-before anything is computed from it. A view may claim a million times what is stored.
+Declared sizes are compared with the file's size: number and length of records before opening, each tensor before any
+computation. A view may claim a million times what is stored.
 """
 
 from __future__ import annotations

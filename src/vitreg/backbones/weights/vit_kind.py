@@ -1,4 +1,5 @@
-"""Which Vision Transformer a set of tensors is, in a few words: what a person reads where a file and a model do not fit."""
+"""Describe the Vision Transformer of a set of tensors in a few words, for messages about a file that does not fit a
+model."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ _NAMED: dict[tuple[int | str, int], str] = {(width, depth): name for name, (widt
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
-    """Name a ViT by its canonical tensors: "a ViT-S/14 with 4 registers", or its measures where they have no name."""
+    """Name a ViT by its canonical tensors: "a ViT-S/14 with 4 registers", or its dimensions if they have no name."""
     projection, registers = tensors.get("patch_embed.proj.weight"), tensors.get("reg_token")
     width, patch, depth = "?", "?", len(blocks_in(tensors))
     if projection is not None and projection.ndim == 4:
@@ -24,5 +25,5 @@ def kind_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def blocks_in(names: Iterable[str]) -> set[str]:
-    """Return the numbers of the blocks that canonical names speak of."""
+    """Return the block numbers in canonical names."""
     return {name.split(".")[1] for name in names if name.startswith("blocks.")}

@@ -1,7 +1,7 @@
-"""The ViT in a state dict, by canonical names: out of wrappers, out of what lies around it, out of any known layout.
+"""Extract the ViT from a state dict by canonical names, from wrappers, larger models and any known layout.
 
-A file and a module are read the same way, so that what belongs together meets under one name. Putting the one into the
-other is the business of `weights.py`.
+A file and a module are read the same way, so matching tensors get the same name. `into_module.py` loads one into the
+other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitreg.backbones.weights.names import Layout, recognise, roots, routes, to_
 from vitreg.backbones.weights.wrappers import plain_names, refuse_additions
 from vitreg.errors import UserError
 
-# Parts that features do not pass through: a file may lack them, and what a file has of them may be left there.
+# Parts that features do not pass through: a file may lack them, and a file's copy may be ignored.
 _BESIDE = re.compile(
     r"(head|heads|head_dist|fc_norm|pooler|attn_pool|pre_logits|(cls_|distillation_)?classifier|dino_head|ibot_head)\."
     r"|decoder|predictor\.|mask_token$|logit_scale$|logit_bias$|(.*\.)?(position_ids|relative_position_index)$|rope_embed\."
@@ -29,7 +29,7 @@ _WEIGHTS = re.compile(r"(^|\.)(weight|bias|gamma|pos_embed|\w+_token)$")
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A file's or a module's tensors, wrappers taken out of their names.
+    """A file's or a module's tensors, with wrappers removed from their names.
 
     Args:
         vit: tensors of the ViT, without its prefix.
@@ -51,7 +51,7 @@ class Side:
 
 
 def beside_features(name: str) -> bool:
-    """Tell whether features do not pass through a tensor of this canonical name: heads, decoders, mask tokens."""
+    """Whether a tensor of this canonical name does not affect features: heads, decoders, mask tokens."""
     return _BESIDE.match(name) is not None
 
 
@@ -78,7 +78,7 @@ def vit_of(module: nn.Module, source: str) -> dict[str, Tensor]:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state dict without what extra state it may have."""
+    """Return a module's state dict without extra state."""
     return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
@@ -100,7 +100,8 @@ def side_of(state: Mapping[str, Tensor], notes: list[str], source: str, *, lone_
 
 
 def aligned(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, notes: list[str]) -> tuple[Side, Side]:
-    """Return file and module. `module` may be a wrapper's name or a true one: taken is what gives them more in common."""
+    """Return file and module with comparable names. `module` may be a wrapper's or a real name: take the reading with
+    more names in common."""
     best, most = None, -1
     said: list[str] = []
     for lone_modules in (False, True):
@@ -130,7 +131,7 @@ def renamed(side: Side, source: str, module: Iterable[str] = ()) -> tuple[dict[s
     """Return a ViT's tensors by canonical name, and the names of the side behind each.
 
     Args:
-        module: names of the ViT they are meant for, which may have adapters of its own.
+        module: names of the target ViT, which may itself have adapters.
     Raises:
         UserError: if parts of it are missing, or it is no ViT of floating point numbers.
     """

@@ -1,7 +1,7 @@
-"""Names that wrappers put into the middle of others, and parts that stand beside weights: adapters, quantisation.
+"""Wrapper names inside parameter names, and additions to weights: adapters, quantisation.
 
-`torch.compile`, activation checkpointing, FSDP and their like wrap single blocks and leave their mark in every name
-inside: `blocks.0._orig_mod.norm1.weight`. What is meant is `blocks.0.norm1.weight`, in a file and in a module alike.
+`torch.compile`, activation checkpointing, FSDP and the like wrap single blocks and change every name inside:
+`blocks.0._orig_mod.norm1.weight` means `blocks.0.norm1.weight`, in files and in modules.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _QUANTISED = re.compile(
 
 
 def plain_names(keys: Iterable[str], *, lone_modules: bool) -> dict[str, str]:
-    """Return for each name what it is without wrappers.
+    """Return every name without wrappers.
 
     Args:
         keys: of a whole state dict.
-        lone_modules: also drop `module` wherever nothing else lies beside it, as DistributedDataParallel puts it. It may
-            be a true name, so both sides of a comparison must be treated alike.
+        lone_modules: also drop `module` if it has no sibling, as under DistributedDataParallel. It may be a real name,
+            so treat both sides of a comparison alike.
     Returns:
         key -> plain name. Where two keys would get one name, they keep their own.
     """
@@ -56,7 +56,7 @@ def _without_lone_modules(names: list[str]) -> list[str]:
 
 
 def refuse_additions(file: Iterable[str], module: Iterable[str], source: str) -> None:
-    """Refuse weights that say something else without what stands beside them, where the module has no such parts.
+    """Refuse weights that are incomplete without their additions, unless the module has the same additions.
 
     Raises:
         UserError: for adapters that are not merged, and for quantised weights.
