@@ -131,7 +131,7 @@ def _encoded(picture: np.ndarray) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     contents = []
-    for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 92, "subsampling": 0})):
+    for kind, options in (("PNG", {}), ("JPEG", {"quality": 92, "subsampling": 0})):
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
         contents.append(buffer.getvalue())

@@ -237,7 +237,10 @@ def _broken(string: str, fits: Callable[[str], bool]) -> list[str]:
     """Lines that fit, broken after a space, '_', '-', '/' or ':' where there is one; a letter always fits."""
     lines = [""]
     for piece in re.findall(r"[^ _/:-]*[ _/:-]?", string):
-        if not fits((lines[-1] + piece).rstrip()) and lines[-1]:
+        if fits((lines[-1] + piece).rstrip()):
+            lines[-1] += piece
+            continue
+        if lines[-1]:
             lines.append("")
         for letter in piece:
             if lines[-1] and not fits((lines[-1] + letter).rstrip()):
