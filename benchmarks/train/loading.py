@@ -16,7 +16,7 @@ from vitreg import presets
 from vitreg.data.batches.training import training_loader
 from vitreg.recipes.clip import Tokenizer
 from vitreg.training.settings import RunConfig, TrainConfig
-from vitreg.verbs.train.parts import open_data
+from vitreg.verbs.train.build import open_data
 from vitreg.verbs.train.verb import train
 
 PRESETS = (

@@ -18,7 +18,7 @@ from vitreg.training.fit import _Loop
 from vitreg.training.plan import Plan
 from vitreg.training.settings import RunConfig, TrainConfig
 from vitreg.training.setup import Setup
-from vitreg.verbs.train.parts import build_recipe
+from vitreg.verbs.train.build import build_recipe
 
 PLAN = Plan(total=100_000, epoch_steps=1250, warmup=1000, save_every=10**9, evaluate_every=10**9, watch_every=10**9)
 

@@ -29,7 +29,7 @@ from vitreg.training.optim import rates
 from vitreg.training.plan import Plan
 from vitreg.training.settings import RunConfig, TrainConfig
 from vitreg.training.setup import Setup
-from vitreg.verbs.train.parts import Data, build_recipe, loader_of, open_data, plan_of
+from vitreg.verbs.train.build import Data, build_recipe, loader_of, open_data, plan_of
 
 
 @dataclass(frozen=True)

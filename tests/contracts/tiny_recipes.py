@@ -13,7 +13,7 @@ from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
 from vitreg.training.settings import RecipeConfig, RunConfig, TrainConfig
-from vitreg.verbs.train.parts import build_recipe
+from vitreg.verbs.train.build import build_recipe
 
 CLASSES, CONTEXT, LOCAL = 5, 8, 16
 

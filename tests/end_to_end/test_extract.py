@@ -19,7 +19,7 @@ from vitreg.backbones import load
 from vitreg.errors import UserError
 from vitreg.features.extract import Wanted
 from vitreg.features.store import open_store
-from vitreg.verbs.extract.verb import describe, extract_features
+from vitreg.verbs.extract.verb import extract_features, summary
 
 IMAGES = 60
 SPEC = "timm:vit_tiny_patch16_224"
@@ -196,7 +196,7 @@ def test_the_table_and_what_is_said(photographs, backbone, tmp_path):
     assert table.column_names == ["row", "name", "cls/11", "mean/0"]
     assert table["name"].to_pylist() == store.names
     assert np.array_equal(np.array(table["cls/11"].to_pylist(), np.float32), store["cls/-1"][:].numpy())
-    lines = describe(store).splitlines()
+    lines = summary(store).splitlines()
     assert lines[0] == "19 images"
     assert lines[-2].startswith("1 images could not be read")
     assert "030.png" in lines[-2]

@@ -81,7 +81,7 @@ def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
         raise UserError(f"no {aim} {backbone.spec}: {found.message} {found.remedy}")
 
 
-def describe_layout(layout: TokenLayout) -> str:
+def layout_in_words(layout: TokenLayout) -> str:
     """List which indices play which role, in the order of the sequence."""
     (rows, cols), there = layout.grid, layout.patch_index[layout.present].tolist()
     count = f"{rows * cols}" if layout.whole else f"{len(there)} of {rows * cols}"
@@ -137,7 +137,7 @@ def _layout(anatomy: Anatomy, layout: TokenLayout) -> Finding:
         level="ok",
         subject="token layout",
         message=f"{layout.length} tokens at {size[0]}x{size[1]} px (height x width, patch {patch[0]}x{patch[1]}): "
-        + describe_layout(layout)
+        + layout_in_words(layout)
         + (f". No {' and no '.join(missing)}" if missing else "")
         + ".",
     )

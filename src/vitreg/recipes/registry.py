@@ -28,7 +28,7 @@ class Judged(NamedTuple):
     """What a run is judged by while it trains.
 
     Args:
-        task: "top1", "knn", "retrieval" or "loss" (`vitreg.verbs.train.evaluations`).
+        task: "top1", "knn", "retrieval" or "loss" (`vitreg.verbs.train.judges`).
         metric: the number of the task that chooses the best checkpoint.
         better: whether a larger or a smaller number is better.
     """

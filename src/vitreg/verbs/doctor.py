@@ -13,8 +13,8 @@ from torch import nn
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.machine.runtime import versions
-from vitreg.passes.about_model import describe_model
 from vitreg.passes.findings import findings
+from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records import Finding
 from vitreg.results import DoctorResult
@@ -43,7 +43,7 @@ def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
     """Return the findings and their model as a record, for programs."""
     problem = any(finding.level == "problem" for finding in findings)
     return DoctorResult(
-        vitreg=versions()["vitreg"], model=describe_model(backbone), problem=problem, findings=list(findings)
+        vitreg=versions()["vitreg"], model=model_entry(backbone), problem=problem, findings=list(findings)
     )
 
 

@@ -19,7 +19,7 @@ from vitreg.config import decode, encode
 from vitreg.presets import preset
 from vitreg.training import checkpoint
 from vitreg.training.settings import TrainConfig
-from vitreg.verbs.train.parts import build_recipe
+from vitreg.verbs.train.build import build_recipe
 from vitreg.verbs.train.verb import train
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitreg.backbones import Edit
 from vitreg.backbones.backbone import Backbone
-from vitreg.passes.findings import describe_layout
+from vitreg.passes.findings import layout_in_words
 from vitreg.results import DoctorResult
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.doctor import doctor, render
@@ -154,7 +154,7 @@ def test_models_of_other_libraries():
 
 def test_registers_behind_the_patches_are_described_and_sliced_rightly():
     layout = TokenLayout(cls=(0,), registers=(7, 8), other=(), patches=slice(1, 7), grid=(2, 3))
-    assert describe_layout(layout) == (
+    assert layout_in_words(layout) == (
         "0: class token (CLS); 1-6: 6 patches, 2 rows x 3 columns, row by row; 7-8: 2 registers"
     )
     backbone = Backbone(small_timm(reg_tokens=2, img_size=(16, 24)))

@@ -14,7 +14,7 @@ from vitreg.verbs.eval.tasks.knn import Knn
 from vitreg.verbs.eval.tasks.position import Position
 from vitreg.verbs.eval.tasks.tokens import Tokens
 from vitreg.verbs.eval.verb import evaluate
-from vitreg.verbs.extract.verb import describe, extract_features
+from vitreg.verbs.extract.verb import extract_features, summary
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_a_listing_left_out_stands_in_the_store_of_an_extraction(classes, b
     store = extract_features(backbone, photos, out=out, batch_size=4, workers=0)
     (note,) = json.loads((store.folder / "store.json").read_text())["notes"]
     assert "1 link to folders" in note
-    assert note in describe(store)
+    assert note in summary(store)
     (photos / "link").unlink()
     again = extract_features(backbone, photos, out=out, batch_size=4, workers=0)
     assert again.folder == store.folder

@@ -53,7 +53,7 @@ class Discover(OfModel):
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.discover.verb import describe, discover
+        from vitreg.verbs.discover.verb import discover, summary
 
         places = [self.out]
         result = discover(
@@ -61,7 +61,7 @@ class Discover(OfModel):
             written=places.append, **self.loading,
         )  # fmt: skip
         if speaks():
-            say(describe(result))
+            say(summary(result))
             drawn = places[-1] / "pictures"
             pictures = sorted(drawn.glob("boxes*.png")) or sorted(drawn.glob("*.png"))
             open_with(pictures[0] if pictures else places[-1] / "boxes.json")

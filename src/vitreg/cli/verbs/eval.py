@@ -102,7 +102,7 @@ def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
 
 
 def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
-    from vitreg.verbs.eval.verb import describe, evaluate
+    from vitreg.verbs.eval.verb import evaluate, summary
 
     result = evaluate(
         command.spec,
@@ -115,7 +115,7 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
         **command.model.given(),
     )
     if speaks():
-        say(describe(result))
+        say(summary(result))
         page = out / "report.html"
         open_with(page if page.is_file() else out / "result.json")
     return 0

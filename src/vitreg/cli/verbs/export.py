@@ -34,10 +34,10 @@ class Export:
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.export.verb import describe, export
+        from vitreg.verbs.export.verb import export, summary
 
         result = export(self.run, self.export.to, self.out, size=self.export.pixels)
         for note in result.notes:
             say(note)
-        say(describe(result, self.export.to))
+        say(summary(result, self.export.to))
         return Exit.DONE

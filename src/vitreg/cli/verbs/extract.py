@@ -30,9 +30,9 @@ class Extract(OverImages):
 
     def __call__(self) -> int:
         """Carry it out. Returns the exit code."""
-        from vitreg.verbs.extract.verb import describe, extract
+        from vitreg.verbs.extract.verb import extract, summary
 
         store = extract(self.spec, list(self.images), out=self.out, options=self.extract, quiet=False, **self.loading)
         if speaks():
-            say(describe(store))
+            say(summary(store))
         return Exit.DONE

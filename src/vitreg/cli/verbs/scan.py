@@ -63,7 +63,7 @@ class Scan(OverImages):
 
 
 def _print(result: ScanResult, out: Path) -> None:
-    from vitreg.verbs.scan.verb import describe
+    from vitreg.verbs.scan.verb import summary
 
     images = result.images
     if images.interrupted:
@@ -73,7 +73,7 @@ def _print(result: ScanResult, out: Path) -> None:
         say(f"{len(images.skipped)} images could not be read (listed in result.json); scanned {images.seen}.")
     for note in result.model.notes:
         say(note)
-    say(describe(result.verdict))
+    say(summary(result.verdict))
     for each in result.undrawn:
         say(each.sentence)
     if result.provenance.precision_choice is not None:

@@ -1,1 +1,1 @@
-"""`demo`: planted artifacts and their clean twin, side by side."""
+"""`demo`: a model with planted artifacts and its clean twin, side by side."""

@@ -19,7 +19,7 @@ from vitreg.passes.options import split, takes
 from vitreg.passes.portrait import portrait_from_record
 from vitreg.records import Example, ScanResult
 from vitreg.verbs.demo.options import DemoOptions
-from vitreg.verbs.scan.verb import describe, scan
+from vitreg.verbs.scan.verb import scan, summary
 from vitreg.writing.files import output_folder, replacing
 
 # Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
@@ -37,7 +37,7 @@ PHOTOGRAPHS = (
     "rocket",
 )
 
-CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the ones with most outliers are shown side by side
+CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the two with most outliers are shown side by side
 
 
 @takes(DemoOptions)
@@ -46,8 +46,8 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
 
     Args:
         out: folder for `index.html`, `planted/`, `clean/` and the `photographs/` that were scanned.
-        options: see `DemoOptions`; keywords change them.
-        keywords: kind, the artifact that is planted, see `vitreg.specs.PLANTED`.
+        options: see `DemoOptions`; keywords override them.
+        keywords: kind, the artifact to plant, see `vitreg.specs.PLANTED`.
     Raises:
         UserError: for an unknown kind, an unwritable folder, or if scikit-image is not installed.
     """
@@ -71,7 +71,7 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
         say(f"\n{label} ({spec})")
         backbones[name] = load(spec)
         results[name] = scan(backbones[name], [folder / "photographs"], out=folder / name, quiet=False)
-        say(textwrap.indent(describe(results[name].verdict), "  "))
+        say(textwrap.indent(summary(results[name].verdict), "  "))
     pictures = _pictures(folder / "photographs", backbones, results)
     outputs.add(
         lambda place: write_comparison(
@@ -90,7 +90,7 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
 def _pictures(
     folder: Path, backbones: dict[str, Backbone], results: dict[str, ScanResult]
 ) -> list[tuple[str, list[Example]]]:
-    """The same photographs through both models: norms after the block where the planted outliers are clearest."""
+    """The same photographs by both models: norms after the block where the planted outliers are clearest."""
     peak = results["planted"].verdict.peak_layer
     layer = results["planted"].model.blocks - 1 if peak is None else peak
     with processes() as group:

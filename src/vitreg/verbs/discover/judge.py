@@ -1,4 +1,4 @@
-"""Found boxes against true ones: overlap image by image, CorLoc, controls that look at no image, and the sweep's table."""
+"""Compares found boxes with true ones: overlap per image, CorLoc, controls that ignore the image, and the sweep's table."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ from vitreg.verbs.discover.search import Found
 from vitreg.verbs.discover.setting import Setting
 from vitreg.verbs.discover.sweep import sweep_table
 
-HIT = 0.5  # IoU from which a box fits
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the area, of the centre boxes that are tried
+HIT = 0.5  # IoU from which a box counts as correct
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # area of the centre boxes, as shares of the image
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """One image and what was found in it; boxes are x0, y0, x1, y1 in pixels of the original image.
+    """One image with its boxes, x0, y0, x1, y1 in pixels of the original image.
 
     Args:
         index: place in the source.
         size: (height, width) of the original.
-        patches: how many the first box was drawn around.
-        nothing: why there is no box.
+        patches: number of patches in the first box's object.
+        nothing: why there is no box; empty if there is one.
         by_chance: see `Found`.
-        overlaps: for every setting the largest IoU of its first box with a true one, 0 without a box; None without true
-            boxes.
-        gaps: for every setting the eigengap of its cut, 0 without a box; None for LOST.
-        controls: the same for the centre boxes of SHARES and, last, the whole image.
+        overlaps: per setting, the largest IoU of its first box with a true one, 0 without a box; None without true boxes.
+        gaps: per setting, the eigengap of its cut, 0 without a box; None for LOST.
+        controls: the same IoU for the centre boxes of SHARES and, last, the whole image.
     """
 
     index: int
@@ -59,7 +58,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """All images together; see `DiscoverResult` for the fields."""
+    """The results over all images; see `DiscoverResult` for the fields."""
 
     corloc: CorLoc | None
     controls: dict[str, float]
@@ -71,7 +70,7 @@ class Verdict:
 
 
 class Judge:
-    """Knows the true boxes, where there are any."""
+    """Compares boxes with the true ones, if there are any."""
 
     def __init__(self, truth: BoxSet | None) -> None:
         self.truth = truth
@@ -80,9 +79,9 @@ class Judge:
         """Return the true boxes of an image of (height, width); None if there are none.
 
         Args:
-            orientation: EXIF's, of an image that was turned.
+            orientation: the EXIF orientation by which the image was turned.
         Raises:
-            Unreadable: if they were drawn on an image of another size, or perhaps on one that was not turned yet.
+            Unreadable: if the boxes are for another image size, or possibly for the image before it was turned.
         """
         found = None if self.truth is None else self.truth.find(name)
         if found is None or not len(found.boxes):
@@ -103,7 +102,7 @@ class Judge:
         found: Sequence[Found],
         true: Float64[np.ndarray, "n 4"] | None,
     ) -> Judged:
-        """Compare what every setting found with the true boxes of one image; the first setting's boxes are kept."""
+        """Compare the boxes of every setting with the true boxes of one image; the first setting's boxes are kept."""
         overlaps = controls = None
         if true is not None:
             nothing = (0.0, 0.0, 0.0, 0.0)  # no box overlaps none
@@ -128,7 +127,7 @@ class Judge:
         )
 
     def verdict(self, judged: Sequence[Judged], settings: Sequence[Setting]) -> Verdict:
-        """Sum up. The first setting is the one whose boxes are kept."""
+        """Summarise all images. The first setting is the one whose boxes are kept."""
         scored = [row.overlaps for row in judged if row.overlaps is not None]
         gaps = [row.gaps for row in judged if row.gaps is not None]
         hits = np.stack(scored) >= HIT if scored else None  # [images, S]
@@ -176,7 +175,7 @@ class Judge:
         return notes
 
     def protocol(self) -> dict[str, object]:
-        """What makes the number."""
+        """The protocol of CorLoc, for the record."""
         if self.truth is None:
             return {}
         return {
@@ -196,7 +195,7 @@ def _rounded(box: Box) -> Box:
 
 
 def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
-    """Say what is wrong with boxes, without looking at true ones."""
+    """Report problems of the boxes that show without true boxes."""
     notes = []
     single = sum(row.patches == 1 for row in judged)
     centred = "" if setting.normalisation.startswith("center") else ", or --normalize center"
@@ -220,12 +219,12 @@ def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
 
 
 def _without_box(judged: Sequence[Judged]) -> dict[str, int]:
-    """Count the images without a box by the reason, the most common first."""
+    """Count the images without a box by reason, most common first."""
     return dict(Counter(row.nothing for row in judged if not row.boxes).most_common())
 
 
 def _controls(fixed: Sequence[Float32[np.ndarray, "C"]]) -> dict[str, float]:
-    """CorLoc of boxes that look at no image; the best centre box is picked on these very images, in its favour."""
+    """CorLoc of boxes that ignore the image; the best centre box is picked on the same images, which favours it."""
     centre = 100 * (np.stack(fixed) >= HIT).mean(axis=0)  # [C]
     best = int(centre[:-1].argmax())
     return {

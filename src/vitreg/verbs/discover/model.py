@@ -1,7 +1,7 @@
-"""A model looking at whole photographs: original resolution, padding behind the normalisation, features by block.
+"""Runs a model on whole photographs: original resolution, padding after the normalisation, features by block.
 
-This is LOST's input (Siméoni et al. 2021): nothing is resized or cropped unless asked for, zeros stand below and to the
-right of the normalised image, and padded patches take part in everything.
+This is LOST's input (Siméoni et al. 2021): no resizing or cropping unless requested, zeros below and to the right of the
+normalised image, and padded patches are treated like all others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitreg.errors import UserError
 from vitreg.report.sheets.boxes import thumbnail
 from vitreg.verbs.discover.setting import Feature
 
-MAX_PATCHES = 8192  # the Gram matrix of so many is 256 MiB, and attention has one for every head
+MAX_PATCHES = 8192  # their Gram matrix is 256 MiB, and attention has one per head
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Photograph:
     """One image as the model gets it.
 
     Args:
-        pixels: uint8, resized if that was asked for, not padded.
+        pixels: uint8, resized if requested, not padded.
         original: (height, width) of the image.
         shown: small copy for the sheets.
-        orientation: EXIF's, of a picture that was turned.
+        orientation: the EXIF orientation by which the picture was turned.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -49,23 +49,23 @@ class Photograph:
 
     @property
     def plain(self) -> bool:
-        """Whether it has one colour: no two pixels differ by more than one of 256 levels, the rounding of bytes."""
+        """Whether it has one colour: no two pixels differ by more than one of 256 levels (rounding)."""
         return int(np.ptp(self.pixels, axis=(0, 1)).max()) <= 1
 
     def to_original(self, box: Iterable[float]) -> tuple[float, float, float, float]:
-        """Scale a box from the pixels the model saw to those of the image."""
+        """Scale a box from the model's input to pixels of the image."""
         down, across = self.original[0] / self.seen[0], self.original[1] / self.seen[1]
         x0, y0, x1, y1 = box
         return x0 * across, y0 * down, x1 * across, y1 * down
 
 
 class DiscoverModel:
-    """One backbone and how photographs are prepared for it.
+    """One backbone and its preparation of photographs.
 
     Args:
-        size: length of the short side, or (height, width) without regard to the aspect; None for no resizing.
+        size: length of the short side, or (height, width) ignoring the aspect; None for no resizing.
     Raises:
-        UserError: for a model whose normalisation is unknown, or one that takes a single size while none is named.
+        UserError: for a model whose normalisation is unknown, or a model of a single size if `size` is None.
     """
 
     def __init__(self, backbone: Backbone, size: int | tuple[int, int] | None) -> None:
@@ -85,7 +85,7 @@ class DiscoverModel:
 
     @property
     def resolution(self) -> str:
-        """How large images are when the model sees them, in words."""
+        """Size of the model's input, in words."""
         if self.size is None:
             return "original"
         if isinstance(self.size, int):
@@ -93,7 +93,7 @@ class DiscoverModel:
         return f"{self.size[0]}x{self.size[1]} (height x width, aspect not kept)"
 
     def protocol(self) -> dict[str, object]:
-        """What the model sees."""
+        """How images are prepared, for the record."""
         mean, std = ("/".join(f"{v:g}" for v in values) for values in (self._preprocess.mean, self._preprocess.std))
         padding = f"zeros behind the normalisation, bottom and right, to multiples of {self.patch[0]}x{self.patch[1]}"
         return {
@@ -104,7 +104,7 @@ class DiscoverModel:
         }
 
     def prepare(self, image: Image.Image) -> Photograph:
-        """Resize if asked for, and refuse what would not fit into memory.
+        """Resize if requested, and refuse images too large for memory.
 
         Raises:
             Unreadable: for an image of more than MAX_PATCHES patches.
@@ -126,11 +126,11 @@ class DiscoverModel:
     ) -> tuple[dict[tuple[Feature, int], Float32[Tensor, "P D"]], tuple[int, int]]:
         """Run the model once. Returns the features of the patches by (feature, block) and the grid (rows, cols).
 
-        k, q and v are as the projection wrote them (with bias, before scaling, qk-norm and rotary embedding), heads side
-        by side; output is the block's, before the final norm. Every token that is no patch is left out by its role.
+        k, q and v are the projection's output (with bias, before scaling, qk-norm and rotary embedding), heads side by
+        side; `output` is the block's, before the final norm. All other tokens are left out by their role.
 
         Raises:
-            UserError: for a block that does not exist, projections that are not known, or features that are not finite.
+            UserError: for a block that does not exist, unknown projections, or features that are not finite.
         """
         depth = self.backbone.depth
         asked = [(feature, resolve_layer(layer, depth)) for feature, layer in wanted]
@@ -138,7 +138,9 @@ class DiscoverModel:
         projected = sorted({layer for feature, layer in asked if feature != "output"})
         pixels = torch.from_numpy(photograph.pixels.copy()).permute(2, 0, 1)[None]
         images = self._preprocess.normalise(pixels)
-        if not self._native:  # a photograph that has this size by chance is searched to its edge, as the others are
+        if (
+            not self._native
+        ):  # by the setting: a photograph that happens to have the native size is padded like the others
             images = fit(images, self.patch, "pad")
         trace = self.backbone.trace(images, Capture(hidden=hidden, projected=projected))
         found = {}

@@ -52,7 +52,7 @@ class DiscoverOptions:
     """In Python: the settings that a sweep compares."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         check_size(self.size)
         at_least(1, "limit", self.limit)
         at_least(0, "pictures", self.pictures)

@@ -1,4 +1,4 @@
-"""Which images of `vitreg discover` are shown, and the words on their sheets. Drawing is `report.boxes`."""
+"""Which images of `vitreg discover` are shown, and the words on their sheets. `report.sheets.boxes` draws them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Gallery:
     """Keeps the first images of a pass: small copies, boxes, and the steps of the method.
 
     Args:
-        pictures: how many are shown with their boxes.
-        steps: how many are shown with the steps.
+        pictures: number of images shown with their boxes.
+        steps: number of images shown with the steps.
     """
 
     def __init__(self, pictures: int, steps: int) -> None:
@@ -60,7 +60,7 @@ class Gallery:
             self._steps.append((row.index, steps))
 
     def merge(self, group: Processes) -> None:
-        """Put the images of all processes in their order and keep the first."""
+        """Merge the images of all processes in order and keep the first."""
         pictures = sorted(itertools.chain(*group.gather(self._pictures)), key=lambda each: each[0])
         steps = sorted(itertools.chain(*group.gather(self._steps)), key=lambda each: each[0])
         self._pictures, self._steps = pictures[: self._most[0]], steps[: self._most[1]]

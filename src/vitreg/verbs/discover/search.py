@@ -1,4 +1,4 @@
-"""Features of one image turned into boxes, by every setting asked for; what settings share is computed once."""
+"""Turns the features of one image into boxes, for each setting; settings share their common computations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitreg.report.sheets.boxes import regions_of
 from vitreg.verbs.discover.model import Feature, Photograph
 from vitreg.verbs.discover.setting import Setting
 
-POTENTIALS = 100  # patches of lowest degree among which LOST looks for similars
+POTENTIALS = 100  # patches of lowest degree among which LOST looks for patches similar to the seed
 AUTOMATIC = "per image, so that the median patch is linked to half of the others; looks at no label"
 CHANCE = f"only where patches in random places would hang together as well in at most {LEVEL:.0%} of draws"
 TAU, MASK_TAU, EPS, MASKS = 0.2, 0.15, 1e-5, 3  # of TokenCut and MaskCut, as published
@@ -32,7 +32,7 @@ RULES: dict[str, dict[str, object]] = {
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Keep numpy and scipy to one thread while torch has all: their pools wait for each other, and cuts take twice as long."""
+    """Keep numpy and scipy to one thread; otherwise their pools and torch's wait for each other, and cuts take twice as long."""
     from threadpoolctl import ThreadpoolController
 
     pools = ThreadpoolController()
@@ -42,14 +42,14 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What one setting found in one image.
+    """The result of one setting in one image.
 
     Args:
-        boxes: x0, y0, x1, y1 in pixels as the model saw the image, padding cut off; the first is the prediction.
+        boxes: x0, y0, x1, y1 in pixels of the model's input without padding; the first is the prediction.
         scores: one for each box.
-        patches: how many the first box was drawn around.
-        nothing: why there is no box.
-        by_chance: whether the box is of patches that hang together no more than chance would have them.
+        patches: number of patches in the first box's object.
+        nothing: why there is no box; empty if there is one.
+        by_chance: whether the object's patches are no more connected than randomly placed patches.
         gap: eigengap of the cut, 0 without a box; None for LOST.
         maps: steps worth drawing, by title.
         regions: see `report.boxes.Steps`.
@@ -65,7 +65,7 @@ class Found:
     regions: UInt8[np.ndarray, "rows cols"] | None = None
 
     def emptied(self, why: str) -> Found:
-        """The same without a box."""
+        """Return this result without a box."""
         return replace(
             self, boxes=(), scores=(), patches=0, nothing=why, by_chance=False, gap=None if self.gap is None else 0.0
         )
@@ -75,7 +75,7 @@ class Search:
     """Applies settings to the features of one image after the other.
 
     Args:
-        settings: with their blocks counted from 0; the first is the one whose steps are kept.
+        settings: settings with blocks counted from 0; the steps of the first are kept.
     """
 
     def __init__(self, settings: Sequence[Setting]) -> None:
@@ -83,7 +83,7 @@ class Search:
         self.wanted: tuple[tuple[Feature, int], ...] = tuple(dict.fromkeys((s.feature, s.layer) for s in settings))
 
     def protocol(self, chosen: Setting) -> dict[str, object]:
-        """The fixed numbers of the method."""
+        """The method's constants, for the record."""
         rules = dict(RULES[chosen.method])
         if any(setting.automatic for setting in self.settings):
             rules["automatic bias"] = AUTOMATIC
@@ -96,8 +96,8 @@ class Search:
         photograph: Photograph,
         patch: tuple[int, int],
     ) -> list[Found]:
-        """Return what each setting finds, in their order: nothing in a picture of one colour, for what the features of its
-        patches differ by is where they lie.
+        """Return the result of each setting, in order. A picture of one colour gives no box, because the features of its
+        patches differ by position only.
         """
         prepared: dict[tuple[Feature, int, str], Tensor] = {}
         automatic: dict[tuple[Feature, int, str], float] = {}
@@ -125,7 +125,7 @@ def _lost(
     x: Float32[Tensor, "P D"], grid: tuple[int, int], bias: float, photograph: Photograph, patch: tuple[int, int], *,
     steps: bool,
 ) -> Found:  # fmt: skip
-    """Box of LOST, if there is an object. Its score is the share of the other patches that the seed is not similar to."""
+    """Box of LOST, if there is an object. Its score is the share of the other patches not similar to the seed."""
     one = lost_batch(x[None], grid, bias=bias, k=POTENTIALS)[0]
     apart = 1 - one.degree.float() / max(len(x) - 1, 1)  # [rows, cols]
     score = float(apart.view(-1)[one.seed])
@@ -148,7 +148,7 @@ def _lost(
 def _cut(
     setting: Setting, x: Float32[Tensor, "P D"], grid: tuple[int, int], photograph: Photograph, patch: tuple[int, int]
 ) -> Found:
-    """Box of TokenCut or boxes of MaskCut, if there are objects. A score is the share of the squared eigenvector in the object."""
+    """Box of TokenCut or boxes of MaskCut, if there are objects. The score is the object's share of the squared eigenvector."""
     if setting.method == "tokencut":
         cuts = [tokencut(x, grid, tau=TAU, eps=EPS)]
     else:

@@ -1,4 +1,4 @@
-"""The settings that decide which box is found: method, feature, block, normalisation and bias, and grids of them."""
+"""The settings that determine the box: method, feature, block, normalisation and bias, and grids of them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _known(what: str, word: str, choices: tuple[T, ...]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """What LOST adds to every entry of the Gram matrix.
+    """The number LOST adds to every entry of the Gram matrix.
 
     Args:
         value: a number; None for the automatic rule.
-        relative: the number is a share of the mean of the matrix' diagonal, image by image, so that it means the same
-            for raw features of any length. For normalised features the diagonal is 1, and both are the same.
+        relative: the number is a share of the mean of the matrix's diagonal, per image, so it means the same for raw
+            features of any length. For normalised features the diagonal is 1, and both are the same.
     """
 
     value: float | None
@@ -70,11 +70,11 @@ class Setting:
 
     Args:
         layer: block index, -1 for the last.
-        normalize: by the method where None. LOST: center+l2, which takes away what all patches of an image share before
-            they are compared, as others did for register models (Bach et al. 2025); with the automatic bias no number
+        normalize: the method's default if None. LOST: center+l2, which subtracts the mean patch of an image before
+            patches are compared, as others did for register models (Bach et al. 2025); with the automatic bias no number
             is then chosen by hand. The cuts: none, as published.
         bias: read by lost only.
-        open: of a cut: feature, block and normalisation are still to be chosen, without labels, on the images themselves.
+        open: for a cut, whether feature, block and normalisation are still to be chosen, without labels, on the images.
     """
 
     method: Method = "lost"
@@ -90,35 +90,35 @@ class Setting:
         _known("normalisation", self.normalisation, NORMALIZE)
 
     def resolved(self, depth: int) -> Setting:
-        """Return the same with nothing left open and its block counted from 0. Raises UserError if the model has no such block."""
+        """Return the setting with its defaults filled in and its block counted from 0. Raises UserError for a missing block."""
         from vitreg.backbones.trace import resolve_layer  # needs torch, which reading a setting does not
 
         return replace(self, layer=resolve_layer(self.layer, depth), normalize=self.normalisation, open=False)
 
     @property
     def normalisation(self) -> Normalize:
-        """The one asked for, or the method's own."""
+        """The chosen normalisation, or the method's default."""
         if self.normalize is not None:
             return self.normalize
         return "center+l2" if self.method == "lost" else "none"
 
     @property
     def automatic(self) -> bool:
-        """Whether no number of it was chosen by hand."""
+        """Whether LOST runs with the automatic bias, so no number is chosen by hand."""
         return self.method == "lost" and self.bias.value is None
 
     @property
     def vanilla(self) -> bool:
-        """Whether it is LOST as published, whatever the feature and the block."""
+        """Whether this is LOST as published, with any feature and block."""
         return self.method == "lost" and self.normalisation == "none" and self.bias.value == 0
 
     @property
     def bias_word(self) -> str:
-        """The bias as it is written; a dash where it is not read."""
+        """The bias as text; a dash for a method without one."""
         return str(self.bias) if self.method == "lost" else "-"
 
     def record(self) -> dict[str, str | int]:
-        """Return it as it stands in result.json."""
+        """Return the setting's entry in result.json."""
         return {
             "method": self.method,
             "feature": self.feature,
@@ -128,7 +128,7 @@ class Setting:
         }
 
     def words(self) -> str:
-        """Name it in a few words."""
+        """Name the setting in a few words."""
         bias = f", bias {self.bias}" if self.method == "lost" else ""
         return f"{self.method}, {self.feature} of block {self.layer}, normalisation {self.normalisation}{bias}"
 
@@ -138,10 +138,10 @@ DEFAULT = Setting()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """A grid of settings, all tried on every image while the model runs once.
+    """A grid of settings, all tried on every image in one forward pass.
 
-    The defaults follow what others have tried for register models: the last four blocks, normalised features, negative
-    biases (dinov2 issue 381; test-time registers, Jiang et al. 2025).
+    The defaults are those tried for register models: the last four blocks, normalised features, negative biases (dinov2
+    issue 381; test-time registers, Jiang et al. 2025).
     """
 
     features: tuple[Feature, ...] = ("k", "q", "v")
@@ -152,7 +152,7 @@ class Sweep:
     )  # fmt: skip
 
     def settings(self, chosen: Setting, depth: int) -> list[Setting]:
-        """Every combination, with blocks counted from 0; the chosen setting stands first.
+        """Return every combination, with blocks counted from 0, the chosen setting first.
 
         Raises:
             UserError: for a block that does not exist, or if a list is empty.
@@ -162,7 +162,7 @@ class Sweep:
             raise UserError("a sweep needs at least one feature, block, normalisation and bias.")
         biases: tuple[Bias, ...] = self.biases
         ways: Iterable[Normalize] = self.normalize
-        if chosen.method != "lost":  # a cut has no bias, and compares patches by their cosine in any case
+        if chosen.method != "lost":  # a cut has no bias and always compares patches by cosine
             biases, ways = (chosen.bias,), dict.fromkeys(_UNIT.get(way, way) for way in self.normalize)
         grid = itertools.product(self.features, layers, ways, biases)
         combined = [

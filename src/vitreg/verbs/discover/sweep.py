@@ -1,4 +1,4 @@
-"""The table of a sweep: how many boxes of each setting fit, and which setting is chosen without a label."""
+"""The table of a sweep: the CorLoc of each setting, and the setting chosen without labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNLABELLED = (
 def sweep_table(
     hits: Bool[np.ndarray, "images S"] | None, gaps: Float32[np.ndarray, "n S"] | None, settings: Sequence[Setting]
 ) -> DiscoverSweep:
-    """Rank all settings, by CorLoc where there are true boxes, else by eigengap; ties in the order they were tried.
+    """Rank all settings by CorLoc if there are true boxes, else by eigengap; ties in the order tried.
 
     Args:
         gaps: eigengaps of all images, 0 without a cut; None for LOST.
@@ -63,7 +63,7 @@ def sweep_table(
 
 
 def clearest(gaps: Float32[np.ndarray, "n S"]) -> list[int]:
-    """Rank settings by their mean eigengap over the images, then by the share with a cut, then as they were tried.
+    """Rank settings by mean eigengap over the images, then by the share with a cut, then in the order tried.
 
     The rule was fixed before any true box was looked at.
     """
@@ -71,13 +71,13 @@ def clearest(gaps: Float32[np.ndarray, "n S"]) -> list[int]:
 
 
 def choose(source: ImageSource, looking: DiscoverModel, settings: Sequence[Setting]) -> tuple[Setting, int]:
-    """Choose the setting with the clearest cuts on the first images. Returns it and how many images were looked at.
+    """Choose the setting with the clearest cuts on the first images. Returns it and the number of images used.
 
-    No label is looked at. Every process of a run sees the same images and comes to the same choice.
+    No label is used. Every process sees the same images and makes the same choice.
     """
     search, gaps = Search(settings), []
     for item in itertools.islice(source.walk(), CALIBRATED_ON):
-        with suppress(Unreadable):  # listed when it is its turn
+        with suppress(Unreadable):  # listed in the main pass
             photograph = item.reduce(looking.prepare)
             features, grid = looking.features(photograph, search.wanted)
             gaps.append([found.gap for found in search(features, grid, photograph, looking.patch)])
@@ -87,7 +87,7 @@ def choose(source: ImageSource, looking: DiscoverModel, settings: Sequence[Setti
 
 
 def _halves(hits: Bool[np.ndarray, "images S"]) -> float | None:
-    """Choose the best setting on every other image, judge it on the rest, and the other way round; None below 4."""
+    """CorLoc of the setting chosen on every other image and judged on the rest, both ways; None below 4 images."""
     if len(hits) < 4:
         return None
     even, odd = hits[0::2], hits[1::2]

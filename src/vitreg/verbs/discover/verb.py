@@ -1,7 +1,7 @@
-"""`discover`: boxes of objects without supervision, and how many of them fit (CorLoc), beside boxes that see nothing.
+"""`discover`: boxes of objects without supervision, and their CorLoc beside that of boxes that ignore the image.
 
-Puts the model, LOST or TokenCut and the true boxes together; the paper's Table 3 (right) is made of such numbers. It gives
-no settings for its bias on the Gram matrix, so every number here carries the settings that made it.
+Combines the model, LOST or TokenCut, and the true boxes; the paper's Table 3 (right) reports such numbers. The paper does
+not publish its bias on the Gram matrix, so every number here comes with its settings.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from vitreg.discovery.chance import NO_CUT
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
-from vitreg.passes.about_model import describe_model
 from vitreg.passes.drawing import draw_beside, place_of_interrupted
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.given import Images, source_of
+from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.records import ImagesRecord, Skipped
@@ -51,7 +51,7 @@ from vitreg.writing.outputs import Outputs
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What is looked at: a name, the images, and their true boxes if there are any."""
+    """The data: a name, the images, and their true boxes if there are any."""
 
     name: str
     images: ImageSource
@@ -61,14 +61,14 @@ class _Data:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was looked at."""
+    """The images searched so far."""
 
     judged: list[Judged]
     skipped: list[Skipped]
     interrupted: bool = False
 
     def over(self, group: Processes) -> _Seen:
-        """Gather what all processes have looked at, in the order of the images."""
+        """Gather the images of all processes, in order."""
         skipped = sorted(itertools.chain(*group.gather(self.skipped)), key=lambda s: s.name)
         judged = sorted(itertools.chain(*group.gather(self.judged)), key=lambda row: row.index)
         return _Seen(judged, skipped, any(group.gather(self.interrupted)))
@@ -87,7 +87,7 @@ def discover(
     written: Callable[[Path], object] | None = None,
     **keywords: Any,
 ) -> DiscoverResult:
-    """Find one object in every image, and say how often it is one.
+    """Find one object in every image, and measure CorLoc.
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
@@ -96,8 +96,8 @@ def discover(
         boxes: true boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json).
         out: folder for result.json, boxes.json and pictures/, if there are any; nothing is written without it.
         weights: a checkpoint for the spec.
-        options: see `DiscoverOptions`; keywords change them.
-        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
+        options: see `DiscoverOptions`; keywords override them.
+        written: called with the folder of the result: `out`, or a folder beside it if `out` keeps a complete result.
         keywords: fields of `DiscoverOptions`, such as method and size, and of `ModelOptions`, such as device and precision.
     Returns:
         the record that result.json holds.
@@ -134,7 +134,7 @@ def _look(
     data: _Data, backbone: Backbone, options: DiscoverOptions, gallery: Gallery, group: Processes, started: datetime,
     *, show: bool,
 ) -> tuple[DiscoverResult, _Seen, Setting]:  # fmt: skip
-    """Find boxes in all images and judge them. Returns the record, what was found by image, and the setting.
+    """Find boxes in all images and judge them. Returns the record, the results per image, and the setting.
 
     Raises:
         UserError: if no image could be read.
@@ -166,9 +166,9 @@ def _record(
     seen: _Seen, verdict: Verdict, chosen: Setting, protocol: dict[str, object], notes: Sequence[str], backbone: Backbone,
     planned: int | None, group: Processes, started: datetime,
 ) -> DiscoverResult:  # fmt: skip
-    """Put what was found beside the model, the setting and the machine."""
+    """Build the record: boxes, model, setting and machine."""
     return DiscoverResult(
-        model=describe_model(backbone),
+        model=model_entry(backbone),
         images=ImagesRecord(seen=len(seen.judged), skipped=seen.skipped, interrupted=seen.interrupted, planned=planned),
         found=sum(len(row.boxes) for row in seen.judged),
         corloc=verdict.corloc,
@@ -192,7 +192,7 @@ def _record(
 
 
 def _chosen(setting: Setting, source: ImageSource, looking: DiscoverModel) -> tuple[Setting, dict[str, object]]:
-    """Fill in what a setting leaves open. Returns it, and how it was chosen where that was left to the images."""
+    """Choose the open fields of a setting on the images. Returns the setting, and how it was chosen if it was open."""
     depth = looking.backbone.depth
     if not setting.open:
         return setting.resolved(depth), {}
@@ -236,7 +236,7 @@ def _run(
     source: ImageSource, looking: DiscoverModel, search: Search, judge: Judge, gallery: Gallery, group: Processes,
     limit: int | None, *, show: bool,
 ) -> _Seen:  # fmt: skip
-    """Look at this process's share of the images, one after the other, until the user stops it."""
+    """Search this process's share of the images, one by one, until the user stops it."""
     seen = _Seen([], [])
     planned = source.length if limit is None else min(source.length or limit, limit)
     share = None if planned is None else -(-planned // group.world)
@@ -270,7 +270,7 @@ def _run(
 def _write(
     outputs: Outputs, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting
 ) -> DiscoverResult:
-    """Write the record and the boxes, and when they are safe the pictures."""
+    """Write the record and the boxes, then the pictures."""
 
     def record(place: Path) -> None:
         write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
@@ -285,7 +285,7 @@ def _write(
 
 
 def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:
-    """Return what was found in the format of COCO instances: one category, boxes as x, y, width, height, and a score."""
+    """Return the boxes in COCO's instances format: one category, boxes as x, y, width, height, and a score."""
     annotations = [
         {"image_id": row.index + 1, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0),
          "iscrowd": 0, "score": score}
@@ -302,8 +302,8 @@ def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str,
     }
 
 
-def describe(result: DiscoverResult) -> str:
-    """Say what was found, the controls and the protocol, in lines for a terminal."""
+def summary(result: DiscoverResult) -> str:
+    """Format the numbers, the controls and the protocol as lines for a terminal."""
     images = result.images
     lines = []
     if images.interrupted:

@@ -1,1 +1,1 @@
-"""`eval`: what features are good for, one task at a time."""
+"""`eval`: measures the quality of features, one task at a time."""

@@ -1,4 +1,4 @@
-"""Words for classes, as sentences about them need: ImageNet's cleaned names, folder names, or a file of the user's."""
+"""Class names for sentences: ImageNet's cleaned names, folder names, or a file from the user."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _WNID = re.compile(r"n\d{8}")
 
 
 def words_for(classes: Sequence[str], names: Path | None = None) -> tuple[list[str], str]:
-    """Return a name in words for each class, and where the names come from.
+    """Return a name in words for each class, and the source of the names.
 
     Args:
-        classes: as the set calls them: WordNet ids of ImageNet, folders such as 001.Black_footed_Albatross.
-        names: a text file with a line for each class, in their order, or with lines of class, tab, name.
+        classes: the set's classes: WordNet ids of ImageNet, folders such as 001.Black_footed_Albatross.
+        names: a text file with one line per class, in their order, or with lines of class, tab, name.
     Raises:
-        UserError: for a file that does not name each class, or WordNet ids that are not among ImageNet-1k's.
+        UserError: for a file that does not name each class, or WordNet ids outside ImageNet-1k.
     """
     if names is not None:
         return _read(names, classes), names.name

@@ -1,4 +1,4 @@
-"""The options that all tasks of `eval` share: flags, manual and the keywords of `vitreg.evaluate`. No torch here."""
+"""The options shared by all tasks of `eval`: flags, manual and the keywords of `vitreg.evaluate`. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from vitreg.passes.options import ImageOptions, at_least
 
 WITHOUT_DATA = ("complexity",)
-"""Tasks that need none."""
+"""Tasks without DATA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +18,14 @@ class EvalOptions(ImageOptions):
     limit: int | None = None
     """Use at most this many images of each side."""
     features: Path | None = None
-    """Folder where extracted features are kept and found again; the user's cache if unset."""
+    """Folder of stored features, which later runs reuse; the user's cache if unset."""
     download: bool = False
-    """Let sets known by name fetch what is missing."""
+    """Let named sets download missing files."""
     seed: int = 0
-    """Of everything drawn at random."""
+    """Seed of all random draws."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
         if self.features is not None:

@@ -1,7 +1,7 @@
-"""The tasks of `eval` by name: their settings, without torch, and the task itself when it is to run.
+"""The tasks of `eval` by name: their settings, which need no torch, and the task itself when it runs.
 
-A task of somebody else is its own settings: a dataclass like those here, with `run(bench) → Outcome`. Its name is that of
-its class in lower case.
+A plug-in task is its own settings: a dataclass like those here, with `run(bench) → Outcome`. Its name is its class in
+lower case.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def settings_of(name: str) -> type[TaskSettings]:
     """Return the settings of a task.
 
     Raises:
-        UserError: for a task that does not exist, or a plug-in that is none.
+        UserError: for a task that does not exist, or a plug-in that is not a task.
     """
     if name in TASKS:
         return TASKS[name]
@@ -76,7 +76,7 @@ def task_of(name: str, settings: TaskSettings) -> Task:
 
 
 def task_named(name: str, keywords: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
-    """Return a task by its name, with those of the keywords that are settings of it, and the other keywords.
+    """Return a task by name, built from the keywords that are its settings, and the other keywords.
 
     Raises:
         UserError: for a task that does not exist, or settings out of range.

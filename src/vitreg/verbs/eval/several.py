@@ -1,4 +1,4 @@
-"""Several models and tasks: each pair in a folder of its own, and one table of all. A pair that is complete is not repeated."""
+"""Several models and tasks: one folder per pair, and one table of all. Complete pairs are not measured again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import RECORD
 
-LETTERS = 80  # of a model's name in that of its folder
+LETTERS = 80  # of a model's name in its folder's name
 Model = str | nn.Module | Backbone
 
 
@@ -48,20 +48,20 @@ def evaluate_all(
     ended: Callable[[EvalPair], object] = lambda pair: None,
     **keywords: Any,
 ) -> Evaluations:
-    """Measure several models by several tasks, and put the numbers into one table.
+    """Measure several models by several tasks, with one table of the results.
 
     A pair whose folder holds a complete record of the same model, weights, task, data and settings is not measured again.
-    A pair that fails is named with its reason, and the others go on.
+    A pair that fails is listed with its reason, and the others continue.
 
     Args:
-        models: specs or loaded backbones; a spec is loaded once for all tasks, and let go before the next.
-        tasks: by name, such as ["knn", "linear"], or with settings of their own, such as [Knn(k=(20,))]; each once.
-        out: folder for result.json, report.html, table.csv and a folder of each pair, MODEL/TASK.
+        models: specs or loaded backbones; a spec is loaded once for all tasks, and freed before the next.
+        tasks: names such as ["knn", "linear"], or tasks with settings such as [Knn(k=(20,))]; each once.
+        out: folder for result.json, report.html, table.csv and one folder per pair, MODEL/TASK.
         weights: a checkpoint; for a single model.
-        ended: is called with each pair when it is done.
+        ended: called with each finished pair.
         options, data, keywords: see `evaluate`.
     Raises:
-        UserError: for words that fit no pair, a folder that holds something else, or if every pair fails.
+        UserError: for keywords that no pair takes, a folder that holds something else, or if every pair fails.
     """
     options, loading = split(EvalOptions, options, keywords, "evaluate_all")
     tasks = [task_named(task, {})[0] if isinstance(task, str) else task for task in tasks]
@@ -92,7 +92,7 @@ def evaluate_all(
 
 
 def folders_of(models: Sequence[Model]) -> list[str]:
-    """Name a folder for each model: its spec in letters that every system takes, with a hash where two are alike."""
+    """Return a folder name for each model: its spec in portable letters, with a hash if two are equal."""
     specs = [_spec(model) for model in models]
     plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", spec).strip("-.")[-LETTERS:] or "model" for spec in specs]
     alike = Counter(name.casefold() for name in plain)
@@ -115,7 +115,7 @@ def _of_model(
     try:
         backbone = opened(model, weights, loading, size=options.pixels)
     except Exception as error:
-        if group.world > 1:  # the others would wait for this process
+        if group.world > 1:  # the other processes would wait for this one
             raise
         for task in tasks:
             yield EvalPair(model=spec, task=task_name(type(task)), folder=task_name(type(task)), failed=_why(error))
@@ -124,7 +124,7 @@ def _of_model(
         name = task_name(type(task))
         given = "" if name in WITHOUT_DATA else data
         try:
-            # A model that is handed over may have changed since it was loaded. One process looks, for all to do the same.
+            # A backbone from the caller may have changed since it was loaded. One process decides for all.
             look = isinstance(model, str) and group.first
             found = group.gather(complete(folder / name, backbone, task, str(given), options) if look else None)[0]
             kept = found is not None
@@ -143,7 +143,7 @@ def _why(error: Exception) -> str:
 
 
 def pair_of(result: EvalResult, folder: str, *, kept: bool = False) -> EvalPair:
-    """What the table says of a record."""
+    """Return the table's entry for a record."""
     return EvalPair(
         model=result.model.spec,
         task=result.task,
@@ -163,9 +163,9 @@ def pair_of(result: EvalResult, folder: str, *, kept: bool = False) -> EvalPair:
 
 
 def complete(folder: Path, backbone: Backbone, task: Task, data: str, options: EvalOptions) -> EvalResult | None:
-    """Return the record in a folder if measuring now would give it again: the same all through, and unchanged since.
+    """Return the record in a folder if measuring again would repeat it: everything equal, and its files unchanged.
 
-    Images are taken to be the same where their folder has the same name.
+    Images count as equal if their folder has the same name.
     """
     with suppress(OSError, ValidationError, UserError):
         found = EvalResult.model_validate_json((folder / RECORD).read_bytes())

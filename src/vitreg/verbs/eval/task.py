@@ -1,7 +1,7 @@
-"""What a task of `vitreg eval` is: settings as a frozen dataclass, `run(bench)` gives an `Outcome`.
+"""The interface of a task of `vitreg eval`: settings as a frozen dataclass, `run(bench)` returns an `Outcome`.
 
-A task says what it measured and how; it writes no files and prints nothing. `vitreg.passes.bench.Bench` holds the model
-and how it is run.
+A task returns what it measured and its protocol; it writes no files and prints nothing. `vitreg.passes.bench.Bench` holds
+the model, the data and how the model is run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vitreg.results import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a task found; see `EvalResult` for the fields.
+    """The result of a task; see `EvalResult` for the fields.
 
     Args:
-        trials: of a metric that is the share of right answers, in percent, how many independent ones there were.
-        units: of metrics by a pattern of their name, such as {"*_distance": "patches"}; percent where none fits.
+        trials: number of independent trials of each metric that is a percentage of right answers.
+        units: units by a pattern of metric names, such as {"*_distance": "patches"}; percent for all others.
     """
 
     headline: str
@@ -38,7 +38,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     sheets: Mapping[str, Sheet] = field(default_factory=dict)
-    """Pictures of what was found, by the name of their file."""
+    """Sheets of pictures, by file name."""
 
 
 class Task(Protocol):

@@ -1,6 +1,6 @@
-"""Tokens of every image of a set, batch by batch, and which patches of it are outliers: what the token probes share.
+"""The pass that token probes share: tokens of every image of a set, batch by batch, and which patches are outliers.
 
-Nothing is kept of the tokens here, so any number of images passes in the same memory.
+No tokens are kept here, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from vitreg.verbs.eval.settings.tokens import OutlierOptions
 from vitreg.verbs.eval.task import Outcome
 
 Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B K"]], Bool[Tensor, "B K"]]
-"""Which patches are outliers, from the pixels of the images and the norms of their patch tokens."""
+"""(pixels, norms of the patch tokens) -> which patches are outliers."""
 
-JUDGED_EVERY = 5  # of images without sides: every fifth is kept apart to judge on
-HELD_OUT_EVERY = 10  # of the images to fit on: every tenth chooses the strength of a penalty
+JUDGED_EVERY = 5  # in a set without sides, every fifth image is for judging
+HELD_OUT_EVERY = 10  # every tenth training image chooses the strength of a penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class TokenBatch:
     """Some images and their tokens.
 
     Args:
-        indices: places in the set.
-        pixels: what the patches cover, normalised as the model saw it.
-        tokens: of the probed block, float32, on the model's device.
-        norms: of the patch tokens of the outlier layer, before the final norm, on the CPU.
+        indices: indices in the set.
+        pixels: the area the patches cover, normalised as in the model's input.
+        tokens: tokens of the probed block, float32, on the model's device.
+        norms: norms of the patch tokens of the outlier layer, before the final norm, on the CPU.
         cells: places on the grid of the K patches that are there, in the probed block and in the outlier layer: all P,
             unless the model drops some.
     """
@@ -68,18 +68,18 @@ class TokenPass:
     """Runs the model of a bench over sets of images.
 
     Attributes:
-        size: of the images in pixels, (height, width), as the model takes them.
-        layouts: the roles of the tokens that enter block 0 and of those after each block.
-        layout: of the probed block.
-        searched: blocks among which outliers are looked for.
-        outlier_layer: the block whose norms tell them; where several are searched, known after `find_rule`.
-        skipped: what could not be read so far.
-        calibrated: images whose norms the detector saw.
-        came_in: whether what it found entered the model with its norm, and so does not count.
+        size: (height, width) of the model's input in pixels.
+        layouts: layout of the tokens that enter block 0, then of those after each block.
+        layout: layout of the probed block.
+        searched: blocks searched for outliers.
+        outlier_layer: the block whose norms define outliers; if several are searched, known after `find_rule`.
+        skipped: images that could not be read so far.
+        calibrated: number of images whose norms the detector saw.
+        came_in: whether the detected tokens had their norm at the input of block 0, so they are not artifacts.
     """
 
     def __init__(self, bench: Bench, options: OutlierOptions) -> None:
-        options.check()  # a misspelt detector must show before hours of forward passes
+        options.check()  # a misspelt detector is refused before hours of forward passes
         backbone = bench.backbone
         self.bench, self.options, self.view = bench, options, bench.view()
         self.layer = resolve_layer(-1 if options.layer is None else options.layer, backbone.depth)
@@ -94,7 +94,7 @@ class TokenPass:
 
     @property
     def cells(self) -> Int64[Tensor, "K"]:
-        """Places on the grid of the patches that are there in the probed block and in the outlier layer."""
+        """Grid cells whose patch exists in both the probed block and the outlier layer."""
         return (self.layout.present & self.layouts[self.outlier_layer + 1].present).nonzero()[:, 0]
 
     def norms(self, trace: Trace) -> Float32[Tensor, "B K"]:
@@ -104,17 +104,17 @@ class TokenPass:
 
     @property
     def all_skipped(self) -> tuple[Skipped, ...]:
-        """What could not be read, over all processes, by name."""
+        """Images that could not be read, over all processes, by name."""
         merged: dict[str, str] = {}
         for part in self.bench.group.gather(self.skipped):
             merged |= part
         return tuple(Skipped(name=name, reason=merged[name]) for name in sorted(merged))
 
     def images(self, data: TrainingSet, what: str) -> Iterator[EvaluationBatch]:
-        """Yield this process's share of a set, as the model takes it, without running the model.
+        """Yield this process's share of a set, prepared for the model, without running the model.
 
         Raises:
-            UserError: for an empty set, or one of which no image can be read.
+            UserError: for a set without a readable image.
         """
         bench = self.bench
         if not len(data):
@@ -158,11 +158,11 @@ class TokenPass:
         return self.bench.backbone.normed(trace.hidden(self.layer), final_norm=self.options.final_norm).float()
 
     def find_rule(self, data: TrainingSet) -> OutlierRule:
-        """Look at the norms of some images of a set, ask the detector for a threshold, and settle on the outlier layer.
+        """Run the detector on the norms of some images of a set, and choose the outlier layer.
 
-        As in a scan, outliers that came into the model with their norm are none: the rule then finds nothing.
+        As in a scan, tokens that had their norm at the input of block 0 are not outliers; the rule then flags nothing.
         """
-        # Of each batch the norms [B, K] after each block, and before block 0 those of the same patches.
+        # Per batch: norms [B, K] after each block, and norms of the same patches before block 0.
         seen: list[tuple[list[Tensor], list[Tensor] | None]] = []
         first, blocks = self.layouts[0], [self.layouts[layer + 1] for layer in self.searched]
         cells = [(layout.present & first.present).nonzero()[:, 0] for layout in blocks]
@@ -192,13 +192,13 @@ class TokenPass:
         return rule
 
     def complete(self, moments: SplitMoments) -> None:
-        """Merge what the processes have gathered to fit on. Raises UserError if it is too little."""
+        """Merge the moments of all processes. Raises UserError if there are too few images to fit on."""
         moments.merge(self.bench.group.gather)
         if not moments.complete:
             raise UserError(f"too few images of {self.bench.data} could be read; fitting a probe needs at least 2.")
 
     def protocol(self, rule: OutlierRule) -> dict[str, object]:
-        """What makes the tokens and the classes they are told apart by."""
+        """How the tokens were read and how outliers were defined, for the record."""
         return {
             "layer": self.layer,
             "tokens": "after the final norm" if self.options.final_norm else "before the final norm",
@@ -214,7 +214,7 @@ class TokenPass:
         }
 
     def missing(self, rule: OutlierRule, what: str) -> list[str]:
-        """Say what cannot be tested where the detector found no outliers."""
+        """Say what cannot be tested if the detector finds no outliers."""
         if rule.found:
             return []
         where = "any block" if len(self.searched) > 1 else f"block {self.searched[0]}"
@@ -224,8 +224,8 @@ class TokenPass:
         hint = "" if len(self.searched) > 1 else "; leave --outlier-layer and --layer out to search all blocks"
         return [f"{none}, so {what} cannot be tested on this model{hint}."]
 
-    def told(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:
-        """Add to an outcome how its tokens were made and told apart, and what could not be tested or read."""
+    def completed(self, outcome: Outcome, rule: OutlierRule, what: str) -> Outcome:
+        """Add the protocol of the tokens, the tests that are missing and the unreadable images to an outcome."""
         return replace(
             outcome,
             protocol={**self.protocol(rule), **outcome.protocol},
@@ -235,7 +235,7 @@ class TokenPass:
 
 
 def chosen_cells(values: Float32[Tensor, "B P *D"], cells: Int64[Tensor, "K"]) -> Float32[Tensor, "B K *D"]:
-    """Return the values of some cells of the grid; all of them as they are."""
+    """Return the values of some cells of the grid; without a copy if all are chosen."""
     return values if len(cells) == values.shape[1] else values[:, cells.to(values.device)]
 
 
@@ -261,10 +261,10 @@ class Pictures:
 
 
 def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
-    """Split any images into those to fit on and every fifth, to judge on; at most `bench.limit` of each.
+    """Split any images into a part for fitting and every fifth for judging; at most `bench.limit` of each.
 
     Raises:
-        UserError: if there are fewer than two images, or their number is not known.
+        UserError: if there are fewer than three images, or their number is not known.
     """
     source = ImageSource([bench.data])
     bench.noted.extend(source.notes)
@@ -284,10 +284,10 @@ def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
 
 
 def held_out(batch: TokenBatch) -> Bool[Tensor, "B"]:
-    """Which images choose the strength of a penalty instead of being fitted on: every tenth, from the second on."""
+    """Which images choose the strength of a penalty and are not fitted on: every tenth, from the second on."""
     return batch.indices % HELD_OUT_EVERY == 1
 
 
 def some_of(data: TrainingSet, count: int) -> TrainingSet:
-    """At most `count` samples, spread evenly over a set."""
+    """Return at most `count` samples, spread evenly over a set."""
     return data if count >= len(data) else Portion(data, count)

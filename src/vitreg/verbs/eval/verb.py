@@ -1,4 +1,4 @@
-"""`evaluate`: one task on one model. Puts the model on the bench, runs the task, and records number, protocol and controls."""
+"""`evaluate`: one task on one model. Runs the task, and records numbers, protocol and controls."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
-from vitreg.passes.about_model import describe_model
 from vitreg.passes.bench import Bench
 from vitreg.passes.drawing import draw_beside
 from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.report import Attempts
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
@@ -32,7 +32,7 @@ from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Outcome, Task
 from vitreg.writing.files import results_folder, write_text
 
-LONGEST = 24  # rows of a table on the terminal
+LONGEST = 24  # rows of a table shown on the terminal
 
 
 @takes(EvalOptions, ModelOptions)
@@ -47,19 +47,19 @@ def evaluate(
     quiet: bool = True,
     **keywords: Any,
 ) -> EvalResult:
-    """Measure what a model's features are good for.
+    """Measure a model's features by one task.
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
-        task: what is measured: the name of a task such as "knn", whose settings are keywords, or the task with its
-            settings, such as `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
-        data: what it is measured on; the task says what it takes.
+        task: name of a task such as "knn", with its settings as keywords, or a task with settings, such as
+            `Knn(k=(20,))` of `vitreg.verbs.eval.tasks`.
+        data: the data to measure on; each task says what it takes.
         out: folder for result.json, report.html and pictures; nothing is written without it.
         weights: a checkpoint for the spec.
-        options: see `EvalOptions`; keywords change them.
+        options: see `EvalOptions`; keywords override them.
         keywords: fields of `EvalOptions`, such as size and limit, and of `ModelOptions`, such as device and precision.
     Raises:
-        UserError: for data or a model that the task cannot work with.
+        UserError: for data or a model that the task cannot use.
     """
     if isinstance(task, str):
         task, keywords = task_named(task, keywords)
@@ -104,18 +104,18 @@ def _bench(backbone: Backbone, data: str, options: EvalOptions, group: Processes
 
 
 def settings_of(task: Task, options: EvalOptions) -> dict[str, Any]:
-    """What was asked for and makes the number, as JSON holds it: of the task, then of the images."""
+    """The settings that determine the numbers, as JSON holds them: those of the task, then those of the images."""
     images = {"size": options.pixels, **{name: getattr(options, name) for name in ("fit", "limit", "seed")}}
     asked = {**{each.name: getattr(task, each.name) for each in fields(task)}, **images}  # type: ignore[arg-type]
     return json.loads(json.dumps(asked, default=str))
 
 
 def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime, settings: dict[str, Any]) -> EvalResult:
-    """Put what a task found beside the model, the data and the machine."""
+    """Build the record: outcome, model, data and machine."""
     backbone = bench.backbone
     return EvalResult(
         task=task_name(type(task)),
-        model=describe_model(backbone),
+        model=model_entry(backbone),
         data=_data(bench, outcome),
         headline=outcome.headline,
         metrics=dict(outcome.metrics),
@@ -144,12 +144,12 @@ def _draw(outcome: Outcome, result: EvalResult, place: Path, attempts: Attempts)
 
 
 def cache() -> Path:
-    """Return where features are kept if no folder is named."""
+    """Return the default folder of stored features."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitreg" / "features"
 
 
 def task_name(kind: type) -> str:
-    """Return what a task is called on the command line: its class in lower case."""
+    """Return a task's name on the command line: its class in lower case."""
     return kind.__name__.lower()
 
 
@@ -171,8 +171,8 @@ def _data(bench: Bench, outcome: Outcome) -> EvalData:
     )
 
 
-def describe(result: EvalResult) -> str:
-    """Say what was found, its controls and its protocol, in lines for a terminal."""
+def summary(result: EvalResult) -> str:
+    """Format the numbers, the controls and the protocol as lines for a terminal."""
     lines = [f"{result.task} of {result.model.spec}" + (f" on {result.data.name}" if result.data.name else "")]
     width = max(map(len, [*result.metrics, *(f"control: {name}" for name in result.controls)]), default=0)
     for name, value in result.metrics.items():
@@ -197,14 +197,14 @@ def describe(result: EvalResult) -> str:
 
 
 def shown(value: float, unit: str = "") -> str:
-    """Write a number with its unit, in as many digits as say something: three, or four above 1000."""
+    """Format a number with its unit in three significant digits, or four above 1000."""
     whole = abs(value) >= 1000
     digits = f"{value:,.0f}" if whole else f"{value:.3g}"
     return f"{digits} {unit}".rstrip()
 
 
 def _laid_out(table: Table) -> list[str]:
-    """Return a table as lines of text; a long one is cut, for result.json has it whole."""
+    """Format a table as lines of text; a long one is cut, as result.json has all of it."""
     cells = [[_cell(value) for value in row] for row in (table.columns, *table.rows[:LONGEST])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -1,4 +1,4 @@
-"""What probes of whole images share: one row of features per image on each side, its labels, and what must be worse."""
+"""The data of whole-image probes: one feature row per image on each side, the labels, and the controls."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from vitreg.records import Skipped
 from vitreg.verbs.eval.settings.whole_image import Token
 
 KNN_RATIO = 256 / 224
-"""Short side of the picture over the side of the crop: kNN and linear probe of DINOv2."""
+"""Short side of the picture / side of the crop, in DINOv2's kNN and linear probe."""
 TRANSFER_RATIO = 1.0
-"""The same for its transfer sets."""
+"""The same ratio in DINOv2's transfer sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The sides of a set, seen by a model.
+    """The sides of a set as features of a model.
 
     Args:
-        val: None where the set has none.
-        classes: names.
-        notes: what a person should know about the set, a sentence each.
+        val: the validation side; None if the set has none.
+        classes: names of the classes.
+        notes: sentences about the set, for the user.
     """
 
     train: Side
@@ -62,12 +62,12 @@ class Probed:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of each side."""
+        """Number of images of each side."""
         sides = {"train": self.train, "val": self.val, "test": self.test}
         return {name: len(side) for name, side in sides.items() if side is not None}
 
     def trials(self, names: Iterable[str]) -> dict[str, int]:
-        """How many images metrics are the share of; none where the set's metric is no plain share."""
+        """Number of images behind each percentage; empty if the set's metric is not a plain percentage."""
         return dict.fromkeys(names, len(self.test)) if self.metric == "top1" else {}
 
     def score(self, found: Tensor) -> float:
@@ -76,14 +76,14 @@ class Probed:
 
     @property
     def majority(self) -> float:
-        """What always answering the commonest training class scores; of several labels per image: any constant."""
+        """Score of always answering the commonest training class; with several labels per image, of any constant."""
         if self.metric == "map":
             return self.score(torch.zeros(self.test.labels.shape))
         commonest = self.train.labels.bincount().argmax()
         return self.score(commonest.expand(len(self.test)))
 
     def shuffled(self, seed: int) -> Tensor:
-        """Return the training labels in another order: what a probe learns from them is no knowledge of the images."""
+        """Return the training labels in random order, so a probe can learn nothing about the images from them."""
         return self.train.labels[torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))]
 
 
@@ -91,9 +91,9 @@ def open_classes(bench: Bench, *, several: bool = False) -> Sides:
     """Open sides with classes.
 
     Args:
-        several: images may have several labels.
+        several: whether images may have several labels.
     Raises:
-        UserError: for data without classes or a second side, or with several labels where one is needed.
+        UserError: for data without classes or a second side, or with several labels if `several` is False.
     """
     sides = bench.sides()
     if sides.train.classes is None or len(sides.train.classes) < 2:
@@ -104,7 +104,7 @@ def open_classes(bench: Bench, *, several: bool = False) -> Sides:
 
 
 def probed(bench: Bench, sides: Sides, wanted: Wanted, view: View, columns: tuple[str, ...]) -> Probed:
-    """Extract features of all sides, or find them again.
+    """Extract features of all sides, or reuse stored ones.
 
     Args:
         columns: names of the features that make up a row, such as "cls/-1", in this order.
@@ -124,10 +124,10 @@ def probed(bench: Bench, sides: Sides, wanted: Wanted, view: View, columns: tupl
 
 
 def token_columns(view: View, token: Token) -> tuple[Wanted, tuple[str, ...]]:
-    """Return what to extract, and how a row is made of it.
+    """Return the features to extract, and the columns of a row.
 
     Raises:
-        UserError: if the class token is asked of a model without one.
+        UserError: if the model lacks the class token requested.
     """
     if "cls" in token and not has_cls(view):
         raise UserError(f"{view.backbone.spec} has no class token; take the mean of its patch tokens: --token mean.")
@@ -142,7 +142,7 @@ def has_cls(view: View) -> bool:
 
 
 def transform_words(view: View) -> str:
-    """Describe a transform in words, for the protocol: from the picture to what the model sees."""
+    """Return the preprocessing in words, for the protocol."""
     preprocess, seen = view.pictures, view.size
     height, width = preprocess.size
     last = "" if seen == preprocess.size else f", {view.policy} to {seen[0]}x{seen[1]}"
@@ -161,7 +161,7 @@ def _rows(store: FeatureStore, columns: tuple[str, ...]) -> Rows:
 
 
 def _labels(data: TrainingSet, rows: Int64[np.ndarray, " n"]) -> Tensor:
-    if data.labels is None:  # known while reading only, as in some sets of torchvision
+    if data.labels is None:  # known only after reading, as in some torchvision sets
         return torch.tensor([cast(int, data.read(int(row)).target) for row in rows])
     return torch.from_numpy(np.asarray(data.labels)[rows].astype(np.int64))
 

@@ -1,7 +1,7 @@
 """Our ViT as a folder of transformers: `Dinov2WithRegistersModel`, or `Dinov2Model` without registers.
 
-Both are built as ours is but for two things: every branch has a gain, which is 1 where we have none, and CLS has a row
-in the position table, which is 0. Their classifier reads CLS and the mean patch, the weights of which are 0 here.
+Both differ from ours in two ways: every branch has a gain, here 1 if ours has none, and CLS has a row in the position
+table, here 0. Their classifier reads CLS and the mean patch; the weights of the mean patch are 0 here.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "
 
 
 def write_hf(network: VisionTransformer, preprocess: Preprocess, folder: Path) -> list[str]:
-    """Write what `save_pretrained` writes, and the preprocessing.
+    """Write the files of `save_pretrained`, and the preprocessing.
 
     Raises:
-        UserError: if transformers is missing, or has no such model.
+        UserError: if transformers is missing, or cannot express the model.
     """
     transformers = _transformers()
     shape = shape_of(network)
@@ -116,7 +116,7 @@ def _transformers() -> Any:
 
 
 def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
-    """Name what Dinov2 of transformers cannot do."""
+    """Name a feature of the network that transformers' Dinov2 lacks; None if there is none."""
     first = network.blocks[0]
     if shape.pre_norm:
         return "norm before the first block"
@@ -132,7 +132,7 @@ def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
 
 
 def _preprocessing(preprocess: Preprocess) -> dict[str, object] | None:
-    """Return the settings of an image processor; None for a way to resize that it does not have."""
+    """Return the settings of an image processor; None if it cannot express the resizing."""
     resize = preprocess.resize
     if resize is None or preprocess.aspect != "squash":
         return None

@@ -1,7 +1,7 @@
-"""Our ViT as an ONNX file for images of one size, any number at once.
+"""Our ViT as an ONNX file for images of one size, any batch.
 
-The position table is resampled once, for that size: antialiased bicubic resampling is no operator of ONNX, which is why
-exports of ViTs that resample as they run fail.
+The position table is resampled once, for that size, because ONNX has no antialiased bicubic resampling: exports of ViTs
+that resample at run time fail.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from vitreg.errors import UserError
 from vitreg.models.posembed import resample_positions
 from vitreg.models.vit import VisionTransformer
 
-SCHEMA = "vitreg.export/1"  # stands in everything that is exported, which may then be replaced
-LARGEST = 1_900_000_000  # bytes of weights in one file: protobuf ends at 2 GiB
+SCHEMA = "vitreg.export/1"  # marks every export, so a later export may replace it
+LARGEST = 1_900_000_000  # bytes of weights in one file; protobuf allows 2 GiB
 
 
 class Frozen(nn.Module):
-    """A network whose positions are those of one image size.
+    """A network with the positions of one image size.
 
     Args:
-        network: with registers that have no positions of their own.
+        network: a network whose registers have no positions.
     """
 
     def __init__(self, network: VisionTransformer) -> None:
@@ -41,10 +41,10 @@ class Frozen(nn.Module):
         self.names = ["tokens", "pooled", *(["logits"] if isinstance(network.head, nn.Linear) else [])]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
-        """Return the final tokens, what the head reads of them, and the head's answer if there is a head."""
+        """Return the final tokens, the pooled feature that the head reads, and the logits if there is a head."""
         net = self.network
         patches = net.patch_embed(images) + net.pos_embed  # [B, P, D]
-        # Not `net.embed`: it asks for the length of the batch as a number, which would be frozen too.
+        # Not `net.embed`, which reads the batch as a number and so would freeze it.
         prefix = [t.expand(images.shape[0], -1, -1) for t in (net.cls_token, net.reg_token) if t is not None]
         tokens = net.encode([net.norm_pre(torch.cat([*prefix, patches], dim=1))])[0]
         pooled = net.pooled(tokens)
@@ -52,7 +52,7 @@ class Frozen(nn.Module):
 
 
 def at_size(network: VisionTransformer, size: tuple[int, int]) -> VisionTransformer:
-    """Return a copy whose position table is for images of (height, width) pixels.
+    """Return a copy with its position table resampled for images of (height, width) pixels.
 
     Raises:
         UserError: if a side is not a multiple of the patch.
@@ -66,10 +66,10 @@ def at_size(network: VisionTransformer, size: tuple[int, int]) -> VisionTransfor
 
 
 def write_onnx(network: VisionTransformer, preprocess: Preprocess, file: Path) -> list[str]:
-    """Write the model; beside it FILE.data where it is too large for one file.
+    """Write the model; weights too large for one file go to FILE.data beside it.
 
     Input `images` [batch, 3, H, W]; outputs `tokens` [batch, N, D], `pooled` [batch, D] and, with a head, `logits`.
-    The metadata `vitreg` say in JSON which token is what and how images are prepared.
+    The metadata entry `vitreg` holds the token layout and the preprocessing as JSON.
 
     Raises:
         UserError: if a package is missing.
@@ -104,7 +104,7 @@ def write_onnx(network: VisionTransformer, preprocess: Preprocess, file: Path) -
 
 
 def answers_of_onnx(network: VisionTransformer, file: Path, images: Tensor) -> dict[str, Tensor] | None:
-    """Run the file in onnxruntime; without it check its form and return None."""
+    """Run the file in onnxruntime; without onnxruntime check its form and return None."""
     if find_spec("onnxruntime") is None:
         import onnx
 

@@ -23,7 +23,7 @@ class ExportOptions:
     """Image size of an ONNX model, 518 or 384x512 (height x width); the run's own if unset."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         if self.to not in SUFFIXES:
             raise unknown("format", self.to, SUFFIXES)
         check_size(self.size)

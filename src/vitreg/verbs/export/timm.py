@@ -1,5 +1,5 @@
 """Our ViT as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: one of timm's entries, its
-arguments in config.json, and the weights under names that are timm's anyway."""
+arguments in config.json, and the weights, whose names are already timm's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitreg.models.block import Block
 from vitreg.models.shape import shape_of
 from vitreg.models.vit import VisionTransformer
 
-# JSON cannot say which LayerNorm and which MLP, so they come with the entry; all else is an argument.
+# JSON cannot hold the LayerNorm and MLP classes, so the entry chooses them; all else is an argument.
 ENTRIES = {
     ("mlp", 1e-6): "vit_tiny_patch16_224",
     ("mlp", 1e-5): "vit_base_patch16_clip_224",
@@ -29,7 +29,7 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
     """Write config.json and model.safetensors.
 
     Raises:
-        UserError: if timm has no such model.
+        UserError: if timm cannot express the model.
     """
     shape = shape_of(network)
     entry = next((name for (mlp, eps), name in ENTRIES.items() if (mlp, eps) == (shape.mlp, shape.eps)), None)
@@ -82,8 +82,8 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
 
 
 def preprocessing(preprocess: Preprocess) -> dict[str, object]:
-    """Say what a photograph must become as a `pretrained_cfg` of timm does."""
-    resize, height = preprocess.resize or preprocess.size, preprocess.size[0]  # there is no way to say "not resized"
+    """Return the preprocessing in the words of timm's `pretrained_cfg`."""
+    resize, height = preprocess.resize or preprocess.size, preprocess.size[0]  # a pretrained_cfg always resizes
     whole, part = (resize, min(preprocess.size)) if isinstance(resize, int) else (resize[0], height)
     share = part / whole
     if int(part / share) != whole:  # timm divides and rounds down

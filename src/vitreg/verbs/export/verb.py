@@ -1,7 +1,7 @@
 """`vitreg export`: a trained run as a model of another library, loaded back there and compared before it is kept.
 
-How each library wants its model stands in `export_timm.py`, `export_hf.py` and `export_onnx.py`; here is what they have
-in common: registers with their positions, nothing that only training needs, and no half-written or overwritten files.
+`timm.py`, `hf.py` and `onnx.py` write each format. Common to all: positions are folded into the registers, weights
+needed for training only are left out, and no file is half-written or overwritten.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Format:
     """A format to export to.
 
     Args:
-        package: what loads it.
+        package: the package that loads it.
         write: writes a network; returns sentences for the user.
-        answers: loads what was written, and returns its tokens, pooled output and logits for images: those it has.
-            None where it could only be checked for form.
+        answers: loads the export, and returns its tokens, pooled output and logits for images, as far as it has them;
+            None if only its form could be checked.
     """
 
     package: str
@@ -58,7 +58,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Where an export lies, and how far its outputs are from the run's on a random image (None: could not be run)."""
+    """The path of an export, and its largest difference from the run on a random image (None: could not be run)."""
 
     path: Path
     difference: float | None
@@ -71,11 +71,11 @@ def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = Non
     Args:
         run: folder of the run.
         to: "timm" or "hf", a folder; "safetensors" or "onnx", a file.
-        out: the folder or file. An earlier export there is replaced, anything else is not.
-        size: of the images of an ONNX model in pixels, one number or (height, width); the run's own if None.
+        out: the folder or file. Only an earlier export there is replaced.
+        size: image size of an ONNX model in pixels, one number or (height, width); the run's own if None.
     Raises:
-        UserError: for a run that cannot be read or that the format cannot express, a package that is missing, a place
-            that is taken, or an export that answers otherwise than the run.
+        UserError: for a run that cannot be read or that the format cannot express, a missing package, an `out` in use,
+            or an export whose outputs differ from the run's.
     """
     size = ExportOptions(to=cast("Any", to), size=size).pixels
     form, out, file = FORMATS[to], Path(out), bool(SUFFIXES[to])
@@ -104,14 +104,14 @@ def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = Non
                 _write_card(made, to, form, run, network, difference)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-        except SafetensorError as error:  # what its library makes of a full disk
+        except SafetensorError as error:  # raised on a full disk
             raise UserError(f"cannot write {out}: {error}.") from error
         outputs.publish(lambda place: None, stage=stage)
     return Exported(out, difference, (*built.notes, *_left_out(source), *notes))
 
 
-def describe(exported: Exported, to: str) -> str:
-    """Say in a sentence what was written, and how it was checked."""
+def summary(exported: Exported, to: str) -> str:
+    """Return a sentence on what was written, and how it was checked."""
     package = FORMATS[to].package
     if exported.difference is None:
         return f"Wrote {exported.path}; it is well formed, but was not run."
@@ -122,7 +122,7 @@ def describe(exported: Exported, to: str) -> str:
 
 
 def published(network: VisionTransformer) -> VisionTransformer:
-    """Return a copy without what only training needs: no mask token, and positions of registers inside the registers."""
+    """Return a copy for inference: without mask token, and with the registers' positions added to the registers."""
     plain = copy.deepcopy(network).float().eval().requires_grad_(False)
     if plain.reg_token is not None and plain.reg_pos is not None:
         plain.reg_token = nn.Parameter(plain.reg_token + plain.reg_pos, requires_grad=False)
@@ -132,7 +132,7 @@ def published(network: VisionTransformer) -> VisionTransformer:
 
 @torch.inference_mode()
 def answers(network: VisionTransformer, images: Tensor) -> Answers:
-    """Return all that an export may have to say about images."""
+    """Return every output that an export may have, for some images."""
     tokens = network.forward_features(images)
     found = {"tokens": tokens, "pooled": network.pooled(tokens)}
     return found | {"logits": network.head(found["pooled"])} if isinstance(network.head, nn.Linear) else found
@@ -160,7 +160,7 @@ FORMATS = {
 
 
 def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) -> float | None:
-    """Return the largest difference of what both answer.
+    """Return the largest difference among outputs that both have.
 
     Raises:
         UserError: if it is too large.
@@ -177,7 +177,7 @@ def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) 
 
 
 def _left_out(run: Path) -> list[str]:
-    """Say which part of a run no image model has a place for, as its recipe knows."""
+    """Say what the export leaves out, such as a text tower, as the recipe reports it."""
     match read(run / "config.json"):
         case {"train": {"recipe": {"kind": str(kind)}}}:
             sentence = kinds()[kind].left_out if kind in kinds() else ""
@@ -189,7 +189,7 @@ def _left_out(run: Path) -> list[str]:
 def _write_card(
     folder: Path, to: str, form: Format, run: str | Path, network: nn.Module, difference: float | None
 ) -> None:
-    """Write beside a model where it came from and which files are of the export."""
+    """Write the card beside a model: its origin and the files of the export."""
     card = {
         "schema": SCHEMA,
         "to": to,

@@ -1,4 +1,4 @@
-"""`extract`: features of any images on disk. `extract_features` is the name that 0.1 gave to the verb."""
+"""`extract`: stores features of images on disk. `extract_features` is its name in 0.1."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class ExtractOptions(ImageOptions):
     """Also write cls and mean features as features.parquet."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         for kind in KINDS:  # in Python one block may stand without its tuple
             blocks = getattr(self, kind)

@@ -1,4 +1,4 @@
-"""`extract`: the features of any images into a folder, as shards that `open_store` reads and, if wanted, a table."""
+"""`extract`: stores features of any images as shards that `open_store` reads and, if requested, a table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PictureSet:
     """Any images as a set without classes.
 
     Raises:
-        UserError: for paths that do not exist or hold no image, and for what can only be read from front to back.
+        UserError: for paths that do not exist or hold no image, and for files readable from front to back only.
     """
 
     classes, labels = None, None
@@ -64,7 +64,7 @@ class PictureSet:
         return Example(self._source[index].open(self._min_side))
 
     def name(self, index: int) -> str:
-        """Return the path of an image; of a picture in memory also a hash of its pixels, by which its features are kept."""
+        """Return the path of an image; a picture in memory also gets a hash of its pixels, which enters the features' key."""
         item = self._source[index]
         return f"{item.name} {self._pixels(index)}" if self._source.in_memory else item.name
 
@@ -89,18 +89,18 @@ def extract(
     quiet: bool = True,
     **keywords: Any,
 ) -> FeatureStore:
-    """Keep features of images on disk, for `vitreg eval --features` and for other programs.
+    """Store features of images on disk, for `vitreg eval --features` and for other programs.
 
     Args:
         model: a spec such as "timm:vit_small_patch14_reg4_dinov2", a module, or a loaded backbone.
         images: files, folders, globs, list files, zip or uncompressed tar archives; or pictures, as a list or a dataset.
-        out: folder that may hold the features of many models and sets; these go to a folder in it, named by what they
-            follow from, and are found there again.
+        out: folder for the features of any number of models and sets; these go to a subfolder named by their key, and
+            are reused from there.
         weights: a checkpoint for the spec.
-        options: see `ExtractOptions`; keywords change them.
+        options: see `ExtractOptions`; keywords override them.
         keywords: fields of `ExtractOptions`, such as cls and size, and of `ModelOptions`, such as device and precision.
     Raises:
-        UserError: as for `vitreg.features.extract.extract`, and for a table of nothing pooled.
+        UserError: as `vitreg.features.extract.extract`, and for a table without pooled features.
     """
     options, load_options = split(ExtractOptions, options, keywords, "extract")
     ahead.refuse_absent_inputs(images, files=[weights])
@@ -141,13 +141,13 @@ def extract_features(
     wanted: Wanted | None = None,
     **keywords: Any,
 ) -> FeatureStore:
-    """Do what `extract` does: the name that 0.1 gave to it, with the features to keep as one value."""
+    """Do the same as `extract`, under its name in 0.1, with `wanted` as one value."""
     kept = {} if wanted is None else {each.name: getattr(wanted, each.name) for each in fields(wanted)}
     return extract(model, images, out=out, **kept, **keywords)
 
 
-def describe(store: FeatureStore) -> str:
-    """Say what is in a store, in lines for a terminal; the last is its folder."""
+def summary(store: FeatureStore) -> str:
+    """Format the contents of a store as lines for a terminal; the last is its folder."""
     lines = [f"{store.images} images"]
     lines += [
         f"  {name:24}{' x '.join(map(str, field.shape)):16}{field.dtype}" for name, field in store.record.fields.items()

@@ -1,4 +1,4 @@
-"""One model over all images: which maps it can give, and its tokens turned into them, layer by layer."""
+"""One model over all images: which maps it can give, and the maps, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ from vitreg.tokens import TokenLayout
 from vitreg.verbs.maps.values import ModelMaps, What
 
 MIN_SIDE = 16  # pixels; the same for all models, so that all show the same images
-KEPT_BYTES = (
-    512 * 2**20
-)  # of hidden states at once; with more layers or images the model runs again for the next layers
+KEPT_BYTES = 512 * 2**20  # hidden states in memory; with more layers or images the model runs again for the next layers
 
 
-Query = tuple[Literal["cls", "registers"], int]  # its role, and which of them
+Query = tuple[Literal["cls", "registers"], int]  # role, number among tokens of this role
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What one model is asked for, what of it cannot be had, and the tokens whose attention is read."""
+class MapRequest:
+    """The maps one model will give, the maps it cannot give with the reason, and the tokens whose attention is read."""
 
     what: frozenset[str]
     layers: tuple[int, ...]
@@ -46,7 +44,7 @@ class Plan:
 
 
 class MappedModel:
-    """One backbone over all images."""
+    """One backbone and the images to map."""
 
     def __init__(
         self,
@@ -66,8 +64,8 @@ class MappedModel:
         self.names: tuple[str, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()
 
-    def plan(self, what: Sequence[What], layers: Sequence[int]) -> Plan:
-        """Say which maps can be had."""
+    def request(self, what: Sequence[What], layers: Sequence[int]) -> MapRequest:
+        """Return which of the wanted maps this model can give."""
         found, notes = set(what), []
         attention = found & {"attention", "heads", "registers"}
         given = self.backbone.layouts(self.backbone.anatomy.native_size)
@@ -89,24 +87,24 @@ class MappedModel:
                 found.discard("heads")
         if found & {"heads", "registers"}:
             queries |= registers
-        return Plan(frozenset(found), tuple(layers), queries if found & attention else {}, tuple(notes))
+        return MapRequest(frozenset(found), tuple(layers), queries if found & attention else {}, tuple(notes))
 
-    def run(self, plan: Plan, *, per_image: bool) -> Iterator[ModelMaps]:
+    def run(self, request: MapRequest, *, per_image: bool) -> Iterator[ModelMaps]:
         """Yield the maps layer by layer. The model runs once for as many layers as fit into KEPT_BYTES."""
-        at_once, start = len(plan.layers), 0
-        while start < len(plan.layers):
-            layers = plan.layers[start : start + at_once]
+        at_once, start = len(request.layers), 0
+        while start < len(request.layers):
+            layers = request.layers[start : start + at_once]
             kept = _Kept()
             for count, (names, pixels) in enumerate(self._batches()):
-                if start == 0 and count == 0 and plan.what & {"pca", "rgb"}:
-                    at_once = self._layers_at_once(pixels, len(plan.layers))
-                    layers = plan.layers[:at_once]
-                kept.add(self.backbone, plan, layers, names, pixels, self._view.shown(pixels))
+                if start == 0 and count == 0 and request.what & {"pca", "rgb"}:
+                    at_once = self._layers_at_once(pixels, len(request.layers))
+                    layers = request.layers[:at_once]
+                kept.add(self.backbone, request, layers, names, pixels, self._view.shown(pixels))
             if not kept.names:
                 raise UserError(self._nothing_read())
             self.names = tuple(kept.names)
             for layer in layers:
-                yield kept.finish(self.name, self.backbone.depth, plan, layer, per_image=per_image)
+                yield kept.finish(self.name, self.backbone.depth, request, layer, per_image=per_image)
             start += at_once
 
     def _layers_at_once(self, pixels: Tensor, layers: int) -> int:
@@ -124,7 +122,7 @@ class MappedModel:
         view = view_of_tensors(self.backbone, self._images, policy=policy, batch=batch)
         if size is not None and size != (self._images.shape[2], self._images.shape[3]):
             raise UserError("size is for image files; resize a tensor before you pass it.")
-        return replace(view, preprocess=self.backbone.preprocess)  # by which the pictures can be shown
+        return replace(view, preprocess=self.backbone.preprocess)  # to show the pictures
 
     def _batches(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         batch = self._view.batch
@@ -148,12 +146,12 @@ class MappedModel:
 
 
 class _Kept:
-    """What is gathered of the images of one pass, by layer."""
+    """The values of one pass over the images, by layer."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.layouts: dict[int, TokenLayout] = {}  # of what a block puts out
-        self.tokens: dict[int, int] = {}  # that attend to one another in a block
+        self.layouts: dict[int, TokenLayout] = {}  # of the output of each block
+        self.tokens: dict[int, int] = {}  # number that attend in a block
         self.size = (0, 0)  # of the images as the model saw them
         self.inputs: list[np.ndarray] = []
         self.rows: dict[int, list[Tensor]] = {}  # mean over heads, [B, Q, rows, cols]
@@ -164,19 +162,19 @@ class _Kept:
     def add(
         self,
         backbone: Backbone,
-        plan: Plan,
+        request: MapRequest,
         layers: Sequence[int],
         names: Sequence[str],
         pixels: Tensor,
         shown: np.ndarray,
     ) -> None:
-        """Run one batch and keep what the plan asks for, on the processor's side, in float32."""
-        components = bool(plan.what & {"pca", "rgb"})
+        """Run one batch and keep the requested values, float32 on the CPU."""
+        components = bool(request.what & {"pca", "rgb"})
         layouts = backbone.layouts((pixels.shape[2], pixels.shape[3]))
-        queries = {layer: plan.tokens(layouts[layer]) for layer in layers} if plan.queries else {}
+        queries = {layer: request.tokens(layouts[layer]) for layer in layers} if request.queries else {}
         capture = Capture(
             hidden=layers if components else (),
-            norms=layers if "norm" in plan.what else (),
+            norms=layers if "norm" in request.what else (),
             rows=queries or None,
         )
         trace = backbone.trace(pixels, capture)
@@ -190,28 +188,28 @@ class _Kept:
             if queries:
                 rows = trace.attention(layer, queries[layer])  # [B, heads, Q, N]
                 self.rows.setdefault(layer, []).append(draw.attention_maps(rows, given).cpu())
-                if "heads" in plan.what:
+                if "heads" in request.what:
                     self.heads.setdefault(layer, []).append(draw.attention_maps_per_head(rows, given).cpu())
             if components:
                 self.patches.setdefault(layer, []).append(layout.take(trace.hidden(layer)).float().cpu())
-            if "norm" in plan.what:
+            if "norm" in request.what:
                 norms = layout.take(trace.norms(layer), -1).cpu().unflatten(1, layout.grid)
                 self.norms.setdefault(layer, []).append(norms)
 
-    def finish(self, model: str, depth: int, plan: Plan, layer: int, *, per_image: bool) -> ModelMaps:
-        """Turn one layer into arrays, and let go of its hidden states."""
+    def finish(self, model: str, depth: int, request: MapRequest, layer: int, *, per_image: bool) -> ModelMaps:
+        """Turn one layer into arrays, and free its hidden states."""
         layout = self.layouts[layer]
-        rows = torch.cat(self.rows.pop(layer)).numpy() if plan.queries else None
-        heads = torch.cat(self.heads.pop(layer)).numpy() if "heads" in plan.what else None
+        rows = torch.cat(self.rows.pop(layer)).numpy() if request.queries else None
+        heads = torch.cat(self.heads.pop(layer)).numpy() if "heads" in request.what else None
         inputs = np.concatenate(self.inputs)
         pca = rgb = None
-        if plan.what & {"pca", "rgb"}:
+        if request.what & {"pca", "rgb"}:
             patches = torch.cat(self.patches.pop(layer))  # [n, P, D]
             if not torch.isfinite(patches[:, layout.present]).all():
                 raise UserError(f"block {layer} of {model} puts out inf or nan; try --precision fp32.")
-            if "pca" in plan.what:
+            if "pca" in request.what:
                 pca = draw.first_component(patches, layout.grid, per_image=per_image, present=layout.present).numpy()
-            if "rgb" in plan.what:
+            if "rgb" in request.what:
                 rgb = draw.pca_rgb(patches, layout.grid, per_image=per_image, present=layout.present).numpy()
         return ModelMaps(
             model=model,
@@ -221,10 +219,10 @@ class _Kept:
             image_size=self.size,
             grid=layout.grid,
             inputs=inputs,
-            attention={q: rows[:, i] for i, q in enumerate(plan.queries)} if rows is not None else {},
-            heads={q: heads[:, :, i] for i, q in enumerate(plan.queries)} if heads is not None else {},
+            attention={q: rows[:, i] for i, q in enumerate(request.queries)} if rows is not None else {},
+            heads={q: heads[:, :, i] for i, q in enumerate(request.queries)} if heads is not None else {},
             pca=pca,
             rgb=rgb,
-            norm=torch.cat(self.norms.pop(layer)).numpy() if "norm" in plan.what else None,
+            norm=torch.cat(self.norms.pop(layer)).numpy() if "norm" in request.what else None,
             components="fitted to every image alone" if per_image else "fitted to all images together",
         )

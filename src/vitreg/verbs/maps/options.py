@@ -29,12 +29,12 @@ class MapsOptions(ImageOptions):
     upsample: Literal["nearest", "bilinear"] = "nearest"
     """How patches are enlarged."""
     mass: float | None = None
-    """Show of each attention map only the strongest patches that hold this share, such as 0.6."""
+    """Show only the strongest patches of each attention map, which together hold this share, such as 0.6."""
     pca_per_image: bool = False
     """Fit principal components to every image alone."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         object.__setattr__(self, "what", kinds_of(self.what))
         check_mass(self.mass)

@@ -1,7 +1,7 @@
-"""How maps are laid out on contact sheets: rows are images, columns are tokens, heads, layers and models.
+"""Lays maps out on contact sheets: rows are images, columns are tokens, heads, layers and models.
 
-Everything a reader needs to repeat a sheet stands on it: the block, the resolution, the normalisation and the colour
-scale. Drawing itself is `report.sheets`.
+A sheet shows everything needed to repeat it: the block, the resolution, the normalisation and the colour scale.
+`report.sheets` draws it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vitreg.report.sheets.sheet import Column, Scale, Sheet, Upsample, shared_sc
 from vitreg.verbs.maps.values import MapsResult, ModelMaps
 
 ROWS = 8  # images on a sheet
-COLUMNS = 18  # pictures in a row, where a model's own do not need more
-CLIP = 0.995  # quantile at which an attention scale ends: a handful of sinks would leave all else black
+COLUMNS = 18  # pictures in a row, unless one model needs more
+CLIP = 0.995  # quantile at which an attention scale ends, as a few sinks would leave all else black
 
 Pictures = dict[str, np.ndarray]  # title of a column -> one picture per image
 Paged = tuple[str, Sheet]  # file name, sheet
@@ -32,10 +32,10 @@ def compose(
 
     Args:
         result: maps of every model and layer.
-        what: which kinds, see `verbs.maps`.
+        what: kinds of maps, see `verbs.maps`.
         shared: one colour scale per kind of map, else one per map.
         upsample: how patches are enlarged.
-        mass: cut attention maps down to the strongest patches that hold this share.
+        mass: show only the strongest patches of an attention map, which together hold this share.
     Returns:
         (file name, sheet), in the order of `what`.
     """
@@ -43,7 +43,7 @@ def compose(
 
 
 class _Layout:
-    """The settings of one call, and what all kinds of sheets have in common."""
+    """The settings of one call, and the layout common to all kinds of sheets."""
 
     def __init__(self, result: MapsResult, shared: bool, upsample: Upsample, mass: float | None) -> None:
         self.upsample: Upsample = upsample
@@ -52,7 +52,7 @@ class _Layout:
     def attention(
         self, title: str, file: str, found: list[tuple[ModelMaps, Pictures]], caption: str
     ) -> Iterator[Paged]:
-        """Attention as multiples of what uniform attention would give, so that grids of any size can share a scale."""
+        """Attention as multiples of uniform attention, so that grids of any size share a scale."""
         scaled = [(m, {t: self._cut(p) * m.tokens for t, p in pictures.items()}) for m, pictures in found]
         scale = self._scale(scaled, "attention, multiples of uniform (1/N)", low=0.0, top=CLIP)
         if self.mass:
@@ -168,7 +168,7 @@ def _pca(layout: _Layout) -> Iterator[Paged]:
         f"Block output before the final norm; {found[0][0].components}, whitened. The sign is arbitrary: the border "
         "of the images was made negative."
     )
-    # The range is fixed, as in the paper: it is the same for every map whatever scale was asked for.
+    # The range is fixed, as in the paper, whatever scale was requested.
     yield from layout.pages("First principal component of the patches", "pca", found, scale, "viridis", caption)
 
 
@@ -206,7 +206,7 @@ def _block(made: ModelMaps) -> str:
 
 
 def _same_inputs(one: ModelMaps, other: ModelMaps) -> bool:
-    """Whether two models saw the same crops: then one input column is enough. Rounding may differ by a shade."""
+    """Whether two models saw the same crops, up to rounding; then one input column is enough."""
     if one.inputs.shape != other.inputs.shape:
         return False
     return bool((np.abs(one.inputs.astype(np.int16) - other.inputs.astype(np.int16)) <= 2).all())

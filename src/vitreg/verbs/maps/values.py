@@ -1,4 +1,4 @@
-"""What `maps` leaves behind: arrays of every kind of map, per model and block. No torch here."""
+"""The result of `maps`: arrays of every kind of map, per model and block. No torch here."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ WHAT: tuple[What, ...] = get_args(What)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMaps:
-    """Maps of n images by one block of one model. What was not asked for, or cannot be had, is None or empty.
+    """Maps of n images by one block of one model. Maps not requested or not available are None or empty.
 
     Args:
         model: its spec, or the name of its class.
         layer: the block, counted from 0; hidden states are its output, before the final norm.
         depth: number of blocks.
-        tokens: N, of which a uniform attention would give 1 / N to each. Patches that are gone are NaN in all maps.
+        tokens: N, the number of attended tokens; uniform attention is 1 / N. Patches without a token are NaN in all maps.
         image_size: (height, width) in pixels.
         grid: (rows, cols).
-        inputs: what the patches cover of the images, as the model saw it.
+        inputs: the area of the images that the patches cover, as the model saw it.
         attention: "CLS", "register 1", ... -> attention of that token to the patches, mean over heads.
-        heads: the same, every head apart.
+        heads: the same for each head.
         pca: first principal component, in standard deviations over all patches of all images (or of each).
         rgb: the first three components as colours in 0..1.
         norm: L2 norm of the patch tokens.
-        components: how the principal components were fitted, in words.
+        components: sentence on how the principal components were fitted.
     """
 
     model: str
@@ -67,11 +67,11 @@ class MapsResult:
 
     Args:
         images: names, in the order of the first axis of all arrays.
-        maps: one entry per model and layer, in the order asked for.
+        maps: one entry per model and layer, in the order requested.
         skipped: images that could not be read, and why.
-        notes: which maps cannot be had from which model and why, and what was said when a model was loaded.
-        paths: the sheets that were written.
-        there: how many images there were to choose from; None where that is not known, as behind a URL.
+        notes: the maps that a model cannot give, with the reason, and the notes of loading it.
+        paths: the sheets written.
+        there: number of images to choose from; None if unknown, as behind a URL.
     """
 
     images: tuple[str, ...]
@@ -91,7 +91,7 @@ class MapsResult:
 
 
 def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
-    """Return the kinds of maps that were asked for. Raises UserError for one that does not exist, or none."""
+    """Return the kinds of maps requested. Raises UserError for an unknown kind, or none."""
     kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
     for kind in kinds:
         if kind not in WHAT:
@@ -114,6 +114,6 @@ def weights_of(weights: Any, models: int) -> list[str | Path | None]:
 
 
 def check_mass(mass: float | None) -> None:
-    """Raise UserError for a share of the attention that makes no sense."""
+    """Raise UserError for a share of the attention outside (0, 1]."""
     if mass is not None and not 0 < mass <= 1:
         raise UserError(f"mass is {mass:g}; it is a share of the attention, above 0 and at most 1.")

@@ -1,8 +1,8 @@
 """`vitreg maps`: attention, principal components and norms of any ViT, at any block and resolution.
 
-Maps stay arrays in memory (`map_values`); with `out` they are also drawn as contact sheets like the paper's Figs. 1, 2,
-9 and 14 to 16 (`map_sheets`). Attention is read for the class token and the registers only, so that memory does not
-grow with the square of the number of tokens (`map_model`).
+Maps are arrays in memory (`values`); with `out` they are also drawn as contact sheets like the paper's Figs. 1, 2, 9 and
+14 to 16 (`sheets`). Attention is read for the class token and the registers only, so memory does not grow with the
+square of the number of tokens (`model`).
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def maps(
     """Compute maps of images by one or several models, and draw them.
 
     Args:
-        models: specs, modules or loaded backbones. Specs are loaded one after the other, so memory holds one at a time.
+        models: specs, modules or loaded backbones. Specs are loaded one at a time.
         images: files, folders, globs, archives, list files; pictures; a tensor [n, 3, H, W] prepared for the model; a
             dataset or a loader, see `vitreg.passes.given`.
         out: folder for the PNG sheets; nothing is written without it.
-        weights: a checkpoint for the model; one per model (or None) where there are several.
-        options: see `MapsOptions`; keywords change them.
+        weights: a checkpoint for the model, or one per model (or None).
+        options: see `MapsOptions`; keywords override them.
         keywords: fields of `MapsOptions`, such as what, layer and size, and of `ModelOptions`, such as device and precision.
     Raises:
-        UserError: for a model that cannot be loaded or has broken weights, a block or kind of map that does not exist, images of which none
-            can be read, an unwritable folder, or if none of the maps asked for can be had.
+        UserError: for a model that cannot be loaded or has broken weights, an unknown block or kind of map, images none of
+            which can be read, an unwritable folder, or models that can give none of the maps.
     """
     options, load_options = split(MapsOptions, options, keywords, "maps")
     several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
@@ -83,10 +83,10 @@ def _computed(
     options: MapsOptions,
     loading: dict[str, Any],
 ) -> MapsResult:
-    """Compute the maps of one model after the other, one in memory at a time."""
+    """Compute the maps, with one model in memory at a time."""
     source = gathered(given(images), options.limit)
     made: list[ModelMaps] = []
-    chosen_precision: dict[str, None] = {}  # the sentence once, of however many models
+    chosen_precision: dict[str, None] = {}  # each sentence once, for any number of models
     notes: list[str] = [] if isinstance(source, Tensor) else list(source.notes)
     names: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -100,10 +100,10 @@ def _computed(
         one = MappedModel(
             name, backbone, source, options.pixels, options.fit, options.limit, options.batch_size, options.threads
         )
-        plan = one.plan(options.what, _layers(options.layer, backbone.depth))
-        notes += plan.notes
-        if plan.what:
-            made += one.run(plan, per_image=options.pca_per_image)
+        request = one.request(options.what, _layers(options.layer, backbone.depth))
+        notes += request.notes
+        if request.what:
+            made += one.run(request, per_image=options.pca_per_image)
             if names and one.names != names:
                 raise UserError("the images changed between one model and the next; run again.")
             names, skipped = one.names, one.skipped
@@ -131,19 +131,19 @@ def _drawn(result: MapsResult, outputs: Outputs, options: MapsOptions) -> MapsRe
 
 
 def _layers(layer: Layers, depth: int) -> list[int]:
-    """Count blocks from 0, each once. Raises UserError for one that does not exist."""
+    """Return the blocks counted from 0, without repeats. Raises UserError for a block that does not exist."""
     asked = range(depth) if layer == "all" else [layer] if isinstance(layer, int) else layer
     return list(dict.fromkeys(resolve_layer(each, depth) for each in asked))
 
 
 def _draw(sheets: Sequence[Named], place: Path, attempts: Attempts) -> None:
-    """Draw the sheets; those of a kind are kept in a file of their own, which a later call for other kinds leaves alone."""
+    """Draw the sheets. Each kind is kept in a separate file, so a later call for other kinds leaves it alone."""
     for kind, each in groupby(sheets, lambda named: named[0].removesuffix(".png").partition("-")[0]):
         keep_and_draw(list(each), place, f"{kind}.npz", attempts)
 
 
 def _name(backbone: Backbone, taken: Sequence[str]) -> str:
-    """What stands over a model's maps: its spec, its weights where not the library's, and never twice the same."""
+    """Return a model's unique title: its spec, and its weights if they are not the library's."""
     name = backbone.spec
     if backbone.weights_source == "random":
         name += " (random weights)"

@@ -1,4 +1,4 @@
-"""The images shown on the page: which ones, and their maps at the peak layer."""
+"""Chooses the images on the page, and draws their maps at the peak layer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Chosen = tuple[int, str, int]  # image number, name, outliers
 
 
 def choose_examples(table: Sequence[Chosen], count: int) -> list[Chosen]:
-    """A quarter drawn by name, half of the rest with most outliers, half with fewest; most first, ties by number.
+    """Choose images: a quarter at random, half of the rest with most outliers, half with fewest; most first, ties by number.
 
-    The draw depends on the names alone: scans of the same images by different models show some images in common.
+    The draw hashes the names only, so scans of the same images by different models share some images.
     """
     ordered = sorted(table, key=lambda row: (-row[2], row[0]))
     if len(ordered) <= count:
@@ -38,7 +38,7 @@ def _lot(name: str) -> bytes:
 def build_examples(
     backbone: Backbone, images: Images, chosen: Sequence[Chosen], readout: Readout, *, attention: bool
 ) -> list[Example]:
-    """Run the chosen images once more and draw their maps at the peak layer; see `portrait`."""
+    """Run the chosen images again and draw their maps at the peak layer; see `portrait`."""
     reading = reading_block(readout.layers)
 
     def flags(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One forward pass, everything the scan wants to know of it: norms of every layer, attention of a few queries, redundancy."""
+"""All statistics of a scan from one forward pass: norms of every layer, attention of a few queries, redundancy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SAMPLED_QUERIES = 16
 
 
 def sampled_queries(layout: TokenLayout) -> list[int]:
-    """Patches whose attention stands for all of them when asking what each token receives: an even lattice on the grid.
+    """Return the query patches from which received attention is estimated: an even lattice on the grid.
 
-    All P rows of every layer would cost as much as the attention itself. Sixteen rows cost about 5 % of it, and what a
-    patch receives from them differs from the full mean by sampling noise that outliers (over 8 times the mean) dwarf.
-    Patches that are gone ask nothing; where the whole lattice is gone, patches spread over what is left stand in.
+    All P rows of every layer would cost as much as the attention itself; sixteen rows cost about 5 % of it. The sampling
+    noise of their mean is small beside what outliers receive (over 8 times the mean). Patches without a token are left
+    out; if the whole lattice is gone, patches spread over the remaining ones replace it.
     """
     steps = [np.unique(np.linspace(0, n - 1, 2 * 4 + 1)[1::2].round().astype(int)) for n in layout.grid]
     lattice = [index for r in steps[0] for c in steps[1] if (index := layout.patch(int(r), int(c))) >= 0]
@@ -37,8 +37,8 @@ class Measure:
         attention: whether to read attention; off for models whose attention cannot be read.
 
     Attributes:
-        layout: of the tokens of all blocks, no patch gone.
-        present: bool [L + 1, N], which of them enter block 0 and are there after each block.
+        layout: layout that holds the tokens of all blocks and every patch.
+        present: bool [L + 1, N], which of these tokens enter block 0, and which exist after each block.
     """
 
     def __init__(self, backbone: Backbone, image_size: tuple[int, int], *, attention: bool = True) -> None:
@@ -59,11 +59,11 @@ class Measure:
 
     @property
     def queries(self) -> list[int]:
-        """The tokens of block 0 whose attention is read."""
+        """Indices (in block 0) of the tokens whose attention is read."""
         return self._queries[0]
 
     def __call__(self, indices: Tensor, names: tuple[str, ...], pixels: Float[Tensor, "B 3 H W"]) -> BatchStatistics:
-        """Run the model once and reduce."""
+        """Run the model once, and reduce its tokens to the statistics of the batch."""
         with torch.inference_mode():
             trace = self.backbone.trace(pixels, self.capture)
             layers = range(self.backbone.depth)
@@ -89,7 +89,7 @@ class Measure:
         )
 
     def _in_place(self, norms: Float[Tensor, "B n"], stage: int) -> Float[Tensor, "B N"]:
-        """Norms of the tokens that enter block 0 (stage 0) or leave block stage - 1, where the common layout has them."""
+        """Norms of the tokens that enter block 0 (stage 0) or leave block stage - 1, placed in the common layout."""
         if not self._moved[stage]:
             return norms
         places = self._places[stage]

@@ -27,12 +27,12 @@ class ScanOptions(ImageOptions):
     examples: int = 8
     """Images shown on the page: with most outliers, with fewest, and a quarter drawn by name."""
     seed: int = 0
-    """Of the bootstrap over images."""
+    """Seed of the bootstrap over images."""
     power: bool = True
     """For the verdict "none", also say what these images could have shown; takes about a second."""
 
     def __post_init__(self) -> None:
-        """Refuse what no model is needed for. Raises UserError."""
+        """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
         at_least(0, "examples", self.examples)

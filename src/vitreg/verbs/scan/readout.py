@@ -1,4 +1,4 @@
-"""From the sums of a finished pass to the records: detections and numbers per layer, then the verdict."""
+"""Turns the sums of a finished pass into records: detections and numbers per layer, then the verdict."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from vitreg.records import (
 from vitreg.writing.files import printable
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
-COSINE_MERGE = 5  # bins of the record
-CLOSEST_LAYERS = 3  # a resample is judged by the layers with the largest effect; more would rarely change it
+COSINE_MERGE = 5  # bins of the tally per bin of the record
+CLOSEST_LAYERS = 3  # resamples look at the layers with the longest tails; more layers rarely change the result
 
 
 class Readout:
-    """Everything result.json says about the tokens. Calls on all processes must come in the same order.
+    """Everything result.json says about the tokens. All processes must make the same calls in the same order.
 
     Args:
-        tally: this process's tally, for the second look at its tokens.
-        sums: over all processes.
-        with_power: where nothing is found, also simulate what these images could have shown.
+        tally: this process's tally, for a second pass over its tokens.
+        sums: sums over all processes.
+        with_power: if no outliers are found, also simulate which outliers these images could have shown.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class Readout:
 
     @property
     def side(self) -> str:
-        """The side that the records speak of."""
+        """The side of the norms that the records report."""
         return self.chosen[0] or "high"
 
     @property
     def peak(self) -> int:
-        """The layer shown on the page: where outliers stand out most, or the one with the longest tail if there are none."""
+        """The layer shown on the page: the one with the clearest outliers, or else with the longest tail."""
         if self.chosen[2] is not None:
             return self.chosen[2]
         return max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "high"))
 
     def first_bin(self, layer: int) -> int | None:
-        """The threshold of a layer as the index of a bin edge; None if it shows no outliers on the side of the verdict."""
+        """The threshold of a layer as a bin edge; None if it has no outliers on the side of the verdict."""
         detection = self.detections[layer][self.side]
         return (
             edge_index(detection.threshold)
@@ -89,14 +89,14 @@ class Readout:
         )
 
     def outliers(self, codes: np.ndarray, layer: int) -> np.ndarray:
-        """Flag norm codes of one layer."""
+        """Flag the outliers among norm codes of one layer."""
         first_bin = self.first_bin(layer)
         return np.zeros(codes.shape, bool) if first_bin is None else is_outlier(codes, first_bin, self.side)
 
     def near(self, codes: np.ndarray, layer: int) -> np.ndarray:
-        """Flag norm codes of one layer that are no outliers but lie within a factor of `NEAR` of the threshold, or beyond.
+        """Flag norm codes of one layer that are not outliers but lie within a factor of `NEAR` of the threshold, or beyond.
 
-        Where there are no outliers the threshold is twice the layer's median (half on the low side): nothing nearer counts.
+        In a layer without outliers the threshold is twice its median (half of it on the low side).
         """
         side = self.side
         cutoff = self.detections[layer][side].threshold if self.first_bin(layer) is not None else None
@@ -108,11 +108,11 @@ class Readout:
         return is_outlier(codes, edge_index(edge), side) & ~self.outliers(codes, layer)
 
     def _rule_out_inherited(self) -> set[tuple[int, str]]:
-        """Withdraw detections of tokens that entered the model with their norm, unless positions explain them.
+        """Withdraw detections of tokens that had their norm at the input of block 0, unless positions explain them.
 
         Returns:
-            (layer, side) of the withdrawn detections, and of layers without one whose tail beyond twice the median is of
-            the same origin: a resample that finds a mode in these finds nothing that the blocks made.
+            (layer, side) of the withdrawn detections, and of layers without a detection whose tail beyond twice the
+            median also comes from the input. Modes there are inherited, so resamples ignore these layers.
         """
         splits: dict[tuple[int, str], Detection] = {}
         for layer, (both, histogram) in enumerate(zip(self.detections, self.histograms, strict=True)):
@@ -167,7 +167,7 @@ class Readout:
         return said.model_copy(update={"reason": f"{said.reason} {against_own_median(self.own_median)}"})
 
     def _reach(self, layer: int, side: str) -> float:
-        """How many times away from the median the longest norms of a layer lie, or the shortest."""
+        """Ratio of a layer's largest norms (0.999 quantile) to its median; of the median to its smallest on the low side."""
         h = self.histograms[layer]
         return h.quantile(0.999) / h.median if side == "high" else h.median / h.quantile(0.001)
 
@@ -202,7 +202,7 @@ class Readout:
         )
 
     def _followed(self, layer: int, side: str) -> Followed | None:
-        """Compare the outliers of the peak layer with the other patches after another block; None if one kind is gone there."""
+        """Compare the outliers of the peak layer with the other patches after another block; None if either kind is gone there."""
         outliers = self._look.followed[layer]
         others = self.sums.counts[layer] - outliers
         median, rest = (NormHistogram(counts.astype(np.int64)).median for counts in (outliers, others))
@@ -264,19 +264,19 @@ class Readout:
         )
 
     def _there(self, layer: int, role: Literal["cls", "registers"]) -> list[int]:
-        """Which class tokens or registers are there after a block, counted from 0."""
+        """Numbers (from 0) of the class tokens or registers that exist after a block."""
         return [i for i, token in enumerate(getattr(self.tally.layout, role)) if self.tally.present[layer + 1, token]]
 
     @property
     def positions(self) -> Heatmap:
-        """Share of images with an outlier at each place of the grid, at the peak layer."""
+        """Share of images with an outlier in each cell of the grid, at the peak layer."""
         rows, cols = self.tally.layout.grid
         values = (self._look.positions / self.sums.images[0]).reshape(rows, cols)
         return Heatmap(rows=rows, cols=cols, values=[[_round(v) for v in row] for row in values])
 
     @property
     def redundancy(self) -> RedundancyRecord | None:
-        """The paper's Fig. 5a."""
+        """Cosine of outliers and of other patches with their neighbours (the paper's Fig. 5a)."""
         others, outliers = self._look.cosine
         if not others.sum():
             return None
@@ -294,7 +294,7 @@ class Readout:
 
     @property
     def own_median(self) -> OwnMedian:
-        """How many patches stand out of their own image, at the peak layer."""
+        """How many patches stand out from the median of their image, at the peak layer."""
         counts = self._look.own
         total, most = counts.sum(), int(np.flatnonzero(counts)[-1])
         return OwnMedian(
@@ -319,7 +319,7 @@ class Readout:
         return Histogram(edges=[float(i) for i in range(len(tallied) + 1)], counts=tallied.tolist(), unit="outliers")
 
     def model_record(self, backbone: Backbone, size: tuple[int, int], notes: list[str]) -> ModelRecord:
-        """What was scanned, from the backbone and the layout used."""
+        """The model's entry in the record."""
         layout = self.tally.layout
         anatomy = backbone.anatomy
         return ModelRecord(
@@ -363,7 +363,7 @@ def _compact(histogram: NormHistogram, merge: int = 8) -> Histogram:
 
 
 def _round(value: float) -> float:
-    """Six significant digits: enough for everything measured here, and the same on any number of processes."""
+    """Round to six significant digits, so that the number of processes changes no digit."""
     return float(f"{value:.6g}") if abs(value) > SMALLEST_NORM else 0.0
 
 

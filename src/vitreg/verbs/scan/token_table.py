@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
     [
         ("image", pa.dictionary(pa.int32(), pa.string())),
         ("layer", pa.int16()),
-        ("row", pa.int16()),  # -1 for tokens without a place
+        ("row", pa.int16()),  # -1 for tokens that are not patches
         ("col", pa.int16()),
         ("role", pa.dictionary(pa.int32(), pa.string())),
         ("norm", pa.float32()),
@@ -29,7 +29,7 @@ ROLES = ("cls", "register", "other", "patch")
 
 
 def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Processes) -> Path:
-    """Write the norm of every token that is there; with several processes each writes its own part."""
+    """Write the norm of every token present; each process writes a file for its images."""
     part = "" if group.world == 1 else f"-{group.rank:05d}-of-{group.world:05d}"
     path = folder / f"tokens{part}.parquet"
     layout, layers = tally.layout, tally.layers
@@ -42,7 +42,7 @@ def write_token_table(folder: Path, tally: Tally, readout: Readout, group: Proce
     start = 0
     with (
         replacing(path) as draft,
-        draft.open("wb") as file,  # pyarrow takes no name that is not UTF-8
+        draft.open("wb") as file,  # pyarrow takes UTF-8 names only
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
     ):
         for codes, _ in tally.tokens(images=32):

@@ -65,14 +65,14 @@ def scan(
             [n, 3, H, W] prepared for the model; a Dataset of either; a DataLoader of such tensors.
         out: folder for result.json, report.html, figures/ and examples.npz; nothing is written without it.
         weights: a checkpoint for the spec.
-        options: see `ScanOptions`; keywords change them.
-        written: is given the folder of the result, which is beside `out` where that keeps a complete one.
+        options: see `ScanOptions`; keywords override them.
+        written: called with the folder of the result: `out`, or a folder beside it if `out` keeps a complete result.
         keywords: fields of `ScanOptions`, such as size and limit, and of `ModelOptions`, such as device and precision.
     Returns:
         the record that result.json holds.
     Raises:
-        UserError: for a model that cannot be loaded, images of which none can be read, an unwritable folder, or one that
-            holds the result of another verb.
+        UserError: for a model that cannot be loaded, images none of which can be read, an unwritable folder, or a folder
+            with the result of another verb.
     """
     options, load_options = split(ScanOptions, options, keywords, "scan")
     refuse_reloading(model, weights, load_options)
@@ -110,7 +110,7 @@ def scan(
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one pass over the images leaves, summed over processes; `skipped` holds those of all of them."""
+    """The result of one pass over the images, summed over processes; `skipped` lists those of all processes."""
 
     measure: Measure
     tally: Tally
@@ -149,7 +149,7 @@ def _pass_over(
 def _record(
     seen: _Seen, batches: Batches, backbone: Backbone, options: ScanOptions, group: Processes, started: datetime
 ) -> tuple[ScanResult, list[Chosen]]:
-    """Put what was seen into the record. Returns it, and the images that the page shows."""
+    """Build the record. Returns it, and the images for the page."""
     readout, attention = seen.readout, backbone.attention_status()
     table = _gather_counts(seen.tally, readout, group)
     shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
@@ -189,10 +189,10 @@ def _write(
     outputs: Outputs, result: ScanResult, shown: list[Chosen], seen: _Seen, batches: Batches, backbone: Backbone,
     tokens: tuple[Stage | None, UserError | None], written: Callable[[Path], object] | None,
 ) -> tuple[ScanResult, UserError | None]:  # fmt: skip
-    """Write the record and then the page. Returns the record, and why tokens are lacking.
+    """Write the record and then the page. Returns the record, and why the token table is missing.
 
     Args:
-        tokens: where they wait for the record, and why they are lacking.
+        tokens: where the token table is staged, and why it is missing.
 
     Raises:
         UserError: if the record cannot be written.
@@ -204,7 +204,7 @@ def _write(
         outputs.publish(
             lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage, more=True
         )
-        # From here on the result is safe, whatever happens to the drawings.
+        # From here on the result is on disk, whatever happens to the drawings.
         if written is not None:
             written(outputs.folder)
         attention = seen.measure.attention
@@ -218,14 +218,14 @@ def _write(
 
 
 def _verdict(found: VerdictRecord, backbone: Backbone) -> VerdictRecord:
-    """Put first what matters more than any verdict: that the model was not trained, or not all of it."""
+    """Put a warning before the verdict if the model is not trained, or only in part."""
     if not backbone.untrained:
         return found
     return found.model_copy(update={"sentence": f"{backbone.untrained} {found.sentence}"})
 
 
-def describe(verdict: VerdictRecord) -> str:
-    """Say the verdict in two lines for a terminal: the sentence, then kind, strength, agreement and reason."""
+def summary(verdict: VerdictRecord) -> str:
+    """Format the verdict as two lines for a terminal: the sentence, then kind, strength, agreement and reason."""
     if verdict.undecided:
         kind = "not established"
     else:
@@ -238,10 +238,10 @@ def describe(verdict: VerdictRecord) -> str:
 
 
 def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, given: bool) -> dict[str, Any] | None:
-    """What must be the same for a pass to go on where it was killed; None where it cannot.
+    """Everything that must be equal for a killed pass to be resumed; None if it cannot be resumed.
 
     Args:
-        given: whether the backbone was loaded before this call, so that its weights may have changed since.
+        given: whether the caller loaded the backbone, so its weights may have changed since.
     """
     images, edits = batches.fingerprint, backbone.edits_identity
     if images is None or edits is None:
@@ -259,7 +259,7 @@ def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, giv
 
 
 def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, show: bool) -> bool:
-    """Feed every batch to the tally. Returns True if the user stopped it; what was counted is kept."""
+    """Feed every batch to the tally. Returns True if the user stopped it; the counts so far are kept."""
     done = len(tally.names)
     try:
         with progress("scanning", batches.planned, unit="images", show=show, done=done) as advance:
@@ -290,7 +290,7 @@ def _gather_counts(tally: Tally, readout: Readout, group: Processes) -> list[Cho
 
 
 def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
-    """The norms over the training of a `run:DIR` model; a note where they were written down but cannot be read."""
+    """The norms over the training of a `run:DIR` model; a note if they were logged but cannot be read."""
     kind, _, name = backbone.spec.partition(":")
     try:
         return (watch_of(Path(name).expanduser()) if kind == "run" else None), []
@@ -301,10 +301,10 @@ def _watched(backbone: Backbone) -> tuple[Watch | None, list[str]]:
 def _stage_tokens(
     outputs: Outputs | None, tally: Tally, readout: Readout, group: Processes, held: contextlib.ExitStack
 ) -> tuple[Stage | None, UserError | None]:
-    """Write the tokens of all processes where they wait for the record, whose seconds count them; none without `outputs`.
+    """Stage the token tables of all processes before the record, whose seconds include them; nothing without `outputs`.
 
     Returns:
-        that place, and why they are lacking.
+        the staged folder, and why the tables are missing.
     """
     if outputs is None:
         return None, None
@@ -317,7 +317,7 @@ def _stage_tokens(
     try:
         if place is not None and place.is_dir():
             write_token_table(place, tally, readout, group)
-        elif place is not None:  # machines that share no folder keep a part each
+        elif place is not None:  # machines without a shared folder each keep their table
             outputs.publish(lambda own: write_token_table(own, tally, readout, group))
     except UserError as error:
         failed = error
@@ -328,7 +328,7 @@ def _stage_tokens(
 
 
 def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example]]) -> ScanResult:
-    """Draw the page and the figures, with the images that `build` makes."""
+    """Draw the page and the figures, with the example images from `build`."""
     from vitreg.report import draw_scan
 
     examples: list[Example] | None = None

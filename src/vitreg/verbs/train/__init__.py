@@ -1,1 +1,1 @@
-"""`train`: from a configuration to a trained backbone."""
+"""`train`: trains a backbone from a configuration."""

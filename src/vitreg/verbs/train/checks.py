@@ -1,5 +1,5 @@
-"""What can be wrong with a run before anything is opened or written: numbers out of range, durations that are none, draws
-that cannot be made. A person learns of it at once, and not after a data set was listed."""
+"""Checks of a run before any file is opened: numbers out of range, invalid durations, impossible draws. Mistakes are
+reported at once, not after a data set is listed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitreg.models.settings import NOT_OF_A_BASE, UNTRAINED
 from vitreg.schedule import parse_duration
 from vitreg.training.settings import TrainConfig
 
-# Only what no dataclass checks by itself. A recipe names its own; settings that are unset are passed over.
+# Only ranges that no dataclass checks. A recipe names its own ranges; unset settings pass.
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("model.width", "model.depth", "model.heads", "model.patch", "model.image_size"), COUNT),
     "model.registers": Range(0, 1024),  # more than any sequence has patches; the paper tries 0 to 16
@@ -26,7 +26,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("data.limit", "data.limit_val"), COUNT),
     **dict.fromkeys(("run.batch", "run.micro_batch", "run.keep", "run.log_every"), COUNT),
     "run.watch_images": MAYBE,
-    "run.seed": Range(0, 2**63 - 1),  # what torch's generators take
+    "run.seed": Range(0, 2**63 - 1),  # the range of torch's generators
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.clip", "optim.layer_decay"), FACTOR),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_lr", "optim.weight_decay", "optim.weight_decay_end"), AMOUNT),
     "optim.patch_embed_lr": AMOUNT,
@@ -36,7 +36,7 @@ DURATIONS = ("run.duration", "run.save_every", "run.evaluate_every", "run.watch_
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Refuse a run that cannot be, as far as its settings alone tell.
+    """Refuse a run whose settings alone show that it cannot work.
 
     Raises:
         UserError: naming the setting and what it may be.
@@ -49,7 +49,7 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def check_values(config: TrainConfig) -> None:
-    """Do the part of `check_settings` for which nothing has to be drawn and no device be asked: no torch here.
+    """Do the checks of `check_settings` that need no random draw and no device. No torch here.
 
     Raises:
         UserError: naming the setting and what it may be.
@@ -75,7 +75,7 @@ def _check_own(config: TrainConfig) -> None:
 
 
 def _check_base(config: TrainConfig, base: str) -> None:
-    """Refuse what only vitreg's own ViT can do. Raises UserError."""
+    """Refuse settings that only vitreg's own ViT supports. Raises UserError."""
     model, recipe = config.model, config.recipe
     untrained = model.base_weights == UNTRAINED
     specs.refuse(base, random=untrained, weights=None if untrained else model.base_weights, trust=True)
@@ -111,7 +111,7 @@ def _check_duration(key: str, text: str) -> None:
     try:
         duration = parse_duration(text)
         if key == "run.duration":
-            duration.steps(epoch_steps=1, batch=1)  # a percentage of itself is none
+            duration.steps(epoch_steps=1, batch=1)  # refuses a percentage: it would be of itself
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     if key == "run.duration" and not duration.amount:
@@ -119,7 +119,7 @@ def _check_duration(key: str, text: str) -> None:
 
 
 def _check_recipe(config: TrainConfig) -> None:
-    """Ask the recipe whether it can train this model; some make the draws of a step once to know."""
+    """Ask the recipe whether it can train this model; some recipes draw one step to find out."""
     recipe, model = config.recipe, config.model
     objections = list(recipe.check(model))
     if objections:

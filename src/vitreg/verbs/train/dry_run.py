@@ -1,4 +1,4 @@
-"""`train --dry-run`: everything of a run for a few steps, to know what it needs before it starts."""
+"""`train --dry-run`: takes a few steps of a run to measure its memory and time before it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitreg.recipes.recipe import Recipe
 from vitreg.training.journal import read_records
 from vitreg.training.plan import Plan
 from vitreg.training.settings import TrainConfig
-from vitreg.verbs.train import parts
+from vitreg.verbs.train import build
 from vitreg.verbs.train.checks import check_settings
 from vitreg.verbs.train.verb import train
 
@@ -26,34 +26,34 @@ TIMED = 3  # steps; the first is slower and not counted
 
 
 def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
-    """Build a run, take its first steps in a temporary folder, and say what the whole would need.
+    """Build a run, take its first steps in a temporary folder, and report what the whole run needs.
 
-    A machine may be too small for a step and end the process without a word, so what is known is said before it is tried.
+    A machine short of memory may kill the process without a message, so each line is logged before the next step runs.
 
     Args:
-        say: is told line by line, as soon as it is known: steps, parameters, FLOPs, memory, the estimated time.
+        say: called with one line at a time: steps, parameters, FLOPs, memory, the estimated time.
     Raises:
-        UserError: for whatever would stop the run at its start.
+        UserError: for anything that would stop the run at its start.
     """
     check_settings(config)
     with processes(training=True) as group:
-        parts.check_batch(config, group.world)
-        data = parts.open_data(config)
-        plan = parts.plan_of(config, data)
+        build.check_batch(config, group.world)
+        data = build.open_data(config)
+        plan = build.plan_of(config, data)
         for line in (*data.notes, _steps(config, plan)):
             say(line)
-        recipe = parts.build_recipe(config, len(data.train.classes or ()))
-        parts.check_split(config, group.world, recipe.why_whole_batch())
+        recipe = build.build_recipe(config, len(data.train.classes or ()))
+        build.check_split(config, group.world, recipe.why_whole_batch())
         say(_parameters(recipe))
         say(_next(config, group.world))
-        del recipe  # two of them would count twice in the memory
+        del recipe  # a second one would count twice in the memory
         short = replace(
             config.run, evaluate_every="100%", watch_images=0, save_every="100%", log_every=1, tensorboard=False
         )
         with tempfile.TemporaryDirectory() as own:
             folder = Path(group.gather(own)[0])
             counter = FlopCounterMode(display=False)
-            # So short a run would be nothing but warm-up, or jump to the full rate, which may be too much for it.
+            # A run this short would be all warm-up, or start at the full rate, which may diverge.
             config = replace(config, optim=replace(config.optim, warmup="0 steps", lr=1e-8, min_lr=0.0))
             once = replace(config, data=replace(config.data, workers=0), run=replace(short, duration="1 steps"))
             with counter:
@@ -61,7 +61,7 @@ def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
             _short(replace(config, run=replace(short, duration=f"{TIMED} steps")), folder / "timed")
             lines = read_records(folder / "timed", "train")[1:]
             rates = [rate for line in lines if (rate := line["images_per_second"]) is not None]
-            group.gather(None)  # the first process keeps its folder until all have read it
+            group.gather(None)  # the first process keeps the folder until all have read it
     flops = counter.get_total_flops() * group.world / config.run.batch
     say(f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.")
     say(f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.")
@@ -81,7 +81,7 @@ def _steps(config: TrainConfig, plan: Plan) -> str:
 
 
 def _next(config: TrainConfig, world: int) -> str:
-    """Say what is tried, so that a person knows it who sees nothing after it."""
+    """Log the steps before they run, so that a process killed for memory shows where."""
     own, micro = config.run.batch // world, config.run.micro_batch
     at_once = f"{min(micro or own, own)} at once" + (" in each process" if world > 1 else "")
     return (

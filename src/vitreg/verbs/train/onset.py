@@ -1,4 +1,4 @@
-"""One look at the norms of fixed probe images while a run goes on; `vitreg.training.history` says when artifacts appeared."""
+"""Norms of fixed probe images during a run; `vitreg.training.history` finds the step at which artifacts appear."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitreg.verbs.scan.verb import ScanOptions, scan
 
 
 def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
-    """Scan a network on the probe images, and keep what a curve over the run needs.
+    """Scan a network on the probe images, and return the values for curves over the run.
 
     Returns:
         "verdict", "strength", "first_layer", "peak_layer", "outlier_fraction" as in a scan's verdict; "layers" with

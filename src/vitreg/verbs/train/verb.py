@@ -1,4 +1,4 @@
-"""`train`: from a configuration to a folder with a trained backbone, its records and its checkpoints."""
+"""`train`: trains a backbone from a configuration into a folder with its records and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from vitreg.training.same_data import check_same_base, check_same_data, remedy, 
 from vitreg.training.settings import TrainConfig
 from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
-from vitreg.verbs.train import parts
+from vitreg.verbs.train import build
 from vitreg.verbs.train.checks import check_settings
-from vitreg.verbs.train.evaluations import judge_of
+from vitreg.verbs.train.judges import judge_of
 from vitreg.verbs.train.onset import norms_of
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import Outputs, finish_left
 
-# What may change between the parts of a run: where and how it is computed, and how often it is looked at.
+# Settings that may change when a run is resumed: where and how it is computed, and how often it is evaluated.
 FREE = frozenset(
     ["model.base_weights"]
     + [f"data.{key}" for key in ("root", "val", "workers", "cache", "download")]
@@ -58,8 +58,8 @@ def train(
     Args:
         config: the complete run, or the name of a preset.
         out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
-        resume: go on with the run in `out` from its newest good checkpoint.
-        judged: evaluate, and watch the norms, as the configuration says.
+        resume: resume the run in `out` from its newest good checkpoint.
+        judged: evaluate and watch the norms as configured.
     Returns:
         how it ended.
     Raises:
@@ -69,7 +69,7 @@ def train(
     config = preset(config) if isinstance(config, str) else config
     check_settings(config)
     with processes(training=True) as group:
-        parts.check_batch(config, group.world)
+        build.check_batch(config, group.world)
         say = _Say(quiet or not group.first)
         with claimed(folder, group, partial(_refuse_foreign, folder, resume)) as claim:
             for note in claim.notes if claim else ():
@@ -91,19 +91,19 @@ def _train(
 ) -> Outcome:
     """Train in a folder that nobody else writes to."""
     record = _record(folder, config, resume, say)
-    data = parts.open_data(config)
+    data = build.open_data(config)
     known = data_record(data)
     if record is not None:
         note = check_same_data(record, known, folder)
         if note is not None:
             say(note)
-    recipe = parts.build_recipe(config, len(data.train.classes or ()))
-    data = parts.prepared_for(data, recipe)
+    recipe = build.build_recipe(config, len(data.train.classes or ()))
+    data = build.prepared_for(data, recipe)
     known = published(config, data, recipe) | known
     if record is not None:
         check_same_base(record, known, folder)
-    parts.check_split(config, group.world, recipe.why_whole_batch())
-    plan = parts.plan_of(config, data)
+    build.check_split(config, group.world, recipe.why_whole_batch())
+    plan = build.plan_of(config, data)
     resumed = None if record is None else _newest(folder, record.get("step"), plan, group, say)
     for note in data.notes:
         say(note)
@@ -137,7 +137,7 @@ class _Say:
 
 def _setup(
     config: TrainConfig,
-    data: parts.Data,
+    data: build.Data,
     plan: Plan,
     group: Processes,
     folder: Path,
@@ -150,7 +150,7 @@ def _setup(
     loaders: list[TrainingLoader] = []
 
     def batches(start: int) -> TrainingLoader:
-        loaders.append(parts.loader_of(config, data, plan.total, start, group))
+        loaders.append(build.loader_of(config, data, plan.total, start, group))
         return loaders[-1]
 
     return Setup(
@@ -171,7 +171,7 @@ def _setup(
 def _precision(
     config: TrainConfig, device: torch.device, record: dict[str, Any] | None, say: _Say
 ) -> tuple[torch.dtype, dict[str, Any] | None]:
-    """Return the precision of the run and what config.json holds of its choice: a resumed run keeps what it began with."""
+    """Return the precision of the run, and its entry in config.json; a resumed run keeps its precision."""
     before = (record or {}).get("precision")
     if config.run.precision == "auto" and isinstance(before, dict) and before.get("device") == device.type:
         dtype = DTYPES.get(str(before.get("chosen")))
@@ -184,10 +184,10 @@ def _precision(
     return dtype, {**choice.model_dump(), "device": device.type}
 
 
-def data_record(data: parts.Data) -> dict[str, Any]:
-    """Return what config.json of a run holds of its data: "data", and "classes" where there are any.
+def data_record(data: build.Data) -> dict[str, Any]:
+    """Return the entries of config.json about the data: "data", and "classes" if there are any.
 
-    Called when the data have just been opened.
+    Call this right after the data are opened.
     """
     record: dict[str, Any] = {"data": samples_record(data.train)}
     if data.train.classes is not None:
@@ -195,8 +195,8 @@ def data_record(data: parts.Data) -> dict[str, Any]:
     return record
 
 
-def published(config: TrainConfig, data: parts.Data, recipe: Recipe) -> dict[str, Any]:
-    """Return what config.json of a run holds beside its data: the network, how to prepare pictures for it, all settings."""
+def published(config: TrainConfig, data: build.Data, recipe: Recipe) -> dict[str, Any]:
+    """Return the other entries of config.json: the network, its preprocessing, all settings."""
     network = recipe.backbone()
     if isinstance(network, ForeignNetwork):
         model = network.record()
@@ -207,15 +207,15 @@ def published(config: TrainConfig, data: parts.Data, recipe: Recipe) -> dict[str
     return {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
 
 
-def callbacks(config: TrainConfig, data: parts.Data, plan: Plan, group: Processes) -> list[Callback]:
-    """Return what looks at the run as it goes: the recipe's evaluation where there is a validation side, and norms."""
+def callbacks(config: TrainConfig, data: build.Data, plan: Plan, group: Processes) -> list[Callback]:
+    """Return the callbacks of a run: the recipe's judge if there is a validation side, and the norms."""
     chosen: list[Callback] = []
     judge, judged_by = judge_of(config, data, group), config.recipe.judged_by
     if judge is not None:
         chosen.append(
             Callback("evaluation", plan.evaluate_every, judge, best=judged_by.metric, better=judged_by.better)
         )
-    probes = parts.probes_of(data, config.run.watch_images)
+    probes = build.probes_of(data, config.run.watch_images)
     if probes is not None:
         watch = partial(_watch, probes=probes)
         chosen.append(Callback("norms", plan.watch_every, watch, at_start=True))
@@ -228,16 +228,16 @@ def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
 
 
 def _refuse_foreign(folder: Path, resume: bool) -> None:
-    """Refuse a folder in which the run would replace what no run wrote; finish what a killed one was writing.
+    """Refuse a folder where the run would replace files that no run wrote; finish the writes of a killed run.
 
     Raises:
-        UserError: if a name is taken by anything else.
+        UserError: if a file of that name is not of a run.
     """
     finish_left(folder)
     journal, config = folder / "metrics.jsonl", folder / "config.json"
     if resume:
         ours = config.exists() and isinstance(read(config).get("train"), dict)
-        # Settings may be edited, and earlier versions kept no list: `publish` keeps a copy of what it cannot tell.
+        # config.json may be edited, and old versions kept no list; `publish` backs up files it cannot identify.
         listed = [name for name in read_ledger(folder).files if name == checkpoint.MODEL]
         Outputs(folder, "train", listed if ours else checkpoint.PUBLISHED).check()
     elif not config.exists() or (read(config).get("step") == 0 and not _checkpoints(folder)):
@@ -250,7 +250,7 @@ def _refuse_foreign(folder: Path, resume: bool) -> None:
 
 
 def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[str, Any] | None:
-    """Return config.json of the run to go on with, None for a new run, after making sure that the folder is the right one.
+    """Check the folder, and return config.json of the run to resume, or None for a new run.
 
     Raises:
         UserError: for a folder of another run, or changed settings.
@@ -277,13 +277,12 @@ def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[
 
 
 def _newest(folder: Path, published: object, plan: Plan, group: Processes, say: _Say) -> checkpoint.Loaded | None:
-    """Return the checkpoint to go on from, None to start where none was written.
+    """Return the checkpoint to resume from; None if none was ever written.
 
     Args:
-        published: the step that config.json says.
+        published: the step in config.json.
     Raises:
-        UserError: for damaged checkpoints only, or none though the run got that far, or one from beyond the end of the
-            plan.
+        UserError: if all checkpoints are damaged or gone, or the newest lies beyond the end of the plan.
     """
     if not _checkpoints(folder) and published != 0:
         came = "was finished before" if published == plan.total else f"came to step {published}"
@@ -312,5 +311,5 @@ def _newest(folder: Path, published: object, plan: Plan, group: Processes, say: 
 
 
 def _checkpoints(folder: Path) -> bool:
-    """Whether the run has any, whole or not."""
+    """Whether the run has any checkpoint, complete or not."""
     return any((folder / "checkpoints").glob("step-*"))

@@ -21,7 +21,7 @@ from vitreg.verbs.discover.judge import SHARES, Judge
 from vitreg.verbs.discover.model import DiscoverModel, Photograph
 from vitreg.verbs.discover.search import Found, Search, one_blas_thread
 from vitreg.verbs.discover.setting import Bias, Setting, Sweep, read_settings
-from vitreg.verbs.discover.verb import DiscoverOptions, describe, discover
+from vitreg.verbs.discover.verb import DiscoverOptions, discover, summary
 
 PREPROCESS = Preprocess((32, 32), 32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 QUICK = DiscoverOptions(pictures=0, steps=0)
@@ -146,7 +146,7 @@ def test_a_sweep_says_of_every_setting_what_a_run_of_its_own_says(backbone, phot
         assert ("boxes.json" in mark) == (normalize == "center+l2")
     assert result.setting == Setting().resolved(3).record()
     assert result.corloc.value == next(row[0] for row in table.rows if "boxes.json" in row[-1])
-    assert "settings" in describe(result)
+    assert "settings" in summary(result)
 
 
 def test_the_model_runs_once_per_image_in_a_sweep(backbone, photos, truth, monkeypatch):
@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_what_is_there_and_says_so(backbone, photos, truth, tmp_pat
     monkeypatch.setattr(DiscoverModel, "prepare", stop)
     result = discover(backbone, photos, boxes=truth, out=tmp_path / "out", options=QUICK)
     assert (result.images.seen, result.images.planned, result.images.interrupted) == (2, 5, True)
-    assert describe(result).startswith("Stopped after 2 of 5 images.")
+    assert summary(result).startswith("Stopped after 2 of 5 images.")
     assert len(json.loads((tmp_path / "out" / "boxes.json").read_text())["images"]) == 2
     calls[:] = [1, 1]
     with pytest.raises(UserError, match="nothing was written"):
@@ -295,7 +295,7 @@ def test_a_model_whose_patches_are_all_alike_finds_no_box_and_says_so(photos, tr
     assert (result.found, result.without_cut, result.images.seen) == (0, len(SIZES), len(SIZES))
     assert (result.corloc.value, result.corloc.low) == (0, 0)
     assert result.corloc.high > 40  # of four images
-    said = describe(result)
+    said = summary(result)
     assert "In every image there is no box: the graph of patches has no cut" in said
     assert "--normalize center" in said
     document = json.loads((tmp_path / "out" / "boxes.json").read_text())
@@ -314,12 +314,12 @@ def test_cuts_are_ranked_without_labels(backbone, photos, truth):
     assert keys == sorted(keys)
     assert "CorLoc %" not in table.columns
     assert "largest eigengap" in table.rows[0][-1]
-    assert "no proof" in describe(blind)
+    assert "no proof" in summary(blind)
     judged = discover(backbone, photos, boxes=truth, options=options)
     marked = next(row for row in judged.sweep.table.rows if "largest eigengap" in row[-1])
     assert marked[1:4] == table.rows[0][:3]
     assert marked[0] == judged.sweep.unlabelled
-    assert f"without labels: CorLoc {marked[0]:.1f} %" in describe(judged)
+    assert f"without labels: CorLoc {marked[0]:.1f} %" in summary(judged)
 
 
 def test_mistakes_are_said_in_one_sentence(backbone, photos, truth, tmp_path):
@@ -439,7 +439,7 @@ def test_a_picture_of_one_colour_has_no_box_and_this_is_said(backbone, photos, t
     options = DiscoverOptions(setting=Setting(method=method))
     result = discover(backbone, photos, out=tmp_path / "out", options=options)
     assert result.without_box[PLAIN] == 4
-    assert f"In 4 of 9 images there is no box: {PLAIN}." in describe(result)
+    assert f"In 4 of 9 images there is no box: {PLAIN}." in summary(result)
     document = json.loads((tmp_path / "out" / "boxes.json").read_text())
     names = {image["id"]: image["file_name"] for image in document["images"]}
     assert not any("plain" in names[each["image_id"]] for each in document["annotations"])

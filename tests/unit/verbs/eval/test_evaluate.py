@@ -6,7 +6,7 @@ from tests.unit.verbs.made_results import result
 from vitreg.analysis.intervals import wilson
 from vitreg.results import EvalResult
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.verb import _intervals, _units, describe, shown
+from vitreg.verbs.eval.verb import _intervals, _units, shown, summary
 
 
 def outcome(**more):
@@ -46,7 +46,7 @@ def test_numbers_have_the_digits_that_say_something(value, unit, text):
 
 
 def test_the_terminal_shows_unit_and_interval():
-    lines = describe(result(intervals={"top1": (64.87, 77.31)}, units={"top1": "%"})).splitlines()
+    lines = summary(result(intervals={"top1": (64.87, 77.31)}, units={"top1": "%"})).splitlines()
     assert any(line.split() == ["top1", "71.5", "%", "(64.9", "to", "77.3", "%)", "<-"] for line in lines)
     assert any(line.split() == ["control:", "chance", "10", "%"] for line in lines)
     protocol = next(line for line in lines if line.startswith("protocol"))
@@ -57,4 +57,4 @@ def test_a_record_of_before_still_opens():
     old = result().model_dump(mode="json", by_alias=True)
     del old["intervals"], old["units"]
     assert EvalResult.model_validate(old).intervals == {}
-    assert "top1" in describe(EvalResult.model_validate(old))
+    assert "top1" in summary(EvalResult.model_validate(old))

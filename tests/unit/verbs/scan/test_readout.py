@@ -9,7 +9,7 @@ from vitreg.analysis.tally import BatchStatistics, Tally
 from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 from vitreg.verbs.scan.readout import Readout
-from vitreg.verbs.scan.verb import describe
+from vitreg.verbs.scan.verb import summary
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -167,8 +167,8 @@ def test_with_fewer_than_four_images_all_must_show_them(tokens):
 
 def test_the_terminal_says_the_strength_and_agreement_or_that_nothing_is_established(tokens):
     norms, entering, marked = tokens
-    assert "\nVerdict: none. " in describe(read(norms, entering, 20)[0].verdict)
+    assert "\nVerdict: none. " in summary(read(norms, entering, 20)[0].verdict)
     norms[1:3][:, marked] *= 8
     found = read(norms, entering, 20)[0].verdict
-    assert "\nVerdict: high-norm (strong, 100 % of resamples agree). " in describe(found)
-    assert "\nVerdict: not established. " in describe(found.model_copy(update={"kind": "none", "undecided": True}))
+    assert "\nVerdict: high-norm (strong, 100 % of resamples agree). " in summary(found)
+    assert "\nVerdict: not established. " in summary(found.model_copy(update={"kind": "none", "undecided": True}))

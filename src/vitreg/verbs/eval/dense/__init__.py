@@ -1,1 +1,1 @@
-"""What the dense tasks share."""
+"""Code that the dense tasks share."""

@@ -1,6 +1,6 @@
-"""The published protocols of dense tasks: the model sees new random crops at every step, and test images at full size.
+"""The published protocols of dense tasks: the model runs on new random crops at every step, and on full test images.
 
-Crops are made ahead in threads; what a step holds follows from the seed and the step alone.
+Threads make the crops ahead; the crops of a step depend on the seed and the step alone.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from vitreg.passes.bench import Bench
 from vitreg.records import Skipped
 from vitreg.verbs.eval.dense.tokens import Case, DenseTokens, Read, read_tokens
 
-MAPS_LOOKED_AT = 1000  # of the training side, spread evenly, for controls that need no model
-_TRIES = 100  # pairs tried for one place of a batch; that all are unreadable by chance does not happen
+MAPS_LOOKED_AT = 1000  # training maps, spread evenly, for controls without a model
+_TRIES = 100  # pairs tried for one crop; if all are unreadable, the data are
 _STEPS_AHEAD = 2
 
 Tokens = Callable[[Float32[Tensor, "B 3 h w"]], DenseTokens]
 Look = Callable[[Float32[Tensor, "1 3 H W"], Tokens, Read], Tensor]
-"""How a test image is shown: normalised image, what reads tokens, and the head -> map [1, C, H, W]."""
+"""How a test image is predicted: (normalised image, token reader, head) -> map [1, C, H, W]."""
 
 
 class Crops:
     """A `DenseSource` that runs the model at every step.
 
     Args:
-        blocks: that the head reads.
-        batch: crops of a step.
-        view: from a picture and its map to a crop of both.
-        test_image: from a test picture to the size at which it is shown.
-        look: how a head's map of it is made.
-        settings: for the record.
+        blocks: blocks that the head reads.
+        batch: crops per step.
+        view: (picture, map) -> a crop of both.
+        test_image: test picture -> the picture at its test size.
+        look: predicts the map of a test image.
+        settings: settings for the record.
     Raises:
         UserError: under torchrun, or for a model whose preprocessing is unknown.
     """
@@ -78,7 +78,7 @@ class Crops:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What could not be read so far."""
+        """Pairs that could not be read so far."""
         return tuple(Skipped(name=name, reason=reason) for name, reason in sorted(self._reasons.items()))
 
     def batches(self) -> Generator[tuple[DenseTokens, Tensor], None, None]:
@@ -89,13 +89,13 @@ class Crops:
                 yield self._tokens(self._preprocess.normalise(images)), maps.to(self._backbone.device)
 
     def training_maps(self) -> Iterator[Tensor]:
-        """Yield up to 1000, at full size."""
+        """Yield up to 1000 training maps, at full size."""
         count = min(len(self._train), MAPS_LOOKED_AT)
         for number in range(count):
             try:
                 yield torch.from_numpy(self._train.map(number * len(self._train) // count))
             except Unreadable:
-                continue  # listed when a crop of it is made
+                continue  # a crop of it will list it
 
     def judged(self) -> Iterator[Case]:
         """Yield the test images one at a time."""
@@ -131,7 +131,7 @@ class Crops:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _crop(self, position: int, index: int) -> tuple[Tensor, Tensor]:
-        """Make the crop of a position; an unreadable pair gives its place to the next one."""
+        """Make the crop of a position; an unreadable pair is replaced by the next one."""
         words = np.random.SeedSequence([self._seed, position]).generate_state(1, np.uint64)
         draw = torch.Generator().manual_seed(int(words[0]) >> 1)
         for attempt in range(_TRIES):

@@ -1,4 +1,4 @@
-"""What dense tasks show: the first test images, what is true of their pixels, and what the head says."""
+"""The sheets of dense tasks: the first test images, their true maps, and the head's predictions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vitreg.verbs.eval.dense.tokens import Case
 
 SHOWN = 8  # images
 SIDE = 240  # pixels, the longer side of a picture
-_GOLDEN = 0.618034  # steps of this part of the circle never give two classes the same hue
+_GOLDEN = 0.618034  # hue step as a share of the circle; no two classes get the same hue
 
 
 class Album:
-    """Keeps small copies of the first images judged, with maps of them."""
+    """Keeps small copies of the first test images and their maps."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -30,14 +30,14 @@ class Album:
         self._maps: dict[str, list[np.ndarray]] = {}
 
     def add(self, case: Case, maps: Mapping[str, Shaped[Tensor, "H W"]]) -> None:
-        """Keep an image if there is room, with the same maps as those before it, each named."""
+        """Keep an image if there is room; every image has maps of the same names."""
         if len(self._names) == SHOWN:
             return
         shrink = min(1.0, SIDE / max(case.truth.shape))
         size = [max(1, round(side * shrink)) for side in case.truth.shape]
         try:
             picture = case.pairs.read(case.index).image.convert("RGB").resize((size[1], size[0]))
-        except Unreadable:  # it went since its features were extracted; they were judged all the same
+        except Unreadable:  # deleted after its features were extracted; it is judged all the same
             picture = None
         self._names.append(Path(case.pairs.name(case.index)).name)
         self._images.append(None if picture is None else np.asarray(picture))
@@ -45,7 +45,7 @@ class Album:
             self._maps.setdefault(title, []).append(at_points(values.numpy(), size))
 
     def of_classes(self, title: str) -> Sheet:
-        """Draw maps of class numbers, each class in a colour of its own and pixels without a class in white."""
+        """Draw maps of class numbers, one colour per class, white for pixels without a class."""
         return self._sheet(
             title,
             f"{self._which} A colour is a class, black the first one, white pixels without one.",
@@ -53,7 +53,7 @@ class Album:
         )
 
     def of_depths(self, title: str, low: float, high: float) -> Sheet:
-        """Draw maps of metres on one scale that ends where the deepest of them does; what is out of reach is left white."""
+        """Draw maps of metres on one scale up to the deepest value; white for pixels out of range."""
         found = {
             name: [np.where((each > low) & (each < high), each, np.nan) for each in maps]
             for name, maps in self._maps.items()

@@ -1,7 +1,7 @@
-"""Short protocols for dense tasks: features of every image and of its mirror image once, then a head trained on them.
+"""The short protocols of dense tasks: a head trained on stored features of every image and its mirror image.
 
-Features and maps lie on disk, the maps at points spread evenly over the image, so that memory does not grow with the
-set.
+Features and maps are on disk, so memory does not grow with the set; maps are sampled at points spread evenly over the
+image.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from vitreg.passes.view import View
 from vitreg.records import Skipped
 from vitreg.verbs.eval.dense.tokens import Case, DenseTokens, Read
 
-POINTS = 4  # times 4 for each patch, at which a map is looked up for training
+POINTS = 4  # training samples a map at 4 x 4 points per patch
 
 
 class Stored:
-    """A `DenseSource` whose features are extracted here, once.
+    """A `DenseSource` that extracts its features once.
 
     Images are squashed to the size of the bench, and test maps are judged at their own size.
 
     Args:
-        blocks: that the head reads.
-        batch: images of a step, half of them mirrored on average.
+        blocks: blocks that the head reads.
+        batch: images per step, half of them mirrored on average.
         average_mirrored: a prediction is the mean over a test image and its mirror image.
     Raises:
         UserError: if no pair of a side can be used, or the model cannot take images of that size.
@@ -89,14 +89,14 @@ class Stored:
         }
 
     def batches(self) -> Generator[tuple[DenseTokens, Tensor], None, None]:
-        """Yield tokens and maps of one epoch after the other, half of them mirrored."""
+        """Yield tokens and maps epoch by epoch, half of them mirrored."""
         order, draw = Order(self.images, self._seed), torch.Generator().manual_seed(self._seed)
         for first in itertools.count(step=self._batch):
             which = np.array([order.at(position).index for position in range(first, first + self._batch)])
             yield self._read(which, (torch.rand(self._batch, generator=draw) < 0.5).numpy())
 
     def _read(self, which: Int64[np.ndarray, " B"], flips: Bool[np.ndarray, " B"]) -> tuple[DenseTokens, Tensor]:
-        """Read tokens and maps of some images; those of mirror images come last."""
+        """Read tokens and maps of some images; mirror images come last."""
         plain, turned = which[~flips], which[flips]
         maps = np.concatenate([self._maps[plain], self._maps[turned][..., ::-1]])
         parts = [
@@ -112,7 +112,7 @@ class Stored:
         return tokens, torch.from_numpy(maps).to(self._device)
 
     def training_maps(self) -> Iterator[Tensor]:
-        """Yield all of them, at the points learned from."""
+        """Yield all training maps, at the sampled points."""
         return (torch.from_numpy(np.array(values)) for values in self._maps)
 
     def judged(self) -> Iterator[Case]:
@@ -145,10 +145,9 @@ class Stored:
 
 
 def whole_image(bench: Bench) -> View:
-    """Return how the model sees the whole of a picture, its aspect not kept.
+    """Return the view of whole pictures, without keeping their aspect.
 
-    The sides are rounded to multiples of the patch: maps must lie on the image as the patches do, so that nothing may
-    be padded or cut off.
+    The sides are rounded to multiples of the patch, because padding or cropping would misalign maps and patches.
 
     Raises:
         UserError: for a model whose preprocessing is unknown, or a size that it cannot take.
@@ -169,12 +168,12 @@ def whole_image(bench: Bench) -> View:
 def stored_maps(
     pairs: Pairs, store: FeatureStore, size: tuple[int, int]
 ) -> tuple[Int64[Tensor, " n"], np.ndarray, tuple[Skipped, ...]]:
-    """Read the maps of all images that have features, at `size` points each, into an array on disk.
+    """Sample the maps of all images that have features, at `size` points each, into an array on disk.
 
     Returns:
-        places in the store of the images that are left, their maps [n, *size], and the others with reasons.
+        rows (in the store) of the images used, their maps [n, *size], and the other images with reasons.
     Raises:
-        UserError: if fewer than two are left.
+        UserError: if fewer than two images can be used.
     """
     places: list[int] = []
     skipped = list(store.skipped)
@@ -189,7 +188,7 @@ def stored_maps(
             skipped.append(Skipped(name=pairs.map_name(index), reason=reason))
             continue
         if not places:
-            with tempfile.TemporaryFile() as file:  # it has no name, and is gone when the array is
+            with tempfile.TemporaryFile() as file:  # without a name; deleted together with the array
                 maps = np.memmap(file, values.dtype, "w+", shape=(len(store.rows), *size))
         maps[len(places)] = at_points(values, size)
         places.append(place)
@@ -200,6 +199,6 @@ def stored_maps(
 
 
 def at_points(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Look a map [H, W] up at size[0] x size[1] points, in the middle of equal rectangles."""
+    """Sample a map [H, W] at size[0] x size[1] points, the centres of equal rectangles."""
     rows, cols = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(size, values.shape, strict=True))
     return values[np.ix_(rows, cols)]

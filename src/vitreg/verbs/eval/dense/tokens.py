@@ -1,7 +1,7 @@
-"""What dense tasks share: tokens of some blocks as a head reads them, and where batches and test images come from.
+"""Input of the dense tasks: tokens of some blocks as a head reads them, and the source of batches and test images.
 
-A `DenseSource` is either `Stored` (the short protocols: features of every image once) or `Crops` (the published ones:
-the model sees new crops at every step).
+A `DenseSource` is either `Stored` (short protocols: features of every image are computed once) or `Crops` (published
+protocols: the model runs on new crops at every step).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from vitreg.records import Skipped
 
 @dataclass(frozen=True, slots=True)
 class DenseTokens:
-    """Tokens of some images, of each block that a head reads.
+    """Tokens of some images, one entry per block that a head reads.
 
     Args:
-        cls: empty where the head does without.
+        cls: class tokens; empty for a head that does not read them.
         grid: (rows, cols) of the patches.
     """
 
@@ -37,14 +37,14 @@ class DenseTokens:
 
 
 Read = Callable[[DenseTokens], Float[Tensor, "B C h w"]]
-"""A head: from tokens to maps of any size."""
+"""A head: tokens -> maps of any size."""
 Predict = Callable[[Read], Float[Tensor, "1 C H W"]]
-"""One test image: what a head says of it, by the protocol's way of showing the image to the model."""
+"""Prediction for one test image by a head, with the protocol's views of the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A test image to judge on, its map at full size, and how a head's word on it is had."""
+    """A test image, its true map at full size, and the function that predicts its map with a head."""
 
     pairs: Pairs
     index: int
@@ -53,29 +53,29 @@ class Case:
 
 
 class DenseSource(Protocol):
-    """Where batches to learn from and images to judge on come from."""
+    """The source of training batches and test images."""
 
     @property
     def images(self) -> int:
-        """How many there are to learn from."""
+        """Number of training images."""
         ...
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What could not be used so far."""
+        """Images that could not be used so far."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Those that make the number, for the record."""
+        """The settings that determine the numbers, for the record."""
         ...
 
     def batches(self) -> Generator[tuple[DenseTokens, Tensor], None, None]:
-        """Yield tokens and maps [B, h, w] for step after step, without end, on the device of the model."""
+        """Yield tokens and maps [B, h, w] for each step, endlessly, on the device of the model."""
         ...
 
     def training_maps(self) -> Iterator[Tensor]:
-        """Yield maps [h, w] to learn from, for what can be said without a model."""
+        """Yield training maps [h, w], for controls without a model."""
         ...
 
     def judged(self) -> Iterator[Case]:
@@ -87,9 +87,9 @@ class DenseSource(Protocol):
 def read_tokens(
     backbone: Backbone, images: Float[Tensor, "B 3 H W"], blocks: Sequence[int], *, with_cls: bool, final_norm: bool
 ) -> DenseTokens:
-    """Run the model and keep what a dense head reads, in float32.
+    """Run the model and return the tokens that a dense head reads, in float32.
 
-    A side that is no multiple of the patch is padded with the mean colour, equally on both ends; the padding stays in
+    A side that is not a multiple of the patch is padded with the mean colour, equally at both ends; the padding stays in
     the maps, as in DINOv2's code.
     """
     padded = padded_evenly(images, backbone.anatomy.patch)
@@ -106,7 +106,7 @@ def read_tokens(
         patches.append(layout.take(hidden))
         if with_cls:
             cls.append(hidden[:, layout.cls[0]])
-    # Copies: a head cannot learn from tensors that were made in inference mode.
+    # Copies, because a head cannot be trained on inference-mode tensors.
     return DenseTokens([x.clone() for x in patches], [x.clone() for x in cls], trace.layout.grid)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the tasks with a map for every image, and of what registers cost; how they measure: `tasks`. No torch here."""
+"""Settings of the dense tasks (a map per image) and of `complexity`. No torch here."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NEAREST = 1e-3  # metres, the nearest bin of depth
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationSettings(TaskSettings):
-    """Train a linear layer on frozen patch tokens to tell the class of every pixel: mIoU.
+    """Train a linear layer on frozen patch tokens to predict the class of every pixel: mIoU.
 
     The head is DINOv2's for ADE20k (batch norm, then linear, logits interpolated; the paper, Tab. 2a). Intersections and
-    unions are summed over all images; a class that is predicted but nowhere true counts as 0. DATA is voc2012:ROOT,
+    unions are summed over all images; a class predicted but never true counts as 0. DATA is voc2012:ROOT,
     ade20k:ROOT, or a folder with train/ and val/, each with images/ and masks/.
 
     The short protocol squashes images to one size and passes each once, with its mirror image; ade20k trains on random
@@ -31,17 +31,17 @@ class SegmentationSettings(TaskSettings):
     protocol: Literal["short", "ade20k"] = "short"
     """short, or the published one: crops of 512 px, scale 0.5 to 2, flips, colours; hours on a GPU."""
     steps: int | None = None
-    """Of the optimiser; 1000 (short) or 40 000 (ade20k) if unset. The warm-up keeps its share of them."""
+    """Steps of the optimiser; 1000 (short) or 40 000 (ade20k) if unset. The warm-up keeps its share of them."""
     lr: float = 1e-3
     """Learning rate of AdamW."""
     batch: int = 16
-    """Images of a step."""
+    """Images per step."""
     final_norm: bool = True
     """Read the patch tokens after the model's final norm."""
     masks: str | None = None
-    """Name of the folder of masks, for a plain folder; usual names are found by themselves."""
+    """Name of the folder of masks, for a plain folder; common names are found automatically."""
     classes: int | None = None
-    """How many there are, for a plain folder; found in the training masks if unset."""
+    """Number of classes, for a plain folder; found in the training masks if unset."""
     ignore: int = IGNORE
     """Label of pixels without a class, for a plain folder."""
 
@@ -56,7 +56,7 @@ class SegmentationSettings(TaskSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DepthSettings(TaskSettings):
-    """Train a linear layer on frozen tokens to tell the distance of every pixel: RMSE in metres, lower is better.
+    """Train a linear layer on frozen tokens to predict the distance of every pixel: RMSE in metres, lower is better.
 
     The head is DINOv2's for NYUd (patch and class token side by side, 256 bins of distance; the paper, Tab. 2a), trained
     with the scale-invariant loss. Errors are averaged over images. DATA is nyud:ROOT (the lists of BTS) or a folder with
@@ -78,15 +78,15 @@ class DepthSettings(TaskSettings):
     final_norm: bool = False
     """Read tokens after the model's final norm; published heads read them before."""
     steps: int | None = None
-    """Of the optimiser; 1000 (short) or 38 400 (nyud) if unset. The warm-up keeps its share of them."""
+    """Steps of the optimiser; 1000 (short) or 38 400 (nyud) if unset. The warm-up keeps its share of them."""
     lr: float | None = None
     """Learning rate of AdamW; 1e-3 (short) or 1e-4 (nyud) if unset."""
     batch: int | None = None
-    """Images of a step; 8 (short) or 16 (nyud) if unset."""
+    """Images per step; 8 (short) or 16 (nyud) if unset."""
     max_depth: float = 10.0
-    """The farthest bin in metres; what lies beyond is not judged."""
+    """The farthest bin in metres; pixels beyond it are not judged."""
     depth_scale: float | None = None
-    """Metres of one step in the depth files; 0.001 for 16-bit files and 1 for floats if unset, 8-bit files need it."""
+    """Metres per unit in the depth files; 0.001 for 16-bit files and 1 for floats if unset; 8-bit files need it."""
     gradient_loss: bool = False
     """Add half of the loss of slopes. The published heads were trained without, since it was always 0 there."""
 
@@ -128,7 +128,7 @@ class ComplexitySettings(TaskSettings):
 
 
 def _positive(value: float | None) -> bool:
-    """Whether a setting that may be left unset makes sense."""
+    """Whether a setting is unset, or positive and finite."""
     return value is None or 0 < value < math.inf
 
 

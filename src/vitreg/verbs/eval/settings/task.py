@@ -1,4 +1,4 @@
-"""What the settings of all tasks have in common: they can be checked before a model is loaded. No torch here."""
+"""The base of all task settings: they are checked before a model is loaded. No torch here."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class TaskSettings:
 
 
 def some(values: Sequence[float]) -> str:
-    """Write numbers as a person types them; "none" where there are none."""
+    """Format numbers as typed on the command line; "none" for an empty list."""
     return ", ".join(f"{value:g}" for value in values) or "none"

@@ -1,4 +1,4 @@
-"""Settings of the tasks that look at single tokens, outliers apart from others; how they measure: `tasks`. No torch here."""
+"""Settings of the tasks on single tokens, which separate outliers from other patches. No torch here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class OutlierOptions(TaskSettings):
     layer: int | None = None
     """Block whose output is probed, such as 7; the last if unset."""
     outlier_layer: int | None = None
-    """Block whose norms say which patches are outliers; --layer if that is given, else the peak, where they stand out most."""
+    """Block whose norms define outliers; --layer if given, else the peak, where they stand out most."""
     detector: str = "mixture"
     """What finds the outliers, as in `vitreg scan`: mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
     final_norm: bool = True
-    """Probe tokens after the model's final norm; outliers are told by norms before it in either case."""
+    """Probe tokens after the model's final norm; outliers are always defined by norms before it."""
     calibration: int = 256
     """Images whose norms the detector sees, spread evenly over those to fit on."""
 
@@ -50,12 +50,12 @@ class TokensSettings(OutlierOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionSettings(OutlierOptions):
-    """Ask patch tokens for their place: a linear classifier over the cells of the grid, normal and outlier tokens apart.
+    """Read the position of patches from their tokens: a linear classifier over the grid's cells, normal and outlier apart.
 
-    Fitted on all patch tokens of the images to fit on, judged on other images (the paper, Sec. 2.2, Fig. 5b: outliers
-    know their place less). Outliers that keep to few places are given away by being outliers: read their accuracy beside
-    that of always guessing the commonest place of their class. DATA is any images: a folder, files, an archive; every
-    fifth is kept apart to judge on.
+    Fitted on all patch tokens of the training images, judged on other images (the paper, Sec. 2.2, Fig. 5b: position is
+    harder to read from outliers). Outliers that occur in few cells are easy to place: compare their accuracy with always
+    guessing the commonest cell of their class. DATA is any images: a folder, files, an archive; every fifth is for
+    judging.
 
     Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m position photos/
     """
@@ -76,9 +76,9 @@ class PositionSettings(OutlierOptions):
 class PixelsSettings(OutlierOptions):
     """Reconstruct the pixels of each patch from its token by linear regression, normal and outlier tokens apart.
 
-    Ridge regression in closed form, fitted on all patch tokens of the images to fit on and judged on other images by the
-    L2 error of a patch in normalised pixels (the paper, Sec. 2.2, Fig. 5b: outliers know their pixels less). Plain
-    patches are easier to guess: look at the explained share too. DATA is any images; every fifth is kept apart to judge on.
+    Ridge regression in closed form, fitted on all patch tokens of the training images and judged on other images by the
+    L2 error of a patch in normalised pixels (the paper, Sec. 2.2, Fig. 5b: outliers reconstruct worse). Plain patches are
+    easier to guess: look at the explained share too. DATA is any images; every fifth is for judging.
 
     Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m pixels photos/
     """
@@ -86,7 +86,7 @@ class PixelsSettings(OutlierOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ControlsSettings(OutlierOptions):
-    """Replace a class of tokens at every block's output, and see what the class token loses.
+    """Replace a class of tokens at every block's output, and measure what the class token loses.
 
     Outliers, registers and, for comparison, as many random normal patches are replaced by zeros, by their dataset mean,
     by Gaussian noise of the same mean and deviation in every channel, and by tokens of another image (Parodi et al. 2026;

@@ -1,4 +1,4 @@
-"""Settings of the tasks that look at one feature of each image, or at its texts; how they measure: `tasks`. No torch here."""
+"""Settings of the tasks on one feature of each image, or on its texts. No torch here."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class KnnSettings(TaskSettings):
     k: tuple[int, ...] = KS
     """Numbers of neighbours."""
     temperature: float = TEMPERATURE
-    """Of the softmax that weighs votes."""
+    """Temperature of the softmax that weights the votes."""
     token: Token = "cls"
     """The class token, the mean of the patch tokens, or both side by side."""
     n_per_class: tuple[int, ...] = ()
-    """Also vote with only so many training images of each class (few-shot)."""
+    """Also vote with only this many training images of each class (few-shot)."""
     n_tries: int = 5
-    """How often the few images are drawn anew, with seeds 0, 1, ..."""
+    """Number of random draws of the few images, with seeds 0, 1, ..."""
 
     def check(self) -> None:
         """Raise UserError for settings out of range."""
@@ -73,7 +73,7 @@ class LinearSettings(TaskSettings):
     steps: int = 12_500
     """Of the optimiser."""
     batch: int = 1024
-    """Images of a step, over all processes; learning rates are scaled by batch / 256."""
+    """Images per step, over all processes; learning rates are scaled by batch / 256."""
     lr: tuple[float, ...] = RATES
     """Learning rates, for a batch of 256."""
 
@@ -88,7 +88,7 @@ class LinearSettings(TaskSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticSettings(TaskSettings):
-    """Logistic regression on one feature per image, its penalty chosen among 45 on images held out.
+    """Logistic regression on one feature per image, with the best of 45 penalties on held-out images.
 
     DINOv2's protocol for transfer sets (the paper, Table 1): class token after the final norm, not L2-normalised; short
     side 224, centre crop 224; C in 10^-6 ... 10^5 chosen on the set's validation side, or else on a random tenth of the

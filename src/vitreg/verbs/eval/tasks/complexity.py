@@ -1,4 +1,4 @@
-"""What registers cost in a model of this shape, and what resampling does to the gradient of its position table."""
+"""`complexity`: the cost of registers in a model of this shape, and how resampling distorts its position table's gradient."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from vitreg.results import Cell, Table
 from vitreg.verbs.eval.settings.dense import ComplexitySettings
 from vitreg.verbs.eval.task import Outcome
 
-_WARM = 2  # rounds that are not timed
-_SETTINGS = {  # of the resampling: title -> (antialias, offset)
+_WARM = 2  # untimed rounds
+_SETTINGS = {  # resampling: title -> (antialias, offset)
     "antialias off, offset 0.1": (False, 0.1),
     "antialias off, by size": (False, 0.0),
     "antialias on, offset 0.1": (True, 0.1),
@@ -40,7 +40,7 @@ class Complexity(ComplexitySettings):
     """`ComplexitySettings`, and how they are measured."""
 
     def run(self, bench: Bench) -> Outcome:
-        """Count. Raises UserError for a model that is no plain ViT, or without any number of registers."""
+        """Count. Raises UserError for a model that is not a plain ViT, or an empty list of registers."""
         self.check()
         if bench.data:
             raise UserError(f"complexity counts and looks at no images; leave {bench.data} out.")
@@ -140,7 +140,7 @@ def _build(backbone: Backbone, architecture: Architecture, shape: Shape, registe
     """Build our network of this shape on the meta device; tokens beyond one CLS (DeiT's distillation) are registers."""
     assert shape.mlp_ratio is not None
     assert shape.mlp != "other"
-    assert backbone.anatomy.heads is not None  # _shape has seen to it
+    assert backbone.anatomy.heads is not None  # checked by _shape
     rows, cols = architecture.table or (1, 1)
     with torch.device("meta"):
         return VisionTransformer(
@@ -159,7 +159,7 @@ def _build(backbone: Backbone, architecture: Architecture, shape: Shape, registe
 
 
 def _count(network: VisionTransformer, size: tuple[int, int]) -> int:
-    """Count the multiply-adds of one image as PyTorch computes them, on tensors without memory."""
+    """Count the multiply-adds of one image with PyTorch's counter, on meta tensors."""
     with _counting() as counter:
         network.forward_features(torch.empty(1, 3, *size, device="meta"))
     return counter.get_total_flops() // 2
@@ -167,7 +167,7 @@ def _count(network: VisionTransformer, size: tuple[int, int]) -> int:
 
 @contextlib.contextmanager
 def _counting() -> Generator[FlopCounterMode, None, None]:
-    """Count FLOPs with attention in plain products: the counter does not know every fused kernel."""
+    """Count FLOPs with attention as plain products, because the counter does not know every fused kernel."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -178,10 +178,10 @@ def _counting() -> Generator[FlopCounterMode, None, None]:
 
 
 def _as_loaded(backbone: Backbone, architecture: Architecture, size: tuple[int, int], registers: int) -> Table:
-    """Hold the closed form against the very model that was loaded, run once."""
+    """Compare the closed form with one counted forward pass of the loaded model."""
     images = torch.zeros(1, 3, *size, device=backbone.device, dtype=backbone.dtype)
     with _counting() as counter:
-        backbone.anatomy.encode(images)  # as the library computes it: the counter does not know our faster products
+        backbone.anatomy.encode(images)  # the library's forward, because the counter does not know our faster products
     held = sum(parameter.numel() for parameter in backbone.anatomy.tower.parameters())
     rows: list[list[Cell]] = [
         [
@@ -198,10 +198,10 @@ def _as_loaded(backbone: Backbone, architecture: Architecture, size: tuple[int, 
 def _times(
     bench: Bench, networks: dict[int, VisionTransformer], size: tuple[int, int], rounds: int
 ) -> dict[int, float]:
-    """Return by how many percent a forward pass takes longer than without registers, median over rounds.
+    """Return the extra time of a forward pass over one without registers, in percent, median over rounds.
 
-    All networks share their weights but the registers. Rounds are interleaved, and ratios formed within each, so that
-    a machine whose speed drifts slows all alike.
+    All networks share all weights except the registers. Each round runs all of them and ratios are taken within a round,
+    so a drift in the machine's speed cancels.
     """
     device, dtype = bench.backbone.device, bench.backbone.dtype
     fullest = networks[max(networks)]
@@ -246,7 +246,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _striped(source: tuple[int, int], patch: tuple[int, int], local_size: int) -> tuple[list[Table], dict[str, float]]:
-    """Compare the four ways to resample a table for small crops: statistics, and the profile over columns."""
+    """Compare four ways to resample a table for small crops: statistics, and the profile over columns."""
     target = (max(1, round(local_size / patch[0])), max(1, round(local_size / patch[1])))
     statistic: list[list[Cell]] = []
     profiles: list[list[Cell]] = []

@@ -1,4 +1,4 @@
-"""`controls`: what is lost if a class of tokens no longer says anything of the image."""
+"""`controls`: what the features lose when a class of tokens no longer carries image content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vitreg.verbs.eval.task import Outcome
 from vitreg.verbs.eval.token_pass import HELD_OUT_EVERY, TokenPass, some_of
 
 NEIGHBOURS = 20
-SHARE = 0.023  # of the patches, in models without outliers: the share of outliers in the paper (Sec. 2.1)
+SHARE = 0.023  # of the patches to replace in a model without outliers: the paper's share of outliers (Sec. 2.1)
 MEASURES: tuple[str, ...] = ("linear", "knn", "cosine")
 
 
@@ -41,7 +41,9 @@ class Controls(ControlsSettings):
         if classes is None or len(classes) < 2:
             raise UserError(f"{bench.data} has no classes to tell apart; give folders of classes in train/ and val/.")
         tokens = TokenPass(bench, self)
-        bench.backbone.one_layout(tokens.size)  # the same tokens are replaced after every block
+        bench.backbone.one_layout(
+            tokens.size
+        )  # refuses a changing layout, because the same tokens are replaced after every block
         rule = tokens.find_rule(sides.train)
         layout = tokens.layout
         notes = tokens.missing(rule, "replacing outliers") if "outliers" in self.replace else []
@@ -91,18 +93,18 @@ class Controls(ControlsSettings):
 
 @dataclass(frozen=True)
 class _Found:
-    """Percent right of both readouts, and the mean cosine to the untouched class token."""
+    """Accuracy of both readouts in percent, and the mean cosine to the untouched class token."""
 
     images: int
     untouched: list[float]
     edited: dict[tuple[Which, Kind], list[float]]
-    replaced: dict[Which, float]  # tokens an image
+    replaced: dict[Which, float]  # tokens per image
     majority: float
     shuffled: float
 
 
 def _calibrate(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Selection]) -> None:
-    """Learn what the tokens of every class are like at every block's output."""
+    """Measure the moments of each class of tokens at every block's output."""
     for batch in tokens.images(data, "dataset means"):
         trace = tokens.trace(batch.pixels, hidden=True)
         norms = tokens.norms(trace)
@@ -116,7 +118,7 @@ def _calibrate(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, 
 
 
 def _features(tokens: TokenPass, data: TrainingSet) -> tuple[Float[Tensor, "n D"], Int64[Tensor, "n"]]:
-    """Return what the readouts are fitted on, on the CPU, of all processes, in the order of the set."""
+    """Return the features and labels to fit the readouts on, over all processes, on the CPU, in the order of the set."""
     features, labels, numbers = [], [], []
     for batch in tokens.images(data, "fitting"):
         assert batch.labels is not None  # the set has classes
@@ -176,7 +178,7 @@ def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Sel
 
 
 class _Selection:
-    """Which tokens of a batch belong to a class, and what such tokens are like."""
+    """Selects the tokens of a class in a batch, and holds the moments of such tokens."""
 
     def __init__(self, name: Which, rule: OutlierRule, tokens: TokenPass, seed: int) -> None:
         self.name, self.rule, self.layout, self.seed = name, rule, tokens.layout, seed
@@ -204,7 +206,7 @@ class _Selection:
 
 
 class _Readout:
-    """Two classifiers of features, fitted once on the untouched model."""
+    """A ridge and a kNN classifier of features, fitted once on the untouched model."""
 
     def __init__(self, features: Float[Tensor, "n D"], labels: Int64[Tensor, "n"], classes: int, seed: int) -> None:
         self.bank, self.labels, self.classes = features, labels, classes
@@ -215,7 +217,7 @@ class _Readout:
     def judge(
         self, before: Float[Tensor, "B D"], after: Float[Tensor, "B D"], labels: Int64[Tensor, "B"]
     ) -> tuple[float, float, float]:
-        """Count right answers of both readouts on the features after an edit, and sum their cosine to those before."""
+        """Count right answers of both readouts on edited features, and sum the cosines to the untouched features."""
         votes = knn_votes(self.bank, self.labels, after, self.classes, ks=(NEIGHBOURS,))[NEIGHBOURS]
         return (
             float((self.linear(after).argmax(-1) == labels).sum()),

@@ -1,4 +1,4 @@
-"""`depth`: can one linear layer tell how far away every pixel is from the tokens (the paper, Tab. 2a, NYUd)?"""
+"""`depth`: can one linear layer predict the depth of every pixel from the tokens (the paper, Tab. 2a, NYUd)?"""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from vitreg.verbs.eval.settings.dense import NEAREST, DepthSettings
 from vitreg.verbs.eval.task import Outcome
 
 SHORT_STEPS, SHORT_RATE, SHORT_BATCH, BATCH = 1000, 1e-3, 8, 16
-_WARMING_UP = 100  # steps at which the loss has no variance
+_WARMING_UP = 100  # steps without the loss's variance term
 _GRADIENT_WEIGHT = 0.5
-_OFFICIAL_BLOCKS = {24: (4, 11, 17, 23)}  # of a model of that many blocks; elsewhere the ends of its quarters
+_OFFICIAL_BLOCKS = {24: (4, 11, 17, 23)}  # by number of blocks; other models use the last block of each quarter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Depth(DepthSettings):
         """Measure.
 
         Raises:
-            UserError: for data that is not as described, settings out of range, a model without a class token, or one
+            UserError: for data in another format, settings out of range, a model without a class token, or one
                 whose preprocessing is unknown.
         """
         training, blocks = self.training(), blocks_to_read(bench.backbone.depth, int(self.layers))
@@ -63,7 +63,7 @@ class Depth(DepthSettings):
         return self._outcome(source, sides, blocks, head, {"mean depth map": mean_map, "mean depth": mean.view(1, 1)})
 
     def training(self) -> HeadTraining:
-        """Return the settings of the optimiser: NYUd's, over as many steps as asked for. Raises UserError."""
+        """Return the settings of the optimiser: NYUd's, over `steps` steps. Raises UserError."""
         self.check()
         short = self.protocol == "short"
         steps = (SHORT_STEPS if short else NYUD.steps) if self.steps is None else self.steps
@@ -72,7 +72,7 @@ class Depth(DepthSettings):
 
     @property
     def images_of_a_step(self) -> int:
-        """What `batch` comes to."""
+        """`batch`, or the protocol's default."""
         return (SHORT_BATCH if self.protocol == "short" else BATCH) if self.batch is None else self.batch
 
     def _source(self, bench: Bench, sides: DepthSides, blocks: tuple[int, ...]) -> DenseSource:
@@ -160,7 +160,7 @@ class Depth(DepthSettings):
         )
 
     def _protocol(self, source: DenseSource, blocks: tuple[int, ...], cropped: float) -> dict[str, Any]:
-        """Say how it was measured; `cropped` is the share of images judged inside Eigen's crop."""
+        """Return the protocol; `cropped` is the share of images judged inside Eigen's crop."""
         training = self.training()
         inside = {0.0: "whole image", 1.0: "Eigen's crop"}.get(cropped, "Eigen's crop at 480x640")
         norm = "after" if self.final_norm else "before"
@@ -183,10 +183,10 @@ class Depth(DepthSettings):
 
 
 def blocks_to_read(depth: int, count: int) -> tuple[int, ...]:
-    """Return which blocks a head reads: the last one, or four as DINOv2's depth heads do.
+    """Return the blocks that a head reads: the last one, or four like DINOv2's depth heads.
 
     Raises:
-        UserError: for fewer than four blocks, where four are asked for.
+        UserError: if four are requested of a model with fewer.
     """
     if count == 1:
         return (depth - 1,)
@@ -200,16 +200,16 @@ def _read(head: BinsDepth, tokens: DenseTokens) -> Float[Tensor, "B 1 h w"]:
 
 
 def _both_ways(image: Tensor, tokens: Tokens, read: Read) -> Float[Tensor, "1 1 H W"]:
-    """Average over an image and its mirror image, at the size of the image."""
+    """Average the prediction over an image and its mirror image, at the size of the image."""
     here, turned = (resized(read(tokens(view)), image.shape[-2:]) for view in (image, image.flip(-1)))
     return (here + turned.flip(-1)) / 2
 
 
 def _mean_depths(maps: Iterator[Tensor], high: float) -> tuple[Float[Tensor, "h w"], Float[Tensor, ""]]:
-    """Return the mean known depth at every point, and over all points; where no image knows one, the latter.
+    """Return the mean depth at every point, and over all points. A point without any known depth gets the latter.
 
     Raises:
-        UserError: if no depth lies within reach of the bins.
+        UserError: if no depth lies within the range of the bins.
     """
     total = count = torch.zeros(())
     for values in maps:

@@ -20,7 +20,7 @@ from vitreg.verbs.eval.settings.whole_image import KnnSettings
 from vitreg.verbs.eval.task import Outcome
 from vitreg.verbs.eval.whole_image import KNN_RATIO, Probed, open_classes, probed, token_columns, transform_words
 
-_HEADLINE = 20  # neighbours, if they are among those asked for
+_HEADLINE = 20  # neighbours, if this k is among the settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Knn(KnnSettings):
             yield f"Some class has only {fewest} training images; where more were asked for, all of its own voted."
 
     def _few(self, bench: Bench, data: Probed) -> Iterator[tuple[str, list[Cell]]]:
-        """Vote with few images of each class; k never exceeds their number, which is tried itself (as officially)."""
+        """Vote with few images of each class; a larger k is replaced by their number (as in DINOv2's code)."""
         for count in self.n_per_class:
             ks = sorted({k for k in self.k if k < count} | {count})
             tries = [

@@ -28,8 +28,8 @@ from vitreg.verbs.eval.settings.whole_image import LinearSettings
 from vitreg.verbs.eval.task import Outcome
 from vitreg.verbs.eval.whole_image import KNN_RATIO, Probed, has_cls, open_classes, probed, transform_words
 
-_BLOCKS = 4  # whose class tokens are concatenated, besides the last alone
-_SCALE = (0.08, 1.0)  # of the area of a picture, that a random crop has
+_BLOCKS = 4  # last blocks whose class tokens are concatenated; the other input is the last block alone
+_SCALE = (0.08, 1.0)  # area of a random crop, as a share of the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Linear(LinearSettings):
     def _stored(
         self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, view: View
     ) -> tuple[LinearHeads, LinearHeads]:
-        """Train on the features extracted; the control after the heads, on the same batches."""
+        """Train on stored features: first the heads, then the control on the same batches."""
         both = []
         for labels, what in (
             (data.train.labels, "training heads"),
@@ -84,7 +84,7 @@ class Linear(LinearSettings):
     def _augmented(
         self, bench: Bench, sides: Sides, data: Probed, kinds: Sequence[Input], wanted: Wanted, view: View
     ) -> tuple[LinearHeads, LinearHeads]:
-        """Train on random crops; heads and control see the same features, the control with labels of other images."""
+        """Train on random crops; heads and control share the features, the control gets the labels of other images."""
         group, backbone = bench.group, bench.backbone
         crop = T.RandomResizedCrop(view.pictures.size, scale=_SCALE, interpolation=InterpolationMode.BICUBIC)
         loader = training_loader(
@@ -109,7 +109,7 @@ class Linear(LinearSettings):
                 x = features(batch.on(backbone.device, view.pictures.mean, view.pictures.std).views[0][0])
                 assert batch.targets is not None  # the set has classes
                 labels = batch.targets
-                if group.world > 1:  # every process trains the same heads, on the features of all
+                if group.world > 1:  # every process trains the same heads on the features of all processes
                     x, labels = (torch.cat(column) for column in zip(*group.gather((x.cpu(), labels)), strict=True))
                 heads.step(x, labels)
                 control.step(x, labels[torch.randperm(len(labels), generator=generator)])
@@ -183,7 +183,7 @@ class Linear(LinearSettings):
 
 
 class _Features:
-    """Images -> the rows that the heads read, as they are stored for the test side."""
+    """Images -> input rows of the heads, in the same format as the stored test side."""
 
     def __init__(self, bench: Bench, wanted: Wanted, view: View) -> None:
         self._view = view

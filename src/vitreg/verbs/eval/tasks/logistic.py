@@ -1,4 +1,4 @@
-"""`logistic`: how well does logistic regression tell classes apart by one token (the paper, Table 1; DINOv2's transfer)?"""
+"""`logistic`: how well does logistic regression classify images by one token (the paper, Table 1; DINOv2's transfer)?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pixels`: does a patch token still know the pixels of its patch (the paper, Sec. 2.2, Fig. 5b right)?"""
+"""`pixels`: can a patch's pixels be reconstructed from its token (the paper, Sec. 2.2, Fig. 5b right)?"""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Pixels(PixelsSettings):
         tokens = TokenPass(bench, self)
         rule = tokens.find_rule(train)
         outcome = self.measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
-        return tokens.told(outcome, rule, "what outliers know of their pixels")
+        return tokens.completed(outcome, rule, "what outliers know of their pixels")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify
     ) -> Outcome:
-        """Fit on one set and judge on another, with the classes of tokens told apart by `classify`."""
+        """Fit on one set and judge on another, separately for the classes of tokens that `classify` gives."""
         probe = PixelProbe(bench.backbone.anatomy.patch)
         fitted = 0
         for batch in tokens(train, "fitting"):

@@ -1,4 +1,4 @@
-"""`position`: does a patch token know where it sits (the paper, Sec. 2.2, Fig. 5b left)?"""
+"""`position`: can a patch's position be read from its token (the paper, Sec. 2.2, Fig. 5b left)?"""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Position(PositionSettings):
         tokens = TokenPass(bench, self)
         rule = tokens.find_rule(train)
         outcome = self.measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
-        return tokens.told(outcome, rule, "what outliers know of their place")
+        return tokens.completed(outcome, rule, "what outliers know of their place")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify
     ) -> Outcome:
-        """Fit on one set and judge on another, with the classes of tokens told apart by `classify`."""
+        """Fit on one set and judge on another, separately for the classes of tokens that `classify` gives."""
         grid = tokens.layout.grid
         probe = PositionProbe(grid, seed=bench.seed + bench.group.rank)
         sample = _Sample(self.tokens_per_image, bench.seed)
         fitted = 0
-        occupied = np.zeros((2, grid[0] * grid[1]))  # how often a normal token and an outlier sat on each cell
+        occupied = np.zeros((2, grid[0] * grid[1]))  # counts of normal tokens and of outliers per cell
         for batch in tokens(train, "fitting"):
             fitted += len(batch.indices)
             outliers = classify(batch.pixels, batch.norms).cpu()
@@ -124,7 +124,7 @@ class Position(PositionSettings):
 
 
 class _Sample:
-    """Some tokens of each image, in memory."""
+    """A random sample of tokens of each image, in memory."""
 
     def __init__(self, per_image: int, seed: int) -> None:
         self.per_image, self.seed = per_image, seed
@@ -139,7 +139,7 @@ class _Sample:
         self.parts.append((patches[image, cell], batch.cells[cell], held_out(batch)[image]))
 
     def over(self, group: Processes) -> _Sample:
-        """Return the samples of all processes together."""
+        """Merge the samples of all processes."""
         merged = _Sample(self.per_image, self.seed)
         merged.parts = [part for parts in group.gather(self.parts) for part in parts]
         return merged

@@ -56,7 +56,7 @@ class Retrieval(RetrievalSettings):
             headline=HEADLINE,
             metrics={HEADLINE: _mean(found), **found},
             controls={"pairs shuffled": _mean(shuffled), "chance": _mean(chance)},
-            trials=dict.fromkeys(found, len(all_images)),  # captions of one image are no independent trials
+            trials=dict.fromkeys(found, len(all_images)),  # captions of one image are not independent trials
             counts={"images": len(all_images), "captions": len(all_texts)},
             protocol={
                 "candidates": "all captions for an image, all images for a caption, of this side",
@@ -72,7 +72,7 @@ class Retrieval(RetrievalSettings):
 
 
 def _in_order(parts: list) -> tuple[Float[Tensor, "I E"], Float[Tensor, "T E"], Int64[Tensor, " T"]]:
-    """Join what the processes embedded, and number the images as they are joined."""
+    """Concatenate the embeddings of all processes, and number the images in that order."""
     number = {place: n for n, place in enumerate(place for places, *_ in parts for place in places)}
     owners = np.array([number[owner] for part in parts for owner in part[3]], np.int64)
     return _joined([part[1] for part in parts]), _joined([part[2] for part in parts]), torch.from_numpy(owners)

@@ -1,4 +1,4 @@
-"""`segmentation`: can one linear layer tell the class of every pixel from the patch tokens (the paper, Tab. 2a)?"""
+"""`segmentation`: can one linear layer predict the class of every pixel from the patch tokens (the paper, Tab. 2a)?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Segmentation(SegmentationSettings):
         """Measure.
 
         Raises:
-            UserError: for data that is not as described, settings out of range, or a model whose preprocessing is
+            UserError: for data in another format, settings out of range, or a model whose preprocessing is
                 unknown.
         """
         training = self.training()
@@ -52,7 +52,7 @@ class Segmentation(SegmentationSettings):
         return self._outcome(source, sides, seen, heads)
 
     def training(self) -> HeadTraining:
-        """Return the settings of the optimiser: ADE20k's, over as many steps as asked for. Raises UserError."""
+        """Return the settings of the optimiser: ADE20k's, over `steps` steps. Raises UserError."""
         self.check()
         steps = (SHORT_STEPS if self.protocol == "short" else ADE20K.steps) if self.steps is None else self.steps
         return replace(ADE20K, steps=steps, rate=self.lr, warmup=round(ADE20K.warmup * steps / ADE20K.steps))
@@ -63,7 +63,9 @@ class Segmentation(SegmentationSettings):
         if self.protocol == "short":
             return Stored(bench, sides.train, sides.test, last, average_mirrored=False, **options)
         rows, cols = bench.backbone.anatomy.patch
-        bench.backbone.layout((-(-_CROP // rows) * rows, -(-_CROP // cols) * cols))  # can the model take crops?
+        bench.backbone.layout(
+            (-(-_CROP // rows) * rows, -(-_CROP // cols) * cols)
+        )  # refuses a model that cannot take crops
         return Crops(
             bench,
             sides.train,
@@ -80,7 +82,7 @@ class Segmentation(SegmentationSettings):
         )
 
     def _fitted(self, bench: Bench, source: DenseSource, training: HeadTraining, classes: int) -> nn.ModuleList:
-        """Train the head, and beside it its control: the same on the masks of the next image of the batch."""
+        """Train the head and its control, the same head with the masks of the batch's next image."""
         heads = nn.ModuleList(LinearSegmenter(bench.backbone.anatomy.width, classes, bench.seed) for _ in range(2))
         heads.to(bench.backbone.device)
         show = bench.group.first and not bench.quiet
@@ -142,7 +144,7 @@ class Segmentation(SegmentationSettings):
 
 
 def _loss(heads: nn.ModuleList, tokens: DenseTokens, masks: Tensor) -> Tensor:
-    """Loss of the head with its own masks plus that of the control with its neighbours'; they share no parameters."""
+    """Loss of the head with its masks plus loss of the control with the next image's; they share no parameters."""
     labels = masks.long()
     total = torch.zeros((), device=labels.device)
     for head, truth in zip(heads, (labels, labels.roll(1, 0)), strict=True):
@@ -151,7 +153,7 @@ def _loss(heads: nn.ModuleList, tokens: DenseTokens, masks: Tensor) -> Tensor:
 
 
 def _both(heads: nn.ModuleList, tokens: DenseTokens) -> Tensor:
-    """Return the logits of both heads, one after the other [B, 2 C, rows, cols]: the model runs once for the two."""
+    """Return the logits of both heads, concatenated [B, 2 C, rows, cols], so the model runs once for both."""
     return torch.cat([head(tokens.patches[0], tokens.grid) for head in heads], dim=1)
 
 
@@ -161,7 +163,7 @@ def _slide(image: Tensor, tokens: Tokens, read: Read) -> Tensor:
 
 
 def _counts(source: DenseSource, classes: int) -> Int64[Tensor, " C"]:
-    """Count the labels to learn from."""
+    """Count the training pixels of each class."""
     total = torch.zeros(classes, dtype=torch.int64)
     for mask in source.training_maps():
         total += torch.bincount(mask[mask != IGNORE].long(), minlength=classes)
@@ -177,7 +179,7 @@ def _table(names: tuple[str, ...], overlaps: Overlaps) -> Table:
 
 
 def _empty(names: tuple[str, ...], seen: Int64[Tensor, " C"], overlaps: Overlaps) -> list[str]:
-    """Say which classes could not be learned or not be judged."""
+    """Report classes without training or test pixels."""
     judged = overlaps.confusion.sum(1) > 0
     notes = []
     for missing, what in (

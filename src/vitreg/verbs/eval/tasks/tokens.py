@@ -1,4 +1,4 @@
-"""`tokens`: how much of the whole image a single token knows (the paper, Sec. 2.2, Table 1)."""
+"""`tokens`: how well a single token classifies the whole image (the paper, Sec. 2.2, Table 1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tokens(TokensSettings):
         rule = tokens.find_rule(sides.train)
         classify: Classify | None = (lambda _pixels, norms: rule(norms)) if rule.found else None
         outcome = self.measure(bench, tokens, sides, classify, low=rule.side == "low")
-        return tokens.told(outcome, rule, "what an outlier knows of the image")
+        return tokens.completed(outcome, rule, "what an outlier knows of the image")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, sides: Sides, classify: Classify | None, *, low: bool = False
@@ -51,8 +51,8 @@ class Tokens(TokensSettings):
         """Fit on one side and judge on the other.
 
         Args:
-            classify: tells outliers from normal patches; None leaves their row out.
-            low: outliers have low norms rather than high ones.
+            classify: flags outliers among patches; None leaves their row out.
+            low: whether outliers have low norms instead of high ones.
         """
         everyone = _collect(tokens, sides.train, classify, low), _collect(tokens, sides.test, classify, low)
         train, test = everyone
@@ -115,7 +115,7 @@ class Tokens(TokensSettings):
         }
 
     def _notes(self, layout: TokenLayout, sides: tuple[_Side, ...] | None) -> Iterator[str]:
-        """Say which rows are left out, and how many images have no outlier."""
+        """Report which rows are left out, and how many images have no outlier."""
         if not layout.cls:
             yield "This model has no class token, so that row is left out."
         if not layout.registers:
@@ -130,7 +130,7 @@ class Tokens(TokensSettings):
 
 @dataclass(frozen=True)
 class _Side:
-    """One token of each kind of every image of a side."""
+    """One token of each kind from every image of a side."""
 
     names: tuple[str, ...]
     tokens: Float32[Tensor, "n kinds D"]
@@ -146,7 +146,7 @@ class _Side:
 
 
 def _collect(tokens: TokenPass, data: TrainingSet, classify: Classify | None, low: bool) -> _Side:
-    """Keep one token of each kind of every image, on the CPU, of all processes, in the order of the set."""
+    """Collect one token of each kind from every image, over all processes, on the CPU, in the order of the set."""
     layout, group, seed = tokens.layout, tokens.bench.group, tokens.bench.seed
     registers = layout.registers[:MOST_REGISTERS]
     names = (*[CLS][: len(layout.cls)], NORMAL, *([] if classify is None else [OUTLIER]))
@@ -164,7 +164,7 @@ def _collect(tokens: TokenPass, data: TrainingSet, classify: Classify | None, lo
         outlier = pick_one(outliers, random_keys(batch.indices, outliers.shape[1], seed)).where(complete, extreme)
         normal_ones = ~outliers
         if classify is not None:
-            normal_ones[images, outlier] = False  # the one that stands in for an outlier is no normal one
+            normal_ones[images, outlier] = False  # a stand-in for an outlier is not used as a normal patch
         normal = pick_one(normal_ones, random_keys(batch.indices, outliers.shape[1], seed + 1))
         chosen = [torch.full_like(images, layout.cls[0])] if layout.cls else []
         patches = layout.patch_index[batch.cells]
@@ -180,7 +180,7 @@ def _collect(tokens: TokenPass, data: TrainingSet, classify: Classify | None, lo
 
 
 def _enough(train: _Side, test: _Side, data: str) -> None:
-    """Raise UserError where there is too little to fit and judge a classifier of one token."""
+    """Raise UserError if too few images are left to fit and judge a classifier of one token."""
     counts = train.labels.bincount()
     if int((counts > 1).sum()) >= 2 and len(test.labels):
         return
@@ -191,7 +191,7 @@ def _enough(train: _Side, test: _Side, data: str) -> None:
 
 
 def _answers(train: _Side, test: _Side, name: str, classes: int, seed: int) -> tuple[Int64[Tensor, "n"], float]:
-    """Return the class that one kind of token suggests for every test image, and the chosen C."""
+    """Return the class predicted from one kind of token for every test image, and the chosen C."""
     column = train.names.index(name)
     sweep = LogisticSweep(seed=seed).fit(train.tokens[:, column], train.labels, classes)
     return sweep.best_.predict(test.tokens[:, column]), sweep.c_

@@ -22,7 +22,7 @@ from vitreg.verbs.eval.class_names import words_for
 from vitreg.verbs.eval.settings.whole_image import ZeroShotSettings
 from vitreg.verbs.eval.task import Outcome
 
-_CLASSES = 10  # whose sentences are embedded at a time
+_CLASSES = 10  # classes whose sentences are embedded at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class ZeroShot(ZeroShotSettings):
 def text_classifier(
     towers: Towers, words: Sequence[str], templates: Literal["openai", "simple"]
 ) -> Float[Tensor, "C E"]:
-    """Embed all sentences about all classes, some classes at a time."""
+    """Embed the sentences of all classes, a few classes at a time."""
     sentences = _templates(templates)
     rows = []
     for start in range(0, len(words), _CLASSES):

@@ -1,4 +1,4 @@
-"""What a run is made of, built from its configuration: the data, the view of it, the recipe, and what judges it."""
+"""Builds the components of a run from its configuration: data, view, recipe, loaders and probe images."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from vitreg.training.settings import TrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Both sides of the data of a run, and how its pictures are looked at.
+    """Both sides of the data of a run, and the views of its pictures.
 
     Args:
-        train: what is learned from.
-        val: what the run is judged by; None where there is no such side.
-        view: from picture to crops.
-        preprocess: how pictures are prepared for evaluation; its mean and std are those of training.
-        order: which sample stands where.
-        notes: what a person should know about the data.
+        train: the training side.
+        val: the validation side; None if there is none.
+        view: picture -> crops.
+        preprocess: preprocessing for evaluation; its mean and std are also those of training.
+        order: the order of the samples.
+        notes: sentences about the data, for the user.
     """
 
     train: TrainingSet
@@ -59,7 +59,7 @@ def open_data(config: TrainConfig) -> Data:
 
 
 def _sides(config: TrainConfig) -> tuple[TrainingSet, TrainingSet | None]:
-    """Open what supervises the recipe: both sides, the validation side only where there is one."""
+    """Open the data with the recipe's supervision: the training side, and the validation side if there is one."""
     needs = config.recipe.needs
     if needs in ("mask", "numbers"):
         return open_mapped(config.data, needs)
@@ -69,7 +69,7 @@ def _sides(config: TrainConfig) -> tuple[TrainingSet, TrainingSet | None]:
 
 
 def _check_enough(images: int, batch: int, repeats: int) -> None:
-    """Refuse a batch that holds an image more often than repeated augmentation wants it."""
+    """Refuse a batch that would repeat an image more often than repeated augmentation does."""
     if batch > images * repeats:
         times = "more than once" if repeats == 1 else f"more often than --recipe.repeats {repeats}"
         raise UserError(
@@ -79,12 +79,12 @@ def _check_enough(images: int, batch: int, repeats: int) -> None:
 
 
 def build_recipe(config: TrainConfig, classes: int) -> Recipe:
-    """Build the module that is trained, its weights drawn from the run's seed.
+    """Build the module to train, with weights drawn from the run's seed.
 
     Args:
-        classes: of the labels; 0 where there are none.
+        classes: number of classes; 0 without labels.
     Raises:
-        UserError: for a base that cannot be loaded, or that the recipe does not build.
+        UserError: for a base that cannot be loaded, or that the recipe cannot train.
     """
     kept = torch.get_rng_state()
     torch.default_generator.manual_seed(config.run.seed)
@@ -100,7 +100,7 @@ def build_recipe(config: TrainConfig, classes: int) -> Recipe:
 
 
 def prepared_for(data: Data, recipe: Recipe) -> Data:
-    """Return the data with pictures prepared as the library of the recipe's network does, where it is of another."""
+    """Return the data with the preprocessing of the recipe's network, if that is of another library."""
     network = recipe.backbone()
     if not isinstance(network, ForeignNetwork) or network.preprocess is None:
         return data
@@ -108,10 +108,10 @@ def prepared_for(data: Data, recipe: Recipe) -> Data:
 
 
 def check_batch(config: TrainConfig, world: int) -> None:
-    """Refuse a batch that the processes, and the micro-batches of each, cannot share in whole groups.
+    """Refuse a batch that does not split into whole groups over the processes and their micro-batches.
 
     Raises:
-        UserError: naming the nearest batch that would do.
+        UserError: names the nearest valid batch.
     """
     batch, micro, group = config.run.batch, config.run.micro_batch, config.recipe.group
     unit = group * world
@@ -138,12 +138,12 @@ def check_split(config: TrainConfig, world: int, why_whole: str | None) -> None:
 
 
 def plan_of(config: TrainConfig, data: Data) -> Plan:
-    """Convert the durations of a run; some recipes count epochs of a fixed number of steps."""
+    """Convert the durations of a run to steps; some recipes have epochs of a fixed number of steps."""
     return plan(config, data.order.epoch_length, config.recipe.official_epoch())
 
 
 def loader_of(config: TrainConfig, data: Data, steps: int, start: int, group: Processes) -> TrainingLoader:
-    """Make the batches of this process from a step on."""
+    """Return this process's batches, starting at a step."""
     return training_loader(
         data.train, data.view, data.order, batch=config.run.batch, rank=group.rank, world=group.world,
         start_step=start, steps=steps, seed=config.run.seed, workers=config.data.workers,

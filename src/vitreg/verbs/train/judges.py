@@ -1,7 +1,7 @@
-"""What a run is judged by while it trains: top-1 of its head, kNN of its features, recall of its captions, its loss.
+"""Judges of a run while it trains: top-1 of its head, kNN of its features, recall of its captions, its loss.
 
-Each takes the recipe as it is trained and gives plain numbers; the images are shared out over the processes. Which one
-judges a run is said by its recipe (`RecipeConfig.judged_by`).
+A judge takes the recipe in training and returns numbers; the images are split over the processes. The recipe names its
+judge (`RecipeConfig.judged_by`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitreg.probes.neighbours import knn_votes
 from vitreg.probes.retrieval import recall
 from vitreg.recipes.recipe import Progress
 from vitreg.training.settings import TrainConfig
-from vitreg.verbs.train.parts import Data
+from vitreg.verbs.train.build import Data
 
 BATCH = 128  # images at a time
 NEIGHBOURS = (10, 20)
@@ -31,7 +31,7 @@ NEIGHBOURS = (10, 20)
 
 @contextmanager
 def _looking(module: nn.Module) -> Generator[None, None, None]:
-    """Evaluate, then go on as before."""
+    """Run the block in evaluation mode, then restore the previous mode."""
     training = module.training
     module.eval()
     try:
@@ -42,7 +42,7 @@ def _looking(module: nn.Module) -> Generator[None, None, None]:
 
 
 def _share(data: TrainingSet, preprocess: Preprocess, group: Processes, workers: int | None) -> EvaluationLoader:
-    """Return this process's part of one side of the data."""
+    """Return this process's share of one side of the data."""
     return evaluation_loader(data, preprocess, batch=BATCH, rank=group.rank, world=group.world, workers=workers)
 
 
@@ -127,7 +127,7 @@ class Retrieval:
 
 
 class Loss:
-    """The loss of the recipe on the validation side and the parts it is made of, on views drawn once and for all."""
+    """The loss of the recipe on the validation side, and its terms, on views drawn once for the whole run."""
 
     def __init__(self, config: TrainConfig, val: TrainingSet, data: Data, group: Processes) -> None:
         self.group, self.preprocess = group, data.preprocess
@@ -164,10 +164,10 @@ Judge = Callable[[Any], dict[str, float]]
 
 
 def judge_of(config: TrainConfig, data: Data, group: Processes) -> Judge | None:
-    """Return what judges a run as its recipe says; None without a validation side, or without the labels it takes.
+    """Return the judge that the recipe names; None without a validation side, or without the labels the judge needs.
 
     Raises:
-        UserError: for a recipe that is judged by a task that does not exist.
+        UserError: for a recipe that names an unknown judge.
     """
     task, val, workers = config.recipe.judged_by.task, data.val, config.data.workers
     if task not in TASKS:
@@ -181,7 +181,7 @@ def judge_of(config: TrainConfig, data: Data, group: Processes) -> Judge | None:
     if task == "top1":
         return None if val.classes is None else Top1(val, data.preprocess, group, workers)
     if data.train.labels is None or val.labels is None:
-        return None  # self-supervision needs no labels; without them there is nothing to compare with
+        return None  # a self-supervised run may have no labels, and then no judge
     return Knn(data.train, val, data.preprocess, group, workers)
 
 

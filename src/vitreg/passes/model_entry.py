@@ -6,7 +6,7 @@ from vitreg.backbones import Backbone
 from vitreg.results import EvalModel
 
 
-def describe_model(backbone: Backbone) -> EvalModel:
+def model_entry(backbone: Backbone) -> EvalModel:
     """Return the model's entry in an evaluation record: spec, library, shape, weights and notes."""
     anatomy = backbone.anatomy
     return EvalModel(
