@@ -1,6 +1,6 @@
-"""Boxes around patches and in pixels, and how often a box found without labels is right (CorLoc).
+"""Boxes in patches and pixels, and the share of correct boxes (CorLoc).
 
-A box of patches is (row0, col0, row1, col1), one of pixels (x0, y0, x1, y1); both begin at 0 and leave their end out.
+A box in patches is (row0, col0, row1, col1), one in pixels (x0, y0, x1, y1); both count from 0 and exclude their end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIDES = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])  # neighbours share a side
 
 
 def component(mask: Bool[Tensor, "rows cols"], seed: int) -> Bool[Tensor, "rows cols"]:
-    """Keep of a mask what hangs together with the seed (4-connected); the seed alone where the mask leaves it out.
+    """Return the 4-connected component of a mask at the seed; the seed alone if the mask excludes it.
 
     Args:
         seed: index of a patch, row-major.
@@ -66,7 +66,7 @@ def to_pixels(box: Box, patch: tuple[int, int], image_size: tuple[int, int]) -> 
 def iou(a: Float[Tensor, "A 4"], b: Float[Tensor, "B 4"]) -> Float64[Tensor, "A B"]:
     """Intersection over union of every pair of boxes (x0, y0, x1, y1), in the convention of LOST's official code.
 
-    It adds 1e-7 to heights and to the union and to nothing else, so that boxes without area have 0 and not NaN.
+    It adds 1e-7 to heights and to the union only, so that boxes without area give 0 instead of NaN.
 
     >>> for i, (x0, y0, x1, y1) in enumerate(a):
     ...     for j, (u0, v0, u1, v1) in enumerate(b):
@@ -117,7 +117,7 @@ def corloc(predicted: Sequence[PixelBox] | Float[Tensor, "n 4"], truth: Sequence
 
 
 def centre_box(image_size: tuple[int, int], share: float) -> PixelBox:
-    """Return a box in the middle of an image, of the image's own proportions: the control that looks at nothing.
+    """Return a box in the middle of an image, with its proportions: the control that ignores the content.
 
     Photographers centre their objects, so a method has to find more than this box does.
 

@@ -1,7 +1,6 @@
-"""What is no object: patches that are all alike, and parts that hang together no more than chance would have them.
+"""Tests for non-objects: features that are all alike, and parts no more connected than random patches.
 
-LOST and TokenCut as published find something in any features. Both questions are asked of one image's features and of
-nothing else.
+LOST and TokenCut as published find something in any features. Both tests use the features of one image only.
 """
 
 from __future__ import annotations
@@ -15,32 +14,32 @@ ALIKE = "all patches are alike"
 NO_CUT = "the graph of patches has no cut"
 STREWN = "the patches found are strewn over the image as by chance"
 PLAIN = "the picture has one colour"
-LEVEL = 0.01  # how often patches in random places may pass for a part
-_DRAWS = 999  # so that the smallest share they can show is a tenth of the level
+LEVEL = 0.01  # significance level: how often random patches may pass as a part
+_DRAWS = 999  # so that the smallest p-value is a tenth of the level
 
 
 def alike(features: Float[Tensor, "N D"], centre: Float[Tensor, "1 D"] | None = None) -> bool:
-    """Whether what tells patches apart is the rounding of float32.
+    """Whether patches differ only by the rounding of float32.
 
-    It is where the features have rank 0 about their mean, by the tolerance of `numpy.linalg.matrix_rank`.
+    True if the centred features have rank 0 by the tolerance of `numpy.linalg.matrix_rank`.
 
     >>> norm(features - features.mean(0)) <= max(N, D) * 2**-23 * norm(features)
     """
     centre = features.mean(-2, keepdim=True) if centre is None else centre
     rounding = max(features.shape) * torch.finfo(torch.float32).eps
-    # Divided by the largest entry, or squares of 1e-30 vanish and those of 1e30 overflow.
+    # Divide by the largest entry: squares of 1e-30 would vanish and those of 1e30 overflow.
     scale = features.abs().amax().clamp(min=torch.finfo(features.dtype).tiny)
     spread, length = ((features - centre) / scale).norm(), (features / scale).norm()
     return bool(spread <= rounding * length)
 
 
 def strewn(part: Bool[np.ndarray, "rows cols"], among: Bool[np.ndarray, "rows cols"] | None = None) -> bool:
-    """Whether a part of the patches hangs together no more than as many patches in random places would.
+    """Whether a part is no more connected than the same number of patches in random places.
 
-    Features without structure in the image put every choice of patches at the same odds, whatever the method; the test
-    is exact for those. Counted are pairs of 4-neighbours on two sides of the part's border (join counts: Moran 1948).
-    As few of them as here must have a probability of at most LEVEL: by Cantelli's inequality with their exact
-    mean and variance, and where that cannot say, by 999 draws.
+    For features without spatial structure every choice of patches is equally likely, whatever the method; the test is
+    exact for those. It counts pairs of 4-neighbours across the part's border (join counts: Moran 1948). So few pairs
+    must have a probability of at most LEVEL: by Cantelli's inequality with the exact mean and variance, or, if that is
+    inconclusive, by 999 draws.
 
     A part of one patch has no neighbours in it and is always strewn.
 
@@ -66,8 +65,8 @@ def strewn(part: Bool[np.ndarray, "rows cols"], among: Bool[np.ndarray, "rows co
 def border_by_chance(pairs: np.ndarray, count: int, inside: int) -> tuple[float, float]:
     """Mean and variance of the number of pairs with one end among `inside` random ones of `count` patches.
 
-    Two pairs share no patch, one, or are the same; for each of the three the probability that both are divided follows
-    from drawing without putting back (Cliff and Ord 1981, non-free sampling).
+    Two pairs share no patch, share one, or are the same; in each case the probability that both are divided follows
+    from sampling without replacement (Cliff and Ord 1981, non-free sampling).
 
     Args:
         pairs: [J, 2], of neighbours.

@@ -1,7 +1,7 @@
-"""What is done to patch features before objects are sought in them: centring, unit length, and a bias without labels.
+"""Preparation of patch features for object discovery: centring, unit length, and a bias chosen without labels.
 
-Keys and values of DINOv2 and CLIP share a large common part, so that nearly all their products are positive and LOST's
-degrees say nothing; the paper therefore adds a bias by hand (Sec. 3.3). Both remedies here look at one image only.
+Keys and values of DINOv2 and CLIP share a large common part, so nearly all their products are positive and LOST's
+degrees are uninformative; the paper therefore adds a manual bias (Sec. 3.3). Both remedies here use one image only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 def prepare(x: Float[Tensor, "*B N D"], normalize: Normalize) -> Float[Tensor, "*B N D"]:
     """Return patch features in float32 (float64 stays), as they are, centred, of unit length, or both in this order.
 
-    Centring subtracts the mean patch feature of each image. A feature of zero stays zero, and features that are all alike
-    become zero: what is left of them is rounding, which unit length would make as long as any feature.
+    Centring subtracts the mean patch feature of each image. Zero features stay zero, and features that are all alike
+    become zero: scaling to unit length would only amplify their rounding errors.
 
     Raises:
         ValueError: for another word.
@@ -45,17 +45,17 @@ def _centred(x: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B N D"]:
 
 
 def automatic_bias(features: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B"]:
-    """Bias of the Gram matrix with which the median patch is linked to half of the others, for each image by itself.
+    """Bias of the Gram matrix that links the median patch to half of the others, per image.
 
-    LOST ranks patches by degree, the number of others with a positive entry, and a ranking says most where degrees
-    neither all reach N - 1 nor all fall to 0. A patch is linked to more than half of the others where the median of its
-    row exceeds -b; so b is minus the median of these medians. No label is looked at and nothing is searched, and the
-    few high-norm tokens have no say. Features c times as large get a bias c² times as large, which is why each image
-    has its own; the mean over images makes one for a set whose features have unit length.
+    LOST ranks patches by degree, the number of others with a positive entry. The ranking is most informative if degrees
+    lie well between 0 and N - 1. A patch is linked to more than half of the others if the median of its row exceeds -b;
+    so b is minus the median of these medians. This needs no labels and no search, and a few high-norm tokens do not
+    change it. Features c times as large get a bias c² times as large, so each image has its own; for features of unit
+    length the mean over images serves a whole set.
 
-    One number cannot do what centring does. Where features share a large common part, as plain keys do, the bias is
-    so low that the patches least along it, or shortest, lose every link: one of them becomes the seed, of degree 0, and
-    the box is that patch. Centre such features; the bias is then small.
+    A bias cannot replace centring. If features share a large common part, as plain keys do, the bias is so low that the
+    shortest patches, or those least along the common part, lose every link: one of them becomes the seed, of degree 0,
+    and the box is that patch. Centre such features; the bias is then small.
 
     >>> medians = [sorted(f[p] @ f[q] for q in range(N) if q != p)[(N - 2) // 2] for p in range(N)]
     >>> bias = -sorted(medians)[(N - 1) // 2]                   # the lower of two middle ones; 0 for a single patch

@@ -45,8 +45,8 @@ class Lost:
 def lost(features: Float[Tensor, "N D"], grid: tuple[int, int], *, bias: float = 0.0, k: int = 100) -> Lost:
     """Find one object in an image, or that there is none.
 
-    LOST as published gives a box for any features. Here patches that are all alike have none; of noise, which has one,
-    `by_chance` says what it is (`chance.strewn`).
+    LOST as published gives a box for any features. Here patches that are all alike have none; noise still has one,
+    which `by_chance` marks (`chance.strewn`).
 
     Patches of equal degree keep row-major order; the official code leaves their order to the backend. With a
     negative bias the seed may not even resemble itself: it then stays among the similars, and where it falls outside the
@@ -103,7 +103,7 @@ def _one(features: Float[Tensor, "N D"], grid: tuple[int, int], bias: float, k: 
     order = degree.argsort(stable=True)
     seed, potentials = int(order[0]), order[:k]
     row = features @ features[seed] + bias
-    if not row.isfinite().all():  # any number that is not finite shows here, and here are few numbers to ask
+    if not row.isfinite().all():  # non-finite numbers propagate to here, where few numbers need checking
         raise ValueError("the features of some patches are not finite")
     similars = potentials[(row[potentials] > 0) | (potentials == seed)]
     total = features @ features[similars].sum(0) + len(similars) * bias

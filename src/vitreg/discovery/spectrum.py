@@ -19,8 +19,8 @@ _STEPS = (
 _CHECKED_EVERY = 4
 _RESIDUAL, _RESIDUAL_OF_NEXT = 1e-13, 1e-7  # of eigenvectors of a matrix of norm 1; the next one's value alone matters
 _CLOSE = 1e-3  # eigenvalues whose order is proved, and not only seen
-_NOTHING = 1e-10  # left of a vector of length 1: its directions are all known
-_SLACK = 1e-9  # by how much an eigenvalue may exceed the one found and still be taken for it
+_NOTHING = 1e-10  # norm left of a unit vector that lies in the known subspace
+_SLACK = 1e-9  # tolerance by which another eigenvalue may exceed the one found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +78,8 @@ def _lanczos(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Two largest eigenvalues, ascending, and the vector of the larger; None if it takes too long.
 
-    One vector meets an eigenvalue that is there many times once only, two meet it twice. scipy's eigsh has one, and
-    draws vectors of its own, from no fixed seed, where a graph has few distinct eigenvalues.
+    With one start vector a multiple eigenvalue is found once; with two, twice. scipy's eigsh uses one, and draws
+    further vectors without a fixed seed if a graph has few distinct eigenvalues.
     """
     draw = np.random.default_rng(0)
     basis, images = np.zeros((2 * _STEPS, count)), np.zeros((2 * _STEPS, count))

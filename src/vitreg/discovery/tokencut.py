@@ -1,7 +1,7 @@
 """TokenCut: the two halves of an image's patches that are least alike, by a normalised cut (Wang et al. 2022).
 
-MaskCut (CutLER, Wang et al. 2023) repeats it on what is left. Unlike LOST, neither depends on which single
-patch has the fewest links. Both always find some eigenvector; whether it is a cut is asked here.
+MaskCut (CutLER, Wang et al. 2023) repeats it on what is left. Unlike LOST, neither depends on the single patch with the
+fewest links. Both always find some eigenvector; here it is tested for being a cut.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ class TokenCut:
 def tokencut(features: Float[Tensor, "N D"], grid: tuple[int, int], *, tau: float = 0.2, eps: float = 1e-5) -> TokenCut:
     """Find one object in an image, or that its graph has no cut.
 
-    Patches with the same links have the same entry, so ties are common; entries as close as 1e-8 of the largest one count
-    as tied, lest rounding choose.
+    Patches with the same links have the same entry, so ties are common. Entries within 1e-8 of the largest one count as
+    tied, so that rounding does not choose.
 
-    Of a graph whose patches are all linked, or none, every vector is an eigenvector, and the one a solver returns is its
-    rounding. In general there is no cut where the second eigenvalue is a multiple one, or lies no further from 1 than
-    that of a graph with as many links in random places (the edge of Wigner's semicircle; a random half of a complete
-    graph has a normalised cut of 1 as well).
+    If all patches are linked, or none, every vector is an eigenvector, and the solver's choice is rounding. In general
+    there is no cut if the second eigenvalue is multiple, or no further from 1 than that of a graph with the same number
+    of random links (the edge of Wigner's semicircle; a random half of a complete graph also has a normalised cut of 1).
 
     >>> W = np.where(cosine(features, features) > tau, 1, eps)
     >>> D = np.diag(W.sum(1))
@@ -66,7 +65,7 @@ def tokencut(features: Float[Tensor, "N D"], grid: tuple[int, int], *, tau: floa
         features: of the patches, row-major; they are brought to unit length here.
         grid: (rows, cols) with rows * cols == N.
         tau: cosine above which two patches are linked.
-        eps: weight between patches that are not; above 0, so that the graph hangs together.
+        eps: weight between patches that are not linked; above 0, so that the graph is connected.
     Raises:
         ValueError: if the grid does not hold N patches, eps is not above 0 (and at most 1), or a feature is not finite.
     """

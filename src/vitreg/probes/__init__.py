@@ -1,1 +1,1 @@
-"""What frozen features are good for."""
+"""Probes of frozen features."""

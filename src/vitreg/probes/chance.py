@@ -1,4 +1,4 @@
-"""What guessing gives, worked out exactly."""
+"""Exact scores of random guessing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recall_by_chance(image_of: Int[np.ndarray, " T"], images: int, ks: Sequence[
 
 
 def derangement(count: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Return a random order of 0 ... n - 1 in which nothing stays in its place; of 1 element, that element."""
+    """Return a random permutation of 0 ... n - 1 without fixed points (for n = 1, the identity)."""
     order = np.random.default_rng(seed).permutation(count)
     moved = np.empty_like(order)
     moved[order] = np.roll(order, 1)  # one cycle through all

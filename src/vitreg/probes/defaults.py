@@ -1,4 +1,4 @@
-"""Values that published evaluations use, which settings show before any probe is loaded. No torch here."""
+"""Defaults of published evaluations, for settings that must not load a probe. No torch here."""
 
 from __future__ import annotations
 

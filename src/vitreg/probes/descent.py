@@ -1,6 +1,7 @@
 """L-BFGS for smooth convex functions whose values are noisy in the last digits, such as sums in float32.
 
-A step is judged by its slopes, which cancel nothing; the value is only a safeguard (as in Hager and Zhang 2005).
+Steps are accepted by their slopes, which do not suffer from cancellation; the value is only a safeguard (as in Hager
+and Zhang 2005).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ Vector = Float64[Tensor, "..."]
 Objective = Callable[[Vector], tuple[float, Vector]]
 
 _HISTORY = 5  # pairs of steps and changes of the gradient
-_FLAT = 0.9  # of the first slope: what may be left of it after a step (Wolfe's condition on curvature)
+_FLAT = 0.9  # largest share of the first slope that may remain after a step (Wolfe's curvature condition)
 _NOISE = 1e-5  # relative; a larger rise of the value refuses a step
 _TRIES = 20  # lengths tried along one direction
 
 
 @dataclass(frozen=True, slots=True)
 class Minimum:
-    """Where a descent ended.
+    """The result of a descent.
 
     Args:
         steps: taken.
@@ -40,8 +41,8 @@ class Minimum:
 def minimise(objective: Objective, start: Vector, scale: Vector, *, tolerance: float, steps: int) -> Minimum:
     """Descend until the value can fall by no more than about `tolerance` of itself.
 
-    What it can still fall is estimated by half the slope along the quasi-Newton direction: exact for a quadratic with
-    the right curvature.
+    The remaining decrease is estimated as half the slope along the quasi-Newton direction, which is exact for a
+    quadratic with the right curvature.
 
     Args:
         objective: gives value and gradient; the value is positive.
@@ -59,7 +60,7 @@ def minimise(objective: Objective, start: Vector, scale: Vector, *, tolerance: f
             break
         found = _search(objective, point, value, slope, direction)
         if found is None:
-            if not history:  # not even along the scaled gradient: this is as far as the arithmetic goes
+            if not history:  # not even along the scaled gradient: the limit of the arithmetic
                 break
             history.clear()
             continue

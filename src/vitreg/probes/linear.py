@@ -23,11 +23,11 @@ _ROWS = 4096  # images at a time, to predict
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A stretch of the features that some of the heads read.
+    """A range of feature columns that some of the heads read.
 
     Args:
         blocks: the class tokens of the last so many blocks.
-        mean: followed by the mean of the patch tokens of the last block.
+        mean: whether the mean of the last block's patch tokens follows.
     """
 
     blocks: int
@@ -36,7 +36,7 @@ class Input:
 
 
 def inputs(width: int, blocks: Sequence[int], *, mean: bool) -> tuple[Input, ...]:
-    """Return the inputs of DINOv2's grid as stretches of one row per image.
+    """Return the inputs of DINOv2's grid as column ranges of one row per image.
 
     A row holds the class tokens of the last max(blocks) blocks, the last block's last, then the mean of its patches.
 
@@ -132,7 +132,7 @@ class LinearHeads:
         return torch.cat([self._logits(x, i).transpose(0, 1) for i in range(len(self.kinds))])
 
     def predict(self, features: Rows) -> Int64[Tensor, "H n"]:
-        """Return the answer of every head to every image, on the CPU."""
+        """Return the predicted class of every head for every image, on the CPU."""
         return torch.cat([self.logits(part).argmax(-1).cpu() for _, part in chunks(features, _ROWS)], 1)
 
     def fit(
@@ -147,7 +147,7 @@ class LinearHeads:
         """Train on features stored once: the protocol without its augmentation.
 
         Args:
-            batch: images of a step; drawn from one random order of all images after the other.
+            batch: images of a step, taken from successive random permutations of all images.
             advance: called with 1 after each step.
         Raises:
             UserError: for fewer than two images, labels outside 0 ... C - 1, one class only, or features not finite.
@@ -165,7 +165,7 @@ class LinearHeads:
 
 
 def orders(count: int, batch: int, steps: int, seed: int) -> Iterator[Int64[Tensor, " batch"]]:
-    """Yield the images of each step: stretches of one permutation after another, so all are seen equally often."""
+    """Yield the images of each step from successive permutations, so all are seen equally often."""
     generator = torch.Generator().manual_seed(seed)
     waiting = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):

@@ -2,7 +2,8 @@
 
 Minimises, for every C, exactly what scikit-learn's ``LogisticRegression(C=C)`` minimises:
 C * (sum of the losses of all images) + ||W||^2 / 2, where the intercepts are not penalised. Several classes share one
-softmax; two classes have one sigmoid, as there; labels of several per image have a sigmoid each (one against the rest).
+softmax; two classes have one sigmoid, as in scikit-learn; multi-label targets have one sigmoid per label (one against
+the rest).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vitreg.probes.rows import Joined, Rows, Subset, check_labels, chunks
 from vitreg.probes.scores import score
 
 TOLERANCE = 1e-8
-HELD_OUT = 10  # one of so many training images, rounded down, where no other images are given to choose C by
+HELD_OUT = 10  # one in this many training images, rounded down, is held out to choose C if no other images are given
 _ROWS = 8192  # of the features at a time, to predict
 
 Targets = Int64[Tensor, " n"] | Int64[Tensor, "n C"]
@@ -34,18 +35,17 @@ Targets = Int64[Tensor, " n"] | Int64[Tensor, "n C"]
 class LogisticPath:
     """Solutions for many values of C.
 
-    The features are used as they are: official evaluations do not normalise them. Their scale would make the problem
-    ill-conditioned; it is solved in centred coordinates along the principal axes, each scaled by its curvature, which
-    changes the way to the minimum and not the minimum, since the penalty does not see rotations and the intercept not
-    the centre. Each C starts where the smaller ones lead to, extrapolated over log C. Products are float32, sums and
-    steps float64.
+    Features are not normalised, as in official evaluations. Their scale makes the problem ill-conditioned, so it is
+    solved in centred coordinates along the principal axes, each scaled by its curvature. This changes the path but not
+    the minimum: the penalty is invariant to rotations and the intercept absorbs the centre. Each C starts from the
+    solutions for smaller ones, extrapolated over log C. Products are float32, sums and steps float64.
 
     Args:
         cs: values of C, rising.
-        tolerance: the objective lies above its minimum by about this share of itself.
+        tolerance: relative distance of the objective from its minimum, about.
         steps: of L-BFGS at most, for each C.
         device: where it is computed; the CPU if None.
-        memory: bytes that features in memory may take; beyond it they are read anew in every step.
+        memory: bytes of features kept in memory; larger features are read again in every step.
     Attributes:
         coef_: [S, C, D] for the S values of C and C classes (one row of two classes, as in scikit-learn).
         intercept_: [S, C].
@@ -109,7 +109,7 @@ class LogisticPath:
         """Return the metric for every C, in percent; see `vitreg.probes.scores`."""
         if metric == "map":
             return [score(self.logits(features, i), targets, metric) for i in range(len(self.cs))]
-        # Of single labels only the answers are kept: features are read once for all C.
+        # For single labels keep only the predictions: features are read once for all C.
         answers = [
             torch.stack([self.decision(part, i).argmax(-1) for i in range(len(self.cs))])
             for _, part in chunks(features, _ROWS)
@@ -153,11 +153,11 @@ class LogisticPath:
 
 
 class LogisticSweep:
-    """Choose C on images held out, then learn from all: the probe of DINOv2's transfer sets.
+    """Choose C on held-out images, then train on all: the probe of DINOv2's transfer sets.
 
     Args:
         cs, device, memory: as for `LogisticPath`.
-        metric: what C is chosen by; of equally good ones the smallest.
+        metric: by which C is chosen; the smallest of equally good ones.
         seed: of the images held out.
     Attributes:
         c_: the chosen C.

@@ -1,7 +1,7 @@
 """The terms of logistic regression: features along their principal axes, and the losses with their gradients.
 
-Losses and residuals are written so that they keep their relative accuracy in float32 where classes are separable: there
-both are the sum of small numbers, never the difference of large ones.
+Losses and residuals keep their relative accuracy in float32 for separable classes: both are sums of small numbers,
+never differences of large ones.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Terms(Protocol):
 
 
 class _Losses(ABC):
-    """What softmax and sigmoids have in common. Logits are [k, b]: sums over images then run along memory."""
+    """Common base of softmax and sigmoids. Logits are [k, b], so sums over images run along memory."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -153,7 +153,7 @@ class Softmax(_Losses):
         self._labels = labels[None]
 
     def losses(self, logits: Float[Tensor, "k b"], place: slice) -> tuple[Tensor, Float[Tensor, "k b"]]:
-        """Count of every image how far its class is from a probability of 1."""
+        """Residuals: the distance of each image's class from probability 1."""
         own = self._labels[:, place]  # [1, b]
         logits.sub_(logits.gather(0, own))
         most = logits.amax(0, keepdim=True)  # at least 0, the own class
@@ -172,14 +172,14 @@ class Sigmoids(_Losses):
         self._signs = (2 * targets - 1).float().T.contiguous()  # [k, n]
 
     def losses(self, logits: Float[Tensor, "k b"], place: slice) -> tuple[Tensor, Float[Tensor, "k b"]]:
-        """Count of every image and label how far it is from certain and right."""
+        """Residuals: the distance of each image and label from the right answer."""
         signs = self._signs[:, place]
         margins = logits.mul_(signs)
         return F.softplus(-margins), torch.sigmoid(-margins).mul_(-signs)
 
 
 def terms(targets: Int64[Tensor, " n"] | Int64[Tensor, "n k"]) -> Terms:
-    """Return the loss for class numbers 0 ... k - 1, or for labels of several per image."""
+    """Return the loss for class numbers 0 ... k - 1, or for multi-label targets."""
     if targets.ndim == 2:
         return Sigmoids(targets)
     return Softmax(targets, int(targets.max()) + 1)

@@ -23,11 +23,11 @@ from vitreg.probes.rows import Rows, check_labels, chunks
 BANK_CHUNK = 65536  # rows of the bank at a time: 256 MiB of 1024 numbers
 QUERY_CHUNK = 512  # queries at a time: with it 128 MiB of similarities
 _SLAB = 16384  # queries for which the bank is read once
-_LANE = 8  # similarities of which only the largest is looked at first
+_LANE = 8  # similarities reduced to their maximum in a first pass
 
 
 class KNeighbours:
-    """Classify by the votes of the nearest images of a bank; see `knn_votes` for how they weigh.
+    """Classify by the votes of the nearest images of a bank, weighted as in `knn_votes`.
 
     Args:
         ks: numbers of neighbours; those above the number of images count all of them.
@@ -68,7 +68,7 @@ class KNeighbours:
     def ranked_by(
         self, queries: Rows, labelings: Sequence[Int64[Tensor, " N"]], count: int = 5
     ) -> list[dict[int, Int64[Tensor, "Q n"]]]:
-        """Return what `ranked` would for other labels of the same bank, such as shuffled ones, after one search."""
+        """Return `ranked` for several labellings of the bank, such as shuffled ones, with one search."""
         count = min(count, self.classes_)
         labelings = [labels.to(self.device) for labels in labelings]
         found: list[dict[int, list[Tensor]]] = [{k: [] for k in self.ks} for _ in labelings]
@@ -152,11 +152,11 @@ def nearest(
 
 
 class _Search:
-    """The nearest rows that some queries have met so far.
+    """The nearest rows found so far for some queries.
 
     Args:
         queries: of length 1.
-        memory: for the similarities of `step` queries: fresh pages would cost a tenth of the product.
+        memory: reused for the similarities of `step` queries; fresh pages would cost a tenth of the product's time.
     """
 
     def __init__(self, queries: Float[Tensor, "q D"], k: int, memory: Float[Tensor, " m"], step: int) -> None:
@@ -166,7 +166,7 @@ class _Search:
 
     @torch.inference_mode()
     def look(self, rows: Float[Tensor, "n D"], first: int) -> None:
-        """Meet more rows, of length 1, whose places in the bank begin at `first`."""
+        """Search more rows, of length 1, whose places in the bank begin at `first`."""
         for start in range(0, len(self.queries), self.step):
             part = slice(start, start + self.step)
             query = self.queries[part]
@@ -178,9 +178,9 @@ class _Search:
 
 @contextmanager
 def _in_parallel(threads: int) -> Generator[Callable[[Callable[[_Search], None], list[_Search]], object], None, None]:
-    """Yield a function that lets searches look at the same time, each on one thread from the product to the selection.
+    """Yield a function that runs searches in parallel, each on one thread from product to selection.
 
-    Torch's own threads wait actively between its operations, and would take the cores from those that select.
+    Torch's own threads spin between operations, and would block the cores for the selection.
     """
     if threads == 1:
         yield lambda look, searches: [look(search) for search in searches]
@@ -189,11 +189,11 @@ def _in_parallel(threads: int) -> Generator[Callable[[Callable[[_Search], None],
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield lambda look, searches: list(pool.map(look, searches))
     finally:
-        torch.set_num_threads(threads)  # what the initializer set also counts for threads that others start
+        torch.set_num_threads(threads)  # the initializer's setting also affects threads started elsewhere
 
 
 def _memory(numbers: int, device: torch.device) -> Float[Tensor, " m"]:
-    """Return memory to be used again and again; numpy asks the system for large pages, whose first use costs less."""
+    """Return a reusable buffer; numpy requests large pages, whose first use costs less."""
     return (
         torch.from_numpy(np.empty(numbers, np.float32)) if device.type == "cpu" else torch.empty(numbers, device=device)
     )
@@ -219,8 +219,8 @@ def _ballots(
 def _largest(scores: Float[Tensor, "q n"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
     """Return the k largest of each row and their places, in any order; all of them where there are fewer.
 
-    The k largest lie in the k lanes with the largest maxima: a number in another lane is below k maxima. So a pass for
-    the maxima, which costs little more than reading, leaves an eighth to search.
+    The k largest lie in the k lanes with the largest maxima: any number in another lane is below k maxima. So a first
+    pass for the maxima, hardly slower than reading, leaves an eighth of the comparisons.
     """
     rows, count = scores.shape
     if count <= k:

@@ -1,4 +1,4 @@
-"""Finding the caption of an image and the image of a caption by the similarity of their features."""
+"""Retrieval of captions for images and images for captions by the similarity of their features."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def recall(
 ) -> dict[str, float]:
     """Return recall at k in both directions, in percent.
 
-    An image counts as found if one of its captions is among the k most similar; a caption if its image is. Ties and NaN
-    count against: features that say nothing find nothing.
+    An image is found if one of its captions is among the k most similar; a caption if its image is. Ties and NaN count
+    as misses, so uninformative features find nothing.
 
     Args:
         image_of: for every caption the index of its image; every image has at least one caption.

@@ -1,8 +1,7 @@
 """Ridge regression in closed form from moments: constant memory over any number of samples.
 
-What is kept of the samples is their count, means and scatter in float64; these merge exactly, and the squared error of
-any linear map on held-out samples follows from the held-out moments alone, so the strength is chosen without a second
-look at the data.
+Only the count, means and scatter of the samples are kept, in float64. They merge exactly, and the held-out moments give
+the squared error of any linear map, so the strength is chosen without a second pass over the data.
 """
 
 from __future__ import annotations

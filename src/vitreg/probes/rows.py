@@ -1,6 +1,6 @@
-"""Features as rows, one per image, wherever they lie: in memory or on disk, whole, in part, or joined.
+"""Features as rows, one per image, in memory or on disk: whole, subsets, or joined.
 
-Probes never ask for more rows at once than they can hold; everything they read passes through `read`.
+Probes read bounded numbers of rows at a time, always through `read`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Subset:
 
 
 class Joined:
-    """The rows of one after those of the other: both learn together."""
+    """The rows of one followed by those of the other, to train on both."""
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1] != second.shape[1]:
@@ -127,7 +127,7 @@ class Beside:
 
 
 def check_labels(rows: Rows, labels: Int64[Tensor, " n"], classes: int) -> None:
-    """Refuse what nothing can be learned from.
+    """Refuse labels from which nothing can be learned.
 
     Raises:
         UserError: for fewer than two images, labels outside 0 ... classes - 1, or images of one class only.

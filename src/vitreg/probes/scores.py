@@ -1,4 +1,4 @@
-"""How right answers are counted: top-1, top-5, mean over classes, and mean average precision. All in percent."""
+"""Classification metrics: top-1, top-5, mean over classes, and mean average precision. All in percent."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def score(
     """Return the metric that is customary on a set.
 
     Args:
-        found: logits or votes, or the classes answered where the metric needs no more.
+        found: logits or votes; predicted classes if the metric needs no more.
         truth: class numbers; for "map" 0 and 1 for every label.
-        ignored: for "map", where neither answer counts (VOC: difficult objects).
+        ignored: for "map", labels that are not scored (VOC: difficult objects).
     Raises:
-        ValueError: for answers of another form than the metric needs.
+        ValueError: for predictions of another form than the metric needs.
     """
     if metric == "map":
         if found.ndim != 2 or truth.shape != found.shape:

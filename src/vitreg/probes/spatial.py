@@ -1,7 +1,7 @@
-"""What a patch token still knows of its own patch: where it sits and what it shows (the paper, Sec. 2.2, Fig. 5b).
+"""Probes for what a patch token keeps of its patch: position and pixels (the paper, Sec. 2.2, Fig. 5b).
 
-Both probes are linear and fitted on all patch tokens of the images given; telling kinds of tokens apart is for whoever
-asks. Closed form by default, so memory does not grow with the number of images.
+Both probes are linear and fitted on all patch tokens of the given images; the caller separates classes of tokens.
+Closed form by default, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class PositionProbe:
     def partial_fit(
         self, tokens: Float[Tensor, "B K D"], held_out: Bool[Tensor, "B"], cells: Int64[Tensor, "K"] | None = None
     ) -> PositionProbe:
-        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty.
+        """Add the patch tokens of some images; the held-out images choose the strength of the penalty.
 
         Args:
             cells: on which the tokens sit; None for all of the grid, row by row.
@@ -101,7 +101,7 @@ class PositionProbe:
         return self
 
     def predict(self, tokens: Float[Tensor, "B P D"], *, shuffled: bool = False) -> Int64[Tensor, "B P"]:
-        """Return the most likely cell of each token; with `shuffled` as the control has it."""
+        """Return the most likely cell of each token; with `shuffled`, that of the control."""
         return (self.shuffled_ if shuffled else self.cells_).map_(tokens).argmax(-1)
 
     def regress(self, tokens: Float[Tensor, "B P D"]) -> Float[Tensor, "B P 2"]:
@@ -131,7 +131,7 @@ class PixelProbe:
         held_out: Bool[Tensor, "B"],
         cells: Int64[Tensor, "K"] | None = None,
     ) -> PixelProbe:
-        """Take the patch tokens of some images in; the held-out images choose the strength of the penalty.
+        """Add the patch tokens of some images; the held-out images choose the strength of the penalty.
 
         Args:
             cells: on which the tokens sit; None for all of the grid, row by row.
@@ -149,7 +149,7 @@ class PixelProbe:
     def errors(
         self, tokens: Float[Tensor, "B K D"], images: Float[Tensor, "B C H W"], cells: Int64[Tensor, "K"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """L2 distance between the pixels of each patch and what the token says of them, in units of the images."""
+        """L2 distance between the pixels of each patch and their prediction from the token, in units of the images."""
         return (self.ridge_.map_(tokens) - self._patches(tokens, images, cells)).norm(dim=-1)
 
     def control_errors(

@@ -1,6 +1,7 @@
-"""Classification by texts: each class is the mean direction of sentences about it, and an image goes to the nearest.
+"""Zero-shot classification: each class is the mean direction of sentences about it, and an image gets the nearest
+class.
 
-The protocol of CLIP (Radford et al. 2021), which the paper's Table 2b follows. No image is learned from.
+The protocol of CLIP (Radford et al. 2021), which the paper's Table 2b follows. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def logits_of(images: Float[Tensor, "B E"], classifier: Float[Tensor, "C E"]) ->
 def ranks_of(logits: Float[Tensor, "B C"], truth: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
     """Count the other classes that are not less likely than the true one: 0 is top-1, below 5 top-5.
 
-    Ties and NaN count against the model, else features that are all the same would be right every time.
+    Ties and NaN count as errors, else constant features would always be right.
     """
     own = logits.gather(1, truth[:, None])  # [B, 1]
     return (~(logits < own)).sum(1) - 1

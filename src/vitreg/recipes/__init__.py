@@ -1,1 +1,1 @@
-"""Training recipes: what is learned from what, one final module each."""
+"""Training recipes: each is one final module with its loss."""

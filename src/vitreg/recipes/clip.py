@@ -1,8 +1,7 @@
-"""Training with captions as OpenCLIP does (the paper, Sec. 3.1): every image is told its own text among those of the batch.
+"""Training with captions as OpenCLIP does (the paper, Sec. 3.1): match each image with its text within the batch.
 
-The image tower is our ViT with registers, which pass CLIP's first LayerNorm as CLS does, or a model of another
-library. The text tower and the words
-come from open_clip, so that both can be compared with what it publishes.
+The image tower is our ViT, whose registers pass CLIP's first LayerNorm as CLS does, or a model of another library. The
+text tower and the tokenizer come from open_clip, so that results compare with its published ones.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from vitreg.recipes.words import VOCABULARY, Tokenizer, open_clip
 
 @final
 class Clip(nn.Module):
-    """An image tower and a text tower that meet in one space."""
+    """An image tower and a text tower with a common embedding space."""
 
     def __init__(self, model: ModelConfig, config: ClipConfig) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class Clip(nn.Module):
             layers=config.text_layers,
             output_dim=config.embed_dim,
         )
-        # One element and not none: FSDP2 refuses to shard a scalar.
+        # Shape [1], not []: FSDP2 refuses to shard a scalar.
         self.logit_scale = nn.Parameter(torch.full((1,), log(config.scale_start)))
 
     def tokenizer(self) -> Tokenizer:
@@ -58,19 +57,19 @@ class Clip(nn.Module):
         return Tokenizer(self.config.context)
 
     def encode_image(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
-        """Return the place of each image in the common space, of length 1."""
+        """Return the embedding of each image, of length 1."""
         return self.place(self.visual.forward_features(images))
 
     def encode_text(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B E"]:
-        """Return the place of each text in the common space, of length 1."""
+        """Return the embedding of each text, of length 1."""
         return _unit(self.text(tokens))
 
     def place(self, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B E"]:
-        """Project what the image tower says in its final CLS (or in its mean patch, as `pool` says)."""
+        """Project the image tower's final CLS (or mean patch, as `pool` says)."""
         return _unit(self.visual.pooled(tokens) @ self.projection)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
-        """Compare every image with every text of the global batch, and tell each its own.
+        """Return the contrastive loss of all images and texts of the global batch.
 
         Raises:
             UserError: if the images have no captions.
@@ -110,7 +109,7 @@ class Clip(nn.Module):
         return self.visual
 
     def why_whole_batch(self) -> str | None:
-        """A micro-batch would offer its images fewer wrong texts."""
+        """A micro-batch would have fewer negatives."""
         return (
             "the loss of CLIP compares every image with every text of the step; "
             "to save memory set --run.checkpoint-activations, or use more processes."

@@ -1,7 +1,7 @@
-"""A model of another library as the network that a recipe trains: its tokens, what is pooled of them, and a head.
+"""A model of another library as the network of a recipe: its tokens, their pooling, and a head.
 
-The model is whatever `vitreg.load` understands. Its weights are trained in the module as the library built it; dropout
-and stochastic depth of its own stay off, since they draw from global generators and a resumed run would draw others.
+The model is whatever `vitreg.load` understands. Its weights are trained in the library's own module. Its dropout and
+stochastic depth stay off: they draw from global generators, which would differ in a resumed run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ForeignNetwork(nn.Module):
         pool: what the head reads: the first class token, or the mean patch.
         num_classes: of the head; 0 has none.
         preprocess: how its library prepares a photograph; None where that is not known.
-        origin: what a run writes down of it: "base", "base_weights", "base_sha256".
+        origin: recorded in config.json: "base", "base_weights", "base_sha256".
     Raises:
         UserError: for a size that the model does not take, or where there is no class token to pool.
     """
@@ -89,7 +89,7 @@ class ForeignNetwork(nn.Module):
 
     @property
     def anatomy(self) -> Anatomy:
-        """What is known of the module. It is found anew in a copy: an anatomy is of one module only."""
+        """The anatomy of the module. A copy finds its own: an anatomy belongs to one module."""
         found = self.__dict__.get("_anatomy")
         if found is None:
             found = self.__dict__["_anatomy"] = find_anatomy(self.module)
@@ -166,7 +166,7 @@ class ForeignNetwork(nn.Module):
         return self
 
     def publish(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return of a state dict what a run publishes: the tensors that were trained, under the library's own names."""
+        """Return the part of a state dict that a run publishes: the trained tensors, under the library's own names."""
         kept = {name: value.detach() for name, value in state.items() if name in self.learned}
         return {
             f"{RUN_HEAD}{name}" if name.startswith("head.") else name.removeprefix("module."): value
@@ -174,7 +174,7 @@ class ForeignNetwork(nn.Module):
         }
 
     def record(self) -> dict[str, Any]:
-        """Return what config.json of a run says of the network."""
+        """Return the network's entry in config.json."""
         classes = {"num_classes": self.head.out_features} if isinstance(self.head, nn.Linear) else {}
         return {**self.origin, "image_size": self.image_size[0], "pool": self.pool, **classes}
 
@@ -196,7 +196,8 @@ class ForeignNetwork(nn.Module):
         )
 
     def _leave_unused(self) -> None:
-        """Freeze what the final tokens do not depend on: nothing would ever train it, and DDP would wait for it."""
+        """Freeze parameters that the final tokens do not depend on: they get no gradient, and DDP would wait for
+        one."""
         images = torch.zeros(1, self.anatomy.channels, *self.image_size)
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         with torch.enable_grad():

@@ -1,7 +1,7 @@
 """Every loss that a recipe trains with, as a pure function: the docstring is the naive loop, and a test runs that loop.
 
 All are computed in float32 whatever autocast says, and are means over this process's samples, so that averaging over
-processes gives the loss of the global batch. What the teacher wants is made in `vitreg.recipes.self_distill.targets`.
+processes gives the loss of the global batch. `vitreg.recipes.self_distill.targets` computes the teacher's targets.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def binary_cross_entropy(logits: Float[Tensor, "B C"], targets: Float[Tensor, "B
     ...         p = sigmoid(logits[b, c])
     ...         loss += -log(p if targets[b, c] > 0 else 1 - p) / (B * C)
 
-    Both images of a mixed pair are answered yes, however small their share. Targets must not be smoothed: all would be
+    Both classes of a mixed pair are positive, however small their share. Targets must not be smoothed: all would be
     above 0.
     """
     return F.binary_cross_entropy_with_logits(logits, (targets > 0).to(logits.dtype))
@@ -111,7 +111,7 @@ def soft_entropy(
 def cls_losses(
     student: Float[Tensor, "V B K"], teacher: Float[Tensor, "G B K"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Each crop is to say of the image what the teacher says of its other global crops (DINO, DINOv2).
+    """Each student crop predicts the teacher's output for the other global crops of its image (DINO, DINOv2).
 
     >>> pairs = [(v, g) for v in range(V) for g in range(G) if v != g]   # never a crop with itself
     >>> for v, g in pairs:
@@ -149,7 +149,8 @@ def ibot_loss(
     weights: Float[Tensor, "M"],
     crops: int,
 ) -> Float[Tensor, ""]:
-    """The student is to say of each hidden patch what the teacher says, who sees it (Zhou et al. 2022, iBOT; DINOv2).
+    """The student predicts, for each hidden patch, the output of the teacher, which sees it (Zhou et al. 2022, iBOT;
+    DINOv2).
 
     >>> for m in range(M):                                              # hidden patches of all crops
     ...     loss += weights[m] * H(teacher[m], student[m]) / crops
@@ -193,7 +194,7 @@ def koleo(x: Float[Tensor, "B D"], group: int | None = None, eps: float = 1e-8) 
 
 @full_precision
 def register_decorrelation(registers: Float[Tensor, "B R D"]) -> Float[Tensor, ""]:
-    """Keep the registers of a sample from saying the same: mean squared cosine of two different ones (ours).
+    """Decorrelate the registers of a sample: mean squared cosine of all pairs (ours).
 
     >>> for b in range(B):
     ...     for i in range(R):

@@ -1,4 +1,5 @@
-"""A masked autoencoder (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
+"""A masked autoencoder (He et al. 2022): the encoder sees a quarter of the patches, a small decoder predicts the
+others.
 
 The paper names it beside self-distillation (Sec. 4) and does not train it; here it can be trained with registers too.
 They belong to the encoder alone: the mask never hides them, and they are dropped before the decoder.
@@ -89,7 +90,7 @@ class Mae(nn.Module):
         return self.encoder
 
     def why_whole_batch(self) -> str | None:
-        """Every image has the same number of hidden patches and none meets another: any split is exact."""
+        """Images have equal numbers of hidden patches and do not interact: any split is exact."""
         return None
 
     def shards(self) -> list[nn.Module]:

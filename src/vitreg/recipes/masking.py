@@ -23,7 +23,7 @@ ATTEMPTS = 10  # to place a block before the mask is left as it is
 
 
 class Draws(Protocol):
-    """What is asked of the place in a run: `vitreg.recipes.recipe.Progress` is one."""
+    """The generators that drawing needs; `vitreg.recipes.recipe.Progress` has them."""
 
     def generator(self, purpose: str, group: int = 0) -> torch.Generator:
         """Return the CPU generator of one purpose and one group of samples."""
@@ -39,8 +39,8 @@ def draw_block_masks(
 ) -> Bool[Tensor, "C P"]:
     """Draw the hidden patches of the global crops of a group (iBOT; DINOv2).
 
-    int(C * share) crops have some. The i-th of these n aims at a share of its patches between the i-th and the next of
-    n + 1 even steps from the smallest ratio to the largest; then crops are shuffled.
+    int(C * share) = n crops are masked. The range of ratios is cut into n equal intervals, and the i-th crop draws its
+    ratio from the i-th; then crops are shuffled.
 
     Args:
         crops: C, of all samples of a group.

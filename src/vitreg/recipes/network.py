@@ -16,9 +16,9 @@ __all__ = ["Network", "OneNetwork", "network_of"]
 
 
 class OneNetwork(nn.Module):
-    """A recipe but for its loss: one network is trained and shown, and every sample is learned from by itself.
+    """A recipe without its loss: it trains and publishes one network, and samples do not interact.
 
-    What is trained beside the network (a head, a decoder) is set by the subclass as its own attribute.
+    Subclasses set other trained modules (a head, a decoder) as attributes.
 
     Args:
         network: what is trained.
@@ -49,7 +49,7 @@ class OneNetwork(nn.Module):
         return self.network
 
     def why_whole_batch(self) -> str | None:
-        """Samples do not meet: any split is exact."""
+        """Samples do not interact: any split is exact."""
         return None
 
     def shards(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What a training recipe is: one final module whose forward gives a loss, and what the loop may ask of it.
+"""The protocol of training recipes: one final module whose forward gives a loss, and the methods that the loop calls.
 
 A recipe holds everything that is trained or averaged (student, teacher, heads, centres), so that DDP, FSDP and a
 checkpoint wrap one thing. The loop knows this protocol and nothing of labels, texts or crops.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Progress:
     """Where a run stands. All randomness and all schedules of a step are pure functions of it.
 
-    Nothing random lives in the process: a resumed run, or one on another number of processes, draws the same numbers.
+    The process holds no random state: a resumed run, or one on another number of processes, draws the same numbers.
 
     Args:
         step: optimiser steps done before this one, 0 for the first.
@@ -80,7 +80,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one forward pass of a recipe leaves.
+    """The result of a recipe's forward pass.
 
     Args:
         loss: mean over this process's samples; averaged over processes it is that of the global batch.
@@ -111,8 +111,8 @@ class Recipe(Protocol):
         ...
 
     def begin_with(self, fill: Callable[[Any], list[str]]) -> list[str]:
-        """Let `fill` give the network that is trained other weights, take them over into whatever averages it, and
-        return what `fill` says."""
+        """Let `fill` load weights into the trained network, copy them to its averages, and return the result of
+        `fill`."""
         ...
 
     def backbone(self) -> Network:

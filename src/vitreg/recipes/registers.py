@@ -1,4 +1,4 @@
-"""What every recipe may do with registers while it trains: hide some of them, and keep them apart."""
+"""Register options of every recipe: hide some of them at random, and decorrelate them."""
 
 from __future__ import annotations
 

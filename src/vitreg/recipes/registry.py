@@ -1,7 +1,7 @@
-"""What a recipe says of itself, and the list of all recipes: `@recipe("name")` on the dataclass of its settings.
+"""The settings of a recipe with its contract, and the list of all recipes: `@recipe("name")` on the settings dataclass.
 
-The rest of the house asks these settings and knows no recipe by name: which targets it learns from, what it makes of a
-picture, how it is built and by what it is judged. No torch here, and none at the top of a module of settings.
+The rest of the code uses only these settings and knows no recipe by name: its targets, its views, its module and its
+validation metric. No torch here, nor at the top of a module of settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Supervision = Literal["none", "label", "caption", "mask", "numbers"]
 
 
 class Judged(NamedTuple):
-    """What a run is judged by while it trains.
+    """The validation metric of a run.
 
     Args:
         task: "top1", "knn", "retrieval" or "loss" (`vitreg.verbs.train.judges`).
@@ -39,7 +39,7 @@ class Judged(NamedTuple):
 
 
 class RecipeConfig:
-    """Settings of a recipe, and what the rest of the house must know about it.
+    """Settings of a recipe, and its contract with the rest of the code.
 
     Subclass it as a frozen dataclass with two fields, `kind` and `group`, and register it with `@recipe`. `view` and
     one of `build` and `built_by` are its own. Import torch inside the methods, and the settings are read without it.

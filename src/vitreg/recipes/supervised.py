@@ -75,7 +75,7 @@ class Supervised(nn.Module):
         return self.average.network or self.vit
 
     def why_whole_batch(self) -> str | None:
-        """Samples of different groups do not meet: any split is exact."""
+        """Samples of different groups do not interact: any split is exact."""
         return None
 
     def shards(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""The words of CLIP: captions as token ids, by open_clip's tokenizer."""
+"""CLIP's tokenizer: captions as token ids, by open_clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VOCABULARY = 49408  # of CLIP's byte-pair encoding; its last word ends a text, a
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """CLIP's byte-pair encoding. A value of one number, so that it travels cheaply to the workers of a loader."""
+    """CLIP's byte-pair encoding. It holds one number, so that it is cheap to send to loader workers."""
 
     context: int = 77
 
@@ -25,7 +25,7 @@ class Tokenizer:
 
 
 def open_clip() -> ModuleType:
-    """Return the package that has the text tower and the words."""
+    """Return the package with the text tower and the tokenizer."""
     try:
         import open_clip
     except ImportError:

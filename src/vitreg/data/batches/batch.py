@@ -1,4 +1,4 @@
-"""One batch for training: views of the same samples, with what supervises them."""
+"""One training batch: views of the same samples, with their targets."""
 
 from __future__ import annotations
 

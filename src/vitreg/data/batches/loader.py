@@ -1,4 +1,4 @@
-"""Batches of a source in order, decoded ahead in a few threads while the model works; what is unreadable is listed."""
+"""Batches of a source in order, decoded ahead by a few threads while the model runs; unreadable images are listed."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class _Decoded:
 
 
 class Stream:
-    """One pass over a source. Iterate it for `Batch`es; afterwards (or so far) `skipped` holds what gave no picture.
+    """One pass over a source. Iterate it for `Batch`es; `skipped` lists the unreadable images so far.
 
-    Each iteration starts anew. Closing the iterator, leaving the loop or Ctrl-C stop the threads before they return.
+    Each iteration restarts. Closing the iterator, leaving the loop or Ctrl-C stops the threads first.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Stream:
         self._before: tuple[Skipped, ...] = ()
 
     def go_on(self, first: int, skipped: Sequence[Skipped]) -> None:
-        """Begin at an image of the source, and not at 0; what an earlier pass skipped stays listed."""
+        """Begin at a later image of the source; images skipped by an earlier pass stay listed."""
         self._first, self._before = first, tuple(skipped)
 
     def __iter__(self) -> Generator[Batch, None, None]:
@@ -96,7 +96,7 @@ class Stream:
         turn = threading.Lock()
 
         def work() -> _Decoded | None:
-            # Reading on is part of the work: the bytes of an archive or a URL come while the model computes.
+            # Reading happens in the threads too: the bytes of an archive or a URL arrive while the model computes.
             with turn:
                 place, item = next(items, (0, None))
             if item is None:
@@ -111,15 +111,15 @@ class Stream:
         early: dict[int, _Decoded] = {}
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="vitreg-decode")
         try:
-            with interrupts_held():  # a thread that starts meanwhile would be on no list of those to wait for
+            with interrupts_held():  # else a thread that starts meanwhile would not be joined
                 pending: deque[Future[_Decoded | None]] = deque(pool.submit(work) for _ in range(ahead))
             due = 0
             while pending:
                 image = pending.popleft().result()
                 if image is None:
-                    continue  # the end; the other tasks in flight bring what is left
+                    continue  # the end; the tasks in flight return the rest
                 early[image.place] = image
-                # Two threads may take their turns in another order than their tasks were submitted.
+                # Threads may take turns in a different order than their tasks were submitted.
                 while due in early:
                     yield early.pop(due)
                     due += 1
@@ -153,8 +153,8 @@ def stream(
         min_side: pictures that fit into a square of this many pixels are skipped; give the patch.
         limit: take the images with an index below this.
     Returns:
-        An iterable of `Batch` with `skipped`: one `Skipped` for each image that gave no picture, in order, and their
-        positions in the source in `skipped_indices`.
+        An iterable of `Batch`. Its `skipped` has one `Skipped` per unreadable image, in order; `skipped_indices` has
+        their positions in the source.
     """
     if workers is None:
         workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

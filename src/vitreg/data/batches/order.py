@@ -1,6 +1,6 @@
 """Which sample stands at which position of a run: a pure function of the seed.
 
-A run is one sequence of positions over all its epochs, cut into steps. Nothing here remembers how far a run got.
+A run is one sequence of positions over all its epochs, cut into steps. Nothing here stores a run's progress.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WHOLE = 256
 
 
 class Place(NamedTuple):
-    """What stands at a position: a sample, in which epoch, and which of its repeats (`draw`) this is."""
+    """The sample at a position, its epoch, and the number of its repeat (`draw`)."""
 
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # a place has no use for tuple.index
     epoch: int
@@ -27,11 +27,10 @@ class Place(NamedTuple):
 class Order:
     """An endless order of epochs, each of them a new permutation.
 
-    With `repeats` above 1 this is repeated augmentation (Hoffer et al. 2020) as DeiT does it: each sample stands
-    `repeats` times in a row, and an epoch ends after as many positions as there are samples, so it shows a part of the
-    samples only. Like DeiT's sampler it then has floor(length / 256) * 256 positions; a set below 256, of which
-    nothing would be left, keeps its length. DeiT deals the positions out to its processes one by one, so that the
-    copies of a step meet on different processes; ours stand next to each other in the global batch.
+    With `repeats` above 1 this is DeiT's repeated augmentation (Hoffer et al. 2020): each sample occurs `repeats` times
+    in a row, and an epoch has as many positions as there are samples, so it shows only some of them. Like DeiT's
+    sampler, it then has floor(length / 256) * 256 positions; a set below 256 keeps its length. DeiT deals positions to
+    processes in turn, so copies of a sample are on different processes; here they are adjacent in the global batch.
 
     Args:
         length: samples in the set.
@@ -70,10 +69,10 @@ class Order:
         return Place(int(self._permutation(epoch)[rank]) if self.shuffle else rank, epoch, draw)
 
     def _permutation(self, epoch: int) -> Int64[np.ndarray, " n"]:
-        """Sort random keys: numpy promises the bits of Philox for ever, but not what its shuffles make of them."""
+        """Sort random keys: numpy guarantees the bits of Philox across versions, but not its shuffles."""
         if epoch not in self._permutations:
             keys = np.random.Philox(np.random.SeedSequence([self.seed, epoch])).random_raw(self.length)
-            while len(self._permutations) > 1:  # a batch may lie across the end of an epoch
+            while len(self._permutations) > 1:  # a batch may span two epochs
                 del self._permutations[min(self._permutations)]
             self._permutations[epoch] = np.argsort(keys, kind="stable")
         return self._permutations[epoch]

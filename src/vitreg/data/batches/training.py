@@ -1,7 +1,7 @@
 """Batches for training and for evaluation, made ahead by worker processes.
 
-What a training batch holds follows from the seed and the step alone: not from the number of workers or processes, nor
-from where a run was resumed.
+The content of a training batch depends only on the seed and the step, not on the number of workers or processes, nor on
+where a run was resumed.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _KILLED = re.compile(r"DataLoader worker .*(killed|exited)")
 
 
 class TrainingLoader:
-    """The batches of one process, from a step on. Each iteration starts anew, at `start_step`.
+    """The batches of one process, from a step on. Each iteration restarts at `start_step`.
 
     Worker processes live as long as an iteration: until its end, an exception, or `close()` of the iterator.
 
     Attributes:
-        skipped: name and reason of every sample that gave no picture so far; others have taken their places.
-        wait_share: share of the time since the first batch for which the consumer has waited for data.
+        skipped: name and reason of every unreadable sample so far; other samples replaced them.
+        wait_share: share of the time since the first batch that the consumer waited for data.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainingLoader:
             for delivery in deliveries:
                 now = time.perf_counter()
                 if started is None:
-                    started = now  # the start of the workers is no waiting for data
+                    started = now  # starting the workers does not count as waiting
                 else:
                     waited += now - asked
                     self.wait_share = waited / max(now - started, 1e-9)
@@ -111,12 +111,13 @@ def training_loader(
 
     Args:
         data: the samples.
-        view: augments a picture, drawing from torch's, numpy's or random's global generator, which are seeded by
-            (seed, position) before and put back afterwards.
+        view: augments a picture with torch's, numpy's or random's global generators, which are seeded by (seed,
+            position) and restored afterwards.
         order: which sample stands where.
         batch: samples of a step over all processes.
         steps: of the whole run.
-        workers: processes that decode and augment, by default this process's share of the processors; 0 works here.
+        workers: processes that decode and augment, by default this process's share of the processors; 0 uses this
+            process.
         tokenize: turns one caption per sample, drawn anew each time, into token ids.
     Raises:
         UserError: if the processes cannot share the batch equally.
@@ -204,7 +205,8 @@ def evaluation_loader(
 
 
 def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Generator[Delivery, None, None]:
-    """Have batches of jobs done, and yield them in order. No process is left when this ends, however it ends."""
+    """Run jobs batch by batch, and yield the results in order. All workers are stopped when this ends, also after an
+    error."""
     loader = DataLoader(
         jobs,
         batch_sampler=batches,
@@ -229,7 +231,7 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
             raise
         _drop_frames(error)
         if _worker_died(error):
-            # torch raises out of SIGCHLD's handler, wherever the process is then: let it be here.
+            # torch raises in SIGCHLD's handler, at any point of the process: make it happen here.
             with contextlib.suppress(RuntimeError):
                 time.sleep(0.2)
             raise UserError(
@@ -247,15 +249,15 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
 
 
 def _worker_died(error: BaseException) -> bool:
-    """Whether an exception means that a worker is gone, not that it raised something ("Caught ... in DataLoader worker")."""
+    """Whether an exception means that a worker died, not that it raised ("Caught ... in DataLoader worker")."""
     lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and "Caught" not in str(error)
     return lost or (isinstance(error, RuntimeError) and _KILLED.match(str(error)) is not None)
 
 
 def _drop_frames(error: BaseException | None) -> None:
-    """Forget where an exception comes from, since the frames would keep DataLoader's iterator and its workers alive.
+    """Drop an exception's traceback, whose frames would keep DataLoader's iterator and its workers alive.
 
-    A worker's own mistake has its traceback in the message.
+    An error raised in a worker has its traceback in the message.
     """
     while error is not None:
         error.__traceback__ = None

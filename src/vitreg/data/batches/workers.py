@@ -1,6 +1,6 @@
-"""What happens inside a data worker: decode, replace what cannot be read, augment with the sample's own random numbers.
+"""The work of a data worker: decode, replace unreadable samples, augment with random numbers of the sample.
 
-The numbers of a sample follow from (seed, position in the run) alone, so that a batch is the same in any process.
+These depend only on (seed, position in the run), so a batch is the same in any process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ View = OneView | PairedView
 """What is made of a picture; of a picture with a map, what is made of both."""
 Tokenize = Callable[[list[str]], Int64[Tensor, "B L"]]
 
-REPLACEMENTS = 100  # tried for one position; that all are unreadable by chance does not happen
+REPLACEMENTS = 100  # tried for one position; not all of them are unreadable by chance
 FEWER = "fewer workers (--workers; in training --data.workers, which may be 0)"
 _MOST_WORKERS = 16  # batches come in order, and each worker holds two of them
 
@@ -49,7 +49,8 @@ class Job:
 
 @dataclass(slots=True)
 class Delivery:
-    """What a worker sends for one batch. `problem` is a UserError's sentence: exceptions travel as tracebacks.
+    """A worker's result for one batch. `problem` is the sentence of a UserError, since DataLoader turns exceptions into
+    tracebacks.
 
     Args:
         stacks: views [V, B, 3, h, w], or pictures [B, h, w, 3] for evaluation.
@@ -67,12 +68,12 @@ class Delivery:
     problem: str | None = None
 
     def share_memory(self) -> None:
-        """Move to memory that the run can read. Raises RuntimeError where there is no room."""
+        """Move to shared memory. Raises RuntimeError if it is full."""
         for tensor in (*self.stacks, *([] if self.targets is None else [self.targets])):
             tensor.share_memory_()
 
     def pin_memory(self) -> Delivery:
-        """Move to memory that a GPU can copy from while it computes; DataLoader calls this."""
+        """Move to pinned memory; DataLoader calls this."""
         self.stacks = [stack.pin_memory() for stack in self.stacks]
         self.targets = None if self.targets is None else self.targets.pin_memory()
         return self
@@ -109,14 +110,14 @@ class TrainingJobs(torch.utils.data.Dataset[Delivery]):
         return delivery
 
     def _viewed(self, example: Example) -> tuple[tuple[Tensor, ...], int | list[str] | Tensor | None]:
-        """Make views of a picture, and of its map what supervises them."""
+        """Make the views of a picture, and their targets from its map."""
         view: Any = self.view
         if isinstance(example.target, np.ndarray):
             return view(example.image, example.target)
         return view(example.image), example.target
 
     def _read(self, job: Job, delivery: Delivery) -> Example:
-        """Read the sample of a position, or the first readable one of a fixed series of others."""
+        """Read the sample of a position, or the first readable one of a fixed series of replacements."""
         index = job.index
         for attempt in range(REPLACEMENTS + 1):
             if attempt:
@@ -153,7 +154,7 @@ class TrainingJobs(torch.utils.data.Dataset[Delivery]):
 
 
 class EvaluationJobs(torch.utils.data.Dataset[Delivery]):
-    """The samples of a set, resized and cropped the same way every time; what is unreadable is left out."""
+    """The samples of a set, resized and cropped deterministically; unreadable ones are left out."""
 
     def __init__(self, data: TrainingSet, preprocess: Preprocess) -> None:
         self.data, self.preprocess = data, preprocess
@@ -185,10 +186,10 @@ class EvaluationJobs(torch.utils.data.Dataset[Delivery]):
 
 
 def start_worker(_number: int) -> None:
-    """Prepare a worker process: one thread, and deaf to the signals that ask the run to stop.
+    """Prepare a worker process: one thread, and ignore the signals that stop the run.
 
-    Ctrl-C, torchrun and job schedulers signal all processes of a group, while the run ends with a checkpoint, for which
-    it may still want a batch. A second SIGTERM ends the worker: that is how a hanging one is got rid of.
+    Ctrl-C, torchrun and job schedulers signal all processes of a group, but the run may still need a batch before its
+    last checkpoint. A second SIGTERM ends the worker, so that a hanging one can be stopped.
     """
     torch.set_num_threads(1)
     sys.excepthook = _quiet_when_left
@@ -197,9 +198,9 @@ def start_worker(_number: int) -> None:
 
 
 def handed_over(delivery: Any) -> Delivery:
-    """Move a batch into shared memory while a mistake can still be told.
+    """Move a batch into shared memory here, where a failure can still be reported.
 
-    PyTorch does it in a thread that drops the batch where there is no room, and the run would wait for it without end.
+    PyTorch would do it in a thread that drops the batch if memory is full, and the run would wait for ever.
     """
     if torch.utils.data.get_worker_info() is None:
         return delivery
@@ -228,10 +229,10 @@ def _no_room(size: int, reason: str) -> str:
 
 
 def _quiet_when_left(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Report what no one caught, unless it is that the run has hung up.
+    """Report uncaught exceptions, except that the run closed the connection.
 
-    The thread that hands tensors over reports a run that was interrupted in the midst of taking one, and Ctrl-C would be
-    followed by a traceback. Mistakes in the samples do not come here: they travel to the run.
+    If the run is interrupted while it receives a tensor, the sending thread raises, and Ctrl-C would print a traceback.
+    Errors in samples do not come here: they are sent to the run.
     """
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
@@ -244,13 +245,13 @@ def default_workers() -> int:
 
 
 def _words(seed: int, position: int, purpose: str, attempt: int = 0) -> list[int]:
-    """Return random words that follow from the arguments, the same in every version of numpy."""
+    """Return random words determined by the arguments, the same in every version of numpy."""
     state = np.random.SeedSequence([seed, position, attempt, zlib.crc32(purpose.encode())])
     return state.generate_state(4, np.uint64).tolist()
 
 
 def _seed_all(words: Sequence[int]) -> None:
-    """Seed what a view may draw from. Not torch.manual_seed, which would reach for the GPUs."""
+    """Seed the generators that a view may use. Not torch.manual_seed, which would initialise the GPUs."""
     torch.default_generator.manual_seed(words[0] >> 1)
     np.random.seed(words[1] >> 32)
     random.seed(words[2])
@@ -258,7 +259,7 @@ def _seed_all(words: Sequence[int]) -> None:
 
 @contextlib.contextmanager
 def _random_state_kept() -> Generator[None, None, None]:
-    """Put the global random state back: without workers this is the training process."""
+    """Restore the global random state: without workers this is the training process."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield

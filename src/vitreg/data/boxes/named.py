@@ -1,6 +1,6 @@
-"""Sets that object discovery is measured on, by name: VOC 2007 and 2012 trainval and COCO 20k, images and boxes together.
+"""Benchmark sets of object discovery by name: VOC 2007 and 2012 trainval and COCO 20k, with images and boxes.
 
-The paper's Table 3 (right) reports CorLoc on these three. Nothing is downloaded; the folders are those the sets come in.
+The paper's Table 3 (right) reports CorLoc on these three. Nothing is downloaded; folders have their original layout.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DiscoverySet:
 
 
 def is_named(images: Sequence[str]) -> bool:
-    """Whether what stands for images is a set by name."""
+    """Whether an image argument names one of these sets."""
     kind, colon, _ = spelled(images[0]).partition(":") if images else ("", "", "")
     return bool(colon) and kind in PUBLISHED
 

@@ -1,7 +1,7 @@
-"""Ground-truth boxes of images, found by the name of the image's file: the set, and what all kinds of files have in common.
+"""Ground-truth boxes, looked up by an image's file name: the set, and checks common to all file formats.
 
-Coordinates are pixels counted from 0, half-open: a box [x0, y0, x1, y1] covers the columns x0 <= x < x1. Reading is done
-in `boxes_voc` and `boxes_coco`; sets with a published list of images are in `boxes_named`.
+Coordinates are pixels counted from 0, half-open: a box [x0, y0, x1, y1] covers the columns x0 <= x < x1. `voc.py` and
+`coco.py` read the files; `named.py` has the sets with a published list of images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from vitreg.errors import UserError
 
-SLACK = 1.0  # pixels by which an annotated box may stand over its image: rounded coordinates do
+SLACK = 1.0  # pixels by which a box may exceed its image, because of rounded coordinates
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class BoxSet:
     def find(self, name: str) -> ImageBoxes | None:
         """Return the boxes of an image, None for an image without an annotation.
 
-        Where files in several folders share their name, the folders decide: the entry that shares most of them.
+        If files in several folders have the same name, the entry with the most folders in common is chosen.
 
         Args:
             name: path of the image, `archive/member` inside archives.
@@ -107,7 +107,7 @@ class BoxSet:
 
 
 def refuse_fractions(corners: Sequence[Sequence[float]], *, where: str) -> None:
-    """Raise UserError where all boxes lie in 0..1: parts of an image, as YOLO has them, would be one pixel here.
+    """Raise UserError if all boxes lie in 0..1: relative coordinates, as in YOLO, would become one pixel.
 
     Args:
         corners: x0, y0, x1, y1 as the file has them.
@@ -125,7 +125,7 @@ def refuse_fractions(corners: Sequence[Sequence[float]], *, where: str) -> None:
 def checked(
     boxes: Sequence[Sequence[float]], size: tuple[int, int] | None, *, where: str, empty: bool = False
 ) -> Float64[np.ndarray, "n 4"]:
-    """Return boxes as an array, after looking for what no annotator meant.
+    """Return boxes as an array, after checks for impossible ones.
 
     Args:
         boxes: x0, y0, x1, y1, counted from 0 and half-open.
@@ -153,7 +153,7 @@ def checked(
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """Split a path as both sides spell it alike: backslashes of Windows, accents of macOS as letters of their own."""
+    """Split a path in a normalised spelling: Windows' backslashes, and macOS' separate accents."""
     name = unicodedata.normalize("NFC", name.replace("\\", "/"))
     return PurePosixPath(name).parts or (name,)
 

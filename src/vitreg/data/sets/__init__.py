@@ -1,1 +1,1 @@
-"""What supervises: sets of images with labels, captions, masks or depth."""
+"""Sets of images with labels, captions, masks or depth."""

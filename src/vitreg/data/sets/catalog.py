@@ -1,7 +1,7 @@
 """Evaluation sets by name, `cifar10:FOLDER`: the 14 of the paper's Table 1, each with its sides and customary metric.
 
-A folder ROOT/{train,test}/<class>/ (or val/ for test/) is taken under any name, else the layout of the authors. Nothing
-is downloaded unasked.
+Any of them may be a folder ROOT/{train,test}/<class>/ (or val/ for test/), else it has the authors' layout. Downloads
+happen only on request.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Named:
 
     Args:
         title: for people.
-        layout: what must lie in the folder.
+        layout: required content of the folder.
         where: who offers it.
         read: folder -> sides in the authors' layout; None where that is class folders.
         metric: mean_per_class and map as in SimCLR's transfer protocol, else top-1.
-        fetch: downloads it into a folder; None where nobody may or can.
+        fetch: downloads it into a folder; None if that is not possible or not allowed.
     """
 
     title: str
@@ -151,7 +151,7 @@ CATALOG = {
 
 
 def find_named(data: str) -> tuple[Named, Path] | None:
-    """Take NAME:FOLDER apart; None for what does not begin with a name of the catalogue."""
+    """Split NAME:FOLDER; None if NAME is not in the catalogue."""
     name, colon, folder = spelled(data, voc="voc2007").partition(":")
     name = _ALSO.get(name, name)
     if not colon or name not in CATALOG:
@@ -210,7 +210,7 @@ def folders(root: Path) -> dict[str, Path]:
 
 
 def _read(reader: Callable[[Path], Mapping[str, TrainingSet]], root: Path) -> dict[str, TrainingSet]:
-    """Read a set; what is wrong with one of its files is a part of the sentence about the folder."""
+    """Read a set; an error in one of its files becomes part of the message about the folder."""
     try:
         return dict(reader(root))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Training sets: from the settings to samples, whatever they are stored in, and what is worth saying about them."""
+"""Training sets: from the settings to samples in any storage, and warnings about them."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def open_training_set(
 
 
 def concerns(data: TrainingSet, *, supervised: bool) -> list[str]:
-    """Say what a person should know about a set before a run, a sentence each: what was left out, unequal classes.
+    """Return warnings about a set before a run, a sentence each: samples left out, unequal classes.
 
     Args:
-        supervised: the classes are what is learned.
+        supervised: the run learns the classes.
     Raises:
         UserError: if there is nothing to learn: no classes, or images of one only.
     """
@@ -129,7 +129,7 @@ def _training_side(config: DataConfig, captions: bool) -> tuple[_Found, list[str
 
 
 def _validation_side(config: DataConfig, captions: bool) -> tuple[_Found, list[str]] | None:
-    """Find the side that the settings name, or the one beside the training side."""
+    """Find the validation side: the one in the settings, or the one beside the training side."""
     if config.val is not None:
         val = os.path.expanduser(config.val)
         kind = _kind(config, val, captions)
@@ -151,7 +151,7 @@ def _validation_side(config: DataConfig, captions: bool) -> tuple[_Found, list[s
 
 
 def _kind(config: DataConfig, path: str, captions: bool) -> _Found:
-    """Tell from a path what is stored there.
+    """Return the kind of storage at a path.
 
     Raises:
         UserError: if nothing is there, or nothing that can be learned from.

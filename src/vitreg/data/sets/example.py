@@ -1,4 +1,4 @@
-"""What one training sample is, and what a set of them can do, whatever it is stored in."""
+"""One training sample, and the interface of a set of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitreg.data.sources.parts import Locator
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with what supervises it: the number of its class, its captions, a map of its places, or nothing."""
+    """A picture with its target: a class number, captions, a map of pixels or patches, or nothing."""
 
     image: Image.Image
     target: int | list[str] | np.ndarray | None = None
@@ -44,19 +44,19 @@ class TrainingSet(Protocol):
 
     @property
     def labels(self) -> Int64[np.ndarray, " n"] | None:
-        """Class number of every sample; None where there are no classes, or they are known while reading only."""
+        """Class number of every sample; None without classes, or if only reading a sample tells its class."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out when the set was opened, a sentence each."""
+        """Samples left out when the set was opened, a sentence each."""
         ...
 
 
 class Strings(Sequence[str]):
-    """Many strings in one stretch of memory, which worker processes share.
+    """Many strings in one block of memory, which worker processes share.
 
-    Of a list of `str` every process would soon own a copy: reading one writes its reference count.
+    A list of `str` would soon be copied into every process: reading one writes its reference count.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -82,7 +82,7 @@ class Strings(Sequence[str]):
 
 
 class Portion:
-    """A part of a set: `count` samples spread evenly over it, so that sets sorted by class keep all their classes."""
+    """A subset: `count` samples spread evenly, so that sets sorted by class keep all their classes."""
 
     def __init__(self, whole: TrainingSet, count: int) -> None:
         self.whole = whole

@@ -19,12 +19,12 @@ VALIDATION = ("val", "valid", "validation", "test")
 class FolderSet:
     """The images of a folder.
 
-    Its sub-folders are the classes, in the order of their names, searched recursively as `ImageSource` does; a folder
-    without any, or with images outside them only, is a set without classes.
+    Its sub-folders are the classes, sorted by name and searched recursively as `ImageSource` does. A folder without
+    sub-folders, or with images only outside them, is a set without classes.
 
     Args:
         root: the folder.
-        classes: number the classes by this order instead, that of the training side.
+        classes: class names in the order of the training side, to number the classes by.
     Raises:
         UserError: for a folder without images or one that cannot be read, or a class that is not in `classes`.
     """
@@ -80,7 +80,7 @@ def class_names(root: str) -> list[str]:
 
 
 def inside(root: str, names: Sequence[str]) -> str | None:
-    """Return the folder in ROOT that has the first of these names that there is, in capitals too, such as Train/."""
+    """Return the folder in ROOT with the first existing name of these; case is ignored, as in Train/."""
     try:
         there = sorted(os.listdir(root), reverse=True)
     except OSError:
@@ -101,7 +101,8 @@ def training_folder(root: str) -> str:
 
 
 def _images(folder: str, notes: list[str], *, needed: bool = False) -> list[str]:
-    """List the image files of a folder, and note what is left out; none is an error only where they are needed."""
+    """List the image files of a folder, and note files left out; an empty list is an error only if images are
+    required."""
     try:
         parts = find(folder)
     except UserError:  # a class without images: `concerns` names it

@@ -1,4 +1,4 @@
-"""Sets whose images and labels are known as lists: what the readers of official layouts give."""
+"""Sets with lists of images and labels, as the readers of official layouts return them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MultiLabelSet:
 
     Attributes:
         labels: float32 [n, C], 1 where the class is in the image and 0 where it is not.
-        ignored: bool [n, C], where neither answer is wrong (VOC: all objects of the class are marked difficult).
+        ignored: bool [n, C], labels that are not scored (VOC: all objects of the class are marked difficult).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Classification sets of torchvision by name, such as torchvision:CIFAR10:FOLDER. Nothing is downloaded unasked."""
+"""Classification sets of torchvision by name, such as torchvision:CIFAR10:FOLDER. Downloads happen only on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDER = "data"
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """How torchvision names the sides of a set (None: there is no validation side) and where it keeps the labels."""
+    """torchvision's names for the sides of a set (None: no validation side) and for its labels."""
 
     train: Mapping[str, Any]
     val: Mapping[str, Any] | None

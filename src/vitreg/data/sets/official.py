@@ -1,8 +1,7 @@
 """Readers of evaluation sets in the layout in which their authors publish them: root -> sides.
 
-torchvision knows where most of them keep what. Sides are those of the authors; where there are none, the split is the
-customary one. A reader raises OSError, RuntimeError, ValueError, KeyError or UserError where something is missing;
-`catalog` says what helps.
+torchvision knows the layout of most. Sides are those of the authors, else the customary split. A reader raises OSError,
+RuntimeError, ValueError, KeyError or UserError if something is missing; `catalog` adds what helps.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CALTECH_TRAIN = 30  # images of each class, as in SimCLR; the others are for tes
 
 
 def _of_torchvision(data: Any) -> ListedSet:
-    """Take the lists out of a set of torchvision, which offers images one by one only."""
+    """Extract the lists of images and labels from a torchvision set."""
     paths = data._images if isinstance(data, datasets.OxfordIIITPet) else data._image_files
     return ListedSet(paths, data._labels, data.classes)
 

@@ -20,7 +20,7 @@ from vitreg.errors import UserError
 Side = Literal["train", "test"]
 SIDES: tuple[Side, Side] = ("train", "test")
 
-MAPS = (".png", ".tif", ".tiff", ".bmp", ".npy")  # no JPEG: what it changes are class numbers and distances here
+MAPS = (".png", ".tif", ".tiff", ".bmp", ".npy")  # no JPEG: its compression would change class numbers and distances
 IMAGE_FOLDERS = ("image", "images", "rgb")
 MASK_FOLDERS = ("mask", "masks", "label", "labels", "annotation", "annotations")
 DEPTH_FOLDERS = ("depth", "depths")

@@ -59,7 +59,7 @@ class Pairs(ABC):
 
     @abstractmethod
     def empty(self, values: np.ndarray) -> str:
-        """Say why nothing can be learned from a map; "" where something can."""
+        """Return why nothing can be learned from a map; "" if something can."""
 
     def _values(self, index: int) -> np.ndarray:
         """Read a map [H, W].
@@ -130,7 +130,7 @@ class MaskSet(Pairs):
         return np.where(none, IGNORE, numbers).astype(np.uint8)
 
     def empty(self, values: np.ndarray) -> str:
-        """Say so of a mask without a class."""
+        """Return the reason for a mask without a class."""
         return "" if (values != IGNORE).any() else "no pixel has a class"
 
 
@@ -165,7 +165,7 @@ class DepthSet(Pairs):
         return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
 
     def empty(self, values: np.ndarray) -> str:
-        """Say so of a map without a distance."""
+        """Return the reason for a map without a distance."""
         return "" if (values > 0).any() else "no pixel has a known depth"
 
 
@@ -184,12 +184,12 @@ class NumberSet(Pairs):
         return values.astype(np.float32)
 
     def empty(self, values: np.ndarray) -> str:
-        """Say so of a grid without a number."""
+        """Return the reason for a grid without a number."""
         return "" if np.isfinite(values).any() else "no number is finite"
 
 
 class MappedSet:
-    """Pairs as training takes them: what supervises a picture is its map."""
+    """Pairs as a training set: the target of a picture is its map."""
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs, self.classes, self.labels, self.notes = pairs, pairs.classes, None, pairs.notes
@@ -232,7 +232,7 @@ def open_mapped(config: DataConfig, kind: Literal["mask", "numbers"]) -> tuple[T
 
 @dataclass(frozen=True, slots=True)
 class MaskSides:
-    """What a segmentation head learns from and is judged on."""
+    """Training and test side for a segmentation head."""
 
     train: MaskSet
     test: MaskSet
@@ -240,7 +240,7 @@ class MaskSides:
 
 @dataclass(frozen=True, slots=True)
 class DepthSides:
-    """What a depth head learns from and is judged on."""
+    """Training and test side for a depth head."""
 
     train: DepthSet
     test: DepthSet
@@ -331,7 +331,7 @@ def _count_classes(files: PairFiles, ignore: int) -> int:
         try:
             mask = masks.map(index)
         except Unreadable:
-            continue  # named when it is its turn
+            continue  # reported when it is used
         largest = max(largest, int(mask[mask != IGNORE].max(initial=0)) if (mask != IGNORE).any() else -1)
     if largest < 0:
         raise UserError(f"no pixel of the {len(masks)} training masks of {masks.title} has a class.")

@@ -10,7 +10,7 @@ Kind = Literal["auto", "folder", "shards", "table", "torchvision"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which images a run learns from, and which it is judged by."""
+    """The training and validation images of a run."""
 
     root: str = ""
     """Folder of class folders, shards (shards/{000..009}.tar, URLs too), .json/.csv/.tsv, or torchvision:NAME[:FOLDER]."""

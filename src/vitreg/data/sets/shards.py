@@ -1,4 +1,4 @@
-"""WebDataset shards as a training set that can be read in any order: local tars, and URLs by way of a cache."""
+"""WebDataset shards as a training set with random access: local tars, and URLs through a cache."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ class ShardSet:
     """Samples of WebDataset shards: an image with a .cls for its class or a .txt for its caption, or a .json for either.
 
     A .json has the class under "cls", "label" or "class".
-    Every shard is indexed once, when the set is opened, and never extracted. Shards behind URLs are fetched into the
-    cache first, all of them. Two small files beside the shards, where they exist, spare that: `sizes.json` as OpenCLIP
-    and webdataset know it ({"000.tar": 10000, ...}) says how many samples each shard has, `classes.json` lists the names of
-    the classes; with them a shard is fetched by the first process that reads from it. `classes.json` names the classes
-    of local shards too.
+    Every shard is indexed once, when the set is opened, and never extracted. All shards behind URLs are first fetched
+    into the cache, unless two small files exist beside them: `sizes.json`, as in OpenCLIP and webdataset ({"000.tar":
+    10000, ...}), has the number of samples per shard, `classes.json` the names of the classes. Then the first process
+    that reads from a shard fetches it. `classes.json` names the classes of local shards too.
 
     Args:
         shards: paths or URLs.
@@ -76,7 +75,7 @@ class ShardSet:
         return int(self._starts[-1]) if self._rows is None else len(self._rows)
 
     def read(self, index: int) -> Example:
-        """Decode one sample; of a shard that is not in the cache, after fetching it. Raises Unreadable, UserError."""
+        """Decode one sample, after fetching its shard if it is not cached. Raises Unreadable, UserError."""
         number, row = self._place(index)
         shard, path = self._open(number), self._path(number)
         if row >= len(shard.names):
@@ -116,11 +115,11 @@ class ShardSet:
         shard = self._shards[number]
         if not is_url(shard):
             return shard
-        # After the first reading the shard is in the cache for good, and looking for it there would cost a stat each.
+        # After the first reading the shard stays in the cache; checking again would cost a stat per sample.
         return str(cached(shard, self.cache) if number in self._opened else fetch(shard, self.cache))
 
     def _first_pass(self) -> None:
-        """Index all shards, and keep the samples that have what is asked for."""
+        """Index all shards, and keep the samples that have a target."""
         notes, places, texts, found = [], [], [], 0
         for number in range(len(self._shards)):
             shard = self._open(number)
@@ -200,7 +199,7 @@ class ShardSet:
         return captions
 
     def _check_captions(self) -> None:
-        """See on a few samples whether the key of the caption is right. The rest is read with the images."""
+        """Check the caption key on a few samples. The others are read with the images."""
         reasons = []
         for index in np.linspace(0, len(self) - 1, min(len(self), 20)).astype(int):
             number, row = self._place(index)
@@ -214,7 +213,7 @@ class ShardSet:
 
 
 def expand_shards(where: str) -> list[str]:
-    """Return the shards that a path with braces and globs, or a URL with braces, stands for.
+    """Expand a path with braces and globs, or a URL with braces, to shards.
 
     Raises:
         UserError: if there is none, or one that does not exist.
@@ -257,7 +256,7 @@ def _named_classes(shard: str) -> list[str] | None:
 
 
 def _sizes(shards: Sequence[str]) -> list[int] | None:
-    """Return how many samples each shard has, where they are all behind URLs and a sizes.json says so."""
+    """Return the samples per shard from sizes.json, if all shards are behind URLs and it exists."""
     if not all(map(is_url, shards)):
         return None
     tables: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The sides of an evaluation set: what a probe learns from, what it is tuned on, and what it is judged on."""
+"""The sides of an evaluation set: for training a probe, for tuning it, and for testing it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Sides:
     """Sides with the same classes, and the metric that is customary on this set.
 
     Args:
-        train, test: what to learn from, and what to judge on.
+        train, test: for learning and for scoring.
         metric: top-1, its mean over classes, or mean average precision (labels are then a matrix, see `multilabel`).
-        val: held out of training by the authors of the set, to choose settings by; None where they give none.
+        val: the authors' validation side, to choose settings; None if there is none.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Sides:
 
     @property
     def ignored(self) -> Bool[np.ndarray, "n C"] | None:
-        """Which labels of a multi-label test side must not be judged (difficult objects of VOC); None for others."""
+        """Which labels of a multi-label test side are not scored (difficult objects of VOC); None for others."""
         return self.test.ignored if isinstance(self.test, MultiLabelSet) else None
 
 
@@ -93,7 +93,7 @@ def open_sides(data: str, *, limit: int | None = None, captions: bool = False, d
 def open_test(
     data: str, *, limit: int | None = None, captions: bool = False, download: bool = False
 ) -> tuple[TrainingSet, Metric]:
-    """Open the side to judge on, or all there is where there is one side only: for tasks that learn nothing.
+    """Open the test side, or the only side of a set with one: for tasks that learn nothing.
 
     Raises:
         UserError: if there is no such set.
@@ -112,7 +112,7 @@ def open_test(
 
 
 def _only_side(root: Path) -> Path | None:
-    """Return ROOT/test or ROOT/val where ROOT holds nothing to learn from and no classes of its own."""
+    """Return ROOT/test or ROOT/val if ROOT has neither a training side nor class folders."""
     there = {path.name.lower() for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
     found = inside(str(root), ("test", *VALIDATION))
     return Path(found) if found and there <= set(VALIDATION) else None
@@ -130,7 +130,7 @@ def _some(data: TrainingSet, limit: int | None) -> TrainingSet:
 
 
 def _refuse_misspelt(data: str) -> None:
-    """Name the nearest set where something like cifar:FOLDER is neither a name of the catalogue nor a path."""
+    """Suggest the nearest set if something like cifar:FOLDER is neither in the catalogue nor a path."""
     name, colon, folder = data.partition(":")
     close = nearest(name, CATALOG, 1)
     if colon and close and name.isalnum() and not folder.startswith("//") and not os.path.exists(data):

@@ -1,4 +1,5 @@
-"""How sets of a year are written: voc2007:ROOT and voc2012:ROOT, in every verb. Older spellings go on working. No torch here."""
+"""One spelling of sets with a year, voc2007:ROOT and voc2012:ROOT, in every verb. Older spellings still work. No torch
+here."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ _OLD = {"voc07": "voc2007", "voc12": "voc2012"}
 
 
 def spelled(data: str, *, voc: str | None = None) -> str:
-    """Write NAME:ROOT as it is written today; anything else stays as it is.
+    """Return NAME:ROOT in today's spelling; anything else is unchanged.
 
     Args:
         voc: the set that "voc" without a year means; none if None.
@@ -17,5 +18,6 @@ def spelled(data: str, *, voc: str | None = None) -> str:
 
 
 def meant(task: str, data: str) -> str:
-    """Write the data of a task of `eval` as they are written today: "voc" alone is 2012 for masks and 2007 for classes."""
+    """Return the data argument of an `eval` task in today's spelling: plain "voc" is 2012 for masks and 2007 for
+    classes."""
     return spelled(data, voc="voc2012" if task == "segmentation" else "voc2007")

@@ -1,7 +1,6 @@
-"""Which members of a tar archive make up the samples of a WebDataset shard.
+"""Index of a WebDataset shard: the tar members of each sample.
 
-Headers are read and the bytes between them passed over, several times faster than by `tarfile`. A shard that was cut
-short gives its readable part and says so.
+Only headers are read, several times faster than with `tarfile`. A truncated shard gives its readable part and a note.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class ShardIndex:
         images: (offset, size) of each image.
         texts: (offset, size) of the member that holds the class or the caption; size -1 where there is none.
         json: whether that member is a .json.
-        classes: what the .cls or .json members say, "" for nothing, where classes were asked for.
+        classes: content of the .cls or .json members, "" if missing; only if classes were requested.
         loss: why the shard was not read to its end, if it was not.
     """
 
@@ -105,7 +104,7 @@ def read_text(path: str, offset: int, size: int) -> str:
 
 
 def _until_cut(file: BinaryIO) -> Iterator[Member | None]:
-    """Yield None before a cut, so that the sample before it is complete as far as it can be."""
+    """Yield None before a cut, so that the sample before it is used as far as it is complete."""
     try:
         yield from walk_tar(file)
     except CutShort:

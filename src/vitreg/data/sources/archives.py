@@ -45,7 +45,7 @@ class Streamed:
         names: list[str] = []
         try:
             names.extend(image.name for image in self._images(read=False))
-        except Exception:  # said when the image is asked for
+        except Exception:  # reported when the image is read
             names.append(label(where))
         self.names = names
 
@@ -64,10 +64,10 @@ class Streamed:
         raise IndexError(index)
 
     def walk(self, first: int, step: int) -> Generator[tuple[int, Locator], None, None]:
-        """Yield (index, image) from `first` on in steps of `step`, reading over the others.
+        """Yield (index, image) from `first` on in steps of `step`, skipping the others.
 
-        Where the archive is damaged or ends too early, the images listed after that place are unreadable; a URL gives
-        one such image, which stands for the rest.
+        After damage or a premature end, the remaining listed images are unreadable; a URL gives one unreadable image
+        for all of them.
         """
         index, reason = -1, "damaged archive"
         try:
@@ -96,7 +96,7 @@ class Streamed:
                 file = open(self.where, "rb")  # noqa: SIM115  closed below
             stream = Forward(file.read)
             for sample in _samples(walk_tar(stream)):
-                # Which image of a sample counts is known at its end only, and a stream cannot go back: hold them.
+                # Only the end of a sample shows which of its images counts, and a stream cannot go back: keep them.
                 held: dict[str, Locator] = {}
                 names, room = [], MAX_STREAMED_BYTES
                 for member in sample:
@@ -119,7 +119,7 @@ class Streamed:
 
 
 def open_archive(path: Path) -> Part:
-    """List the images of a zip or tar archive; a damaged one gives what can be listed, then one unreadable image."""
+    """List the images of a zip or tar archive; a damaged one gives its readable list, then one unreadable image."""
     if path.suffix.lower() == ".zip":
         return Listed(_list_zip(path))
     try:
@@ -178,7 +178,7 @@ def _samples(members: Iterable[Member]) -> Iterator[Iterator[Member]]:
                 yield (key, count // _SAMPLE_MEMBERS), member
         except NoEndMark:  # nothing is lost
             return
-        except Exception as error:  # the sample before it is whole as far as it can be
+        except Exception as error:  # the sample before it is used as far as it is complete
             yield ("", -1), error
 
     def checked(sample: Iterable[tuple[object, Member | Exception]]) -> Iterator[Member]:

@@ -1,8 +1,7 @@
-"""From the bytes of an image file to an RGB picture, or to a short reason why there is none.
+"""Decode the bytes of an image file to an RGB picture, or to a short reason why not.
 
-Whatever the bytes are, the outcome is one of the two: never another exception, a hang, or unbounded memory. What
-the file means is kept: 16-bit grey is scaled instead of clipped, transparency lies on white, EXIF
-orientation is applied.
+For any bytes the outcome is one of the two, never another exception, a hang, or unbounded memory. 16-bit grey is scaled
+instead of clipped, transparency is composed on white, EXIF orientation is applied.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 T = TypeVar("T")
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit, here even where somebody has lifted Pillow's
+MAX_PIXELS = 178_956_970  # Pillow's own limit, enforced even if Pillow's was lifted
 
 # Formats with a signature. Left out on purpose: EPS (runs Ghostscript), TGA (no signature: reads noise as an image),
 # and containers such as HDF5 that Pillow knows by name only. HEIF works where a plugin for it has been registered.
@@ -54,13 +53,13 @@ _SIGNATURES = tuple(
 # Most decoders read a file as a whole. This holds the largest picture without compression, at four bytes a pixel.
 MAX_FILE_BYTES = 3 << 28
 _LARGE_BYTES = 1 << 26
-# A picture of 100 megapixels takes 400 MB here, and as much again while it is converted: one at a time in the process.
+# A picture of 100 megapixels takes 400 MB, and twice that during conversion: one at a time per process.
 _LARGE_PIXELS = 32_000_000
 _one_large_image = threading.RLock()
-_BAND_PIXELS = 8_000_000  # conversions go band by band, so that a large picture is not held three times
+_BAND_PIXELS = 8_000_000  # conversions go in bands, so that a large picture is not in memory three times
 # A progressive JPEG may repeat tiny scans, each of which visits every block: minutes from a few kilobytes.
 _MAX_SCANNED_PIXELS = 3_000_000_000  # 16 scans of the largest picture; about four seconds
-# libjpeg fills what is missing with grey. A block of 64 pixels takes a bit at least, so 512 would be the bound; eight
+# libjpeg fills missing data with grey. A block of 64 pixels takes at least one bit, so 512 would be the bound; eight
 # times that leaves room for arithmetic coding.
 _JPEG_PIXELS_PER_BYTE = 4096
 
@@ -78,7 +77,7 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class Unreadable(Exception):  # noqa: N818  the reason is its point, not a failure
-    """An image that gives no picture. `reason` says why, in a few words without a full stop."""
+    """An unreadable image. `reason` says why, in a few words without a full stop."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -88,16 +87,16 @@ class Unreadable(Exception):  # noqa: N818  the reason is its point, not a failu
 def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 1) -> T:
     """Read the first frame of an image file as RGB and hand it to `then`; return what that returns.
 
-    A picture above 32 megapixels, or in a file above 64 MB, is decoded, and `then` called, while no other such picture is
-    in this process, so that threads do not multiply its memory. Do what shrinks the picture in `then`.
+    A picture above 32 megapixels, or in a file above 64 MB, is decoded and passed to `then` one at a time per process,
+    so that threads do not multiply its memory. Shrink the picture in `then`.
 
     Args:
         file: seekable and open for reading; it stays open.
-        then: receives an RGB picture, upright, on white where it was transparent. Where it was turned, its `info` has the
-            EXIF orientation under `TURNED`.
+        then: receives an upright RGB picture, composed on white. If it was turned, its `info` has the EXIF orientation
+            under `TURNED`.
         min_side: a picture that fits into a square of this many pixels is refused: it would be smaller than one patch.
     Raises:
-        Unreadable: for whatever stands in the way. Exceptions of `then` pass unchanged.
+        Unreadable: for any fault of the file. Exceptions of `then` pass unchanged.
     """
     size = _bounded(file)
     with _one_large_image if size > _LARGE_BYTES else nullcontext():
@@ -110,13 +109,13 @@ def decode(file: BinaryIO, then: Callable[[Image.Image], T], *, min_side: int = 
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an opened picture as RGB, turned as its EXIF orientation says, which then stands in `info` under `TURNED`."""
+    """Return an opened picture as RGB, turned by its EXIF orientation, which is then in `info` under `TURNED`."""
     image.load()
     orientation = _orientation(image)
     image = to_rgb(image)
     if orientation in _ROTATIONS:
         image = image.transpose(_ROTATIONS[orientation])
-        for tag in ("exif", "xmp"):  # they would have the next reader turn it again
+        for tag in ("exif", "xmp"):  # else the next reader would turn it again
             image.info.pop(tag, None)
         image.info[TURNED] = orientation
     return image
@@ -133,7 +132,7 @@ def numbers(file: BinaryIO) -> np.ndarray:
     """Read the pixels of an image file as they are, palette indices for a palette, within the bounds of `decode`.
 
     Raises:
-        Unreadable: for whatever stands in the way.
+        Unreadable: for any fault of the file.
     """
     image = header(file)
     with _Reasons(file):
@@ -141,7 +140,7 @@ def numbers(file: BinaryIO) -> np.ndarray:
 
 
 def _bounded(file: BinaryIO) -> int:
-    """Return the bytes of a file that are few enough."""
+    """Return the bytes of a file, if within the limit."""
     silence_pillow()
     with _Reasons(file):
         size = file.seek(0, 2)
@@ -154,7 +153,7 @@ def _bounded(file: BinaryIO) -> int:
 
 
 def _opened(file: BinaryIO, size: int, min_side: int) -> Image.Image:
-    """Read the header, and refuse what could not be decoded in bounded time and memory."""
+    """Read the header, and refuse pictures that cannot be decoded in bounded time and memory."""
     image = Image.open(file, formats=_known_formats())
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -172,9 +171,9 @@ def _opened(file: BinaryIO, size: int, min_side: int) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to 8-bit RGB.
 
-    Transparency is laid on white. 16-bit grey is divided by 257. Modes I and F carry no range: a non-negative picture
-    is read as 0..1 (F only), 0..255 or 0..65535, whichever is the first that holds it, and anything else is stretched
-    from its minimum to its maximum. ICC profiles are ignored, as in the libraries the models were trained with.
+    Transparency is composed on white. 16-bit grey is divided by 257. Modes I and F have no fixed range: a non-negative
+    picture is read as 0..1 (F only), 0..255 or 0..65535, the first that holds it; anything else is stretched from its
+    minimum to its maximum. ICC profiles are ignored, as in the libraries the models were trained with.
 
     Raises:
         ValueError: for a mode Pillow cannot convert.
@@ -202,14 +201,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def unsure_which_way(orientation: int, size: tuple[int, int], annotated: tuple[int, int] | None) -> str:
-    """Say why boxes or a map cannot be laid on a picture that its EXIF orientation turned; "" where they can.
+    """Return why boxes or a map cannot be placed on a picture turned by its EXIF orientation; "" if they can.
 
-    Where turning keeps the size, nothing tells whether they were drawn before it or after.
+    If turning keeps the size, it is unknown whether they were drawn before or after it.
 
     Args:
         orientation: EXIF's, 1 for a picture that lies as it is stored.
         size: (height, width) of the picture.
-        annotated: the same of what the boxes were drawn on, None where that is not known.
+        annotated: (height, width) that the boxes were drawn on, None if unknown.
     """
     sideways = orientation >= 5
     if orientation in _ROTATIONS and (annotated is None or not sideways or size[0] == size[1]):
@@ -218,16 +217,16 @@ def unsure_which_way(orientation: int, size: tuple[int, int], annotated: tuple[i
 
 
 def silence_pillow() -> None:
-    """Keep Pillow's warnings off the terminal: what matters of them becomes a reason.
+    """Silence Pillow's warnings: the relevant ones become reasons.
 
-    One narrow filter for the process, because `warnings.catch_warnings` is not safe in threads. It is looked for each
-    time, since a test runner or a notebook may have put the filters back.
+    One narrow filter for the process, because `warnings.catch_warnings` is not safe in threads. It is checked each
+    time, since a test runner or a notebook may have reset the filters.
     """
     if not any(action == "ignore" and module == _PILLOW for action, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
     tiff = logging.getLogger("PIL.TiffImagePlugin")
     if tiff.level != logging.CRITICAL:  # setting it empties the caches of all loggers, too slow for every picture
-        tiff.setLevel(logging.CRITICAL)  # what it logs it raises as well
+        tiff.setLevel(logging.CRITICAL)  # it also raises what it logs
     _silence_libtiff()
 
 
@@ -251,7 +250,7 @@ def _known_formats() -> list[str]:
 
 
 class _Reasons(AbstractContextManager[None]):
-    """Turn whatever a decoder raises into Unreadable. Ctrl-C and the exit of the interpreter pass."""
+    """Turn a decoder's exceptions into Unreadable, except Ctrl-C and interpreter exit."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -278,7 +277,7 @@ class _Reasons(AbstractContextManager[None]):
             return "truncated file"
         if isinstance(error, OSError) and error.errno is not None:
             return (error.strerror or type(error).__name__).lower()
-        if isinstance(error, struct.error | IndexError | KeyError):  # their messages mean nothing to a reader
+        if isinstance(error, struct.error | IndexError | KeyError):  # their messages do not help
             return "damaged file"
         detail = " ".join(text.split())[:100]
         return f"damaged file ({detail})" if re.search("[a-z]", detail) else "damaged file"  # libtiff says "-2"
@@ -310,7 +309,7 @@ def _too_many(pixels: int) -> str:
 
 
 def _bands_of(file: BinaryIO) -> str:
-    """Say of a TIFF that Pillow cannot open what it holds, if its tags are intact: pictures of satellites have many bands."""
+    """Describe a TIFF that Pillow cannot open, if its tags are intact: satellite pictures have many bands."""
     try:
         file.seek(0)
         start = file.read(16)

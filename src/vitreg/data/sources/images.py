@@ -1,6 +1,6 @@
 """Where images come from: files, folders, globs, list files, zip and tar archives, WebDataset shards, as one sequence.
 
-Nothing is decoded here until an image is opened; what cannot be opened says why and does not stop the rest.
+Nothing is decoded until an image is opened; an unreadable image gives a reason and does not stop the rest.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ImageItem:
 
 
 class ImageSource:
-    """All images that the given paths stand for, in a stable order: that of the paths, sorted inside folders and globs.
+    """All images of the given paths in a stable order: the order of the paths, sorted inside folders and globs.
 
     A path is an image file, a folder (searched recursively; hidden files, files without an image's extension and links to
     other folders are passed over), a glob, a list file (.txt or .lst: one image file per line, relative to the list), a .zip or
@@ -88,7 +88,7 @@ class ImageSource:
 
     @classmethod
     def of_pictures(cls, items: Sequence[Any]) -> ImageSource:
-        """Take pictures in memory, or what a dataset of pictures gives, in the place of files.
+        """Use pictures in memory, or the items of a dataset, instead of files.
 
         Raises:
             UserError: if there are none.
@@ -101,7 +101,7 @@ class ImageSource:
         self._paths, self._parts = paths, parts
         if not self._parts:
             raise UserError("no images given; name a file, a folder or an archive.")
-        # Where each part starts; a part of unknown length ends what is known.
+        # Start of each part, up to the first part of unknown length.
         self.notes = tuple(note for part in self._parts if isinstance(part, Listed) for note in part.notes)
         lengths = itertools.takewhile(lambda length: length is not None, (part.length for part in self._parts))
         self._starts = list(itertools.accumulate((length for length in lengths if length is not None), initial=0))
@@ -114,11 +114,11 @@ class ImageSource:
 
     @property
     def length(self) -> int | None:
-        """`len`, or None where it is not known beforehand."""
+        """`len`, or None if not known in advance."""
         return self._starts[-1] if len(self._starts) > len(self._parts) else None
 
     def fingerprint(self) -> str:
-        """A hash of where the images are: paths as given and, of files, names, sizes and times of change."""
+        """A hash of the images' locations: paths as given and, for files, names, sizes and modification times."""
         digest = hashlib.sha256()
         for path in self._paths:
             digest.update(f"{path} {_stamp(path)}\0".encode("utf-8", "surrogateescape"))
@@ -130,12 +130,12 @@ class ImageSource:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pictures are in memory or come from a dataset: nothing tells them from others but their pixels."""
+        """Whether the pictures are in memory or come from a dataset: only their pixels identify them."""
         return any(isinstance(part, Pictures) for part in self._parts)
 
     @property
     def behind_urls(self) -> bool:
-        """Whether some lie behind URLs: of these a fingerprint holds the path, and nothing of what is found there."""
+        """Whether some are behind URLs: for these a fingerprint covers the path, not the content."""
         return any(is_url(path) for path in self._paths)
 
     def __getitem__(self, index: int) -> ImageItem:
@@ -154,12 +154,12 @@ class ImageSource:
     def walk(self, rank: int = 0, world: int = 1) -> Generator[ImageItem, None, None]:
         """Yield the images with index % world == rank, in order.
 
-        Images of a compressed tar or a URL hold their bytes: let go of each before the next.
+        Images of a compressed tar or a URL hold their bytes: drop each before the next.
         """
         start = 0
         for part in self._parts:
             length = part.length
-            # Of a stream every image must be counted, so that what follows has the same index on every rank.
+            # Every image of a stream must be counted, so that later ones have the same index on every rank.
             first, step = (0, 1) if length is None else ((rank - start) % world, world)
             index = -1
             with closing(part.walk(first, step)) as images:
@@ -170,7 +170,8 @@ class ImageSource:
 
 
 def _stamp(path: str) -> str:
-    """Size and time of change of a file; nothing for a folder, which changes with what is written beside its images."""
+    """Size and modification time of a file; nothing for a folder, whose time changes when results are written into
+    it."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

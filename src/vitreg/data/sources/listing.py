@@ -1,4 +1,4 @@
-"""From a path as a user types it to the images it stands for: files, folders, globs, lists, archives, braces, URLs."""
+"""Expand a path as typed by a user to images: files, folders, globs, lists, archives, braces, URLs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_BRACES = 1_000_000
 
 
 def find(path: str) -> list[Part]:
-    """Return the runs of images that one path stands for, see `ImageSource`.
+    """Return the parts (runs of images) of one path, see `ImageSource`.
 
     Raises:
         UserError: if it does not exist or holds no image.
@@ -37,12 +37,12 @@ def _expanded(path: str) -> list[str]:
 
 
 def refuse_absent(path: str) -> None:
-    """Raise UserError for a path that stands for nothing, as `find` does, without listing what it stands for."""
+    """Raise UserError for a path without images, as `find` does, but without listing them."""
     for each in _expanded(path):
         if is_url(each) or os.path.isfile(each):
             continue
         if os.path.isdir(each):
-            with suppress(OSError), os.scandir(each) as entries:  # one that cannot be read is listed with the reason
+            with suppress(OSError), os.scandir(each) as entries:  # an unreadable folder is reported later
                 if not any(entries):
                     raise UserError(f"the folder '{each}' is empty.")
         elif not os.path.lexists(each) and not any(glob.iglob(each, recursive=True)):
@@ -105,9 +105,9 @@ def _exists(path: str) -> bool:
 def _folder(top: str, own: Set[str] = frozenset()) -> Listed:
     """List the images of a folder and of those in it; links to images are followed, links to folders only by name.
 
-    A link to a folder may lead to the whole file system, or back up. Where it leads into `top`, its images are listed
-    already. Pictures that vitreg wrote itself (`own`, and what the lists of the folders prove) are results, no images:
-    otherwise a second scan of a folder would scan the figures of the first.
+    A link to a folder may lead to the whole file system, or back up; inside `top` its images are already listed.
+    Pictures that vitreg wrote (`own`, and those on the folders' lists) are results, not images: otherwise a second scan
+    of a folder would scan the figures of the first.
     """
     found: list[Locator] = []
     others: list[str] = []
@@ -162,14 +162,14 @@ def _glob(pattern: str) -> list[Part]:
     matches = matching(pattern)
     if not matches:
         raise UserError(f"nothing matches '{pattern}'.")
-    # A pattern that spells out an extension means it, whatever the extension is.
+    # A pattern with an explicit extension matches any extension.
     spelled = os.path.splitext(pattern)[1].lower()
     wanted = tuple(EXTENSIONS) if not spelled or glob.has_magic(spelled) else (*EXTENSIONS, spelled)
     parts: list[Part] = []
     own = _own(pattern, matches)
     left_out = sum(match in own for match in matches)
     for match in matches:
-        with suppress(UserError):  # one folder or archive of many may well be without images
+        with suppress(UserError):  # one of many folders or archives may be without images
             if os.path.isdir(match):
                 if "**" not in pattern:  # else its files match by themselves
                     parts.append(_folder(match, own))
@@ -183,7 +183,7 @@ def _glob(pattern: str) -> list[Part]:
 
 
 def _own(pattern: str, matches: Sequence[str]) -> set[str]:
-    """Return the pictures that vitreg wrote into the folders that a glob leads through; those it names are wanted."""
+    """Return the pictures that vitreg wrote into folders matched by a glob; files that it names explicitly are kept."""
     named = pattern
     while glob.has_magic(named):
         named = os.path.dirname(named)
@@ -203,7 +203,8 @@ def _left_out(count: int, where: str) -> str:
 
 
 def matching(pattern: str) -> list[str]:
-    """Return what a glob stands for, sorted. `**` enters no links to folders: two that lead back up never end."""
+    """Return the matches of a glob, sorted. `**` does not follow links to folders: two that lead back up would never
+    end."""
     before, recursive, after = pattern.rpartition("**/")
     if not recursive and pattern.endswith("**"):
         before, recursive, after = pattern[:-2], "**", "*"

@@ -1,4 +1,4 @@
-"""One member of a zip or tar archive as a file: checked against what may lie in memory before it is read."""
+"""One member of a zip or tar archive as a file; its size is checked before it is read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vitreg.data.sources.decode import Unreadable
 from vitreg.data.sources.parts import os_reason
 
 MAX_MEMBER_BYTES = 1 << 29
-_IN_MEMORY = 1 << 25  # larger members lie on the disk while they are decoded
+_IN_MEMORY = 1 << 25  # larger members are decoded from a temporary file
 _MAX_READ = 1 << 27  # at once, of a zip archive: its directory, of which every image takes about 80 bytes
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class InTar:
-    """A member of a tar archive that is not compressed: a stretch of bytes of a file."""
+    """A member of an uncompressed tar archive: a range of bytes in a file."""
 
     name: str
     archive: str
@@ -47,7 +47,7 @@ class InTar:
 
 
 class _Stretch(io.RawIOBase):
-    """Some bytes of a file as a file: a large member is not in memory as a whole."""
+    """A range of bytes as a file, so that a large member is not loaded at once."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._place = file, offset, size, 0
@@ -75,7 +75,7 @@ class _Stretch(io.RawIOBase):
 
 
 class _Sparing(io.BufferedReader):
-    """A file of which no header can have gigabytes read at once."""
+    """A file that limits single reads, so that no header can request gigabytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_READ:
@@ -84,7 +84,8 @@ class _Sparing(io.BufferedReader):
 
 
 class OpenZip:
-    """A zip archive that stays open, and is opened anew in a forked process: it would move its parent's place in the file."""
+    """A zip archive that stays open. A forked process reopens it, as a shared descriptor would move the parent's
+    position."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -131,7 +132,7 @@ class InZip:
 
 
 def _copied(source: IO[bytes], size: int) -> BinaryIO:
-    """Copy at most `size` bytes piece by piece, so that nothing is unpacked before there is room for it."""
+    """Copy at most `size` bytes piece by piece, so that unpacking is bounded."""
     file: Any = io.BytesIO() if size <= _IN_MEMORY else tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
     while (missing := size - file.tell()) and (piece := source.read(min(missing, _CHUNK))):
         file.write(piece)

@@ -1,4 +1,4 @@
-"""Where one image's bytes are (`Locator`), and runs of images with a known order (`Part`)."""
+"""The place of an image's bytes (`Locator`), and runs of images in a known order (`Part`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Part(Protocol):
 
     @property
     def length(self) -> int | None:
-        """How many images, None where that is known at the end only."""
+        """Number of images, None if only the end tells."""
         ...
 
     def locate(self, index: int) -> Locator:
@@ -45,7 +45,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An image known beforehand to give nothing."""
+    """An image known to be unreadable."""
 
     name: str
     reason: str
@@ -75,7 +75,8 @@ class OnDisk:
     path: str
 
     def file(self) -> BinaryIO:
-        """Open the file. Raises Unreadable where it is no regular file: opening a named pipe would wait for ever."""
+        """Open the file. Raises Unreadable for anything but a regular file: opening a named pipe would wait for
+        ever."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise Unreadable("not a regular file")

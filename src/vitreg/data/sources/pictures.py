@@ -1,4 +1,4 @@
-"""Pictures that are in memory, or that a dataset gives one by one, in the place of image files."""
+"""Pictures in memory, or from a dataset one by one, instead of image files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def first_of(item: Any) -> Any:
 
 
 def picture_of(thing: Any) -> Image.Image | None:
-    """Return what holds a picture as one: PIL's, an array uint8 [h, w], [h, w, 3] or [h, w, 4], a tensor uint8 [3, h, w].
+    """Convert to a PIL picture: from PIL, an array uint8 [h, w], [h, w, 3] or [h, w, 4], or a tensor uint8 [3, h, w].
 
     None for anything else.
     """
@@ -62,7 +62,7 @@ class InMemory:
         """Return `function` of the picture as RGB, upright.
 
         Raises:
-            Unreadable: for what is no picture, or a dataset that fails to give it.
+            Unreadable: for a value that is no picture, or a dataset that fails to return it.
         """
         try:
             found = picture_of(first_of(self.items[self.index]))

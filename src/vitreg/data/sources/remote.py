@@ -25,7 +25,7 @@ class _Refused(Exception):  # noqa: N818
 
 
 class _Interrupted(Exception):  # noqa: N818
-    """Something between here and there went wrong. No OSError, which would mean our own disk."""
+    """The network failed. Not an OSError, which would mean the local disk."""
 
 
 def cache_folder(name: str | None) -> Path:
@@ -36,16 +36,16 @@ def cache_folder(name: str | None) -> Path:
 
 
 def cached(url: str, folder: Path) -> Path:
-    """Return where the file of a URL lies in the cache, or would."""
+    """Return the cache path of a URL, whether or not it exists."""
     base = url.split("?")[0].split("#")[0].rstrip("/").rpartition("/")[2]
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base}"
 
 
 def fetch(url: str, folder: Path) -> Path:
-    """Return the file of a URL, fetched into the cache unless it is there.
+    """Return the cached file of a URL, fetching it if necessary.
 
-    Processes that want the same file wait for the first one. http and https go through urllib, whatever else there is
-    through the webdataset package.
+    Processes that need the same file wait for the first one. http and https use urllib, other schemes the webdataset
+    package.
 
     Raises:
         UserError: if it cannot be fetched, after several tries, or not be written.
@@ -58,7 +58,7 @@ def fetch(url: str, folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot create the cache {folder}: {error.strerror or error}.") from error
     with _alone(path.with_name(f".{path.name}.lock")):
-        if path.exists():  # by whom we have waited for
+        if path.exists():  # fetched by the process we waited for
             return path
         problem = ""
         for seconds in TRIES:
@@ -125,13 +125,13 @@ def _opened(url: str) -> Generator[tuple[Any, int | None], None, None]:
     finally:
         try:
             pipe.close()
-        except Exception as error:  # the command has failed, and what it wrote is no whole file
+        except Exception as error:  # the command failed, and its output is incomplete
             raise _Interrupted(_reason(error)) from error
 
 
 @contextlib.contextmanager
 def _alone(lock: Path) -> Generator[None, None, None]:
-    """Let one process of this machine at a time through; the lock ends with the process that holds it."""
+    """Admit one process of this machine at a time; the lock ends with the process that holds it."""
     try:
         import fcntl
     except ImportError:  # Windows: two may fetch the same file; each renames a whole one

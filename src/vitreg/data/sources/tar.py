@@ -1,7 +1,7 @@
 """The members of a tar archive, header by header: one reader for shards on disk and for streams.
 
-Nothing a header says is believed before it is checked: sizes are not negative, names and extended headers are short, and
-a stream may not unpack to far more than it is. So every walk ends, and holds one header at a time.
+Headers are untrusted: sizes must not be negative, names and extended headers must be short, and a stream must not
+unpack to far more than its size. So every walk ends, with one header in memory at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 _MAX_NAME_BYTES = 4096  # the longest path that Linux opens
 _MAX_HEADER_BYTES = 1 << 20  # of an extended header; pax keeps access lists there
 _MAX_DIGITS = 20
-# A stream of images unpacks to little more than it is; a bomb, to a thousand times as much.
+# A stream of images unpacks to little more than its size; a bomb, to a thousand times as much.
 _MAX_RATIO, _UNSUSPECTED = 100, 1 << 28
 _MAX_XZ_MEMORY = 1 << 28  # of its dictionary, which `xz -9` makes 64 MB
 _PACKED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zst"}
@@ -25,7 +25,7 @@ _WITHOUT_DATA = b"123456"  # links, devices, folders and pipes, whatever size th
 
 
 class Member(NamedTuple):
-    """A file inside a tar archive: a stretch of bytes. Of a sparse one they are not the file's."""
+    """A file inside a tar archive: a range of bytes. For a sparse file these are not its content."""
 
     name: str
     offset: int
@@ -38,7 +38,7 @@ class CutShort(Exception):  # noqa: N818  the reason is its point, not a failure
 
 
 class NoEndMark(CutShort):
-    """Its last member is whole, but nothing says that it is the last."""
+    """The last member is complete, but the end mark is missing."""
 
 
 class Forward:
@@ -54,7 +54,7 @@ class Forward:
         self._source, self._read = source, _unpacking(source)
 
     def read(self, size: int) -> bytes:
-        """Read `size` bytes, fewer at the end only. Raises CutShort for what unpacks to absurdly much."""
+        """Read `size` bytes, fewer only at the end. Raises CutShort if it unpacks to absurdly much."""
         pieces, missing = [], size
         while missing and (piece := self._read(min(missing, _CHUNK))):
             pieces.append(piece)
@@ -79,7 +79,7 @@ def packing(start: bytes) -> str | None:
 def walk_tar(file: BinaryIO | Forward) -> Iterator[Member]:
     """Yield the regular files of a tar archive in order. The consumer may move the position, forward in a stream.
 
-    Of a file, members that do not lie in it as a whole are left out; in a stream the consumer sees whether one is whole.
+    Incomplete members of a file are left out; in a stream the consumer sees whether one is complete.
 
     Raises:
         CutShort: after the last readable member, if no end mark follows it.
@@ -124,7 +124,7 @@ def walk_tar(file: BinaryIO | Forward) -> Iterator[Member]:
 
 
 def _checks(header: bytes) -> bool:
-    """Whether the sum of the header's bytes, its own checksum taken as spaces, is what it says.
+    """Whether the header's checksum is right, computed with its own field as spaces.
 
     Some old programs took bytes as signed.
     """
@@ -134,7 +134,7 @@ def _checks(header: bytes) -> bool:
 
 
 def _octal(digits: bytes) -> int | None:
-    """Read a number; None for anything but digits, of which `int` would take a sign too."""
+    """Read an octal number; None for anything but digits (`int` would also accept a sign)."""
     digits = digits.strip(b" \0")
     return int(digits or b"0", 8) if not digits.strip(b"01234567") else None
 
@@ -154,7 +154,8 @@ def _name(header: bytes) -> str:
 
 
 def _extended(text: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None, bool]:
-    """Read what a pax header says of the next member: records "LENGTH KEY=VALUE\\n", the length that of all of it."""
+    """Read a pax header for the next member: records "LENGTH KEY=VALUE\\n", where LENGTH is that of the whole
+    record."""
     sparse, position = False, 0
     while position < len(text) and text[position]:
         digits = text[position : position + _MAX_DIGITS].split(b" ", 1)[0]
@@ -177,7 +178,7 @@ def _extended(text: bytes, name: str | None, size: int | None) -> tuple[str | No
 
 
 def _behind_the_map(file: BinaryIO | Forward, header: bytes, start: int) -> int:
-    """Return where the data of a sparse member of GNU's old kind begin: behind blocks that say where its holes are."""
+    """Return where the data of a sparse member in GNU's old format begin: after the blocks that list its holes."""
     more = header[482]
     while more:
         block = file.read(_BLOCK)
@@ -222,7 +223,7 @@ def _cast(source: _Counted) -> Any:
 
 
 class _Xz:
-    """What `lzma.LZMAFile` is, with a limit to its memory, which the first bytes of a file may set to 4 GB."""
+    """`lzma.LZMAFile` with a memory limit: the first bytes of a file may demand 4 GB."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._more = read

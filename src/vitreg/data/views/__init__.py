@@ -1,1 +1,1 @@
-"""From pictures to tensors: what a model sees of a photograph."""
+"""From pictures to tensors: crops, augmentation, normalisation."""

@@ -1,7 +1,7 @@
 """From a decoded picture to one randomly cropped and coloured view, as DeiT-III, CLIP and MAE train.
 
-A view is made of bytes; the device normalises them. All it draws comes from torch's global generator, which the loader
-seeds for every sample. Places and sizes are computed on bytes in a tensor and colours by Pillow: each is the faster there.
+A view holds bytes; the device normalises them. All draws come from torch's global generator, which the loader seeds for
+every sample. Crops are computed on byte tensors and colours by Pillow, whichever is faster.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RandAugment:
     def __init__(self, policy: str, size: int) -> None:
         from timm.data.auto_augment import rand_augment_transform
 
-        # As timm's training transform sets them: what a shift uncovers has the mean colour, and bicubic is fixed.
+        # As in timm's training transform: uncovered areas get the mean colour, and bicubic is fixed.
         self._augment = rand_augment_transform(
             policy,
             {
@@ -150,7 +150,7 @@ def uniform(low: float, high: float) -> float:
 
 @contextmanager
 def foreign_draws(seed: int) -> Generator[None, None, None]:
-    """Make what a library draws from Python's and numpy's global generators a function of `seed`; they are put back."""
+    """Seed Python's and numpy's global generators for a library's draws, and restore them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,6 +1,6 @@
 """Random crops of a picture together with its map, as ADE20k and NYUd heads are trained; no mmcv.
 
-A view takes the picture as bytes and draws from a generator of its own, so that crops can be made in threads. Pictures
+A view takes the picture as bytes and draws from its own generator, so that threads can make crops. Pictures
 are resized as OpenCV does it, bilinear without antialias, and maps to the nearest pixel.
 """
 
@@ -32,8 +32,8 @@ def ade20k_view(size: int, mean: Sequence[float]) -> PairView:
     """Crop as mmsegmentation trains on ADE20k.
 
     The short side becomes `size` times 0.5 to 2; of a random crop of `size` no class may fill three quarters (ten tries);
-    half are mirrored, and colours change (`photometric`). What a crop lacks has the mean colour, which mmsegmentation's
-    padding is, made of zeros after it has normalised, and label 255.
+    half are mirrored, and colours change (`photometric`). Padding has the mean colour (mmsegmentation pads with zeros
+    after normalising) and label 255.
 
     Args:
         mean: of the three channels, for values in 0..1, by which the crops will be normalised.

@@ -1,7 +1,6 @@
 """Mixup and CutMix of a batch on the device, drawn per group of consecutive samples.
 
-The mixing is timm's. Its draws are made a function of the step and the group, so that they do not depend on how many
-processes share the batch.
+The mixing is timm's. Its draws depend only on the step and the group, not on how many processes share the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from vitreg.errors import UserError
 
 
 class Draws(Protocol):
-    """What decides the draws of a step: a recipe's `Progress`."""
+    """The generators of a step: a recipe's `Progress`."""
 
     def generator(self, purpose: str, group: int = 0) -> torch.Generator:
         """Return the generator of one purpose and one group."""
@@ -37,7 +36,7 @@ def mix(
     progress: Draws,
     group: int,
 ) -> tuple[Float[Tensor, "B 3 h w"], Float[Tensor, "B C"]]:
-    """Mix every image with one of its own group, and their labels alike.
+    """Mix every image with another of its group, and their labels equally.
 
     The first image of a group is mixed with the last one, the second with the last but one, and so on.
 

@@ -1,7 +1,7 @@
 """From a decoded picture to DINO's and DINOv2's multi-crop: two large crops and several small ones, coloured differently.
 
-The recipe compares the small crops with the large ones. As in `augment.py` a view is made of bytes and draws from torch's
-global generator only; on a processor, colour jitter and enlarging to crops are what costs.
+The recipe compares the small crops with the large ones. As in `augment.py`, a view holds bytes and draws only from
+torch's global generator. On a CPU, colour jitter and enlarging take most of the time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIGMA = (0.1, 2.0)
 
 
 def multicrop_view(size: int, config: MultiCropConfig | None = None) -> View:
-    """Build the view of two stacks: [2, 3, size, size], and the local crops; without local crops of the first only.
+    """Build a view with two stacks: [2, 3, size, size] and the local crops; without local crops only the first.
 
     Args:
         size: of the two global crops in pixels.

@@ -1,6 +1,6 @@
-"""Random crops of a picture together with what is known of its places: a class of every pixel, or numbers on a grid.
+"""Random crops of a picture together with its map: a class for every pixel, or numbers on a grid.
 
-As in `augment`, all that is drawn comes from torch's global generator, which the loader seeds for every sample.
+As in `augment`, all draws come from torch's global generator, which the loader seeds for every sample.
 """
 
 from __future__ import annotations

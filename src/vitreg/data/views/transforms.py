@@ -1,4 +1,4 @@
-"""From a picture to what a model wants to see: resize, crop, normalise, and make the sides multiples of the patch."""
+"""From a picture to a model's input: resize, crop, normalise, and make the sides multiples of the patch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PILLOW = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# Of a picture that grows beyond this many times the area of the crop only what the crop shows is computed.
+# If the resized picture exceeds this many times the crop's area, only the crop is computed.
 _LARGEST = 16
 
 
@@ -45,14 +45,15 @@ class Preprocess:
         crop: cut the centre of `size` out of the resized picture; without it `resize` must be `size`.
         aspect: how a (height, width) in `resize` is met. "squash": exactly, the aspect ratio is not kept. "cover": the
             picture covers it, one side may stand over. "border": the picture lies inside, the rest is `fill`.
-        share: side of the crop over that of `resize` as it was given (timm's crop_pct), for other sizes; None takes the
-            proportion of the two, which is rounded.
+        share: side of the crop over that of `resize`, as configured (timm's crop_pct), for other sizes; None uses the
+            ratio of the two, which is rounded.
         halves: where the crop begins if the centre lies half a pixel off: at the "even" pixel (torchvision, timm) or
             towards the upper left ("zero", "down": transformers). A border gets its odd pixel below and on the right, but
             "down" above and on the left.
         fill: grey value 0..255 of the border; None is the mean colour.
-        passes: filters run along both axes and round in between. "across": along rows, then columns, as torch does with
-            tensors; "pillow": in the order Pillow finds cheaper. They differ where the first overshoots black or white.
+        passes: order of the two filter passes, with rounding in between. "across": along rows, then columns, as torch
+            does with tensors; "pillow": the cheaper order, as Pillow chooses. Results differ where the first pass
+            overshoots black or white.
     Raises:
         ValueError: for a setting that contradicts another.
     """
@@ -97,7 +98,7 @@ class Preprocess:
         return self.normalise(torch.from_numpy(self.pixels(image)).permute(2, 0, 1)[None])[0]
 
     def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-        """Resize and crop, without normalising: the part worth doing in threads, a quarter of the result's memory."""
+        """Resize and crop without normalising: the part for threads, with a quarter of the result's memory."""
         picture = to_rgb(image)
         height, width = self._resized(picture.height, picture.width)
         if not self.crop or height * width <= _LARGEST * max(self.size) ** 2:
@@ -134,9 +135,9 @@ class Preprocess:
         return round(over / 2) if self.halves == "even" else over // 2
 
     def _centre_alone(self, picture: Image.Image, resized: tuple[int, int]) -> Image.Image:
-        """Do what `_centre` does of the picture resized to (height, width), without computing the rest of it."""
+        """Compute `_centre` of the picture resized to (height, width), without the rest."""
         (height, width), (rows, cols) = resized, self.size
-        rows, cols = min(rows, height), min(cols, width)  # what is missing becomes border
+        rows, cols = min(rows, height), min(cols, width)  # the missing part becomes border
         top, left = max(0, self._start(height, 0)), max(0, self._start(width, 1))
         down, across = picture.height / height, picture.width / width  # pixels of the picture over those of the result
         margin = math.ceil(4 * max(1.0, down))  # no filter reaches farther
@@ -264,7 +265,7 @@ def _scaled(size: tuple[int, int], share: float, aspect: str) -> dict[str, Any]:
     """Return `resize` and `aspect` for a crop that is this share of the picture: timm's rounding is down."""
     resize = (int(size[0] / share), int(size[1] / share))
     if aspect == "cover" and resize[0] == resize[1]:
-        return {"resize": resize[0], "aspect": "squash"}  # the short side says it all
+        return {"resize": resize[0], "aspect": "squash"}  # the short side is enough
     return {"resize": resize, "aspect": aspect}
 
 

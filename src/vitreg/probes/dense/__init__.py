@@ -1,1 +1,1 @@
-"""Heads that predict a value for every pixel: their fit, losses and scores."""
+"""Heads that predict a value for every pixel: training, losses and scores."""

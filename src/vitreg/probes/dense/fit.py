@@ -1,6 +1,6 @@
 """How dense heads are trained: AdamW with the learning rate of mmsegmentation's ADE20k and NYUd configurations.
 
-The caller says what the loss of a step is; this turns it into a trained head.
+The caller supplies the loss of each step.
 """
 
 from __future__ import annotations

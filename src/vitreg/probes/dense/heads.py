@@ -1,7 +1,7 @@
 """Linear heads that read a value for every pixel out of frozen patch tokens: classes and metric depth.
 
 Both are the heads of DINOv2's dense evaluations, which the paper uses for ADE20k and NYUd (Tab. 2a), on patch tokens of
-any model: what is no patch token, registers included, is left out before.
+any model. Other tokens, registers included, are removed beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-UPSAMPLE = 4  # times the patch grid, at which depth is put together from the bins
+UPSAMPLE = 4  # factor on the patch grid at which depth is computed from the bins
 _FLOOR = 0.1  # added to each bin's weight, so that their sum is never 0
 
 
@@ -98,11 +98,11 @@ class BinsDepth(nn.Module):
             if cls:
                 parts.append(cls[block].float()[:, None].expand_as(tokens))
         logits = self.linear(torch.cat(parts, dim=-1))  # [B, P, bins]
-        # A linear layer and bilinear interpolation can change places: this one sees a sixteenth of the points.
+        # A linear layer and bilinear interpolation commute: applied first, the layer sees a sixteenth of the points.
         down, right = (_interpolation(side, logits.device) for side in grid)
         fine = down @ (logits.transpose(1, 2).unflatten(2, grid) @ right.T)  # [B, bins, rows4, cols4]
         weight = fine.relu()
-        # One pass for both sums: at this size it is memory that takes the time.
+        # One pass for both sums: memory bandwidth is the limit at this size.
         sums = torch.einsum("bkhw,ck->bchw", weight, torch.stack([self.bins, torch.ones_like(self.bins)]))
         weighted, total = sums.unbind(1)
         return (weighted + _FLOOR * self.bins.sum()) / (total + _FLOOR * len(self.bins))

@@ -1,4 +1,4 @@
-"""Losses of dense heads: cross-entropy with pixels left out, and the scale-invariant loss of depth in two parts.
+"""Losses of dense heads: cross-entropy with ignored pixels, and the scale-invariant depth loss in two parts.
 
 Depth 0 means that it is not known there.
 """
@@ -56,8 +56,8 @@ def gradient_loss(depth: Float[Tensor, "B H W"], truth: Float[Tensor, "B H W"]) 
     ...     g = (log(depth + 1e-3) - log(truth + 1e-3))[:, ::s, ::s]                  # where truth > 0
     ...     loss += (sum |g[b, i, j] - g[b, i + 2, j]| + sum |g[b, i, j] - g[b, i, j + 2]|) / count(truth[:, ::s, ::s] > 0)
 
-    What the official GradientLoss means to be: it slices the batch instead of the image, so that with two images per
-    GPU, as its heads were trained, it is always 0.
+    This is what the official GradientLoss intends. The official code slices the batch instead of the image, so with two
+    images per GPU, as its heads were trained, it is always 0.
     """
     difference = torch.log(depth + _EPS) - torch.log(truth + _EPS)
     known = truth > 0

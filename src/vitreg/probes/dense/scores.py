@@ -1,4 +1,4 @@
-"""How good a map of classes or of depths is: mean intersection over union, and the errors customary for depth.
+"""Scores of segmentation and depth maps: mean intersection over union, and the usual depth errors.
 
 Classes are counted over a whole set before they are divided; errors of depth are averaged over images.
 """
@@ -78,7 +78,7 @@ class DepthScores:
         self.images = 0
 
     def add(self, errors: dict[str, float]) -> None:
-        """Take in the errors of one image, as `depth_errors` gives them."""
+        """Add the errors of one image, as `depth_errors` returns them."""
         self.images += 1
         for name in DEPTH_ERRORS:
             self._sums[name] += errors[name]

@@ -1,4 +1,4 @@
-"""Maps of images larger than the crops a head was trained on: windows that overlap, averaged where they do."""
+"""Predictions for images larger than a head's training crops: overlapping windows, averaged."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Dino(Pair[DinoConfig]):
         self.targets = Targets(config.prototypes, "softmax", config.centre_momentum)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
-        """Compare what the student makes of every crop with what the teacher makes of the global ones."""
+        """Return the loss between the student's output for every crop and the teacher's for the global ones."""
         vit, B = self.student.backbone, len(batch)
         targets = self.teach(batch.views[0], progress)  # [2, B, K]
         tokens = self.student.study(self.model, batch.views, None, self.group, progress)
@@ -60,7 +60,7 @@ class Dino(Pair[DinoConfig]):
 
     @torch.no_grad()
     def teach(self, crops: Float[Tensor, "2 B 3 H W"], progress: Progress) -> Float[Tensor, "2 B K"]:
-        """Return what the student should say of each global crop."""
+        """Return the teacher's targets for each global crop."""
         vit, temperature = self.teacher.backbone, self.temperature(progress)
         logits = self.teacher.dino_head(vit.pooled(vit.forward_features(crops.flatten(0, 1)))).float()  # [2B, K]
         return self.targets(logits, temperature, logits.new_ones(len(logits))).unflatten(0, (2, -1))

@@ -27,7 +27,7 @@ from vitreg.recipes.settings import DinoV2Config, MaskConfig
 
 @dataclass(frozen=True, slots=True)
 class HiddenPatches:
-    """Patches of the student's global crops that it does not see and must name.
+    """Hidden patches of the student's global crops, which it must predict.
 
     Args:
         mask: of every crop, crop by crop.
@@ -57,7 +57,7 @@ def hide_patches(
     by_group = torch.stack(drawn).unflatten(1, (2, group))  # [G, 2, g, P]
     group_share = by_group / by_group.sum((1, 2, 3), keepdim=True).clamp(min=1)
     mask, group_share = (x.transpose(0, 1).flatten(0, 2) for x in (by_group, group_share))  # [2B, P]
-    place = mask.flatten().nonzero()[:, 0]  # found here, on the CPU, so that the device need not be waited for
+    place = mask.flatten().nonzero()[:, 0]  # computed on the CPU, to avoid a device synchronisation
     return HiddenPatches(
         *(x.to(device, non_blocking=True) for x in (mask, place, masks_weight(mask), group_share[mask]))
     )
@@ -80,7 +80,7 @@ class DinoV2(Pair[DinoV2Config]):
         self.patch_targets = Targets(patch_prototypes, config.centring, config.centre_momentum)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
-        """Compare what the student makes of every crop with what the teacher makes of the global ones."""
+        """Return the loss between the student's output for every crop and the teacher's for the global ones."""
         config, vit = self.config, self.student.backbone
         crops, B = batch.views[0], len(batch)  # [2, B, 3, H, W]
         layout = vit.layout((crops.shape[-2], crops.shape[-1]))
@@ -109,7 +109,7 @@ class DinoV2(Pair[DinoV2Config]):
     def teach(
         self, crops: Float[Tensor, "2 B 3 H W"], hidden: HiddenPatches, progress: Progress
     ) -> tuple[Float[Tensor, "2 B K"], Float[Tensor, "M L"]]:
-        """Return what the student should say of each crop, and of each hidden patch. The teacher sees all patches."""
+        """Return the teacher's targets for each crop and each hidden patch. The teacher sees all patches."""
         vit, temperature = self.teacher.backbone, self.temperature(progress)
         tokens = vit.forward_features(crops.flatten(0, 1))  # [2B, N, D]
         layout = vit.layout((crops.shape[-2], crops.shape[-1]))

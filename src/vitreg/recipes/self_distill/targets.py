@@ -1,6 +1,6 @@
 """The teacher's logits as targets: by Sinkhorn-Knopp, or by subtracting a running centre (DINO, iBOT, DINOv2).
 
-Both keep the teacher from giving one answer to everything, and both look at the samples of all processes.
+Both prevent collapse to one output, and both use the samples of all processes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def sinkhorn(logits: Float[Tensor, "N K"], temperature: float, iterations: int =
     ...     for n in range(N): Q[n] = Q[n] / Q[n].sum() / N              # every sample weighs the same
     >>> return N * Q
 
-    The loop's total, K and N cancel: a whole row or column is divided by its sum right after. So nobody needs to know
-    the number of samples, and processes may bring different ones, or none.
+    The loop's total, K and N cancel, since each row or column is divided by its sum right after. So the number of
+    samples is not needed, and processes may have different numbers of them, or none.
 
     Returns:
         targets of this process's samples, each of sum 1; prototypes weigh the same only approximately.
@@ -65,9 +65,9 @@ def update_centre(
     >>> mean = sum(total over processes) / sum(weight over processes)
     >>> return momentum * centre + (1 - momentum) * mean
 
-    Each row counts the same where a process gives the sum of its rows and their number. iBOT officially averages the
-    masked patches of each GPU and then the GPUs, although one may have more patches than another: that mean changes
-    with the number of processes. To have it all the same, weigh each row by 1 / (rows of its group).
+    If a process passes the sum and number of its rows, each row counts the same. Official iBOT averages the masked
+    patches per GPU and then over GPUs, although their numbers differ, so its mean depends on the number of processes.
+    To reproduce it independently of processes, weigh each row by 1 / (rows of its group).
 
     Args:
         total: weighted sum of the logits that this process saw since the last time.
@@ -76,6 +76,6 @@ def update_centre(
     """
     both = sum_over_processes(torch.cat([total, weight.to(total).reshape(1)]))  # [K + 1], in one exchange
     total, weight = both[:-1], both[-1]
-    # No comparison in Python: it would wait for the device.
+    # No comparison in Python: it would synchronise with the device.
     mean = torch.where(weight > 0, total / weight, centre)
     return torch.lerp(mean, centre, momentum)

@@ -1,7 +1,7 @@
-"""What DINO and DINOv2 share: a network with its heads, the copy of it that teaches, and the teacher's targets.
+"""Common parts of DINO and DINOv2: a network with its heads, its teacher copy, and the teacher's targets.
 
-The teacher is an average of the student over time (`vitreg.recipes.average`) and is never trained. Its answers become
-targets by Sinkhorn-Knopp, or by subtracting a centre and sharpening: both keep it from giving one answer to everything.
+The teacher is an average of the student over time (`vitreg.recipes.average`) and is never trained. Its outputs become
+targets by Sinkhorn-Knopp, or by centring and sharpening: both prevent collapse to one output.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Tower(nn.Module):
         group: int,
         progress: Progress,
     ) -> list[Float[Tensor, "V*B _N D"]]:
-        """Return the tokens of all views as the student has them: in one pass, with stochastic depth and hidden registers.
+        """Return the student's tokens of all views in one pass, with stochastic depth and hidden registers.
 
         Args:
             stacks: views of one size each.
@@ -95,7 +95,7 @@ class Tower(nn.Module):
 
 
 class Pair(nn.Module, Generic[C]):
-    """A student and its teacher: a recipe but for its loss. `Targets` that it holds move after every step."""
+    """A student and its teacher: a recipe without its loss. Its `Targets` update their centres after every step."""
 
     def __init__(self, model: ModelConfig, config: C, student: Tower) -> None:
         super().__init__()
@@ -154,10 +154,10 @@ def teacher_temperature(progress: Progress, start: float, end: float, epochs: fl
 
 
 class Targets(nn.Module):
-    """The teacher's logits as distributions over prototypes, none of which may win everywhere.
+    """The teacher's logits as distributions over prototypes, kept from collapsing to one.
 
-    The centre of a step is that of the steps before it, as officially, so all micro-batches and processes of a step use
-    the same one. What they see is added up, and moves the centre after the step.
+    As in official code, a step uses the centre of the steps before it, so all its micro-batches and processes share
+    one. Their logits are summed and update the centre after the step.
 
     Args:
         prototypes: K.
@@ -193,7 +193,7 @@ class Targets(nn.Module):
 
     @torch.no_grad()
     def move(self) -> None:
-        """Move the centre towards the mean of what all processes saw since the last time."""
+        """Move the centre towards the mean logits of all processes since the last update."""
         if self.centre is None or self.seen is None:
             return
         self.centre.copy_(update_centre(self.centre, self.seen[:-1], self.seen[-1], self.momentum))

@@ -78,7 +78,7 @@ class ClipConfig(RecipeConfig):
         return replace(CLIP, size=(size, size), resize=size)
 
     def tokenizer(self) -> Tokenize:
-        """Return CLIP's byte-pair encoding."""
+        """Return CLIP's byte-pair tokenizer."""
         from vitreg.recipes.words import Tokenizer
 
         return Tokenizer(self.context)
