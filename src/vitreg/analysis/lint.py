@@ -196,8 +196,8 @@ def weight_decay(tokens: Sequence[tuple[str, int]], exempt: set[str] | None, lib
 
     Args:
         tokens: (name, number of dimensions) of the class, register, and position parameters.
-        exempt: names from the model's `no_weight_decay()`; None if it has no such method. library: the owner of that
-        list, for the message.
+        exempt: names from the model's `no_weight_decay()`; None if it has no such method.
+        library: the owner of that list, for the message.
     """
     wide = [name for name, dims in tokens if dims > 1]
     if not wide:

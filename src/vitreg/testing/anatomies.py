@@ -1,4 +1,4 @@
-"""The part of the conformance suite that asks whether an `Anatomy` describes its model: the mistakes people make, by name."""
+"""Conformance checks of an `Anatomy` against its model, for common mistakes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_blocks(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> None:
 
 
 def check_places(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> str | None:
-    """What changes in the pixels of a patch changes its token most: on entering block 0, the layout finds it there."""
+    """Changing the pixels of a patch changes most the token that the layout gives for it, at the input of block 0."""
     image = images[:1]
     try:
         before = backbone.trace(image, Capture(input=True)).input[0]
@@ -75,7 +75,7 @@ def check_places(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> str | 
 
 
 def check_last_norm(backbone: Backbone, last: Float[Tensor, "B N D"], final: Float[Tensor, "B N D"]) -> None:
-    """`final_norm` makes of the last block's output what the model returns."""
+    """`final_norm` of the last block's output equals what the model returns."""
     with undisturbed(backbone.module):
         normed = backbone.anatomy.final_norm(last)
     assert torch.equal(normed, final), (

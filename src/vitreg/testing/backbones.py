@@ -1,4 +1,4 @@
-"""The conformance suite of backbones: what every family of models must pass before this project measures anything on it."""
+"""The conformance suite of backbones, which every family of models must pass before it is measured."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _attention(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
 
 
 def _in_float64(qkv: QKV) -> Tensor:
-    """Attention of the same q and k, written out once more: [B, heads, N, N]."""
+    """Attention of the same q and k in float64, computed independently: [B, heads, N, N]."""
     q, k = qkv.q.double(), qkv.k.double().repeat_interleave(qkv.q.shape[1] // qkv.k.shape[1], dim=1)
     logits = q @ k.transpose(-2, -1) * qkv.scale
     if qkv.mask is not None:
@@ -237,7 +237,7 @@ def _refusal(backbone: Backbone, images: Tensor) -> str:
 
 
 def _untouched(backbone: Backbone, images: Tensor, capture: Capture) -> None:
-    """Run, and fail inside a run, in training mode; everything must be as it was."""
+    """Run, and fail inside a run, in training mode; everything must be unchanged."""
     module = backbone.module
     flags = {name: child.training for name, child in module.named_modules()}
     module.train()
@@ -264,7 +264,7 @@ def _untouched(backbone: Backbone, images: Tensor, capture: Capture) -> None:
 
 
 class _StoppedError(Exception):
-    """Thrown inside a forward to see what is left behind."""
+    """Raised inside a forward, to check that nothing is left behind."""
 
 
 def _fail_inside(backbone: Backbone, images: Tensor, capture: Capture) -> None:

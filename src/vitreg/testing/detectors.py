@@ -1,4 +1,4 @@
-"""The conformance suite of detectors: what a verdict relies on, on distributions of norms whose answer is known."""
+"""The conformance suite of detectors, on norm distributions with known answers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ODD = {
 def check_detector(detector: Detector, *, relative: bool = True) -> dict[str, Detection]:
     """Check that a detector keeps every promise that verdicts rely on.
 
-    It finds a planted second mode of 2 % at ten times the norm and nothing in one skewed mode, on the high side; says the
-    same again; counts what lies beyond its own threshold; and answers for odd distributions without an error.
+    On the high side it finds a planted second mode of 2 % at ten times the norm, and nothing in one skewed mode. It is
+    deterministic, its share is what lies beyond its threshold, and odd distributions raise no error.
 
     Args:
         detector: (histogram, side) → Detection.
         relative: a model whose norms are 1024 times larger gets the same answer. Fixed cutoffs cannot promise that.
     Returns:
-        what it said of each distribution, by name.
+        its answer for each distribution, by name.
     Raises:
         AssertionError: naming the promise and how it was broken.
     """

@@ -1,4 +1,4 @@
-"""The part of the conformance suite that writes: at every site a value is replaced, read back, and reaches the end."""
+"""Conformance checks of editing: at every site a value is replaced, read back, and affects the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitreg.tokens import TokenLayout
 
 
 def editing_checks(backbone: Backbone, images: Float[Tensor, "3 3 H W"]) -> dict[str, Callable[[], str | None]]:
-    """Return a check for every site, and one for added tokens; each says why it does not apply, or None."""
+    """Return a check for every site, and one for added tokens; each returns why it does not apply, or None."""
     return {
         "write image": lambda: _site(backbone, images, "image", lambda x: x * 0.5),
         "write input": lambda: _site(backbone, images, "input", lambda x: x * 0.5),
@@ -71,7 +71,7 @@ def _mlp(backbone: Backbone, images: Tensor) -> str | None:
 
 
 def _unwritable(backbone: Backbone) -> str:
-    """Why attention of this model cannot be written; empty if it can."""
+    """Return why attention of this model cannot be edited; empty if it can."""
     status = backbone.attention_status()
     if status.source == "projections" and any(part.finish is None for part in backbone.anatomy.attention):
         return "softmax is written by hand, and more than a projection stands behind it"

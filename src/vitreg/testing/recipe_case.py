@@ -1,4 +1,4 @@
-"""What the conformance suite of recipes examines, and small words for it: a recipe's factory, batches, and its state."""
+"""The subject of the conformance suite of recipes, and helpers for it: a recipe's factory, batches, and state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE = 4  # steps of a short run
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is examined, and with what."""
+    """A recipe under test, with its batches and optimiser settings."""
 
     recipe_factory: Callable[[], Recipe]
     batch_factory: Callable[[int], TrainBatch]
@@ -43,7 +43,7 @@ class Case:
         return self.batch_factory(step).on(CPU, MEAN, STD)
 
     def train(self, recipe: Any, steps: range, after: Callable[[], None] = lambda: None) -> None:
-        """Take optimiser steps at the rate of the case, and look after each."""
+        """Take optimiser steps at the case's rate, and call `after` after each."""
         groups, optimizer = optimizer_of(recipe, self)
         for step in steps:
             recipe(self.batch(step), at(step)).loss.backward()
@@ -64,12 +64,12 @@ def optimizer_of(recipe: Any, case: Case) -> tuple[list[ParamGroup], torch.optim
 
 
 def at(step: int, first: int = 0) -> Progress:
-    """Where a short run stands."""
+    """The `Progress` of a short run."""
     return Progress(step=step, total=100, epoch_steps=10, seed=SEED, first=first)
 
 
 def trainable(recipe: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are to learn, by name."""
+    """The trainable parameters, by name."""
     return {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
 
 
@@ -80,7 +80,7 @@ def is_frozen(module: nn.Module) -> bool:
 
 
 def state_of(recipe: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a recipe but its gradients: parameters and buffers, saved ones and others."""
+    """All tensors of a recipe except gradients: parameters and buffers, saved or not."""
     return {**recipe.state_dict(), **dict(recipe.named_buffers())}
 
 

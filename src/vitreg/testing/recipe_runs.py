@@ -1,4 +1,4 @@
-"""The promises of a recipe that show over several steps: micro-batches, averages, state, resuming, learning."""
+"""Checks of a recipe over several steps: micro-batches, averages, state, resuming, learning."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def micro_batches(case: Case) -> str | None:
 
 
 def averages(case: Case) -> str | None:
-    """State stays finite, and what is averaged follows what is trained."""
+    """State stays finite, and averages follow the trained weights."""
     recipe = case.build()
     filled: list[VisionTransformer] = []
     recipe.begin_with(lambda network: filled.append(network) or [])
@@ -93,7 +93,7 @@ def averages(case: Case) -> str | None:
 
 
 def state_dict(case: Case) -> None:
-    """A state dict is all there is to know of a recipe."""
+    """A state dict holds the complete state of a recipe."""
     recipe, twin = case.build(), case.build(seed=1)
     case.train(recipe, range(_SAVED))
     state = copy.deepcopy(recipe.state_dict())
@@ -139,7 +139,7 @@ def resume(case: Case) -> None:
             run_folder.mkdir()
         run(through)
         run(pieces, stop=_LOST)
-        run(pieces, seed=1, again=True)  # nothing of the new weights may be left
+        run(pieces, seed=1, again=True)  # none of the new weights may remain
         one, other = checkpoint.load_newest(through), checkpoint.load_newest(pieces)
         assert one.step == other.step == WHOLE, f"the runs end after {one.step} and {other.step} steps"
         for what, wanted, found in (
@@ -152,7 +152,7 @@ def resume(case: Case) -> None:
 
 def learning(case: Case) -> None:
     """The loss falls on a fixed batch."""
-    # Without after_step: a moving teacher or centre makes the task another one, and the loss of another task may rise.
+    # Without after_step: a moving teacher or centre changes the task, and then the loss may rise.
     recipe, batch = case.build(), case.batch(0)
     groups, optimizer = optimizer_of(recipe, case)
     losses = []
@@ -172,7 +172,7 @@ class _KilledError(Exception):
 
 
 def _near(found: Tensor, wanted: Tensor, what: str, floor: float = 1e-7) -> None:
-    """Compare by norm: single numbers, such as the gradient of a key's bias, are zero but for rounding."""
+    """Compare by norm: single values, such as the gradient of a key's bias, are zero up to rounding."""
     error = float((found.double() - wanted.double()).norm())
     allowed = _TIGHT * float(wanted.double().norm()) + floor
     assert error <= allowed, f"{what} of micro-batches is off by {error:.1e}, {allowed:.1e} allowed"

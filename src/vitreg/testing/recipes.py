@@ -1,7 +1,7 @@
-"""The conformance suite of training recipes: what the loop, checkpoints and several processes rely on.
+"""The conformance suite of training recipes: promises to the loop, checkpoints and several processes.
 
-It looks at a recipe through the product's own loop, optimiser and checkpoints, on one process. That two processes train
-as one needs processes to be started, and is tested beside this suite.
+It uses the project's own loop, optimiser and checkpoints, on one process. Equality of two processes with one is tested
+outside this suite.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _random_numbers(case: Case) -> None:
 def _same_again(case: Case) -> None:
     recipe, batch = case.build(), case.batch(0)
     first = recipe(batch, at(0)).loss
-    for draw in (torch.rand, np.random.rand):  # somebody else draws in between
+    for draw in (torch.rand, np.random.rand):  # other code draws in between
         draw(1)
     random.random()
     again = recipe(batch, at(0)).loss

@@ -1,4 +1,4 @@
-"""The conformance suite of tasks: what `vitreg eval` relies on when it writes a number down."""
+"""The conformance suite of tasks: promises to the records of `vitreg eval`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_task(task: Task, bench: Bench) -> Outcome:
         task: with its settings.
         bench: a model and data that the task takes, small enough to run twice.
     Returns:
-        what the task found.
+        the task's result.
     Raises:
         AssertionError: naming the promise and how it was broken.
     """

@@ -1,7 +1,7 @@
 """Toy models of unusual build: registers between the patches, tokens dropped on the way, no attention at all.
 
-Nothing in them is trained. A white patch becomes an outlier in block 0, so that where outliers are is known from the
-pixels alone, whatever a layout says. Images: values around 0, white is 2; the patch is 8 pixels, the native size 32x32.
+Nothing in them is trained. A white patch becomes an outlier in block 0, so the pixels alone tell where outliers are,
+whatever the layout says. Images: values around 0, white is 2; the patch is 8 pixels, the native size 32x32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vitreg.tokens import TokenLayout
 
 PATCH, GRID, WIDTH, HEADS, DEPTH = 8, (4, 4), 48, 3, 3
 WHITE = 2.0  # pixels of a patch that becomes an outlier
-OUTLIER = 80.0  # times what its mean pixel lies above 1, added in block 0
+OUTLIER = 80.0  # times (mean pixel - 1), added in block 0
 
 
 class Attention(nn.Module):
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Mix tokens by what they are."""
+        """Mix tokens by content."""
         q, k, v = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -44,7 +44,7 @@ class Running(nn.Module):
         self.proj = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Mix tokens by their order."""
+        """Mix tokens by order."""
         return self.proj(x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)[:, None])
 
 

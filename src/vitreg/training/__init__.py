@@ -1,1 +1,1 @@
-"""The one training loop and what it needs: optimiser, checkpoints, processes, records."""
+"""The training loop: optimiser, checkpoints, processes, records."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a run, each a folder that is there as a whole or not at all, and the published backbone beside them.
+"""Checkpoints of a run, each a folder written completely or not at all, and the published backbone beside them.
 
-`RUN/checkpoints/step-00001000/` holds the recipe and the moments of the optimiser as safetensors files of whole tensors,
-which any number of processes can take up, and everything else as readable JSON with the checksums of the files. How
-weights come to be spread over processes is the business of `vitreg.training.parallel`.
+`RUN/checkpoints/step-00001000/` holds the recipe and the optimiser's moments as safetensors files of whole tensors,
+which any number of processes can load, and everything else as readable JSON with the checksums of the files.
+`vitreg.training.parallel` distributes weights over processes.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from vitreg.writing.outputs import Outputs
 SCHEMA = "vitreg.checkpoint/1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PUBLISHED = ("config.json", MODEL)
-OURS = ("schema", "vitreg", "optimizer", "files", "crc32")  # keys of state.json that the caller's may not be
+OURS = ("schema", "vitreg", "optimizer", "files", "crc32")  # keys of state.json reserved for this module
 
 
 class SaveError(UserError):
-    """A checkpoint could not be written, mostly for want of space. Those written before are untouched."""
+    """A checkpoint could not be written, mostly for lack of space. Earlier ones are untouched."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerState:
-    """What an optimiser has gathered, by the names of parameters; its rates are set at every step and not part of it.
+    """The state of an optimiser by parameter name, without learning rates, which are set at every step.
 
     Args:
-        tensors: "PARAMETER/exp_avg" and the like, whole, on the CPU; what belongs to a group is "groups/NUMBER/step".
-        scalars: what it keeps of a parameter as plain numbers: parameter -> key -> value.
-        groups: {"names": parameters, "counters": plain numbers it keeps of them together}.
+        tensors: "PARAMETER/exp_avg" and the like, whole, on the CPU; state of a group is "groups/NUMBER/step".
+        scalars: plain numbers: parameter -> key -> value.
+        groups: {"names": parameters, "counters": plain numbers of the group}.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -67,15 +67,15 @@ class OptimizerState:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint that was found whole.
+    """A checkpoint, verified and loaded.
 
     Args:
         path: its folder.
         step: optimiser steps done.
         model: state dict of the recipe.
         optimizer: moments.
-        state: all of state.json, with what was handed to `save`.
-        notes: sentences on newer ones that were damaged.
+        state: all of state.json, including the `state` given to `save`.
+        notes: sentences on newer, damaged checkpoints.
     """
 
     path: Path
@@ -89,21 +89,21 @@ class Loaded:
 def save(
     run: Path, recipe_state: Mapping[str, Tensor], optimizer_state: OptimizerState, state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint beside the others, and only when it is complete remove those no longer wanted.
+    """Write a checkpoint beside the others; once it is complete, remove those no longer needed.
 
-    What stays: the newest `keep`, the best by "metric", and whatever is not to the last byte what was written, which may
-    be somebody's. Later ones go: the run would have gone on from there. Called by one process; needs the space of one
-    more checkpoint than stay.
+    Kept are the newest `keep`, the best by "metric", and any that were changed since they were written. Checkpoints of
+    later steps are removed, as a resumed run would continue from them. Called by one process; needs space for one
+    checkpoint more than are kept.
 
     Args:
         run: folder of the run.
         recipe_state: whole tensors by name.
-        state: as JSON takes it, with "step": optimiser steps done. "metric" (larger is better) says how good it is.
+        state: JSON values, with "step": optimiser steps done. "metric" (larger is better) ranks checkpoints.
         keep: newest checkpoints to leave, at least 1.
     Returns:
         the folder of the checkpoint.
     Raises:
-        SaveError: if it cannot be written; nothing of it is left then, and all others are as they were.
+        SaveError: if it cannot be written; no part of it remains, and all others are unchanged.
     """
     from vitreg import __version__
 
@@ -116,7 +116,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         clean(run)
-        if os.path.lexists(part):  # somebody's
+        if os.path.lexists(part):  # not written by vitreg
             part.rename(kept_name(part))
         part.mkdir()
         files = {
@@ -143,11 +143,11 @@ def save(
 
 
 def load_newest(run: Path, group: Processes | None = None) -> Loaded:
-    """Read the newest checkpoint that is whole, to the last bit; each damaged one passed over leaves a sentence.
+    """Read the newest undamaged checkpoint; each damaged one skipped adds a sentence to the notes.
 
     Args:
         run: folder of the run.
-        group: the processes that share the run; all of them call this, and must find the same.
+        group: the processes of the run; all call this, and must find the same checkpoint.
     Raises:
         UserError: if there is none, or if processes on several machines see different ones.
     """
@@ -173,17 +173,17 @@ def load_newest(run: Path, group: Processes | None = None) -> Loaded:
 
 
 def latest(run: Path) -> Path | None:
-    """Return the newest checkpoint whose files are all there in full size, or None; their contents are not read."""
+    """Return the newest checkpoint whose files all exist in full size, or None; their contents are not read."""
     return next((path for path in _newest_first(run / "checkpoints") if _described(path)), None)
 
 
 def best(run: Path) -> Path | None:
-    """Return the checkpoint with the largest metric, the newest of equals; None where none has one."""
+    """Return the checkpoint with the largest metric, the newest among equals; None if none has a metric."""
     return _best(_newest_first(run / "checkpoints"))
 
 
 def clean(run: Path) -> None:
-    """Remove what killed processes left half-written. Nobody else may be saving into this run."""
+    """Remove incomplete files of killed processes. No other process may be saving into this run."""
     for stale in (run / "checkpoints").glob(".step-*.part"):
         if (
             stale.is_dir()
@@ -196,14 +196,14 @@ def clean(run: Path) -> None:
 def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write the backbone of a run for `vitreg scan run:DIR` and for timm: `config.json` and `model.safetensors`.
 
-    What lies there and is neither what vitreg wrote nor the same as what it writes now stays beside as `NAME.kept-1`.
+    An existing file that vitreg did not write, and that differs from the new one, is kept as `NAME.kept-1`.
 
     Args:
         weights: whole, as `VisionTransformer.published_state` names them.
         config: "model" holds the arguments of the `VisionTransformer` that the weights fit; other keys, such as "train"
             and "preprocess", are written as they are.
     Raises:
-        UserError: if the folder cannot be written; each file is then as it was before.
+        UserError: if the folder cannot be written; the files are then unchanged.
     """
     if not isinstance(config.get("model"), dict):
         raise ValueError("config has no 'model', the arguments of the VisionTransformer")
@@ -217,7 +217,7 @@ def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any])
 
 
 def _keep_changed(run: Path, place: Path) -> None:
-    """Give what was changed in a run, or cannot be told to be its own, another name before it is replaced."""
+    """Rename a file that was changed, or may not be the run's own, before it is replaced."""
     ledger = read_ledger(run)
     for name in PUBLISHED:
         path = run / name
@@ -233,7 +233,7 @@ def _keep_changed(run: Path, place: Path) -> None:
 
 
 def published_step(run: Path) -> int:
-    """Return the step of the weights published in a run, 0 where there are none or nothing says which they are."""
+    """Return the step of the weights published in a run, 0 if there are none or their step is unknown."""
     try:
         step = parse_json((run / "config.json").read_bytes())["step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -252,7 +252,7 @@ def _load(path: Path) -> Loaded:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Return what state.json says, if it is whole."""
+    """Return the content of state.json, if undamaged."""
     try:
         state = parse_json((path / STATE).read_bytes())
     except FileNotFoundError:
@@ -270,7 +270,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _complete(state: dict[str, Any]) -> bool:
-    """Whether what is read of a state is there and of its kind: the seal says only that nothing changed since."""
+    """Whether a state has all fields with the right types: the checksum only proves that it is unchanged."""
     match state:
         case {
             "step": int(),
@@ -298,7 +298,7 @@ def _file_sums(state: dict[str, Any]) -> dict[str, FileSum]:
 
 
 def _sealed(document: dict[str, Any]) -> bytes:
-    """Encode state.json with the checksum of everything else in it, so that a wrong digit shows."""
+    """Encode state.json with a checksum of all other content, so that any changed digit is detected."""
     return (json.dumps({**document, "crc32": _crc(document)}, indent=1) + "\n").encode()
 
 
@@ -308,7 +308,7 @@ def _crc(document: dict[str, Any]) -> str:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """List the checkpoints of a folder, whole or not."""
+    """List the checkpoints of a folder, damaged ones included."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         name = re.fullmatch(r"step-(\d+)(\.old)?", path.name)
@@ -318,9 +318,10 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _take_the_place(part: Path, final: Path) -> None:
-    """Rename a complete checkpoint to its name. One of the same step is set aside: at every instant one of both loads.
+    """Rename a complete checkpoint to its final name. One of the same step is moved aside, so that one of both can be
+    loaded at any time.
 
-    What is not as it was written, damaged or somebody's, gets a name for good.
+    An old one that is damaged or changed keeps its new name for good.
     """
     old = final.with_name(f"{final.name}.old")
     _remove(old)
@@ -332,10 +333,10 @@ def _take_the_place(part: Path, final: Path) -> None:
 
 
 def _is_as_written(path: Path) -> bool:
-    """Whether a checkpoint is what was written and nothing else lies in it: only such may be removed.
+    """Whether a checkpoint is unchanged and its folder holds nothing else: only those may be removed.
 
-    A file not changed after state.json, which is written last, is taken by its size. In a copy the times tell nothing,
-    and the checksum decides.
+    For a file older than state.json, which is written last, the size is enough. In a copy the times mean nothing, and
+    the checksum decides.
     """
     state = None if path.is_symlink() else _described(path)
     if state is None or {each.name for each in path.iterdir()} != {STATE, *state["files"]}:
@@ -350,7 +351,7 @@ def _is_as_written(path: Path) -> bool:
 
 
 def _prune(folder: Path, final: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest and the best up to `final`, which is complete, and those not as written."""
+    """Remove all checkpoints except the newest and the best up to `final`, which is complete, and changed ones."""
     everything = _newest_first(folder)
     sound = [path for path in everything[everything.index(final) :] if path.suffix != ".old" and _described(path)]
     kept = {final, *sound[:keep], _best(sound)}
@@ -369,10 +370,10 @@ def _best(paths: list[Path]) -> Path | None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint; it loses its name first, so that half of one never looks like one."""
+    """Remove a checkpoint; it is renamed first, so that a partly removed one is never loaded."""
     if not _is_as_written(path):
         return
     hidden = path.with_name(f".{path.name}.part")
-    with contextlib.suppress(OSError):  # what cannot be removed is tried again at the next save
+    with contextlib.suppress(OSError):  # removal is tried again at the next save
         path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)

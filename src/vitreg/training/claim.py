@@ -1,7 +1,7 @@
-"""The folder of a run belongs to one process at a time, and a run that never finished a step leaves it as it was.
+"""Lock of a run's folder, for one process at a time; a run without a finished step restores the folder.
 
-The lock is the kernel's (flock): it goes with the process, however that dies, so a killed run can be resumed at once. The
-file it stands on says who holds it; a file of its name that says anything else is somebody's, and is left alone.
+The lock is the kernel's (flock): it ends with the process, however that dies, so a killed run can be resumed at once.
+The lock file names the holder; a file with that name and other content is not vitreg's, and is left alone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ except ImportError:  # not on Windows
 
 PUBLISHED, JOURNAL, FOLDERS = ("config.json", "model.safetensors"), "metrics.jsonl", ("checkpoints", "tensorboard")
 OURS = (*PUBLISHED, JOURNAL, *FOLDERS)
-PATIENCE = 2.0  # seconds: a process that was just killed holds its lock until its memory is given back
+PATIENCE = 2.0  # seconds: a process just killed holds its lock until its memory is freed
 
 _held: set[int] = set()  # file descriptors
 
 
 def _let_go() -> None:
-    """Data workers are copies of this process: they would hold the lock for as long as they outlive it."""
+    """Close the lock in data workers: as forked copies they would hold it as long as they live."""
     for descriptor in _held:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -46,12 +46,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class Claim:
-    """One process's hold on the folder of its run. Creates the folder.
+    """One process's lock on the folder of its run. Creates the folder.
 
     Attributes:
-        notes: what a person should know, a sentence each.
+        notes: sentences for the user.
     Raises:
-        UserError: if another process has it, or it cannot be written.
+        UserError: if another process holds it, or it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,15 +66,16 @@ class Claim:
             self.notes = (
                 f"{folder} is on a file system without locks ({error}); see to it that no other process trains there.",
             )
-        # Not sooner: who had the folder until now may have written all of it.
+        # Only now: the previous holder may have written everything in it.
         self._before = {name for name in (*OURS, LEDGER) if os.path.lexists(folder / name)}
 
     def keep(self) -> None:
-        """Say that something was learned: from now on the folder stays, whatever happens."""
+        """Keep the folder from now on: a step is finished."""
         self._worth_keeping = True
 
     def undo(self) -> None:
-        """Remove what a run wrote that did not finish a step. Without a lock it may be another's, and stays."""
+        """Remove the files of a run without a finished step. Without a lock they may belong to another run, and
+        stay."""
         if self._worth_keeping:
             return
         if self._descriptor is not None:
@@ -84,12 +85,12 @@ class Claim:
             if LEDGER not in self._before:
                 _forget_the_gone(self.folder)
         self.release()
-        for path in self._created:  # the innermost first; one that holds something else stays
+        for path in self._created:  # innermost first; stop at one that is not empty
             with contextlib.suppress(OSError):
                 path.rmdir()
 
     def release(self) -> None:
-        """Give the folder back. The file goes before the lock does, else it could be another's by then."""
+        """Release the folder. Remove the file before unlocking: later it could be another process's."""
         if self._descriptor is None:
             return
         if _is_at(self._descriptor, self.folder / LOCK):
@@ -101,16 +102,16 @@ class Claim:
 
 @contextlib.contextmanager
 def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) -> Generator[Claim | None, None, None]:
-    """Have the folder of a run for the length of the block; if it fails before a finished step, leave nothing in it.
+    """Lock the folder of a run for the block; if it fails before a finished step, remove its files.
 
     Args:
         folder: of the run; created where it does not exist.
-        group: the processes that share the run; all call this, and the first has the lock for them.
-        check: called by the first, when it has the folder; may refuse it with a UserError.
+        group: the processes of the run; all call this, and the first holds the lock for them.
+        check: called by the first, once it holds the lock; may refuse the folder with a UserError.
     Returns:
         the claim, in the first process; None in the others.
     Raises:
-        UserError: in every process, if another run has the folder, or it cannot be written.
+        UserError: in every process, if another run holds the folder, or it cannot be written.
     """
     claim: Claim | None = None
     refusal: UserError | None = None
@@ -139,7 +140,7 @@ def claimed(folder: Path, group: Processes, check: Callable[[], object] = bool) 
 
 
 def _remove_begun(folder: Path, name: str) -> None:
-    """Remove what a run leaves before its first step. Anybody may have put a file of that name there meanwhile."""
+    """Remove the files that a run writes before its first step, unless somebody replaced them meanwhile."""
     path = folder / name
     if name in PUBLISHED and read_ledger(folder).proves(name):
         path.unlink()
@@ -154,10 +155,10 @@ def _remove_begun(folder: Path, name: str) -> None:
 
 
 def _forget_the_gone(folder: Path) -> None:
-    """Remove the list of vitreg's files if it names none that is left; another verb may have written meanwhile."""
+    """Remove the list of vitreg's files if none of them is left; another verb may have written meanwhile."""
     with contextlib.suppress(OSError, UserError):
         if (folder / LEDGER).is_file():
-            note_written(folder, (), "train")  # leaves out what is gone
+            note_written(folder, (), "train")  # drops removed files from the list
             if not read_ledger(folder).files:
                 (folder / LEDGER).unlink()
 
@@ -176,7 +177,7 @@ def _lock(folder: Path) -> int:
         raise _NoLocksError("no flock on this system")
     path, until = folder / LOCK, time.monotonic() + PATIENCE
     while True:
-        output_folder(folder)  # who had it may have removed it
+        output_folder(folder)  # the previous holder may have removed it
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
@@ -205,7 +206,7 @@ def _lock(folder: Path) -> int:
             raise _NoLocksError(error.strerror or str(error)) from None
         if _is_at(descriptor, path):
             _held.add(descriptor)
-            with contextlib.suppress(OSError):  # on a full disk it says nothing, and holds all the same
+            with contextlib.suppress(OSError):  # on a full disk the file stays empty, but the lock holds
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             return descriptor
@@ -213,7 +214,7 @@ def _lock(folder: Path) -> int:
 
 
 def _holder(descriptor: int) -> str | None:
-    """Return who has or had the lock of a file, "" where it says nothing; None if the file is none of vitreg's."""
+    """Return the holder named in a lock file, "" if it names none; None if the file is not vitreg's."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         return None

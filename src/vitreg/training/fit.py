@@ -1,4 +1,4 @@
-"""The one training loop. It knows steps, precision, checkpoints and signals; what is learned is the recipe's business."""
+"""The training loop: steps, precision, checkpoints and signals. The recipe defines the loss."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from vitreg.training.sums import Sums, mean_of
 def fit(
     recipe: Recipe, config: TrainConfig, plan: Plan, setup: Setup, resumed: checkpoint.Loaded | None = None
 ) -> Outcome:
-    """Train a recipe from its first step, or from a checkpoint, to the end of the plan or to a signal.
+    """Train a recipe from its first step, or from a checkpoint, until the plan ends or a signal stops it.
 
-    A resumed run goes on bit for bit: the state of the recipe and of the optimiser, and the number of the step, decide
-    everything that comes next.
+    A resumed run continues bit for bit: everything that follows depends only on the state of the recipe, the state of
+    the optimiser, and the step.
 
     Raises:
         UserError: if a loss or a gradient is not finite, or a checkpoint cannot be written.
@@ -57,18 +57,18 @@ class _Loop:
         self.wrapped = wrap(recipe, config.run.parallel, setup.device, setup.precision, recipe.shards())
         self.groups = recipe.parameter_groups(config.optim)
         self.optimizer = build_optimizer(self.groups, config.optim)
-        # Half precision alone lacks the range for gradients.
+        # Only float16 lacks the range for gradients.
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
         self.step = self.told = 0
         self.published = 0  # the step of the weights in model.safetensors
         self.sums = Sums()
         self.looked = True
-        self.metric: float | None = None  # of the weights as they are
+        self.metric: float | None = None  # of the current weights
         self.saved: Path | None = None
         self.skipped: dict[str, str] = {}
 
     def begin(self, resumed: checkpoint.Loaded | None) -> Journal:
-        """Take up a checkpoint, and open the journal where it left off."""
+        """Load a checkpoint, and reopen the journal at its step."""
         if resumed is not None:
             self.wrapped.load(resumed.model)
             self.wrapped.load_optimizer(self.optimizer, self.groups, resumed.optimizer)
@@ -91,7 +91,7 @@ class _Loop:
         return self.journal
 
     def run(self, stop: Stop) -> Outcome:
-        """Go through the steps that are left."""
+        """Run the remaining steps."""
         self._start()
         with contextlib.closing(iter(self.setup.batches(self.step))) as batches:  # pyright: ignore[reportArgumentType]
             while self.step < self.plan.total:
@@ -109,17 +109,17 @@ class _Loop:
                 last = self.step == self.plan.total
                 if last or self.step % self.config.run.log_every == 0:
                     self._log()
-                if number and not last:  # there may be seconds left: looking can wait until the run goes on
+                if number and not last:  # only seconds may be left: evaluation can wait until the run is resumed
                     self._save(looked=False)
                     return Outcome("stopped", self.step, number)
                 self._look(at_start=False)
-                # What has been judged is kept: else the best weights would be gone by the next checkpoint.
+                # Save after every evaluation: else the best weights would be gone by the next checkpoint.
                 if last or self.metric is not None or self.step % self.plan.save_every == 0:
                     self._save()
         return Outcome("done", self.step, notes=self._notes())
 
     def _start(self) -> None:
-        """Do what precedes the first step, or what the end of the last part of the run left undone."""
+        """Run the callbacks before the first step, or those that an interrupted run left undone."""
         self._publish(self.wrapped.state())
         self.published = max(self.step, self.published)
         if self.step == 0:
@@ -155,7 +155,7 @@ class _Loop:
             return self.wrapped(part, progress)
 
     def _log(self) -> None:
-        """Write the means since the last line, over all processes, and begin anew."""
+        """Write the means since the last line, over all processes, and reset them."""
         own = {**self.sums.means(), "wait_share": self.sums.wait_share}
         measured = mean_of(self.setup.group.gather(own))
         means: dict[str, float | None] = {**measured}
@@ -168,7 +168,7 @@ class _Loop:
         self.told, self.sums = self.step, Sums()
 
     def _look(self, *, at_start: bool) -> bool:
-        """Call what is due, and write down what it says. Returns whether anything was."""
+        """Run the callbacks that are due, and write their records. Returns whether any was due."""
         due = [
             callback
             for callback in self.setup.callbacks
@@ -185,7 +185,7 @@ class _Loop:
         return True
 
     def _save(self, *, looked: bool = True) -> None:
-        """Write a checkpoint, and publish the backbone for whoever wants to look inside."""
+        """Write a checkpoint, and publish the backbone."""
         group = self.setup.group
         state = self.wrapped.state()
         moments = self.wrapped.optimizer_state(self.optimizer, self.groups)
@@ -207,13 +207,14 @@ class _Loop:
                 self._publish(state)
             except UserError as error:
                 done = error
-        said = group.gather(done)[0]  # no process goes on alone
+        said = group.gather(done)[0]  # all processes stop together
         if isinstance(said, UserError):
             raise said
         self.saved, self.published = said, max(self.step, self.published)
 
     def _publish(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the published backbone, by one of a later step only: that of a lost checkpoint is all there is of it."""
+        """Publish the backbone, unless the published one is of a later step: it may be all that is left of a lost
+        checkpoint."""
         if self.step < self.published or not self.setup.group.first:
             return
         backbone = self.recipe.backbone()
@@ -223,12 +224,12 @@ class _Loop:
         checkpoint.publish(self.setup.folder, backbone.publish(own), {**self.setup.published, "step": self.step})
 
     def _finite(self, metrics: Mapping[str, Tensor]) -> bool:
-        """Whether loss and gradient are numbers. Half precision has a scaler that skips the steps whose gradient is not."""
+        """Whether loss and gradient are finite. In float16 the scaler skips steps with a non-finite gradient."""
         watched = ("loss",) if self.scaler.is_enabled() else ("loss", "gradient_norm")
         return all(math.isfinite(value) for key, value in metrics.items() if key.startswith(watched))
 
     def _diverged(self) -> str:
-        # A checkpoint of this very step holds the weights that led here.
+        # The checkpoint of this step holds the weights that caused this.
         before = [path.name for path in (self.setup.folder / "checkpoints").glob("step-*")]
         good = max((name for name in before if name < f"step-{self.step:08d}"), default=None)
         back = f"the last good checkpoint is {good}" if good else "there is no good checkpoint from before"

@@ -1,4 +1,4 @@
-"""The history of a training run: what its folder says it did, and when artifacts appeared (the paper, Sec. 2.1, Fig. 4b).
+"""The history of a training run, from its folder, and when artifacts appeared (the paper, Sec. 2.1, Fig. 4b).
 
 Everything comes from `config.json` and `metrics.jsonl` of the run, finished or not. Reading needs no torch.
 """
@@ -21,10 +21,10 @@ from vitreg.writing.files import printable
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read what a run wrote down so far.
+    """Read the records of a run so far.
 
     Raises:
-        UserError: if the folder holds no run, or nothing was written down yet, or not by a version known here.
+        UserError: if the folder holds no run, no records yet, or records of an unknown version.
     """
     settings = read(folder / "config.json").get("train") if (folder / "config.json").is_file() else None
     if not isinstance(settings, dict):
@@ -64,7 +64,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def watch_of(folder: Path) -> Watch | None:
-    """Return the norms over the run in a folder; None where none were written down.
+    """Return the norms over the run in a folder; None if none were recorded.
 
     Raises:
         UserError: if they cannot be read.
@@ -73,20 +73,20 @@ def watch_of(folder: Path) -> Watch | None:
 
 
 def _size(settings: dict[str, Any]) -> str:
-    """Name the network as S/16; one of other measures by its width and depth."""
+    """Name the network, such as S/16, or by width and depth if its size has no name."""
     letter, patch = settings.get("model.size", "?"), settings.get("model.patch", "?")
     changed = [f"{unit} {value}" for unit in ("width", "depth", "heads") if (value := settings.get(f"model.{unit}"))]
     return f"{letter}/{patch}" + (f" ({', '.join(changed)})" if changed else "")
 
 
 def _in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sort by step and keep the last word of each kind on each step."""
+    """Sort by step, keeping the last record of each kind per step."""
     latest = {(line["step"], line["kind"]): line for line in lines}
     return [latest[key] for key in sorted(latest)]
 
 
 def _curves_of(lines: list[dict[str, Any]], kind: str) -> list[Curve]:
-    """One curve for every number of a kind of record, in the order in which they were first written."""
+    """One curve for every number in a kind of record, in the order of first appearance."""
     lines = [line for line in lines if line["kind"] == kind]
     names = dict.fromkeys(key for line in lines for key, value in line.items() if key not in ("kind", "step"))
     found = []
@@ -99,7 +99,7 @@ def _curves_of(lines: list[dict[str, Any]], kind: str) -> list[Curve]:
 
 
 def _total(settings: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
-    """Steps of the whole run: its duration, with the length of an epoch from any line that tells it."""
+    """Steps of the whole run, from its duration and the epoch length in any record."""
     epoch_steps = next((round(line["step"] / epoch) for line in reversed(lines) if (epoch := _epoch(line))), None)
     try:
         duration = parse_duration(settings["run.duration"])
@@ -116,7 +116,7 @@ def _epoch(line: dict[str, Any]) -> float | None:
 
 
 def _finite(value: Any) -> float | None:
-    """Return a number, None for anything else; JSON holds integers that no float reaches."""
+    """Return a finite float, None for anything else; JSON integers may exceed the range of float."""
     try:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
     except OverflowError:
@@ -124,7 +124,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _moment(line: dict[str, Any]) -> NormsMoment | None:
-    """Return a look at the norms; None for a line that is none."""
+    """Return a norms record as a `NormsMoment`; None for an invalid one."""
     try:
         return NormsMoment.model_validate({key: value for key, value in line.items() if key != "kind"})
     except pydantic.ValidationError:
@@ -160,13 +160,13 @@ def onset(records: Sequence[dict[str, Any]]) -> int | None:
 def onset_sentence(
     moments: Sequence[NormsMoment], start: int | None, total: int | None, *, running: bool = False
 ) -> str:
-    """Say when artifacts appeared, between which two looks, and whether they had come and gone before.
+    """Say between which two looks artifacts appeared, and whether they had come and gone before.
 
     Args:
         moments: the looks, in order; at least one.
         start: the step that `onset` found.
         total: steps of the whole run, to say how far it had gone; None if unknown.
-        running: the run has not come to its end: what it shows is said of its beginning only.
+        running: the run has not ended, so the sentence covers only its steps so far.
     """
     last, so_far = moments[-1].step, " so far" if running else ""
     shown = [m.step for m in moments if m.verdict != "none"]

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics.jsonl, a line per record, and TensorBoard events if wanted."""
+"""The log of a run: metrics.jsonl, a line per record, and optional TensorBoard events."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.writing.files import kept_name, replacing, write_text
 
-MOST_STEPS = 2**53  # larger ones are no steps, and no number of a chart
+MOST_STEPS = 2**53  # larger numbers are no valid steps
 
 
 class Journal:
-    """The records of a run, in the order of their steps. Resuming takes back what came after the checkpoint.
+    """The records of a run, in the order of their steps. Resuming drops records after the checkpoint.
 
     Args:
         folder: of the run.
-        step: steps done; later records, of a run that was cut off, are dropped.
-        until: the step of the published weights; later records up to it go only when the run has come that far again.
-        looked: whether what was due at this step has been looked at; if not, the records of that are dropped as well.
+        step: steps done; later records, of an interrupted run, are dropped.
+        until: step of the published weights; records up to it are dropped only once the run reaches it again.
+        looked: whether the callbacks due at `step` have run; if not, their records are dropped too.
         write: whether this process writes; one does.
-        tensorboard: also write events for TensorBoard.
+        tensorboard: also write TensorBoard events.
     Raises:
         UserError: if TensorBoard is wanted and missing.
     """
@@ -81,7 +81,7 @@ class Journal:
 
 
 def _keep_foreign(path: Path) -> None:
-    """Keep beside, before it is replaced, a journal that holds what no run wrote; a crash leaves half a last line only."""
+    """Keep a copy of a journal with foreign content before it is replaced; a crash leaves only a partial last line."""
     if path.is_symlink():
         path.rename(kept_name(path))
     elif path.is_file() and any(_record(line) is None for line in path.read_bytes().split(b"\n")[:-1] if line.strip()):
@@ -90,15 +90,15 @@ def _keep_foreign(path: Path) -> None:
 
 
 def read_records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the records of a run, of one kind or all; lines that are none are passed over."""
+    """Return the records of a run, of one kind or all; invalid lines are skipped."""
     return [record for record in read_journal(folder)[0] if kind in (None, record["kind"])]
 
 
 def read_journal(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the records of a run, and how many lines are none: cut off by a crash, or written by something else.
+    """Return the records of a run, and the number of invalid lines: truncated by a crash, or foreign.
 
     Raises:
-        UserError: if the file is there and cannot be read.
+        UserError: if the file exists and cannot be read.
     """
     path = folder / "metrics.jsonl"
     try:

@@ -1,7 +1,7 @@
 """From parameter groups to an optimiser step: AdamW or LAMB, the rates of a step, clipped gradients.
 
-Rates are pure functions of the step and are written into the optimiser at every step, so that a resumed run needs none
-of them from its checkpoint. All of it takes sharded parameters (FSDP2) as it takes whole ones.
+Rates are pure functions of the step, written into the optimiser at every step, so checkpoints need not store them.
+Everything works on sharded parameters (FSDP2) and on whole ones.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Rates:
 def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the groups, in their order. Its rates are 0 until `set_rates`.
 
-    LAMB is timm's with the settings of the one DeiT-III was trained with (apex): decay inside the update, a trust ratio
-    for decayed parameters only, the global gradient norm clipped to 1 before all else. It wants all parameters sharded,
-    or none; AdamW wants that of the parameters of a group.
+    LAMB is timm's with the settings that DeiT-III used (apex): decay inside the update, a trust ratio for decayed
+    parameters only, the global gradient norm first clipped to 1. LAMB requires that all parameters are sharded or none;
+    AdamW requires this per group.
     """
     described = [{"params": list(group.params)} for group in groups]
     if config.name == "lamb":
@@ -85,7 +85,7 @@ def set_rates(
 ) -> Rates:
     """Write the rates of a step into the optimiser that was built from these groups, and return them.
 
-    While a group is frozen its learning rate is 0, and with it its decay; its moments are still gathered, as officially.
+    A frozen group has learning rate 0 and so no decay; its moments are still updated, as in official code.
 
     Args:
         warmup, batch: see `rates`.
@@ -99,10 +99,10 @@ def set_rates(
 
 @torch.no_grad()
 def clip_gradients(groups: Sequence[ParamGroup], config: OptimConfig) -> dict[str, Tensor]:
-    """Scale gradients down, in place, to the norm that `config.clip` allows: all by one, or each module by its own.
+    """Clip gradients in place to the norm `config.clip`: of all together, or of each module.
 
     Returns:
-        The L2 norms before, "gradient_norm" or "gradient_norm/<module>"; measured also where nothing is clipped.
+        The L2 norms before clipping, "gradient_norm" or "gradient_norm/<module>", even if nothing is clipped.
     """
     clipped_together: dict[str, list[nn.Parameter]] = {}
     for group in groups:
@@ -127,7 +127,8 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
 
 
 def _sharded_and_whole(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Part those with a gradient: the kernels over lists take no mixture, and FSDP2 leaves scalars whole."""
+    """Separate sharded and whole parameters with a gradient: foreach kernels take no mixture, and FSDP2 leaves scalars
+    whole."""
     kinds: dict[bool, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:

@@ -1,8 +1,8 @@
 """One recipe on one or many processes: alone, as copies whose gradients are averaged (DDP), or in shards (FSDP2).
 
-The loop sees one small interface, and state comes and goes as whole tensors under the recipe's own names, so that a
-checkpoint of one arrangement is a checkpoint of all. FSDP resume files of others are one per rank and cannot be used by
-another number of processes.
+The loop sees one small interface. State is saved and loaded as whole tensors under the recipe's own names, so a
+checkpoint works for every mode and number of processes. (Usual FSDP checkpoints have one file per rank and fit only
+that number of processes.)
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def wrap(
 ) -> Wrapped:
     """Move a recipe to its device and spread it over the processes of the default group.
 
-    Every process starts from the weights and buffers of the first. Make the optimiser after this: FSDP2 replaces the
-    parameters. A single process, or no group, needs no spreading, whatever the mode.
+    Every process starts from the weights and buffers of the first. Build the optimiser after this: FSDP2 replaces the
+    parameters. For a single process, or without a group, the mode has no effect.
 
     Args:
-        recipe: built alike on every process.
+        recipe: built identically on every process.
         mode: "ddp" keeps a copy on every process; "fsdp" a share of every parameter.
         precision: of the matrix products, which the loop computes under autocast. In bfloat16 on CUDA the weights of
             `shards` also travel as bfloat16; gradients are summed in float32. The rest of the recipe stays in float32:
@@ -78,11 +78,11 @@ class Wrapped:
         return self.recipe(batch, progress)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Let gradients add up in this process, for all micro-batches of a step but the last."""
+        """Accumulate gradients locally, for all micro-batches of a step except the last."""
         return contextlib.nullcontext()
 
     def plain(self) -> nn.Module:
-        """Return the recipe with whole weights, to be looked at: itself, or under FSDP2 a copy for that purpose."""
+        """Return the recipe with whole weights, for evaluation: itself, or a copy under FSDP2."""
         return self.recipe
 
     def state(self) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class Wrapped:
             _fill(target, state[name])
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer, groups: Sequence[ParamGroup]) -> OptimizerState:
-        """Return what the optimiser has gathered, whole and by name, on the first process; the others get nothing.
+        """Return the optimiser's state, whole and by name, on the first process; the others get nothing.
 
         Args:
             groups: that the optimiser was built from, in its order.
@@ -140,7 +140,7 @@ class Wrapped:
         """Set the optimiser's moments from whole tensors, the same on every process; its settings stay its own.
 
         Raises:
-            UserError: if it trains other parameters than the one that was saved.
+            UserError: if its parameters differ from those of the saved one.
         """
         counters = {name: dict(group["counters"]) for group in saved.groups for name in group["names"]}
         strange = sorted(counters.keys() ^ {name for group in groups for name in group.names})
@@ -168,7 +168,7 @@ class Wrapped:
 
 
 class _Copies(Wrapped):
-    """DDP. Buffers are not broadcast: recipes average what they count, and so keep them equal."""
+    """DDP. Buffers are not broadcast: recipes reduce their statistics over processes, so buffers stay equal."""
 
     def __init__(self, recipe: nn.Module) -> None:
         super().__init__(recipe)
@@ -186,7 +186,7 @@ class _Copies(Wrapped):
 
 
 class _Shards(Wrapped):
-    """FSDP2. Teachers are sharded as their students are, so that averages over time need no communication."""
+    """FSDP2. Teachers are sharded like their students, so their averages need no communication."""
 
     def __init__(
         self, recipe: nn.Module, device: torch.device, precision: torch.dtype, shards: Sequence[nn.Module]
@@ -241,7 +241,7 @@ class _Shards(Wrapped):
 
 
 class _Unpacked(nn.Module):
-    """Gives a `StepOutput` as a tuple: FSDP2 looks for the tensors of an output only in containers it knows."""
+    """Returns a `StepOutput` as a tuple: FSDP2 finds output tensors only in known containers."""
 
     def __init__(self, recipe: nn.Module) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class _Unpacked(nn.Module):
 
 
 def _policy(device: torch.device, precision: torch.dtype) -> MixedPrecisionPolicy:
-    """Return the precision in which weights and gradients travel. Inputs are left alone: autocast looks after them."""
+    """Return the precision for communicating weights and gradients. Autocast handles inputs."""
     if device.type == "cuda" and precision == torch.bfloat16:
         return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     return MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -267,7 +267,7 @@ def _fsdp(module: nn.Module) -> FSDPModule:
 
 
 def _average(parameter: Tensor) -> None:
-    """Average a gradient over the processes. After each micro-batch is fine: an average of what is equal is itself."""
+    """Average a gradient over processes. Averaging after each micro-batch is fine: equal parts keep their value."""
     if parameter.grad is not None:
         dist.all_reduce(parameter.grad)
         parameter.grad /= dist.get_world_size()
@@ -278,18 +278,18 @@ def _is_first() -> bool:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Go through parameters and buffers under all their names."""
+    """Iterate over parameters and buffers under all their names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor from its shards; all processes do so together."""
+    """Gather a tensor from its shards; a collective call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gather tensors one after the other, and keep them on the CPU of the first process; tied ones stay tied."""
+    """Gather tensors one by one to the CPU of the first process; tied ones stay tied."""
     done: dict[int, Tensor] = {}
     kept = {}
     for name, tensor in tensors.items():
@@ -316,7 +316,7 @@ def _fill(target: Tensor, value: Tensor) -> None:
 
 
 def _shared_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a moment sharded as its parameter is; what has another shape, such as Adam's step, stays whole."""
+    """Return a moment sharded like its parameter; state of another shape, such as Adam's step, stays whole."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value.clone()
     moment = torch.zeros_like(parameter, dtype=value.dtype, requires_grad=False)

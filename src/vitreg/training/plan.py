@@ -28,7 +28,7 @@ def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = No
         epoch_length: samples of one epoch of the data.
         official_epoch: steps that count as an epoch whatever the data (DINOv2: 1250).
     Raises:
-        UserError: for a duration that is none, a run of no step, or one that is nothing but warm-up.
+        UserError: for an invalid duration, a run of less than a step, or one that is only warm-up.
     """
     batch = config.run.batch
     epoch_steps = official_epoch or max(1, epoch_length // batch)

@@ -1,7 +1,7 @@
-"""What a run learns from and began with, written beside it: a resumed run goes on with the same samples in the same order.
+"""Records of a run's data and base weights, so that a resumed run uses the same samples in the same order.
 
-Where a sample stands in a run is a function of its place in the set, and what a head has learned belongs to the number
-of a class: with other data both would change their meaning without a word.
+A sample's position in a run depends on its index in the set, and a head's outputs on class numbers: other data would
+silently change both.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from vitreg.data.sets.example import TrainingSet, some
 from vitreg.errors import UserError
 
-MOST_NAMES = 1_000_000  # that are looked at; of larger sets every k-th is
+MOST_NAMES = 1_000_000  # hashed at most; of larger sets every k-th
 
 
 def samples_record(data: TrainingSet) -> dict[str, Any]:
-    """Return what config.json says of the training side.
+    """Return the entry of the training samples in config.json.
 
-    Called when the set has just been opened: names of shards that were not yet fetched change with that.
+    Call it right after opening the set: names in shards change once these are fetched.
 
     Returns:
-        {"samples": how many, "names": hash of their names in order}. Names count from the folder that all share, so
-        the hash stays the same when the data move.
+        {"samples": how many, "names": hash of their names in order}. Names are relative to the common folder, so the
+        hash survives moving the data.
     """
     hashed = hashlib.sha256()
     shared = len(_shared_folder(data))
@@ -39,10 +39,10 @@ def check_same_data(record: Mapping[str, Any], now: Mapping[str, Any], folder: P
 
     Args:
         record: config.json of the run.
-        now: what would be written there: "data" and, where there are any, "classes".
+        now: the current entries: "data" and, if any, "classes".
         folder: of the run.
     Returns:
-        a sentence where the run, of an earlier version, does not say what its data were.
+        a sentence if the run, of an earlier version, has no record of its data.
     Raises:
         UserError: if classes, number or order of the samples differ.
     """
@@ -70,9 +70,9 @@ def check_same_base(record: Mapping[str, Any], now: Mapping[str, Any], folder: P
 
     Args:
         record: config.json of the run.
-        now: what would be written there.
+        now: the current entries.
     Raises:
-        UserError: if the base has other weights: the run takes from it what it does not train.
+        UserError: if the base has other weights: untrained tensors come from it.
     """
     before, after = (held["model"].get("base_sha256") for held in (record, now))
     if before != after:
@@ -82,7 +82,7 @@ def check_same_base(record: Mapping[str, Any], now: Mapping[str, Any], folder: P
 
 
 def remedy(folder: Path) -> str:
-    """Say what helps where a run cannot go on with the data at hand."""
+    """Return advice for a run that cannot be resumed on the given data."""
     start = shlex.quote(f"run:{folder}")
     return f"name the data it began with (--data.root), or start a new run with --run.start-from {start}"
 
@@ -101,7 +101,7 @@ def _names(data: TrainingSet) -> Iterator[str]:
 
 
 def _shared_folder(data: TrainingSet) -> str:
-    """The longest folder, with its slash, that all names begin with: that of the first and the last in the alphabet."""
+    """The longest common folder of all names, with its slash: that of the alphabetically first and last."""
     low = high = data.name(0)
     for name in _names(data):
         low, high = min(low, name), max(high, name)

@@ -1,4 +1,4 @@
-"""A complete run as one frozen value: model, data, recipe, optimiser, and how the loop goes about it."""
+"""A complete run as one frozen value: model, data, recipe, optimiser and loop."""
 
 from __future__ import annotations
 

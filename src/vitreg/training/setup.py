@@ -1,4 +1,4 @@
-"""What a run of the loop is made of besides its configuration, what the loop tells, and how it ended."""
+"""The inputs of the training loop besides its configuration, its progress reports, and its outcome."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vitreg.machine.runtime import Processes
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """Something looked at every so many steps, and at the end; what it gives is written to the journal.
+    """A function called every so many steps and at the end; its values are written to the journal.
 
     Args:
         kind: of the record, "evaluation" or "norms".
         every: steps.
-        call: from the recipe with whole weights to values; all processes call it together.
-        best: the value by which the best checkpoint is chosen; None for no say.
+        call: recipe with whole weights -> values; a collective call.
+        best: the value that chooses the best checkpoint; None if it has no influence.
         better: whether a larger or a smaller value is better.
         at_start: also before the first step.
     """
@@ -36,7 +36,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the loop tells whoever watches: steps since the last word, and how it goes."""
+    """A progress report of the loop, over the steps since the last one."""
 
     steps: int
     step: int
@@ -45,10 +45,10 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What a run is made of besides its configuration.
+    """The inputs of a run besides its configuration.
 
     Args:
-        batches: from the first step to do, to the batches of this process from there on.
+        batches: first step -> this process's batches from there on.
         mean, std: of the pixels.
         folder: of the run.
         device: where the recipe is trained.
@@ -56,8 +56,8 @@ class Setup:
         group: the processes that share the run.
         published: config.json of the run, of the schema vitreg.run/1; "step", of the weights beside it, is added.
         skipped: name and reason of unreadable samples so far.
-        callbacks: what looks at the run as it goes.
-        tell: is told of progress.
+        callbacks: evaluations during the run.
+        tell: receives progress reports.
         stepped: is called after every finished step.
     """
 
@@ -77,7 +77,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: at the end of its plan, or stopped by a signal after a checkpoint."""
+    """How a run ended: with its plan, or by a signal after a checkpoint."""
 
     reason: Literal["done", "stopped"]
     step: int

@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C and SIGTERM end a run after the step it is in, with a checkpoint, on every process."""
+"""Stop signals: Ctrl-C and SIGTERM end a run after the current step, with a checkpoint, on every process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AT_ONCE = 1.0  # seconds in which two SIGTERM are one
 
 
 class Stop:
-    """Whether somebody asked this run to stop, and with which signal."""
+    """Whether this run was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -24,8 +24,8 @@ class Stop:
     def ask(self, number: int, _frame: object = None) -> None:
         """Remember the first signal; a second Ctrl-C or SIGTERM interrupts at once.
 
-        Some send SIGTERM twice and mean it once: `timeout` to the process and to its group, at the same moment; job
-        schedulers to torchrun and to its processes, to which torchrun passes it on, and whom it kills after a while.
+        One request may arrive as two SIGTERM: `timeout` signals the process and its group at the same moment; job
+        schedulers signal torchrun and its processes, and torchrun passes it on and kills them after a while.
         """
         now = time.monotonic()
         if self.signal is None:
@@ -38,7 +38,7 @@ class Stop:
 def stop_signals() -> Generator[Stop, None, None]:
     """Catch SIGTERM and Ctrl-C inside the block, and leave the handlers as they were.
 
-    One of several processes stays deaf to SIGTERM once it was told to stop.
+    In a run of several processes, SIGTERM is ignored after the first request.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -51,12 +51,12 @@ def stop_signals() -> Generator[Stop, None, None]:
         for number, handler in kept.items():
             signal.signal(number, handler)
         if stop.signal and dist.is_initialized():
-            # All leave now, and torchrun sends SIGTERM to whoever is still at it when the first has left.
+            # All processes exit now; when the first has left, torchrun sends SIGTERM to the others.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def agree(stop: Stop, finite: bool) -> tuple[int, bool]:
-    """Share among all processes whether any was told to stop, and whether what they computed is finite.
+    """Agree over all processes whether any was asked to stop, and whether all values are finite.
 
     Returns:
         The signal (0 for none) and whether everything is finite everywhere; the same on every process.

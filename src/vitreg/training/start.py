@@ -1,8 +1,8 @@
-"""Start training from weights that are there already, with registers added (the paper trains from scratch).
+"""Start training from existing weights, with registers added (the paper trains from scratch).
 
-The weights may be those of any model that `vitreg scan` takes, or lie in a file. They are brought into the build of our
-ViT without changing what it computes, and that is checked: a model that is open computes the same features as ours with
-its additional registers hidden.
+The weights come from any model that `vitreg scan` takes, or from a file. They are converted to our ViT without changing
+its function. This is checked if the source is a model: both must compute the same features, with additional registers
+hidden.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vitreg.quantities import percent
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
-# Relative L2 difference of the last block's output. Roundings stay under the first, another LayerNorm epsilon too; an
-# approximation of GELU lies between; what is above the second is another network.
+# Relative L2 difference of the last block's output. Rounding and another LayerNorm epsilon stay below the first; an
+# approximate GELU lies between; above the second it is another network.
 SAME, STRANGE = 1e-3, 0.5
 
 
@@ -35,11 +35,11 @@ class Source:
     """Weights to start from.
 
     Args:
-        name: what sentences call them.
+        name: as shown in messages.
         tensors: float32, by canonical name.
-        shape: the build they belong to.
-        grid: (rows, cols) of their position table where it is known.
-        backbone: the running model; None for a file.
+        shape: the architecture they belong to.
+        grid: (rows, cols) of their position table, if known.
+        backbone: the loaded model; None for a file.
         notes: sentences for the user.
     """
 
@@ -52,18 +52,18 @@ class Source:
 
 
 def start_from(network: VisionTransformer, spec: str | Path | nn.Module) -> list[str]:
-    """Fill a network with the weights of any ViT. It changes only if everything went well.
+    """Load the weights of any ViT into a network. After an error the network is unchanged.
 
     Positions are resampled to the grid of the network, and a position of CLS becomes part of CLS. Registers that both
-    have are copied, the network's others stay as they are. Heads are taken over where they answer as many classes.
+    have are copied, the network's others stay. Heads are copied if they have equally many classes.
 
     Args:
         spec: what `vitreg.load` takes, or a weights file (.safetensors, .pth).
     Returns:
-        sentences about what was adapted, what stays untrained, and how well the features agree.
+        sentences about adaptations, untrained parts, and the agreement of features.
     Raises:
-        UserError: if the weights cannot be had, or belong to a ViT that the network is not; the settings that would
-            make it one are named.
+        UserError: if the weights cannot be loaded, or belong to another architecture; the message names the settings
+            for it.
     """
     source = _open(spec)
     _same_build(source, shape_of(network))
@@ -106,7 +106,7 @@ def _open(spec: str | Path | nn.Module) -> Source:
 
 
 def _same_build(source: Source, ours: Shape) -> None:
-    """Refuse weights of another build, naming the settings under which they would fit."""
+    """Refuse weights of another architecture, naming the settings that fit."""
     theirs = source.shape
     wanted: list[str] = []
     if theirs.width != ours.width:
@@ -143,7 +143,7 @@ def _usual_heads(shape: Shape) -> int | None:
 
 
 def _heads(source: Source, ours: Shape) -> str:
-    """Say which number of heads was taken where a file does not tell."""
+    """Note the number of heads assumed for a file, which does not tell it."""
     usual = _usual_heads(source.shape)
     doubt = (
         f", where models of its width and depth have {usual} (--model.heads {usual})"
@@ -154,7 +154,7 @@ def _heads(source: Source, ours: Shape) -> str:
 
 
 def _positions(source: Source, network: VisionTransformer, notes: list[str]) -> dict[str, Tensor]:
-    """Return the tensors with positions for the network's grid of patches, and for nothing but patches."""
+    """Return the tensors with a position table for the network's patches only."""
     if "pos_embed" not in source.tensors:
         raise UserError(f"{source.name} has no learned table of positions, which our ViT needs; start from another.")
     fitted = fit_positions(source.tensors, network.pos_embed.shape[1], network.grid, source.grid)
@@ -170,7 +170,7 @@ def _positions(source: Source, network: VisionTransformer, notes: list[str]) -> 
 
 
 def _registers(tensors: dict[str, Tensor], network: VisionTransformer, name: str, notes: list[str]) -> int | None:
-    """Copy the registers that both have; return how many, None where some of the source's were left out."""
+    """Copy the registers that both have; return how many, None if some of the source's were left out."""
     given, own, want = tensors.pop("reg_token", None), network.reg_token, network.num_registers
     had = 0 if given is None else given.shape[1]
     copied = min(had, want)
@@ -198,7 +198,7 @@ def _registers(tensors: dict[str, Tensor], network: VisionTransformer, name: str
 
 
 def _layer_scale(tensors: dict[str, Tensor], source: Source, network: VisionTransformer, notes: list[str]) -> None:
-    """Give the residual branches gains of 1 where the source has none, and fold its gains in where we have none."""
+    """Set LayerScale gains to 1 if the source has none, or fold its gains into the weights if our network has none."""
     ours, theirs = shape_of(network).layer_scale, source.shape.layer_scale
     blocks = range(len(network.blocks))
     if ours and not theirs:
@@ -216,7 +216,7 @@ def _layer_scale(tensors: dict[str, Tensor], source: Source, network: VisionTran
 
 
 def _biases(tensors: dict[str, Tensor], name: str, network: VisionTransformer, notes: list[str]) -> None:
-    """Give layers that have no bias in the source one of zeros, which changes nothing."""
+    """Add zero biases for layers without a bias in the source."""
     lacking = [
         key
         for key in network.state_dict()
@@ -231,7 +231,7 @@ def _biases(tensors: dict[str, Tensor], name: str, network: VisionTransformer, n
 
 
 def _beside(tensors: dict[str, Tensor], name: str, network: VisionTransformer, notes: list[str]) -> None:
-    """Decide on what features do not pass through: the head, and the token of masked patches."""
+    """Handle the tensors that features do not use: the head and the mask token."""
     own = network.state_dict()
     head = tensors.get("head.weight") if "head.bias" in tensors else None  # CLIP's projection is no classifier
     if "head.weight" in own:
@@ -252,7 +252,7 @@ def _beside(tensors: dict[str, Tensor], name: str, network: VisionTransformer, n
 
 @torch.inference_mode()
 def _agreement(source: Source, network: VisionTransformer, copied: int | None) -> list[str]:
-    """Compare the output of the last block on a random image, with the registers that the source lacks hidden."""
+    """Compare the last block's output on a random image, with registers hidden that the source lacks."""
     if source.backbone is None or copied is None:
         return []
     notes: list[str] = []

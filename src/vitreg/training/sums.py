@@ -1,4 +1,4 @@
-"""What the training loop adds up between two lines of its journal."""
+"""The sums of the training loop between two lines of its journal."""
 
 from __future__ import annotations
 

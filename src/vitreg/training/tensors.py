@@ -1,7 +1,7 @@
-"""Named tensors in a safetensors file, with a checksum of what was meant to be written and of what is read.
+"""Named tensors in a safetensors file, with checksums at writing and reading.
 
-The format's own writer needs a copy of everything in memory, and tells a full disk from success only sometimes; this one
-writes tensor after tensor and looks at what has arrived. Reading is the library's.
+The library's writer copies everything in memory and does not always notice a full disk. This one writes tensor by
+tensor and verifies the size. The library does the reading.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class FileSum:
 
 
 class DamagedError(Exception):
-    """A file is not what was written. The message names the file and what is wrong with it."""
+    """A file differs from what was written. The message names the file and the fault."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileSum:
     """Write tensors and wait until the disk has them.
 
-    Names of the same memory (tied weights) are written once; the others stand in the file's metadata, the name in front
-    of the one that holds the values, as the library's `save_model` does it.
+    Tied weights are written once; the file's metadata map the other names to the stored one, as in the library's
+    `save_model`.
 
     Raises:
-        OSError: if not all of it arrives, such as on a full disk.
+        OSError: if the file is incomplete, such as on a full disk.
         ValueError: for a dtype that the format does not know.
     """
     owners: dict[tuple[object, ...], str] = {}
@@ -80,10 +80,10 @@ def write_bytes(path: Path, data: bytes) -> FileSum:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU; names that were one tensor when it was written are one again.
+    """Return the tensors of a file, on the CPU; tied weights are tied again.
 
     Raises:
-        DamagedError: if it is no whole safetensors file.
+        DamagedError: if it is not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -116,7 +116,7 @@ def check_sum(path: Path, expected: FileSum) -> None:
     """Compare every byte of a file with what was written, by size and checksum.
 
     Raises:
-        DamagedError: if it is missing, unreadable, or another.
+        DamagedError: if it is missing, unreadable, or different.
     """
     check_size(path, expected)
     try:
@@ -154,5 +154,5 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> FileSum:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """Look at the values of a tensor, in the order of its indices, as bytes."""
+    """View the values of a tensor as bytes, in row-major order."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
