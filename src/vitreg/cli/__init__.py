@@ -1,4 +1,4 @@
-"""The command line: which verbs there are, and words to verb. No logic lives here; every default is the called function's."""
+"""The command line: the list of verbs, and the call of the one named. No logic lives here; defaults come from the verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitreg.errors import unknown
 
 
 class _Verbs(Mapping[str, type]):
-    """The command of each verb, imported when it is asked for: one verb does not wait for the others."""
+    """The command class of each verb, imported on first use, so that one verb does not wait for the others."""
 
     names = (
         "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "demo",
@@ -48,16 +48,16 @@ KEPT = {
     "demo": "what was written so far is kept, and the same command begins anew",
     "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",
 }
-"""What an interrupted verb leaves; the others write everything at their end. scan and discover write what they have seen."""
+"""What an interrupted verb keeps. Others write at their end; scan and discover write the images seen so far."""
 STORED = ("knn", "linear", "logistic", "segmentation", "depth")
-"""Tasks of eval that keep features on disk."""
+"""Tasks of eval that store features."""
 
 
 def run(argv: list[str]) -> int:
     """Parse the command line and run its verb. Returns the exit code.
 
     Raises:
-        UserError: for a mistake of the user's.
+        UserError: for a user's mistake.
         KeyboardInterrupt: with the sentence on what is kept.
     """
     name, words = (argv[0], argv[1:]) if argv else ("--help", [])
@@ -97,7 +97,7 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def overview() -> str:
-    """Say how to call vitreg, and list the verbs with the first sentence of each."""
+    """Return the usage, and the list of verbs with the first sentence of each manual."""
     lines = [
         "usage: vitreg VERB ...",
         "       vitreg VERB --help    every setting of a verb, with its value and meaning",

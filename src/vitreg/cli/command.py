@@ -1,4 +1,4 @@
-"""What the commands of several verbs share: the words before the flags, the model, and the last line."""
+"""Shared by the commands of several verbs: positional words, the model, and the last line printed."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ class OfModel:
     model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
 
     def check(self) -> None:
-        """Refuse a model or weights that no library has to be asked about. Raises UserError."""
+        """Refuse a model or weights that can be seen to be wrong without torch. Raises UserError."""
         self.model.check(self.spec, self.model.weights)
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What says how the model is loaded, as keywords of a verb in Python."""
+        """The loading options, as keywords of a verb in Python."""
         return {**self.model.given(), "weights": self.model.weights}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverImages(OfModel):
-    """A verb that shows images to one model."""
+    """A verb that runs one model over images."""
 
     images: Annotated[
         Positional[tuple[str, ...]], arg(metavar="IMAGES...", help=IMAGES_HELP, help_behavior_hint="(at least one)")
     ]
 
     def check(self) -> None:
-        """Refuse what no model is needed for: the model's name, then images that do not exist. Raises UserError."""
+        """Refuse mistakes that show before a model is loaded: the model's name, then images that do not exist. Raises UserError."""
         super().check()
         ahead.refuse_absent_inputs(named_images(self.images))
 
@@ -67,12 +67,12 @@ def named_images(images: tuple[str, ...]) -> list[str]:
 
 
 def take_models(words: Sequence[str], verb: str, *, several: bool) -> list[str]:
-    """Move the models named by -m SPEC to where SPEC stands, the first word.
+    """Move the models named by -m SPEC to the place of SPEC, the first word.
 
     Args:
         several: whether the verb takes more than one.
     Raises:
-        UserError: for -m without a model, and for more models than the verb takes.
+        UserError: for -m without a model, or more models than the verb takes.
     """
     left, found, coming = [], [], iter(words)
     for word in coming:
@@ -91,18 +91,18 @@ def take_models(words: Sequence[str], verb: str, *, several: bool) -> list[str]:
     return [_BETWEEN + _BETWEEN.join(found) if several else found[0], *left]
 
 
-_BETWEEN = "\0"  # no word of a command line can hold it
+_BETWEEN = "\0"  # cannot occur in a word of a command line
 
 
 def models_of(spec: str, *, commas: bool = True) -> list[str]:
-    """Return the models of a verb that takes several: each named by -m, or one word, with commas where these part models."""
+    """Return the models of a verb that takes several: those of -m, or one word, split at commas if `commas`."""
     if spec.startswith(_BETWEEN):
         return spec.split(_BETWEEN)[1:]
     return listed(spec) if commas else [spec]
 
 
 def notice(old: str, new: str) -> None:
-    """Say that something is written otherwise today; the older spelling works on."""
+    """Print that a spelling is old and still works."""
     if new != old and speaks():
         say(f"vitreg: {old} is written {new} now; the older spelling works on.", error=True)
 
@@ -113,9 +113,9 @@ def listed(text: str) -> list[str]:
 
 
 def check_place(*outputs: Outputs) -> None:
-    """Refuse places that are taken or cannot be written. Raises UserError.
+    """Refuse outputs that are in use or cannot be written. Raises UserError.
 
-    Under torchrun the verb does this by itself, in one of its processes.
+    Under torchrun the verb checks them in one of its processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         for each in outputs:
@@ -123,7 +123,7 @@ def check_place(*outputs: Outputs) -> None:
 
 
 def manual(thing: Any) -> str:
-    """Return the manual of a command: that of its verb's options, the field that is called as the command is."""
+    """Return the manual of a command: the docstring of its options, or its own without any."""
     if isinstance(thing, type) and is_dataclass(thing):
         name = thing.__name__.lower()
         thing = next((hint for field, hint, _ in fields_of(thing) if field == name), thing)
@@ -131,7 +131,7 @@ def manual(thing: Any) -> str:
 
 
 def contents(things: Mapping[str, object]) -> list[str]:
-    """List things by name with the first sentence of their manual, as wide as the terminal."""
+    """List things by name with the first sentence of their manual, wrapped to the terminal."""
     width, column = min(shutil.get_terminal_size().columns, 120), max(map(len, things)) + 4
     return [
         textwrap.fill(
@@ -145,10 +145,10 @@ def contents(things: Mapping[str, object]) -> list[str]:
 
 
 def speaks() -> bool:
-    """Whether this process prints: of several under torchrun, one does."""
+    """Whether this process prints; under torchrun only one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def open_with(path: Path) -> None:
-    """End a verb: say what to open."""
+    """Print what to open, as the last line of a verb."""
     say(f"Open {path}")

@@ -1,6 +1,6 @@
-"""How the words of the command line become values of each type, and how values are shown to people.
+"""Conversions between words of the command line and values, for each type.
 
-What may be left unset shows the values it takes and the word "unset", not Python's union and None.
+The help of an optional value shows the values it takes and the word "unset", not Python's union and None.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WANTED = {
     "SIZE": "an image size such as 518 or 384x512 (height x width)",
     "BLOCKS": "a block such as 7, several as 5,8,11 or 5 8 11, or all",
 }
-"""What a value has to be, by its word in the manual."""
+"""The values a flag takes, by its metavar."""
 
 PERSONS = ConstructorRegistry()
 """How values are shown to people."""
@@ -109,7 +109,7 @@ def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 @PERSONS.primitive_rule
 def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Refuse an empty path, such as a variable of the shell that is not set: pathlib reads it as the folder one is in."""
+    """Refuse an empty path, such as an unset shell variable, which pathlib reads as the current folder."""
     if info.type is not Path:
         return None
 
@@ -129,7 +129,7 @@ def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 @PERSONS.primitive_rule
 def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Show no values at all as "none", which may be typed, too."""
+    """Show an empty list as "none", and read that word."""
     if info.type_origin is not tuple or get_args(info.type)[1:] != (...,):
         return None
     each = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(get_args(info.type)[0], info.markers))

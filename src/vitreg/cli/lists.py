@@ -1,4 +1,4 @@
-"""Lists on the command line: commas and spaces mean the same after every flag that takes several values."""
+"""Lists on the command line: any flag with several values takes them separated by commas or spaces."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vitreg.passes.options import Listed
 
 
 def unified(kind: Any, words: Sequence[str]) -> list[str]:
-    """Rewrite the lists of a command line to the form that tyro reads: words for tuples, commas for one word.
+    """Rewrite the lists of a command line for tyro: separate words for tuples, one word with commas for others.
 
-    Words of tuples go to the end of the line, where nothing follows that could be taken for one of them.
+    The words of tuples move to the end of the line, where no later word can be mistaken for one of them.
     """
     lists = {flag: (marked, words) for flag, marked, words in _lists(kind)}
     left, out, last = list(words), [], []
     while left:
-        if left[0] == "--":  # whatever follows is no flag
+        if left[0] == "--":  # no flags after it
             return [*out, *last, *left]
         flag, given, value = left.pop(0).partition("=")
         if flag not in lists:
@@ -40,7 +40,7 @@ def unified(kind: Any, words: Sequence[str]) -> list[str]:
 
 
 def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:
-    """Whether a word behind a flag is one of its values."""
+    """Whether a word after a flag is one of its values."""
     if word.startswith("--"):
         return False
     if marked is None or first:
@@ -49,7 +49,7 @@ def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:
 
 
 def _lists(kind: Any) -> Iterator[tuple[str, Listed | None, bool]]:
-    """Yield the flags that take several values, the mark of their values, and whether they are words of their own."""
+    """Yield each flag with several values, the mark of its values, and whether tyro wants separate words."""
     for name, hint, marks in fields_of(kind):
         if dataclasses.is_dataclass(hint):
             yield from _lists(hint)
@@ -61,7 +61,7 @@ def _lists(kind: Any) -> Iterator[tuple[str, Listed | None, bool]]:
 
 
 def fields_of(kind: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Yield name, type and marks of every field; of Command[Knn], the type variable is what it stands for."""
+    """Yield name, type and marks of every field; type variables are resolved, as in Command[Knn]."""
     chosen = get_args(kind)
     for name, hint in get_type_hints(get_origin(kind) or kind, include_extras=True).items():
         marks: tuple[Any, ...] = ()

@@ -1,6 +1,6 @@
-"""Words of the command line to a dataclass: tyro reads them, and a mistake in them is one sentence like any other.
+"""Reads the words of the command line into a dataclass with tyro; a mistake is one sentence, as everywhere.
 
-How a word becomes a value of its type stands in `kinds`, how lists are written in `lists`.
+`kinds` converts words to values, `lists` reads lists.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, description: str | 
         UserError: for a flag that does not exist, a value that does not fit it, or a missing word.
         SystemExit: after --help.
     """
-    from tyro import _errors as events  # tyro says what was wrong with a line only here, and only this module reads it
+    from tyro import _errors as events  # private, but the only place where tyro reports the mistake
 
     def explain(event: events.ParseErrorEvent) -> None:
         raise UserError(_sentence(event, kind, words, prog))
@@ -42,13 +42,13 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, description: str | 
 
 
 def paragraphs(text: str) -> str:
-    """Lay out the manual of a verb as wide as the terminal; a command to copy stays on its line."""
+    """Wrap the manual of a verb to the terminal; a command to copy stays on one line."""
     width = min(shutil.get_terminal_size().columns, 120)
     parts = (" ".join(part.split()) for part in text.split("\n\n"))
     return "\n\n".join(part if _is_command(part) else textwrap.fill(part, width, **_HANGING) for part in parts)
 
 
-# Indented, for tyro joins lines that begin with a letter.
+# Indented, because tyro joins lines that begin with a letter.
 _HANGING: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
 
 
@@ -57,7 +57,7 @@ def _is_command(paragraph: str) -> bool:
 
 
 def _sentence(event: Any, kind: type, words: Sequence[str], prog: str) -> str:
-    """Say what was found, and the nearest that would have been right."""
+    """Return the sentence on a mistake: the word, and the nearest valid one."""
     see = f"see {prog} --help"
     match type(event).__name__:
         case "MissingArgs":
@@ -86,14 +86,14 @@ def _either(choices: Sequence[str]) -> str:
 
 
 def _called(argument: Any) -> str:
-    """What a person calls an argument: its flag, or the capital word of a place."""
+    """The user's name of an argument: its flag, or its metavar for a positional one."""
     if argument.is_positional():
         return str(argument.lowered.metavar)
     return str(argument.lowered.name_or_flags[0])
 
 
 def _wanted(argument: Any) -> str:
-    """What a value has to be."""
+    """The values that an argument takes, in words."""
     wanted = str(argument.lowered.metavar)
     if "..." in wanted:
         return "whole numbers" if "INT" in wanted else "numbers" if "FLOAT" in wanted else "words"
@@ -101,7 +101,7 @@ def _wanted(argument: Any) -> str:
 
 
 def _given(flag: str, words: Sequence[str]) -> str:
-    """The values that stand behind a flag."""
+    """The values given after a flag."""
     for place, word in enumerate(words):
         if word.startswith(f"{flag}="):
             return f"'{word.partition('=')[2]}'"
@@ -113,7 +113,7 @@ def _given(flag: str, words: Sequence[str]) -> str:
 
 
 def flags(kind: Any) -> Iterator[str]:
-    """Yield the flags of a dataclass; those of a dataclass in it stand beside its own."""
+    """Yield the flags of a dataclass, including those of nested dataclasses."""
     for name, inner, marks in fields_of(kind):
         flag = name.replace("_", "-")
         if dataclasses.is_dataclass(inner):

@@ -1,1 +1,1 @@
-"""The command line of each verb: words to options, a call, and where the result is."""
+"""The command line of each verb: reads its options, calls it, and prints where the result is."""

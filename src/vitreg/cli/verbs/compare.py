@@ -27,10 +27,10 @@ class Compare:
     """The page."""
 
     def check(self) -> None:
-        """Refuse nothing beforehand: the verb needs no model."""
+        """Nothing to refuse: the verb loads no model."""
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.compare import compare
 
         open_with(compare(self.scans, out=self.out))

@@ -17,7 +17,7 @@ from vitreg.writing.files import run_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Draw what training runs wrote down, side by side: loss, evaluations, and when artifacts appeared (Fig. 4b).
+    """Draw the logs of training runs side by side: loss, evaluations, and when artifacts appeared (Fig. 4b).
 
     Writes report.html, curves.png and curves.json. Works while a run trains, too.
 
@@ -33,13 +33,13 @@ class Curves:
         ),
     ]
     out: Path | None = None
-    """Folder for the results; that of the run if it is one, vitreg-curves if there are several."""
+    """Folder for the results; if unset, the folder of a single run, or vitreg-curves for several."""
 
     def check(self) -> None:
-        """Refuse nothing beforehand: the verb needs no model."""
+        """Nothing to refuse: the verb loads no model."""
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.training.journal import unreadable_lines
         from vitreg.verbs.curves import curves
 

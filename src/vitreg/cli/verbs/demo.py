@@ -23,11 +23,11 @@ class Demo:
     """What is planted."""
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         check_place(*ahead.demo_outputs(self.out))
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.demo.verb import demo
 
         demo(self.out, options=self.demo)

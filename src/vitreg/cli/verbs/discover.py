@@ -39,11 +39,11 @@ class Discover(OfModel):
     """How to look for objects."""
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         super().check()
         if is_named(self.images):
             notice(self.images[0], spelled(self.images[0]))
-            return  # a set of several files, which the verb opens before it loads a model
+            return  # a named set, which the verb checks before it loads a model
         setting, grid = self.discover.chosen()
         refuse_blind_sweep(setting, grid, boxes=self.boxes is not None)
         ahead.refuse_absent_inputs(named_images(self.images))
@@ -52,7 +52,7 @@ class Discover(OfModel):
         check_place(ahead.discover_outputs(self.out, self.images, self.boxes, self.model.weights))
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.discover.verb import discover, summary
 
         places = [self.out]

@@ -23,14 +23,16 @@ class Doctor(OfModel):
     """Print the findings as JSON (schema vitreg.doctor/1) for a program to read."""
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.backbones import load
         from vitreg.verbs.doctor import doctor, record, render
 
         backbone = load(self.spec, **self.loading)
         result = record(backbone, doctor(backbone))
         if self.json:
-            say(dumps(result.model_dump(mode="json", by_alias=True), indent=1))  # ASCII: names cannot do anything
+            say(
+                dumps(result.model_dump(mode="json", by_alias=True), indent=1)
+            )  # ASCII, so names cannot send control characters to the terminal
         else:
             say(render(result.findings))
         return Exit.PROBLEM_FOUND if result.problem else Exit.DONE

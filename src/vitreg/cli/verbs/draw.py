@@ -15,22 +15,22 @@ from vitreg.console.terminal import say
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """Draw pages, sheets and charts again from the records of a folder. No model, no images, no torch.
+    """Redraw pages, sheets and charts from the records of a folder. No model, no images, no torch.
 
-    DIR is what scan, compare, maps, discover, eval, curves or train wrote. Numbers stay as they are.
+    DIR is a folder that scan, compare, maps, discover, eval, curves or train wrote. Numbers stay as they are.
 
     Example: vitreg draw scans/reg4
     """
 
     folder: Annotated[Positional[Path], arg(metavar="DIR", help="a folder that another verb wrote")]
     out: Path | None = None
-    """Another folder for what is drawn; DIR itself if unset."""
+    """Another folder for the drawings; DIR itself if unset."""
 
     def check(self) -> None:
-        """Refuse nothing beforehand: the verb needs no model."""
+        """Nothing to refuse: the verb loads no model."""
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.draw import draw
 
         drawn = draw(self.folder, out=self.out)

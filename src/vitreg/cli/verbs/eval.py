@@ -1,4 +1,4 @@
-"""The command line of `eval`: SPEC, TASK and DATA, then the settings of the task, whose dataclass is their manual."""
+"""The command line of `eval`: SPEC, TASK and DATA, then the task's settings, documented by its dataclass."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run_eval(argv: list[str]) -> int:
 
 
 def overview() -> str:
-    """Say how to call the verb, and list the tasks with the first sentence of each."""
+    """Return the usage, and the list of tasks with the first sentence of each manual."""
     lines = [
         "usage: vitreg eval SPEC TASK DATA [--out DIR] ...",
         "       vitreg eval -m SPEC -m SPEC TASK,TASK DATA    several models and tasks in one table",
@@ -92,7 +92,7 @@ def overview() -> str:
 
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
-    """Refuse what no model is needed for."""
+    """Refuse mistakes that show before a model is loaded."""
     command.task.check()
     command.model.check(command.spec, command.model.weights)
     ahead.refuse_absent_data(command.data)
@@ -160,7 +160,7 @@ def _run_several(command: Command[TaskSettings], models: list[str], names: list[
 
 
 def in_a_line(pair: EvalPair) -> str:
-    """Say what one pair came to."""
+    """Return the result of one pair as a line."""
     if pair.failed:
         return f"{pair.model}  {pair.task}: {pair.failed}"
     words = [f"{number(pair.value)} {pair.unit}".rstrip()]

@@ -25,15 +25,15 @@ class Export:
     export: OmitArgPrefixes[ExportOptions]
     """The format."""
     out: Path
-    """Folder (timm, hf) or file (safetensors, onnx). An earlier export there is replaced, anything else is not."""
+    """Folder (timm, hf) or file (safetensors, onnx). Only an earlier export there is replaced."""
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         refuse_no_run(run_folder(self.run))
         check_place(ahead.export_outputs(self.out, self.export.to))
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.export.verb import export, summary
 
         result = export(self.run, self.export.to, self.out, size=self.export.pixels)

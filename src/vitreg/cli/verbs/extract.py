@@ -19,17 +19,17 @@ class Extract(OverImages):
     """The words of `vitreg extract`."""
 
     out: Path = Path("vitreg-features")
-    """Folder that may hold the features of many models and sets, each in a folder of its own."""
+    """Folder for the features of any number of models and sets, one subfolder each."""
     extract: OmitArgPrefixes[ExtractOptions] = field(default_factory=ExtractOptions)
-    """What to keep of each image."""
+    """Features to store of each image."""
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         super().check()
         check_place(ahead.extract_outputs(self.out))
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.extract.verb import extract, summary
 
         store = extract(self.spec, list(self.images), out=self.out, options=self.extract, quiet=False, **self.loading)

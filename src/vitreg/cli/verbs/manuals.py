@@ -1,4 +1,4 @@
-"""The verbs whose flags are known only with a preset or a task: what the list of verbs says of them."""
+"""Entries in the list of verbs for `eval` and `train`, whose flags depend on the task or preset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Measure what a model's features are good for, beside controls that must be worse. `vitreg eval` lists the tasks.
+    """Measure a model's features by a task, beside controls that must be worse. `vitreg eval` lists the tasks.
 
     Example: vitreg eval timm:deit_tiny_patch16_224 knn imagenette2-320/
 

@@ -18,7 +18,7 @@ from vitreg.verbs.maps.values import weights_of
 
 
 def _shown() -> MapsOptions:
-    """What one command draws unasked: a page of sheets that can be looked through."""
+    """Defaults of the command line: a few images, so that the sheets stay short."""
     return MapsOptions(what=("attention", "registers", "pca", "rgb", "norm"), limit=8)
 
 
@@ -33,13 +33,13 @@ class Maps:
     out: Path = Path("vitreg-maps")
     """Folder for the sheets."""
     weights: Annotated[str, Listed(r"none|.*\.(safetensors|pth|pt|bin|json)")] | None = None
-    """A checkpoint; for several models one each, none where a model keeps its own."""
+    """A checkpoint; for several models one each, none where a model keeps its weights."""
     maps: OmitArgPrefixes[MapsOptions] = field(default_factory=_shown)
     """What to draw."""
     model: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         models = models_of(self.spec)
         files = weights_of(self._weights(), len(models))
         for spec, file in zip(models, files, strict=True):
@@ -51,7 +51,7 @@ class Maps:
         return None if self.weights is None else [None if file == "none" else file for file in listed(self.weights)]
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.maps.verb import maps
 
         result = maps(

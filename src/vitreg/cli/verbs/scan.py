@@ -32,7 +32,7 @@ class Scan(OverImages):
     """How to scan."""
 
     def check(self) -> None:
-        """Refuse what no model is needed for."""
+        """Refuse mistakes that show before a model is loaded."""
         if self.fail_above is not None and not 0 <= self.fail_above <= 1:
             raise UserError(f"--fail-above is a share between 0 and 1, not {self.fail_above:g}.")
         super().check()
@@ -40,7 +40,7 @@ class Scan(OverImages):
         check_place(ahead.scan_outputs(self.out, self.images, self.model.weights))
 
     def __call__(self) -> int:
-        """Carry it out. Returns the exit code."""
+        """Run the verb. Returns the exit code."""
         from vitreg.verbs.scan.verb import scan
 
         places = [self.out]

@@ -1,4 +1,4 @@
-"""The command line of `train`: a preset or a file of settings, changed key by key, with the dataclasses as its manual."""
+"""The command line of `train`: a preset or a file of settings, overridden by flags; the dataclasses are the manual."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GROUPS = {
     "-lab": "For one GPU: minutes",
     "": "As published: many GPUs",
 }
-"""Presets by the end of their names, the cheapest first."""
+"""Groups of presets by the suffix of their names, cheapest first."""
 SHORT = {
     "--device": "--run.device",
     "--precision": "--run.precision",
@@ -50,7 +50,7 @@ class Command:
     out: Annotated[Path | None, arg(help="Folder of the run; runs/PRESET if unset.")] = None
     resume: Annotated[Path | None, arg(help="Go on with the run in this folder; settings come from there.")] = None
     dry_run: bool = False
-    """Build everything, take a few steps, and say what the run would need; nothing is kept."""
+    """Build everything, take a few steps, and report what the run would need; nothing is kept."""
 
 
 def run_train(argv: list[str]) -> int:
@@ -99,14 +99,14 @@ def run_train(argv: list[str]) -> int:
 
 
 def _with_recipe(base: TrainConfig, words: list[str]) -> TrainConfig:
-    """Begin with the defaults of the recipe that the words choose, so that its own settings can be given beside it."""
+    """Start from the defaults of the chosen recipe, so that its settings can be given on the same line."""
     chosen = _taken(words, "--recipe.kind")[1]
     found = kinds().get(chosen[-1]) if chosen and chosen[-1] != base.recipe.kind else None
     return base if found is None else replace(base, recipe=found())
 
 
 def _refuse_beside_base(config: TrainConfig, given: dict[str, Any]) -> None:
-    """Refuse words that would shape a network which is not built."""
+    """Refuse flags that shape vitreg's ViT when the network comes from --model.base."""
     beside = [key for key in given.get("model", {}) if key not in (*OF_A_BASE, *NOT_OF_A_BASE)]
     if config.model.base is not None and beside:
         raise UserError(
@@ -116,7 +116,7 @@ def _refuse_beside_base(config: TrainConfig, given: dict[str, Any]) -> None:
 
 
 def overview() -> str:
-    """Say how to call the verb, and list the presets with the first sentence of each."""
+    """Return the usage, and the list of presets with the first sentence of each."""
     lines = [
         "usage: vitreg train PRESET [--model.registers 4] [--data.root DIR] [--out DIR] ...",
         "       vitreg train --config FILE ...        settings as .json or .toml, over those of a preset if one is named",
@@ -149,7 +149,7 @@ def stored(folder: Path) -> dict[str, object]:
 
 
 def _taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
-    """Take every `flag VALUE` and `flag=VALUE` out of the words; return what is left and the values."""
+    """Remove every `flag VALUE` and `flag=VALUE` from the words; return the other words and the values."""
     left, values, words = [], [], iter(argv)
     for word in words:
         if word == flag:
@@ -167,7 +167,7 @@ def _taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
 
 
 def _manual(name: str | None, base: TrainConfig) -> NoReturn:
-    """Print every setting with its value and meaning, and leave. The dataclasses are the manual, tyro lays it out."""
+    """Print every setting with its value and meaning, and exit. The text is the dataclasses' docstrings."""
     found = PRESETS.get(name.split("-reg")[0]) if name else None
     parse(
         AvoidSubcommands[Command],
@@ -204,5 +204,5 @@ def _run(config: TrainConfig, out: Path, *, resume: bool) -> int:
 
 
 def _quoted(word: str | Path) -> str:
-    """A word as a shell takes it: what is printed can be copied."""
+    """Quote a word for the shell, so that printed commands can be copied."""
     return shlex.quote(str(word))

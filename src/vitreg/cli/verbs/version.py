@@ -1,4 +1,4 @@
-"""The verb that says which vitreg this is."""
+"""`version`: prints the version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Version:
     """Print the version."""
 
     def check(self) -> None:
-        """There is nothing to refuse."""
+        """Nothing to refuse."""
 
     def __call__(self) -> int:
         """Print it. Returns the exit code."""
