@@ -1,4 +1,4 @@
-"""From records to pages and figures: reads what a scan or a run left behind, imports no model and no torch."""
+"""Pages and figures from the records of scans, evaluations and runs. Imports no model and no torch."""
 
 from vitreg.report.attempts import Attempts
 from vitreg.report.evaluation.page import draw_evaluation, write_evaluation

@@ -1,4 +1,4 @@
-"""Drawing that never costs a result: what cannot be drawn is named with its reason, and everything else is drawn."""
+"""Drawing that cannot cost a result: a drawing that fails is listed with its reason, and the others are drawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Attempts:
-    """Draws one thing after another and keeps account of what failed.
+    """Makes drawings one by one and lists those that failed.
 
     >>> attempts = Attempts()
     >>> chart = attempts("chart of the norms", lambda: norms_per_layer(result, 1040, 400))  # None where it fails
@@ -25,23 +25,23 @@ class Attempts:
         self.failed: list[Undrawn] = []
 
     def __call__(self, name: str, draw: Callable[[], T]) -> T | None:
-        """Return what `draw` draws, or None after naming it among `failed`.
+        """Return the drawing, or None after adding its name to `failed`.
 
         Raises:
-            UserError: a folder that cannot be written stops everything drawn into it, so this is passed on.
+            UserError: if the folder cannot be written, because then no drawing can be.
         """
         try:
             return draw()
         except UserError:
             raise
-        except Exception as error:  # a fault of ours or of a library in one figure must not cost the others
+        except Exception as error:  # a bug of ours or of a library in one figure must not cost the others
             if name not in {each.name for each in self.failed}:
                 self.failed.append(Undrawn(name=name, reason=reason_of(error)))
             return None
 
 
 def reason_of(error: Exception) -> str:
-    """Say in a sentence what went wrong and where, so that it can be reported."""
+    """Return a sentence on what went wrong and where, for a bug report."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
     words = " ".join(str(error).split())[:200]

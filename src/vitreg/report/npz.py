@@ -1,6 +1,6 @@
-"""Arrays kept beside a record, from which pictures are drawn again. The files may come from anywhere.
+"""Arrays kept beside a record, from which pictures are redrawn. The files are untrusted.
 
-What is damaged, too large or of another kind is refused with a ValueError; pickled code is never run.
+A file that is damaged, too large or of another kind is refused with a ValueError; pickled code is never run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from vitreg.writing.files import output_folder, replacing
 
-LARGEST = 256 << 20  # bytes, unpacked; the examples of a scan take 40 million with the largest grid
+LARGEST = 256 << 20  # bytes, unpacked; a scan's examples take 40 million at the largest grid
 T = TypeVar("T")
 
 
@@ -26,7 +26,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write arrays into a file that appears complete or not at all.
 
     Raises:
-        ValueError: if they are larger than `read_npz` takes.
+        ValueError: if the arrays are larger than `read_npz` accepts.
         UserError: if the folder cannot be written.
     """
     if sum(each.nbytes for each in arrays.values()) > LARGEST:
@@ -38,14 +38,14 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 
 def read_npz(path: Path, build: Callable[[np.lib.npyio.NpzFile], T]) -> T:
-    """Return what `build` makes of the arrays in a file.
+    """Read a file, and return `build` of its arrays.
 
     Raises:
         ValueError: if the file is missing, damaged, too large, or `build` cannot read it.
     """
     name = path.name
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             raise FileNotFoundError
         with zipfile.ZipFile(path) as members:
             if sum(member.file_size for member in members.infolist()) > LARGEST:

@@ -1,5 +1,5 @@
-"""How figures for papers and notebooks look: colours, axes and files, as matplotlib ``Figure`` without pyplot: no global state,
-no window, and a notebook shows the returned figure as it is.
+"""The style of figures for papers and notebooks: colours, axes and files. Each is a matplotlib ``Figure`` without pyplot, so
+there is no global state and no window, and a notebook shows the returned figure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATCH, OUTLIER, CLS, REGISTER, INK = "#2a6fb0", "#c4451c", "#8a4fa3", "#0b7f63",
 
 
 class NotMeasuredError(ValueError):
-    """The record does not hold what a figure draws."""
+    """The record lacks the data of a figure."""
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -40,7 +40,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure in inches with one pair of axes, bound to Agg whatever backend the session uses."""
+    """Return an empty figure (size in inches) with one pair of axes, always on the Agg backend."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -57,7 +57,7 @@ def mark_blocks(axes: Axes, indices: Sequence[int]) -> None:
 
 
 def plain_log(axis: Axis) -> None:
-    """Write 300, not 3 x 10^2, and number 2 and 5 between the decades of a short axis."""
+    """Write 300, not 3 x 10^2, and label 2 and 5 between the decades of a short axis."""
     low, high = sorted(axis.get_view_interval())
     between = (2, 5) if high < 1000 * max(low, 1e-12) else ()
 
@@ -74,6 +74,6 @@ def plain_log(axis: Axis) -> None:
 
 
 def writable(name: str) -> str:
-    """A file name that can be drawn: undecodable bytes and line breaks shown, long ones cut."""
+    """Make a file name drawable: undecodable bytes as escapes, line breaks as spaces, long names cut."""
     text = name.encode("utf-8", errors="backslashreplace").decode().replace("\n", " ")
     return middle(text, 26)

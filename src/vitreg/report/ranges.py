@@ -1,4 +1,4 @@
-"""Ranges of axes and colour scales that can always be drawn, whatever was measured: empty, one value, zeros, 1e200, NaN.
+"""Ranges of axes and colour scales that can be drawn for any data: empty, one value, zeros, 1e200, NaN.
 
 Every chart and figure takes its ranges from here: a range is finite, ascending, wide enough to hold ticks, and above zero
 where its scale is logarithmic.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 LARGEST, SMALLEST = 1e200, 1e-200  # beyond, margins, sums and ratios of ends overflow, also inside matplotlib
-NARROW = 1e-9  # of the value: below, neighbouring floats are too few to place ticks between
+NARROW = 1e-9  # relative width; below it there are too few floats for ticks
 
 Range = tuple[float, float]
 
@@ -27,7 +27,7 @@ def usable(low: float, high: float, *, log: bool = False) -> Range:
     low, high = min(low, high), max(low, high)
     if log:
         if high < SMALLEST:
-            return 0.1, 10.0  # nothing is above zero: an axis without values
+            return 0.1, 10.0  # no positive value: an empty axis
         low = max(low, SMALLEST) if low > 0 else high / 1000
         return (low / 1.05, high * 1.05) if high <= low * (1 + NARROW) else (low, high)
     if high - low <= max(NARROW * max(abs(low), abs(high)), SMALLEST):

@@ -1,4 +1,4 @@
-"""What every page is made with: the template engine, our style and script, and the policy that allows only these."""
+"""Common to all pages: the template engine, our style and script, and the content security policy that allows only these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template. Values are escaped; the style, the script and the policy are put in under these names."""
+    """Fill a template. Values are escaped; `style`, `script` and `policy` are added."""
     style, script = _asset("report.css"), _asset("report.js")
     return (
         _environment()
@@ -55,9 +55,9 @@ def _environment() -> Environment:
 
 
 def write(path: Path, page: str) -> Path:
-    """Write a page as a whole or not at all. Raises UserError if the folder does not take it."""
+    """Write a page as a whole or not at all. Raises UserError if the folder cannot be written."""
     with replacing(path) as draft:
-        # Undecodable bytes of a file name are lone surrogates in Python and cannot be written as UTF-8.
+        # Undecodable bytes of a file name are lone surrogates, which UTF-8 cannot encode.
         draft.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
@@ -70,7 +70,7 @@ def two_widths(wide: Markup | None, narrow: Markup | None) -> Markup | None:
 
 
 def _code(text: str) -> Markup:
-    """Escape a text and set what stands between backticks as code."""
+    """Escape a text and mark up words between backticks as code."""
     text = words.spaced(str(text))
     parts = text.split("`")
     if len(parts) % 2 == 0:  # an unpaired backtick is a character, not a mark

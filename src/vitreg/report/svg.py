@@ -1,6 +1,6 @@
-"""Small inline SVG: escaped elements, axes with ticks, and a plot frame that the charts of the page draw into.
+"""Small inline SVG: escaped elements, axes with ticks, and a plot frame for the charts of the page.
 
-Colours are CSS classes of the page, so a chart follows light and dark. Nothing here knows what is drawn.
+Colours are CSS classes of the page, so a chart follows light and dark. This module knows nothing about the data.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _plain(value: object) -> object:
 class Axis:
     """A scale from values to pixels. Values outside are clamped to its ends: a zero on a log axis sits on the edge.
 
-    Any range is taken: one that cannot be drawn, such as one value or NaN, becomes the nearest that can (`ranges`).
+    A range that cannot be drawn, such as a single value or NaN, becomes the nearest drawable one (`ranges`).
     """
 
     low: float
@@ -57,7 +57,7 @@ class Axis:
         object.__setattr__(self, "high", high)
 
     def __call__(self, value: float) -> float:
-        """Pixel of a value; NaN stands at the low end."""
+        """Return the pixel of a value; NaN lies at the low end."""
         value = self.low if math.isnan(value) else min(max(value, self.low), self.high)
         a, b, v = (self._bend(x) for x in (self.low, self.high, value))
         return self.start + (self.stop - self.start) * ((v - a) / (b - a) if b > a else 0.5)
@@ -68,7 +68,7 @@ class Axis:
         return math.sqrt(max(value, 0.0)) if self.kind == "sqrt" else value
 
     def ticks(self, target: int = 5) -> list[float]:
-        """Round values inside the axis, about `target` of them."""
+        """Return about `target` round values inside the axis."""
         if self.kind == "log":
             return self._log_ticks(target)
         if self.kind == "sqrt":
@@ -92,7 +92,7 @@ class Axis:
             found = [t for t in found if self.low * 0.9999 <= t <= self.high * 1.0001]
             if len(found) >= min(target, 4):
                 break
-        if not found:  # a range so narrow that no round number lies in it
+        if not found:  # a narrow range without a round number
             return self._linear_ticks(target)
         return found[:: math.ceil(len(found) / (target + 3))]
 
@@ -105,7 +105,7 @@ class Axis:
 
 @dataclass
 class Plot:
-    """A chart under construction: axes, marks in drawing order, and places that answer to pointing with a text."""
+    """A chart under construction: axes, marks in drawing order, and areas with tooltips."""
 
     width: float
     height: float
@@ -123,7 +123,7 @@ class Plot:
         self.add("text", words, x=float(x), y=float(y), class_=class_, text_anchor=anchor)
 
     def line(self, points: Iterable[tuple[float, float]], class_: str) -> None:
-        """Draw a line through (x, y) values; those that are not finite are left out."""
+        """Draw a line through (x, y) values; values that are not finite are left out."""
         path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points if math.isfinite(b))
         if path:
             self.add("polyline", points=path, class_=class_)
@@ -135,7 +135,7 @@ class Plot:
         self.add("polygon", points=" ".join(there + back[::-1]), class_=class_)
 
     def hit(self, x0: float, x1: float, tip: str) -> None:
-        """Make the column between two values answer with a text when pointed at."""
+        """Give the column between two values a tooltip."""
         left, right = sorted((self.x(x0), self.x(x1)))
         top = min(self.y.start, self.y.stop)
         tall = abs(self.y.stop - self.y.start)
@@ -156,7 +156,7 @@ class Plot:
             self.text(at, bottom + 18, words, "tick")
         self.add("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis")
         self.text((left + right) / 2, bottom + 38, x_label, "axis-label")
-        # The y label stands above the axis, horizontally: it is read without turning the head.
+        # The y label stands horizontally above the axis, which is easier to read.
         self.text(8, 14, y_label, "axis-label", "start")
 
     def render(self, alt: str, class_: str) -> Markup:
@@ -192,7 +192,7 @@ def framed(
 
 
 def labelled(values: Iterable[float], suffix: str = "") -> list[tuple[float, str]]:
-    """Ticks with their numbers written short: 10, 300, 1,000; with as many digits as tell them apart."""
+    """Return ticks with short numbers, 10, 300, 1,000, with enough digits to be distinct."""
     ticks = list(values)
     written: list[str] = []
     for digits in range(3, 16):

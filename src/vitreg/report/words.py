@@ -1,6 +1,6 @@
-"""Numbers and choices as words: what the page and the figures say in the same way about a ``ScanResult``.
+"""Numbers and verdicts of a ``ScanResult`` as words, the same on the page and in the figures.
 
-Everything here is text for people. Values that are missing or not finite become an en dash, never ``nan``.
+Values that are missing or not finite become an en dash, never ``nan``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vitreg.quantities import MISSING, number, short
 from vitreg.records import Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
 
 _SPACE = "\N{NO-BREAK SPACE}"
-PERCENT = f"{_SPACE}%"  # behind a number of hundredths, everywhere: 34.6 %
+PERCENT = f"{_SPACE}%"  # after every percentage: 34.6 %
 KINDS = {
     "none": "no artifacts found",
     "high-norm": "high-norm artifacts",
@@ -24,23 +24,23 @@ KINDS = {
 
 
 def percent(share: float | None) -> str:
-    """A share as everywhere (`quantities.percent`), with a space at which no line breaks."""
+    """Format a share in percent (`quantities.percent`), with a non-breaking space."""
     return quantities.percent(share).replace(" ", _SPACE)
 
 
 def hundredths(value: float | None) -> str:
-    """A number that is in percent already: 34.6 %."""
+    """Format a number already in percent: 34.6 %."""
     text = number(value)
     return text if text == MISSING else f"{text}{PERCENT}"
 
 
 def spaced(text: str) -> str:
-    """A sentence of a record with its percentages written as everywhere on the page: 34.6 %, not 34.6%."""
+    """Write the percentages in a record's sentence in the page's style: 34.6 %, not 34.6%."""
     return re.sub(r"(?<=\d)\s?%", PERCENT, text)
 
 
 def headline(text: str) -> tuple[str, str]:
-    """What a sentence finds, and its numbers as a sentence of their own; empty where it is one statement.
+    """Split a sentence into its finding and its numbers; the second is empty for a single statement.
 
     >>> headline("This model has mild artifacts: 5 in 1000 patches.")
     ('This model has mild artifacts.', '5 in 1000 patches.')
@@ -56,12 +56,12 @@ def times(value: float | None) -> str:
 
 
 def count(value: float, singular: str, plural: str | None = None) -> str:
-    """A number of things (`quantities.count`), with a space at which no line breaks."""
+    """Format a number of things (`quantities.count`), with a non-breaking space."""
     return quantities.count(value, singular, plural).replace(" ", _SPACE, 1)
 
 
 def confidence(verdict: VerdictRecord) -> str:
-    """How sure, as a word: of artifacts by the resamples that agree, of their absence also by what could have been shown."""
+    """Confidence as a word: from the resamples that agree, and for "none" also from what the images could have shown."""
     if verdict.confidence is None:
         return "unknown"
     words = ("low", "fair", "high")
@@ -70,7 +70,7 @@ def confidence(verdict: VerdictRecord) -> str:
 
 
 def confidence_why(verdict: VerdictRecord) -> str:
-    """What the confidence stands on."""
+    """The reason for the confidence."""
     if verdict.confidence is None:
         return "too few images to resample"
     if verdict.undecided:
@@ -81,14 +81,14 @@ def confidence_why(verdict: VerdictRecord) -> str:
 
 
 def _power(verdict: VerdictRecord) -> int:
-    """0 where moderate effects could be there unseen, 1 where mild ones could, 2 otherwise or if nothing is known."""
+    """0 if moderate effects could be missed by these images, 1 if mild ones could, 2 otherwise or if unknown."""
     if verdict.power is None:
         return 2
     return 2 if verdict.power.excludes("mild") else 1 if verdict.power.excludes("moderate") else 0
 
 
 def kind(verdict: VerdictRecord) -> str:
-    """The kind of verdict as a phrase for a non-specialist; "none" only says what the images could have shown."""
+    """The kind of verdict as a phrase for a non-specialist; "none" claims no more than the images could have shown."""
     if verdict.undecided:
         return "not established"
     if verdict.kind == "none":
@@ -97,9 +97,9 @@ def kind(verdict: VerdictRecord) -> str:
 
 
 def tone(verdict: VerdictRecord) -> str:
-    """The colour of a verdict, a class of the style sheet: its strength, or "clear" where even mild artifacts are excluded.
+    """The colour class of a verdict: its strength, or "clear" if even mild artifacts are excluded.
 
-    Any other "none" is "open" and has no colour: green would say more than the images can.
+    Any other "none" is "open" without a colour, because green would claim more than the images show.
     """
     if verdict.kind != "none":
         return verdict.strength
@@ -107,7 +107,7 @@ def tone(verdict: VerdictRecord) -> str:
 
 
 def middle(text: str, most: int) -> str:
-    """A name of at most so many letters, shortened in its middle: names of runs and files often differ at their end."""
+    """Shorten a name in its middle to at most `most` letters, because names of runs and files often differ at the end."""
     if len(text) <= most:
         return text
     end = most // 2
@@ -120,7 +120,7 @@ def finite(values: Iterable[float | None]) -> list[float]:
 
 
 def relative(names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Names of images without the folder they share: the folder, and the short name of each."""
+    """Split names of images into their common folder and the short name of each."""
     parts = {name: name.split("/") for name in names}
     folders = [tuple(each[:-1]) for each in parts.values()]
     shared = []
@@ -156,7 +156,7 @@ def attention_missing(result: ScanResult) -> str:
 
 
 def shown_layer(result: ScanResult) -> LayerRecord | None:
-    """Return the layer that is shown: the peak or, where nothing stood out, the one whose longest norms come nearest.
+    """Return the layer to show: the peak, or without outliers the one whose largest norms come nearest to standing out.
 
     None without layers.
     """
@@ -168,7 +168,7 @@ def shown_layer(result: ScanResult) -> LayerRecord | None:
 
 
 def _stretch(layer: LayerRecord) -> float:
-    """How far the longest norms lie from the median: the 99.9th percentile, since a maximum is one token."""
+    """Distance of the largest norms from the median, by the 99.9th percentile, as the maximum is a single token."""
     top = layer.quantiles.get("0.999", layer.p99)
     return top / layer.median if layer.median > 0 and math.isfinite(top) else 0.0
 

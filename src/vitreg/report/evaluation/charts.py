@@ -11,8 +11,8 @@ from vitreg.report.svg import RIGHT, Axis, Plot, labelled
 from vitreg.report.words import middle
 from vitreg.results import EvalResult
 
-ROW, BAR, ABOVE = 46.0, 16.0, 8.0  # pixels: of a row, its bar, and what stands over the first
-LETTERS = 7.2  # pixels of a letter, a generous mean
+ROW, BAR, ABOVE = 46.0, 16.0, 8.0  # pixels: a row, its bar, the space above the first row
+LETTERS = 7.2  # mean width of a letter in pixels, generous
 
 
 def beside_controls(result: EvalResult, width: float) -> Markup | None:

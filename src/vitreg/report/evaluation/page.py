@@ -1,5 +1,5 @@
-"""One self-contained HTML page from the record of an evaluation: the sentence first, then the number beside its controls,
-tables, pictures, the protocol, and how to repeat it.
+"""One self-contained HTML page from the record of an evaluation: the sentence, the number beside its controls, tables,
+pictures, the protocol, and how to repeat it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def draw_evaluation(result: EvalResult, sheets: Sequence[Named], directory: Path
     """Draw the pictures of an evaluation and its page into a folder.
 
     Args:
-        sheets: as they were kept, or are to be drawn.
-        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+        sheets: sheets read from the folder, or new ones.
+        attempts: collects drawings that fail; the page lists them.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -50,7 +50,7 @@ def write_evaluation(
 
     Args:
         pictures: PNG files that the page shows.
-        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
+        attempts: collects charts that fail, beside earlier failures; the page lists all of them.
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """

@@ -37,7 +37,7 @@ def draw_evaluations(result: Evaluations, directory: Path, attempts: Attempts) -
 
 
 def as_csv(result: Evaluations) -> str:
-    """One line for each pair, below the names of the columns; what was not measured is empty."""
+    """Return CSV: a header, then one line for each pair; a value that was not measured is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -78,7 +78,7 @@ def render(result: Evaluations, attempts: Attempts | None = None) -> str:
 
 
 def sentence(pairs: Sequence[EvalPair]) -> str:
-    """Which model is best at one task, and whether the intervals tell it from the next."""
+    """Say which model is best at one task, and whether its interval is apart from the next one's."""
     found = sorted(
         (pair for pair in pairs if pair.value is not None),
         key=lambda pair: -(pair.value or 0.0) if pair.larger_is_better else (pair.value or 0.0),

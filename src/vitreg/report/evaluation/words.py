@@ -37,7 +37,7 @@ MEASURED = {
 }
 """The headline of each task as a sentence."""
 OF_OTHER_METRICS = "{title} scores {value} ({name})"
-"""For sets that are judged by other things than the share of right answers."""
+"""For sets whose metric is not the share of right answers."""
 Standing = Literal["above", "level", "below", "alone"]
 
 
@@ -50,20 +50,20 @@ def measure(value: float | None, unit: str = "") -> str:
 
 
 def cell(value: Cell) -> str:
-    """One cell of a table of a record; a number with three digits, one that was not measured as a dash."""
+    """Format a cell of a record's table: numbers with three digits, a dash for a value that was not measured."""
     if isinstance(value, bool) or value is None:
         return MISSING if value is None else str(value)
     return number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
 def interval(result: EvalResult, name: str) -> str:
-    """The 95 % interval of a metric; empty where it has none."""
+    """The 95 % interval of a metric; empty if it has none."""
     found = result.intervals.get(name)
     return "" if found is None else f"{number(found[0])} to {measure(found[1], result.units.get(name, '%'))}"
 
 
 def sentence(result: EvalResult) -> str:
-    """What was measured, and the number with its interval."""
+    """The sentence on what was measured, with the number and its interval."""
     value = result.metrics.get(result.headline)
     pattern = MEASURED.get(result.task, OF_OTHER_METRICS)
     if "{judged}" in pattern and result.headline not in result.intervals:
@@ -81,7 +81,7 @@ def sentence(result: EvalResult) -> str:
 
 
 def title(task: str) -> str:
-    """What a task is called on a page."""
+    """A task's name on a page."""
     return TITLES.get(task, task)
 
 
@@ -98,7 +98,7 @@ def controls(result: EvalResult) -> str:
 
 
 def standing(result: EvalResult) -> Standing:
-    """How the number stands to its controls: above them with its whole interval, level with one, below one, or alone."""
+    """Compare the number with its controls: above all with its whole interval, level with one, below one, or alone."""
     if not result.controls or result.headline not in result.metrics:
         return "alone"
     if not result.beats_controls:
@@ -112,7 +112,7 @@ def standing(result: EvalResult) -> Standing:
 
 
 def verdict(result: EvalResult) -> str:
-    """What the controls say of the number."""
+    """The comparison with the controls, in words."""
     return {
         "above": "Better than its controls",
         "level": "Not clearly better than its controls",
@@ -122,7 +122,7 @@ def verdict(result: EvalResult) -> str:
 
 
 def setting(value: object) -> str:
-    """A setting of the protocol: lists with commas, numbers short; what is long has its ends."""
+    """Format a setting of the protocol: lists with commas, short numbers; a long list shows its ends."""
     if isinstance(value, list | tuple):
         words = [setting(each) for each in value]
         return ", ".join(words) if len(words) <= 8 else f"{words[0]} to {words[-1]} ({len(words)} values)"

@@ -1,6 +1,6 @@
 """Charts over the steps of training runs, as inline SVG from the records alone: curves, norms, outliers by block.
 
-A chart is None where the runs did not write down what it draws; the page then says so in words.
+A chart is None if the runs did not log its data; the page then says so in words.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vitreg.report.run.over_steps import (
 from vitreg.report.svg import LEFT, RIGHT, Axis, Kind, Plot, framed, labelled, png
 from vitreg.report.words import number, percent, times
 
-# Opacity carries the value, so that one picture serves light and dark; hues between those of the two style sheets.
+# Opacity carries the value, so one picture serves light and dark; the hues lie between those of the two style sheets.
 PATCH, OUTLIER = (74, 144, 208), (226, 100, 52)
-ROWS = 128  # of the density of norms
-MOST_DOTS = 32  # points of a line that are also marked one by one
+ROWS = 128  # rows of the density of norms
+MOST_DOTS = 32  # up to this many points of a line get a dot
 MOST_TIPS = 120
-TOP = 44.0  # room for the words above the onset, below the label of the axis
+TOP = 44.0  # room for the onset's label, below the label of the axis
 Span = tuple[float, float]
 
 
@@ -45,14 +45,14 @@ def curves(
     mark_best: bool = False,
     from_zero: bool = False,
 ) -> Markup | None:
-    """One number over the steps, a line for every run; where values were joined, a band from least to most.
+    """Draw one number over the steps, a line per run; joined values also get a band from least to most.
 
     Args:
-        drawn: (place of the run, which is its colour; name of the run; curve).
-        label: of the value axis. It is logarithmic where the values span more than a factor of 20.
-        unit: behind the values, such as words.PERCENT.
-        mark_best: mark the best value of every run.
-        from_zero: let the value axis begin at 0.
+        drawn: (index of the run, which picks its colour; name of the run; curve).
+        label: label of the value axis. The axis is logarithmic if the values span more than a factor of 20.
+        unit: suffix of the values, such as words.PERCENT.
+        mark_best: whether to mark the best value of every run.
+        from_zero: whether the value axis begins at 0.
     """
     lines = [(place, name, thinned(c), best(c)) for place, name, c in drawn if c is not None and thinned(c)]
     if not lines:
@@ -91,7 +91,7 @@ def _value_span(values: Sequence[float], from_zero: bool) -> tuple[Span, Kind]:
 
 
 def _step_span(steps: Sequence[int]) -> Span:
-    """From the first step to the last, wider where they are one."""
+    """Return the range from the first step to the last, widened if they are equal."""
     low, high = min(steps), max(steps)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -101,7 +101,7 @@ def _few(width: float) -> int:
 
 
 def _curve_tips(plot: Plot, lines: Sequence[tuple[str, list[Point]]], unit: str) -> None:
-    """A column for each drawn step, joined where there are many; it reads every run that had come that far."""
+    """Add a tooltip for each drawn step (joined if there are many) with the values of every run that reached it."""
     steps = sorted({p.step for _, points in lines for p in points})
     steps = steps[:: -(-len(steps) // MOST_TIPS)]
     edges = boundaries(steps)
@@ -122,7 +122,7 @@ def norms(
 
     Args:
         watch: the looks at a run.
-        steps, span: ranges of both axes, to share them between runs; by default what this run needs.
+        steps, span: ranges of both axes, to share them between runs; by default this run's ranges.
     """
     moments, span = watch.moments, span or norm_span(watch.moments)
     if span is None or not all(moment.layers for moment in moments):
@@ -150,12 +150,12 @@ def norms(
 def outliers_by_block(
     watch: Watch, width: float, *, steps: Span | None = None, top: float | None = None
 ) -> Markup | None:
-    """Share of outliers in every block over the steps; None if no block ever showed any.
+    """Share of outliers in every block over the steps; None if no block ever has any.
 
     Args:
         watch: the looks at a run.
         steps: range of the step axis.
-        top: share that is drawn darkest, to share it between runs.
+        top: share drawn darkest, to share it between runs.
     """
     moments = watch.moments
     blocks = max((len(moment.layers) for moment in moments), default=0)
@@ -193,7 +193,7 @@ def outliers_by_block(
 
 
 def _picture(plot: Plot, opacity: np.ndarray, looks: Sequence[int], colour: tuple[int, int, int]) -> None:
-    """Lay a grid over the plot, a column for each look, as wide as the steps it stands for."""
+    """Draw a grid into the plot: a column per look, from midpoint to midpoint of its neighbours."""
     left, right = plot.x.start, plot.x.stop
     at = nearest_look(looks, plot.x.low, plot.x.high, pixels=round(right - left))
     cells = np.where(at >= 0, opacity[:, at], 0.0)  # [rows, pixels]
@@ -217,7 +217,7 @@ def _share_bar(plot: Plot, y: float, top: float) -> None:
 
 
 def _mark_onset(plot: Plot, watch: Watch) -> None:
-    """A line where artifacts appeared to stay, with the step in words."""
+    """Draw a line at the onset of the artifacts, labelled with the step."""
     looks = [moment.step for moment in watch.moments]
     if watch.onset is None or watch.onset not in looks or not plot.x.low <= watch.onset <= plot.x.high:
         return

@@ -110,7 +110,7 @@ def _lines(axes: Axes, curves: Sequence[Curve | None], *, mark_best: bool) -> No
 
 
 def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool) -> None:
-    """Density of the norms after the last block at each look, with its median, 99th percentile and maximum."""
+    """Density of the norms after the last block over the steps, with median, 99th percentile and maximum."""
     looks = [moment.step for moment in watch.moments]
     grid = strengths(norm_density(watch.moments, span, ROWS))
     rows = np.geomspace(span[1], span[0], ROWS + 1)

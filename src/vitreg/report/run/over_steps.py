@@ -1,6 +1,6 @@
-"""Curves over the steps of a run made ready to draw: thinned to what a screen shows, and norms as a grid of densities.
+"""Prepares curves over the steps of a run for drawing: thins them for a screen, and turns norms into a grid of densities.
 
-Numbers in, numbers out; the page (`charts_run`) and the picture (`figures_run`) draw the same values.
+The page (`charts`) and the picture (`figures`) draw the same values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vitreg.report.words import countable, finite, trimmed
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a drawn line: the mean, least and most of the values it stands for."""
+    """One point of a drawn line: mean, least and most of the values joined in it."""
 
     step: int
     value: float
@@ -28,7 +28,7 @@ class Point:
 
 
 def thinned(curve: Curve, most: int = 200) -> list[Point]:
-    """Join neighbouring values until at most `most` points are left; values that are missing are left out."""
+    """Join neighbouring values until at most `most` points are left; missing values are left out."""
     pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None and math.isfinite(v)]
     size = max(1, -(-len(pairs) // most))
     groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
@@ -44,24 +44,24 @@ def thinned(curve: Curve, most: int = 200) -> list[Point]:
 
 
 def best(curve: Curve) -> tuple[int, float] | None:
-    """The step and value of the best value, the earliest of equals; None if there is none. Of losses the smallest is best."""
+    """Return (step, value) of the best value, the earliest of equals; None if there is none. The best loss is the smallest."""
     pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None and math.isfinite(v)]
     choose = min if is_loss(curve.name) else max
     return choose(pairs, key=lambda pair: pair[1]) if pairs else None
 
 
 def is_loss(name: str) -> bool:
-    """Whether an evaluation is the loss of the validation side or a part of it; all others are percentages."""
+    """Whether an evaluation is the validation loss or a term of it; all others are percentages."""
     return name.startswith("val_")
 
 
 def named(curves: Sequence[Curve], name: str) -> Curve | None:
-    """The curve of a name; None if it was not written down."""
+    """Return the curve of a name; None if it was not logged."""
     return next((curve for curve in curves if curve.name == name), None)
 
 
 def outlier_share(run: RunRecord) -> Curve | None:
-    """Share of outliers at the peak layer, in percent, over the looks at a run; None if it was not watched."""
+    """Share of outliers at the peak layer, in percent, at each look; None if the run was not watched."""
     if run.watched is None:
         return None
     moments = run.watched.moments
@@ -69,7 +69,7 @@ def outlier_share(run: RunRecord) -> Curve | None:
 
 
 def boundaries(steps: Sequence[int]) -> list[float]:
-    """Where one look gives way to the next: halfway between them, and at the first and last; one more than steps."""
+    """Return the borders between looks: the first step, the midpoints, the last step; one more than `steps`."""
     if len(steps) == 1:
         return [steps[0] - 0.5, steps[0] + 0.5]
     between = [(a + b) / 2 for a, b in itertools.pairwise(steps)]
@@ -77,7 +77,7 @@ def boundaries(steps: Sequence[int]) -> list[float]:
 
 
 def nearest_look(steps: Sequence[int], low: float, high: float, pixels: int) -> np.ndarray:
-    """For every column of pixels between two steps, the number of the look that is nearest; -1 beyond them all.
+    """Return the nearest look for every column of pixels between two steps; -1 outside all looks.
 
     Returns:
         int [pixels].
@@ -101,10 +101,10 @@ def norm_span(moments: Sequence[NormsMoment]) -> tuple[float, float] | None:
 def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows: int) -> np.ndarray:
     """Share of the tokens per octave of the norm after the last block, at each look.
 
-    Tokens are shared out between rows as if they lay evenly in their bin, so that none is lost whatever the bins.
+    Tokens are spread evenly over their bin, and so over the rows it overlaps; none is lost for any bins.
 
     Args:
-        span: of the norms; the first row is the highest norm, rows are equal on a logarithmic scale.
+        span: range of the norms; the first row is the highest, rows are equal on a logarithmic scale.
     Returns:
         float64 [rows, looks].
     """
@@ -113,7 +113,7 @@ def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows
     for column, moment in enumerate(moments):
         if countable(moment.histogram):
             counts = np.asarray(moment.histogram.counts, dtype=np.float64)
-            counts /= counts.max()  # so that no sum of them overflows
+            counts /= counts.max()  # so that no sum overflows
             bins = np.log2(np.maximum(np.asarray(moment.histogram.edges, dtype=np.float64), SMALLEST))
             below = np.interp(edges, bins, np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum())
             grid[:, column] = -np.diff(below) / (edges[0] - edges[1])
@@ -121,7 +121,7 @@ def norm_density(moments: Sequence[NormsMoment], span: tuple[float, float], rows
 
 
 def strengths(grid: np.ndarray) -> np.ndarray:
-    """Opacity of every cell on a log scale, so that one token in a thousand is seen beside the bulk; 0 where none is.
+    """Opacity of every cell on a log scale, so that one token in a thousand is visible beside the bulk; 0 for empty cells.
 
     Returns:
         float64 in 0..1, of the shape of `grid`.

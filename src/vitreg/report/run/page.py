@@ -1,6 +1,6 @@
-"""One self-contained HTML page from the records of training runs: when artifacts appeared, and how training went.
+"""One self-contained HTML page from the records of training runs: when artifacts appeared, and the training curves.
 
-The page of one run stands in its folder; several runs share their axes, and what was set differently is listed.
+The page of one run lies in its folder; several runs share their axes, and the settings that differ are listed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vitreg.report.scan.page import FILE_NAME
 from vitreg.report.words import KINDS, PERCENT
 from vitreg.writing.files import output_folder
 
-DRAWN_ALONE = ("loss", "lr", "epoch")  # of the training curves: the rest is drawn small
+DRAWN_ALONE = ("loss", "lr", "epoch")  # training curves with a large chart; the others are drawn small
 
 
 def draw_curves(runs: Sequence[RunRecord], directory: Path, attempts: Attempts) -> None:
-    """Draw the picture and the page about one or several runs into a folder.
+    """Draw the picture and the page of one or several runs into a folder.
 
     Args:
-        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
+        attempts: collects drawings that fail; the page lists them.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -44,7 +44,7 @@ def write_curves(runs: Sequence[RunRecord], directory: Path, attempts: Attempts 
     """Write ``directory/report.html`` about one or several runs and return its path.
 
     Args:
-        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
+        attempts: collects charts that fail, beside earlier failures; the page lists all of them.
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """
@@ -92,7 +92,7 @@ def _plain(watch: Watch | None) -> bool:
 
 
 def _headline(runs: Sequence[RunRecord]) -> str:
-    """What the page says first: when artifacts appeared, or in how many of the runs."""
+    """The headline: when artifacts appeared, or in how many of the runs."""
     if len(runs) == 1:
         return runs[0].watched.sentence if runs[0].watched else "The norms were not watched in this run."
     watched = [run for run in runs if run.watched is not None]
@@ -115,7 +115,7 @@ def _kind(run: RunRecord) -> str:
 
 
 def _row(run: RunRecord, place: int) -> dict[str, Any]:
-    """What the table and the facts say about a run."""
+    """A run's entry in the table and the facts."""
     loss = over_steps.named(run.training, "loss")
     last = [v for v in (loss.values if loss else []) if v is not None][-1:]
     judged = run.evaluations[0] if run.evaluations else None
@@ -136,33 +136,33 @@ def _row(run: RunRecord, place: int) -> dict[str, Any]:
 
 
 class _Charts:
-    """The charts of a page; one that fails is named among `attempts.failed`, and the others are drawn."""
+    """The charts of a page; a chart that fails is listed in `attempts.failed`, and the others are drawn."""
 
     def __init__(self, runs: Sequence[RunRecord], attempts: Attempts) -> None:
         self.runs, self.attempts = runs, attempts
 
     def two(self, name: str, draw: Callable[[int], Markup | None], wide: int) -> Markup | None:
-        """One chart for a desktop and for a phone."""
+        """Draw a chart in two widths, for a desktop and a phone."""
         return self.attempts(f"chart of {name}", lambda: shell.two_widths(draw(wide), draw(shell.PHONE)))
 
     def curve(
         self, words: str, curves: Sequence[tuple[int, str, Curve | None]], wide: int, **how: Any
     ) -> Markup | None:
-        """Lines of runs; `how` as in `charts_run.curves`."""
+        """Draw a line per run; `how` as in `charts.curves`."""
         return self.two(words, lambda width: charts_run.curves(curves, width, 300, words, **how), wide)
 
     def of_training(self, name: str, label: str | None = None, *, from_zero: bool = False) -> Markup | None:
-        """A number that is written down while training."""
+        """Draw a number logged during training."""
         drawn = [(place, run.name, over_steps.named(run.training, name)) for place, run in enumerate(self.runs)]
         return self.curve(label or name.replace("_", " "), drawn, shell.HALF, from_zero=from_zero)
 
     def outliers(self) -> Markup | None:
-        """The share of outliers of all runs."""
+        """Draw the share of outliers of all runs."""
         drawn = [(place, run.name, over_steps.outlier_share(run)) for place, run in enumerate(self.runs)]
         return self.curve("patch tokens that are outliers", drawn, shell.FULL, unit=PERCENT, from_zero=True)
 
     def evaluations(self) -> list[tuple[str, Markup | None]]:
-        """A chart for each number that chooses the best checkpoint of some run: runs judged alike share one."""
+        """Draw each metric that chooses the best checkpoint of some run; runs with the same metric share a chart."""
         names = dict.fromkeys(run.evaluations[0].name for run in self.runs if run.evaluations)
         charts = []
         for name in names:
@@ -176,7 +176,7 @@ class _Charts:
         return charts
 
     def strips(self) -> list[dict[str, Any]]:
-        """Norms and outliers by block of every watched run, all on the same axes."""
+        """Draw norms and outliers by block of every watched run, on the same axes."""
         watched = [(place, run, run.watched) for place, run in enumerate(self.runs) if run.watched is not None]
         moments = [moment for _, _, watch in watched for moment in watch.moments]
         spans = [span for _, _, watch in watched if (span := over_steps.norm_span(watch.moments))]
@@ -204,7 +204,7 @@ class _Charts:
         ]
 
     def others(self) -> list[tuple[str, Markup | None]]:
-        """Everything else that was written down, one small chart each."""
+        """Draw every other logged number as a small chart."""
         names = dict.fromkeys(c.name for run in self.runs for c in run.training if c.name not in DRAWN_ALONE)
         charts = [(name.replace("_", " "), self.of_training(name)) for name in names]
         for name in dict.fromkeys(curve.name for run in self.runs for curve in run.evaluations[1:]):
@@ -225,7 +225,7 @@ def _evaluation_words(name: str) -> str:
 
 
 def _differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """The settings that are not the same in all runs, with the value of each run."""
+    """Return the settings that differ between the runs, with the value of each run."""
     keys = sorted({key for run in runs for key in run.settings})
     rows = [(key, [run.settings.get(key) for run in runs]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]

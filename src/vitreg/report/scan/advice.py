@@ -1,4 +1,4 @@
-"""What a reader of a scan can do next, the most useful first, with commands that can be copied between backticks."""
+"""Next steps after a scan, most useful first, with commands to copy between backticks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 
 
 def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
-    """The advice of the verdict and further choices for this model, the most useful first.
+    """Return the verdict's advice and further steps for this model, most useful first.
 
     Args:
         result: the record of a scan.
-        named: write the model into the commands, not the word SPEC.
+        named: whether commands contain the model instead of the word SPEC.
     """
     verdict, named = result.verdict, named and ":" in result.model.spec
     spec, more = shlex.quote(result.model.spec) if named else "SPEC", ""
@@ -52,7 +52,7 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
 
 
 def shared_steps(scans: Sequence[tuple[str, ScanResult]]) -> list[str]:
-    """What to do next about several scans: the first choices of each in turn, what they have in common once."""
+    """Return next steps for several scans: the first steps of each in turn, common ones once."""
     named: dict[str, list[str]] = {}
     for choices in zip_longest(*(next_steps(result, named=False) for _, result in scans)):
         for (name, _), step in zip(scans, choices, strict=True):

@@ -1,4 +1,4 @@
-"""The images of a page: one card each with its picture and maps, as values for the template and a block for the script."""
+"""The images of a page: one card each with picture and maps, as template values and a data block for the script."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vitreg.report.scan import payload
 
 @dataclass(frozen=True, slots=True)
 class Cards:
-    """What the template shows of a page's images.
+    """The template's values for the images of a page.
 
     Args:
         cards: one per image, in order.
-        data: the block that the script draws the maps from.
-        scale: of the norms, shared by all cards.
+        data: the block from which the script draws the maps.
+        scale: scale of the norms, shared by all cards.
     """
 
     cards: list[dict[str, Any]]
@@ -29,7 +29,7 @@ class Cards:
 
     @property
     def attended(self) -> int:
-        """How many patches are drawn that a token attends to."""
+        """Number of attended patches drawn per token."""
         return max((card["attended"] for card in self.cards), default=0)
 
     @property
@@ -51,10 +51,10 @@ class Cards:
 def cards_of(
     examples: Sequence[tuple[str, Example, float | None]], attempts: Attempts, positions: Heatmap | None = None
 ) -> Cards:
-    """Make the cards of a page; an image that cannot be shown is named among the failures and left out.
+    """Make the cards of a page; an image that cannot be shown is listed as failed and left out.
 
     Args:
-        examples: (what it is called, its maps, norm beyond which a token is an outlier).
+        examples: (name, maps, norm beyond which a token is an outlier).
     """
     made: list[tuple[dict[str, Any], Example, float | None]] = []
     for name, example, threshold in examples:
@@ -70,7 +70,7 @@ def cards_of(
 
 
 def _card(name: str, example: Example, threshold: float | None) -> dict[str, Any]:
-    payload.data_block([example], [threshold])  # raises what keeps the image from being shown
+    payload.data_block([example], [threshold])  # raises if the image cannot be shown
     rows, cols = example.norms.shape
     outliers = int(example.outliers.sum())
     attention_block = "last block" if example.attention_layer is None else f"block {example.attention_layer}"

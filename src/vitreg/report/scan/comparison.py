@@ -37,12 +37,12 @@ def write_comparison(
 
     Args:
         scans: (name, record, folder of its `report.html` relative to the page), from left to right.
-        path: the HTML file to write; its folder is made if it does not exist.
+        path: the HTML file to write; its folder is created if it does not exist.
         title: heading of the page.
-        note: what a reader must know before comparing, below the heading.
-        pictures: (name, the maps of that image by every scan, in their order), shown first.
-        no_pictures: why there are none.
-        attention: whether the attention of CLS stands beside the norms at once, not behind a switch.
+        note: caution for the reader, below the heading.
+        pictures: (name, maps of the image by each scan, in order), shown first.
+        no_pictures: why there are no pictures.
+        attention: whether the attention of CLS is shown beside the norms at once, not behind a switch.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -74,7 +74,7 @@ def write_comparison(
 
 
 def _column(name: str, result: ScanResult, folder: str) -> dict[str, Any]:
-    """What the page says of one scan."""
+    """The page's entry for one scan."""
     return {
         "name": name,
         "result": result,
@@ -87,7 +87,7 @@ def _column(name: str, result: ScanResult, folder: str) -> dict[str, Any]:
 
 
 def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup | None]]:
-    """Norms along the depth and at one block of every scan; a quantity has the same axis in all of them."""
+    """Norms along the depth and at one block of every scan, on shared axes."""
     results = [result for _, result, _ in scans]
     shown = [words.shown_layer(result) for result in results]
     norms = _around(norms_chart.norm_span(result) for result in results)
@@ -114,7 +114,7 @@ def _charts(scans: Sequence[Scan], attempts: Attempts) -> list[dict[str, Markup 
 
 
 def _together(scans: Sequence[Scan], attempts: Attempts) -> dict[str, Any]:
-    """The norms of all scans at one block on one axis, and what its legend says."""
+    """The norms of all scans at one block on one axis, and the legend."""
     layers = one_block([result for _, result, _ in scans])
     named = [(name, layer) for (name, _, _), layer in zip(scans, layers, strict=True)]
     chart = attempts(
@@ -130,7 +130,7 @@ def _together(scans: Sequence[Scan], attempts: Attempts) -> dict[str, Any]:
 
 
 def _by_picture(cards: Sequence[dict[str, Any]], pictures: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The cards of each photograph, so that each begins a row; the name stands once where there are several."""
+    """Group the cards by photograph, one row each; the name is shown once if a photograph has several cards."""
     groups = [
         (name, [card for card in cards if card["name"].endswith(f": {name}")]) for name in dict.fromkeys(pictures)
     ]
@@ -140,7 +140,7 @@ def _by_picture(cards: Sequence[dict[str, Any]], pictures: Sequence[str]) -> lis
 
 
 def _around(spans: Iterable[tuple[N, N] | None]) -> tuple[N, N] | None:
-    """The range that holds all of these; those that are None hold nothing."""
+    """Return the range that covers all spans; None spans are ignored."""
     known = [span for span in spans if span is not None]
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 

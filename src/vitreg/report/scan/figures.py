@@ -1,4 +1,4 @@
-"""The figures of a scan as PNG files, each a matplotlib ``Figure`` made of the record (`charts`), for papers and notebooks."""
+"""The figures of a scan as PNG files for papers and notebooks; `charts` makes each as a matplotlib ``Figure``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vitreg.writing.files import output_folder
 def write_figures(
     result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts | None = None
 ) -> list[Path]:
-    """Write every figure that the record allows to ``directory/figures/`` and return the paths, in the page's order.
+    """Write every figure that the record allows into ``directory/figures/`` and return the paths, in the page's order.
 
-    A figure of something that was not measured is left out; one from an earlier scan in the same folder is removed.
+    A figure whose data was not measured is left out, and one from an earlier scan in the folder is removed.
 
     Args:
-        attempts: takes account of the figures that fail; the others are written all the same.
+        attempts: collects figures that fail; the others are written.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -48,7 +48,7 @@ def write_figures(
 
 
 def _saved(draw: Callable[[], Figure], path: Path) -> bool:
-    """Draw a figure into a file; False if the record does not hold what it draws."""
+    """Draw a figure into a file; False if the record lacks its data."""
     try:
         figure = draw()
     except NotMeasuredError:

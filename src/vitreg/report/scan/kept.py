@@ -1,7 +1,7 @@
-"""The example images of a scan as a file beside its record: other pages show them too, and a page is drawn again from them.
+"""The example images of a scan as a file beside its record, for other pages and for redrawing.
 
 `examples.npz` holds the names as JSON and the arrays of each image under `NUMBER/FIELD`. Pictures are kept as PNG or JPEG,
-no larger than a page shows them. The file may come from anywhere: what does not fit together is refused.
+no larger than a page shows them. The file is untrusted: arrays that do not fit together are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCKS = ("layer", "attention_layer")
 
 
 def write_examples(examples: Sequence[Example], directory: Path) -> Path:
-    """Write ``directory/examples.npz``, also without any images, and return its path.
+    """Write ``directory/examples.npz``, even without images, and return its path.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -37,7 +37,7 @@ def write_examples(examples: Sequence[Example], directory: Path) -> Path:
 
 
 def read_examples(directory: Path) -> list[Example]:
-    """Read what a scan kept of its images.
+    """Read the example images that a scan kept.
 
     Raises:
         ValueError: if the file is missing, damaged, too large, or of another kind.

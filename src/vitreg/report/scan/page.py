@@ -1,9 +1,8 @@
 """One self-contained HTML page from the record of a scan: it opens from disk and loads nothing.
 
-The page says the verdict first, then shows the photographs with their maps, then the charts the verdict stands on.
-Charts are inline SVG (`charts`), maps are drawn on canvas from the data block (`cards`,
-`payload`). Names of files and models are foreign text: the template escapes all of it, and a content security policy
-lets no other script than our own run.
+The page gives the verdict first, then the photographs with their maps, then the charts behind the verdict. Charts are
+inline SVG (`charts`), maps are drawn on canvas from the data block (`cards`, `payload`). Names of files and models are
+untrusted text: the template escapes them, and a content security policy lets only our script run.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ SKIPPED_SHOWN = 200  # rows; the rest is in result.json
 def draw_scan(
     result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts, *, keep: bool = True
 ) -> None:
-    """Draw what people look at, the figures and the page, into a folder, and keep the examples for other pages.
+    """Draw the figures and the page into a folder, and keep the examples for other pages.
 
     Args:
-        attempts: takes account of what could not be drawn; the rest is there, and the page names it too.
-        keep: whether to keep the examples, and draw them as they are kept: a later drawing then shows the same.
+        attempts: collects drawings that fail; the page lists them.
+        keep: whether to keep the examples and draw them from the kept file, so that redrawing shows the same.
     Raises:
         UserError: if the folder cannot be written.
     """
@@ -53,13 +52,13 @@ def draw_scan(
 def write_report(
     result: ScanResult, examples: Sequence[Example], directory: Path, attempts: Attempts | None = None
 ) -> Path:
-    """Write ``directory/report.html`` and return its path; a page that was there is replaced only by a complete one.
+    """Write ``directory/report.html`` and return its path; an earlier page is replaced only by a complete one.
 
     Args:
         result: the record of the scan.
         examples: images with their maps, in any order; may be empty.
-        directory: made if it does not exist.
-        attempts: takes account of the charts that fail, and brings what failed before; the page names all of it.
+        directory: created if it does not exist.
+        attempts: collects charts that fail, beside earlier failures; the page lists all of them.
     Raises:
         UserError: if the folder cannot be written, with the reason of the system.
     """
@@ -74,7 +73,7 @@ def render(result: ScanResult, examples: Sequence[Example], attempts: Attempts |
 
 
 def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -> dict[str, Any]:
-    """Everything the template shows that is not a field of the record itself."""
+    """Everything in the template that is not a field of the record."""
     shown = words.shown_layer(result)
     ordered = sorted(examples, key=lambda e: -int(e.outliers.sum()))
     folder, short = words.relative([e.name for e in ordered] + [s.name for s in result.images.skipped])
@@ -102,9 +101,9 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
 
 
 def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
-    """Every chart by its name in the template; None where it was not measured, or could not be drawn."""
+    """Every chart by its name in the template; None if it was not measured, or could not be drawn."""
     shown = words.shown_layer(result)
-    # The chart next to the places is as tall as they are.
+    # The chart next to the positions is as tall as theirs.
     beside = attempts("chart of positions", lambda: positions.svg(result, shell.HALF))
     drawn = {
         "norms": lambda w: norms.svg(result, w, 400 if w == shell.FULL else 320),
@@ -134,7 +133,7 @@ def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
 
 
 def _groups(cards: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Most outliers first; two groups where the images differ, one where they do not."""
+    """Group the images, most outliers first: two groups if they differ, else one."""
     if len({card["outliers"] for card in cards}) <= 1:
         return [("Example images", list(cards))] if cards else []
     half = (len(cards) + 1) // 2
@@ -142,7 +141,7 @@ def _groups(cards: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, A
 
 
 def _reasons(result: ScanResult) -> list[tuple[str, int]]:
-    """How often each reason occurs among the skipped images, the most frequent first."""
+    """Count each reason among the skipped images, most frequent first."""
     tally: dict[str, int] = {}
     for skipped in result.images.skipped:
         tally[skipped.reason] = tally.get(skipped.reason, 0) + 1

@@ -22,8 +22,8 @@ from vitreg.records import Example, Heatmap
 from vitreg.report.colours import palette
 from vitreg.report.ranges import usable
 
-LONGEST_SIDE = 560  # pixels of an example on the page; larger ones are shrunk, the maps keep their grid
-ATTENDED = 12  # patches drawn for the token pointed at
+LONGEST_SIDE = 560  # pixels of an example on the page; larger images are shrunk, maps keep their grid
+ATTENDED = 12  # attended patches drawn for the token under the pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scale:
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> Scale:
-        """Cover every finite positive norm, and at least up to 3 times the median, so that even maps look even."""
+        """Cover every finite positive norm, and at least 3 times the median, so that uniform maps look uniform."""
         norms = np.concatenate([np.ravel(e.norms) for e in examples] or [np.ones(1)]).astype(np.float64)
         norms = norms[np.isfinite(norms) & (norms > 0)]
         if not norms.size:
@@ -52,10 +52,10 @@ class Scale:
 def data_block(
     examples: Sequence[Example], thresholds: Sequence[float | None], positions: Heatmap | None = None
 ) -> Markup:
-    """Serialise what the page's script needs, with every `<`, `>` and `&` written as an escape.
+    """Serialise the data for the page's script, with every `<`, `>` and `&` escaped.
 
     Args:
-        thresholds: beyond which norm a token of each example is an outlier.
+        thresholds: per example, the norm beyond which a token is an outlier.
     """
     scale = Scale.of(examples)
     shown = [_example(e, scale, threshold) for e, threshold in zip(examples, thresholds, strict=True)]
@@ -63,7 +63,7 @@ def data_block(
 
 
 def empty_block() -> Markup:
-    """The data block of a page without maps: its script then serves the charts alone."""
+    """The data block of a page without maps, whose script serves the charts alone."""
     return _block({}, None, [])
 
 
@@ -133,12 +133,12 @@ def picture(example: Example) -> str:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """A picture of a kind, such as png, as a page holds it."""
+    """A picture as a data URI; `kind` is its type, such as png."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def encoded(example: Example) -> tuple[str, bytes]:
-    """The image as a file: PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels long; the kept one as it is."""
+    """The image as a PNG or JPEG, whichever is smaller, at most LONGEST_SIDE pixels; a kept file is returned unchanged."""
     if example.file is not None:
         return ("png" if example.file.startswith(b"\x89PNG") else "jpeg"), example.file
     image = Image.fromarray(np.ascontiguousarray(example.image))

@@ -1,1 +1,1 @@
-"""Pictures in rows and columns, as PNG."""
+"""Contact sheets: pictures in rows and columns, as PNG."""

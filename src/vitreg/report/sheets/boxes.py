@@ -1,6 +1,6 @@
-"""Boxes drawn into pictures, and the contact sheets of `vitreg discover`: what was found, and the steps that led there.
+"""Boxes drawn into pictures, and the contact sheets of `vitreg discover`: the boxes found, and the steps of the method.
 
-Draws arrays and knows nothing of models (drawing on paper is `report.sheets`). The steps are those of the paper's Fig. 13.
+The steps are those of the paper's Fig. 13.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from vitreg.report.sheets.sheet import Column, Sheet
 from vitreg.report.words import middle
 
-FOUND, TRUE = (255, 90, 0), (0, 200, 255)  # told apart without colour vision
+FOUND, TRUE = (255, 90, 0), (0, 200, 255)  # distinguishable without colour vision
 SIDE = 380  # pixels, the longer side of a picture
-STRIP = 28  # above it, for its name
+STRIP = 28  # pixels above a picture for its name
 CELL = 2.0  # inches
 ACROSS, DOWN = 5, 6  # pictures on a sheet of boxes
 STEPS_DOWN = 8
@@ -49,13 +49,12 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """What a method computed on its way to the box of one image, on the grid of patches.
+    """The steps of a method for one image, on the grid of patches.
 
     Args:
-        full: (height, width) of the grid in pixels of the original image: its size and that of the padding.
+        full: (height, width) of the grid in pixels of the original image, padding included.
         maps: title -> values.
-        regions: which patches are inside, which of them are similar to the seed, and the seed itself, as 1, 2 and 3;
-            0 is outside.
+        regions: 0 for patches outside the object, 1 inside, 2 inside and similar to the seed, 3 the seed.
     """
 
     picture: Picture
@@ -65,14 +64,14 @@ class Steps:
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Shrink an image to the size at which a sheet shows it."""
+    """Shrink an image to its size on a sheet."""
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def box_sheets(pictures: Sequence[Picture], *, title: str, subtitle: str, caption: str) -> list[Sheet]:
-    """Lay pictures out in their order, up to ACROSS x DOWN on a sheet."""
+    """Lay pictures out in order, up to ACROSS x DOWN on a sheet."""
     each = ACROSS * DOWN
     pages = [pictures[start : start + each] for start in range(0, len(pictures), each)]
     sheets = []
@@ -99,7 +98,7 @@ def box_sheets(pictures: Sequence[Picture], *, title: str, subtitle: str, captio
 
 
 def step_sheets(steps: Sequence[Steps], *, title: str, subtitle: str, caption: str) -> list[Sheet]:
-    """Lay out one row per image: the picture with its boxes, each map, the regions. All must have the same maps."""
+    """Lay out one row per image: the picture with its boxes, each map, the regions. All images must have the same maps."""
     sheets = []
     for start in range(0, len(steps), STEPS_DOWN):
         page = steps[start : start + STEPS_DOWN]
@@ -157,7 +156,7 @@ def _captioned(picture: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "h 
 def _with_boxes(
     picture: Picture, full: tuple[float, float], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the image at the top left of a page, grey as far as its padding reaches, white beyond, boxes on top."""
+    """Draw the image at the top left of a page, its padding grey, the rest white, boxes on top."""
     scale = SIDE / max(full)
     page = Image.new("RGB", (size[1], size[0]), "white")
     page.paste((190, 190, 190), (0, 0, round(full[1] * scale), round(full[0] * scale)))
@@ -170,14 +169,14 @@ def _with_boxes(
             continue
         x0, y0, x1, y1 = (round(min(max(v * scale, -SIDE), 2 * SIDE)) for v in box)  # no more than a page outside
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
-        draw.rectangle((x0, y0, x1, y1), outline="black", width=width + 2)  # shows on any ground
+        draw.rectangle((x0, y0, x1, y1), outline="black", width=width + 2)  # visible on any background
         if x1 - x0 > 1 and y1 - y0 > 1:
             draw.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline=colour, width=width)
     return np.asarray(page)
 
 
 def _laid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Put a map at the top left of an empty one with the aspect of the page, as its image stands there."""
+    """Place a map at the top left of an empty map with the aspect of the page, as its image is placed."""
     longer = max(values.shape[:2])
     rows, cols = (
         max(at_least, round(longer * side / SIDE)) for at_least, side in zip(values.shape, size, strict=False)
@@ -195,7 +194,7 @@ def _coloured(regions: UInt8[np.ndarray, "rows cols"]) -> Float[np.ndarray, "row
 def regions_of(
     mask: Bool[np.ndarray, "rows cols"], similars: Sequence[int] = (), seed: int | None = None
 ) -> UInt8[np.ndarray, "rows cols"]:
-    """Number the patches as `Steps.regions` wants them; indices are row-major."""
+    """Number the patches as in `Steps.regions`; indices are row-major."""
     regions = mask.astype(np.uint8)
     regions.ravel()[list(similars)] = 2
     if seed is not None:

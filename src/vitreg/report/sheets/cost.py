@@ -1,4 +1,4 @@
-"""What registers cost and how the position table is spoilt, as one PNG from the tables of `vitreg eval complexity`."""
+"""The cost of registers and the distorted gradient of the position table, as one PNG from `vitreg eval complexity`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_cost_figure(result: EvalResult, directory: Path) -> Path:
 def cost_figure(cost: Table, profiles: Table) -> Figure:
     """Draw the increase over the number of registers (Fig. 12), and the gradient of the position table (Figs. 10, 11).
 
-    Each profile c is drawn as the map outer(c, c) that it stands for on a square grid, all on one scale.
+    Each profile c is drawn as outer(c, c), its map on a square grid, all on one scale.
     """
     figure = Figure(figsize=(11.0, 3.2), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
-"""Sheets as a file beside their record, so that `vitreg draw` makes the same PNG again without a model.
+"""Sheets as a file beside their record, so that `vitreg draw` redraws the same PNG without a model.
 
-The words are JSON; every cell is an array of its own, once however often it is shown. Maps are half floats with a power of
-two (relative error below 1/2048, less than a step of a colour scale); pictures are PNG, or JPEG where that is far smaller.
+The words are JSON; every cell is one array, stored once even if shown often. Maps are half floats with a power of two
+(relative error below 1/2048, less than a step of a colour scale); pictures are PNG, or JPEG where that is far smaller.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from vitreg.report.npz import read_npz, read_picture, write_npz
 from vitreg.report.sheets import sheet as sheets_drawn
 from vitreg.report.sheets.sheet import Column, Scale, Sheet, save_all
 
-LONGEST_SIDE = round(sheets_drawn.LARGEST * sheets_drawn.DPI)  # pixels that the largest cell is drawn with
+LONGEST_SIDE = round(sheets_drawn.LARGEST * sheets_drawn.DPI)  # pixels of the largest cell
 Named = tuple[str, Sheet]  # file name, sheet
 _WORDS = [field.name for field in fields(Sheet) if field.name not in ("columns", "scale")]
 
 
 def keep_and_draw(sheets: Sequence[Named], folder: Path, kept: str, attempts: Attempts) -> None:
-    """Keep sheets as ``folder/kept`` and draw them from there, so that a later drawing shows the same to the pixel.
+    """Keep sheets as ``folder/kept`` and draw them from there, so that redrawing gives the same pixels.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -37,7 +37,7 @@ def keep_and_draw(sheets: Sequence[Named], folder: Path, kept: str, attempts: At
 
 
 def as_kept(sheets: Sequence[Named], folder: Path, kept: str, attempts: Attempts) -> Sequence[Named]:
-    """Keep sheets as ``folder/kept``, unless there are none, and return them as they are read from there.
+    """Keep sheets as ``folder/kept`` (unless there are none), and return them as read from the file.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -51,7 +51,7 @@ def write_sheets(sheets: Sequence[Named], path: Path) -> Path:
     """Write sheets and the names of their PNG files into one file.
 
     Raises:
-        ValueError: if they are too large to be kept.
+        ValueError: if the sheets are too large to keep.
         UserError: if the folder cannot be written.
     """
     cells = _Cells()
@@ -72,7 +72,7 @@ def write_sheets(sheets: Sequence[Named], path: Path) -> Path:
 
 
 def read_sheets(path: Path) -> list[Named]:
-    """Read what `write_sheets` wrote.
+    """Read the sheets of `write_sheets`.
 
     Raises:
         ValueError: if the file is missing, damaged, too large, or of another kind.
@@ -98,7 +98,7 @@ def read_sheets(path: Path) -> list[Named]:
 
 
 class _Cells:
-    """The cells of sheets, numbered; equal ones have one number."""
+    """The cells of sheets, numbered; equal cells share a number."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -119,7 +119,7 @@ class _Cells:
 
 
 def _halved(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Half floats in -1..1 and the exponent of two to multiply them by; nan and inf stay what they are."""
+    """Return half floats in -1..1 and the exponent of two to multiply them by; NaN and inf stay."""
     values = np.asarray(values, np.float64)
     finite = np.abs(values[np.isfinite(values)])
     exponent = int(np.frexp(finite.max(initial=0.0))[1])
@@ -127,7 +127,7 @@ def _halved(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _encoded(picture: np.ndarray) -> np.ndarray:
-    """Bytes of a PNG; of a JPEG for photographs, which it halves at least, and not for flat colours, which it would blur."""
+    """Encode as PNG, or as JPEG if that is at most half as large: so photographs, but not flat colours, which JPEG blurs."""
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     contents = []
@@ -149,7 +149,7 @@ def _cell(kept: np.ndarray, exponent: int | None) -> np.ndarray:
 
 
 def _file(name: object) -> str:
-    """The name of a PNG file, in the folder it is drawn into and nowhere else."""
+    """Return the name of a PNG file; refuse one that leaves the folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[^./\\\0][^/\\\0]*\.png", name):
         raise ValueError("a sheet in it has no name of a PNG file")
     return name

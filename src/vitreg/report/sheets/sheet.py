@@ -1,6 +1,6 @@
 """Contact sheets: images in rows, maps in columns, one colour scale, as PNG (the layout of the paper's Figs. 9, 14-16).
 
-Draws numpy arrays and knows nothing of models; which maps to show is decided in `verbs.maps`. No torch here.
+It draws numpy arrays; `verbs.maps` chooses the maps. No torch here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from vitreg.writing.files import output_folder, replacing
 Upsample = Literal["nearest", "bilinear"]
 
 DPI = 150
-CELL = 1.3  # inches, the longer side of a picture where a sheet asks for nothing else
+CELL = 1.3  # inches, the default longer side of a picture
 GAP = 0.05
-LARGEST = 4.0  # so that a sheet of large grids stays below some hundred megabytes while it is drawn
-PATCH_PIXELS = 4  # a patch is drawn at least this wide, so that nearest upsampling shows every one of them
+LARGEST = 4.0  # inches; keeps the drawing of large grids below some hundred megabytes
+PATCH_PIXELS = 4  # least width of a patch, so that nearest upsampling shows every patch
 MARGIN = 0.12
 LABEL = 0.26  # row names, to the left
 LINE = 0.13  # one line of small text
@@ -42,11 +42,11 @@ SMALL, NORMAL, LARGE = 6.5, 7.5, 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """A colour scale shared by the maps of a sheet. Values outside `low` to `high` get the colour of the end."""
+    """A colour scale shared by the maps of a sheet. Values outside `low` to `high` get the colour of that end."""
 
     low: float
     high: float
-    label: str  # what is drawn, with its unit
+    label: str  # the quantity, with its unit
     colours: Literal["viridis", "magma"] = "viridis"
     clipped: Literal["neither", "min", "max", "both"] = "neither"  # ends beyond which values exist
 
@@ -56,9 +56,9 @@ class Column:
     """One picture per row.
 
     Args:
-        title: stands over the column.
+        title: heading of the column.
         cells: per row a map [rows, cols], colours in 0..1 [rows, cols, 3], an image uint8 [H, W, 3], or None (empty).
-        group: columns next to each other with the same group stand under one heading, such as a model.
+        group: heading, such as a model, shared by neighbouring columns of the same group.
     """
 
     title: str
@@ -68,13 +68,13 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sheet:
-    """What one PNG shows. Without a scale every map runs from its own minimum to its own maximum."""
+    """The contents of one PNG. Without a scale every map runs from its minimum to its maximum."""
 
     title: str
     rows: Sequence[str]  # names of the images
     columns: Sequence[Column]
     scale: Scale | None = None
-    colours: Literal["viridis", "magma"] = "viridis"  # where there is no scale
+    colours: Literal["viridis", "magma"] = "viridis"  # used without a scale
     subtitle: str = ""
     caption: str = ""
     upsample: Upsample = "nearest"
@@ -119,7 +119,7 @@ def draw(sheet: Sheet) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
     def text(x: float, y: float, string: str, size: float, **more: object) -> None:
-        # x, y in inches from the top left. File names and specs are no mathematics: '$' is a dollar sign.
+        # x, y in inches from the top left. '$' in file names and specs is a dollar sign, not mathematics.
         figure.text(x / width, 1 - y / height, _printable(string), fontsize=size, parse_math=False, **more)  # type: ignore[arg-type]
 
     text(MARGIN, 0.08, "\n".join(title), LARGE, va="top", fontweight="bold")
@@ -156,7 +156,7 @@ def save(sheet: Sheet, path: Path) -> Path:
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A file name in a script the font lacks is drawn with boxes; that is no reason to warn.
+        # Letters that the font lacks are drawn as boxes, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         draw(sheet).savefig(buffer, format="png", metadata={"Title": _printable(sheet.title), "Software": "vitreg"})
     output_folder(path.parent)
@@ -166,7 +166,7 @@ def save(sheet: Sheet, path: Path) -> Path:
 
 
 def save_all(sheets: Iterable[tuple[str, Sheet]], folder: Path, attempts: Attempts) -> None:
-    """Draw sheets into files of a folder; one that fails is named among the failures, and the others are drawn.
+    """Draw sheets into files of a folder; a sheet that fails is listed in `attempts`, and the others are drawn.
 
     Raises:
         UserError: if a file cannot be written.
@@ -227,14 +227,14 @@ def _width(span: tuple[int, int], cell_w: float) -> float:
 
 
 def _wrap(string: str, inches: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines that are no wider than this."""
+    """Wrap a text to lines of at most this width."""
     if not string:
         return []
     return [line for part in string.split("\n") for line in _broken(part, lambda s: _inches(s, size, bold) <= inches)]
 
 
 def _broken(string: str, fits: Callable[[str], bool]) -> list[str]:
-    """Lines that fit, broken after a space, '_', '-', '/' or ':' where there is one; a letter always fits."""
+    """Break a text into lines that fit, after a space, '_', '-', '/' or ':' if possible; one letter always fits."""
     lines = [""]
     for piece in re.findall(r"[^ _/:-]*[ _/:-]?", string):
         if fits((lines[-1] + piece).rstrip()):
@@ -250,7 +250,7 @@ def _broken(string: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _label(name: str, inches: float) -> list[str]:
-    """The name of a row on at most two lines, shortened in its middle where it needs more."""
+    """Wrap the name of a row to at most two lines, shortened in its middle if it needs more."""
     lines = _wrap(name, inches, SMALL)
     for letters in range(min(len(name), 400) - 1, 7, -1):
         if len(lines) <= 2:
@@ -261,7 +261,7 @@ def _label(name: str, inches: float) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _inches(string: str, size: float, bold: bool) -> float:
-    """How wide a text is drawn."""
+    """Width of a drawn text in inches."""
     font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -269,7 +269,7 @@ def _inches(string: str, size: float, bold: bool) -> float:
 
 
 def _printable(string: str) -> str:
-    """Text a figure can carry: undecodable bytes of file names and control characters become '?'; new lines stay."""
+    """Make a text drawable: undecodable bytes of file names and control characters become '?'; newlines stay."""
     clean = string.encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c == "\n" or c.isprintable() else "?" for c in clean)
 

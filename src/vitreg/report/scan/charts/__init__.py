@@ -1,1 +1,1 @@
-"""One file for each figure of a scan: `svg` for the page and `figure` for a paper draw the same thing."""
+"""One file for each figure of a scan: `svg` draws it for the page, `figure` for a paper."""

@@ -19,7 +19,7 @@ from vitreg.report.words import MISSING, PERCENT, finite, percent, times
 def svg(result: ScanResult, width: float, height: float) -> Markup | None:
     """Share of the CLS attention that outliers take, against their share of the patches.
 
-    A point stands at the block that reads the tokens, one after the block that made them.
+    A point is placed at the block that reads the tokens, one after the block whose output they are.
     """
     layers = read_layers(result)
     taken = [(la.index + 1, v) for la in layers for v in finite([la.cls_attention])]
@@ -52,12 +52,12 @@ def svg(result: ScanResult, width: float, height: float) -> Markup | None:
 
 
 def read_layers(result: ScanResult) -> list[LayerRecord]:
-    """The layers whose tokens a further block reads: all but the last of the network."""
+    """The layers whose tokens another block reads: all but the last."""
     return [la for la in result.layers if la.index + 1 < result.model.blocks]
 
 
 def _runs(layers: list[LayerRecord]) -> list[list[LayerRecord]]:
-    """Neighbouring layers whose attention was measured: a line does not cross a gap."""
+    """Split the layers into runs with measured attention, so that no line crosses a gap."""
     groups = itertools.groupby(layers, key=lambda layer: layer.cls_attention is not None)
     return [list(members) for measured, members in groups if measured]
 

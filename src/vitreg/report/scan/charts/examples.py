@@ -1,4 +1,4 @@
-"""The example images of a scan with their maps, as a contact sheet for a paper; the page draws its own on canvas."""
+"""The example images of a scan with their maps, as a contact sheet for a paper; the page draws them on canvas."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def figure(examples: Sequence[Example]) -> Figure:
 
 
 def _on_paper(values: np.ndarray, missing: float) -> np.ndarray:
-    """A map without NaN and infinite values, which get the colour of `missing`."""
+    """Replace NaN and infinite values of a map by `missing`."""
     values = np.asarray(values, dtype=np.float64)
     return np.where(np.isfinite(values), values, missing)
 

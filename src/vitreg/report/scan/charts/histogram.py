@@ -24,7 +24,7 @@ Ranges = tuple[tuple[float, float], tuple[float, float]]  # of both axes
 
 
 def ranges_of(layer: LayerRecord) -> Ranges | None:
-    """The norms, and the shares above zero, that the histogram of a layer shows; None where nothing was counted."""
+    """The range of norms and of positive shares in a layer's histogram; None if nothing was counted."""
     if not countable(layer.histogram):
         return None
     data = trimmed(layer.histogram)
@@ -40,8 +40,8 @@ def svg(
     Args:
         layer: the record of a block.
         width, height: in pixels.
-        scale: of the share axis.
-        ranges: as `ranges_of`, to share axes between charts; by default what this layer needs.
+        scale: scale of the share axis.
+        ranges: as `ranges_of`, to share axes between charts; by default this layer's ranges.
     """
     ranges = ranges or ranges_of(layer)
     if not countable(layer.histogram) or ranges is None:
@@ -107,7 +107,7 @@ def _split(a: float, b: float, cut: float | None, side: str | None) -> list[tupl
 def figure(result: ScanResult) -> Figure:
     """Histogram of the patch norms at the peak layer, both axes logarithmic, with the threshold (the paper's Fig. 3).
 
-    Without outliers it shows the layer whose longest norms come nearest to standing out.
+    Without outliers it shows the layer whose largest norms come nearest to standing out.
 
     Raises:
         NotMeasuredError: without layers or counts.

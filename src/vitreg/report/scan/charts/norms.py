@@ -44,8 +44,8 @@ def svg(
     Args:
         result: the record of the scan.
         width, height: in pixels.
-        span: range of the norm axis, to share it between charts; by default what this scan needs.
-        blocks: first and last of the block axis, likewise.
+        span: range of the norm axis, to share it between charts; by default this scan's range.
+        blocks: first and last block of the axis, likewise.
     """
     layers = [la for la in result.layers if len(finite([la.min, la.median, la.p99, la.max])) == 4]
     span, blocks = span or norm_span(result), blocks or block_span(result)
@@ -55,7 +55,7 @@ def svg(
     plot = framed(width, height, (blocks[0] - 0.5, blocks[1] + 0.5), span, ("linear", "log"), 58.0)
     plot.frame("block", "norm (L2, log scale)", block_ticks(*blocks, width), labelled(plot.y.ticks()))
     for low, class_ in ((lambda la: la.min, "band-all"), (lambda la: la.p99, "band-top")):
-        # A single block has no neighbour to reach to: its band is a bar.
+        # The band of a single block is a bar.
         wide = [
             (x, la) for la in layers for x in ((la.index - 0.2, la.index + 0.2) if len(layers) == 1 else (la.index,))
         ]
@@ -87,14 +87,14 @@ def svg(
 
 
 def block_ticks(first: int, last: int, width: float) -> list[tuple[float, str]]:
-    """Ticks at whole blocks, as many as have room."""
+    """Return ticks at whole blocks, as many as fit."""
     every = max(1, -(-(last - first + 1) // max(int((width - LEFT) // 30), 1)))
     every = next((step for step in (1, 2, 4, 5, 8, 10, 20) if step >= every), every)
     return [(block, str(block)) for block in range(first, last + 1) if block % every == 0]
 
 
 def _marked_layers(plot: Plot, result: ScanResult) -> None:
-    """Mark where the outliers first appear and where they peak, in words."""
+    """Label the blocks where outliers first appear and where they peak."""
     first, peak = result.verdict.first_layer, result.verdict.peak_layer
     scanned = {layer.index for layer in result.layers}
     if first is not None and first == peak:
@@ -167,7 +167,7 @@ def figure(result: ScanResult) -> Figure:
 
 
 def _further_lines(layers: Sequence[LayerRecord]) -> list[tuple[list[float | None], dict[str, Any]]]:
-    """Thresholds, followed outliers, CLS and registers: values of each block, and how they are drawn."""
+    """Thresholds, followed outliers, CLS and registers: their values by block, and their line styles."""
     lines: list[tuple[list[float | None], dict[str, Any]]] = [
         (
             [la.threshold for la in layers],

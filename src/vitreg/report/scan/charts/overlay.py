@@ -14,15 +14,15 @@ from vitreg.report.ranges import positive_span
 from vitreg.report.svg import framed, labelled
 from vitreg.report.words import PERCENT, countable, number, percent, shown_layer, trimmed
 
-STEPS = 48  # places that answer to pointing
-UNIT = 0.1  # of a doubling of the norm: the width that shares are given for, about that of a bin
-Line = tuple[list[float], list[float]]  # edges of the bins, and the share of the tokens per UNIT
+STEPS = 48  # tooltips along the axis
+UNIT = 0.1  # doublings of the norm: the width to which shares are normalised, about a bin
+Line = tuple[list[float], list[float]]  # edges of the bins, share of the tokens per UNIT
 
 
 def one_block(results: Sequence[ScanResult]) -> list[LayerRecord | None]:
-    """The layers that are compared: the block where the artifacts of any scan are clearest, or norms reach furthest.
+    """Return the layers to compare: the block with the clearest artifacts in any scan, or else with the longest tail.
 
-    In a model of another depth it is the block as far through the model. None where that was not measured.
+    In a model of another depth it is the block at the same relative depth. None if that was not measured.
     """
     shown = [(result, layer) for result in results if (layer := shown_layer(result)) is not None]
     if not shown:
@@ -38,7 +38,7 @@ def one_block(results: Sequence[ScanResult]) -> list[LayerRecord | None]:
 
 
 def line_class(place: int) -> str:
-    """The class of a line, in the chart and its legend: every other one is dashed, so that equal ones both show."""
+    """The CSS class of a line in chart and legend; every other line is dashed, so that equal lines both show."""
     return f"run-line run-{place}{' dashed' if place % 2 else ''}"
 
 
@@ -48,9 +48,9 @@ def _reach(layer: LayerRecord) -> float:
 
 
 def svg(layers: Sequence[tuple[str, LayerRecord | None]], width: float, height: float) -> Markup | None:
-    """Share of the patch tokens over the norm, a line for each model, with its threshold; None where nothing was counted.
+    """Share of the patch tokens over the norm, a line for each model, with its threshold; None if nothing was counted.
 
-    Bins of any width compare, for a line is the share per tenth of a doubling of the norm.
+    A line is the share per tenth of a doubling of the norm, so bins of any width are comparable.
     """
     lines = [(place, name, layer, _line(layer)) for place, (name, layer) in enumerate(layers) if layer is not None]
     lines = [(place, name, layer, line) for place, name, layer, line in lines if line is not None]

@@ -11,7 +11,7 @@ from vitreg.report.words import bin_name, countable, percent
 
 
 def svg(data: Histogram, width: float, height: float) -> Markup | None:
-    """How many images carry how many outliers; bars of many counts are joined, the images without any stay apart."""
+    """Number of images by number of outliers; many bars are joined, images without outliers keep their bar."""
     if not countable(data):
         return None
     total = sum(data.counts)
@@ -36,7 +36,7 @@ def svg(data: Histogram, width: float, height: float) -> Markup | None:
 
 
 def _joined(data: Histogram, most: int) -> list[tuple[str, float]]:
-    """Join counts to about `most` bars of (whole numbers, images), at least 8 so that one does not fill the chart."""
+    """Join counts to about `most` bars of (whole numbers, images), at least 8 so that no bar fills the chart."""
     last = max(i for i, c in enumerate(data.counts) if c > 0)
     edges, counts = list(data.edges[: last + 2]), list(data.counts[: last + 1])
     while len(counts) < 8:

@@ -1,4 +1,4 @@
-"""Where outliers sit on the grid of patches (Fig. 10): the chart of the page, and the figure for a paper."""
+"""Positions of outliers on the grid of patches (Fig. 10): the chart of the page, and the figure for a paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitreg.report.words import percent
 
 
 def svg(result: ScanResult, width: float) -> Markup | None:
-    """Share of images with an outlier at each place of the grid (Fig. 10); None if there are none."""
+    """Share of images with an outlier in each cell of the grid (Fig. 10); None without outliers."""
     grid = result.positions
     values = np.nan_to_num(np.asarray(grid.values if grid else [], dtype=np.float64), posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0))
@@ -68,7 +68,7 @@ def _ends(size: int) -> list[int]:
 
 
 def figure(result: ScanResult) -> Figure:
-    """Share of images with an outlier at each place of the grid, at the peak layer (the paper's Fig. 10).
+    """Share of images with an outlier in each cell of the grid, at the peak layer (the paper's Fig. 10).
 
     Raises:
         NotMeasuredError: if positions were not recorded or there are no outliers.

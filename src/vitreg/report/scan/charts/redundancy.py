@@ -1,4 +1,4 @@
-"""How redundant the patches of outliers are (Fig. 5a): the chart of the page, and the figure for a paper."""
+"""Redundancy of outlier patches (Fig. 5a): the chart of the page, and the figure for a paper."""
 
 from __future__ import annotations
 
