@@ -194,7 +194,7 @@ class Backbone:
         first, *others = self.layouts(image_size)
         if any(layout != first for layout in others):
             raise UserError(
-                f"{self.spec} has other tokens in some blocks than in others, and this needs the same tokens in all of them; "
+                f"{self.spec} has different tokens in different blocks, and this needs the same tokens in all; "
                 "use Backbone.trace and Trace.layout_after."
             )
         return first

@@ -32,8 +32,8 @@ class ModelConfig:
     """Which Vision Transformer is trained."""
 
     base: str | None = None
-    """Train this model, any SPEC of `vitreg scan` but hub:, instead of vitreg's own ViT; of the settings beside it only
-    base_weights, image_size and pool count then."""
+    """Train this model, any SPEC of `vitreg scan` but hub:, instead of vitreg's own ViT; of the other model
+    settings only base_weights, image_size and pool then apply."""
     base_weights: str | None = None
     """Weights of the base: a file, or "random" for untrained ones; those of its library if unset."""
     size: str = "S"

@@ -44,7 +44,7 @@ class RunConfig:
     keep: int = 2
     """Newest checkpoints kept, beside the best one."""
     evaluate_every: str = "10%"
-    """How often the validation side is looked at, if there is one; also at the end."""
+    """How often the run is evaluated on the validation side, if there is one; also at the end."""
     watch_every: str = "5%"
     """How often the norms of the probe images are recorded, to see artifacts appear."""
     watch_images: int = 64

@@ -335,7 +335,7 @@ def test_a_block_that_does_not_exist_is_refused_at_once(vit) -> None:
 def test_readers_that_know_one_layout_refuse_tokens_that_come_and_go(vit) -> None:
     backbone = Backbone(vit).edited([Edit("input", None, Extra(1)), Edit("block", 1, Extra(1))], "growing")
     assert [len(layout.registers) for layout in backbone.layouts((32, 32))] == [3, 3, 4, 4]
-    with pytest.raises(UserError, match="other tokens in some blocks"):
+    with pytest.raises(UserError, match="different tokens in different blocks"):
         backbone.one_layout((32, 32))
     assert Backbone(vit).one_layout((32, 32)) == Backbone(vit).layout((32, 32))
 

@@ -55,8 +55,8 @@ def fill_from_run(spec: str, model: Mapping[str, Any], load: Callable[..., Any])
         backbone = load(model["base"], weights=model.get("base_weights"), **place)
     if lacking and backbone.weights_sha256 != model["base_sha256"]:
         raise UserError(
-            f"the weights of {model['base']} are not those that the run in {folder} began with, and it holds only what it "
-            "trained of them; name the same weights by base_weights in its config.json."
+            f"the weights of {model['base']} are not those that the run in {folder} began with, and its "
+            "folder holds only the trained tensors; name the same weights by base_weights in its config.json."
         )
     _set(backbone.module, tensors, file)
     notes = [f"Trained from {model['base']}."]

@@ -204,7 +204,7 @@ def preprocess_of_run(folder: Path, model: nn.Module) -> Preprocess | Unprepared
     try:
         return _preprocess_of_run(config["preprocess"]) if "preprocess" in config else preprocess_of(model)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{settings}: its 'preprocess' is none ({first_line(error)}).") from None
+        raise UserError(f"{settings}: its 'preprocess' is not valid ({first_line(error)}).") from None
 
 
 def _model_of_run(arguments: dict[str, Any], settings: Path, file: Path) -> VisionTransformer:

@@ -235,7 +235,7 @@ def deliveries_of(jobs: Any, batches: Iterator[list[Job]], workers: int) -> Gene
             with contextlib.suppress(RuntimeError):
                 time.sleep(0.2)
             raise UserError(
-                f"a data worker was killed, probably for want of memory or of shared memory (/dev/shm); use {FEWER}."
+                f"a data worker was killed, probably because memory or shared memory (/dev/shm) ran out; use {FEWER}."
             ) from None
         if isinstance(error, RuntimeError) and _TIMED_OUT.match(str(error)):
             raise UserError(

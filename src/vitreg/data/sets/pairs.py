@@ -125,7 +125,7 @@ class MaskSet(Pairs):
             first = 1 if self._reduce_zero else 0
             raise UserError(
                 f"'{self.map_name(index)}' has the label {wrong[0] + first} where classes are "
-                f"{first}..{len(self.names) - 1 + first} and {self._ignore} is none; set --classes or --ignore."
+                f"{first}..{len(self.names) - 1 + first} and {self._ignore} marks no class; set --classes or --ignore."
             )
         return np.where(none, IGNORE, numbers).astype(np.uint8)
 
@@ -157,7 +157,7 @@ class DepthSet(Pairs):
         if scale is None and values.dtype.kind in "iub":
             if values.dtype.itemsize == 1:
                 raise UserError(
-                    f"'{self.map_name(index)}' has 8-bit depths, of which nobody can tell the unit; pass --depth-scale, "
+                    f"'{self.map_name(index)}' has 8-bit depths of unknown unit; pass --depth-scale, "
                     "the metres of one step, such as 0.0392157 where 255 is 10 m."
                 )
             scale = 0.001

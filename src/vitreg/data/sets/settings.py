@@ -19,9 +19,9 @@ class DataConfig:
     kind: Kind = "auto"
     """What root and val are; auto looks at the path."""
     image_key: str | None = None
-    """Column or key of the image file in a .csv, .tsv or .json; usual names are found by themselves."""
+    """Column or key of the image file in a .csv, .tsv or .json; usual names are recognised."""
     caption_key: str | None = None
-    """Column or key of the caption, in the .json members of shards too; usual names are found by themselves."""
+    """Column or key of the caption, in the .json members of shards too; usual names are recognised."""
     limit: int | None = None
     """Train on this many images, evenly spread over the set."""
     limit_val: int | None = None

@@ -99,7 +99,9 @@ class MultiCropConfig:
         check_share("grey", self.grey)
         check_share("solarize", self.solarize)
         if self.local_crops < 0 or self.local_size <= BLUR_RADIUS:
-            raise UserError(f"{self.local_crops} local crops of {self.local_size} px are none; usual are 8 of 98 px.")
+            raise UserError(
+                f"{self.local_crops} local crops of {self.local_size} px are not possible; DINOv2 uses 8 of 98 px."
+            )
         if min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5:
             raise UserError(f"colour_jitter {tuple(self.colour_jitter)} must not be negative, hue at most 0.5.")
 

@@ -25,7 +25,7 @@ class OptimConfig:
     warmup_lr: float = 0.0
     """Learning rate at which the warm-up starts."""
     curve: RateCurve = "dinov2"
-    """Whose warm-up and cosine, to the step: deit's cosine begins under the warm-up, clip's first step is not at 0."""
+    """Warm-up and cosine exactly as in whose code: deit's cosine begins during the warm-up, clip's first rate is above 0."""
     per_epoch: bool = False
     """Move the learning rate once per epoch and one epoch late, as official DeiT does."""
     betas: tuple[float, float] = (0.9, 0.999)

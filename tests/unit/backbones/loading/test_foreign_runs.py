@@ -98,7 +98,7 @@ PREPROCESS = [
 @pytest.mark.parametrize("preprocess", PREPROCESS, ids=range(len(PREPROCESS)))
 def test_a_preprocessing_that_is_none_is_one_sentence(preprocess, tmp_path):
     config = {"schema": "vitreg.run/1", "model": SMALL, "preprocess": preprocess}
-    with pytest.raises(UserError, match=r"config\.json: its 'preprocess' is none \("):
+    with pytest.raises(UserError, match=r"config\.json: its 'preprocess' is not valid \("):
         load(run_folder(tmp_path, config))
 
 

@@ -155,7 +155,7 @@ def test_masks_without_any_class_are_refused(masks):
 def test_sixteen_bit_depth_is_millimetres_and_eight_bit_must_be_told(depths):
     assert open_depths(str(depths)).train.map(0) == pytest.approx(2.5)
     put(depths / "train" / "depth" / "a.png", np.full((6, 9), 51, np.uint8))
-    with pytest.raises(UserError, match=r"8-bit depths, .* pass depth_scale"):
+    with pytest.raises(UserError, match=r"8-bit depths .* pass depth_scale"):
         open_depths(str(depths)).train.map(0)
     assert open_depths(str(depths), scale=10 / 255).train.map(0) == pytest.approx(2.0)
     with pytest.raises(UserError, match="depth_scale -1 is no length"):
