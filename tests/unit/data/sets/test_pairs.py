@@ -100,7 +100,7 @@ def test_ade20k_counts_from_one_and_zero_is_no_class(tmp_path):
     assert open_masks(f"ade20k:{tmp_path}").test.names[149] == "thing150"
     assert sides.train.map(0)[0, :4].tolist() == [255, 0, 149, 255]
     put(tmp_path / "annotations" / "training" / "b.png", mask(151))
-    with pytest.raises(UserError, match=r"has the label 151 where classes are 1\.\.150 and 255 is none"):
+    with pytest.raises(UserError, match=r"has the label 151 where classes are 1\.\.150 and 255 marks no class"):
         open_masks(f"ade20k:{tmp_path}").train.map(1)
 
 
@@ -108,7 +108,7 @@ def test_masks_that_cannot_be_right_are_refused_in_a_sentence(masks):
     put(masks / "val" / "masks" / "d.png", mask(9))
     put(masks / "val" / "masks" / "e.png", mask(height=9, width=6))
     test = open_masks(str(masks)).test
-    with pytest.raises(UserError, match=r"label 9 where classes are 0\.\.2 and 255 is none"):
+    with pytest.raises(UserError, match=r"label 9 where classes are 0\.\.2 and 255 marks no class"):
         test.map(0)
     with pytest.raises(UserError, match=r"9x6 pixels \(height x width\) and its image 6x9"):
         test.map(1)

@@ -86,7 +86,7 @@ def test_classes_that_cannot_be_learned_or_judged_and_what_is_unreadable_are_nam
         (Segmentation(batch=1), "batch must be at least 2"),
         (Segmentation(steps=0), "steps above 0"),
         (Segmentation(lr=0.0), "lr above 0"),
-        (Segmentation(classes=2), r"label [23] where classes are 0\.\.1 and 255 is none; set classes or ignore"),
+        (Segmentation(classes=2), r"label [23] where classes are 0\.\.1 and 255 marks no class; set classes or ignore"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(task, message, scenes, tmp_path):
