@@ -58,7 +58,7 @@ def load(
         spec: `timm:NAME[.TAG]`, `timm:local-dir:PATH`, `timm:hf-hub:REPO`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`,
             `hub:OWNER/REPO:ENTRY` or `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR` or the folder
             of a run alone, `planted:KIND[@SEED]`, or a module of these families.
-        weights: .safetensors or .pth in any layout of `layouts.TITLES`, the index of several such files or the folder
+        weights: .safetensors or .pth in any layout of `weights.names.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: the model's native
             size. Position tables are resampled at run time.
