@@ -217,3 +217,11 @@ def test_attention_that_changes_after_the_check_is_noticed(vit, images):
     with_attention(vit, Twice)
     with pytest.raises(UserError, match="block 0 made 2 attention calls"):
         backbone.trace(images, Capture(rows={0: [0]}))
+
+
+def test_the_name_of_0_1_0_goes_on_working():
+    import vitreg.backbones
+
+    with pytest.warns(DeprecationWarning, match="find_anatomy"):
+        assert vitreg.backbones.describe is vitreg.backbones.find_anatomy
+    assert not hasattr(vitreg.backbones, "describ")
