@@ -124,7 +124,7 @@ def frequency(row: dict, name: str) -> str:
 def render(rows: list[dict], rule: list[dict]) -> str:
     """Draw the Markdown tables."""
     lines = [
-        "| norms | images | times the median | share that is said | found at that share | found at a fifth of it |",
+        "| norms | images | times the median | stated share | found at that share | found at a fifth of it |",
         "|" + "---|" * 6,
     ]
     for row in rows:
