@@ -104,7 +104,7 @@ def models_of(spec: str, *, commas: bool = True) -> list[str]:
 def notice(old: str, new: str) -> None:
     """Print that a spelling is old and still works."""
     if new != old and speaks():
-        say(f"vitreg: {old} is written {new} now; the older spelling works on.", error=True)
+        say(f"vitreg: {old} is written {new} now; the old spelling still works.", error=True)
 
 
 def listed(text: str) -> list[str]:

@@ -48,11 +48,11 @@ def made_from(
     if backbone.hooked is not None:
         raise UserError(
             f"features of {backbone.spec} cannot be kept: its part '{backbone.hooked}' has hooks or a forward of its own, and "
-            "what they do cannot be told; take them off, or make them edits (Backbone.edited)."
+            "their effect is unknown; remove them, or make them edits (Backbone.edited)."
         )
     if edits is None:
         raise UserError(
-            f"features of {backbone.spec} cannot be kept: an edit of it is a function without identity; make it a frozen "
+            f"features of {backbone.spec} cannot be kept: one of its edits is a function without identity; make it a frozen "
             "dataclass with __call__."
         )
     tower = backbone.anatomy.tower

@@ -39,7 +39,7 @@ def test_every_verb_with_a_model_takes_it_by_m(vitreg, verb):
 def test_an_older_spelling_of_a_set_works_on_with_one_notice(vitreg, tmp_path):
     words = ("planted:clean", "segmentation", f"voc:{tmp_path}", "--out", str(tmp_path / "out"))
     first, *rest = vitreg("eval", *words).stderr.splitlines()
-    assert first == f"vitreg: voc:{tmp_path} is written voc2012:{tmp_path} now; the older spelling works on."
+    assert first == f"vitreg: voc:{tmp_path} is written voc2012:{tmp_path} now; the old spelling still works."
     assert len(rest) == 1
     assert "ImageSets/Segmentation/train.txt" in rest[0]  # it looked for the set
     today = vitreg("eval", *("voc2012" + word[3:] if word.startswith("voc:") else word for word in words))

@@ -220,7 +220,7 @@ class TokenPass:
         where = "any block" if len(self.searched) > 1 else f"block {self.searched[0]}"
         none = f"{self.options.detector} finds no outliers after {where}"
         if self.came_in:
-            none = f"what stands out after {where} entered the model with its norm, as white patches do"
+            none = f"what stands out after {where} had this norm at the input of block 0, as white patches do"
         hint = "" if len(self.searched) > 1 else "; leave --outlier-layer and --layer out to search all blocks"
         return [f"{none}, so {what} cannot be tested on this model{hint}."]
 

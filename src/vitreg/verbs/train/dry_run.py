@@ -66,7 +66,7 @@ def dry_run(config: TrainConfig, say: Callable[[str], None]) -> None:
     say(f"{flops / 1e9:.{2 if flops > 1e8 else 4}f} GFLOPs per image, forward and backward.")
     say(f"{_memory(choose_device(config.run.device)):.1f} GiB at the most.")
     if not rates:
-        say("How fast a step is cannot be told: the clock of this machine stands still.")
+        say("The time of a step is unknown: the clock of this machine stands still.")
         return
     rate = sum(rates) / len(rates)
     seconds = plan.total * config.run.batch / rate
