@@ -42,6 +42,13 @@ def plugin(kind: Kind, name: str) -> Callable[[T], T]:
     return keep
 
 
+def refuse_taken(kind: Kind, own: Iterable[str]) -> None:
+    """Raise UserError if a script added something under a name that vitreg has itself."""
+    taken = sorted(set(own) & set(_added[kind]))
+    if taken:
+        raise UserError(f"the {kind} '{taken[0]}' is vitreg's own; give yours another name.")
+
+
 def names(kind: Kind, own: Iterable[str] = ()) -> list[str]:
     """Return the names that exist: ours first, then those added and declared, in order."""
     own = list(own)

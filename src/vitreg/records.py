@@ -298,7 +298,7 @@ class RunRecord(Record):
     folder: str
     recipe: str = Field(description="kind of the recipe: supervised, clip, dinov2, dino, mae")
     size: str = Field(description="letter of the network's size and its patch, as S/16, and measures that were changed")
-    registers: int
+    registers: int | None  # of vitreg's own network; those of another model are its library's
     step: int = Field(description="the last step that was written down")
     total: int | None = Field(description="steps of the whole run as planned; null where that cannot be told")
     epochs: float | None = Field(description="of the data, up to that step")

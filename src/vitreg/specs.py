@@ -25,6 +25,7 @@ PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
 def has_source(spec: str) -> bool:
     """Whether a spec says where the model comes from."""
     prefix, colon, _ = spec.partition(":")
+    plugins.refuse_taken("source", SOURCES)
     return bool(colon) and (prefix in SOURCES or prefix in plugins.names("source"))
 
 

@@ -226,3 +226,12 @@ def _prove(ledger, out, name):
 
     ledger["files"][name] = written(out / name, ledger["files"][name]["by"]).model_dump()
     (out / ".vitreg.json").write_text(json.dumps(ledger))
+
+
+def test_the_page_of_another_record_is_not_drawn_over(vitreg, folders, made, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(folders("scan"), own)
+    before = files(own)
+    said = one_sentence(vitreg("draw", folders("scan"), "--out", own))
+    assert f"{own} holds a record of its own" in said
+    assert files(own) == before

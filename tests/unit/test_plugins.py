@@ -110,6 +110,21 @@ def test_ours_cannot_be_taken(installed):
     assert detector("mad") is mad
 
 
+def test_a_name_of_ours_is_refused_and_not_passed_over():
+    from vitreg.analysis.outliers import detector
+    from vitreg.verbs.eval.registry import settings_of
+
+    plugins.plugin("detector", "mad")(iqr)
+    with pytest.raises(UserError, match="the detector 'mad' is vitreg's own"):
+        detector("ratio")
+    plugins.plugin("source", "timm")(iqr)
+    with pytest.raises(UserError, match="the source 'timm' is vitreg's own"):
+        vitreg.load("planted:clean")
+    plugins.plugin("task", "knn")(iqr)
+    with pytest.raises(UserError, match="the task 'knn' is vitreg's own"):
+        settings_of("position")
+
+
 def test_a_detector_without_a_parameter_takes_none():
     from vitreg.analysis.outliers import detector
 

@@ -270,6 +270,7 @@ def detector(name: str) -> Detector:
         UserError: for an unknown name, a parameter that is no number, and for "percentile".
     """
     kind, _, argument = name.partition(":")
+    plugins.refuse_taken("detector", NAMES)
     if kind == "percentile":
         raise UserError(
             "a percentile finds its share in any model, so it cannot give a verdict; use mixture, mad, ratio or absolute."

@@ -110,6 +110,22 @@ class Backbone:
         return tuple(each.name for each in self._edits)
 
     @property
+    def edits_images(self) -> bool:
+        """Whether an edit changes the images, so that patches no longer lie where they lie in the picture."""
+        return any(edit.site == "image" for each in self._edits for edit in each.edits)
+
+    def refuse_edited_images(self, what: str) -> None:
+        """Raise UserError where an edit changes the images: patches then lie elsewhere than in the picture.
+
+        Args:
+            what: what needs their places, as the sentence begins: `boxes`.
+        """
+        if self.edits_images:
+            raise UserError(
+                f"{what} of {self.spec} would lie in the wrong place: an edit changes its images before the model sees them."
+            )
+
+    @property
     def edits_identity(self) -> str | None:
         """Text that identifies the edits: "" without any, None if one cannot be identified (a lambda, a hook)."""
         if self.hooked is not None:

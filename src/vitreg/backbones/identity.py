@@ -78,15 +78,33 @@ def _of_class(kind: type, within: frozenset[int]) -> str | None:
         if _of_library(each.__module__) or id(each) in within:
             continue
         for name, member in sorted(vars(each).items()):
-            # Generated methods follow from the fields.
-            by_itself = name.startswith(("__", "_abc_")) and name not in ("__call__", "__post_init__")
-            if by_itself or isinstance(member, _PLACES):
+            if isinstance(member, _PLACES) or _by_itself(name, member):
                 continue
             found = _of_name_outside(member, within | {id(each)})
             if found is None:
                 return None
             words.append(f"{name}={found}")
     return " ".join(words)
+
+
+def _by_itself(name: str, member: Any) -> bool:
+    """Whether a member follows from the rest of its class: what Python and dataclasses write there."""
+    if not name.startswith(("__", "_abc_")):
+        return False
+    return not isinstance(member, types.FunctionType) or member.__code__.co_filename == "<string>"
+
+
+def code_of(module: torch.nn.Module) -> str | None:
+    """Return text that is equal only for models that run the same code; "" if all of it is a library's.
+
+    Code that cannot be identified, such as one that reads a file, has None.
+    """
+    kinds = {type(part) for part in module.modules() if not _of_library(type(part).__module__)}
+    words = [_of_class(kind, frozenset()) for kind in sorted(kinds, key=_name)]
+    known = [word for word in words if word is not None]
+    return (
+        None if len(known) < len(words) else hashlib.sha256("\n".join(known).encode()).hexdigest()[:16] if known else ""
+    )
 
 
 def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
@@ -114,6 +132,8 @@ def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:
 def _of_code(function: Any, within: frozenset[int]) -> str | None:
     """Identify a user's function by its instructions, its defaults, and the outer values it reads."""
     within = within | {id(function)}
+    if not all(map(_of_library, _imported(function.__code__))):  # its values are not known before it runs
+        return None
     outside = {name: function.__globals__[name] for name in _read(function.__code__) if name in function.__globals__}
     try:
         outside |= zip(
@@ -145,6 +165,14 @@ def _read(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _read(constant)
+
+
+def _imported(code: types.CodeType) -> Iterator[str]:
+    """Yield the modules that code imports as it runs, inner functions included."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imported(constant)
 
 
 def _of_library(module: str | None) -> bool:

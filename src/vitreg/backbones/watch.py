@@ -110,14 +110,15 @@ Current = Callable[[], Recorder | None]
 
 
 def _entering(current: Current, layer: int) -> Callable[..., Any]:
-    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # Without kwargs: another thread runs the block at the moment at which this hook is attached, and has no recorder.
         recorder = current()
         if recorder is None:
             return None
-        edited = recorder.enter(layer, args[0] if args else kwargs.get("hidden_states"))
+        edited = recorder.enter(layer, args[0] if args else (kwargs or {}).get("hidden_states"))
         if edited is None:
             return None
-        return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
+        return ((edited, *args[1:]), kwargs) if args else (args, {**(kwargs or {}), "hidden_states": edited})
 
     return enter
 
@@ -240,7 +241,8 @@ def hooked(module: nn.Module) -> str | None:
     for name, part in module.named_modules():
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         own = all(getattr(hook, "__module__", "") == __name__ for hook in hooks)  # of another thread, while it looks
-        if not own or "forward" in vars(part):
+        replaced = any(key.startswith("forward") and callable(value) for key, value in vars(part).items())
+        if not own or replaced:
             return name or type(part).__name__
     return None
 

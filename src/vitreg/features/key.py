@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from vitreg.backbones import Backbone
+from vitreg.backbones.identity import code_of
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Policy, Preprocess
@@ -25,6 +26,7 @@ from vitreg.errors import UserError
 from vitreg.features.fields import FieldReader
 from vitreg.machine.runtime import versions
 
+LIBRARIES = ("timm", "transformers", "open_clip", "torchvision", "hub", "vitreg")
 _LOOKED_AT = 16  # images hashed by their pixels, of a set without files
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -63,6 +65,7 @@ def made_from(
             "structure": _short(_structure(tower)),
             "dtype": str(backbone.dtype).removeprefix("torch."),
             **({"edits": edits} if edits else {}),
+            **_own_code(backbone, size),
         },
         "transform": asdict(preprocess),
         "fit": {"policy": policy, "size": size},
@@ -75,6 +78,15 @@ def made_from(
         "data": {"images": len(data), "listing": hash_of_listing(data)},
         "packages": versions(),
     }
+
+
+def _own_code(backbone: Backbone, size: tuple[int, int]) -> dict[str, str]:
+    """Return what identifies a model of no library: its code and its layout. Code that cannot be identified is never found
+    again."""
+    code = code_of(backbone.anatomy.tower)
+    if not code and code is not None and backbone.anatomy.library in LIBRARIES:
+        return {}
+    return {"code": os.urandom(8).hex() if code is None else code, "layout": repr(backbone.layouts(size))}
 
 
 def key_of(words: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def read_run(folder: Path) -> RunRecord:
             folder=printable(str(folder)),
             recipe=flat.get("recipe.kind", "unknown"),
             size=_size(flat),
-            registers=flat.get("model.registers", 0),
+            registers=None if flat.get("model.base") else flat.get("model.registers", 0),
             step=lines[-1]["step"],
             total=total,
             epochs=epochs,
@@ -73,7 +73,9 @@ def watch_of(folder: Path) -> Watch | None:
 
 
 def _size(settings: dict[str, Any]) -> str:
-    """Name the network, such as S/16, or by width and depth if its size has no name."""
+    """Name the network, such as S/16, or by width and depth if its size has no name; another model by its SPEC."""
+    if settings.get("model.base"):
+        return f"{settings['model.base']} at {settings.get('model.image_size', '?')} px"
     letter, patch = settings.get("model.size", "?"), settings.get("model.patch", "?")
     changed = [f"{unit} {value}" for unit in ("width", "depth", "heads") if (value := settings.get(f"model.{unit}"))]
     return f"{letter}/{patch}" + (f" ({', '.join(changed)})" if changed else "")

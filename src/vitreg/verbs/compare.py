@@ -44,6 +44,7 @@ def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     Raises:
         UserError: for a folder that holds no scan, fewer than 2 or more than 8 of them, or an unwritable page.
     """
+    scans = [scans] if isinstance(scans, str | Path) else scans
     if not 2 <= len(scans) <= MOST_SCANS:
         raise UserError(f"2 to {MOST_SCANS} scans are compared, not {len(scans)}.")
     page, folders = Path(out), [Path(scan) for scan in scans]

@@ -16,7 +16,7 @@ FILES = ("report.html", "curves.png", "curves.json")
 MOST_RUNS = 8  # lines a chart can show distinguishably
 
 
-def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
+def curves(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
     """Draw the curves of one or several runs: loss, evaluations, and the norms over training (the paper's Fig. 4b).
 
     Args:
@@ -25,6 +25,7 @@ def curves(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Curv
     Raises:
         UserError: for a folder that holds no run or nothing yet, more than 8 runs, or an unwritable folder.
     """
+    runs = [runs] if isinstance(runs, str | Path) else runs
     if not 1 <= len(runs) <= MOST_RUNS:
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))

@@ -97,6 +97,12 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
             elsewhere = "; the rest can be drawn elsewhere with --out" if each.names else ""
             raise UserError(f"{each.lacking}; run vitreg {each.verb} again{elsewhere}.")
     place = folder if out is None else output_folder(Path(out))
+    if place.resolve() != folder.resolve() and any(
+        (place / name).exists() for name in (RESULT, "curves.json", "config.json")
+    ):
+        raise UserError(
+            f"{place} holds a record of its own, and its page would be that of {folder}; name another folder."
+        )
     outputs = [Outputs(place, each.verb, each.names) for each in drawings]
     for each in outputs:
         each.check()

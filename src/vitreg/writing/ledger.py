@@ -53,7 +53,7 @@ class Written(Record):
 class LedgerRecord(Record):
     """The whole of ``.vitreg.json``."""
 
-    schema_: Literal["vitreg.writing.files/1"] = Field(default="vitreg.writing.files/1", alias="schema")
+    schema_: Literal["vitreg.files/1"] = Field(default="vitreg.files/1", alias="schema")
     files: dict[str, Written] = Field(description="by path inside the folder, with slashes")
 
 

@@ -367,3 +367,9 @@ def test_two_verbs_share_a_folder_and_its_list(tmp_path):
     scan_into(tmp_path, pictures=())
     assert set(contents(tmp_path)) == {"result.json", "report.html", "attention.png"}
     maps.check()
+
+
+def test_lists_of_files_have_the_schema_of_0_1(tmp_path):
+    """A name that moves with a module would make every older folder a foreign one."""
+    Outputs(tmp_path, "scan", ()).publish(lambda place: (place / "result.json").write_text("{}"))
+    assert '"vitreg.files/1"' in (tmp_path / ".vitreg.json").read_text()

@@ -69,6 +69,7 @@ class DiscoverModel:
     """
 
     def __init__(self, backbone: Backbone, size: int | tuple[int, int] | None) -> None:
+        backbone.refuse_edited_images("boxes")
         native = backbone.anatomy.native_size
         if not backbone.anatomy.resizable and size != native:
             raise UserError(

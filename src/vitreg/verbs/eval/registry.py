@@ -54,6 +54,7 @@ def settings_of(name: str) -> type[TaskSettings]:
     Raises:
         UserError: for a task that does not exist, or a plug-in that is not a task.
     """
+    plugins.refuse_taken("task", TASKS)
     if name in TASKS:
         return TASKS[name]
     kind = plugins.find("task", name, TASKS)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitreg.analysis.outliers import detector as detector_named
 from vitreg.analysis.tally import Sums, Tally
 from vitreg.backbones import Backbone
+from vitreg.backbones.identity import code_of
 from vitreg.backbones.loading.load import opened, refuse_reloading
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.console.terminal import say
@@ -243,14 +244,16 @@ def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, giv
     Args:
         given: whether the caller loaded the backbone, so its weights may have changed since.
     """
-    images, edits = batches.fingerprint, backbone.edits_identity
-    if images is None or edits is None:
+    images, edits, code = batches.fingerprint, backbone.edits_identity, code_of(backbone.anatomy.tower)
+    if images is None or edits is None or code is None:
         return None
     weights = sha256_of_weights(backbone.anatomy.tower) if given else backbone.weights_sha256
     model = [
         backbone.spec,
         weights,
         edits,
+        code,
+        repr(backbone.layouts(batches.size)),
         str(backbone.dtype),
         str(backbone.device),
         backbone.attention_status(),

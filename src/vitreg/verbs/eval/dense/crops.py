@@ -66,6 +66,7 @@ class Crops:
         look: Look,
         settings: Mapping[str, Any],
     ) -> None:
+        bench.backbone.refuse_edited_images("maps")
         if bench.group.world > 1:
             raise UserError("the published protocols of dense tasks run in one process; start without torchrun.")
         self._train, self._test, self._view, self._seed = train, test, view, bench.seed

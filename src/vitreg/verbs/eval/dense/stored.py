@@ -152,6 +152,7 @@ def whole_image(bench: Bench) -> View:
     Raises:
         UserError: for a model whose preprocessing is unknown, or a size that it cannot take.
     """
+    bench.backbone.refuse_edited_images("maps")
     found, patch = bench.view().pictures, bench.backbone.anatomy.patch
     size = tuple(max(2, round(side / step)) * step for side, step in zip(found.size, patch, strict=True))
     whole = Preprocess(

@@ -22,6 +22,7 @@ class Pixels(PixelsSettings):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for too few or unreadable images, or a layer that does not exist."""
+        bench.backbone.refuse_edited_images("pixels of patches")
         train, judged = open_pictures(bench)
         tokens = TokenPass(bench, self)
         rule = tokens.find_rule(train)
