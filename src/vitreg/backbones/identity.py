@@ -9,10 +9,12 @@ from __future__ import annotations
 import dis
 import functools
 import hashlib
+import inspect
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,14 +99,30 @@ def _by_itself(name: str, member: Any) -> bool:
 def code_of(module: torch.nn.Module) -> str | None:
     """Return text that is equal only for models that run the same code; "" if all of it is a library's.
 
-    Code that cannot be identified, such as one that reads a file, has None.
+    A class is identified by the file it stands in and by the instructions that were loaded from it. One that stands in no
+    file, as in a notebook, is identified by all that it reads; None where that is not possible.
     """
     kinds = {type(part) for part in module.modules() if not _of_library(type(part).__module__)}
-    words = [_of_class(kind, frozenset()) for kind in sorted(kinds, key=_name)]
+    words = [_of_source(kind) or _of_class(kind, frozenset()) for kind in sorted(kinds, key=_name)]
     known = [word for word in words if word is not None]
     return (
         None if len(known) < len(words) else hashlib.sha256("\n".join(known).encode()).hexdigest()[:16] if known else ""
     )
+
+
+def _of_source(kind: type) -> str | None:
+    """Identify a class by its file and its loaded instructions, None if it stands in no file."""
+    words = [_name(kind)]
+    for each in kind.__mro__:
+        if _of_library(each.__module__):
+            continue
+        try:
+            words.append(hashlib.sha256(Path(inspect.getfile(each)).read_bytes()).hexdigest())
+        except (OSError, TypeError):
+            return None
+        methods = (inspect.unwrap(member) for _, member in sorted(vars(each).items()) if callable(member))
+        words += [_instructions(method.__code__) for method in methods if isinstance(method, types.FunctionType)]
+    return " ".join(words)
 
 
 def _of_name_outside(value: Any, within: frozenset[int]) -> str | None:

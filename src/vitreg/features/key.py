@@ -81,12 +81,20 @@ def made_from(
 
 
 def _own_code(backbone: Backbone, size: tuple[int, int]) -> dict[str, str]:
-    """Return what identifies a model of no library: its code and its layout. Code that cannot be identified is never found
-    again."""
+    """Return what identifies a model of no library: its code and its layouts.
+
+    Raises:
+        UserError: for code that cannot be identified.
+    """
     code = code_of(backbone.anatomy.tower)
-    if not code and code is not None and backbone.anatomy.library in LIBRARIES:
+    if code is None:
+        raise UserError(
+            f"features of {backbone.spec} cannot be kept: its code stands in no file and reads values that cannot be "
+            "identified; define its classes in a file and import them."
+        )
+    if not code and backbone.anatomy.library in LIBRARIES:
         return {}
-    return {"code": os.urandom(8).hex() if code is None else code, "layout": repr(backbone.layouts(size))}
+    return {"code": code, "layout": repr(backbone.layouts(size))}
 
 
 def key_of(words: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """What tells models of no library apart: their code, their layout, forwards that were replaced; and edits by all that they read."""
 
+import importlib
+import sys
 import types
 
 import pytest
@@ -48,6 +50,40 @@ def test_code_that_imports_as_it_runs_cannot_be_identified():
     assert code_of(network(ONE.replace("        return", "        import math\n        return"))) != ""
 
 
+@pytest.fixture
+def from_file(tmp_path, monkeypatch):
+    """The class of a module in a file, imported anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files of one second and size would be taken for one another
+
+    def load(code):
+        (tmp_path / "hub_like.py").write_text(
+            "import logging\nfrom torch import nn\nlogger = logging.getLogger()\n" + code
+        )
+        sys.modules.pop("hub_like", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("hub_like").Net()
+
+    yield load
+    sys.modules.pop("hub_like", None)
+
+
+def test_a_model_in_a_file_is_identified_whatever_it_reads(from_file):
+    """As repositories of torch.hub, which read their logger."""
+    logged = ONE.replace("        return", "        logger.debug('x')\n        return")
+    first = code_of(from_file(logged))
+    assert first
+    assert code_of(from_file(logged)) == first
+    assert code_of(from_file(logged.replace("1.0", "1.5"))) != first
+
+
+def test_a_file_that_was_changed_after_it_was_imported_is_not_what_runs(from_file, tmp_path):
+    loaded = from_file(ONE)
+    (tmp_path / "hub_like.py").write_text((tmp_path / "hub_like.py").read_text().replace("1.0", "1.5"))
+    mixed = code_of(loaded)
+    assert mixed != code_of(from_file(ONE.replace("1.0", "1.5")))
+
+
 class Scaled:
     def __init__(self, factor):
         self.factor = factor
@@ -74,14 +110,6 @@ def test_a_replaced_forward_features_is_seen():
     before = model.forward_features
     model.forward_features = lambda images: before(images) * 3
     assert Backbone(model).hooked == "VisionTransformer"
-
-
-class Ring:
-    def __call__(self, images, place):
-        return nn.functional.pad(images, (8, 8, 8, 8))
-
-    def layout(self, before):
-        return before
 
 
 def test_places_in_a_picture_are_refused_where_images_are_edited():
