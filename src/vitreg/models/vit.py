@@ -139,7 +139,8 @@ class VisionTransformer(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        self.init_weights()
+        if not self.pos_embed.is_meta:  # which has nothing to fill, and torch imports its compiler for: a second
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:

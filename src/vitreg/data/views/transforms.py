@@ -1,4 +1,7 @@
-"""From a picture to a model's input: resize, crop, normalise, and make the sides multiples of the patch."""
+"""From a picture to a model's input: resize, crop, normalise, and make the sides multiples of the patch.
+
+Torchvision's functions are written out here, because its import loads the compiler of torch: more than a second.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as V
 
 from vitreg.data.sources.decode import to_rgb
 from vitreg.errors import UserError, unknown
@@ -118,11 +119,11 @@ class Preprocess:
         rows, cols = max(0, self.size[0] - picture.height), max(0, self.size[1] - picture.width)
         top, left = self._start(picture.height, 0), self._start(picture.width, 1)
         if rows or cols:
-            border: Any = [round(255 * value) for value in self.mean] if self.fill is None else self.fill
-            fill = border if self.aspect == "border" else 0
-            above, before = max(0, -top), max(0, -left)
-            made: Any = picture  # torchvision types its functions for tensors
-            made = V.pad(made, [before, above, cols - before, rows - above], fill=fill)
+            border = (self.fill,) * 3 if self.fill is not None else tuple(round(255 * value) for value in self.mean)
+            made = Image.new(
+                "RGB", (picture.width + cols, picture.height + rows), border if self.aspect == "border" else 0
+            )
+            made.paste(picture, (max(0, -left), max(0, -top)))
             picture = made
         top, left = max(0, top), max(0, left)
         return picture.crop((left, top, left + self.size[1], top + self.size[0]))
@@ -154,7 +155,8 @@ class Preprocess:
     def normalise(self, pixels: UInt8[Tensor, "B 3 h w"]) -> Float32[Tensor, "B 3 h w"]:
         """Turn bytes into values of mean 0 and deviation 1 over the data the model was trained on."""
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        return V.normalize(values, list(self.mean), list(self.std), inplace=True)
+        mean, std = (values.new_tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
+        return values.sub_(mean).div_(std)
 
     def unnormalise(self, image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
         """Undo the normalisation, for showing what the model saw; height and width may be any."""
@@ -257,7 +259,7 @@ def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy
         return images[..., top : top + height - over[0], left : left + width - over[1]]
     # Half a patch rounds up.
     size = [max(1, (2 * side + p) // (2 * p)) * p for side, p in zip((height, width), patch, strict=True)]
-    resized = V.resize(images.float(), size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    resized = torch.nn.functional.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
     return resized.to(images.dtype)
 
 

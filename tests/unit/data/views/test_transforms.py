@@ -221,3 +221,19 @@ def test_fit_resizes_to_the_nearest_multiple_and_at_least_one_patch():
 def test_fit_names_the_nearest_policy():
     with pytest.raises(UserError, match=r"'resise'.*Did you mean 'resize'"):
         fit(torch.rand(1, 3, 15, 15), (14, 14), "resise")
+
+
+def test_what_is_written_out_here_is_what_torchvision_computes():
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 45, 61), dtype=torch.uint8, generator=draw)
+    normal = v2.functional.normalize(pixels.float() / 255, [*IMAGENET.mean], [*IMAGENET.std])
+    assert torch.equal(IMAGENET.normalise(pixels), normal)
+    resized = v2.functional.resize(normal, [48, 64], v2.InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(fit(normal, (16, 16), "resize"), resized)
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    for fill, border in ((None, [124, 116, 104]), (7, 7)):
+        wide = Preprocess((64, 64), (64, 64), IMAGENET.mean, IMAGENET.std, aspect="border", fill=fill)
+        whole = v2.functional.pad(v2.functional.resize(picture, [47, 64], antialias=True), [0, 8, 0, 9], fill=border)
+        assert wide.pixels(picture).shape == (64, 64, 3)
+        assert (wide.pixels(picture)[:8] == np.array(whole)[:8]).all()
+        assert (wide.pixels(picture)[-8:] == np.array(whole)[-8:]).all()
