@@ -21,7 +21,8 @@ def test_ctrl_c_arrives_here_and_in_what_a_test_starts_also_in_the_background_of
 def test_no_test_waits_in_a_loop_of_its_own():
     """A loop that sleeps until something happens hangs where it never does; `patience.until` has an end."""
     for path in TESTS.rglob("*.py"):
-        for loop in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for loop in ast.walk(ast.parse(text)) if "time.sleep" in text else ():
             if isinstance(loop, ast.While) and path.name != "patience.py":
                 calls = [ast.unparse(call.func) for call in ast.walk(loop) if isinstance(call, ast.Call)]
                 assert "time.sleep" not in calls, f"{path.name}:{loop.lineno}"
