@@ -193,9 +193,11 @@ def xz_dictionary(path: Path) -> None:
 
 @functools.cache
 def bomb() -> bytes:
-    """One and a half gigabytes of zeros, packed by zlib."""
-    packer = zlib.compressobj(1)
-    return b"".join(packer.compress(bytes(1 << 24)) for _ in range(96)) + packer.flush()
+    """One and a half gigabytes of zeros, packed by zlib: blocks that know nothing of each other, so one is repeated."""
+    packer = zlib.compressobj(1, wbits=-15)
+    block = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    checksum = 96 * (1 << 24) % 65521 << 16 | 1  # Adler's, of zeros
+    return b"\x78\x01" + block * 96 + packer.flush() + struct.pack(">I", checksum)
 
 
 def zip_that_lies(path: Path) -> None:
