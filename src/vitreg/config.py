@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 import types
 import typing
@@ -89,6 +90,8 @@ def decode(kind: type[T], data: Any, *, where: str = "the configuration") -> T:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(_keys(first["loc"], data))
+        if first["type"].startswith("union_tag"):
+            raise _without_kind(key, first, where) from None
         raise UserError(f"{where}: {key or 'the whole'}: {_plain(first['msg'])}, not {first['input']!r}.") from None
     _refuse_truths_for_numbers(data, encode(built), where)
     return built
@@ -185,6 +188,14 @@ def _setting(flag: str, values: list[str], known: dict[str, Any]) -> tuple[str, 
     if len(values) != 1:
         raise UserError(f"{flag} takes one value, not {len(values)}{': ' if values else ''}{' '.join(values)}.")
     return key, None if values[0] == "None" else values[0]
+
+
+def _without_kind(key: str, error: Any, where: str) -> UserError:
+    """Return the error for a table whose `kind` is missing or none of the list, with the nearest."""
+    if error["type"] != "union_tag_invalid":
+        return UserError(f"{where}: {key} is a table of settings with a 'kind', not {error['input']!r}.")
+    known = re.findall(r"'([^']+)'", error["ctx"]["expected_tags"])
+    return UserError(f"{where}: {unknown(f'{key}.kind', error['ctx']['tag'], known)}")
 
 
 def _refuse_unknown_keys(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> None:

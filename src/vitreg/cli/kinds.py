@@ -13,7 +13,8 @@ from typing import Any, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from vitreg.passes.options import Layers, Size
+from vitreg.passes.keywords import Size
+from vitreg.passes.options import Layers
 
 WANTED = {
     "INT": "a whole number",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
-from vitreg.passes.options import Listed
+from vitreg.passes.keywords import Listed
 
 
 def unified(kind: Any, words: Sequence[str]) -> list[str]:

@@ -6,31 +6,24 @@ keywords of the Python call, and its docstrings are the manual, so each is writt
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from vitreg import specs
 from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
+from vitreg.passes.keywords import Fitted, Listed, Size, fitting
 
-Size = int | tuple[int, int]
-"""Image size in pixels: the side of a square, or (height, width)."""
 Fit = Literal["pad", "crop", "resize"]
 Layers = int | tuple[int, ...] | Literal["all"]
 """Blocks of a model, counted from 0; -1 is the last."""
 LARGEST_SIDE = 8192  # pixels
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Marks a flag that takes several values: the words after it that match belong to it."""
-
-    pattern: str
 
 
 BLOCKS = Listed(r"-?\d+|all|none")
@@ -47,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(Fitted):
     """How to load the model and run it."""
 
     random: bool = False
@@ -86,7 +79,7 @@ class LoadOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(Fitted):
     """Which images, and how they reach the model."""
 
     size: Size | None = None
@@ -102,11 +95,8 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense. Raises UserError."""
-        if isinstance(self.size, list):  # as JSON writes it
-            object.__setattr__(self, "size", tuple(self.size))
+        super().__post_init__()
         check_size(self.size)
-        if self.fit not in get_args(Fit):
-            raise unknown("fit", str(self.fit), get_args(Fit))
         at_least(1, "limit", self.limit)
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "workers", self.workers)
@@ -138,50 +128,77 @@ def check_size(size: Size | None) -> None:
         )
 
 
-_LOADING = (*(each.name for each in fields(ModelOptions)), "image_size", "weights_size")
-"""Keywords that `vitreg.load` takes."""
+@dataclass(frozen=True, kw_only=True)
+class _Loading(ModelOptions):
+    """Keywords that `vitreg.load` takes."""
+
+    image_size: Size | None = None
+    weights_size: Size | None = None
 
 
 def split(
     kind: type[O], options: O | None, keywords: Mapping[str, Any], verb: str, *, loads: bool = True
 ) -> tuple[O, dict[str, Any]]:
-    """Split the keywords of a Python call into the verb's options and those of `vitreg.load`.
+    """Split the keywords of a Python call into the verb's options and those of `vitreg.load`, and check their types.
 
     Args:
         options: the options that the keywords override; the defaults if None.
         loads: whether the verb loads a model.
     Raises:
-        UserError: for a keyword that belongs to neither.
+        UserError: for a keyword that belongs to neither, or a value that does not fit its type.
     """
     if options is not None and not isinstance(options, kind):
         raise UserError(f"options of {verb} are a {kind.__name__}, not a {type(options).__name__}.")
     own = [each.name for each in fields(kind) if each.init]
-    known = [*own, *(_LOADING if loads else ())]
-    for name in keywords:
-        if name not in known:
-            raise unknown("keyword", name, known, f"vitreg.{verb}")
+    refuse_unknown(keywords, [*own, *(each.name for each in fields(_Loading) if loads)], verb)
     chosen = {name: value for name, value in keywords.items() if name in own}
     loading = {name: value for name, value in keywords.items() if name not in own}
+    made = _Loading(**loading)
+    loading = {name: getattr(made, name) for name in loading}
     return (kind(**chosen) if options is None else replace(options, **chosen)), loading
 
 
+def refuse_unknown(keywords: Iterable[str], known: Sequence[str], verb: str) -> None:
+    """Raise UserError for a keyword that a verb does not know."""
+    for name in keywords:
+        if name not in known:
+            raise unknown("keyword", name, known, f"vitreg.{verb}")
+
+
+CHECKED_INSIDE = ("model", "models", "images", "data", "task", "tasks", "config", "options")
+"""Arguments of many types, which say themselves what they take."""
+
+
 def takes(*kinds: type[Options]) -> Callable[[F], F]:
-    """Show the keywords of a function in its signature, for help() and completion.
+    """Make a function a verb: its keywords are in its signature, for help() and completion, and its values fit their types.
 
     Args:
-        kinds: dataclasses whose fields replace **keywords.
+        kinds: dataclasses whose fields replace **keywords; `split` checks those.
     """
 
     def shown(function: F) -> F:
         signature = inspect.signature(function)
-        known = {name: each for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD}
+        own = {name: each for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD}
+        open_ended = len(own) < len(signature.parameters)
+
+        @functools.wraps(function)
+        def called(*values: Any, **keywords: Any) -> Any:
+            if not open_ended:
+                refuse_unknown(keywords, [*own], function.__name__)
+            named = {**dict(zip(own, values, strict=False)), **keywords}
+            read = fitting(function, {name: named[name] for name in own.keys() & named.keys() - {*CHECKED_INSIDE}})
+            values = tuple(read.get(name, value) for name, value in zip(own, values, strict=False)) + values[len(own) :]
+            return function(*values, **{name: read.get(name, value) for name, value in keywords.items()})
+
+        known = dict(own)
         for each in (each for kind in kinds for each in fields(kind) if each.init):
-            default = each.default if each.default is not MISSING else inspect.Parameter.empty
+            needed = each.default is MISSING and each.default_factory is MISSING
+            default = inspect.Parameter.empty if needed else None if each.default is MISSING else each.default
             parameter = inspect.Parameter(
                 each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=each.type
             )
             known.setdefault(each.name, parameter)
-        function.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]
-        return function
+        called.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]
+        return cast(F, called)
 
     return shown

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Annotated, Any, Literal
 
-from vitreg.config import OneOf
+from vitreg.config import OneOf, decode, encode, flatten, merge
 from vitreg.data.sets.settings import DataConfig
+from vitreg.errors import UserError, unknown
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.known import kinds
 from vitreg.recipes.registry import RecipeConfig
 from vitreg.recipes.settings import OptimConfig, SupervisedConfig
 
-__all__ = ["RecipeConfig", "RunConfig", "TrainConfig"]
+__all__ = ["RecipeConfig", "RunConfig", "TrainConfig", "changed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,3 +68,42 @@ class TrainConfig:
     recipe: Annotated[RecipeConfig, OneOf(kinds)] = field(default_factory=SupervisedConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def changed(config: TrainConfig, tables: Mapping[str, Any]) -> TrainConfig:
+    """Return a run with other settings.
+
+    Args:
+        tables: settings by their table, {"optim": {"lr": 1e-3}}; what a table leaves out stays as it is.
+    Raises:
+        UserError: for a setting that does not exist, or a value that does not fit it.
+    """
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"config takes a TrainConfig or the name of a preset, not {config!r}.")
+    known = encode(config)
+    for name, table in tables.items():
+        homes = [key.rsplit(".", 1)[0] for key in flatten(known) if key.rsplit(".", 1)[-1] == name]
+        if name not in known and homes:
+            raise UserError(
+                f"no keyword '{name}' in vitreg.train: it is a setting of {homes[0]}; give {homes[0]}={{'{name}': ...}}."
+            )
+        if name not in known:
+            raise unknown("keyword", name, [*known, "resume", "quiet", "judged"], "vitreg.train")
+        if not isinstance(table, Mapping) and not is_dataclass(table):
+            raise UserError(
+                f"{name} takes a table of settings such as {{'{next(iter(known[name]))}': ...}}, not {table!r}."
+            )
+    given = json.loads(json.dumps(dict(tables), default=_plain))
+    return decode(TrainConfig, merge(known, given), where="vitreg.train") if given else config
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON does not know as plain data."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    plain = getattr(value, "tolist", None)  # of arrays and numbers of NumPy and torch
+    if plain is not None:
+        return plain()
+    raise UserError(f"a {type(value).__name__} is no value of a setting.")

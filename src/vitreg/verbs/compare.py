@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
+from vitreg.passes.options import takes
 from vitreg.records import Example, Record, ScanResult
 from vitreg.report import write_comparison
 from vitreg.report.scan.kept import read_examples
@@ -33,6 +34,7 @@ class Comparison(Record):
     scans: list[str] = Field(description="their folders as links from the page")
 
 
+@takes()
 def compare(scans: Sequence[str | Path], *, out: str | Path) -> Path:
     """Draw scans side by side: verdicts, norms along the depth on a shared scale, links to the reports.
 

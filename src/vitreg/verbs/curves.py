@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.passes.drawing import draw_beside
+from vitreg.passes.options import takes
 from vitreg.records import Curves, RunRecord
 from vitreg.training.history import read_run
 from vitreg.writing.files import output_folder, run_folder, write_text
@@ -16,6 +17,7 @@ FILES = ("report.html", "curves.png", "curves.json")
 MOST_RUNS = 8  # lines a chart can show distinguishably
 
 
+@takes()
 def curves(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
     """Draw the curves of one or several runs: loss, evaluations, and the norms over training (the paper's Fig. 4b).
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
+from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
@@ -72,6 +73,7 @@ class Drawn:
     notes: tuple[str, ...]
 
 
+@takes()
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
     """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, curves or train.
 

@@ -12,7 +12,8 @@ from vitreg.cli.command import IMAGES_HELP, SPEC_HELP, check_place, listed, mode
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.passes import ahead
-from vitreg.passes.options import Listed, ModelOptions
+from vitreg.passes.keywords import Listed
+from vitreg.passes.options import ModelOptions
 from vitreg.verbs.maps.options import MapsOptions
 from vitreg.verbs.maps.values import weights_of
 

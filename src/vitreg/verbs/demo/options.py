@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitreg.errors import unknown
+from vitreg.passes.keywords import Fitted
 from vitreg.specs import PLANTED
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(Fitted):
     """Scan a ViT with planted artifacts and its clean twin on real photographs. Offline, under two minutes."""
 
     kind: str = "high-norm"
@@ -17,5 +18,6 @@ class DemoOptions:
 
     def __post_init__(self) -> None:
         """Refuse an artifact that does not exist. Raises UserError."""
+        super().__post_init__()
         if self.kind not in PLANTED:
             raise unknown("planted kind", self.kind, PLANTED)

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from tyro.conf import Suppress
 
-from vitreg.passes.options import BLOCKS, Listed, Size, at_least, check_size
+from vitreg.passes.keywords import Also, Fitted, Listed, Size
+from vitreg.passes.options import BLOCKS, at_least, check_size
 from vitreg.verbs.discover.setting import Setting, Sweep, read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscoverOptions:
+class DiscoverOptions(Fitted):
     """Find an object in every image without labels (LOST, TokenCut, MaskCut), and measure how often it is one (CorLoc).
 
     Every image is seen at its own resolution. Writes result.json, boxes.json (COCO format) and pictures/ into --out. Exit
@@ -34,7 +35,7 @@ class DiscoverOptions:
     """Of the features, image by image: none, l2, center or center+l2. Unset: center+l2 for lost; the cuts choose."""
     bias: Annotated[str, Listed(r"auto|[+-]?[\d.]+%?")] | None = None
     """Added to every entry of LOST's Gram matrix: auto (if unset), a number, or a share of its diagonal as --bias=-20%."""
-    sweep: bool = False
+    sweep: Annotated[bool, Also(Sweep)] = False
     """Compare features, blocks, normalisations and biases in one pass; lost needs true boxes for it."""
     size: Size | None = None
     """Short side in pixels, such as 480, or 384x512 (height x width, aspect not kept); the images' own size if unset."""
@@ -53,6 +54,7 @@ class DiscoverOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
+        super().__post_init__()
         check_size(self.size)
         at_least(1, "limit", self.limit)
         at_least(0, "pictures", self.pictures)

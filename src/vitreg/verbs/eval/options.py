@@ -28,5 +28,3 @@ class EvalOptions(ImageOptions):
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
-        if self.features is not None:
-            object.__setattr__(self, "features", Path(self.features))

@@ -82,6 +82,8 @@ def task_named(name: str, keywords: Mapping[str, Any]) -> tuple[Task, dict[str, 
     Raises:
         UserError: for a task that does not exist, or settings out of range.
     """
+    if not isinstance(name, str):
+        raise UserError(f"a task is a name such as 'knn', or a task with settings, not {name!r}.")
     kind = settings_of(name)
     own = {each.name for each in fields(kind)}
     settings = kind(**{key: value for key, value in keywords.items() if key in own})

@@ -64,7 +64,8 @@ def evaluate_all(
         UserError: for keywords that no pair takes, a folder that holds something else, or if every pair fails.
     """
     options, loading = split(EvalOptions, options, keywords, "evaluate_all")
-    tasks = [task_named(task, {})[0] if isinstance(task, str) else task for task in tasks]
+    tasks = [task if hasattr(task, "run") else task_named(task, {})[0] for task in _listed(tasks)]
+    models = _listed(models)
     models, names = list(dict.fromkeys(models)), [task_name(type(task)) for task in tasks]
     if not models or not tasks or len(set(names)) < len(names):
         raise UserError("name at least one model and one task, and each task once.")
@@ -100,6 +101,11 @@ def folders_of(models: Sequence[Model]) -> list[str]:
         name if alike[name.casefold()] == 1 else f"{name}-{hashlib.sha256(printable(spec).encode()).hexdigest()[:6]}"
         for name, spec in zip(plain, specs, strict=True)
     ]
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    """Return a list; one model or task may stand without it."""
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _spec(model: Model) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vitreg.passes.bench import Bench
 from vitreg.records import Skipped
@@ -41,6 +41,7 @@ class Outcome:
     """Sheets of pictures, by file name."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A frozen, keyword-only dataclass whose fields are the flags of the command line, each with a docstring."""
 

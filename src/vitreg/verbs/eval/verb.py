@@ -61,7 +61,7 @@ def evaluate(
     Raises:
         UserError: for data or a model that the task cannot use.
     """
-    if isinstance(task, str):
+    if not isinstance(task, Task):
         task, keywords = task_named(task, keywords)
     options, load_options = split(EvalOptions, options, keywords, "evaluate")
     ahead.refuse_absent_inputs(files=[weights])

@@ -7,11 +7,12 @@ from typing import Literal
 
 from vitreg.errors import UserError, unknown
 from vitreg.passes.ahead import SUFFIXES
-from vitreg.passes.options import Size, check_size
+from vitreg.passes.keywords import Fitted, Size
+from vitreg.passes.options import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Fitted):
     """Write a trained run as a model of timm, transformers or ONNX, loaded back there and compared before it is kept.
 
     Example: vitreg export runs/deit3-reg4 --to timm --out deit3-reg4-timm
@@ -24,6 +25,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
+        super().__post_init__()
         if self.to not in SUFFIXES:
             raise unknown("format", self.to, SUFFIXES)
         check_size(self.size)

@@ -27,7 +27,8 @@ from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs
-from vitreg.passes.options import Size
+from vitreg.passes.keywords import Size
+from vitreg.passes.options import takes
 from vitreg.recipes.known import kinds
 from vitreg.verbs.export.hf import answers_of_hf, write_hf
 from vitreg.verbs.export.onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
@@ -65,6 +66,7 @@ class Exported:
     notes: tuple[str, ...]
 
 
+@takes()
 def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = None) -> Exported:
     """Write a run as a model of another library, and compare it with the run.
 

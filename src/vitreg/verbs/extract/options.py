@@ -50,9 +50,6 @@ class ExtractOptions(ImageOptions):
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
-        for kind in KINDS:  # in Python one block may stand without its tuple
-            blocks = getattr(self, kind)
-            object.__setattr__(self, kind, (blocks,) if isinstance(blocks, int) else tuple(blocks))
         ahead.refuse_no_features({kind: getattr(self, kind) for kind in KINDS}, table=self.table)
 
     def wanted(self) -> Wanted:

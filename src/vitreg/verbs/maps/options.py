@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitreg.passes.options import BLOCKS, ImageOptions, Layers, Listed
+from vitreg.passes.keywords import Listed
+from vitreg.passes.options import BLOCKS, ImageOptions, Layers
 from vitreg.verbs.maps.values import WHAT, What, check_mass, kinds_of
 
 

@@ -18,6 +18,7 @@ from vitreg.data.batches.training import TrainingLoader
 from vitreg.errors import UserError
 from vitreg.machine.precision import DTYPES, choose_precision
 from vitreg.machine.runtime import Processes, choose_device, processes
+from vitreg.passes.options import takes
 from vitreg.passes.progress import Advance, progress
 from vitreg.presets import preset
 from vitreg.recipes.foreign import ForeignNetwork
@@ -28,7 +29,7 @@ from vitreg.training.fit import fit
 from vitreg.training.journal import read_journal, unreadable_lines
 from vitreg.training.plan import Plan
 from vitreg.training.same_data import check_same_base, check_same_data, remedy, samples_record
-from vitreg.training.settings import TrainConfig
+from vitreg.training.settings import TrainConfig, changed
 from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
 from vitreg.verbs.train import build
@@ -50,9 +51,10 @@ FREE = frozenset(
 )
 
 
+@takes(TrainConfig)
 def train(
-    config: TrainConfig | str, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True
-) -> Outcome:
+    config: TrainConfig | str, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True, **tables: Any
+) -> Outcome:  # fmt: skip
     """Train a Vision Transformer.
 
     Args:
@@ -60,13 +62,15 @@ def train(
         out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
         resume: resume the run in `out` from its newest good checkpoint.
         judged: evaluate and watch the norms as configured.
+        tables: settings over those of `config`, by their table: optim={"lr": 1e-3}, data={"root": "images/"}.
     Returns:
         how it ended.
     Raises:
-        UserError: for data that cannot be used, a folder of another run, or a loss that is not finite.
+        UserError: for settings that do not exist or do not fit, data that cannot be used, a folder of another run, or a
+            loss that is not finite.
     """
     folder = Path(out)
-    config = preset(config) if isinstance(config, str) else config
+    config = changed(preset(config) if isinstance(config, str) else config, tables)
     check_settings(config)
     with processes(training=True) as group:
         build.check_batch(config, group.world)

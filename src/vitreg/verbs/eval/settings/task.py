@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitreg.passes.keywords import Fitted
+
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSettings:
+class TaskSettings(Fitted):
     """Settings of a task: the flags of the command line, each with a docstring."""
 
     def check(self) -> None:
