@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from vitreg.errors import UserError, unknown
 
-Kind = Literal["detector", "source", "anatomy", "recipe", "task"]
+Kind = Literal["detector", "source", "anatomy", "recipe", "task", "repair"]
 GROUPS: dict[str, str] = {kind: f"vitreg.{kind}s" for kind in get_args(Kind)} | {"anatomy": "vitreg.anatomies"}
 T = TypeVar("T")
 

@@ -72,19 +72,20 @@ class Backbone:
         self._status: AttentionStatus | None = None
         self._edits: tuple[EditSet, ...] = ()
 
-    def edited(self, edits: Sequence[Edit], name: str) -> Backbone:
+    def edited(self, edits: Sequence[Edit], name: str, *, leaving: Sequence[Edit] = ()) -> Backbone:
         """Return a backbone of this model that applies edits in every forward. The module is not changed.
 
         Args:
             edits: they share one state per forward. If this backbone is already edited, its edits run first.
             name: for the spec and the records.
+            leaving: edits of `module` only, after the others: they take out tokens that other code does not expect.
         Raises:
             UserError: for a block that does not exist.
         """
         other = copy.copy(self)
         other.__dict__.pop("module", None)
-        other._edits = (*self._edits, EditSet(tuple(edits), name))
-        Editor(other._edits, self.depth)
+        other._edits = (*self._edits, EditSet(tuple(edits), name, tuple(leaving)))
+        Editor([each.of_module() for each in other._edits], self.depth)
         other.spec = f"{self.spec} + {name}"
         other.notes = (*self.notes, f"Edited while it runs: {name}.")
         return other
@@ -102,7 +103,7 @@ class Backbone:
         if status is not None and status.source == "none":
             raise UserError(status.reason)
         source: Source = "projections" if status is not None and status.source == "projections" else "sdpa"
-        return EditedModule(self._module, self._edits, source)
+        return EditedModule(self._module, [each.of_module() for each in self._edits], source)
 
     @property
     def edit_names(self) -> tuple[str, ...]:

@@ -79,10 +79,20 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class EditSet:
-    """A named set of edits."""
+    """A named set of edits.
+
+    Args:
+        leaving: edits of `Backbone.module` only, such as one that takes added tokens out after the last block: other code
+            expects the tokens of the model itself.
+    """
 
     edits: tuple[Edit, ...]
     name: str
+    leaving: tuple[Edit, ...] = ()
+
+    def of_module(self) -> EditSet:
+        """Return the set with `leaving` among its edits."""
+        return EditSet((*self.edits, *self.leaving), self.name)
 
     def identity(self) -> str | None:
         """Return 16 hexadecimal digits that identify the edits, None if a function cannot be identified."""

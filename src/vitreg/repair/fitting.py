@@ -1,0 +1,131 @@
+"""`fit_repair`: a model and images -> `Repair`, judged on images it was not fitted on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from torch import nn
+
+import vitreg
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.load import opened
+from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes
+from vitreg.passes.batches import batches_of
+from vitreg.passes.findings import refuse_broken_weights
+from vitreg.passes.given import Images
+from vitreg.passes.options import ModelOptions, split, takes
+from vitreg.repair.effect import Effects
+from vitreg.repair.method import Method, method_named
+from vitreg.repair.record import Base, RepairRecord
+from vitreg.repair.repair import Repair, weights_hash
+from vitreg.repair.settings import FitOptions, MethodSettings
+from vitreg.repair.subject import Kept, Subject
+
+
+@takes(FitOptions, ModelOptions)
+def fit_repair(
+    model: str | nn.Module | Backbone,
+    images: Images,
+    method: str = "test-time",
+    *,
+    settings: MethodSettings | None = None,
+    options: FitOptions | None = None,
+    weights: str | None = None,
+    **keywords: Any,
+) -> Repair:
+    """Fit a repair to a model on images.
+
+    Args:
+        model: a spec, a module, or a loaded backbone.
+        images: as `vitreg.scan` takes them; half are fitted on, and at least a quarter only judge the result.
+        method: "test-time", or another of `vitreg fix --help`.
+        settings: of the method; keywords override them.
+        options: see `FitOptions`; keywords override them.
+        keywords: fields of the method's settings, of `FitOptions` and of `ModelOptions`.
+    Returns:
+        the repair, whose `record.held_out` says what it does to held-out images.
+    Raises:
+        NothingToRepairError: if the model has no outliers on these images.
+        UserError: for too few images, a model that this method cannot repair, and as `vitreg.load` does.
+    """
+    chosen = method_named(method)
+    settings, others = _settings(chosen, settings, keywords)
+    options, loading = split(FitOptions, options, others, "fit_repair")
+    backbone = opened(model, weights, loading, size=options.pixels)
+    with subject_of(backbone, images, options) as subject:
+        return fit(subject, chosen, settings, seen_at=subject.size)
+
+
+def _settings(
+    method: Method, settings: MethodSettings | None, keywords: Mapping[str, Any]
+) -> tuple[MethodSettings, dict[str, Any]]:
+    own = {each.name for each in fields(method.settings)}
+    given = {name: value for name, value in keywords.items() if name in own}
+    if settings is not None and not isinstance(settings, method.settings):
+        raise UserError(f"settings of {method.name} are a {method.settings.__name__}, not a {type(settings).__name__}.")
+    values = {**({} if settings is None else vars_of(settings)), **given}
+    made = method.settings(**values)
+    made.check()
+    return made, {name: value for name, value in keywords.items() if name not in own}
+
+
+def vars_of(settings: MethodSettings) -> dict[str, Any]:
+    """Return the settings by name."""
+    return {each.name: getattr(settings, each.name) for each in fields(settings)}
+
+
+def subject_of(backbone: Backbone, images: Images, options: FitOptions) -> Subject:
+    """Read the images, and deal them to the parts. Use it in a `with`: it holds a temporary file.
+
+    Raises:
+        UserError: for images that cannot be read, or weights that are no numbers.
+    """
+    refuse_broken_weights(backbone)
+    batches = batches_of(
+        images, backbone, Processes(), size=options.pixels, policy=options.fit, batch_size=options.batch_size,
+        workers=options.threads, limit=options.limit,
+    )  # fmt: skip
+    kept = Kept(batches, options.limit or FitOptions.limit or 500, options.seed)
+    return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.random)
+
+
+def fit(subject: Subject, method: Method, settings: MethodSettings, *, seen_at: tuple[int, int]) -> Repair:
+    """Fit a method, and judge it on the held-out images.
+
+    Raises:
+        UserError: for too few images, and as the method does.
+    """
+    backbone, began = subject.backbone, time.perf_counter()
+    if len(subject.images) < method.fewest:
+        count = len(subject.images)
+        raise UserError(
+            f"{method.name} is fitted on at least {method.fewest} images, and there {'is' if count == 1 else 'are'} {count}."
+        )
+    outliers = subject.outliers if method.needs_outliers else None
+    found = method.fit(subject, settings)
+    record = RepairRecord(
+        method=method.name,
+        settings=asdict(settings),
+        base=Base(
+            spec="" if backbone.spec.startswith("module:") else backbone.spec, weights=backbone.weights_source,
+            weights_sha256=weights_hash(backbone), library=backbone.anatomy.library, blocks=backbone.depth,
+            width=backbone.anatomy.width,
+        ),
+        size=seen_at,
+        images=len(subject.images),
+        seconds=time.perf_counter() - began,
+        outliers=None if outliers is None else outliers.record,
+        details=dict(found.details),
+        notes=list(found.notes),
+        random=subject.random,
+        vitreg=vitreg.__version__,
+    )  # fmt: skip
+    repair = Repair(record, found.tensors)
+    if outliers is None or not subject.images.count("held_out"):
+        return repair
+    effect = Effects(subject, outliers, "held_out").of(repair.apply(backbone))
+    return Repair(record.model_copy(update={"held_out": effect}), found.tensors)

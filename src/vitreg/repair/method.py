@@ -1,0 +1,86 @@
+"""`Method`: what a repair is made of, and the methods by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vitreg import plugins
+from vitreg.backbones.edits import Edit
+from vitreg.errors import UserError
+from vitreg.repair.settings import MethodSettings
+from vitreg.repair.subject import Subject
+
+METHODS: tuple[str, ...] = ("test-time",)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a method found.
+
+    Args:
+        tensors: what its edits compute with.
+        details: what it chose, as JSON values, for the record; with the tensors it is all that its edits need.
+        notes: sentences for the reader of the record.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def _no_edits(_found: Fitted) -> list[Edit]:
+    return []
+
+
+def _no_weights(_found: Fitted) -> Mapping[str, Tensor]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A repair.
+
+    Args:
+        name: as the command line says it.
+        settings: its dataclass of settings.
+        fit: (subject, settings) -> what was found. Raises UserError where the model or its images cannot be repaired so.
+        edits: what a repaired model does while it runs.
+        leaving: edits that take added tokens out again after the last block, for code that expects the tokens of the model.
+        weights: parameters of the tower that change, by name; [] of edits then.
+        needs_outliers: whether it is fitted to outliers; without any there is nothing to repair.
+        fewest: images below which it cannot be fitted.
+    """
+
+    name: str
+    settings: type[MethodSettings]
+    fit: Callable[[Subject, Any], Fitted]
+    edits: Callable[[Fitted], Sequence[Edit]] = _no_edits
+    leaving: Callable[[Fitted], Sequence[Edit]] = _no_edits
+    weights: Callable[[Fitted], Mapping[str, Tensor]] = _no_weights
+    needs_outliers: bool = True
+    fewest: int = 4
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, ours first."""
+    return plugins.names("repair", METHODS)
+
+
+def method_named(name: str) -> Method:
+    """Return a method.
+
+    Raises:
+        UserError: for a method that does not exist, or a plug-in that is none.
+    """
+    plugins.refuse_taken("repair", METHODS)
+    if name in METHODS:
+        return importlib.import_module(f"vitreg.repair.methods.{name.replace('-', '_')}").METHOD
+    found = plugins.find("repair", name, METHODS)
+    if not isinstance(found, Method):
+        raise UserError(f"the repair '{name}' is {found!r}, not a vitreg.repair.method.Method.")
+    return found

@@ -1,0 +1,187 @@
+"""`Repair`: what was fitted, applied to a model, saved as a folder and read again."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitreg.backbones import Backbone
+from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.weights.into_module import sha256_of_weights
+from vitreg.backbones.weights.tensor_files import read_tensor_file
+from vitreg.documents import read_json
+from vitreg.errors import UserError
+from vitreg.repair.method import Fitted, method_named
+from vitreg.repair.record import SCHEMA, RepairRecord
+from vitreg.writing.files import missing, write_text
+from vitreg.writing.outputs import Outputs
+
+RECORD, TENSORS = "repair.json", "repair.safetensors"
+Model = TypeVar("Model", Backbone, nn.Module)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A fitted repair.
+
+    Args:
+        record: the method, its settings, the model it belongs to and what it did on held-out images.
+        tensors: what its edits compute with, or the new weights.
+    """
+
+    record: RepairRecord
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        effect = self.record.held_out
+        seen = "" if effect is None else f", outliers {effect.before:.2%} -> {effect.share:.2%} held out"
+        return f"Repair({self.record.method!r} of {self.record.base.spec or 'a module'}{seen})"
+
+    def apply(self, model: Model, *, force: bool = False) -> Model:
+        """Return the repaired model; the one given stays as it is.
+
+        Args:
+            model: a backbone, or the module of a library or your own, whose outputs keep their form.
+            force: skip the comparison of weights.
+        Raises:
+            UserError: if the repair belongs to another model.
+        """
+        if isinstance(model, Backbone):
+            return self._of(model, force=force)
+        return self._of(Backbone(model), force=force).module  # type: ignore[return-value]
+
+    def _of(self, backbone: Backbone, *, force: bool) -> Backbone:
+        self.check(backbone, force=force)
+        method = method_named(self.record.method)
+        found = Fitted(self.tensors, self.record.details)
+        weights, edits = method.weights(found), method.edits(found)
+        fixed = reweighted(backbone, weights, self.name) if weights else backbone
+        return fixed.edited(edits, self.name, leaving=method.leaving(found)) if edits else fixed
+
+    @property
+    def name(self) -> str:
+        """As it stands in the spec of a repaired model."""
+        return self.record.method + (" (random control)" if self.record.random else "")
+
+    def check(self, backbone: Backbone, *, force: bool = False) -> None:
+        """Raise UserError if the repair belongs to another model, by shape or, unless forced, by weights."""
+        base, anatomy = self.record.base, backbone.anatomy
+        if (backbone.depth, anatomy.width) != (base.blocks, base.width):
+            raise UserError(
+                f"this repair belongs to {base.spec or 'a model'} of {base.blocks} blocks of width {base.width}, and "
+                f"{backbone.spec} has {backbone.depth} of width {anatomy.width}."
+            )
+        if not force and weights_hash(backbone) != base.weights_sha256:
+            raise UserError(
+                f"this repair belongs to other weights than those of {backbone.spec}: it was fitted on "
+                f"{base.spec or 'a module'} {base.weights}".rstrip()
+                + "; fit it again, or force it."
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the repair as a folder of two files. Returns the folder.
+
+        Raises:
+            UserError: if it cannot be written, or holds files of those names that vitreg did not write.
+        """
+        outputs = Outputs(Path(folder).expanduser(), "fix", (RECORD, TENSORS))
+        outputs.check()
+
+        def write(place: Path) -> None:
+            save_file({name: value.contiguous() for name, value in self.tensors.items()}, place / TENSORS)
+            write_text(place / RECORD, self.record.model_dump_json(indent=1) + "\n")
+
+        outputs.publish(write)
+        return outputs.folder
+
+
+def load_repair(folder: str | Path) -> Repair:
+    """Read a repair that `Repair.save` or `vitreg fix` wrote.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another version.
+    """
+    place = Path(folder).expanduser()
+    if not (place / RECORD).is_file():
+        raise (
+            missing(place, "folder of a repair")
+            if not place.exists()
+            else UserError(f"{place} holds no {RECORD}, so it is no repair.")
+        )
+    held = read_json(place / RECORD)
+    schema = held.get("schema") if isinstance(held, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{place / RECORD} is of the version {json.dumps(schema)}, and this vitreg reads {SCHEMA}.")
+    try:
+        record = RepairRecord.model_validate(held)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{place / RECORD} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}."
+        ) from None
+    tensors = read_tensor_file(place / TENSORS)
+    method_named(record.method)
+    return Repair(record, tensors)
+
+
+def weights_hash(backbone: Backbone) -> str:
+    """Return the hash of a model's weights, as it was loaded."""
+    return backbone.weights_sha256 or sha256_of_weights(backbone.anatomy.tower)
+
+
+def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> Backbone:
+    """Return the model with some parameters of its tower replaced; all others are shared.
+
+    Args:
+        weights: by the parameter's name in the tower.
+    Raises:
+        UserError: for a name that is no parameter of another shape, or an edited model.
+    """
+    if backbone.edit_names:
+        raise UserError(
+            f"{backbone.spec} is edited while it runs, and {name} changes weights; repair the weights first."
+        )
+    module, tower = backbone.module, backbone.anatomy.tower
+    shared: dict[int, Any] = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    own = dict(tower.named_parameters())
+    for key, value in weights.items():
+        if key not in own or own[key].shape != value.shape:
+            raise UserError(f"this model has no parameter {key} of shape {list(value.shape)}.")
+        shared[id(own[key])] = nn.Parameter(value.to(own[key]), requires_grad=own[key].requires_grad)
+    changed = copy.deepcopy(module, shared)
+    return Backbone(
+        changed, find_anatomy(changed), backbone.preprocess, spec=f"{backbone.spec} + {name}",
+        weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(find_anatomy(changed).tower),
+        notes=(*backbone.notes, f"Weights changed: {name}."), untrained=backbone.untrained,
+        precision_choice=backbone.precision_choice,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def repaired(model: Model, repair: Repair, *, force: bool = False) -> Generator[Model, None, None]:
+    """Repair the very object given, a backbone or a module, while the block runs; also after an exception it is as before.
+
+    Raises:
+        UserError: as `Repair.apply`.
+    """
+    fixed = repair.apply(model, force=force)
+    stored = fixed.__dict__ if isinstance(model, Backbone) else {"forward": getattr(fixed, "forward")}  # noqa: B009
+    before = {name: model.__dict__[name] for name in stored if name in model.__dict__}
+    cached = model.__dict__.pop("module", None) if isinstance(model, Backbone) else None
+    try:
+        model.__dict__.update(stored)
+        yield model
+    finally:
+        for name in stored:
+            model.__dict__.pop(name, None)
+        model.__dict__.pop("module", None)
+        model.__dict__.update(before if cached is None else {**before, "module": cached})

@@ -1,0 +1,70 @@
+"""The settings of every repair: flags of `vitreg fix`, keywords of `vitreg.fit_repair`. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitreg.errors import UserError
+from vitreg.passes.options import ImageOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """Settings of a repair: the flags of the command line, each with a docstring."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(ImageOptions):
+    """Which images a repair is fitted on."""
+
+    limit: int | None = 500
+    """Use at most this many images: half to fit on, a quarter to choose with (64 at most), the rest to judge."""
+    seed: int = 0
+    """Of every draw."""
+    force: bool = False
+    """Repair a model without outliers all the same."""
+    random: bool = False
+    """Fit a control: as many neurons, tokens or places, chosen by lot."""
+
+
+def _at_least(low: float, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {low:g}, not {value:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestTimeSettings(MethodSettings):
+    """Test-time registers: move the activation of a few MLP neurons from the patches to added tokens. No training.
+
+    The neurons that write the outliers are found in one forward pass; how many are moved is searched on other images.
+
+    Example: vitreg fix test-time timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    registers: int = 1
+    """Tokens added, directly before the patches; neuron i goes to token i mod registers."""
+    neurons: int | None = None
+    """How many neurons to move; searched if unset."""
+    score: Literal["contrast", "activation"] = "contrast"
+    """How neurons are ranked: by the difference between outliers and other patches times what the neuron writes, or, as
+    published, by the mean size of the activation on outliers."""
+    rounds: int = 1
+    """Fit again on the repaired model, up to so many times, while that lowers the share of outliers."""
+    token: Literal["zero", "mean"] = "zero"
+    """What an added token is before block 0: zeros, or the mean patch of the images fitted on."""
+    max_damage: float = 0.01
+    """Stop the search once the class token has changed by this much (1 - cosine, mean over images)."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(1, registers=self.registers, neurons=self.neurons, rounds=self.rounds)
+        _at_least(0, max_damage=self.max_damage)
+
+
+TestTimeSettings.__test__ = False  # pytest: no test class  # type: ignore[attr-defined]
