@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from vitreg import quantities
 from vitreg.quantities import MISSING, number, short
-from vitreg.records import Histogram, LayerRecord, ScanResult, VerdictRecord, reading_block
+from vitreg.records import Histogram, LayerRecord, ScanResult, VerdictRecord
 
 _SPACE = "\N{NO-BREAK SPACE}"
 PERCENT = f"{_SPACE}%"  # after every percentage: 34.6 %
@@ -129,30 +129,6 @@ def relative(names: Sequence[str]) -> tuple[str, dict[str, str]]:
             break
         shared.append(level[0])
     return "/".join(shared), {name: "/".join(each[len(shared) :]) for name, each in parts.items()}
-
-
-def attention_taken(result: ScanResult) -> str:
-    """One sentence on the attention that outliers take, at the block where they take most; empty if not measured."""
-    block = reading_block(result.layers)
-    layer = next((la for la in result.layers if block is not None and la.index == block - 1), None)
-    if layer is None:
-        return ""
-    if layer.cls_attention is None:
-        return f"In block {block} an outlier receives {times(layer.received)} the attention of another patch."
-    lift = layer.cls_attention / layer.outlier_fraction if layer.outlier_fraction > 0 else None
-    than = f", {times(lift)} their share of the patches" if lift is not None else ""
-    return f"In block {block} outliers take {percent(layer.cls_attention)} of the CLS attention{than}."
-
-
-def attention_missing(result: ScanResult) -> str:
-    """Why there is no chart of the attention that outliers take."""
-    if result.attention_unread:
-        return f"Attention was not read: {result.attention_unread}"
-    if result.verdict.kind == "none":
-        return "Without outliers there is no attention for them to take."
-    if not result.model.tokens.get("cls"):
-        return "This model has no class token whose attention could be shared out."
-    return "Not measured."
 
 
 def shown_layer(result: ScanResult) -> LayerRecord | None:

@@ -162,7 +162,7 @@ def test_every_chart_of_a_scan_is_drawn(records, data, width):
     sound(norms.svg(result, width, 320))
     sound(attention.svg(result, width, 300))
     sound(positions.svg(result, width))
-    sound(per_image.svg(result.per_image, width, 300))
+    sound(per_image.svg(result, width))
     sound(redundancy.svg(result, width, 300))
     for scale in histogram.COUNT_SCALES:
         sound(histogram.svg(result.layers[0], width, 300, scale))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,8 +11,8 @@ from matplotlib.figure import Figure
 from vitreg.records import Example, ScanResult
 from vitreg.report.attempts import Attempts
 from vitreg.report.paper import NotMeasuredError, save_figure
-from vitreg.report.scan.charts import attention, histogram, norms, positions, redundancy
 from vitreg.report.scan.charts import examples as contact_sheet
+from vitreg.report.scan.charts import histogram, norms, pairs
 from vitreg.writing.files import output_folder
 
 
@@ -31,9 +32,7 @@ def write_figures(
     drawings: list[tuple[str, Callable[[], Figure]]] = [
         ("norms_per_layer", lambda: norms.figure(result)),
         ("histogram_peak", lambda: histogram.figure(result)),
-        ("positions", lambda: positions.figure(result)),
-        ("redundancy", lambda: redundancy.figure(result)),
-        ("attention", lambda: attention.figure(result)),
+        *((pairs.name_of(chart), partial(chart.figure, result)) for chart in pairs.CHARTS if chart.figure),
         ("examples", lambda: contact_sheet.figure(examples)),
     ]
     attempts = Attempts() if attempts is None else attempts

@@ -21,7 +21,7 @@ from vitreg.report.run import charts as charts_run
 from vitreg.report.scan import kept
 from vitreg.report.scan.advice import next_steps
 from vitreg.report.scan.cards import cards_of
-from vitreg.report.scan.charts import attention, histogram, norms, per_image, positions, redundancy
+from vitreg.report.scan.charts import histogram, norms, pairs
 from vitreg.report.scan.figures import write_figures
 from vitreg.writing.files import output_folder
 
@@ -91,8 +91,7 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
         "images": images,
         "groups": _groups(images.cards),
         "folder": folder,
-        "attention_taken": words.attention_taken(result),
-        "attention_missing": words.attention_missing(result),
+        "rows": [[_placed(chart, result) for chart in row] for row in pairs.ROWS],
         "steps": next_steps(result),
         "data": images.data,
         "skipped_shown": [(short[s.name], s.reason) for s in result.images.skipped[:SKIPPED_SHOWN]],
@@ -100,24 +99,30 @@ def _view(result: ScanResult, examples: Sequence[Example], attempts: Attempts) -
     }
 
 
+def _placed(chart: pairs.Chart, result: ScanResult) -> dict[str, Any]:
+    """Return the words around a chart, for the template."""
+    return {
+        "name": pairs.name_of(chart),
+        "title": chart.ABOUT.title,
+        "paper": chart.ABOUT.paper,
+        "legend": chart.ABOUT.legend,
+        "caption": chart.caption(result),
+        "missing": chart.missing(result),
+    }
+
+
 def _charts(result: ScanResult, attempts: Attempts) -> dict[str, Markup | None]:
     """Every chart by its name in the template; None if it was not measured, or could not be drawn."""
     shown = words.shown_layer(result)
-    # The chart next to the positions is as tall as theirs.
-    beside = attempts("chart of positions", lambda: positions.svg(result, shell.HALF))
-    drawn = {
+    drawn: dict[str, Callable[[float], Markup | None]] = {
         "norms": lambda w: norms.svg(result, w, 400 if w == shell.FULL else 320),
-        "per_image": lambda w: (
-            per_image.svg(result.per_image, w, 490 if beside and w == shell.HALF else 300) if result.per_image else None
-        ),
-        "redundancy": lambda w: redundancy.svg(result, w, 300),
-        "attention": lambda w: attention.svg(result, w, 300),
-        "positions": lambda w: positions.svg(result, w),
         "watched_norms": lambda w: (
             charts_run.norms(result.watched, w, 380 if w == shell.FULL else 300) if result.watched else None
         ),
         "watched_blocks": lambda w: charts_run.outliers_by_block(result.watched, w) if result.watched else None,
     }
+    for chart in pairs.CHARTS:
+        drawn[pairs.name_of(chart)] = lambda w, chart=chart: chart.svg(result, w)
     for scale in histogram.COUNT_SCALES:
         drawn[f"histogram_{scale}"] = lambda w, scale=scale: (
             histogram.svg(shown, w, 360 if w == shell.FULL else 300, scale) if shown else None

@@ -95,7 +95,7 @@ def test_attention_is_drawn_at_the_block_that_reads_the_tokens(scan_result):
     highest = min(points, key=lambda point: float(point[1]))
     assert float(highest[0]) == at[str(best.index + 1)]
     assert f"highest in block {best.index + 1}" in drawn
-    assert f"In block {best.index + 1} outliers take" in words.attention_taken(
+    assert f"In block {best.index + 1} outliers take" in attention.taken_in_words(
         result.model_copy(update={"layers": result.layers[:-1]})
     )
     assert "block that reads the tokens" in drawn

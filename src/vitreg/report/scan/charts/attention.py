@@ -8,15 +8,58 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from vitreg.records import LayerRecord, ScanResult
+from vitreg.records import LayerRecord, ScanResult, reading_block
 from vitreg.report.paper import OUTLIER, PATCH, SHARES, NotMeasuredError, axes_of, mark_blocks
 from vitreg.report.ranges import drawable, usable
+from vitreg.report.scan.charts.about import About
 from vitreg.report.scan.charts.norms import block_ticks
 from vitreg.report.svg import framed, labelled
 from vitreg.report.words import MISSING, PERCENT, finite, percent, times
 
+ABOUT = About(
+    title="Attention that outliers take",
+    paper="paper, Sec. 2",
+    legend=(("line-outlier", "share of CLS attention"), ("line-other", "share of patches")),
+)
 
-def svg(result: ScanResult, width: float, height: float) -> Markup | None:
+
+def taken_in_words(result: ScanResult) -> str:
+    """One sentence on the attention that outliers take, at the block where they take most; empty if not measured."""
+    block = reading_block(result.layers)
+    layer = next((la for la in result.layers if block is not None and la.index == block - 1), None)
+    if layer is None:
+        return ""
+    if layer.cls_attention is None:
+        return f"In block {block} an outlier receives {times(layer.received)} the attention of another patch."
+    lift = layer.cls_attention / layer.outlier_fraction if layer.outlier_fraction > 0 else None
+    than = f", {times(lift)} their share of the patches" if lift is not None else ""
+    return f"In block {block} outliers take {percent(layer.cls_attention)} of the CLS attention{than}."
+
+
+def caption(result: ScanResult) -> str:
+    """Say what outliers take where they take most, and how the chart is read."""
+    return (
+        f"{taken_in_words(result)} Where the lines part, the class token looks at outliers more than their number explains. "
+        "A point at block 5 is the attention in block 5 to the outliers that came out of block 4."
+    )
+
+
+def missing(result: ScanResult) -> str:
+    """Say what outliers take all the same, and why there is no chart."""
+    return f"{taken_in_words(result)} {_unread(result)}".strip()
+
+
+def _unread(result: ScanResult) -> str:
+    if result.attention_unread:
+        return f"Attention was not read: {result.attention_unread}"
+    if result.verdict.kind == "none":
+        return "Without outliers there is no attention for them to take."
+    if not result.model.tokens.get("cls"):
+        return "This model has no class token whose attention could be shared out."
+    return "Not measured."
+
+
+def svg(result: ScanResult, width: float, height: float = 300) -> Markup | None:
     """Share of the CLS attention that outliers take, against their share of the patches.
 
     A point is placed at the block that reads the tokens, one after the block whose output they are.

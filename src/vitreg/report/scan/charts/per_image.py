@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from vitreg.records import Histogram
+from vitreg.records import Histogram, ScanResult
 from vitreg.report.ranges import LARGEST
+from vitreg.report.scan.charts import positions
+from vitreg.report.scan.charts.about import About
 from vitreg.report.svg import LEFT, framed, labelled
 from vitreg.report.words import bin_name, countable, percent
 
+ABOUT = About(title="How many an image has")
+figure = None
+NARROW = 400  # pixels; a narrower page shows one chart a row
 
-def svg(data: Histogram, width: float, height: float) -> Markup | None:
+
+def caption(result: ScanResult) -> str:
+    """Say how the chart is read."""
+    return "Images by their number of outliers. A bar at 0 counts the images without any."
+
+
+def missing(result: ScanResult) -> str:
+    """Say why there is no chart."""
+    return "Counts per image were not recorded."
+
+
+def svg(result: ScanResult, width: float) -> Markup | None:
     """Number of images by number of outliers; many bars are joined, images without outliers keep their bar."""
-    if not countable(data):
+    data = result.per_image
+    if data is None or not countable(data):
         return None
+    height = 490 if width > NARROW and positions.drawn(result) else 300  # as tall as the positions beside it
     total = sum(data.counts)
     bars = _joined(data, most=int(width // 16))
     most = max(images for _, images in bars)

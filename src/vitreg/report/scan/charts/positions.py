@@ -10,14 +10,42 @@ from vitreg.records import ScanResult
 from vitreg.report.colours import palette
 from vitreg.report.paper import SHARES, NotMeasuredError, axes_of
 from vitreg.report.ranges import drawable
+from vitreg.report.scan.charts.about import About
 from vitreg.report.svg import Axis, Plot, element, png
 from vitreg.report.words import percent
+
+ABOUT = About(title="Where outliers sit", paper="paper, Fig. 10")
+
+
+def caption(result: ScanResult) -> str:
+    """Say how the chart is read."""
+    candidates = " These are candidates that did not hold up." if result.verdict.kind == "none" else ""
+    return (
+        "Share of images with an outlier at each place of the grid. If outliers are spread out, the content of the image "
+        "decides where they sit; if they sit in the same few cells, the position embedding does." + candidates
+    )
+
+
+def missing(result: ScanResult) -> str:
+    """Say why there is no chart."""
+    if result.verdict.kind == "none" or result.positions:
+        return "No outliers, so there are no places to show."
+    return "Positions were not recorded."
+
+
+def drawn(result: ScanResult) -> bool:
+    """Whether the record holds a place with outliers."""
+    return bool(_values(result).max(initial=0) > 0)
+
+
+def _values(result: ScanResult) -> np.ndarray:
+    grid = result.positions
+    return np.nan_to_num(np.asarray(grid.values if grid else [], dtype=np.float64), posinf=0.0, neginf=0.0)
 
 
 def svg(result: ScanResult, width: float) -> Markup | None:
     """Share of images with an outlier in each cell of the grid (Fig. 10); None without outliers."""
-    grid = result.positions
-    values = np.nan_to_num(np.asarray(grid.values if grid else [], dtype=np.float64), posinf=0.0, neginf=0.0)
+    grid, values = result.positions, _values(result)
     top = float(values.max(initial=0))
     if grid is None or top <= 0:
         return None

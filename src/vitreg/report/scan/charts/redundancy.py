@@ -10,11 +10,40 @@ from matplotlib.figure import Figure
 from vitreg.records import Histogram, ScanResult
 from vitreg.report.paper import OUTLIER, PATCH, NotMeasuredError, axes_of
 from vitreg.report.ranges import drawable
+from vitreg.report.scan.charts.about import About
 from vitreg.report.svg import LEFT, framed, labelled
-from vitreg.report.words import countable, density, number, trimmed
+from vitreg.report.words import countable, density, number, percent, trimmed
+
+ABOUT = About(
+    title="Redundancy of the patches",
+    paper="paper, Fig. 5a",
+    legend=(("line-outlier", "outliers"), ("line-other", "other patches")),
+)
 
 
-def svg(result: ScanResult, width: float, height: float) -> Markup | None:
+def caption(result: ScanResult) -> str:
+    """Say how the chart is read, and how often an outlier is the more redundant one of a pair."""
+    said = (
+        "How similar a patch is to its four neighbours before the first block. "
+        "Outliers further right sit on plain, repetitive patches."
+    )
+    auc = result.redundancy.auc if result.redundancy else None
+    if auc is None:
+        return said
+    return (
+        f"{said} In {percent(auc)} of random pairs of an outlier and another patch, the outlier is the more redundant one "
+        f"({percent(0.5)} would be chance)."
+    )
+
+
+def missing(result: ScanResult) -> str:
+    """Say why there is no chart."""
+    if result.verdict.kind == "none":
+        return "Without outliers there are no two groups to compare."
+    return "Redundancy was not measured."
+
+
+def svg(result: ScanResult, width: float, height: float = 300) -> Markup | None:
     """Cosine of patches to their neighbours, outliers against the rest, as two densities (Fig. 5a)."""
     record = result.redundancy
     if record is None:
