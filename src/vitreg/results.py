@@ -50,6 +50,8 @@ class EvalResult(Record):
 
     schema_: Literal["vitreg.eval/1"] = Field(default="vitreg.eval/1", alias="schema")
     task: str
+    title: str = Field(default="", description="of the task on a page; empty in earlier records")
+    measured: str = Field(default="", description="the headline as a sentence with {value}; empty in earlier records")
     model: EvalModel
     data: EvalData
     headline: str = Field(description="name of the metric that sums the task up")
@@ -86,6 +88,7 @@ class EvalPair(Record):
 
     model: str
     task: str
+    title: str = Field(default="", description="of the task on a page; empty in earlier records")
     folder: str = Field(description="beside the table")
     failed: str = Field(default="", description="why there is no number; empty where there is one")
     kept: bool = Field(default=False, description="whether the record was there already")

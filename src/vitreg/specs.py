@@ -18,6 +18,8 @@ COMPLETE = ("run", "planted")
 """Sources whose models bring their own weights."""
 SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
 TIMM_PLACES = ("local-dir", "hf-hub")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+"""Suffixes of files of weights."""
 PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
 """Artifacts that are planted; "clean" is the model without any."""
 

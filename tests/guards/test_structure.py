@@ -32,7 +32,7 @@ VERBS_MAY_IMPORT = {
     ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
 }
-REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "writing", "report"}
+REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}
 FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import vitreg.recipes.settings  # noqa: F401  registers those of vitreg
+import importlib
+import pkgutil
+
 from vitreg import plugins
+from vitreg.recipes import settings
 from vitreg.recipes.registry import RecipeConfig, recipe, registered
+
+for _module in pkgutil.iter_modules(settings.__path__):  # importing a module of settings registers its recipes
+    importlib.import_module(f"{settings.__name__}.{_module.name}")
 
 
 def kinds() -> dict[str, type[RecipeConfig]]:

@@ -22,8 +22,7 @@ from vitreg.models.settings import SIZES
 from vitreg.models.shape import Shape, shape_of, shape_of_tensors
 from vitreg.models.vit import VisionTransformer
 from vitreg.quantities import percent
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+from vitreg.specs import WEIGHTS
 
 # Relative L2 difference of the last block's output. Rounding and another LayerNorm epsilon stay below the first; an
 # approximate GELU lies between; above the second it is another network.
@@ -86,7 +85,7 @@ def start_from(network: VisionTransformer, spec: str | Path | nn.Module) -> list
 def _open(spec: str | Path | nn.Module) -> Source:
     """Read weights of a file, or build the model of a spec."""
     file = None if isinstance(spec, nn.Module) else Path(spec)
-    if file is not None and (file.is_file() or (file.suffix in SUFFIXES and ":" not in str(file))):
+    if file is not None and (file.is_file() or (file.suffix in WEIGHTS and ":" not in str(file))):
         tensors, notes = read_vit(file)
         tensors = {name: value.float() for name, value in tensors.items()}
         return Source(file.name, tensors, shape_of_tensors(tensors), None, None, tuple(notes))

@@ -2,12 +2,15 @@
 
 from vitreg.records import Provenance
 from vitreg.results import EvalData, EvalModel, EvalResult
+from vitreg.verbs.eval.settings.whole_image import KnnSettings
 
 
 def result(**changes):
     fields = {
         "schema": "vitreg.eval/1",
         "task": "knn",
+        "title": KnnSettings.title,
+        "measured": KnnSettings.measured,
         "model": EvalModel(
             spec="timm:a", library="timm", blocks=2, width=8, registers=0, patch=(8, 8), weights="library", weights_sha256="0"
         ),

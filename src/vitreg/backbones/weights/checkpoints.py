@@ -17,6 +17,7 @@ from vitreg.backbones.weights.names import roots
 from vitreg.backbones.weights.shards import indexes, is_index, read_index
 from vitreg.backbones.weights.tensor_files import read_tensor_file, refuse_unusable
 from vitreg.errors import UserError
+from vitreg.specs import WEIGHTS
 from vitreg.writing.files import missing
 
 # Wrappers around a state dict, best first: of several copies of a model the averaged one is what evaluation uses.
@@ -76,7 +77,7 @@ def _index_in(folder: Path) -> Path:
     safe = [index for index in found if "safetensors" in index.name]
     if len(safe or found) == 1:
         return (safe or found)[0]
-    files = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    files = sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS)
     inside = [index.name for index in found] or files
     raise UserError(
         f"{folder} is a folder; name a weights file" + (f" in it, such as {', '.join(inside[:8])}." if inside else ".")

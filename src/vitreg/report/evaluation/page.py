@@ -68,7 +68,7 @@ def render(result: EvalResult, pictures: Sequence[Path] = (), attempts: Attempts
     return shell.render(
         "evaluation.html.j2",
         result=result,
-        title=words.title(result.task),
+        title=words.title(result),
         sentence=words.sentence(result),
         controls=words.controls(result),
         verdict=words.verdict(result),

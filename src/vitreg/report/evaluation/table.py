@@ -68,7 +68,7 @@ def render(result: Evaluations, attempts: Attempts | None = None) -> str:
         heading=sentences[0] if len(sentences) == 1 else f"{several}{f' on {result.data}' if result.data else ''}.",
         sentences=sentences if len(sentences) > 1 else [],
         several=several,
-        tasks=[(title(task), next((p for p in by_task[task] if not p.failed), None)) for task in tasks],
+        tasks=[(title(pairs[0]), next((p for p in pairs if not p.failed), None)) for pairs in by_task.values()],
         rows=[(model, _row(result.pairs, model, tasks)) for model in models],
         failed=[pair for pair in result.pairs if pair.failed],
         weak=any(pair.beats_controls is False for pair in result.pairs),
@@ -83,7 +83,7 @@ def sentence(pairs: Sequence[EvalPair]) -> str:
         (pair for pair in pairs if pair.value is not None),
         key=lambda pair: -(pair.value or 0.0) if pair.larger_is_better else (pair.value or 0.0),
     )
-    name = title(pairs[0].task)
+    name = title(pairs[0])
     if not found:
         return f"{name}: no model could be measured."
     first = found[0]
@@ -105,14 +105,15 @@ def sentence(pairs: Sequence[EvalPair]) -> str:
 
 def _row(pairs: Sequence[EvalPair], model: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
     own = {pair.task: pair for pair in pairs if pair.model == model}
-    return [_cell(own[task], pairs) if task in own else {"title": title(task), "value": ""} for task in tasks]
+    titles = {pair.task: title(pair) for pair in pairs}
+    return [_cell(own[task], pairs) if task in own else {"title": titles[task], "value": ""} for task in tasks]
 
 
 def _cell(pair: EvalPair, pairs: Sequence[EvalPair]) -> dict[str, Any]:
     values = [each.value for each in pairs if each.task == pair.task and each.value is not None]
     best = None if not values else max(values) if pair.larger_is_better else min(values)
     return {
-        "title": title(pair.task),
+        "title": title(pair),
         "value": "failed" if pair.failed else measure(pair.value, pair.unit),
         "interval": f"{number(pair.interval[0])} to {number(pair.interval[1])}" if pair.interval else "",
         "control": "" if pair.control is None else f"{pair.control[0]} {measure(pair.control[1], pair.unit)}",

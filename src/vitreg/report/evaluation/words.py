@@ -5,39 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from vitreg.report.words import MISSING, PERCENT, count, number
-from vitreg.results import Cell, EvalResult
+from vitreg.results import Cell, EvalPair, EvalResult
 
-TITLES = {
-    "knn": "Nearest neighbours",
-    "linear": "Linear classifier",
-    "logistic": "Logistic regression",
-    "segmentation": "Segmentation",
-    "depth": "Depth",
-    "zeroshot": "Zero-shot classification",
-    "retrieval": "Retrieval",
-    "tokens": "What one token knows",
-    "position": "Where a patch lies",
-    "pixels": "What a patch shows",
-    "controls": "Tokens replaced",
-    "complexity": "Cost of registers",
-}
-MEASURED = {
-    "knn": "The vote of the nearest training images is right for {value} of the {judged}",
-    "linear": "A linear classifier on the features is right for {value} of the {judged}",
-    "logistic": "Logistic regression on the features is right for {value} of the {judged}",
-    "segmentation": "A linear layer on the patch tokens tells the classes of pixels with a mean IoU of {value}",
-    "depth": "A linear layer on the tokens tells distances with an RMSE of {value}",
-    "zeroshot": "The nearest sentence names the class of {value} of the {judged}",
-    "retrieval": "Between images and captions the mean recall at 1, 5 and 10 is {value}",
-    "tokens": "One token ({name}) tells the class of {value} of the {judged}",
-    "position": "A linear layer tells from the token of a patch where it lies, for {value} of them",
-    "pixels": "A linear layer restores the pixels of a patch from its token with an error of {value}",
-    "controls": "With no token replaced, a linear classifier is right for {value} of the {judged}",
-    "complexity": "{registers} more multiply-adds: {value}",
-}
-"""The headline of each task as a sentence."""
-OF_OTHER_METRICS = "{title} scores {value} ({name})"
-"""For sets whose metric is not the share of right answers."""
+SCORES = "{title} scores {value} ({name})"
+"""Of tasks without a sentence of their own, and of sets whose metric is not the share of right answers."""
 Standing = Literal["above", "level", "below", "alone"]
 
 
@@ -65,24 +36,24 @@ def interval(result: EvalResult, name: str) -> str:
 def sentence(result: EvalResult) -> str:
     """The sentence on what was measured, with the number and its interval."""
     value = result.metrics.get(result.headline)
-    pattern = MEASURED.get(result.task, OF_OTHER_METRICS)
+    pattern = result.measured or SCORES
     if "{judged}" in pattern and result.headline not in result.intervals:
-        pattern = OF_OTHER_METRICS
+        pattern = SCORES
     registers = result.headline.rpartition("_")[2]
     words = pattern.format(
         value=measure(value, result.units.get(result.headline, "")),
         judged=_judged(result),
         name=result.headline.replace("_", " "),
-        title=title(result.task),
+        title=title(result),
         registers=f"{registers} registers cost" if registers != "1" else "1 register costs",
     )
     found = interval(result, result.headline)
     return words + (f" (95{PERCENT} interval {found})" if found else "") + "."
 
 
-def title(task: str) -> str:
+def title(result: EvalResult | EvalPair) -> str:
     """A task's name on a page."""
-    return TITLES.get(task, task)
+    return result.title or result.task
 
 
 def _judged(result: EvalResult) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from vitreg.records import ScanResult
+from vitreg.specs import WEIGHTS
 
 FEW = 100  # images; fewer can miss a mild effect (docs/scan.md)
 TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
@@ -21,7 +22,7 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
     """
     verdict, named = result.verdict, named and ":" in result.model.spec
     spec, more = shlex.quote(result.model.spec) if named else "SPEC", ""
-    if named and result.model.weights.endswith((".safetensors", ".pth", ".pt", ".bin")):
+    if named and result.model.weights.endswith(WEIGHTS):
         # Flags stand last: `eval` wants its task and data before them.
         more = f" --weights {shlex.quote(result.model.weights)}"
     maps = f"Draw maps, with `--layer N` of any block: `vitreg maps {spec} photos/ --what attention,norm,pca{more}`."

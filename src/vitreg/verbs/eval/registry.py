@@ -7,40 +7,34 @@ lower case.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from vitreg import plugins
 from vitreg.errors import UserError
-from vitreg.verbs.eval.settings.dense import ComplexitySettings, DepthSettings, SegmentationSettings
+from vitreg.verbs.eval import settings as rooms
 from vitreg.verbs.eval.settings.task import TaskSettings
-from vitreg.verbs.eval.settings.tokens import ControlsSettings, PixelsSettings, PositionSettings, TokensSettings
-from vitreg.verbs.eval.settings.whole_image import (
-    KnnSettings,
-    LinearSettings,
-    LogisticSettings,
-    RetrievalSettings,
-    ZeroShotSettings,
-)
 
 if TYPE_CHECKING:
     from vitreg.verbs.eval.task import Task
 
-TASKS: dict[str, type[TaskSettings]] = {
-    "knn": KnnSettings,
-    "linear": LinearSettings,
-    "logistic": LogisticSettings,
-    "segmentation": SegmentationSettings,
-    "depth": DepthSettings,
-    "zeroshot": ZeroShotSettings,
-    "retrieval": RetrievalSettings,
-    "tokens": TokensSettings,
-    "position": PositionSettings,
-    "pixels": PixelsSettings,
-    "controls": ControlsSettings,
-    "complexity": ComplexitySettings,
-}
+
+def _ours() -> dict[str, type[TaskSettings]]:
+    """Find the tasks of vitreg: the dataclass NAMESettings of any module of `settings` is that of `tasks/name.py`."""
+    found: dict[str, type[TaskSettings]] = {}
+    for module in pkgutil.iter_modules(rooms.__path__):
+        held = vars(importlib.import_module(f"{rooms.__name__}.{module.name}")).items()
+        found |= {
+            name.removesuffix("Settings").lower(): kind
+            for name, kind in held
+            if name.endswith("Settings") and issubclass(kind, TaskSettings) and kind is not TaskSettings
+        }
+    return dict(sorted(found.items()))
+
+
+TASKS = _ours()
 
 
 def task_names() -> list[str]:

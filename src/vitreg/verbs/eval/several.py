@@ -26,7 +26,7 @@ from vitreg.results import EvalPair, EvalResult, Evaluations
 from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
 from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Task
-from vitreg.verbs.eval.verb import evaluate, settings_of, task_name
+from vitreg.verbs.eval.verb import evaluate, settings_of, task_name, title_of
 from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import RECORD
@@ -124,7 +124,7 @@ def _of_model(
         if group.world > 1:  # the other processes would wait for this one
             raise
         for task in tasks:
-            yield EvalPair(model=spec, task=task_name(type(task)), folder=task_name(type(task)), failed=_why(error))
+            yield _failed(spec, task, error)
         return
     for task in tasks:
         name = task_name(type(task))
@@ -139,9 +139,14 @@ def _of_model(
         except Exception as error:
             if group.world > 1:
                 raise
-            yield EvalPair(model=spec, task=name, folder=name, failed=_why(error))
+            yield _failed(spec, task, error)
         else:
             yield pair_of(found, name, kept=kept)
+
+
+def _failed(spec: str, task: Task, error: Exception) -> EvalPair:
+    name = task_name(type(task))
+    return EvalPair(model=spec, task=name, title=title_of(task), folder=name, failed=_why(error))
 
 
 def _why(error: Exception) -> str:
@@ -153,6 +158,7 @@ def pair_of(result: EvalResult, folder: str, *, kept: bool = False) -> EvalPair:
     return EvalPair(
         model=result.model.spec,
         task=result.task,
+        title=result.title,
         folder=folder,
         kept=kept,
         metric=result.headline,

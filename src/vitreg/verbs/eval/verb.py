@@ -115,6 +115,8 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime, setti
     backbone = bench.backbone
     return EvalResult(
         task=task_name(type(task)),
+        title=title_of(task),
+        measured=getattr(task, "measured", ""),
         model=model_entry(backbone),
         data=_data(bench, outcome),
         headline=outcome.headline,
@@ -151,6 +153,11 @@ def cache() -> Path:
 def task_name(kind: type) -> str:
     """Return a task's name on the command line: its class in lower case."""
     return kind.__name__.lower()
+
+
+def title_of(task: Task) -> str:
+    """Return a task's name on a page; empty for a task that says none."""
+    return getattr(task, "title", "")
 
 
 def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:

@@ -8,19 +8,23 @@ import pytest
 from vitreg.report.evaluation.table import as_csv, render, sentence
 from vitreg.results import EvalPair, Evaluations
 
+TITLES = {"knn": "Nearest neighbours", "depth": "Depth"}
 HOSTILE = '"><img src=x onerror=alert(1)>,\n'
 
 
 def pair(model="a", task="knn", value=60.0, **changes):
     fields = {
-        "folder": f"{model}/{task}", "metric": "top1", "unit": "%", "controls": {"chance": 10.0, "shuffled": 12.0},
+        "title": TITLES.get(task, ""), "folder": f"{model}/{task}", "metric": "top1", "unit": "%",
+        "controls": {"chance": 10.0, "shuffled": 12.0},
         "counts": {"train": 5, "test": 9}, "registers": 4,
     }  # fmt: skip
     return EvalPair(model=model, task=task, value=value, **{**fields, **changes})
 
 
 def failed(model="c", task="knn"):
-    return EvalPair(model=model, task=task, folder=f"{model}/{task}", failed="no model 'c' in timm.")
+    return EvalPair(
+        model=model, task=task, title=TITLES.get(task, ""), folder=f"{model}/{task}", failed="no model 'c' in timm."
+    )
 
 
 def plain(text):

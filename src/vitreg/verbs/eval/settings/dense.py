@@ -28,6 +28,9 @@ class SegmentationSettings(TaskSettings):
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m segmentation voc2012:VOCdevkit/VOC2012 --size 448
     """
 
+    title = "Segmentation"
+    measured = "A linear layer on the patch tokens tells the classes of pixels with a mean IoU of {value}"
+
     protocol: Literal["short", "ade20k"] = "short"
     """short, or the published one: crops of 512 px, scale 0.5 to 2, flips, colours; hours on a GPU."""
     steps: int | None = None
@@ -69,6 +72,9 @@ class DepthSettings(TaskSettings):
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m depth nyuv2/ --depth-scale 0.0392157
     """
 
+    title = "Depth"
+    measured = "A linear layer on the tokens tells distances with an RMSE of {value}"
+
     protocol: Literal["short", "nyud"] = "short"
     """short, or the published one: crops of 416x544 px, turned, mirrored, coloured; hours on a GPU."""
     layers: Literal["1", "4"] = "1"
@@ -109,6 +115,9 @@ class ComplexitySettings(TaskSettings):
 
     Example: vitreg eval timm:vit_large_patch14_dinov2 complexity --random --size 224
     """
+
+    title = "Cost of registers"
+    measured = "{registers} more multiply-adds: {value}"
 
     registers: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     """How many registers; everything is compared with none."""

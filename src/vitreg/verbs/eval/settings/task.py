@@ -12,6 +12,12 @@ from vitreg.passes.keywords import Fitted
 class TaskSettings(Fitted):
     """Settings of a task: the flags of the command line, each with a docstring."""
 
+    # No annotation: annotated, these would be flags.
+    title = ""
+    """The task's name on a page; its name on the command line if empty."""
+    measured = ""
+    """The headline as a sentence with {value}. {judged} is the number of test images, {name} the metric."""
+
     def check(self) -> None:
         """Raise UserError for settings out of range."""
         return

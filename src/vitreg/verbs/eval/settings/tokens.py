@@ -44,6 +44,9 @@ class TokensSettings(OutlierOptions):
     Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m tokens imagenette/
     """
 
+    title = "What one token knows"
+    measured = "One token ({name}) tells the class of {value} of the {judged}"
+
     missing: Literal["skip", "max-norm"] = "skip"
     """Images without an outlier: skip leaves them out of all rows; max-norm takes their patch with the most extreme norm."""
 
@@ -59,6 +62,9 @@ class PositionSettings(OutlierOptions):
 
     Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m position photos/
     """
+
+    title = "Where a patch lies"
+    measured = "A linear layer tells from the token of a patch where it lies, for {value} of them"
 
     solver: Literal["ridge", "logistic"] = "ridge"
     """ridge: least squares to one-hot cells, closed form, any number of images; logistic: softmax on some tokens."""
@@ -83,6 +89,9 @@ class PixelsSettings(OutlierOptions):
     Example: vitreg eval timm:vit_large_patch14_dinov2.lvd142m pixels photos/
     """
 
+    title = "What a patch shows"
+    measured = "A linear layer restores the pixels of a patch from its token with an error of {value}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ControlsSettings(OutlierOptions):
@@ -95,6 +104,9 @@ class ControlsSettings(OutlierOptions):
 
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m controls imagenette/ --replace registers random
     """
+
+    title = "Tokens replaced"
+    measured = "With no token replaced, a linear classifier is right for {value} of the {judged}"
 
     replace: tuple[Which, ...] = ("outliers", "registers", "random")
     """Which classes of tokens; those the model does not have are left out."""

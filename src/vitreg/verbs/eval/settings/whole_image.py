@@ -27,6 +27,9 @@ class KnnSettings(TaskSettings):
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m knn imagenette/ --k 10 20
     """
 
+    title = "Nearest neighbours"
+    measured = "The vote of the nearest training images is right for {value} of the {judged}"
+
     k: tuple[int, ...] = KS
     """Numbers of neighbours."""
     temperature: float = TEMPERATURE
@@ -68,6 +71,9 @@ class LinearSettings(TaskSettings):
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m linear imagenette/ --batch 256 --steps 1000
     """
 
+    title = "Linear classifier"
+    measured = "A linear classifier on the features is right for {value} of the {judged}"
+
     augmented: bool = False
     """Train on random resized crops and mirror images, computing features anew in each step."""
     steps: int = 12_500
@@ -101,6 +107,9 @@ class LogisticSettings(TaskSettings):
     Example: vitreg eval timm:vit_small_patch14_reg4_dinov2.lvd142m logistic cifar10:data/
     """
 
+    title = "Logistic regression"
+    measured = "Logistic regression on the features is right for {value} of the {judged}"
+
     token: Token = "cls"
     """The class token, the mean of the patch tokens, or both side by side."""
     c: tuple[float, ...] = GRID
@@ -124,6 +133,9 @@ class ZeroShotSettings(TaskSettings):
     Example: vitreg eval openclip:ViT-B-16@laion2b_s34b_b88k zeroshot imagenet:/data/imagenet
     """
 
+    title = "Zero-shot classification"
+    measured = "The nearest sentence names the class of {value} of the {judged}"
+
     templates: Literal["openai", "simple"] = "openai"
     """80 templates of OpenAI, or the 7 that were found to do nearly as well."""
     names: Path | None = None
@@ -140,6 +152,9 @@ class RetrievalSettings(TaskSettings):
 
     Example: vitreg eval openclip:ViT-B-16@laion2b_s34b_b88k retrieval flickr8k/captions.json
     """
+
+    title = "Retrieval"
+    measured = "Between images and captions the mean recall at 1, 5 and 10 is {value}"
 
     captions_per_image: int | None = None
     """Use the first captions of each image only; 5 is usual for COCO. All if unset."""
