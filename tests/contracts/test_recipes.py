@@ -14,10 +14,12 @@ from torch import nn
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.models.vit import VisionTransformer
+from vitreg.recipes import registry
 from vitreg.recipes.average import Average
+from vitreg.recipes.known import kinds
 from vitreg.recipes.parameters import ParamGroup, group_parameters
 from vitreg.recipes.recipe import StepOutput
-from vitreg.recipes.settings import ClipConfig
+from vitreg.recipes.settings import ClipConfig, SupervisedConfig
 from vitreg.testing import check_recipe
 
 NO_REGISTERS = {"registers": 0}
@@ -52,6 +54,21 @@ def test_every_recipe_keeps_its_promises(name, knobs):
     assert (found["micro-batches"] == "held") == (name in SPLIT)
     assert (found["averages"] == "held") == (name in AVERAGED)
     assert {promise for promise, what in found.items() if what != "held"} <= {"micro-batches", "averages"}
+
+
+def without_a_case():
+    """The recipes of vitreg that no case of `tiny_recipes` builds, and so no promise is checked of."""
+    own = {name for name, config in kinds().items() if config.__module__.startswith("vitreg.")}
+    return own - {recipe.kind for recipe in RECIPES.values()}
+
+
+def test_every_recipe_has_a_case():
+    assert without_a_case() == set()
+
+
+def test_a_recipe_without_a_case_is_found(monkeypatch):
+    monkeypatch.setitem(registry._registered, "planted", SupervisedConfig)
+    assert without_a_case() == {"planted"}
 
 
 @pytest.mark.slow

@@ -50,18 +50,57 @@ def name_of(path, source=SRC):
 
 
 def imports(path, source=SRC, *, top_level_only=False):
-    """Names of the modules a file imports, wherever the import stands: in a function, for types only, or relative."""
+    """Names of the modules a file imports, wherever the import stands: in a function, for types only, or relative.
+
+    Also seen: a name of the package's lazy list, `vitreg.scan`, and an import by a string, `import_module("vitreg.verbs.x")`.
+    """
     tree = parsed(path.read_text())
     package = [*path.relative_to(source.parent).parts[:-1]]
+    lazy = homes(source)
     for node in ast.iter_child_nodes(tree) if top_level_only else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:  # `from package import module` names the module, not the package
                 inside = source.parent / Path(*module.split("."), alias.name)
-                yield f"{module}.{alias.name}" if inside.is_dir() or inside.with_suffix(".py").exists() else module
+                if module == source.name and alias.name in lazy:
+                    yield lazy[alias.name]
+                else:
+                    yield f"{module}.{alias.name}" if inside.is_dir() or inside.with_suffix(".py").exists() else module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+    if not top_level_only:
+        yield from lazy_names(tree, lazy, source)
+        yield from strings_imported(tree)
+
+
+@functools.cache
+def homes(source=SRC):
+    """The modules in which the public names of a package live, by the dictionary `_HOMES` of its `__init__`."""
+    start = source / "__init__.py"
+    tree = parsed(start.read_text()) if start.exists() else ast.Module([], [])
+    found = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "_HOMES"]
+    return ast.literal_eval(found[0]) if found else {}
+
+
+def lazy_names(tree, lazy, source=SRC):
+    """Modules behind `vitreg.scan` where the package is imported, under whatever name."""
+    imported = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names = {alias.asname or source.name for alias in imported if alias.name.split(".")[0] == source.name}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            yield from [lazy[node.attr]] if node.attr in lazy else []
+
+
+def strings_imported(tree):
+    """Modules imported by a string; of an f-string its beginning, which names the package."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        word = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+        if called in ("import_module", "__import__") and isinstance(word, ast.Constant) and isinstance(word.value, str):
+            yield word.value.rstrip(".")
 
 
 def circles(source=SRC):
@@ -129,12 +168,21 @@ def test_imports_go_down():
         ("verbs/new.py", "from vitreg.verbs.scan.measure import Measure"),
         ("report/new.py", "from vitreg.backbones import Backbone"),
         ("training/new.py", "from vitreg.report import draw_scan"),
+        ("training/new.py", "import vitreg\n\ndef later():\n    return vitreg.scan(None, None)"),
+        ("training/new.py", "import vitreg as v\n\nlater = v.scan"),
+        ("training/new.py", "import vitreg.errors\n\nlater = vitreg.scan"),
+        ("training/new.py", "from vitreg import scan"),
+        ("verbs/maps/new.py", "import vitreg\n\nvitreg.scan(None, None)"),
+        ("training/new.py", "import importlib\n\nimportlib.import_module('vitreg.verbs.scan.verb')"),
+        ("training/new.py", "from importlib import import_module\n\nimport_module(f'vitreg.verbs.{1}')"),
+        ("training/new.py", "__import__('vitreg.verbs.scan.verb')"),
     ],
 )
 def test_a_planted_climb_is_found(tmp_path, place, line):
     planted = tmp_path / "vitreg" / place
     planted.parent.mkdir(parents=True)
     planted.write_text(line)
+    (tmp_path / "vitreg" / "__init__.py").write_text((SRC / "__init__.py").read_text())
     assert list(climbs(planted, tmp_path / "vitreg"))
 
 
@@ -200,12 +248,16 @@ def test_no_circles():
         "from .a import x",
         "from . import a",
         "import house.a",
+        "import house\n\ndef later():\n    return house.x",
+        "from house import x",
+        "import importlib\n\nimportlib.import_module('house.a')",
     ],
 )
 def test_a_planted_circle_is_found_wherever_its_import_stands(tmp_path, line):
     house = tmp_path / "house"
     house.mkdir()
-    for name, text in {"__init__": "", "a": "from house.b import y", "b": "from house.c import z", "c": ""}.items():
+    lazy = "_HOMES = {'x': 'house.a'}"
+    for name, text in {"__init__": lazy, "a": "from house.b import y", "b": "from house.c import z", "c": ""}.items():
         (house / f"{name}.py").write_text(text)
     assert circles(house) == []
     (house / "c.py").write_text(line)
