@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from string import Formatter
 from typing import cast
 
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.passes.bench import Bench
+from vitreg.report.evaluation.words import FILLED
 from vitreg.verbs.eval.settings.task import TaskSettings
 from vitreg.verbs.eval.task import Outcome, Task
 
@@ -16,7 +18,7 @@ def check_task(task: Task, bench: Bench) -> Outcome:
     """Check that a task keeps every promise that records rely on.
 
     The same task on the same bench gives the same numbers; the headline is one of its metrics; every number is finite or
-    NaN; a control stands beside it, or a note says why there is none; the protocol can be written as JSON; the model keeps
+    NaN; a control stands beside it, or a note says why there is none; the protocol can be written as JSON, and its sentence be filled in; the model keeps
     its weights.
 
     Args:
@@ -29,6 +31,8 @@ def check_task(task: Task, bench: Bench) -> Outcome:
     """
     assert isinstance(task, TaskSettings), f"{type(task).__name__} does not inherit TaskSettings, so it has no flags"
     cast(TaskSettings, task).check()
+    named = {field for _, field, *_ in Formatter().parse(task.measured) if field is not None}
+    assert named <= FILLED, f"`measured` names {', '.join(sorted(named - FILLED))}; only {', '.join(FILLED)} are known"
     before = sha256_of_weights(bench.backbone.module)
     first, again = task.run(bench), task.run(bench)
     assert isinstance(first, Outcome), f"run gives {type(first).__name__} instead of an Outcome"

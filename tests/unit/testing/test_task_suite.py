@@ -62,6 +62,11 @@ class Faulty(TaskSettings):
         return Outcome(**given)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Misworded(Faulty):
+    measured = "It is {valeu}"
+
+
 COUNTER = itertools.count()
 
 
@@ -72,6 +77,7 @@ COUNTER = itertools.count()
         (Faulty(changed=(("metrics", {"a": float("inf")}),)), "a is infinite"),
         (Faulty(changed=(("controls", {}),)), "a number without a control"),
         (Faulty(changed=(("counts", {"test": 0}),)), "0 images of the test side"),
+        (Misworded(), "`measured` names valeu"),
         (Faulty(moving=True), "the second time"),
         (Faulty(writing=True), "changed the weights"),
     ],

@@ -7,6 +7,8 @@ from typing import Literal
 from vitreg.report.words import MISSING, PERCENT, count, number
 from vitreg.results import Cell, EvalPair, EvalResult
 
+FILLED = {"value", "judged", "name", "title", "registers"}
+"""What the sentence of a task may name in braces."""
 SCORES = "{title} scores {value} ({name})"
 """Of tasks without a sentence of their own, and of sets whose metric is not the share of right answers."""
 Standing = Literal["above", "level", "below", "alone"]
