@@ -18,8 +18,8 @@ def check_task(task: Task, bench: Bench) -> Outcome:
     """Check that a task keeps every promise that records rely on.
 
     The same task on the same bench gives the same numbers; the headline is one of its metrics; every number is finite or
-    NaN; a control stands beside it, or a note says why there is none; the protocol can be written as JSON, and its sentence be filled in; the model keeps
-    its weights.
+    NaN; a control stands beside it, or a note says why there is none; the protocol can be written as JSON;
+    `measured` can be filled in; the model keeps its weights.
 
     Args:
         task: with its settings.
