@@ -55,13 +55,26 @@ def test_every_verb_that_writes_is_tried():
     assert set(WRITES) | SKIPPED == set(CASES)
 
 
-@pytest.mark.parametrize("verb", WRITES)
-def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg, made, tmp_path, verb):
-    def run(out):
-        return vitreg(verb, *words_of(CASES[verb], made, out), *MORE.get(verb, ()))
+def run_verb(vitreg, made, verb, out):
+    return vitreg(verb, *words_of(CASES[verb], made, out), *MORE.get(verb, ()))
 
-    assert run(tmp_path / "first").returncode == 0
-    names = [name for name in files(tmp_path / "first") if not name.split("/")[-1].startswith("0000")]
+
+@pytest.fixture(scope="module")
+def first(vitreg, made, tmp_path_factory):
+    """The folder of a verb, made once."""
+    root = tmp_path_factory.mktemp("first")
+
+    def folder(verb):
+        if not (root / verb).exists():
+            assert run_verb(vitreg, made, verb, root / verb).returncode == 0
+        return root / verb
+
+    return folder
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg, made, first, tmp_path, verb):
+    names = [name for name in files(first(verb)) if not name.split("/")[-1].startswith("0000")]
     assert names
     for number, name in enumerate(names):
         if verb == "extract" and not name.endswith("features.parquet"):
@@ -69,17 +82,15 @@ def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg,
         out = tmp_path / str(number)
         (out / name).parent.mkdir(parents=True)
         (out / name).write_bytes(b"mine")
-        sentence = one_sentence(run(out))
+        sentence = one_sentence(run_verb(vitreg, made, verb, out))
         assert (out / name).read_bytes() == b"mine", name
         assert name.split("/")[0] in sentence, name
 
 
 @pytest.mark.parametrize("verb", [verb for verb in WRITES if verb != "train"])  # a run is never begun twice
-def test_the_same_command_may_be_given_again(vitreg, made, tmp_path, verb):
-    words = (verb, *words_of(CASES[verb], made, tmp_path), *MORE.get(verb, ()))
-    for _ in range(2):
-        done = vitreg(*words)
-        assert done.returncode == 0, done.stderr
+def test_the_same_command_may_be_given_again(vitreg, made, first, verb):
+    done = run_verb(vitreg, made, verb, first(verb))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("verb", WRITES)

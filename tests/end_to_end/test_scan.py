@@ -21,6 +21,7 @@ from vitreg.records import ScanResult
 from vitreg.verbs.scan.verb import scan
 
 from .conftest import one_sentence
+from .made import QUICK
 
 UNDRAWN = str(Path(__file__).with_name("undrawn.py"))
 
@@ -138,7 +139,7 @@ def test_two_processes_say_what_one_says(vitreg_process, photos, planted, tmp_pa
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_gate_exits_with_three(vitreg, photos, tmp_path):
-    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--fail-above", "0.001")
+    done = vitreg("scan", "planted:high-norm", photos, "--out", tmp_path / "out", "--fail-above", "0.001", *QUICK)
     assert done.returncode == 3
     assert "--fail-above" in done.stderr
 
@@ -157,7 +158,7 @@ def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_pa
     Image.new("RGB", (20000, 40), "teal").save(mixed / "wide.png")
     Image.open(good[5]).convert("CMYK").save(mixed / "cmyk.jpg")
     (mixed / "loop").symlink_to(mixed)
-    done = vitreg("scan", "planted:high-norm", mixed, "--out", tmp_path / "out")
+    done = vitreg("scan", "planted:high-norm", mixed, "--out", tmp_path / "out", *QUICK)
     assert done.returncode == 0, done.stderr
     images = read(tmp_path / "out").images
     assert images.seen == 6
@@ -170,7 +171,7 @@ def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_pa
 def test_the_same_command_gives_the_same_result_in_another_process(vitreg, vitreg_process, photos, tmp_path):
     results = []
     for name, run in (("a", vitreg), ("b", partial(vitreg_process, program=(sys.executable, UNDRAWN)))):
-        assert run("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "4").returncode == 0
+        assert run("scan", "planted:low-norm", photos, "--out", tmp_path / name, "--limit", "4", *QUICK).returncode == 0
         results.append(read(tmp_path / name).model_dump(exclude={"provenance"}))
     assert results[0] == results[1]
 
@@ -231,7 +232,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_record_but_no_half_of_anythi
     if mounted.returncode:
         pytest.skip("cannot mount a small tmpfs here")
     try:
-        sentence = one_sentence(vitreg("scan", "planted:high-norm", photos, "--out", small))
+        sentence = one_sentence(vitreg("scan", "planted:high-norm", photos, "--out", small, *QUICK))
         assert "space" in sentence
         assert {p.name for p in small.rglob("*") if p.is_file()} == {"result.json", ".vitreg.json"}
         assert read(small).images.seen == 8
@@ -249,7 +250,7 @@ def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
         "--out",
         str(tmp_path / "out"),
     ]
-    command += ["--batch-size", "1"]
+    command += ["--batch-size", "1", *QUICK]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

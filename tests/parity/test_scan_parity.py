@@ -11,7 +11,7 @@ from vitreg.data import IMAGENET, ImageSource, stream
 from vitreg.models import planted
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("few_resamples", "planted_once")
 
 
 @pytest.fixture(scope="module")

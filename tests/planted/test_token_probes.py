@@ -21,6 +21,8 @@ from vitreg.verbs.eval.tasks.position import Position
 from vitreg.verbs.eval.tasks.tokens import Tokens
 from vitreg.verbs.eval.token_pass import TokenPass, open_pictures
 
+pytestmark = pytest.mark.usefixtures("planted_once")
+
 SIDE, GRID = 96, 6
 AS_THEY_ARE = Preprocess((SIDE, SIDE), (SIDE, SIDE), IMAGENET.mean, IMAGENET.std, crop=False)
 
@@ -127,6 +129,7 @@ def test_overwritten_outliers_do_not_know_their_pixels(folder):
     assert twin.metrics["error_difference_high"] < 0.05 * gap
 
 
+@pytest.mark.slow
 def test_classes_drawn_by_lot_differ_in_nothing(folder):
     draw = torch.Generator().manual_seed(0)
 

@@ -14,6 +14,8 @@ from vitreg import plugins
 from vitreg.analysis.outliers import beyond
 from vitreg.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+
 
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch):

@@ -20,6 +20,8 @@ from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.tokens import TokenLayout
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+
 
 @pytest.fixture
 def vit() -> VisionTransformer:
