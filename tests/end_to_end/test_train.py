@@ -104,6 +104,7 @@ def test_killed_and_stopped_then_resumed_is_the_same_run(settings, finished, tmp
     tiny_run.assert_same_run(run, finished[0])
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_is_killed_and_resumed_to_the_same_end(vitreg, data, tmp_path):
     base = {"base": "timm:test_vit", "base_weights": "random", "drop_path": 0.0}
     settings = tiny_run.settings_file(tmp_path / "settings.json", data, model=base)

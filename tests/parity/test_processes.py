@@ -129,7 +129,7 @@ def test_two_copies_train_as_one_process(name, one, copies):
     assert difference <= 1e-5, where
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_model_of_another_library_trains_alike_on_two(mode, one, tmp_path):
     names = [f"supervised ema{BASED}", f"dino{BASED}"]
     spawn(tmp_path, names, mode)

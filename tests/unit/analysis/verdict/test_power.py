@@ -61,8 +61,10 @@ def is_a_bound(found):
     return binomtest(sum(found), len(found), power.POWER, "less").pvalue > 0.01
 
 
-@pytest.mark.parametrize("side", ["high", "low"])
-@pytest.mark.parametrize("images", [12, 30])
+@pytest.mark.parametrize(
+    ("images", "side"),
+    [(12, "high"), (30, "low"), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((30, "high"), (12, "low")))],
+)
 def test_the_share_that_is_said_to_be_found_in_four_of_five_draws_is_found_at_least_so_often(images, side):
     rng = np.random.default_rng(images)
     said = said_of(bulk(images, rng), outliers.ratio)
