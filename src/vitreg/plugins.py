@@ -6,7 +6,10 @@ imported when first used. In a script or a notebook, `@vitreg.plugin("detector",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
@@ -79,6 +82,47 @@ def all_of(kind: Kind) -> dict[str, Any]:
     return {name: find(kind, name) for name in names(kind)}
 
 
+@contextmanager
+def blamed(kind: Kind, name: str, made: Any = None, *, inside: bool = False) -> Iterator[None]:
+    """Turn what a plug-in raises into one sentence: its name, its package, the error. The traceback stays as the cause.
+
+    Args:
+        made: the plug-in, if it was added under another name or under none.
+        inside: blame the plug-in only if its own code stands in the traceback, for a stretch that runs vitreg's too.
+    Raises:
+        UserError: for any exception but a UserError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of somebody else raises
+        home = str(getattr(_added[kind].get(name, made), "__module__", ""))
+        if inside and not _passes_through(error, home):
+            raise
+        points = _declared(kind).get(name, ())
+        origin = f"the module {home}" if not points else _origin(points[0])
+        raise UserError(f"the {kind} '{name}' of {origin} failed: {_said(error)}.") from error
+
+
+def _passes_through(error: Exception, home: str) -> bool:
+    """Whether code of a module, or of its package, stands in a traceback, also in that of a worker process."""
+    package = home.partition(".")[0]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(str(frame.f_globals.get("__name__", "")).partition(".")[0] == package for frame in frames):
+        return True
+    file = getattr(sys.modules.get(home), "__file__", None)
+    return file is not None and file in str(error)
+
+
+def _said(error: Exception) -> str:
+    """Return an error on one line: its class and first line; of a worker's, whose text is a traceback, the last line."""
+    lines = str(error).strip().splitlines()
+    if lines and lines[0].startswith("Caught "):
+        return lines[-1].rstrip(".")
+    return f"{type(error).__name__}: {lines[0]}".rstrip(".") if lines else type(error).__name__
+
+
 @cache
 def _declared(kind: Kind) -> dict[str, tuple[EntryPoint, ...]]:
     found: dict[str, tuple[EntryPoint, ...]] = {}
@@ -91,9 +135,7 @@ def _loaded(kind: Kind, point: EntryPoint) -> Any:
     try:
         return point.load()
     except Exception as error:  # whatever the module of somebody else raises
-        raise UserError(
-            f"the {kind} '{point.name}' of {_origin(point)} cannot be imported: {type(error).__name__}: {error}."
-        ) from error
+        raise UserError(f"the {kind} '{point.name}' of {_origin(point)} cannot be imported: {_said(error)}.") from error
 
 
 def _origin(point: EntryPoint) -> str:

@@ -155,7 +155,9 @@ def test_a_source_of_an_installed_package_builds_models(installed):
     check_backbone(backbone)
     with pytest.raises(UserError, match=r"no source 'zo:' of models. Did you mean 'zoo:3'"):
         vitreg.load("zo:3")
-    with pytest.raises(UserError, match="the source 'zoo' cannot build 'three': ValueError"):
+    with pytest.raises(
+        UserError, match="the source 'zoo' of the package plugged_zoo failed: ValueError: invalid literal"
+    ):
         vitreg.load("zoo:three")
 
 
@@ -224,6 +226,102 @@ def test_a_task_that_is_none_is_refused(installed, vitreg, sides):
     )
     assert "the task 'odd' is 3, not a dataclass" in vitreg("eval", "planted:clean", "odd", sides).stderr
     assert "its name must be 'counted'" in vitreg("eval", "planted:clean", "other", sides).stderr
+
+
+FAULTY = """
+from dataclasses import dataclass
+from typing import Literal
+
+from vitreg.recipes.registry import RecipeConfig, recipe
+from vitreg.verbs.eval.settings.task import TaskSettings
+
+def raises(*given):
+    raise RuntimeError("the cable is loose\\nand the fuse has blown")
+
+def nothing(*given):
+    return None
+
+@dataclass(frozen=True, kw_only=True)
+class Torn(TaskSettings):
+    '''Tear.'''
+    run = raises
+
+@dataclass(frozen=True, kw_only=True)
+class Bent(TaskSettings):
+    '''Bend.'''
+    check = raises
+    run = nothing
+
+@dataclass(frozen=True, kw_only=True)
+class Void(TaskSettings):
+    '''Void.'''
+    run = nothing
+
+@recipe("torn")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TornRecipe(RecipeConfig):
+    '''Tear.'''
+    kind: Literal["torn"] = "torn"
+    group: int = 1
+    build = raises
+    view = raises
+"""
+
+
+def one_sentence(done, kind, name, words="RuntimeError: the cable is loose"):
+    assert done.returncode == 2, done.stderr
+    sentence = f"the {kind} '{name}' of the package plugged_faulty failed: {words}.\n"
+    assert done.stderr.endswith(sentence), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "points", "words"),
+    [
+        ("detector", "torn", "raises", ["scan", "planted:clean", "PHOTOS", "--detector", "torn"]),
+        ("source", "torn", "raises", ["doctor", "torn:x"]),
+        ("anatomy", "torn", "raises", ["doctor", "torchvision:resnet18", "--random"]),
+        ("task", "torn", "Torn", ["eval", "planted:clean", "torn", "PHOTOS"]),
+        ("task", "bent", "Bent", ["eval", "planted:clean", "bent", "PHOTOS"]),
+        ("recipe", "torn", "TornRecipe", ["train", "deit3-smoke", "--recipe.kind", "torn", "--data.root", "PHOTOS", "--run.batch", "2"]),
+    ],
+)  # fmt: skip
+def test_what_a_plugin_raises_is_one_sentence(installed, vitreg, sides, tmp_path, kind, name, points, words):
+    installed("plugged_faulty", plugins.GROUPS[kind], {name: f"plugged_faulty:{points}"}, FAULTY)
+    out = [] if words[0] == "doctor" else ["--out", tmp_path / "out"]
+    one_sentence(vitreg(*[sides if word == "PHOTOS" else word for word in words], *out), kind, name)
+
+
+def test_what_a_plugin_gives_is_looked_at(installed, sides):
+    import vitreg
+
+    installed("plugged_faulty", "vitreg.detectors", {"void": "plugged_faulty:nothing"}, FAULTY)
+    with pytest.raises(UserError, match="the detector 'void' gives NoneType, not a Detection"):
+        vitreg.scan("planted:clean", sides, detector="void")
+    plugins.plugin("anatomy", "odd")(lambda module: 3)
+    with pytest.raises(UserError, match=r"the anatomy 'odd' gives 3; it gives a vitreg.Anatomy"):
+        vitreg.load(torch.nn.Linear(3, 3))
+
+
+def test_the_traceback_of_a_plugin_is_the_cause_and_faults_of_vitreg_are_not_blamed_on_it():
+    def faulty():
+        raise KeyError("own")
+
+    plugins.plugin("task", "mine")(faulty)
+    words = f"the task 'mine' of the module {__name__} failed: KeyError: 'own'"
+    with pytest.raises(UserError, match=words) as error, plugins.blamed("task", "mine"):
+        faulty()
+    assert isinstance(error.value.__cause__, KeyError)
+    with pytest.raises(ZeroDivisionError), plugins.blamed("recipe", "none", np.float64, inside=True):
+        exec("1 / 0", {"__name__": "vitreg.somewhere"})
+
+
+def test_the_help_lists_the_detectors_that_there_are(installed, vitreg):
+    installed("plugged_iqr", "vitreg.detectors", {"iqr": "plugged_iqr:iqr"}, IQR)
+    for words in (["scan", "--help"], ["eval", "SPEC", "tokens", "--help"]):
+        text = " ".join(vitreg(*words).stdout.replace("│", " ").split())
+        assert "One of mixture, mad[:k], ratio[:factor], absolute[:cutoff], iqr (default: mixture)." in text
+    assert "plugged_iqr" not in sys.modules
 
 
 def blocks_of(heading):

@@ -8,10 +8,11 @@ the paper) do not transfer between models. A percentile finds its share in any m
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -259,6 +260,8 @@ def _split(p: np.ndarray) -> tuple[float, float] | None:
 
 
 NAMES = ("mixture", "mad", "ratio", "absolute", "percentile")
+PARAMETERS = {"mixture": "", "mad": "[:k]", "ratio": "[:factor]", "absolute": "[:cutoff]"}
+"""The detectors that give verdicts, and the parameter of each."""
 
 
 def detector(name: str) -> Detector:
@@ -280,7 +283,7 @@ def detector(name: str) -> Detector:
             raise UserError("the mixture detector takes no parameter.")
         return mixture
     functions: dict[str, Callable[..., Detection]] = {"mad": mad, "ratio": ratio, "absolute": absolute}
-    function = functions[kind] if kind in functions else plugins.find("detector", kind, NAMES)
+    function = functions[kind] if kind in functions else _of_others(kind)
     if not argument:
         return function
     if len(inspect.signature(function).parameters) < 3:
@@ -292,3 +295,25 @@ def detector(name: str) -> Detector:
     if not 0 < value < float("inf"):
         raise UserError(f"the parameter of --detector {name} must be positive.")
     return lambda histogram, side: function(histogram, side, value)
+
+
+def known_detectors() -> str:
+    """Return what --detector takes, as the help shows it: ours with their parameters, then plug-ins."""
+    return ", ".join(plugins.names("detector", (f"{name}{PARAMETERS[name]}" for name in NAMES if name in PARAMETERS)))
+
+
+def _of_others(kind: str) -> Callable[..., Detection]:
+    """Return a plug-in whose failures are one sentence. Raises UserError for a name that does not exist."""
+    function = plugins.find("detector", kind, NAMES)
+    if not callable(function):
+        raise UserError(f"the detector '{kind}' is {function!r}, not a function (histogram, side) → Detection.")
+
+    @functools.wraps(function)
+    def called(*given: Any) -> Detection:
+        with plugins.blamed("detector", kind):
+            found = function(*given)
+        if not isinstance(found, Detection):
+            raise UserError(f"the detector '{kind}' gives {type(found).__name__}, not a Detection.")
+        return found
+
+    return called

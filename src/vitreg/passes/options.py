@@ -14,6 +14,8 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
+from tyro.conf import arg
+
 from vitreg import specs
 from vitreg.errors import UserError, unknown
 from vitreg.passes import ahead
@@ -27,6 +29,16 @@ DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
 
 
 BLOCKS = Listed(r"-?\d+|all|none")
+
+
+def _known_detectors(default: str) -> str:
+    from vitreg.analysis.outliers import known_detectors
+
+    return f"One of {known_detectors()} (default: {default})."
+
+
+DETECTORS = arg(help_behavior_hint=_known_detectors)
+"""Marks a flag that names a detector: the help lists those that there are, installed ones too."""
 
 
 class Options(Protocol):

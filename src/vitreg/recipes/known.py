@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vitreg import plugins
 from vitreg.recipes import settings
@@ -19,10 +21,20 @@ def kinds() -> dict[str, type[RecipeConfig]]:
     A plug-in is the dataclass of its settings, or the module in which `@recipe` registers it.
 
     Raises:
-        UserError: for a package whose recipe cannot be imported.
-        ValueError: for a plug-in that is no recipe.
+        UserError: for a package whose recipe cannot be imported, or is none.
     """
     for name, made in plugins.all_of("recipe").items():
         if isinstance(made, type) and name not in registered():
-            recipe(name)(made)
+            with plugins.blamed("recipe", name):
+                recipe(name)(made)
     return registered()
+
+
+@contextmanager
+def blamed(config: RecipeConfig) -> Iterator[None]:
+    """Turn what a recipe of others raises, while vitreg runs it, into one sentence. Raises UserError."""
+    if type(config).__module__.startswith("vitreg."):
+        yield
+        return
+    with plugins.blamed("recipe", config.kind, type(config), inside=True):
+        yield

@@ -45,7 +45,8 @@ def _from_registered(module: nn.Module) -> Anatomy | None:
     kind = next((kind for kind in type(module).__mro__ if kind in _registered), None)
     if kind is None:
         return None
-    found = _registered[kind](module)
+    with plugins.blamed("anatomy", kind.__name__, _registered[kind]):
+        found = _registered[kind](module)
     if not isinstance(found, Anatomy):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"the function registered for {kind.__name__} returned {found!r}; it returns a vitreg.Anatomy.")
     return found
@@ -53,8 +54,16 @@ def _from_registered(module: nn.Module) -> Anatomy | None:
 
 def _from_plugin(module: nn.Module) -> Anatomy | None:
     """Ask the builders of plug-ins: module -> Anatomy, or None for an unknown model."""
-    found = (read(module) for read in plugins.all_of("anatomy").values())
-    return next((anatomy for anatomy in found if anatomy is not None), None)
+    for name, read in plugins.all_of("anatomy").items():
+        with plugins.blamed("anatomy", name):
+            found = read(module)
+        if found is not None and not isinstance(found, Anatomy):
+            raise UserError(
+                f"the anatomy '{name}' gives {found!r}; it gives a vitreg.Anatomy, or None for an unknown model."
+            )
+        if found is not None:
+            return found
+    return None
 
 
 def find_anatomy(module: nn.Module) -> Anatomy:

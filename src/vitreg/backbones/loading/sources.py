@@ -258,12 +258,8 @@ def from_plugin(source: str, name: str, pretrained: bool) -> Built:
         UserError: for a source that cannot be found or imported, fails, or gives something else.
     """
     build = plugins.find("source", source)
-    try:
+    with plugins.blamed("source", source):
         made = build(name, pretrained)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the code of somebody else raises
-        raise UserError(f"the source '{source}' cannot build '{name}': {type(error).__name__}: {error}.") from error
     module, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module) or not isinstance(preprocess, Preprocess | None):
         raise UserError(

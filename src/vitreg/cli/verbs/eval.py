@@ -22,9 +22,16 @@ from vitreg.quantities import number
 from vitreg.results import EvalPair
 from vitreg.specs import whole
 from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
-from vitreg.verbs.eval.registry import settings_of, task_names, task_of
+from vitreg.verbs.eval.registry import check, settings_of, task_names, task_of
 from vitreg.verbs.eval.settings.task import TaskSettings
 
+SEVERAL = """Measure models by several tasks, with one table of the results (page and CSV).
+
+Each task keeps its own settings: vitreg eval SPEC TASK --help shows those of one, and a run of that task alone takes them.
+A pair whose folder holds a complete record of the same model, task, data and settings is not measured again.
+
+Example: vitreg eval -m timm:deit3_small_patch16_224 -m run:runs/deit3-reg4 knn,linear imagenette/
+"""
 T = TypeVar("T", bound=TaskSettings)
 
 
@@ -57,6 +64,9 @@ def run_eval(argv: list[str]) -> int:
         return 0
     if argv[0] in task_names() and {"--help", "-h"} & set(argv):
         argv = ["SPEC", *argv]
+    if len(argv) == 2 and argv[1] in ("--help", "-h"):  # models, and no task yet
+        say(overview())
+        return 0
     if len(argv) < 2 or argv[0].startswith("-") or argv[1].startswith("-"):
         raise UserError("name the model, then the task, then flags: vitreg eval SPEC TASK DATA [--flag value ...].")
     word, *words = argv[1:]
@@ -67,7 +77,7 @@ def run_eval(argv: list[str]) -> int:
         Command[kind],  # type: ignore[valid-type]
         [models[0], *words],
         prog=f"vitreg eval SPEC {word}",
-        description=inspect.getdoc(kind) or "",
+        description=SEVERAL if len(kinds) > 1 else inspect.getdoc(kind) or "",
     )
     if not command.data and set(names) - set(WITHOUT_DATA):
         raise UserError(f"no data named: vitreg eval {models[0]} {word} DATA.")
@@ -93,7 +103,7 @@ def overview() -> str:
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     """Refuse mistakes that show before a model is loaded."""
-    command.task.check()
+    check(name, command.task)
     command.model.check(command.spec, command.model.weights)
     ahead.refuse_absent_data(command.data)
     notice(command.data, meant(name, command.data))
@@ -127,7 +137,8 @@ def _run_several(command: Command[TaskSettings], models: list[str], names: list[
     if command.model.weights is not None and len(models) > 1:
         raise UserError(f"--weights belong to one model, not to {len(models)}; evaluate the models one by one.")
     settings = {name: command.task if len(names) == 1 else settings_of(name)() for name in names}
-    command.task.check()
+    for name, each in settings.items():
+        check(name, each)
     for spec in models:
         command.model.check(spec, command.model.weights)
     ahead.refuse_absent_data(command.data)

@@ -21,7 +21,7 @@ from vitreg.errors import UserError
 from vitreg.models.settings import NOT_OF_A_BASE, OF_A_BASE
 from vitreg.passes import ahead
 from vitreg.presets import PRESETS, preset
-from vitreg.recipes.known import kinds
+from vitreg.recipes.known import blamed, kinds
 from vitreg.training.settings import TrainConfig
 from vitreg.verbs.train.checks import check_values
 from vitreg.writing.files import run_folder
@@ -86,7 +86,8 @@ def run_train(argv: list[str]) -> int:
     given = read_words(words, settings)
     config = decode(TrainConfig, merge(settings, given), where="the command line")
     _refuse_beside_base(config, given)
-    check_values(config)
+    with blamed(config.recipe):
+        check_values(config)
     for root in filter(None, (config.data.root, config.data.val)):
         ahead.refuse_absent_data(root)
     folder = run_folder((resumed or outs or [f"runs/{origin}"])[-1])
@@ -182,7 +183,8 @@ def _manual(name: str | None, base: TrainConfig) -> NoReturn:
 def _try(config: TrainConfig) -> int:
     from vitreg.verbs.train.dry_run import dry_run
 
-    dry_run(config, say if speaks() else lambda _line: None)
+    with blamed(config.recipe):
+        dry_run(config, say if speaks() else lambda _line: None)
     return Exit.DONE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,8 @@ from vitreg.verbs.eval import settings as rooms
 from vitreg.verbs.eval.settings.task import TaskSettings
 
 if TYPE_CHECKING:
-    from vitreg.verbs.eval.task import Task
+    from vitreg.passes.bench import Bench
+    from vitreg.verbs.eval.task import Outcome, Task
 
 
 def _ours() -> dict[str, type[TaskSettings]]:
@@ -81,5 +83,24 @@ def task_named(name: str, keywords: Mapping[str, Any]) -> tuple[Task, dict[str, 
     kind = settings_of(name)
     own = {each.name for each in fields(kind)}
     settings = kind(**{key: value for key, value in keywords.items() if key in own})
-    settings.check()
+    check(name, settings)
     return task_of(name, settings), {key: value for key, value in keywords.items() if key not in own}
+
+
+def check(name: str, settings: TaskSettings) -> None:
+    """Raise UserError for settings out of range."""
+    with nullcontext() if name in TASKS else plugins.blamed("task", name):
+        settings.check()
+
+
+def run(name: str, task: Task, bench: Bench) -> Outcome:
+    """Measure. Raises UserError for a task that cannot measure here, or a plug-in that fails."""
+    if name in TASKS or name not in plugins.names("task"):
+        return task.run(bench)
+    with plugins.blamed("task", name):
+        found = task.run(bench)
+    from vitreg.verbs.eval.task import Outcome
+
+    if not isinstance(found, Outcome):
+        raise UserError(f"the task '{name}' gives {type(found).__name__}, not an Outcome.")
+    return found

@@ -27,6 +27,7 @@ from vitreg.report import Attempts
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.sheets.kept import as_kept
 from vitreg.results import Cell, EvalData, EvalResult, Table
+from vitreg.verbs.eval import registry
 from vitreg.verbs.eval.options import EvalOptions
 from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Outcome, Task
@@ -76,7 +77,7 @@ def evaluate(
             ahead.refuse_other_eval(folder, task_name(type(task)), backbone.spec, str(data))
         refuse_broken_weights(backbone, "evaluation of")
         bench = _bench(backbone, str(data), options, group, quiet=quiet)
-        outcome = task.run(bench)
+        outcome = registry.run(task_name(type(task)), task, bench)
         result = _record(task, bench, outcome, started, settings_of(task, options))
         if outputs is not None and group.first:
             outputs.publish(

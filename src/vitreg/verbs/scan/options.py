@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from vitreg.analysis.outliers import detector as detector_named
-from vitreg.passes.options import ImageOptions, at_least
+from vitreg.passes.options import DETECTORS, ImageOptions, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class ScanOptions(ImageOptions):
     Under torchrun every process takes its share: torchrun --nproc-per-node 2 -m vitreg scan ...
     """
 
-    detector: str = "mixture"
-    """mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
+    detector: Annotated[str, DETECTORS] = "mixture"
+    """What separates outliers from the other tokens."""
     tokens: bool = False
     """Also write tokens.parquet, a row for every token of every layer."""
     examples: int = 8

@@ -22,6 +22,7 @@ from vitreg.passes.options import takes
 from vitreg.passes.progress import Advance, progress
 from vitreg.presets import preset
 from vitreg.recipes.foreign import ForeignNetwork
+from vitreg.recipes.known import blamed
 from vitreg.recipes.recipe import Recipe
 from vitreg.training import checkpoint
 from vitreg.training.claim import Claim, claimed
@@ -71,8 +72,9 @@ def train(
     """
     folder = Path(out)
     config = changed(preset(config) if isinstance(config, str) else config, tables)
-    check_settings(config)
-    with processes(training=True) as group:
+    with blamed(config.recipe):
+        check_settings(config)
+    with blamed(config.recipe), processes(training=True) as group:
         build.check_batch(config, group.world)
         say = _Say(quiet or not group.first)
         with claimed(folder, group, partial(_refuse_foreign, folder, resume)) as claim:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from vitreg.analysis.outliers import detector as detector_named
 from vitreg.errors import UserError
+from vitreg.passes.options import DETECTORS
 from vitreg.verbs.eval.settings.task import TaskSettings
 
 Which = Literal["outliers", "registers", "random"]
@@ -20,8 +21,8 @@ class OutlierOptions(TaskSettings):
     """Block whose output is probed, such as 7; the last if unset."""
     outlier_layer: int | None = None
     """Block whose norms define outliers; --layer if given, else the peak, where they stand out most."""
-    detector: str = "mixture"
-    """What finds the outliers, as in `vitreg scan`: mixture, mad[:k], ratio[:factor] or absolute[:cutoff]."""
+    detector: Annotated[str, DETECTORS] = "mixture"
+    """What finds the outliers, as in `vitreg scan`."""
     final_norm: bool = True
     """Probe tokens after the model's final norm; outliers are always defined by norms before it."""
     calibration: int = 256
