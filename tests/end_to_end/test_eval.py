@@ -66,7 +66,7 @@ def test_a_result_never_vanishes_under_another(knn, vitreg, tmp_path):
 
 
 def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
-    done = vitreg("eval", "planted:clean", "complexity", "--out", tmp_path)
+    done = vitreg("eval", "planted:clean", "complexity", "--registers", "0", "4", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "complexity.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 20
@@ -75,7 +75,7 @@ def test_the_cost_of_registers_is_drawn(vitreg, tmp_path):
 
 def test_a_figure_that_fails_costs_no_numbers(vitreg, tmp_path, monkeypatch):
     monkeypatch.setattr("vitreg.report.sheets.cost.cost_figure", lambda *_: 1 / 0)
-    done = vitreg("eval", "planted:clean", "complexity", "--out", tmp_path)
+    done = vitreg("eval", "planted:clean", "complexity", "--registers", "0", "4", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "complexity.png could not be drawn (ZeroDivisionError" in done.stdout
     held = json.loads((tmp_path / "result.json").read_text())

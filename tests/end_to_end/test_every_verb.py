@@ -53,7 +53,7 @@ EVALUATIONS = {
     "position": ("{model}", "position", "{photographs}"),
     "pixels": ("{model}", "pixels", "{photographs}"),
     "controls": ("{model}", "controls", "{classes}"),
-    "complexity": ("{model}", "complexity"),
+    "complexity": ("{model}", "complexity", "--registers", "0", "4"),
 }
 SHARES = {"knn", "linear", "logistic", "zeroshot", "retrieval", "tokens", "controls"}  # of right answers
 

@@ -105,7 +105,9 @@ def test_maps_are_drawn_from_the_values(opened, made):
     assert attention[peak][:3].tolist() == [253, 231, 37]
 
 
-@pytest.mark.parametrize("which", ["image", "norms", "attention", "pca"])
+@pytest.mark.parametrize(
+    "which", ["norms", "attention", *(pytest.param(m, marks=pytest.mark.slow) for m in ("image", "pca"))]
+)
 def test_pointing_at_a_token_reads_its_norm_and_draws_what_it_attends_to(opened, made, which):
     example = made[0]
     row, col = (int(v) for v in np.argwhere(example.outliers)[0])

@@ -94,7 +94,7 @@ def settings_of(kind, data, **more):
     return {**tiny_run.SETTINGS, "data": {"root": str(data), "workers": 0}, "recipe": {"kind": kind, **more}}
 
 
-@pytest.mark.parametrize("kind", ["toy", "rotation"])
+@pytest.mark.parametrize("kind", [pytest.param("toy", marks=pytest.mark.slow), "rotation"])
 def test_it_trains_resumes_is_judged_scanned_and_exported(kind, example, data, tmp_path, monkeypatch):
     assert kind in kinds()
     config = decode(TrainConfig, settings_of(kind, data, group=2))

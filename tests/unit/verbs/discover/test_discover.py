@@ -157,7 +157,10 @@ def test_the_model_runs_once_per_image_in_a_sweep(backbone, photos, truth, monke
     assert len(runs) == len(SIZES)
 
 
-@pytest.mark.parametrize("method", ["lost", "tokencut", "maskcut"])
+OFTEN_TESTED = pytest.mark.slow  # each method is in the quick suite once
+
+
+@pytest.mark.parametrize("method", ["lost", *(pytest.param(m, marks=OFTEN_TESTED) for m in ("tokencut", "maskcut"))])
 def test_everything_is_written_and_reads_back(backbone, photos, truth, tmp_path, method):
     out = tmp_path / "out"
     result = discover(backbone, photos, boxes=truth, out=out, options=DiscoverOptions(setting=Setting(method=method)))
@@ -283,7 +286,7 @@ def test_few_images_have_the_interval_that_few_images_have(backbone, photos, tru
     assert "3 annotated images were not looked at." in result.notes
 
 
-@pytest.mark.parametrize("method", ["tokencut", "maskcut"])
+@pytest.mark.parametrize("method", ["maskcut", pytest.param("tokencut", marks=OFTEN_TESTED)])
 def test_a_model_whose_patches_are_all_alike_finds_no_box_and_says_so(photos, truth, tmp_path, method):
     backbone = Backbone(vit(), preprocess=PREPROCESS)
     with torch.no_grad():
@@ -429,7 +432,7 @@ def test_a_relative_bias_is_a_share_of_the_mean_diagonal():
     assert relative.scores != none.scores
 
 
-@pytest.mark.parametrize("method", ["lost", "tokencut", "maskcut"])
+@pytest.mark.parametrize("method", ["tokencut", *(pytest.param(m, marks=OFTEN_TESTED) for m in ("lost", "maskcut"))])
 def test_a_picture_of_one_colour_has_no_box_and_this_is_said(backbone, photos, tmp_path, method):
     """Its patches differ by their positions alone, and these hang together."""
     for number, colour in enumerate([(255, 255, 255), (0, 0, 0), (9, 80, 200)]):

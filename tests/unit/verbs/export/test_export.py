@@ -308,8 +308,11 @@ def test_the_command_line(tmp_path, capsys):
         command(["export", str(tmp_path / "none"), "--to", "timm", "--out", str(tmp_path / "b")])
 
 
-@pytest.mark.parametrize("to", verb.FORMATS)
-@pytest.mark.parametrize("kind", ["clip", "mae"])
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [("clip", to) for to in verb.FORMATS]
+    + [pytest.param("mae", to, marks=pytest.mark.slow if to == "onnx" else ()) for to in verb.FORMATS],
+)
 def test_of_a_clip_run_it_is_said_that_the_text_tower_stays_behind(tmp_path, capsys, to, kind):
     if to == "onnx":
         pytest.importorskip("onnxscript")
