@@ -134,7 +134,10 @@ class QKV:
         mask = self.mask
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill_(~mask, -torch.inf)
-        return replace(self, mask=bias if mask is None else mask + bias)
+        if self.causal:  # PyTorch's kernel takes a mask or `causal`, not both
+            later = torch.ones(self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=bias.device).triu(1)
+            bias = torch.where(later, -torch.inf, bias)
+        return replace(self, mask=bias if mask is None else mask + bias, causal=False)
 
     def attend(self, weights: Float[Tensor, "B heads N M"] | None = None) -> Float[Tensor, "B heads N d"]:
         """Return attention · v in the dtype of v, with PyTorch's kernel where no weights are given."""

@@ -15,7 +15,7 @@ from vitreg.errors import UserError
 from vitreg.repair.settings import MethodSettings
 from vitreg.repair.subject import Subject
 
-METHODS: tuple[str, ...] = ("test-time",)
+METHODS: tuple[str, ...] = ("test-time", "substitute", "clip-norm", "mask-keys")
 
 
 @dataclass(frozen=True)

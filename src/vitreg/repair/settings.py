@@ -68,3 +68,54 @@ class TestTimeSettings(MethodSettings):
 
 
 TestTimeSettings.__test__ = False  # pytest: no test class  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedSettings(MethodSettings):
+    """How a repair that looks for outliers in every image finds them."""
+
+    detector: Literal["norm", "lof"] = "norm"
+    """Outliers by the scan's threshold of norms, or by the local outlier factor of the image's patches."""
+    neighbours: int = 30
+    """Neighbours of the local outlier factor."""
+    share: float = 0.05
+    """Share of an image's patches that the local outlier factor marks."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(1, neighbours=self.neighbours)
+        if not 0 < self.share < 1:
+            raise UserError(f"--share is a share of the patches between 0 and 1, not {self.share:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubstituteSettings(DetectedSettings):
+    """Replace outliers by the mean of their neighbours. No training, no new weights.
+
+    Example: vitreg fix substitute timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    where: Literal["onset", "late", "output"] = "onset"
+    """After the block at which outliers appear, after the last block but one, or in the output only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipNormSettings(DetectedSettings):
+    """Rescale outliers to the median norm of the image's patches. No training, no new weights.
+
+    Example: vitreg fix clip-norm timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    where: Literal["onset", "late", "output"] = "onset"
+    """After the block at which outliers appear, after the last block but one, or in the output only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskKeysSettings(DetectedSettings):
+    """Hide outliers from the attention of other tokens. No training, no new weights.
+
+    Example: vitreg fix mask-keys timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    queries: Literal["patches", "all"] = "patches"
+    """Hide them from the other patches, or from every token."""

@@ -1,0 +1,44 @@
+"""Clip norm: outliers keep their direction and get the median norm of their image's patches.
+
+Where their norm is low they grow. It is a control for *substitute*: what is gained by the norm alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.backbones.edits import Edit, Place
+from vitreg.repair.detect import Detector, detector_from, in_patches, wide
+from vitreg.repair.method import Fitted, Method
+from vitreg.repair.methods.substitute import detected
+from vitreg.repair.neighbours import patches_of
+from vitreg.repair.settings import ClipNormSettings
+
+
+@dataclass(frozen=True)
+class ClipNorm:
+    """Marked patches are rescaled to the median norm of the image's patches, the marked ones among them."""
+
+    detector: Detector
+
+    def __call__(self, tokens: Float[Tensor, "B N D"], place: Place) -> Float[Tensor, "B N D"]:
+        """Rescale them."""
+        index, places = patches_of(place.layout, tokens.device)
+        marked = self.detector(tokens, place.layout)[:, places]
+        patches = wide(tokens[:, index])
+        norms = torch.linalg.vector_norm(patches, dim=-1, keepdim=True)
+        scale = norms.median(1, keepdim=True).values / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        return in_patches(tokens, place, torch.where(marked[..., None], patches * scale, patches))
+
+
+def edits(found: Fitted) -> Sequence[Edit]:
+    """Rescale them after the block."""
+    return [Edit("block", found.details["block"], ClipNorm(detector_from(found.details)))]
+
+
+METHOD = Method(name="clip-norm", settings=ClipNormSettings, fit=detected, edits=edits)
