@@ -152,3 +152,9 @@ def speaks() -> bool:
 def open_with(path: Path) -> None:
     """Print what to open, as the last line of a verb."""
     say(f"Open {path}")
+
+
+def open_result(folder: Path) -> None:
+    """Print what to open of a result: its page, or its record where no page could be drawn."""
+    page = folder / "report.html"
+    open_with(page if page.is_file() else folder / "result.json")

@@ -9,7 +9,7 @@ from typing import Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import SPEC_HELP, check_place, contents, listed, models_of, notice, open_with, speaks
+from vitreg.cli.command import SPEC_HELP, check_place, contents, listed, models_of, notice, open_result, speaks
 from vitreg.cli.parsing import parse
 from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
@@ -126,8 +126,7 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
     )
     if speaks():
         say(summary(result))
-        page = out / "report.html"
-        open_with(page if page.is_file() else out / "result.json")
+        open_result(out)
     return 0
 
 
@@ -165,8 +164,7 @@ def _run_several(command: Command[TaskSettings], models: list[str], names: list[
                 f"vitreg: {len(failed)} of {len(result.pairs)} evaluations failed; the others are in the table.",
                 error=True,
             )
-        page = out / "report.html"
-        open_with(page if page.is_file() else out / "result.json")
+        open_result(out)
     return Exit.MISTAKE if failed else Exit.DONE
 
 

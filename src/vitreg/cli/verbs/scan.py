@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
-from vitreg.cli.command import OverImages, check_place, open_with, speaks
+from vitreg.cli.command import OverImages, check_place, open_result, speaks
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
@@ -78,4 +78,4 @@ def _print(result: ScanResult, out: Path) -> None:
         say(each.sentence)
     if result.provenance.precision_choice is not None:
         say(result.provenance.precision_choice.sentence)
-    open_with(out / "report.html")
+    open_result(out)
