@@ -27,7 +27,7 @@ FLOORS = {
 }  # fmt: skip
 # What a verb may import of another verb: its public function, and why.
 VERBS_MAY_IMPORT = {
-    ("train", "vitreg.verbs.scan.verb"): "the norms of a run are watched by scans of probe images",
+    ("train", "vitreg.verbs.scan.look"): "the norms of a run are watched by scans of probe images",
     ("train", "vitreg.verbs.curves"): "the page in the folder of a run is drawn by `curves`",
     ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",

@@ -18,8 +18,8 @@ from vitreg.records import Curves, ScanResult
 from vitreg.training.history import onset, read_run, watch_of
 from vitreg.training.journal import Journal
 from vitreg.verbs.curves import curves, write_run_report
+from vitreg.verbs.scan.look import norms_of
 from vitreg.verbs.scan.verb import scan
-from vitreg.verbs.train.onset import norms_of
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitreg.config import differences, encode, read
 from vitreg.console.terminal import say
@@ -33,10 +33,10 @@ from vitreg.training.same_data import check_same_base, check_same_data, remedy, 
 from vitreg.training.settings import TrainConfig, changed
 from vitreg.training.setup import Callback, Outcome, Setup
 from vitreg.verbs.curves import write_run_report
+from vitreg.verbs.scan.look import look
 from vitreg.verbs.train import build
 from vitreg.verbs.train.checks import check_settings
 from vitreg.verbs.train.judges import judge_of
-from vitreg.verbs.train.onset import norms_of
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import Outputs, finish_left
 
@@ -223,14 +223,8 @@ def callbacks(config: TrainConfig, data: build.Data, plan: Plan, group: Processe
         )
     probes = build.probes_of(data, config.run.watch_images)
     if probes is not None:
-        watch = partial(_watch, probes=probes)
-        chosen.append(Callback("norms", plan.watch_every, watch, at_start=True))
+        chosen.append(Callback("norms", plan.watch_every, partial(look, probes=probes), at_start=True))
     return chosen
-
-
-def _watch(recipe: Any, probes: Tensor) -> dict[str, Any]:
-    network = recipe.backbone()
-    return norms_of(network, probes.to(next(network.parameters()).device))
 
 
 def _refuse_foreign(folder: Path, resume: bool) -> None:

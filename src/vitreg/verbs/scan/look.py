@@ -1,4 +1,4 @@
-"""Norms of fixed probe images during a run; `vitreg.training.history` finds the step at which artifacts appear."""
+"""A look at a network in training: the norms of fixed probe images; `vitreg.training.history` finds the step at which artifacts appear."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from torch import Tensor
 
 from vitreg.models.vit import VisionTransformer
 from vitreg.verbs.scan.verb import ScanOptions, scan
+
+
+def look(recipe: Any, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
+    """Return the norms of the network that a recipe trains, on the device where it is; see `norms_of`."""
+    network = recipe.backbone()
+    return norms_of(network, probes.to(next(network.parameters()).device))
 
 
 def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
