@@ -15,7 +15,7 @@ from vitreg.errors import UserError
 from vitreg.repair.settings import MethodSettings
 from vitreg.repair.subject import Subject
 
-METHODS: tuple[str, ...] = ("test-time", "substitute", "clip-norm", "mask-keys")
+METHODS: tuple[str, ...] = ("test-time", "substitute", "clip-norm", "mask-keys", "prefix")
 
 
 @dataclass(frozen=True)

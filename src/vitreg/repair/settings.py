@@ -119,3 +119,24 @@ class MaskKeysSettings(DetectedSettings):
 
     queries: Literal["patches", "all"] = "patches"
     """Hide them from the other patches, or from every token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixSettings(MethodSettings):
+    """Cache the keys and values of a few outliers for every image, and delete the image's own. No training.
+
+    Example: vitreg fix prefix timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    tokens: int | None = None
+    """How many tokens are cached; if unset, the fewest of 1, 2, 4 and 8 that are as good as any."""
+    candidates: int = 8
+    """The most extreme tokens of so many images are the candidates."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(1, tokens=self.tokens, candidates=self.candidates)
+        if self.tokens is not None and self.tokens > self.candidates:
+            raise UserError(
+                f"--tokens {self.tokens} are more than the {self.candidates} candidates; raise --candidates."
+            )
