@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.quantities import percent
@@ -127,6 +127,13 @@ class StandingOut:
     share: float  # how much of it
 
 
+def far_above(values: Float[Tensor, "P"], mads: float = FAR) -> Bool[Tensor, "P"]:
+    """Return which values exceed median + `mads` * 1.4826 * MAD; a MAD below 0.1 % of the median counts as 0.1 %."""
+    median = values.median()
+    deviation = (values - median).abs().median().clamp_min(1e-3 * float(median))
+    return values > median + mads * 1.4826 * deviation
+
+
 def position_outliers(table: Float[Tensor, "P D"], grid: tuple[int, int]) -> list[StandingOut]:
     """Return rows whose norm exceeds median + 6 * 1.4826 * MAD of the row norms, largest first.
 
@@ -144,10 +151,8 @@ def position_outliers(table: Float[Tensor, "P D"], grid: tuple[int, int]) -> lis
         raise ValueError(f"a {grid[0]}x{grid[1]} grid holds {grid[0] * grid[1]} patches, not {len(table)}")
     x = table.detach().float().cpu()
     norms = torch.linalg.vector_norm(x, dim=-1)  # [P]
-    median = norms.median()
-    deviation = (norms - median).abs().median().clamp_min(1e-3 * float(median))
-    limit = median + FAR * 1.4826 * deviation
-    far = [int(i) for i in norms.argsort(descending=True, stable=True) if norms[i] > limit]
+    median, unusual = norms.median(), far_above(norms)
+    far = [int(i) for i in norms.argsort(descending=True, stable=True) if unusual[i]]
     energy = x[far].pow(2)  # [n, D]
     channels, totals = energy.argmax(1).tolist() if far else [], energy.sum(1)
     return [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.analysis import lint
-from vitreg.backbones.anatomy.parts import Anatomy
+from vitreg.backbones.anatomy.parts import Anatomy, parameter_name
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.weights.vit_state import feature_weights
 from vitreg.errors import UserError
@@ -224,7 +224,7 @@ def _registers(anatomy: Anatomy) -> list[Finding]:
     values = anatomy.register_parameter()
     if values is None or not len(values):
         return []
-    return lint.registers(values, _name_of(anatomy.tower, values) or "the register parameter")
+    return lint.registers(values, parameter_name(anatomy.tower, values) or "the register parameter")
 
 
 def _positions(anatomy: Anatomy) -> Finding:
@@ -236,7 +236,7 @@ def _positions(anatomy: Anatomy) -> Finding:
             message="the model learns no table of absolute positions, so none of its rows can stand out.",
         )
     table, grid = found
-    return lint.positions(table, grid, _name_of(anatomy.tower, table) or "the position table")
+    return lint.positions(table, grid, parameter_name(anatomy.tower, table) or "the position table")
 
 
 def _pooling(anatomy: Anatomy, layout: TokenLayout) -> list[Finding]:
@@ -357,17 +357,11 @@ def _decay(anatomy: Anatomy) -> Finding:
     special = [(n, p.dim()) for n, p in tower.named_parameters() if n.rsplit(".", 1)[-1] in CLASS_NAMES]
     registers, table = anatomy.register_parameter(), anatomy.position_table()
     for values in (registers, table[0] if table else None):
-        name = _name_of(tower, values) if values is not None and len(values) else None
+        name = parameter_name(tower, values) if values is not None and len(values) else None
         if name is not None:
             special.append((name, tower.get_parameter(name).dim()))
     listed: Any = getattr(tower, "no_weight_decay", None)
     return lint.weight_decay(special, None if listed is None else set(listed()), anatomy.library)
-
-
-def _name_of(tower: nn.Module, values: Tensor) -> str | None:
-    """Name of the parameter that a tensor is or views. None for a buffer or a computed tensor."""
-    place = values.untyped_storage().data_ptr()
-    return next((n for n, p in tower.named_parameters() if p.untyped_storage().data_ptr() == place), None)
 
 
 def _slice_of(layout: TokenLayout) -> str:

@@ -15,7 +15,15 @@ from vitreg.errors import UserError
 from vitreg.repair.settings import MethodSettings
 from vitreg.repair.subject import Subject
 
-METHODS: tuple[str, ...] = ("test-time", "substitute", "clip-norm", "mask-keys", "prefix")
+METHODS: tuple[str, ...] = (
+    "test-time",
+    "substitute",
+    "clip-norm",
+    "mask-keys",
+    "prefix",
+    "position-rows",
+    "denoise",
+)
 
 
 @dataclass(frozen=True)

@@ -140,3 +140,43 @@ class PrefixSettings(MethodSettings):
             raise UserError(
                 f"--tokens {self.tokens} are more than the {self.candidates} candidates; raise --candidates."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionRowsSettings(MethodSettings):
+    """Replace rows of the position table that stand out by the interpolation of their neighbours. Changes weights.
+
+    For outliers that sit at the same places in every image. Costs nothing when the model runs.
+
+    Example: vitreg fix position-rows timm:vit_base_patch16_siglip_224 photos/ --out fixed
+    """
+
+    mads: float = 6.0
+    """A row stands out where its norm, and its distance from its neighbours, lie this many deviations (1.4826 times the
+    median absolute deviation) above the median."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(0, mads=self.mads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseSettings(MethodSettings):
+    """Average the output over shifted views of the image, or subtract the part of it that depends on the place alone.
+
+    For outliers that sit at the same places in every image. Shifted views cost a forward each and need no fitting; the
+    position part needs 100 images and costs nothing.
+
+    Example: vitreg fix denoise timm:vit_base_patch16_224 photos/ --out fixed
+    """
+
+    shifts: int = 10
+    """How many views are averaged, the image itself among them; shifts are whole patches, at most 15 % of the grid."""
+    center: Literal["mean", "median"] = "median"
+    """What is taken of the views that show a patch, channel by channel: their median, or, as published, their mean."""
+    position_part: bool = False
+    """Average no views; subtract the mean map over images, minus its median over the grid, after the last block."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(2, shifts=self.shifts)

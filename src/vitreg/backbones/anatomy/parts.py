@@ -137,6 +137,12 @@ def is_a(module: nn.Module, package: str, *names: str) -> bool:
     )
 
 
+def parameter_name(tower: nn.Module, values: Tensor) -> str | None:
+    """Return the name of the parameter that a tensor is or views, None for a buffer or a computed tensor."""
+    place = values.untyped_storage().data_ptr()
+    return next((n for n, p in tower.named_parameters() if p.untyped_storage().data_ptr() == place), None)
+
+
 def prefixed_layout(
     patch: Size, *, cls_tokens: int = 0, registers: int = 0, other: int = 0, padded: bool = False
 ) -> Callable[[Size], TokenLayout]:

@@ -25,50 +25,13 @@ from vitreg.repair.outliers import NothingToRepairError, Outliers, patch_norms
 from vitreg.repair.record import EffectRecord
 from vitreg.repair.settings import TestTimeSettings
 from vitreg.repair.subject import Subject
-from vitreg.tokens import TokenLayout
+from vitreg.repair.tokens import AddTokens, DropTokens
 
 Neurons = dict[int, list[int]]  # block -> hidden units of its MLP
 FIRST, SHARE_OF_UNITS = 5, 0.01  # the search begins with 5 neurons and ends at 1 % of all hidden units
 CLEAN = 0.001  # the search ends once fewer patches than this are outliers in every block
 SAME = 0.05  # two ratios of norms count as equal within 5 %
 DEEP, EARLIEST, EARLIEST_OF_SHALLOW = 12, 3, 2
-
-
-@dataclass(frozen=True)
-class AddTokens:
-    """Tokens directly before the patches, without a position.
-
-    Args:
-        values: [R, D], what they are before block 0.
-    """
-
-    values: Float[Tensor, "R D"]
-
-    def __call__(self, tokens: Tensor, place: Place) -> Tensor:
-        """Put them before the first patch."""
-        start = place.layout.first_patch
-        added = self.values.to(tokens).expand(len(tokens), -1, -1)
-        return torch.cat([tokens[:, :start], added, tokens[:, start:]], 1)
-
-    def layout(self, before: TokenLayout) -> TokenLayout:
-        """They are registers."""
-        return before.with_registers(len(self.values))
-
-
-@dataclass(frozen=True)
-class DropTokens:
-    """The `count` tokens before the patches leave."""
-
-    count: int
-
-    def __call__(self, tokens: Tensor, place: Place) -> Tensor:
-        """Take them out."""
-        start = place.layout.first_patch
-        return torch.cat([tokens[:, : start - self.count], tokens[:, start:]], 1)
-
-    def layout(self, before: TokenLayout) -> TokenLayout:
-        """They are gone."""
-        return before.with_registers(-self.count)
 
 
 @dataclass(frozen=True)
