@@ -235,3 +235,42 @@ def test_the_page_of_another_record_is_not_drawn_over(vitreg, folders, made, tmp
     said = one_sentence(vitreg("draw", folders("scan"), "--out", own))
     assert f"{own} holds a record of its own" in said
     assert files(own) == before
+
+
+COPIED = {"scan": "examples.npz", "discover": "pictures/sheets.npz", "eval": "sheets.npz", "curves": "curves.json"}
+
+
+@pytest.mark.parametrize("verb", COPIED)
+def test_what_was_copied_in_from_another_result_is_not_drawn(vitreg, folders, tmp_path, verb):
+    """The file is whole and of the right kind, and belongs to another result."""
+    out, name = tmp_path / "out", COPIED[verb]
+    shutil.copytree(folders(verb), out)
+    held = (out / name).read_bytes()
+    (out / name).write_bytes(held + (b" " if name.endswith(".json") else b""))
+    if name.endswith(".npz"):
+        arrays = dict(np.load(out / name))
+        np.savez(out / name, **arrays)
+    before = files(out)
+    for words in ([], ["--out", tmp_path / "elsewhere"]):
+        words = one_sentence(vitreg("draw", out, *words))
+        assert f"{name} was changed since vitreg wrote it" in words
+        assert f"run vitreg {verb} again" in words
+    assert files(out) == before
+    (out / name).write_bytes(held)
+    assert vitreg("draw", out).returncode == 0
+
+
+def test_a_record_that_stands_on_no_list_is_not_drawn(vitreg, folders, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(folders("curves"), out)
+    shutil.copy(folders("scan") / "result.json", out)
+    assert "result.json exists and is not on vitreg's list" in one_sentence(vitreg("draw", out))
+
+
+def test_without_a_list_it_is_said_that_nothing_is_proven(vitreg, folders, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(folders("scan"), out)
+    (out / ".vitreg.json").unlink()
+    done = vitreg("draw", out, "--out", tmp_path / "elsewhere")
+    assert done.returncode == 0
+    assert "no .vitreg.json in" in done.stdout + done.stderr

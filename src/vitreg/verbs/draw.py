@@ -23,6 +23,7 @@ from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.evaluation.table import CSV as TABLE
 from vitreg.report.evaluation.table import draw_evaluations
+from vitreg.report.scan.kept import FILE_NAME as EXAMPLES
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.sheets.kept import Named, read_sheets
 from vitreg.report.sheets.sheet import save_all
@@ -31,7 +32,7 @@ from vitreg.training.history import read_run
 from vitreg.verbs.compare import RECORD as COMPARED
 from vitreg.verbs.compare import Comparison, draw_comparison
 from vitreg.writing.files import missing, output_folder, write_text
-from vitreg.writing.ledger import read_ledger
+from vitreg.writing.ledger import LEDGER, read_ledger
 from vitreg.writing.outputs import Outputs
 
 PICTURES = ("segmentation.png", "depth.png")  # of eval, drawn from its sheets
@@ -48,6 +49,7 @@ class Drawing:
         verb: the verb that measured, and owns the files.
         names: the files to write; a folder ends with a slash.
         draw: writes the files into a folder.
+        reads: the files it draws from, which the verb wrote together.
         opens: the file to open first.
         record: the file that lists failed drawings; empty if there is none.
         undrawn: the failed drawings listed so far.
@@ -59,6 +61,7 @@ class Drawing:
     names: tuple[str, ...]
     draw: Callable[[Path, Attempts], object]
     opens: str
+    reads: tuple[str, ...] = ()
     record: str = ""
     undrawn: list[Undrawn] = field(default_factory=list)
     lacking: str = ""
@@ -81,8 +84,8 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         folder: the folder the verb wrote.
         out: another folder for the drawings; the records stay where they are.
     Raises:
-        UserError: for any other folder, a record that cannot be read, pictures that were not kept, or files in the way that
-            vitreg did not write.
+        UserError: for any other folder, a record that cannot be read, pictures that were not kept, records or pictures that
+            the verb did not write there, or files in the way that vitreg did not write.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -94,6 +97,7 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         raise UserError(
             f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, curves or train.{hint}"
         )
+    unproven = _refuse_foreign(folder, drawings)
     for each in drawings:
         if each.lacking and (not each.names or (each.spoils and out is None)):
             elsewhere = "; the rest can be drawn elsewhere with --out" if each.names else ""
@@ -108,10 +112,28 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
     outputs = [Outputs(place, each.verb, each.names) for each in drawings]
     for each in outputs:
         each.check()
-    notes = [f"{each.lacking}." for each in drawings if each.lacking]
+    notes = unproven + [f"{each.lacking}." for each in drawings if each.lacking]
     for each, to in zip(drawings, outputs, strict=True):
         notes += [failed.sentence for failed in _drawn(each, folder, to)]
     return Drawn(paths=tuple(place / each.opens for each in drawings), notes=tuple(notes))
+
+
+def _refuse_foreign(folder: Path, drawings: list[Drawing]) -> list[str]:
+    """Refuse what the folder's list does not prove to be of its verb, such as pictures copied in from another result.
+
+    Returns:
+        a sentence where there is no list, as beside results of vitreg 0.1.0.
+    Raises:
+        UserError: naming the file, and what is wrong with it.
+    """
+    ledger, reads = read_ledger(folder), [(each.verb, name) for each in drawings for name in each.reads]
+    if not ledger.files:
+        return [f"no {LEDGER} in {folder} proves that what is drawn belongs together."] if reads else []
+    for verb, name in reads:
+        why = ledger.why_foreign(name, verb) if os.path.lexists(folder / name) else None
+        if why is not None:
+            raise UserError(f"{why}, so it is not drawn as a result of vitreg {verb}; run vitreg {verb} again.")
+    return []
 
 
 def _drawn(drawing: Drawing, folder: Path, outputs: Outputs) -> list[Undrawn]:
@@ -155,7 +177,7 @@ def _scan(folder: Path) -> Drawing:
         lacking = f"the photographs of {folder} cannot be drawn again: {error}"
     return Drawing(
         verb="scan", names=(PAGE, "figures/"), opens=PAGE, record=RESULT, undrawn=result.undrawn,
-        draw=lambda place, attempts: draw_scan(result, examples, place, attempts, keep=False),
+        reads=(RESULT, EXAMPLES), draw=lambda place, attempts: draw_scan(result, examples, place, attempts, keep=False),
         lacking=lacking, spoils=True,
     )  # fmt: skip
 
@@ -171,7 +193,8 @@ def _discover(folder: Path) -> Drawing:
         )  # fmt: skip
     return Drawing(
         verb="discover", names=("pictures/",), opens=f"pictures/{sheets[0][0]}" if sheets else RESULT, record=RESULT,
-        undrawn=result.undrawn, draw=lambda place, attempts: save_all(sheets, place / "pictures", attempts),
+        undrawn=result.undrawn, reads=(RESULT, "pictures/sheets.npz"),
+        draw=lambda place, attempts: save_all(sheets, place / "pictures", attempts),
     )  # fmt: skip
 
 
@@ -185,7 +208,7 @@ def _eval(folder: Path) -> Drawing:
     names = [name for name, _ in sheets] + (["complexity.png"] if result.task == "complexity" else [])
     return Drawing(
         verb="eval", names=(PAGE, *names), opens=PAGE, record=RESULT, undrawn=result.undrawn,
-        draw=partial(draw_evaluation, result, sheets), lacking=lacking,
+        draw=partial(draw_evaluation, result, sheets), lacking=lacking, reads=(RESULT, SHEETS),
     )  # fmt: skip
 
 
@@ -193,7 +216,7 @@ def _evals(folder: Path) -> Drawing:
     result = _read(folder / RESULT, Evaluations)
     return Drawing(
         verb="eval", names=(TABLE, PAGE), opens=PAGE, record=RESULT, undrawn=result.undrawn,
-        draw=partial(draw_evaluations, result),
+        draw=partial(draw_evaluations, result), reads=(RESULT,),
     )  # fmt: skip
 
 
@@ -201,7 +224,7 @@ def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
         verb="curves", names=(PAGE, "curves.png"), opens=PAGE, record="curves.json", undrawn=record.undrawn,
-        draw=partial(draw_curves, record.runs),
+        draw=partial(draw_curves, record.runs), reads=("curves.json",),
     )  # fmt: skip
 
 
@@ -231,6 +254,7 @@ def _maps(folder: Path) -> Iterator[Drawing]:
         yield Drawing(
             verb="maps", names=tuple(name for name, _ in sheets), opens=sheets[0][0] if sheets else old[0],
             draw=lambda place, attempts: save_all(sheets, place, attempts), lacking=lacking,
+            reads=tuple(f"{kind}.npz" for kind in sorted(kinds)),
         )  # fmt: skip
 
 
@@ -242,7 +266,7 @@ def _comparison(path: Path) -> Drawing:
     record = _read(path, Comparison)
     page = path.name.removesuffix(COMPARED)
     return Drawing(
-        verb="compare", names=(page,), opens=page,
+        verb="compare", names=(page,), opens=page, reads=(path.name,),
         draw=lambda place, attempts: draw_comparison(record, path.parent, place / page),
     )  # fmt: skip
 
