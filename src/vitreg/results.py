@@ -43,6 +43,9 @@ class EvalData(Record):
     counts: dict[str, int] = Field(description="samples of each side, such as train and test; readable ones")
     classes: int | None = None
     skipped: list[Skipped] = Field(default_factory=list)
+    listing: str = Field(
+        default="", description="hash of names, sizes and times of all files of the data; empty in earlier records"
+    )
 
 
 class EvalResult(Record):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,29 @@ def hash_of_listing(data: TrainingSet) -> str:
         else:
             digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
     return digest.hexdigest()[:16]
+
+
+def hash_of_data(data: str) -> str:
+    """Hash names, sizes and modification times of all files under DATA of `eval`, however a task opens it.
+
+    Of a pattern such as shards/{000..009}.tar, the files beside it are hashed.
+
+    Returns:
+        the hash; empty where DATA names no path.
+    """
+    word = re.sub(r"^\w+:", "", data)
+    path = next((Path(each) for each in (data, word, word.rpartition("@")[0]) if each and os.path.exists(each)), None)
+    if path is None:
+        beside = os.path.dirname(word)
+        if not os.path.isdir(beside):
+            return ""
+        files = [entry.path for entry in os.scandir(beside) if entry.is_file()]
+    elif path.is_dir():
+        files = [os.path.join(where, name) for where, _, names in os.walk(path, followlinks=True) for name in names]
+    else:
+        files = [str(path)]
+    lines = (f"{os.path.abspath(file)}\0{_state(file)}\n" for file in sorted(files))
+    return hashlib.sha256("".join(lines).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def _state(path: str) -> str | None:

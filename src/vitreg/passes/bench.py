@@ -38,6 +38,8 @@ class Bench:
     seed: int = 0
     download: bool = False
     quiet: bool = True
+    listing: str = ""
+    """Hash of the files of the data before anything was measured, by which a record is found complete later."""
     noted: list[str] = field(default_factory=list)
     """One sentence for each thing left out or unexpected; every task's record holds them."""
 

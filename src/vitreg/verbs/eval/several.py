@@ -16,6 +16,7 @@ from torch import nn
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.errors import UserError
+from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import Processes, processes, versions
 from vitreg.passes import ahead
 from vitreg.passes.drawing import draw_beside
@@ -177,13 +178,16 @@ def pair_of(result: EvalResult, folder: str, *, kept: bool = False) -> EvalPair:
 def complete(folder: Path, backbone: Backbone, task: Task, data: str, options: EvalOptions) -> EvalResult | None:
     """Return the record in a folder if measuring again would repeat it: everything equal, and its files unchanged.
 
-    Images count as equal if their folder has the same name.
+    Data count as equal if DATA has the same name and the same files: their names, sizes and modification times.
     """
     with suppress(OSError, ValidationError, UserError):
         found = EvalResult.model_validate_json((folder / RECORD).read_bytes())
-        known = (found.task, found.model.spec, found.model.weights_sha256, found.data.name, found.provenance.precision)
+        known = (
+            found.task, found.model.spec, found.model.weights_sha256, found.data.name, found.data.listing,
+            found.provenance.precision,
+        )  # fmt: skip
         now = (
-            task_name(type(task)), backbone.spec, backbone.weights_sha256, data,
+            task_name(type(task)), backbone.spec, backbone.weights_sha256, data, hash_of_data(data),
             str(backbone.dtype).removeprefix("torch."),
         )  # fmt: skip
         version = found.provenance.vitreg == versions()["vitreg"]

@@ -16,6 +16,7 @@ from torch import nn
 from vitreg.analysis.intervals import wilson
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
+from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
 from vitreg.passes.bench import Bench
@@ -91,6 +92,7 @@ def _bench(backbone: Backbone, data: str, options: EvalOptions, group: Processes
     return Bench(
         backbone=backbone,
         data=data,
+        listing=hash_of_data(data) if group.first else "",
         features=options.features or cache(),
         group=group,
         size=options.pixels,
@@ -175,7 +177,11 @@ def _units(outcome: Outcome) -> dict[str, str]:
 
 def _data(bench: Bench, outcome: Outcome) -> EvalData:
     return EvalData(
-        name=bench.data, counts=dict(outcome.counts), classes=outcome.classes, skipped=list(outcome.skipped)
+        name=bench.data,
+        counts=dict(outcome.counts),
+        classes=outcome.classes,
+        skipped=list(outcome.skipped),
+        listing=bench.listing,
     )
 
 

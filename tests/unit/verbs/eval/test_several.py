@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from vitreg.errors import UserError
+from vitreg.features.key import hash_of_data
 from vitreg.verbs.eval.several import evaluate_all, folders_of
 from vitreg.verbs.eval.task import Outcome
 
@@ -70,6 +71,36 @@ def test_what_is_complete_is_not_measured_again(tmp_path):
     assert RAN == []
     assert all(pair.kept for pair in again.pairs)
     assert ended == again.pairs
+
+
+def test_another_set_of_the_same_name_is_measured_anew(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "train").mkdir(parents=True)
+    (data / "train" / "a.png").write_bytes(b"one")
+    run(out, tasks=[Knn()], models=MODELS[:1], data=data)
+    assert run(out, tasks=[Knn()], models=MODELS[:1], data=data).pairs[0].kept
+    RAN.clear()
+    (data / "train" / "a.png").write_bytes(b"another")
+    assert not run(out, tasks=[Knn()], models=MODELS[:1], data=data).pairs[0].kept
+    (data / "train" / "b.png").write_bytes(b"one more")
+    run(out, tasks=[Knn()], models=MODELS[:1], data=data)
+    assert len(RAN) == 2
+
+
+def test_the_files_of_data_are_found_however_it_is_spelled(tmp_path):
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        (tmp_path / "shards" / f"{number}.tar").write_bytes(b"x" * number)
+    folder = hash_of_data(str(tmp_path / "shards"))
+    assert (
+        folder == hash_of_data(f"voc2012:{tmp_path / 'shards'}") == hash_of_data(f"voc2012:{tmp_path / 'shards'}@val")
+    )
+    pattern = str(tmp_path / "shards" / "{0..1}.tar")
+    before = hash_of_data(pattern)
+    (tmp_path / "shards" / "1.tar").write_bytes(b"other")
+    assert before != hash_of_data(pattern)
+    assert folder != hash_of_data(str(tmp_path / "shards"))
+    assert hash_of_data("cifar10") == hash_of_data("") == ""
 
 
 @pytest.mark.parametrize(
