@@ -87,3 +87,12 @@ def test_an_evaluation_is_read_drawn_and_measured_again(old):
 def test_the_curves_of_a_run_are_drawn(old):
     assert vitreg.curves("run", out="curves").runs[0].name
     assert (old / "curves/report.html").exists()
+
+
+def test_places_that_its_documents_named_are_importable():
+    from vitreg.exits import Exit
+    from vitreg.verbs.curves import read_run
+    from vitreg.verbs.evaluate import evaluate
+    from vitreg.verbs.extract import extract_features
+
+    assert (evaluate, Exit.DONE, callable(read_run), callable(extract_features)) == (vitreg.evaluate, 0, True, True)

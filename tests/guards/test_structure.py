@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 # Side floor `report` stands beside them: it reads records only.
 FLOORS = {
-    "errors": 0, "plugins": 0, "specs": 0, "documents": 0, "quantities": 0, "notebook": 0,
+    "errors": 0, "plugins": 0, "specs": 0, "documents": 0, "quantities": 0, "notebook": 0, "exits": 0,
     "records": 0, "results": 0, "tokens": 0, "config": 0,
     "schedule": 0,
     "writing": 0, "console": 0, "machine": 0,
@@ -30,6 +30,7 @@ VERBS_MAY_IMPORT = {
     ("train", "vitreg.verbs.scan.look"): "the norms of a run are watched by scans of probe images",
     ("train", "vitreg.verbs.curves"): "the page in the folder of a run is drawn by `curves`",
     ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
+    ("evaluate", "vitreg.verbs.eval.verb"): "its place in 0.1.0",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
 }
 REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}

@@ -85,12 +85,16 @@ def take_models(words: Sequence[str], verb: str, *, several: bool) -> list[str]:
             raise UserError(f"-m needs a model, such as timm:vit_small_patch14_reg4_dinov2; see vitreg {verb} --help.")
         found.append(value)
     if len(found) > 1 and not several:
-        raise UserError(f"vitreg {verb} takes one model, not {len(found)}; vitreg maps shows several side by side.")
+        raise UserError(
+            f"vitreg {verb} takes one model, not {len(found)}; {SEVERAL.get(verb, 'run it once for each')}."
+        )
     if not found:
         return left
     return [_BETWEEN + _BETWEEN.join(found) if several else found[0], *left]
 
 
+SEVERAL = {"scan": "scan each into its own --out, and vitreg compare shows them side by side"}
+"""What to do with several models in verbs that take one."""
 _BETWEEN = "\0"  # cannot occur in a word of a command line
 
 

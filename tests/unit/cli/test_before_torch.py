@@ -53,7 +53,7 @@ MISTAKES = {
     f"scan {MODEL} photos --detector mixtur": "no detector 'mixtur'. Did you mean 'mixture'?",
     f"scan {MODEL} photos --size 12a": "--size takes an image size such as 518 or 384x512 (height x width), not '12a'",
     f"scan {MODEL} photos --size 0": "--size 0 is no image size",
-    f"doctor -m {MODEL} -m {MODEL}": "vitreg doctor takes one model, not 2; vitreg maps shows several side by side.",
+    f"doctor -m {MODEL} -m {MODEL}": "vitreg doctor takes one model, not 2; run it once for each.",
     "scan photos -m": "-m needs a model",
     f"scan {MODEL} photos --limit 0": "--limit must be at least 1, not 0.",
     f"scan {MODEL} photos --seed -1": "--seed must be at least 0, not -1.",

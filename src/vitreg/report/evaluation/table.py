@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vitreg.quantities import short
 from vitreg.report import shell
 from vitreg.report.attempts import Attempts
 from vitreg.report.evaluation.words import measure, title
@@ -93,14 +94,24 @@ def sentence(pairs: Sequence[EvalPair]) -> str:
     if len(found) == 1:
         return f"{name}: {first.model} has {value}."
     second = found[1]
-    then = f"{second.model} has {measure(second.value, second.unit)}"
+    next_ = measure(second.value, second.unit)
     if first.value == second.value:
         return f"{name}: {first.model} and {second.model} both have {value}."
+    if value == next_:
+        value, next_ = _told_apart(first, second)
     told = ""
     if first.interval and second.interval:
         apart = first.interval[0] > second.interval[1] or first.interval[1] < second.interval[0]
         told = "" if apart else "; their intervals overlap"
-    return f"{name}: {first.model} is best with {value}, {then}{told}."
+    return f"{name}: {first.model} is best with {value}, {second.model} has {next_}{told}."
+
+
+def _told_apart(first: EvalPair, second: EvalPair) -> tuple[str, str]:
+    """Write two values that differ with as many digits as show it."""
+    values = [each.value or 0.0 for each in (first, second)]
+    written = ([short(value, digits) for value in values] for digits in range(4, 18))
+    texts = next((texts for texts in written if texts[0] != texts[1]), [repr(value) for value in values])
+    return f"{texts[0]} {first.unit}".rstrip(), f"{texts[1]} {second.unit}".rstrip()
 
 
 def _row(pairs: Sequence[EvalPair], model: str, tasks: Sequence[str]) -> list[dict[str, Any]]:

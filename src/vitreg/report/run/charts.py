@@ -87,7 +87,7 @@ def _value_span(values: Sequence[float], from_zero: bool) -> tuple[Span, Kind]:
     if low > 0 and high > 20 * low and not from_zero:
         return (low / 1.1, high * 1.1), "log"
     margin = 0.06 * (high - low)
-    return (0.0 if from_zero and low >= 0 else low - margin, high + margin), "linear"
+    return (0.0 if from_zero and min(values) >= 0 else low - margin, high + margin), "linear"
 
 
 def _step_span(steps: Sequence[int]) -> Span:

@@ -34,6 +34,7 @@ def plain(text):
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
+        ([pair("a", value=99.97), pair("b", value=100.0)], "b is best with 100 %, a has 99.97 %."),
         ([pair("a", value=50.0), pair("b", value=60.0)], "b is best with 60.0 %, a has 50.0 %."),
         ([pair("a", value=1.0, larger_is_better=False, controls={}, unit="m"),
           pair("b", value=2.0, larger_is_better=False, controls={}, unit="m")], "a is best with 1.00 m, b has 2.00 m."),

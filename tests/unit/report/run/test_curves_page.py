@@ -240,3 +240,10 @@ def test_an_unwritable_folder_is_a_users_error(runs, tmp_path):
     for write in (write_curves, write_curves_figure):
         with pytest.raises(UserError):
             write(runs, tmp_path / "file")
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [0.0], [0.0, 0.2]])
+def test_an_axis_of_shares_begins_at_zero(values):
+    (low, high), kind = charts_run._value_span(values, from_zero=True)
+    assert (low, kind) == (0.0, "linear")
+    assert high > 0
