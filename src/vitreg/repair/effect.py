@@ -62,6 +62,11 @@ class Effects:
     def _before(self) -> Looked:
         return look(self._subject.backbone, self._subject, self._outliers, self._part)
 
+    @property
+    def outliers(self) -> int:
+        """How many outliers the unrepaired model has at the peak."""
+        return int(self._outliers.beyond(self._before.at_peak, self._outliers.record.peak).sum())
+
     def of(self, repaired: Backbone) -> EffectRecord:
         """Return the effect of a repair, given the repaired model."""
         before, after = self._before, look(repaired, self._subject, self._outliers, self._part)

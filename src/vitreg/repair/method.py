@@ -17,6 +17,7 @@ from vitreg.repair.subject import Subject
 
 METHODS: tuple[str, ...] = (
     "test-time",
+    "attention-bias",
     "substitute",
     "clip-norm",
     "mask-keys",

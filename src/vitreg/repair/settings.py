@@ -67,6 +67,20 @@ class TestTimeSettings(MethodSettings):
         _at_least(0, max_damage=self.max_damage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionBiasSettings(TestTimeSettings):
+    """Attention bias: test-time registers without the token. No training, and the sequence keeps its length.
+
+    The neurons that write the outliers are 0 everywhere, and every attention has an extra key and value: those of the
+    test-time register, mean over the images fitted on.
+
+    Example: vitreg fix attention-bias timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    registers: int = 1
+    """Extra keys and values of every head: those of so many test-time registers."""
+
+
 TestTimeSettings.__test__ = False  # pytest: no test class  # type: ignore[attr-defined]
 
 

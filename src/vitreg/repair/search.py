@@ -1,0 +1,134 @@
+"""How many of the ranked neurons a repair edits: the fewest that remove the outliers of images not ranked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vitreg.backbones import Backbone
+from vitreg.errors import UserError
+from vitreg.repair.effect import Effects
+from vitreg.repair.neurons import Neuron, candidates, hidden_units, ranked, scores
+from vitreg.repair.outliers import NothingToRepairError
+from vitreg.repair.record import EffectRecord
+from vitreg.repair.settings import TestTimeSettings
+from vitreg.repair.subject import Subject
+
+FIRST, SHARE_OF_UNITS = 5, 0.01  # the search begins with 5 neurons and ends at 1 % of all hidden units
+CLEAN = 0.001  # the search ends once fewer patches than this are outliers in every block
+FEWEST = 3  # outliers among the images to choose with: with fewer, any number of neurons would do
+SAME = 0.05  # two ratios of norms count as equal within 5 %
+
+
+Repaired = Callable[[Sequence[Neuron]], Backbone]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Neurons, the best first, and how they were found: a record of each round, as JSON values."""
+
+    order: tuple[Neuron, ...]
+    rounds: tuple[dict[str, Any], ...]
+
+
+def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repaired) -> Chosen:
+    """Find the neurons that write the outliers, and how many of them to edit.
+
+    Args:
+        repaired: neurons, the best first -> the model with these edited.
+    Raises:
+        UserError: if the outliers are no neurons' work, or the MLPs are not known.
+    """
+    base, outliers = subject.backbone, subject.outliers
+    effects = Effects(subject, outliers, "tune")
+    if not settings.neurons and effects.outliers < FEWEST:
+        raise UserError(
+            f"the {subject.images.count('tune')} images to choose with have {effects.outliers} outliers, too few to tell how "
+            "many neurons write them; take more images, or give --neurons."
+        )
+    kept: list[Neuron] = []
+    rounds: list[dict[str, Any]] = []
+    for _ in range(settings.rounds):
+        model = repaired(kept) if kept else base
+        try:
+            now = subject.with_backbone(model).outliers if kept else outliers
+            blocks = candidates(now, base.depth)
+        except (NothingToRepairError, UserError):
+            if not rounds:
+                raise
+            break
+        scored = scores(model, subject.batches(), now, blocks, settings.score)
+        order = [neuron for neuron in ranked(scored) if neuron not in kept]
+        most = max(FIRST, int(SHARE_OF_UNITS * sum(hidden_units(base))))
+        search = _Search(settings.max_damage, most, order, kept, repaired, effects)
+        k = settings.neurons or search.run()
+        steps = [
+            {"neurons": n, "share": e.worst_share, "cls_change": e.cls_change} for n, e in sorted(search.tried.items())
+        ]
+        rounds.append({"neurons": k, "blocks": list(blocks), "tried": steps})
+        if len(rounds) > 1 and search.effect(k).worst_share >= effects.of(model).worst_share:
+            break
+        kept += _by_lot(order, k, subject.seed) if subject.random else order[:k]
+    return Chosen(tuple(kept), tuple(rounds))
+
+
+def _by_lot(order: Sequence[Neuron], k: int, seed: int) -> list[Neuron]:
+    """As many neurons of the same blocks, none of the best k."""
+    drawn = np.random.default_rng(seed).permutation(len(order) - k)[:k]
+    return [order[k + int(index)] for index in drawn]
+
+
+@dataclass
+class _Search:
+    """The search for the number of neurons: doubled until the outliers are gone, then halved between."""
+
+    max_damage: float
+    most: int
+    order: list[Neuron]
+    kept: list[Neuron]  # of earlier rounds
+    repaired: Repaired
+    effects: Effects
+    tried: dict[int, EffectRecord] = field(default_factory=dict)
+
+    def effect(self, k: int) -> EffectRecord:
+        """Return the effect of the first k neurons, with those of earlier rounds."""
+        if k not in self.tried:
+            self.tried[k] = self.effects.of(self.repaired([*self.kept, *self.order[:k]]))
+        return self.tried[k]
+
+    def run(self) -> int:
+        """Return how many neurons to edit.
+
+        Their number doubles until the outliers are gone and the norms of those tokens no longer change; the smallest
+        number that does the same is then found by bisection.
+        """
+        most = min(self.most, len(self.order))
+        failed, k = 0, min(FIRST, most)
+        while not self._settled(k, wanted := min(2 * k, most)):
+            if k == most or self.effect(wanted).cls_change > self.max_damage:
+                return self._least_bad()
+            failed, k = k, wanted
+        goal = self.effect(wanted).ratio
+        while k - failed > 1:
+            middle = (failed + k) // 2
+            failed, k = (failed, middle) if self._reaches(middle, goal) else (middle, k)
+        return k
+
+    def _settled(self, k: int, more: int) -> bool:
+        """Whether k neurons remove the outliers, and `more` of them change nothing further."""
+        return self.effect(k).worst_share < CLEAN and self._reaches(k, self.effect(more).ratio)
+
+    def _reaches(self, k: int, goal: float | None) -> bool:
+        """Whether k neurons remove the outliers and bring the norms of those tokens to within `SAME` of the goal."""
+        effect = self.effect(k)
+        if effect.worst_share >= CLEAN or effect.cls_change > self.max_damage:
+            return False
+        return effect.ratio is None or goal is None or abs(np.log(effect.ratio / goal)) < SAME
+
+    def _least_bad(self) -> int:
+        """The number, of those tried, that leaves the fewest outliers within the damage allowed."""
+        within = [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]
+        return min(within, key=lambda n: (self.tried[n].worst_share, n), default=min(self.tried))
