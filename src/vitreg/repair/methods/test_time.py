@@ -24,6 +24,7 @@ from vitreg.repair.search import choose_neurons
 from vitreg.repair.settings import TestTimeSettings
 from vitreg.repair.subject import Subject
 from vitreg.repair.tokens import AddTokens, DropTokens
+from vitreg.tokens import TokenLayout
 
 
 @dataclass(frozen=True)
