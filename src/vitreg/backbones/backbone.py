@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.edited_module import EditedModule
-from vitreg.backbones.edits import Edit, Editor, EditSet
+from vitreg.backbones.edits import ChangesLayout, Edit, Editor, EditSet
 from vitreg.backbones.loading.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
 from vitreg.backbones.recorder import Recorder, Source
@@ -112,8 +112,15 @@ class Backbone:
 
     @property
     def edits_images(self) -> bool:
-        """Whether an edit changes the images, so that patches no longer lie where they lie in the picture."""
-        return any(edit.site == "image" for each in self._edits for edit in each.edits)
+        """Whether an edit changes the images, so that patches no longer lie where they lie in the picture.
+
+        A function with a method `layout` names as patches those of the picture, as one that adds a border does.
+        """
+        return any(
+            edit.site == "image" and not isinstance(edit.function, ChangesLayout)
+            for each in self._edits
+            for edit in each.edits
+        )
 
     def refuse_edited_images(self, what: str) -> None:
         """Raise UserError where an edit changes the images: patches then lie elsewhere than in the picture.

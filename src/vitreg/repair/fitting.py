@@ -78,9 +78,11 @@ def vars_of(settings: MethodSettings) -> dict[str, Any]:
     return {each.name: getattr(settings, each.name) for each in fields(settings)}
 
 
-def subject_of(backbone: Backbone, images: Images, options: FitOptions) -> Subject:
+def subject_of(backbone: Backbone, images: Images, options: FitOptions, *, show: bool = False) -> Subject:
     """Read the images, and deal them to the parts. Use it in a `with`: it holds a temporary file.
 
+    Args:
+        show: whether long fits show their progress on standard error.
     Raises:
         UserError: for images that cannot be read, or weights that are no numbers.
     """
@@ -90,7 +92,7 @@ def subject_of(backbone: Backbone, images: Images, options: FitOptions) -> Subje
         workers=options.threads, limit=options.limit,
     )  # fmt: skip
     kept = Kept(batches, options.limit or FitOptions.limit or 500, options.seed)
-    return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.random)
+    return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.random, show=show)
 
 
 def fit(subject: Subject, method: Method, settings: MethodSettings, *, seen_at: tuple[int, int]) -> Repair:

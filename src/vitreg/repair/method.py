@@ -24,6 +24,8 @@ METHODS: tuple[str, ...] = (
     "prefix",
     "position-rows",
     "denoise",
+    "border",
+    "distill",
 )
 
 

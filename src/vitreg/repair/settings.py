@@ -157,6 +157,58 @@ class PrefixSettings(MethodSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BorderSettings(MethodSettings):
+    """A border of empty patches as registers, and attention trained to use it. Changes weights.
+
+    Fitted on up to 5000 images. Adds 2 * (rows + columns) + 4 tokens to a grid of rows x columns.
+
+    Example: vitreg fix border timm:vit_small_patch14_dinov2.lvd142m photos/ --limit 5000 --out fixed
+    """
+
+    rank: int = 8
+    """Rank of the additions to the projections of attention."""
+    epochs: int = 2
+    """Passes over the images fitted on."""
+    images_at_once: int = 8
+    """Images of one step."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(1, rank=self.rank, epochs=self.epochs, images_at_once=self.images_at_once)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(MethodSettings):
+    """Train the model, with new registers, to give what it gives on average over shifted views. Changes weights.
+
+    The same training without registers is reported beside it.
+
+    Example: vitreg fix distill timm:vit_base_patch16_224 photos/ --out fixed
+    """
+
+    registers: int = 16
+    """Register tokens added, directly before the patches."""
+    epochs: int = 10
+    """Passes over the images fitted on, at most 5000."""
+    shifts: int = 10
+    """Views of an image that the teacher averages, see denoise."""
+    lr: float = 1e-4
+    """Learning rate of the first epoch."""
+    last_lr: float = 5e-6
+    """Learning rate of the last."""
+    images_at_once: int = 8
+    """Images of one step."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(0, registers=self.registers)
+        _at_least(1, epochs=self.epochs, images_at_once=self.images_at_once)
+        _at_least(2, shifts=self.shifts)
+        if not 0 < self.last_lr <= self.lr:
+            raise UserError(f"--last-lr must be above 0 and at most --lr {self.lr:g}, not {self.last_lr:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PositionRowsSettings(MethodSettings):
     """Replace rows of the position table that stand out by the interpolation of their neighbours. Changes weights.
 

@@ -62,6 +62,10 @@ class Kept:
         for start in range(0, len(index), at_once):
             yield torch.from_numpy(self._pixels[np.sort(index)[start : start + at_once]])
 
+    def take(self, part: Part, rows: np.ndarray) -> Float[Tensor, "B C H W"]:
+        """Return some images of a part, by their places in the order of `batches`."""
+        return torch.from_numpy(self._pixels[np.sort(self._parts[part])[rows]])
+
     def close(self) -> None:
         """Remove the file."""
         del self._pixels
@@ -79,6 +83,7 @@ class Subject:
         seed: of all draws.
         force: repair a model without outliers: take the patches with the largest norms for them.
         random: fit a control: choose as many neurons, tokens or places by lot.
+        show: whether long fits show their progress on standard error.
     """
 
     backbone: Backbone
@@ -87,6 +92,7 @@ class Subject:
     seed: int = 0
     force: bool = False
     random: bool = False
+    show: bool = False
 
     def batches(self, part: Part = "fit") -> Iterator[Float[Tensor, "B C H W"]]:
         """Yield the images of a part, as many at once as the model takes."""
