@@ -39,6 +39,7 @@ _HOMES = {
     "load": "vitreg.backbones",
     "maps": "vitreg.verbs.maps.verb",
     "plugin": "vitreg.plugins",
+    "repairs": "vitreg.verbs.repairs.verb",
     "scan": "vitreg.verbs.scan.verb",
     "register": "vitreg.backbones",
     "train": "vitreg.verbs.train.verb",
@@ -75,6 +76,7 @@ __all__ = [
     "maps",
     "plugin",
     "register",
+    "repairs",
     "scan",
     "train",
 ]

@@ -197,3 +197,80 @@ class DiscoverResult(Record):
     def __repr_args__(self) -> list[tuple[str, Any]]:
         corloc = None if self.corloc is None else self.corloc.value
         return [("model", self.model.spec), ("images", self.images.seen), ("found", self.found), ("corloc", corloc)]
+
+
+class RepairColumn(Record):
+    """One column of the table of repairs."""
+
+    name: str
+    title: str
+    side: Literal["gain", "damage", "cost"]
+    unit: str = Field(default="", description="% where a value is a share in percent")
+    better: Literal["smaller", "larger", "neither"]
+    compared: bool = Field(
+        default=False, description="a value says how the repaired model differs from the model as it is"
+    )
+    meaning: str = Field(description="how it is measured, a sentence")
+
+
+class RepairCell(Record):
+    """One number of the table; intervals hold 95 % of the resamples of the held-out images."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    change: float | None = Field(default=None, description="from the model as it is, on the same images")
+    change_low: float | None = None
+    change_high: float | None = None
+
+
+class RepairRow(Record):
+    """One model, repaired by one method or by one of its controls, on the held-out images."""
+
+    model: str
+    method: str = Field(description="none is the model as it is")
+    control: str = Field(default="", description="random, zero strength, clean twin or twin; empty for a repair")
+    cells: dict[str, RepairCell] = Field(
+        default_factory=dict, description="by column; a number that has no meaning is absent"
+    )
+    forced: bool = Field(default=False, description="the model has no outliers, and was repaired all the same")
+    failed: str = Field(default="", description="why there are no numbers; empty where there are some")
+    unneeded: bool = Field(
+        default=False, description="the model has no outliers on these images, so nothing is repaired"
+    )
+    identical: bool = Field(default=False, description="every token equals that of the model as it is, bit for bit")
+    kept: bool = Field(default=False, description="whether an earlier run had measured it")
+    notes: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    maps: list[list[list[float | None]]] = Field(
+        default_factory=list,
+        description="norms of the patches at the peak, on their grid, of the first held-out images",
+    )
+
+
+class RepairsResult(Record):
+    """Repairs of several models on the same images: ``result.json`` of `vitreg repairs`."""
+
+    schema_: Literal["vitreg.repairs/1"] = Field(default="vitreg.repairs/1", alias="schema")
+    data: str
+    images: int = Field(description="that could be read; half of them were fitted on")
+    held_out: int = Field(description="images that no repair was fitted on or chosen with; all numbers are of these")
+    shown: list[str] = Field(default_factory=list, description="names of the images whose maps are drawn")
+    skipped: list[Skipped] = Field(default_factory=list)
+    columns: list[RepairColumn]
+    rows: list[RepairRow] = Field(
+        description="by model, the model as it is first, then methods, each before its controls"
+    )
+    resamples: int = Field(description="of the images, for the intervals")
+    notes: list[str] = Field(default_factory=list)
+    undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
+    provenance: Provenance
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        said = [(f"{row.method} {row.control}".strip(), row.failed or f"{len(row.cells)} numbers") for row in self.rows]
+        return [("data", self.data), ("held_out", self.held_out), *said]
+
+    @property
+    def repairable(self) -> bool:
+        """Whether any model had something to repair."""
+        return any(not row.control and not row.unneeded and not row.failed for row in self.rows)

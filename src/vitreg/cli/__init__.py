@@ -17,8 +17,8 @@ class _Verbs(Mapping[str, type]):
     """The command class of each verb, imported on first use, so that one verb does not wait for the others."""
 
     names = (
-        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "demo",
-        "version",
+        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "repairs",
+        "demo", "version",
     )  # fmt: skip
     elsewhere = {"eval": "manuals", "train": "manuals"}  # noqa: RUF012
 
@@ -40,10 +40,11 @@ class _Verbs(Mapping[str, type]):
 
 VERBS = _Verbs()
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
-OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract"}
-OF_SEVERAL = {"maps", "eval"}
+OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract", "repairs"}
+OF_SEVERAL = {"maps", "eval", "repairs"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
+    "repairs": "finished rows are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
     "demo": "what was written so far is kept, and the same command begins anew",
     "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",

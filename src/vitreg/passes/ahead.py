@@ -131,6 +131,18 @@ def refuse_other_evaluations(folder: Path, data: str) -> None:
     refuse_other_result(folder, own, lambda held: {"schema": held["schema"], "data": held["data"]})
 
 
+def repairs_outputs(folder: Path, *inputs: object) -> Outputs:
+    """Where `repairs` writes: the table, the maps of every model, and finished rows, from which a later run goes on."""
+    names = ["result.json", "report.html", "table.csv", "sheets.npz", "maps.png", "rows/"]
+    sheets = re.compile(r"maps-\d+\.png")
+    return Outputs(folder, "repairs", names, paths_of(*inputs), lambda name: bool(sheets.fullmatch(name)))
+
+
+def refuse_other_repairs(folder: Path) -> None:
+    """Refuse a folder that holds the result of another verb. Raises UserError."""
+    refuse_other_result(folder, {"schema": "vitreg.repairs/1"}, lambda held: {"schema": held["schema"]})
+
+
 def demo_outputs(folder: Path) -> list[Outputs]:
     """Where `demo` writes: a page, photographs and two scans."""
     scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
-from vitreg.results import DiscoverResult, EvalResult, Evaluations
+from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 from vitreg.writing.files import write_text
 from vitreg.writing.outputs import Outputs
 
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
-Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations)
+Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult)
 
 
 def place_of_interrupted(outputs: Outputs) -> Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ class Kept:
         order = np.random.default_rng(seed).permutation(len(self.names))
         fit, tune = len(order) - len(order) // 2, min(len(order) // 4, TUNED_ON)
         self._parts = {"fit": order[:fit], "tune": order[fit : fit + tune], "held_out": order[fit + tune :]}
+        self.skipped = list(batches.skipped)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,6 +57,18 @@ class Kept:
     def count(self, part: Part) -> int:
         """Return how many images a part has."""
         return len(self._parts[part])
+
+    def names_of(self, part: Part) -> list[str]:
+        """Return the names of the images of a part, in the order of its batches."""
+        return [self.names[index] for index in np.sort(self._parts[part])]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the prepared images, in their order."""
+        found = hashlib.sha256(str(self._pixels.shape).encode())
+        for image in self._pixels:
+            found.update(image.tobytes())
+        return found.hexdigest()
 
     def batches(self, part: Part, at_once: int) -> Iterator[Float[Tensor, "B C H W"]]:
         """Yield the images of a part, always in the same order."""

@@ -23,11 +23,14 @@ from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.evaluation.table import CSV as TABLE
 from vitreg.report.evaluation.table import draw_evaluations
+from vitreg.report.repairs.page import CSV as REPAIRS
+from vitreg.report.repairs.page import draw_repairs
+from vitreg.report.repairs.sheets import MAPS
 from vitreg.report.scan.kept import FILE_NAME as EXAMPLES
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.sheets.kept import Named, read_sheets
 from vitreg.report.sheets.sheet import save_all
-from vitreg.results import DiscoverResult, EvalResult, Evaluations
+from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 from vitreg.training.history import read_run
 from vitreg.verbs.compare import RECORD as COMPARED
 from vitreg.verbs.compare import Comparison, draw_comparison
@@ -78,7 +81,7 @@ class Drawn:
 
 @takes()
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
-    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, curves or train.
+    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves or train.
 
     Args:
         folder: the folder the verb wrote.
@@ -95,7 +98,7 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         inside = sorted(path.parent.name for name in (RESULT, "curves.json") for path in folder.glob(f"*/{name}"))
         hint = f" Try {folder / inside[0]}." if inside else ""
         raise UserError(
-            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, curves or train.{hint}"
+            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves or train.{hint}"
         )
     unproven = _refuse_foreign(folder, drawings)
     for each in drawings:
@@ -220,6 +223,19 @@ def _evals(folder: Path) -> Drawing:
     )  # fmt: skip
 
 
+def _repairs(folder: Path) -> Drawing:
+    result, lacking, sheets = _read(folder / RESULT, RepairsResult), "", []
+    kept = sorted({SHEETS, MAPS} & set(os.listdir(folder)))
+    try:
+        sheets = read_sheets(folder / SHEETS) if kept else []
+    except ValueError as error:
+        lacking = f"{kept[0]} cannot be drawn again: {error}"
+    return Drawing(
+        verb="repairs", names=(REPAIRS, PAGE, *(name for name, _ in sheets)), opens=PAGE, record=RESULT,
+        undrawn=result.undrawn, draw=partial(draw_repairs, result, sheets), lacking=lacking,
+    )  # fmt: skip
+
+
 def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
@@ -276,6 +292,7 @@ _RESULTS: dict[str | None, Callable[[Path], Drawing]] = {
     "vitreg.discover/1": _discover,
     "vitreg.eval/1": _eval,
     "vitreg.evals/1": _evals,
+    "vitreg.repairs/1": _repairs,
 }
 
 

@@ -1,0 +1,116 @@
+"""What eight bits do to a model: W8A8 simulated, since outliers stretch the range that all tokens share.
+
+Symmetric; weights per output channel, activations per tensor by the extremes over calibration images; all linear layers
+of the blocks. The projections of `nn.MultiheadAttention` are no linear layers and stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitreg.backbones import Backbone
+from vitreg.repair.columns.column import Column, PerImage, cosine_distance
+from vitreg.repair.columns.reading import Reader
+from vitreg.repair.effect import summary_of
+
+CALIBRATION = 64  # images
+STEPS = 127  # of eight bits, symmetric
+
+
+def rounded(values: Tensor, largest: Tensor) -> Tensor:
+    """Return values on the grid of eight bits from -largest to largest, in their dtype.
+
+    >>> step = largest / 127
+    >>> clip(round(value / step), -127, 127) * step
+    """
+    step = (largest.float() / STEPS).clamp_min(torch.finfo(torch.float32).tiny)
+    return ((values.float() / step).round().clamp(-STEPS, STEPS) * step).to(values.dtype)
+
+
+def weights_rounded(weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    """Return a weight with eight bits for every output channel."""
+    return rounded(weight, weight.abs().amax(1, keepdim=True))
+
+
+def linears(backbone: Backbone) -> list[nn.Linear]:
+    """Return the linear layers of the blocks."""
+    return [each for block in backbone.anatomy.blocks for each in block.modules() if isinstance(each, nn.Linear)]
+
+
+@contextlib.contextmanager
+def in_int8(backbone: Backbone, calibration: Iterable[Tensor]) -> Generator[Backbone, None, None]:
+    """Run a model, edits included, in simulated eight bits while the block runs; its weights are as before afterwards.
+
+    Args:
+        calibration: images from which the ranges of the activations are taken.
+    """
+    layers = linears(backbone)
+    largest = _ranges(backbone, layers, calibration)
+    before = [layer.weight.detach().clone() for layer in layers]
+
+    def quantise(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (rounded(given[0], largest[id(layer)]), *given[1:])
+
+    hooks = [layer.register_forward_pre_hook(quantise) for layer in layers if id(layer) in largest]
+    try:
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.data.copy_(weights_rounded(weight))
+        yield backbone
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.data.copy_(weight)
+
+
+def _ranges(backbone: Backbone, layers: list[nn.Linear], images: Iterable[Tensor]) -> dict[int, Tensor]:
+    """Return the largest size of each layer's input over images."""
+    largest: dict[int, Tensor] = {}
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        found = given[0].detach().abs().amax()
+        largest[id(layer)] = torch.maximum(largest[id(layer)], found) if id(layer) in largest else found
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        for batch in images:
+            backbone(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
+
+
+def loss(reader: Reader) -> PerImage:
+    """Return 1 - cosine of what stands for each held-out image, in full precision and in eight bits."""
+    backbone, subject = reader.backbone, reader.subject
+    exact = [summary_of(backbone(images)) for images in subject.batches("held_out")]
+    with in_int8(backbone, _first(subject.batches("fit"), CALIBRATION)):
+        eight = [summary_of(backbone(images)) for images in subject.batches("held_out")]
+    change = cosine_distance(torch.cat(exact), torch.cat(eight)).double()
+    return change, torch.ones_like(change)
+
+
+def _first(batches: Iterable[Tensor], count: int) -> Generator[Tensor, None, None]:
+    seen = 0
+    for batch in batches:
+        if seen >= count:
+            return
+        yield batch[: count - seen]
+        seen += len(batch)
+
+
+COLUMNS = (
+    Column(
+        name="int8_loss", title="INT8 loss", side="gain", better="smaller",
+        meaning="1 - cosine of CLS between full precision and simulated W8A8 (symmetric, weights per output channel, "
+        f"activations per tensor by min-max over {CALIBRATION} images, all linear layers of the blocks).",
+        run=loss, asks=lambda reader: bool(linears(reader.backbone)),
+    ),
+)  # fmt: skip

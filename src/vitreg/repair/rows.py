@@ -1,0 +1,212 @@
+"""The rows of one model in the table of repairs: the model as it is, every method, and the controls of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+import vitreg
+from vitreg.backbones import Backbone
+from vitreg.errors import UserError
+from vitreg.models import planted
+from vitreg.repair.columns import cost
+from vitreg.repair.columns.data import HeldOut
+from vitreg.repair.columns.reading import Gathered, Reader
+from vitreg.repair.columns.table import COLUMNS, measured
+from vitreg.repair.controls import zero_strength
+from vitreg.repair.fitting import fit
+from vitreg.repair.method import method_named
+from vitreg.repair.outliers import NothingToRepairError, Outliers
+from vitreg.repair.repair import Repair, weights_hash
+from vitreg.repair.subject import Subject
+from vitreg.results import RepairRow
+
+NONE = "none"
+RANDOM, ZERO, CLEAN, TWIN = "random", "zero strength", "clean twin", "twin"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row that is wanted."""
+
+    method: str
+    control: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} ({self.control})" if self.control else self.method
+
+
+@dataclass
+class Rows:
+    """The rows of one model.
+
+    Args:
+        subject: the model and its images.
+        held_out: what is known of the images that judge.
+        methods: names; `none` is always first.
+        controls: measure every method's controls too.
+        reason: an exception -> the sentence why a row has no numbers.
+    """
+
+    subject: Subject
+    held_out: HeldOut
+    methods: Sequence[str]
+    controls: bool
+    reason: Callable[[Exception], str]
+    _fitted: dict[str, Repair] = field(default_factory=dict)
+
+    @cached_property
+    def outliers(self) -> Outliers | None:
+        """The outliers of the model; None if it has none and is not forced."""
+        try:
+            return self.subject.outliers
+        except NothingToRepairError:
+            return None
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The model as it is."""
+        return Reader(self.subject.backbone, self.subject, self.outliers, self.held_out)
+
+    @cached_property
+    def base(self) -> Gathered:
+        """What stays of the pass of the model as it is."""
+        return self._base[1].gathered
+
+    @cached_property
+    def _base(self) -> tuple[Reader, Any]:
+        return self.reader, measured(self.reader)
+
+    def asked(self) -> list[Asked]:
+        """Return the rows wanted: of a model without outliers only the first."""
+        rows = [Asked(NONE)]
+        if self.outliers is None:
+            return rows
+        rows += [Asked(NONE, CLEAN)] if clean_twin(self.subject.backbone) is not None and self.controls else []
+        for method in self.methods:
+            if method != NONE:
+                rows += [Asked(method), *([Asked(method, RANDOM), Asked(method, ZERO)] if self.controls else [])]
+        return rows
+
+    def key(self, asked: Asked) -> str:
+        """Return what identifies a row: model, images, method, and all that makes its numbers."""
+        backbone, subject, truth = self.subject.backbone, self.subject, self.held_out.truth
+        settings = None if asked.method == NONE else asdict(method_named(asked.method).settings())
+        words = [
+            vitreg.__version__, backbone.spec, weights_hash(backbone), backbone.edits_identity, str(backbone.dtype),
+            subject.images.sha256, subject.size, subject.seed, subject.force, str(asked), settings,
+            [column.name for column in COLUMNS], None if self.held_out.labels is None else self.held_out.labels.tolist(),
+            None if truth is None else [each.tolist() for each in truth.boxes],
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()[:20]
+
+    def measure(self, asked: Asked) -> RepairRow:
+        """Measure a row; one that cannot be measured says why."""
+        try:
+            return self._row(asked)
+        except UserError as error:
+            failed = error.sentence
+        except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
+            failed = self.reason(error)
+        return self._named(asked, failed=failed)
+
+    def _row(self, asked: Asked) -> RepairRow:
+        if asked == Asked(NONE):
+            found = self._base[1]
+            notes = [] if self.outliers is not None else ["It has no outliers on these images, so nothing is repaired."]
+            return self._named(
+                asked,
+                cells=found.cells,
+                identical=True,
+                unneeded=self.outliers is None,
+                notes=notes,
+                maps=_maps(found.gathered),
+            )
+        backbone = self.subject.backbone
+        if asked.control == CLEAN:
+            return self._compared(asked, None, _require(clean_twin(backbone)))
+        if asked.control == RANDOM:
+            repair = self._fit(asked.method, random=True)
+        else:
+            repair = self._fitted[asked.method] if asked.method in self._fitted else self._fit(asked.method)
+            self._fitted[asked.method] = repair
+        return self._compared(
+            asked, repair, zero_strength(repair, backbone) if asked.control == ZERO else repair.apply(backbone)
+        )
+
+    def _fit(self, name: str, *, random: bool = False) -> Repair:
+        method, subject = method_named(name), replace(self.subject, random=random)
+        if self.outliers is not None:
+            subject.__dict__["outliers"] = self.outliers  # found once for all
+        return fit(subject, method, method.settings(), seen_at=subject.size)
+
+    def _compared(self, asked: Asked, repair: Repair | None, fixed: Backbone) -> RepairRow:
+        found = measured(replace(self.reader, backbone=fixed), self.reader, self.base)
+        images = next(self.subject.batches("held_out"))
+        zero = asked.control == ZERO
+        cells = {**found.cells, **cost.costs(None if zero else repair, self.subject.backbone, fixed, images)}
+        notes = [] if repair is None else list(repair.record.notes)
+        if zero and not found.gathered.identical:
+            notes = [
+                "WARNING: at strength zero the tokens are not those of the model as it is: editing alone changes them."
+            ]
+        return self._named(
+            asked, cells=cells, identical=found.gathered.identical, notes=notes, maps=_maps(found.gathered),
+            settings={} if repair is None else repair.record.settings,
+        )  # fmt: skip
+
+    def _named(self, asked: Asked, **words: Any) -> RepairRow:
+        forced = self.outliers is not None and self.outliers.record.forced
+        return RepairRow(
+            model=self.subject.backbone.spec, method=asked.method, control=asked.control, forced=forced, **words
+        )
+
+
+def twin_row(model: str, subject: Subject, held_out: HeldOut) -> RepairRow:
+    """Measure another model in the place of the repaired one; what compares tokens has no number.
+
+    Args:
+        model: the model it is beside.
+        subject: the twin, with the same images.
+    """
+    try:
+        outliers = subject.outliers
+    except NothingToRepairError:
+        outliers = None
+    reader = Reader(subject.backbone, subject, outliers, held_out)
+    found = measured(reader, alone=True)
+    cells = {
+        name: cell.model_copy(update=dict.fromkeys(("change", "change_low", "change_high")))
+        for name, cell in found.cells.items()
+    }
+    return RepairRow(
+        model=model, method=NONE, control=TWIN, cells=cells, notes=[f"The twin is {subject.backbone.spec}."],
+        maps=_maps(found.gathered),
+    )  # fmt: skip
+
+
+def clean_twin(backbone: Backbone) -> Backbone | None:
+    """Return the clean twin of a planted model, None for any other model."""
+    kind, _, seed = backbone.spec.removeprefix("planted:").partition("@")
+    if not backbone.spec.startswith("planted:") or kind not in planted.KINDS or (seed and not seed.isdecimal()):
+        return None
+    module = planted.clean(int(seed or 0), kind=kind).to(backbone.device, backbone.dtype)
+    return Backbone(module, preprocess=backbone.preprocess, spec=f"planted:clean@{int(seed or 0)}")
+
+
+def _maps(gathered: Gathered) -> list[list[list[float | None]]]:
+    return [
+        [[None if torch.isnan(value) else round(float(value), 4) for value in row] for row in each]
+        for each in gathered.maps
+    ]
+
+
+def _require(backbone: Backbone | None) -> Backbone:
+    assert backbone is not None
+    return backbone

@@ -1,0 +1,1 @@
+"""`repairs`: several repairs of several models on the same images."""

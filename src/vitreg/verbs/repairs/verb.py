@@ -1,0 +1,285 @@
+"""`repairs`: fits every repair to every model, and measures gain, damage and cost on the same held-out images.
+
+A row that is finished is on disk at once, so that a stopped command goes on from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+from torch import nn
+
+from vitreg.analysis.paired import RESAMPLES
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.load import opened
+from vitreg.data.boxes.coco import coco_boxes
+from vitreg.data.boxes.truth import BoxSet
+from vitreg.data.boxes.voc import voc_boxes
+from vitreg.errors import UserError, unknown
+from vitreg.machine.runtime import provenance
+from vitreg.passes import ahead
+from vitreg.passes.drawing import draw_beside
+from vitreg.passes.given import Images
+from vitreg.passes.options import ModelOptions, split, takes
+from vitreg.passes.progress import Advance, progress
+from vitreg.passes.view import shown_stretched, view_of
+from vitreg.records import Skipped
+from vitreg.repair.columns.boxes import truth_on
+from vitreg.repair.columns.data import HeldOut, labels_of, read_labels
+from vitreg.repair.columns.table import SHOWN, column_records
+from vitreg.repair.fitting import subject_of
+from vitreg.repair.method import method_names
+from vitreg.repair.rows import NONE, TWIN, Asked, Rows, twin_row
+from vitreg.repair.settings import FitOptions
+from vitreg.repair.subject import Subject
+from vitreg.report import Attempts
+from vitreg.report.attempts import reason_of
+from vitreg.report.repairs.page import draw_repairs
+from vitreg.report.repairs.sheets import Photograph, sheets_of
+from vitreg.report.sheets.kept import as_kept
+from vitreg.results import RepairRow, RepairsResult
+from vitreg.verbs.repairs.options import ALL, RepairsOptions
+from vitreg.writing.files import printable, results_folder, write_text
+from vitreg.writing.outputs import RECORD, Outputs
+
+Model = str | nn.Module | Backbone
+FEWEST = 4  # images: two to fit on, one to choose with, one to judge
+
+
+@takes(RepairsOptions, ModelOptions)
+def repairs(
+    models: Model | Sequence[Model],
+    images: Images,
+    *,
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    options: RepairsOptions | None = None,
+    quiet: bool = True,
+    ended: Callable[[RepairRow], object] = lambda row: None,
+    **keywords: Any,
+) -> RepairsResult:
+    """Compare repairs of several models on the same images.
+
+    Args:
+        models: specs, modules or loaded backbones.
+        images: as `vitreg.scan` takes them.
+        out: folder for result.json, report.html, table.csv, the maps and finished rows; nothing is written without it.
+        weights: a checkpoint; for a single model.
+        options: see `RepairsOptions`; keywords override them.
+        ended: called with each finished row.
+        keywords: fields of `RepairsOptions` and of `ModelOptions`.
+    Returns:
+        the record that result.json holds. A row that could not be measured says why.
+    Raises:
+        UserError: for a method that does not exist, images, labels or boxes that cannot be read, or if no row has a number.
+    """
+    options, loading = split(RepairsOptions, options, keywords, "repairs")
+    several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
+    if not several or (weights is not None and len(several) > 1):
+        raise UserError("name at least one model, and weights from a file for one model only.")
+    run = _Run(images, methods_of(options.methods), options, loading, quiet, ended)
+    ahead.refuse_absent_inputs(images, files=[weights, options.boxes, options.labels])
+    started = datetime.now(UTC)
+    with results_folder(out) as folder:
+        run.outputs = (
+            None if folder is None else ahead.repairs_outputs(folder, images, options.boxes, options.labels, weights)
+        )
+        if run.outputs is not None:
+            run.outputs.check()
+        for model in several:
+            run.of_model(model, weights)
+        result = run.result(started)
+        if run.outputs is None:
+            return result
+        run.outputs.publish(lambda place: run.write(place, result), more=True)
+        return draw_beside(run.outputs, result, RECORD, partial(_draw, run))
+
+
+def methods_of(asked: Sequence[str]) -> list[str]:
+    """Return the methods asked for, `none` first.
+
+    Raises:
+        UserError: for one that does not exist.
+    """
+    known = [NONE, *method_names()]
+    for name in asked:
+        if name not in (ALL, *known):
+            raise unknown("method", name, (ALL, *known), "vitreg repairs")
+    return known if ALL in asked else [NONE, *dict.fromkeys(name for name in asked if name != NONE)]
+
+
+@dataclass
+class _Run:
+    """One call of the verb: what it was asked, and the rows so far."""
+
+    images: Images
+    methods: list[str]
+    options: RepairsOptions
+    loading: dict[str, Any]
+    quiet: bool
+    ended: Callable[[RepairRow], object]
+    outputs: Outputs | None = None
+    rows: dict[str, RepairRow] = field(default_factory=dict)  # by key
+    photographs: list[list[Photograph]] = field(default_factory=list)  # of each model
+    seen: tuple[int, int] = (0, 0)  # images, held out
+    skipped: list[Skipped] = field(default_factory=list)
+    last: Backbone | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def of_model(self, model: Model, weights: str | Path | None) -> None:
+        """Measure all rows of one model."""
+        try:
+            backbone = opened(model, weights, self.loading, size=self.options.pixels)
+        except UserError as error:
+            spec = model if isinstance(model, str) else type(model).__name__
+            self._take(spec, RepairRow(model=printable(spec), method=NONE, failed=error.sentence))
+            self.photographs.append([])
+            return
+        self.last = backbone
+        with self._subject(backbone) as subject:
+            if len(subject.images) < FEWEST:
+                raise UserError(
+                    f"repairs are compared on at least {FEWEST} images, and there are {len(subject.images)}."
+                )
+            held_out = self._held_out(subject)
+            self.seen = (len(subject.images), subject.images.count("held_out"))
+            self.skipped = subject.images.skipped
+            self.photographs.append(_photographs(subject))
+            rows = Rows(
+                subject, held_out, self.methods, self.options.controls, reason=lambda error: f"{reason_of(error)}."
+            )
+            asked = rows.asked()
+            total = len(asked) + (self.options.twin is not None)
+            with progress(f"repairs of {backbone.spec}", total, unit="rows", show=not self.quiet) as advance:
+                self._measure(rows, asked, advance)
+                if self.options.twin is not None:
+                    self._twin(backbone.spec, rows.key(Asked(NONE, f"{TWIN} {self.options.twin}")))
+                    advance(1)
+
+    def _subject(self, backbone: Backbone) -> Subject:
+        own = self.options
+        return subject_of(
+            backbone, self.images,
+            FitOptions(
+                size=own.size, fit=own.fit, limit=own.limit, batch_size=own.batch_size, workers=own.workers, seed=own.seed,
+                force=own.force,
+            ),
+        )  # fmt: skip
+
+    def _measure(self, rows: Rows, asked: Sequence[Asked], advance: Advance) -> None:
+        for each in asked:
+            key = rows.key(each)
+            self._take(key, self._kept(key) or rows.measure(each))
+            advance(1, str(each))
+
+    def _twin(self, model: str, key: str) -> None:
+        assert self.options.twin is not None
+        found = self._kept(key)
+        if found is None:
+            try:
+                backbone = opened(self.options.twin, None, self.loading, size=self.options.pixels)
+                with self._subject(backbone) as subject:
+                    found = twin_row(model, subject, self._held_out(subject))
+            except UserError as error:
+                found = RepairRow(model=model, method=NONE, control=TWIN, failed=error.sentence)
+        self._take(key, found)
+
+    def _held_out(self, subject: Subject) -> HeldOut:
+        """Read the labels and boxes of the held-out images."""
+        names, own = subject.images.names_of("held_out"), self.options
+        labels = None if own.labels is None else labels_of(names, read_labels(own.labels))
+        if own.boxes is None:
+            return HeldOut(names, labels)
+        view = view_of(subject.backbone, size=own.pixels, policy=own.fit)
+        return HeldOut(names, labels, truth_on(view, names, _boxes(own.boxes.expanduser())))
+
+    def _kept(self, key: str) -> RepairRow | None:
+        """Return a row that an earlier run finished."""
+        if self.outputs is None:
+            return None
+        with suppress(OSError, ValidationError):
+            text = (self.outputs.folder / "rows" / f"{key}.json").read_bytes()
+            return RepairRow.model_validate_json(text).model_copy(update={"kept": True})
+        return None
+
+    def _take(self, key: str, row: RepairRow) -> None:
+        self.rows[key] = row
+        if self.outputs is not None and not row.kept and not row.failed:
+            self.outputs.add(lambda place: _write_row(place, key, row))
+        self.ended(row)
+
+    def result(self, started: datetime) -> RepairsResult:
+        """Return the record. Raises UserError if no row has a number."""
+        rows = list(self.rows.values())
+        if all(row.failed for row in rows) or self.last is None:
+            raise UserError(rows[0].failed)
+        used = {name for row in rows for name in row.cells}
+        backbone = self.last
+        return RepairsResult(
+            data=_name(self.images),
+            images=self.seen[0],
+            held_out=self.seen[1],
+            shown=[each.name for each in next((found for found in self.photographs if found), [])],
+            skipped=self.skipped,
+            columns=[column for column in column_records() if column.name in used],
+            rows=rows,
+            resamples=RESAMPLES,
+            provenance=provenance(
+                started=started, device=backbone.device, precision=str(backbone.dtype).removeprefix("torch."),
+                choice=backbone.precision_choice, processes=1, seed=self.options.seed,
+            ),
+        )  # fmt: skip
+
+    def write(self, place: Path, result: RepairsResult) -> None:
+        """Write the record and all its rows."""
+        write_text(place / RECORD, result.model_dump_json(indent=1))
+        for key, row in self.rows.items():
+            if not row.failed:
+                _write_row(place, key, row)
+
+
+def _write_row(place: Path, key: str, row: RepairRow) -> None:
+    (place / "rows").mkdir(exist_ok=True)
+    write_text(place / "rows" / f"{key}.json", row.model_copy(update={"kept": False}).model_dump_json())
+
+
+def _draw(run: _Run, result: RepairsResult, place: Path, attempts: Attempts) -> None:
+    sheets = sheets_of(result, run.photographs)
+    draw_repairs(result, as_kept(sheets, place, "sheets.npz", attempts), place, attempts)
+
+
+def _boxes(path: Path) -> BoxSet:
+    return voc_boxes(path) if path.is_dir() else coco_boxes(path)
+
+
+def _name(images: Images) -> str:
+    paths = ahead.paths_of(images)
+    return printable(
+        "pictures" if not paths else paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    )
+
+
+def _photographs(subject: Subject) -> list[Photograph]:
+    """Return the first held-out images as the model sees them."""
+    backbone, names = subject.backbone, subject.images.names_of("held_out")
+    pixels = next(subject.batches("held_out"), None)
+    if pixels is None:
+        return []
+    rows, cols = backbone.covered(subject.size)
+    pixels = pixels[:SHOWN, :, :rows, :cols]
+    found = (
+        shown_stretched(pixels)
+        if backbone.preprocess is None
+        else [backbone.preprocess.unnormalise(each) for each in pixels]
+    )
+    return [
+        Photograph(name=re.split(r"[/\\]", name)[-1], pixels=each) for name, each in zip(names, found, strict=False)
+    ]
