@@ -20,6 +20,7 @@ CASES = {
     "discover": ("{model}", "voc2012:{voc}@val", "--limit", "2", "--out", "{out}", *SMALL),
     "curves": ("{run}", "--out", "{out}"),
     "eval": ("{model}", "segmentation", "{dense}", "--steps", "2", "--out", "{out}", *SMALL),
+    "repairs": ("{model}", "{photographs}", "--limit", "4", "--methods", "none", "--force", "--out", "{out}", *SMALL),
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
 }  # fmt: skip
 DRAWN = (".html", ".png", ".csv")

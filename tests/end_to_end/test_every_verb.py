@@ -31,15 +31,28 @@ CASES = {
     "curves": ("{run}", "--out", "{out}"),
     "draw": ("{scanned}", "--out", "{out}"),
     "export": ("{run}", "--to", "safetensors", "--out", "{out}/model.safetensors"),
+    "repairs": (
+        "{model}",
+        "{photographs}",
+        "--methods",
+        "none,test-time",
+        "--limit",
+        "4",
+        "--force",
+        "--no-controls",
+        "--out",
+        "{out}",
+        "{small}",
+    ),
     "demo": ("--out", "{out}"),
     "version": (),
 }
 LEAVES = {
     "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
-    "demo": "index.html",
+    "repairs": "table.csv", "demo": "index.html",
 }  # fmt: skip
-OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "demo"}
+OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "repairs", "demo"}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

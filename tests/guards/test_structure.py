@@ -272,7 +272,7 @@ def test_public_names():
         "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
         "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
         "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "load", "maps",
-        "plugin", "register", "scan", "train",
+        "plugin", "register", "repairs", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None
@@ -303,6 +303,7 @@ def test_verbs():
         "curves",
         "draw",
         "export",
+        "repairs",
         "demo",
         "version",
     ]

@@ -53,6 +53,13 @@ def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -
             raise missing(file, "weights file")
 
 
+def refuse_absent_truth(**files: object) -> None:
+    """Refuse labels, boxes and the like, by their name, that do not exist; None passes. Raises UserError."""
+    for what, file in files.items():
+        if file is not None and not os.path.exists(os.path.expanduser(str(file))):
+            raise missing(str(file), f"file or folder of {what}")
+
+
 def refuse_absent_data(data: str) -> None:
     """Refuse DATA of `eval` and `train` that looks like a path and does not exist; names such as voc2012:ROOT pass."""
     if data and ":" not in data:

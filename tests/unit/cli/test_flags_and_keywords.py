@@ -61,7 +61,7 @@ def test_every_flag_is_a_keyword(verb):
     assert flags_of(verb) - taken - OF_TERMINALS.get(verb, set()) == (TASK if verb == "eval" else set())
 
 
-@pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor"])
+@pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor", "repairs"])
 def test_one_idea_has_one_spelling(verb):
     wanted = EVERYWHERE
     wanted += OVER_IMAGES if verb != "doctor" else ()

@@ -10,6 +10,7 @@ from vitreg.verbs.eval.verb import evaluate
 from vitreg.verbs.export.verb import export
 from vitreg.verbs.extract.verb import extract_features
 from vitreg.verbs.maps.verb import maps
+from vitreg.verbs.repairs.verb import repairs
 from vitreg.verbs.scan.verb import scan
 
 MODEL = "timm:no-such-model"  # would be named if it were loaded first
@@ -19,6 +20,7 @@ VERBS = {
     "discover": lambda out: discover(MODEL, "fotos", out=out),
     "extract": lambda out: extract_features(MODEL, "fotos", out=out),
     "eval": lambda out: evaluate(MODEL, Knn(), "fotos", out=out),
+    "repairs": lambda out: repairs(MODEL, "fotos", out=out),
     "curves": lambda out: curves(["fotos"], out=out),
     "export": lambda out: export("fotos", "timm", out),
 }

@@ -42,7 +42,8 @@ class Repairs:
             raise UserError(f"--weights belong to one model, not to {len(models)}; compare the models one by one.")
         for spec in [*models, *([options.twin] if options.twin else [])]:
             self.model.check(spec, self.model.weights)
-        ahead.refuse_absent_inputs(named_images(self.images), files=[options.boxes, options.labels])
+        ahead.refuse_absent_inputs(named_images(self.images))
+        ahead.refuse_absent_truth(boxes=options.boxes, labels=options.labels)
         ahead.refuse_other_repairs(self.out)
         check_place(ahead.repairs_outputs(self.out, self.images, options.boxes, options.labels, self.model.weights))
 

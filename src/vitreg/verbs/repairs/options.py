@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from vitreg.errors import UserError
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import ImageOptions, at_least
 
@@ -44,5 +43,3 @@ class RepairsOptions(ImageOptions):
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
-        if not self.methods:
-            raise UserError("name at least one method, such as --methods none,test-time; all means every one.")

@@ -86,7 +86,8 @@ def repairs(
     if not several or (weights is not None and len(several) > 1):
         raise UserError("name at least one model, and weights from a file for one model only.")
     run = _Run(images, methods_of(options.methods), options, loading, quiet, ended)
-    ahead.refuse_absent_inputs(images, files=[weights, options.boxes, options.labels])
+    ahead.refuse_absent_inputs(images, files=[weights])
+    ahead.refuse_absent_truth(boxes=options.boxes, labels=options.labels)
     started = datetime.now(UTC)
     with results_folder(out) as folder:
         run.outputs = (
