@@ -231,7 +231,7 @@ def _repairs(folder: Path) -> Drawing:
     except ValueError as error:
         lacking = f"{kept[0]} cannot be drawn again: {error}"
     return Drawing(
-        verb="repairs", names=(REPAIRS, PAGE, *(name for name, _ in sheets)), opens=PAGE, record=RESULT,
+        verb="repairs", names=(REPAIRS, PAGE, *(name for name, _ in sheets)), opens=PAGE, reads=(RESULT, SHEETS), record=RESULT,
         undrawn=result.undrawn, draw=partial(draw_repairs, result, sheets), lacking=lacking,
     )  # fmt: skip
 
