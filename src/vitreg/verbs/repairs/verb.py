@@ -34,12 +34,12 @@ from vitreg.passes.view import shown_stretched, view_of
 from vitreg.records import Skipped
 from vitreg.repair.columns.boxes import truth_on
 from vitreg.repair.columns.data import HeldOut, labels_of, read_labels
-from vitreg.repair.columns.table import SHOWN, column_records
 from vitreg.repair.fitting import subject_of
 from vitreg.repair.method import method_names
-from vitreg.repair.rows import NONE, TWIN, Asked, Rows, twin_row
 from vitreg.repair.settings import FitOptions
 from vitreg.repair.subject import Subject
+from vitreg.repair.table.measure import SHOWN, column_records
+from vitreg.repair.table.rows import NONE, TWIN, Asked, Rows, twin_row
 from vitreg.report import Attempts
 from vitreg.report.attempts import reason_of
 from vitreg.report.repairs.page import draw_repairs

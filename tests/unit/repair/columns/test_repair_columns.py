@@ -31,7 +31,7 @@ from vitreg.repair.columns.outliers import medians
 from vitreg.repair.columns.positions import permutation_null, symmetries
 from vitreg.repair.columns.smoothing import effective_rank, mean_cosine
 from vitreg.repair.columns.summary import shared_neighbours
-from vitreg.repair.columns.table import COLUMNS, column_records
+from vitreg.repair.table.measure import COLUMNS, column_records
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

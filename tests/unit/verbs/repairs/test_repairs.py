@@ -10,7 +10,7 @@ import pytest
 
 import vitreg
 from vitreg.errors import UserError
-from vitreg.repair.rows import Rows
+from vitreg.repair.table.rows import Rows
 from vitreg.results import RepairRow, RepairsResult
 
 pytestmark = pytest.mark.usefixtures("planted_once", "coarse_figures")

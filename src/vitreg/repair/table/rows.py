@@ -18,13 +18,13 @@ from vitreg.models import planted
 from vitreg.repair.columns import cost
 from vitreg.repair.columns.data import HeldOut
 from vitreg.repair.columns.reading import Gathered, Reader
-from vitreg.repair.columns.table import COLUMNS, measured
-from vitreg.repair.controls import zero_strength
 from vitreg.repair.fitting import fit
 from vitreg.repair.method import method_named
 from vitreg.repair.outliers import NothingToRepairError, Outliers
 from vitreg.repair.repair import Repair, weights_hash
 from vitreg.repair.subject import Subject
+from vitreg.repair.table.controls import zero_strength
+from vitreg.repair.table.measure import COLUMNS, measured
 from vitreg.results import RepairRow
 
 NONE = "none"
