@@ -277,7 +277,7 @@ class VisionTransformer(nn.Module):
         return self.classify(self.forward_features(images))
 
     def publish(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the part of this network's state dict that a run publishes; see `publish`."""
+        """Return the part of this network's state dict that a run publishes."""
         return publish(state)
 
     def published_state(self) -> dict[str, Tensor]:

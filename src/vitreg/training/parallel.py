@@ -267,7 +267,7 @@ def _fsdp(module: nn.Module) -> FSDPModule:
 
 
 def _average(parameter: Tensor) -> None:
-    """Average a gradient over processes. Averaging after each micro-batch is fine: equal parts keep their value."""
+    """Average a gradient over processes. Averaging it again after each micro-batch does no harm: equal values stay."""
     if parameter.grad is not None:
         dist.all_reduce(parameter.grad)
         parameter.grad /= dist.get_world_size()

@@ -32,7 +32,7 @@ def none(
     if confidence is not None and undecided:
         reasons.append(
             f"But {percent(1 - confidence)} of the resamples of the images show a second group; "
-            f"'none' is said only if at most {percent(1 - MIN_CONFIDENCE)} do."
+            f"the verdict is 'none' only if at most {percent(1 - MIN_CONFIDENCE)} do."
         )
     if power is not None:
         reasons.append(_could_show(power, images))

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from vitreg.data.sets.pairs import IGNORE
 from vitreg.errors import UserError
 
-IGNORE = 255
 PairView = Callable[[UInt8[Tensor, "3 H W"], Tensor, torch.Generator], tuple[UInt8[Tensor, "3 h w"], Tensor]]
 
 NYUD_IMAGE = (480, 640)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-IGNORE = 255  # label of pixels that are neither learned from nor counted
+from vitreg.data.sets.pairs import IGNORE
+
 _EPS = 1e-3  # metres, added before the logarithm
 _MEAN_WEIGHT = 0.15
 _STEPS = (1, 2, 4, 6)  # the official gradient loss looks at every pixel, and at every 2nd, 4th and 6th

@@ -33,6 +33,9 @@ from vitreg.verbs.eval.task import Outcome
 Classify = Callable[[Float32[Tensor, "B 3 h w"], Float32[Tensor, "B K"]], Bool[Tensor, "B K"]]
 """(pixels, norms of the patch tokens) -> which patches are outliers."""
 
+Measure = Callable[[Bench, "TokenPass", TrainingSet, TrainingSet, Classify], Outcome]
+"""(bench, tokens, set to fit on, set to judge on, classes of tokens) -> outcome."""
+
 JUDGED_EVERY = 5  # in a set without sides, every fifth image is for judging
 HELD_OUT_EVERY = 10  # every tenth training image chooses the strength of a penalty
 
@@ -258,6 +261,21 @@ class Pictures:
     def name(self, index: int) -> str:
         """Return the path of an image."""
         return self._source[self._numbers[index]].name
+
+
+def by_class(bench: Bench, settings: OutlierOptions, measure: Measure, what: str) -> Outcome:
+    """Fit and judge on the pictures of a bench, separately for outliers and other patches.
+
+    Args:
+        what: what is measured, for the sentence on a model without outliers.
+    Raises:
+        UserError: for too few or unreadable images, or a layer that does not exist.
+    """
+    train, judged = open_pictures(bench)
+    tokens = TokenPass(bench, settings)
+    rule = tokens.find_rule(train)
+    outcome = measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
+    return tokens.completed(outcome, rule, what)
 
 
 def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:

@@ -80,7 +80,7 @@ class Readout:
         return max(range(len(self.histograms)), key=lambda layer: self._reach(layer, "high"))
 
     def first_bin(self, layer: int) -> int | None:
-        """The threshold of a layer as a bin edge; None if it has no outliers on the side of the verdict."""
+        """Return the histogram bin where a layer's threshold lies; None without outliers on the side of the verdict."""
         detection = self.detections[layer][self.side]
         return (
             edge_index(detection.threshold)

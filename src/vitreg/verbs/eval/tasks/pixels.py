@@ -11,7 +11,7 @@ from vitreg.probes.spatial import PixelProbe
 from vitreg.results import Cell, Table
 from vitreg.verbs.eval.settings.tokens import PixelsSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.token_pass import Classify, TokenPass, held_out, open_pictures
+from vitreg.verbs.eval.token_pass import Classify, TokenPass, by_class, held_out
 
 MEASURES = ("error", "squared", "control", "squared control")
 
@@ -23,11 +23,7 @@ class Pixels(PixelsSettings):
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for too few or unreadable images, or a layer that does not exist."""
         bench.backbone.refuse_edited_images("pixels of patches")
-        train, judged = open_pictures(bench)
-        tokens = TokenPass(bench, self)
-        rule = tokens.find_rule(train)
-        outcome = self.measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
-        return tokens.completed(outcome, rule, "what outliers know of their pixels")
+        return by_class(bench, self, self.measure, "what outliers know of their pixels")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify

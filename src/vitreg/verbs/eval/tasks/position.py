@@ -16,7 +16,7 @@ from vitreg.probes.spatial import PositionProbe, SoftmaxPositionProbe, cell_dist
 from vitreg.results import Cell, Table
 from vitreg.verbs.eval.settings.tokens import PositionSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.token_pass import Classify, TokenBatch, TokenPass, held_out, open_pictures
+from vitreg.verbs.eval.token_pass import Classify, TokenBatch, TokenPass, by_class, held_out
 
 MEASURES = ("accuracy", "distance", "regressed distance", "blind", "shuffled")
 
@@ -27,11 +27,7 @@ class Position(PositionSettings):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure. Raises UserError for too few or unreadable images, or a layer that does not exist."""
-        train, judged = open_pictures(bench)
-        tokens = TokenPass(bench, self)
-        rule = tokens.find_rule(train)
-        outcome = self.measure(bench, tokens, train, judged, lambda _pixels, norms: rule(norms))
-        return tokens.completed(outcome, rule, "what outliers know of their place")
+        return by_class(bench, self, self.measure, "what outliers know of their place")
 
     def measure(
         self, bench: Bench, tokens: TokenPass, train: TrainingSet, judged: TrainingSet, classify: Classify
