@@ -32,6 +32,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("high-norm", {"tokens": 1}),
     "position-rows": ("position-locked", {}),
     "denoise": ("position-locked", {"shifts": 3}),
+    "border": ("position-locked", {"epochs": 1}),
+    "distill": ("position-locked", {"epochs": 1, "registers": 2, "shifts": 3}),
 }
 # method -> checks that do not apply to it: averaging views is an edit of the whole call, which a plain module cannot be.
 EXEMPT: dict[str, set[str]] = {"denoise": {"module", "untouched module", "compiled"}}
