@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vitreg.backbones import Backbone
 from vitreg.documents import read_json
 from vitreg.errors import UserError
 
@@ -36,11 +37,13 @@ class HeldOut:
     Args:
         labels: class of each for the model's own classifier, -1 where it is not known; None if no labels are given.
         truth: their boxes; None if no boxes are given.
+        clean: the model without its artifact, of a planted one.
     """
 
     names: Sequence[str]
     labels: Int64[Tensor, "n"] | None = None
     truth: Truth | None = None
+    clean: Backbone | None = None
 
 
 def read_labels(path: Path) -> dict[str, int]:

@@ -90,6 +90,13 @@ class Reading:
         return self.final.patches.float()
 
     @cached_property
+    def clean(self) -> Float[Tensor, "B P D"]:
+        """The patches that the clean twin returns for these images."""
+        twin = self.reader.held_out.clean
+        assert twin is not None
+        return twin(self.images).patches.float()
+
+    @cached_property
     def summary(self) -> Float[Tensor, "B D"]:
         """The class token, or the mean patch of a model without one."""
         return summary_of(self.final)

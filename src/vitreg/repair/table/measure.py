@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vitreg.analysis.intervals import paired_difference, wilson
 from vitreg.analysis.paired import FEWEST, RESAMPLES, Sums, interval, paired_change, resamples
-from vitreg.repair.columns import attention, boxes, cost, heads, int8, outliers, positions, smoothing, summary
+from vitreg.repair.columns import attention, boxes, cost, heads, int8, outliers, positions, restored, smoothing, summary
 from vitreg.repair.columns.column import Column, PerImage
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell, RepairColumn
 
 COLUMNS: tuple[Column, ...] = (
-    *outliers.COLUMNS[:4], *attention.COLUMNS, *boxes.COLUMNS, *int8.COLUMNS, *positions.COLUMNS,
+    *outliers.COLUMNS[:4], *restored.COLUMNS, *attention.COLUMNS, *boxes.COLUMNS, *int8.COLUMNS, *positions.COLUMNS,
     *outliers.COLUMNS[4:], *summary.COLUMNS, *heads.COLUMNS, *smoothing.COLUMNS,
 )  # fmt: skip
 SHOWN = 4  # images whose maps are kept

@@ -70,9 +70,14 @@ class Rows:
             return None
 
     @cached_property
+    def clean(self) -> Backbone | None:
+        """The clean twin of a planted model."""
+        return clean_twin(self.subject.backbone)
+
+    @cached_property
     def reader(self) -> Reader:
         """The model as it is."""
-        return Reader(self.subject.backbone, self.subject, self.outliers, self.held_out)
+        return Reader(self.subject.backbone, self.subject, self.outliers, replace(self.held_out, clean=self.clean))
 
     @cached_property
     def base(self) -> Gathered:
@@ -88,7 +93,7 @@ class Rows:
         rows = [Asked(NONE)]
         if self.outliers is None:
             return rows
-        rows += [Asked(NONE, CLEAN)] if clean_twin(self.subject.backbone) is not None and self.controls else []
+        rows += [Asked(NONE, CLEAN)] if self.clean is not None and self.controls else []
         for method in self.methods:
             if method != NONE:
                 rows += [Asked(method), *([Asked(method, RANDOM), Asked(method, ZERO)] if self.controls else [])]
@@ -130,7 +135,8 @@ class Rows:
             )
         backbone = self.subject.backbone
         if asked.control == CLEAN:
-            return self._compared(asked, None, _require(clean_twin(backbone)))
+            assert self.clean is not None
+            return self._compared(asked, None, self.clean)
         if asked.control == RANDOM:
             repair = self._fit(asked.method, random=True)
         else:
@@ -205,8 +211,3 @@ def _maps(gathered: Gathered) -> list[list[list[float | None]]]:
         [[None if torch.isnan(value) else round(float(value), 4) for value in row] for row in each]
         for each in gathered.maps
     ]
-
-
-def _require(backbone: Backbone | None) -> Backbone:
-    assert backbone is not None
-    return backbone

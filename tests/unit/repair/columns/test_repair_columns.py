@@ -29,6 +29,7 @@ from vitreg.repair.columns.int8 import in_int8, linears, rounded, weights_rounde
 from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.columns.outliers import medians
 from vitreg.repair.columns.positions import permutation_null, symmetries
+from vitreg.repair.columns.restored import cosines
 from vitreg.repair.columns.smoothing import effective_rank, mean_cosine
 from vitreg.repair.columns.summary import shared_neighbours
 from vitreg.repair.table.measure import COLUMNS, column_records
@@ -233,3 +234,13 @@ def test_every_column_is_measured_in_one_way_and_says_how() -> None:
     for column in COLUMNS:
         assert sum(each is not None for each in (column.measure, column.compare, column.run, column.whole)) == 1
     assert all(column.meaning.endswith(".") for column in column_records())
+
+
+def test_a_patch_that_is_gone_is_not_restored() -> None:
+    wanted = draw(1, 4, 6)
+    patches = wanted.clone()
+    patches[0, 1] = math.nan
+    patches[0, 2] *= -3
+    above, below = cosines(patches, wanted, torch.tensor([[True, True, True, False]]))
+    assert float(above) == pytest.approx(1 + 0 - 1)
+    assert float(below) == 3

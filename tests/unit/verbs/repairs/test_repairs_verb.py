@@ -56,6 +56,13 @@ def test_a_repair_gains_and_a_control_by_lot_does_not(result: RepairsResult) -> 
     assert found["test-time"].cells["normal_change"].value < 0.01
 
 
+def test_a_planted_model_is_held_against_its_clean_twin(result: RepairsResult) -> None:
+    near = {name: row.cells["restored_outliers"].value for name, row in rows(result).items() if row.control != "twin"}
+    assert near["none"] == near["test-time zero strength"]
+    assert near["none"] < 0.5 < 0.9 < near["test-time"] < near["none clean twin"] == pytest.approx(1, abs=1e-5)
+    assert rows(result)["test-time"].cells["restored_normal"].value > 0.99
+
+
 def test_zero_strength_is_the_model_as_it_is(result: RepairsResult) -> None:
     before, zero = rows(result)["none"], rows(result)["test-time zero strength"]
     assert zero.identical
