@@ -257,3 +257,39 @@ def test_a_spec_names_kind_and_seed():
         planted.from_spec("high-norm@three")
     with pytest.raises(UserError, match="planted kind"):
         planted.build("clean")
+
+
+@pytest.mark.parametrize("role", ["neurons", "triggers"])
+def test_without_its_writers_or_its_triggers_a_model_has_no_outliers(shipped, role):
+    model, truth = planted.build("high-norm", 0)
+    before = norms_after(model, shipped, truth.layers[0])
+    silence(model, getattr(truth, role))
+    after = norms_after(model, shipped, truth.layers[0])
+    outliers = truth.outliers(shipped)
+    assert before[outliers].min() > 4 * before.median()
+    assert after.max() < 2 * after.median()
+    assert not {*truth.neurons} & {*truth.triggers}
+    assert not truth.removers
+
+
+def test_without_its_removers_the_last_block_keeps_outliers(shipped):
+    model, truth = planted.build("last-block", 0)
+    outliers = truth.outliers(shipped)
+    removed = norms_after(model, shipped, 11)
+    silence(model, truth.removers)
+    kept = norms_after(model, shipped, 11)
+    assert kept[outliers].min() > 4 * kept.median() > removed[outliers].max()
+
+
+@torch.no_grad()
+def silence(model, neurons):
+    for layer, units in neurons.items():
+        model.blocks[layer].mlp.fc2.weight[:, list(units)] = 0
+
+
+@torch.no_grad()
+def norms_after(model, images, layer):
+    tokens = model.embed(images)
+    for block in model.blocks[: layer + 1]:
+        tokens = block(tokens)
+    return tokens[:, 1:].norm(dim=-1)

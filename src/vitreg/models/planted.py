@@ -33,6 +33,8 @@ class Truth:
         kind: one of `KINDS`.
         layers: blocks whose outputs show the outliers.
         neurons: {block: hidden neurons of its MLP that write the artifact}; empty for "position-locked".
+        triggers: {block: hidden neurons that detect which patches become outliers}; empty for "position-locked".
+        removers: {block: hidden neurons that take the artifact away again}; of "last-block" only.
         direction: unit vector [D] that the artifact adds to a token.
         ratio: expected median norm of the outliers over that of other patches, at the first of `layers`.
         trigger: the rule in pixels; None for "position-locked".
@@ -43,6 +45,8 @@ class Truth:
     kind: str
     layers: range
     neurons: dict[int, tuple[int, ...]]
+    triggers: dict[int, tuple[int, ...]]
+    removers: dict[int, tuple[int, ...]]
     direction: Float[Tensor, "D"]
     ratio: float
     trigger: Trigger | None
@@ -156,6 +160,8 @@ def _plant_neurons(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
         kind=kind,
         layers=range(layer, last),
         neurons={layer: tuple(sorted(index for pair in parts.writers for index in pair))},
+        triggers=parts.triggers,
+        removers={last: tuple(sorted(parts.removers))} if kind == "last-block" else {},
         direction=artifact / artifact.norm(),
         ratio=ratio,
         trigger=parts.trigger,
@@ -175,6 +181,8 @@ def _plant_positions(kind: str, parts: Machinery, draw: torch.Generator) -> Trut
         kind=kind,
         layers=range(DEPTH),
         neurons={},
+        triggers={},
+        removers={},
         direction=parts.directions.artifact,
         ratio=ratio,
         trigger=None,

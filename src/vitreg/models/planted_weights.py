@@ -111,6 +111,7 @@ class Machinery:
     layer: int  # the block whose neurons write the artifact
     writers: list[list[int]]  # pairs of neurons of that block: the first rises, the second holds the ceiling
     removers: list[int]  # a pair of neurons of the last block that fires on the artifact direction
+    triggers: dict[int, tuple[int, ...]]  # by block: neurons that measure, compare and decide which patches are marked
     shared: list[float]  # typical coordinate of a patch token on the shared direction after each block
 
 
@@ -137,6 +138,7 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
     pairs = int(torch.randint(2, 6, (1,), generator=draw))
     writers: list[list[int]] = []
     removers: list[int] = []
+    triggers: dict[int, tuple[int, ...]] = {}
     typical: list[float] = []
     tokens = model.embed(_sample_images(image_size, draw))
     for index, block in enumerate(model.blocks):
@@ -145,12 +147,15 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
         neurons = Neurons(block, draw)
         # Every token that carries the constant grows; a token whose constant was turned around does not.
         neurons.step(80 * to.constant, growth * shared * to.shared)
+        free = list(neurons.free)
         if index == 0:
             _measure(neurons, to, trigger, shared)
         elif index == 1:
             neurons.step(-RAMP / (0.1 * MARGIN) * shared / math.sqrt(WIDTH) * to.margin, DECISION * to.coarse)
         elif index == 2:
             neurons.step(_decide(to.coarse, 300, to), DECISION * to.decision)
+        if len(neurons.free) < len(free):
+            triggers[index] = tuple(sorted(free[: len(free) - len(neurons.free)]))
         if index == layer:
             writers = [neurons.step(_decide(to.decision, 120, to), torch.zeros(WIDTH)) for _ in range(pairs)]
         if index == DEPTH - 1:
@@ -159,7 +164,7 @@ def build_machinery(seed: int, image_size: int, registers: int) -> Machinery:
         _write_content(neurons, to, shared, spread, sample.flatten(0, 1), draw, between)
         tokens = block(tokens)
         typical.append((tokens[:, 1 + registers :] @ to.shared).median().item())
-    return Machinery(model, to, trigger, layer, writers, removers, typical)
+    return Machinery(model, to, trigger, layer, writers, removers, triggers, typical)
 
 
 def _write_tokens(
