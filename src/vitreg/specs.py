@@ -14,7 +14,7 @@ RUN_SCHEMA = "vitreg.run/1"
 RUN_HEAD = "run_"
 """Begins the names of the head that a run trained on top of a model of another library."""
 LIBRARIES = ("timm", "hf", "openclip", "torchvision", "hub")
-COMPLETE = ("run", "planted")
+COMPLETE = ("run", "planted", "fixed")
 """Sources whose models bring their own weights."""
 SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
 TIMM_PLACES = ("local-dir", "hf-hub")
@@ -40,9 +40,22 @@ def is_run(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("schema") == RUN_SCHEMA
 
 
+def is_repair(folder: Path) -> bool:
+    """Whether a folder is one that `vitreg fix` wrote."""
+    return (folder / "repair.json").is_file()
+
+
+def names_repair(spec: object) -> bool:
+    """Whether a spec is `fixed:DIR`, or the folder of a repair alone."""
+    return isinstance(spec, str | Path) and whole(str(spec)).startswith("fixed:")
+
+
 def whole(spec: str) -> str:
-    """Return the spec with its source: the folder of a run may stand alone."""
-    return f"run:{spec}" if not has_source(spec) and is_run(run_folder(spec)) else spec
+    """Return the spec with its source: the folder of a run or of a repair may stand alone."""
+    if has_source(spec):
+        return spec
+    folder = run_folder(spec)
+    return f"run:{spec}" if is_run(folder) else f"fixed:{spec}" if is_repair(folder) else spec
 
 
 def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bool = False) -> None:
@@ -69,6 +82,12 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
         )
     if prefix == "run":
         refuse_no_run(run_folder(name))
+    if prefix == "fixed" and not is_repair(folder := run_folder(name)):
+        raise (
+            UserError(f"{folder} holds no repair.json, so it is no repair.")
+            if folder.exists()
+            else missing(folder, "folder of a repair")
+        )
     if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, "clean"):
         raise unknown("planted kind", name.partition("@")[0], (*PLANTED, "clean"))
     if prefix == "hub" and not trust and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w./-]+)+", name):  # on GitHub

@@ -44,15 +44,28 @@ CASES = {
         "{out}",
         "{small}",
     ),
+    "fix": (
+        "test-time",
+        "{model}",
+        "{photographs}",
+        "--neurons",
+        "6",
+        "--limit",
+        "12",
+        "--out",
+        "{out}",
+        "{small}",
+        "--force",
+    ),
     "demo": ("--out", "{out}"),
     "version": (),
 }
 LEAVES = {
     "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
-    "repairs": "table.csv", "demo": "index.html",
+    "fix": "repair.json", "repairs": "table.csv", "demo": "index.html",
 }  # fmt: skip
-OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "repairs", "demo"}
+OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "demo"}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

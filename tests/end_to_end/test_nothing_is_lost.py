@@ -21,7 +21,7 @@ from .test_every_verb import CASES, words_of
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
 
-WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export", "repairs")
+WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export", "fix", "repairs")
 SKIPPED = {"doctor", "version", "demo", "draw"}  # the first two write nothing, the others have tests of their own
 MORE = {"scan": ("--tokens",), "extract": ("--table",)}
 

@@ -32,6 +32,7 @@ VERBS_MAY_IMPORT = {
     ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
     ("evaluate", "vitreg.verbs.eval.verb"): "its place in 0.1.0",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
+    ("fix", "vitreg.verbs.maps.verb"): "maps before and after are drawn by `maps`",
 }
 REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}
 FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
@@ -270,9 +271,9 @@ def test_public_names():
 
     assert sorted(vitreg.__all__) == [
         "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
-        "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
-        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "load", "maps",
-        "plugin", "register", "repairs", "scan", "train",
+        "Repair", "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
+        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "fit_repair",
+        "fix", "load", "load_repair", "maps", "plugin", "register", "repaired", "repairs", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None
@@ -303,6 +304,7 @@ def test_verbs():
         "curves",
         "draw",
         "export",
+        "fix",
         "repairs",
         "demo",
         "version",

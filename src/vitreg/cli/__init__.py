@@ -17,10 +17,10 @@ class _Verbs(Mapping[str, type]):
     """The command class of each verb, imported on first use, so that one verb does not wait for the others."""
 
     names = (
-        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "repairs",
-        "demo", "version",
+        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
+        "repairs", "demo", "version",
     )  # fmt: skip
-    elsewhere = {"eval": "manuals", "train": "manuals"}  # noqa: RUF012
+    elsewhere = {"eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals"}  # noqa: RUF012
 
     def __getitem__(self, name: str) -> type:
         if name not in self.names:
@@ -40,7 +40,7 @@ class _Verbs(Mapping[str, type]):
 
 VERBS = _Verbs()
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
-OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract", "repairs"}
+OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract", "fix", "repairs"}
 OF_SEVERAL = {"maps", "eval", "repairs"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
@@ -84,6 +84,10 @@ def _run(name: str, words: list[str]) -> int:
         from vitreg.cli.verbs.train import run_train
 
         return run_train(words)
+    if name == "fix":  # its flags are those of the method, too
+        from vitreg.cli.verbs.fix import run_fix
+
+        return run_fix(words)
     if name in OF_MODELS:
         words = take_models(words, name, several=name in OF_SEVERAL)
     if name == "eval":  # its flags are those of the task, too

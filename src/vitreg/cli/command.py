@@ -22,8 +22,8 @@ from vitreg.writing.outputs import Outputs
 
 SPEC_HELP = (
     "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "
-    "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, or run:DIR (the folder of a run alone is "
-    "enough); or -m SPEC anywhere behind the verb"
+    "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, run:DIR or fixed:DIR (the folder of a run "
+    "or of a repair alone is enough); or -m SPEC anywhere behind the verb"
 )
 IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or .txt lists of paths"
 

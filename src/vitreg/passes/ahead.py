@@ -100,6 +100,12 @@ def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: ob
     return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
 
 
+def fix_outputs(folder: Path, images: object, weights: object) -> list[Outputs]:
+    """Where `fix` writes: the repair, and maps before and after."""
+    repair = Outputs(folder, "fix", ("repair.json", "repair.safetensors"), paths_of(images, weights))
+    return [repair, maps_outputs(folder, ("norm", "attention"), images, weights)]
+
+
 def discover_outputs(folder: Path, images: object, boxes: object, weights: object) -> Outputs:
     """Where `discover` writes."""
     return Outputs(folder, "discover", ("result.json", "boxes.json", "pictures/"), paths_of(images, boxes, weights))

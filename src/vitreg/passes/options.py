@@ -67,6 +67,8 @@ class ModelOptions(Fitted):
     """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
     trust: bool = False
     """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
+    repair: Path | None = None
+    """Repair the model as this folder says, which vitreg fix wrote."""
 
     def check(self, spec: str, weights: str | Path | None = None) -> None:
         """Refuse a model, weights or a device that can be seen to be wrong without torch. Raises UserError."""
@@ -76,6 +78,8 @@ class ModelOptions(Fitted):
             if kind is None or kind[1] not in DEVICES:
                 raise unknown("device", self.device, DEVICES)
         ahead.refuse_absent_inputs(files=[weights])
+        if self.repair is not None and not specs.is_repair(self.repair.expanduser()):
+            raise UserError(f"{self.repair} holds no repair.json, so it is no repair; vitreg fix writes one.")
 
     def given(self) -> dict[str, Any]:
         """Return the options as keywords of `vitreg.load`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import vitreg
+from vitreg import specs
 from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.errors import UserError
@@ -53,16 +55,21 @@ def fit_repair(
         UserError: for too few images, a model that this method cannot repair, and as `vitreg.load` does.
     """
     chosen = method_named(method)
-    settings, others = _settings(chosen, settings, keywords)
+    settings, others = with_settings(chosen, settings, keywords)
     options, loading = split(FitOptions, options, others, "fit_repair")
     backbone = opened(model, weights, loading, size=options.pixels)
     with subject_of(backbone, images, options) as subject:
-        return fit(subject, chosen, settings, seen_at=subject.size)
+        return fit_subject(subject, chosen, settings)
 
 
-def _settings(
+def with_settings(
     method: Method, settings: MethodSettings | None, keywords: Mapping[str, Any]
 ) -> tuple[MethodSettings, dict[str, Any]]:
+    """Return a method's settings with the keywords that belong to them, and the other keywords.
+
+    Raises:
+        UserError: for settings of another method, or out of range.
+    """
     own = {each.name for each in fields(method.settings)}
     given = {name: value for name, value in keywords.items() if name in own}
     if settings is not None and not isinstance(settings, method.settings):
@@ -92,10 +99,25 @@ def subject_of(backbone: Backbone, images: Images, options: FitOptions, *, show:
         workers=options.threads, limit=options.limit,
     )  # fmt: skip
     kept = Kept(batches, options.limit or FitOptions.limit or 500, options.seed)
-    return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.random, show=show)
+    return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.control, show=show)
 
 
-def fit(subject: Subject, method: Method, settings: MethodSettings, *, seen_at: tuple[int, int]) -> Repair:
+def base_of(backbone: Backbone) -> Base:
+    """Say which model a repair belongs to."""
+    source, named = backbone.weights_source, not backbone.spec.startswith("module:")
+    from_file = named and backbone.spec.partition(":")[0] in specs.LIBRARIES and source not in ("library", "random")
+    return Base(
+        spec=backbone.spec if named else "",
+        file=str(Path(source).absolute()) if from_file else "",
+        random=named and source == "random",
+        weights_sha256=weights_hash(backbone),
+        library=backbone.anatomy.library,
+        blocks=backbone.depth,
+        width=backbone.anatomy.width,
+    )
+
+
+def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> Repair:
     """Fit a method, and judge it on the held-out images.
 
     Raises:
@@ -112,12 +134,8 @@ def fit(subject: Subject, method: Method, settings: MethodSettings, *, seen_at: 
     record = RepairRecord(
         method=method.name,
         settings=asdict(settings),
-        base=Base(
-            spec="" if backbone.spec.startswith("module:") else backbone.spec, weights=backbone.weights_source,
-            weights_sha256=weights_hash(backbone), library=backbone.anatomy.library, blocks=backbone.depth,
-            width=backbone.anatomy.width,
-        ),
-        size=seen_at,
+        base=base_of(backbone),
+        size=subject.size,
         images=len(subject.images),
         seconds=time.perf_counter() - began,
         outliers=None if outliers is None else outliers.record,

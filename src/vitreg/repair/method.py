@@ -12,21 +12,8 @@ from torch import Tensor
 from vitreg import plugins
 from vitreg.backbones.edits import Edit
 from vitreg.errors import UserError
-from vitreg.repair.settings import MethodSettings
+from vitreg.repair.settings import METHODS, MethodSettings, names
 from vitreg.repair.subject import Subject
-
-METHODS: tuple[str, ...] = (
-    "test-time",
-    "attention-bias",
-    "substitute",
-    "clip-norm",
-    "mask-keys",
-    "prefix",
-    "position-rows",
-    "denoise",
-    "border",
-    "distill",
-)
 
 
 @dataclass(frozen=True)
@@ -88,8 +75,7 @@ def method_named(name: str) -> Method:
     Raises:
         UserError: for a method that does not exist, or a plug-in that is none.
     """
-    plugins.refuse_taken("repair", METHODS)
-    if name in METHODS:
+    if name in names() and name in METHODS:
         return importlib.import_module(f"vitreg.repair.methods.{name.replace('-', '_')}").METHOD
     found = plugins.find("repair", name, METHODS)
     if not isinstance(found, Method):

@@ -16,11 +16,14 @@ class Base(Record):
 
     Args:
         spec: how it is loaded again; "" for a module that a caller held.
+        file: the checkpoint that was loaded into it, if one was.
+        random: whether its weights are the untrained ones of a seed.
         weights_sha256: of its tower's tensors, in any dtype they were loaded from.
     """
 
     spec: str
-    weights: str = ""
+    file: str = ""
+    random: bool = False
     weights_sha256: str
     library: str
     blocks: int

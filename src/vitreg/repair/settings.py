@@ -5,8 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vitreg import plugins
 from vitreg.errors import UserError
 from vitreg.passes.options import ImageOptions
+
+METHODS: tuple[str, ...] = (
+    "test-time",
+    "attention-bias",
+    "substitute",
+    "clip-norm",
+    "mask-keys",
+    "prefix",
+    "position-rows",
+    "denoise",
+    "border",
+    "distill",
+)
+"""Every repair: `repair/methods/NAME.py`, and `NameSettings` here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +43,7 @@ class FitOptions(ImageOptions):
     """Of every draw."""
     force: bool = False
     """Repair a model without outliers all the same."""
-    random: bool = False
+    control: bool = False
     """Fit a control: as many neurons, tokens or places, chosen by lot."""
 
 
@@ -246,3 +261,16 @@ class DenoiseSettings(MethodSettings):
     def check(self) -> None:
         """Raise UserError for settings out of range."""
         _at_least(2, shifts=self.shifts)
+
+
+def names() -> list[str]:
+    """Return the names of all repairs, ours first."""
+    plugins.refuse_taken("repair", METHODS)
+    return plugins.names("repair", METHODS)
+
+
+def settings_of(name: str) -> type[MethodSettings]:
+    """Return the settings of a repair. Raises UserError for one that does not exist."""
+    if name in METHODS:
+        return globals()[f"{name.title().replace('-', '')}Settings"]
+    return plugins.find("repair", name, METHODS).settings

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,19 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def for_others(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, each with the permissions of one that a program makes (0666 without the umask).
+
+    Some libraries write through temporary files that only their owner may read: safetensors since 0.8.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | (0o666 & ~umask))
+            yield path
 
 
 def kept_name(path: Path) -> Path:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.records import Record
+from vitreg.writing.files import for_others
 from vitreg.writing.ledger import (
     LEDGER,
     Ledger,
@@ -225,11 +226,10 @@ class Outputs:
 
         Args:
             beside: files that stay and must still be on the folder's list, unchanged; None replaces everything.
-        Returns:
-            what was moved.
+        Returns: what was moved.
         """
         stage = self._filled(write, stages)
-        names = sorted(path.relative_to(stage.path).as_posix() for path in stage.path.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(stage.path).as_posix() for path in for_others(stage.path))
         files = {name: written(stage.path / name, self.verb) for name in names}
         with alone(self.folder):
             ledger = read_ledger(self.folder)
@@ -247,7 +247,7 @@ class Outputs:
         return files
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
-        """Write everything; retry if the folder was deleted meanwhile."""
+        """Write everything, readable for others; retry if the folder was deleted meanwhile."""
         for last in (False, True):
             if not stages or not stages[-1].exists:
                 stages.append(Stage(self.folder))

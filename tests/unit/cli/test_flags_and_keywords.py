@@ -9,16 +9,19 @@ import vitreg as package
 from vitreg.cli import VERBS
 from vitreg.cli.parsing import flags
 from vitreg.cli.verbs.eval import Command
+from vitreg.cli.verbs.fix import Command as Fix
 from vitreg.errors import UserError
+from vitreg.repair.settings import TestTimeSettings
 from vitreg.verbs.eval.registry import TASKS
 
-KINDS = {**VERBS, "eval": Command[TASKS["knn"]]}
+KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings]}
 OF_TERMINALS = {"doctor": {"json"}, "scan": {"fail_above"}}
 """What the exit code and the standard output are about."""
 NAMED = {"eval": "evaluate"}
-EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights")
+EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights", "repair")
 OVER_IMAGES = ("size", "limit")
 IN_BATCHES = ("fit", "batch_size", "workers")
+METHOD = {"registers", "neurons", "score", "rounds", "token", "max_damage"}
 TASK = {"k", "temperature", "token", "n_per_class", "n_tries"}
 
 
@@ -29,7 +32,7 @@ def flags_of(verb):
 def table():
     """Verbs and their flags as docs/terminal.md shows them; flags of one verb alone stand in its manual."""
     verbs = [verb for verb in VERBS if verb not in ("train", "version")]
-    taken = {verb: flags_of(verb) - (TASK if verb == "eval" else set()) for verb in verbs}
+    taken = {verb: flags_of(verb) - {"eval": TASK, "fix": METHOD}.get(verb, set()) for verb in verbs}
     shared = sorted({flag for found in taken.values() for flag in found})
     shared = [flag for flag in shared if sum(flag in found for found in taken.values()) > 1]
     shared.sort(key=lambda flag: -sum(flag in found for found in taken.values()))
@@ -58,10 +61,10 @@ def test_the_examples_of_the_page_on_python_run(photographs):
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "version")])
 def test_every_flag_is_a_keyword(verb):
     taken = set(inspect.signature(getattr(package, NAMED.get(verb, verb))).parameters)
-    assert flags_of(verb) - taken - OF_TERMINALS.get(verb, set()) == (TASK if verb == "eval" else set())
+    assert flags_of(verb) - taken - OF_TERMINALS.get(verb, set()) == {"eval": TASK, "fix": METHOD}.get(verb, set())
 
 
-@pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor", "repairs"])
+@pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor", "fix", "repairs"])
 def test_one_idea_has_one_spelling(verb):
     wanted = EVERYWHERE
     wanted += OVER_IMAGES if verb != "doctor" else ()

@@ -15,7 +15,7 @@ from torch import Tensor
 import vitreg
 from vitreg.backbones import Backbone
 from vitreg.models import planted
-from vitreg.repair.fitting import fit, subject_of
+from vitreg.repair.fitting import fit_subject, subject_of
 from vitreg.repair.method import method_named
 from vitreg.repair.record import EffectRecord
 from vitreg.repair.repair import Repair
@@ -53,7 +53,7 @@ class Patient:
         chosen = method_named(method)
         subject = replace(self.subject, random=random)
         subject.__dict__["outliers"] = self.subject.outliers  # looked for once
-        repair = fit(subject, chosen, chosen.settings(**settings), seen_at=subject.size)
+        repair = fit_subject(subject, chosen, chosen.settings(**settings))
         assert repair.record.held_out is not None
         fixed = self.cosines(repair.apply(self.subject.backbone))
         before = self.cosines(self.subject.backbone)

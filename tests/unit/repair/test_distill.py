@@ -48,7 +48,7 @@ def repair(model: VisionTransformer, pictures: Tensor) -> Repair:
 
 @pytest.fixture(scope="module")
 def untrained(model: VisionTransformer, pictures: Tensor) -> Repair:
-    return fit_repair(model, pictures, "distill", random=True, **SETTINGS)
+    return fit_repair(model, pictures, "distill", control=True, **SETTINGS)
 
 
 def test_the_loss_is_that_of_the_naive_loop() -> None:

@@ -85,7 +85,7 @@ def test_all_other_rows_and_weights_stay(photographs: list[Path]) -> None:
 
 def test_rows_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
     model, truth = planted.build("position-locked", 0)
-    found = fit_repair(model, photographs, "position-rows", random=True).record
+    found = fit_repair(model, photographs, "position-rows", control=True).record
     assert len(found.details["rows"]) == len(truth.positions)
     assert not {*map(tuple, found.details["rows"])} & {*truth.positions}
     assert found.held_out is not None

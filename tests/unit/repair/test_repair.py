@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import vitreg
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.models import planted
@@ -88,6 +89,13 @@ def test_it_is_saved_and_read_again(
     assert again.record == repair.record
     assert torch.equal(again.apply(model)(images), repair.apply(model)(images))
     repair.save(tmp_path / "fixed")  # its own files may be replaced
+    modes = {each.stat().st_mode & 0o777 for each in (tmp_path / "fixed").glob("repair.*")}
+    assert modes == {stat_of_a_new_file(tmp_path)}
+
+
+def stat_of_a_new_file(folder: Path) -> int:
+    (folder / "new").touch()
+    return (folder / "new").stat().st_mode & 0o777
 
 
 def test_a_repair_of_other_weights_or_another_shape_is_refused(repair: Repair) -> None:
@@ -137,3 +145,31 @@ def test_a_model_without_outliers_is_left_alone(photographs: list[Path]) -> None
 def test_one_image_is_too_few(model: planted.VisionTransformer, photographs: list[Path]) -> None:
     with pytest.raises(UserError, match="at least 4 images, and there is 1"):
         fit_repair(model, photographs[:1])
+
+
+def test_a_repaired_model_is_a_model_in_every_verb(tmp_path: Path, photographs: list[Path]) -> None:
+    folder = vitreg.fix(
+        "test-time", "planted:high-norm", photographs, out=tmp_path / "fixed", neurons=6, precision="fp32"
+    )
+    assert {"repair.json", "repair.safetensors", "norm.png", "attention.png"} <= {
+        each.name for each in (tmp_path / "fixed").iterdir()
+    }
+    by_folder, by_flag, plain = (
+        vitreg.load(f"fixed:{tmp_path / 'fixed'}", precision="fp32"),
+        vitreg.load("planted:high-norm", repair=tmp_path / "fixed", precision="fp32"),
+        vitreg.load("planted:high-norm", precision="fp32"),
+    )
+    images = torch.randn(1, 3, 224, 224) * 0.05
+    assert torch.equal(by_folder(images).values, by_flag(images).values)
+    assert torch.equal(folder.apply(plain)(images).values, by_flag(images).values)
+    assert by_folder.edits_identity == by_flag.edits_identity != plain.edits_identity
+    assert vitreg.load(str(tmp_path / "fixed"), precision="fp32").spec == f"fixed:{tmp_path / 'fixed'}"
+    with pytest.raises(UserError, match="other weights"):
+        vitreg.load("planted:high-norm@1", repair=tmp_path / "fixed")
+
+
+def test_a_repair_of_a_module_needs_the_model_s_name(tmp_path: Path, repair: Repair) -> None:
+    repair.save(tmp_path / "fixed")
+    with pytest.raises(UserError, match=r"no name; name the model and add (--)?repair"):
+        vitreg.load(f"fixed:{tmp_path / 'fixed'}")
+    assert vitreg.load("planted:high-norm", repair=tmp_path / "fixed").edit_names == ("test-time",)

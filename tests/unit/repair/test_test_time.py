@@ -32,7 +32,7 @@ def test_the_neurons_found_are_the_planted_writers(kind: str, photographs: list[
 
 def test_neurons_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
     model, truth = planted.build("high-norm", 0)
-    found = fit_repair(model, photographs, neurons=6, random=True).record
+    found = fit_repair(model, photographs, neurons=6, control=True).record
     assert not {unit for units in found.details["neurons"].values() for unit in units} & {*truth.neurons[3]}
     assert found.held_out is not None
     assert found.held_out.share == found.held_out.before > 0

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg import specs
+from vitreg import plugins, specs
 from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading import sources, timm_folders
@@ -51,13 +51,15 @@ def load(
     device: str | torch.device | None = None,
     precision: Precision = "auto",
     trust: bool = False,
+    repair: str | Path | None = None,
 ) -> Backbone:
     """Load any Vision Transformer.
 
     Args:
         spec: `timm:NAME[.TAG]`, `timm:local-dir:PATH`, `timm:hf-hub:REPO`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`,
             `hub:OWNER/REPO:ENTRY` or `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR` or the folder
-            of a run alone, `planted:KIND[@SEED]`, or a module of these families.
+            of a run alone, `fixed:DIR` (a repair and the model it was fitted on), `planted:KIND[@SEED]`, or a module of
+            these families.
         weights: .safetensors or .pth in any layout of `weights.names.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: the model's native
@@ -72,6 +74,7 @@ def load(
             keeps this model's attention accurate, else fp32; a module keeps its own.
             A given module is never changed: it is copied if necessary.
         trust: run the code of a `hub:` repository. No other source runs any.
+        repair: the folder of a repair of this model, which `vitreg fix` wrote.
     Raises:
         UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
     """
@@ -79,10 +82,22 @@ def load(
         raise unknown("precision", str(precision), ("auto", *DTYPES))
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
-    asked = _Asked(
-        spec_or_module(spec), None if weights is None else Path(weights), _size(image_size), _size(weights_size),
-        random=random, strict=strict, allow_partial=allow_partial, device=device, precision=precision, trust=trust,
+    if repair is not None or specs.names_repair(spec):
+        keywords = {
+            "image_size": image_size, "weights_size": weights_size, "strict": strict, "allow_partial": allow_partial,
+            "device": device, "precision": precision, "trust": trust,
+        }  # fmt: skip
+        return _repaired(spec, repair, weights, keywords, random=random)
+    return _with_precision(
+        _Asked(
+            spec_or_module(spec), None if weights is None else Path(weights), _size(image_size), _size(weights_size),
+            random=random, strict=strict, allow_partial=allow_partial, device=device, precision=precision, trust=trust,
+        )
     )  # fmt: skip
+
+
+def _with_precision(asked: _Asked) -> Backbone:
+    """Load a model; again in fp32 where bf16 was chosen and spoils its attention."""
     backbone = _loaded(asked)
     choice = backbone.precision_choice
     if choice is None or backbone.dtype == torch.float32 or not backbone.attention_status().rounding:
@@ -92,6 +107,18 @@ def load(
     backbone = _loaded(replace(asked, precision="fp32"))
     backbone.precision_choice = choice.model_copy(update={"chosen": "fp32", "why": why})
     return backbone
+
+
+def _repaired(
+    spec: str | Path | nn.Module, repair: str | Path | None, weights: str | Path | None, keywords: Mapping[str, Any],
+    *, random: bool,
+) -> Backbone:  # fmt: skip
+    """Load a model and repair it. What repairs stands on a floor above, and is found by name."""
+    if repair is not None:
+        return plugins.own("repair.apply")(load(spec, weights=weights, random=random, **keywords), repair)
+    name = specs.whole(str(spec))
+    specs.refuse(name, random=random, weights=weights)
+    return plugins.own("repair.open")(name.partition(":")[2], load, keywords)
 
 
 @dataclass(frozen=True, slots=True)

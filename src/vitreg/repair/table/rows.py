@@ -18,7 +18,7 @@ from vitreg.models import planted
 from vitreg.repair.columns import cost
 from vitreg.repair.columns.data import HeldOut
 from vitreg.repair.columns.reading import Gathered, Reader
-from vitreg.repair.fitting import fit
+from vitreg.repair.fitting import fit_subject
 from vitreg.repair.method import method_named
 from vitreg.repair.outliers import NothingToRepairError, Outliers
 from vitreg.repair.repair import Repair, weights_hash
@@ -150,7 +150,7 @@ class Rows:
         method, subject = method_named(name), replace(self.subject, random=random)
         if self.outliers is not None:
             subject.__dict__["outliers"] = self.outliers  # found once for all
-        return fit(subject, method, method.settings(), seen_at=subject.size)
+        return fit_subject(subject, method, method.settings())
 
     def _compared(self, asked: Asked, repair: Repair | None, fixed: Backbone) -> RepairRow:
         found = measured(replace(self.reader, backbone=fixed), self.reader, self.base)
