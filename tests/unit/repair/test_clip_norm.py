@@ -10,8 +10,8 @@ import torch
 from tests.unit.repair.planted_outcome import Patient, patient
 
 from vitreg.backbones.edits import Place
-from vitreg.repair.detect import Detector
 from vitreg.repair.methods.clip_norm import ClipNorm
+from vitreg.repair.per_image.detect import Detector
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")

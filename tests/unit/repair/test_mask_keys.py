@@ -15,9 +15,9 @@ from vitreg.backbones import Capture
 from vitreg.backbones.edits import Place
 from vitreg.backbones.trace import QKV
 from vitreg.errors import UserError
-from vitreg.repair.detect import Detector
-from vitreg.repair.hiding import MARKED, HideKeys
 from vitreg.repair.methods.mask_keys import METHOD
+from vitreg.repair.per_image.detect import Detector
+from vitreg.repair.per_image.hiding import MARKED, HideKeys
 from vitreg.repair.settings import MaskKeysSettings
 from vitreg.tokens import TokenLayout
 

@@ -15,9 +15,9 @@ from vitreg.backbones import Capture
 from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.trace import QKV
 from vitreg.errors import UserError
-from vitreg.repair.detect import detector_from
 from vitreg.repair.method import Fitted
 from vitreg.repair.methods.prefix import METHOD, CachedKeys, edits
+from vitreg.repair.per_image.detect import detector_from
 from vitreg.repair.repair import load_repair
 from vitreg.repair.settings import PrefixSettings
 from vitreg.tokens import TokenLayout

@@ -15,10 +15,10 @@ from tests.unit.repair.planted_outcome import Patient, patient
 from vitreg.backbones.edits import Place
 from vitreg.errors import UserError
 from vitreg.models import planted
-from vitreg.repair.detect import Detector, as_many_others, local_outlier_factor
 from vitreg.repair.fitting import fit_repair
 from vitreg.repair.methods.substitute import Substitute
-from vitreg.repair.neighbours import filled
+from vitreg.repair.per_image.detect import Detector, as_many_others, local_outlier_factor
+from vitreg.repair.per_image.neighbours import filled
 from vitreg.tokens import GONE, TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")

@@ -21,8 +21,8 @@ from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.trace import NORMS
 from vitreg.errors import UserError
 from vitreg.repair.method import Fitted, Method
-from vitreg.repair.neighbours import filled, patches_of
 from vitreg.repair.outliers import patch_norms
+from vitreg.repair.per_image.neighbours import filled, patches_of
 from vitreg.repair.settings import BorderSettings
 from vitreg.repair.subject import Subject
 from vitreg.repair.train import Schedule, cosine_loss, places_of, train, trainable_copy, wanted_patches

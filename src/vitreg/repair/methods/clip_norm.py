@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitreg.backbones.edits import Edit, Place
-from vitreg.repair.detect import Detector, detector_from, in_patches, wide
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.methods.substitute import detected
-from vitreg.repair.neighbours import patches_of
+from vitreg.repair.per_image.detect import Detector, detector_from, in_patches, wide
+from vitreg.repair.per_image.neighbours import patches_of
 from vitreg.repair.settings import ClipNormSettings
 
 

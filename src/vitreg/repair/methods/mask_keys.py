@@ -10,9 +10,9 @@ from dataclasses import asdict
 
 from vitreg.backbones.edits import Edit
 from vitreg.errors import UserError
-from vitreg.repair.detect import detector_for, detector_from
-from vitreg.repair.hiding import HideKeys, Mark
 from vitreg.repair.method import Fitted, Method
+from vitreg.repair.per_image.detect import detector_for, detector_from
+from vitreg.repair.per_image.hiding import HideKeys, Mark
 from vitreg.repair.settings import MaskKeysSettings
 from vitreg.repair.subject import Subject
 

@@ -20,13 +20,13 @@ from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.trace import QKV
 from vitreg.errors import UserError
-from vitreg.repair.detect import Detector, as_many_others, detector_for, detector_from, in_patches
 from vitreg.repair.effect import Effects
-from vitreg.repair.hiding import MARKED, HideKeys
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.methods.mask_keys import refuse_last_block
-from vitreg.repair.neighbours import filled, patches_of
 from vitreg.repair.outliers import patch_norms
+from vitreg.repair.per_image.detect import Detector, as_many_others, detector_for, detector_from, in_patches
+from vitreg.repair.per_image.hiding import MARKED, HideKeys
+from vitreg.repair.per_image.neighbours import filled, patches_of
 from vitreg.repair.settings import DetectedSettings, PrefixSettings
 from vitreg.repair.subject import Subject
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitreg.backbones.edits import Edit, Place
-from vitreg.repair.detect import Detector, detector_for, detector_from, in_patches
 from vitreg.repair.method import Fitted, Method
-from vitreg.repair.neighbours import filled, patches_of
+from vitreg.repair.per_image.detect import Detector, detector_for, detector_from, in_patches
+from vitreg.repair.per_image.neighbours import filled, patches_of
 from vitreg.repair.settings import ClipNormSettings, SubstituteSettings
 from vitreg.repair.subject import Subject
 

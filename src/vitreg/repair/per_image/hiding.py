@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vitreg.backbones.edits import Place
 from vitreg.backbones.trace import QKV
-from vitreg.repair.detect import Detector
-from vitreg.repair.neighbours import patches_of
+from vitreg.repair.per_image.detect import Detector
+from vitreg.repair.per_image.neighbours import patches_of
 
 MARKED = "marked"  # in the state of a forward: bool [B, P], P places of the grid
 UNSEEN = -1e4  # a logit whose weight is 0 in any dtype, and still a number where a query has no other key

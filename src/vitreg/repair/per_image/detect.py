@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitreg.backbones.edits import Place
 from vitreg.records import Side
-from vitreg.repair.neighbours import patches_of
+from vitreg.repair.per_image.neighbours import patches_of
 from vitreg.repair.settings import DetectedSettings
 from vitreg.repair.subject import Subject
 from vitreg.tokens import TokenLayout

@@ -1,0 +1,1 @@
+"""Outliers of a single image: found, filled from their neighbours, hidden from attention."""
