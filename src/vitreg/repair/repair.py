@@ -57,15 +57,24 @@ class Repair:
         """
         if isinstance(model, Backbone):
             return self._of(model, force=force)
+        if any(edit.site == "forward" for edit in method_named(self.record.method).edits(self._found)):
+            raise UserError(
+                f"{self.name} works on the tokens of a whole call, and a module returns what it likes; apply it to "
+                "vitreg.load(module), or use distill, or denoise with --position-part."
+            )
         return self._of(Backbone(model), force=force).module  # type: ignore[return-value]
 
     def _of(self, backbone: Backbone, *, force: bool) -> Backbone:
         self.check(backbone, force=force)
         method = method_named(self.record.method)
-        found = Fitted(self.tensors, self.record.details)
+        found = self._found
         weights, edits = method.weights(found), method.edits(found)
         fixed = reweighted(backbone, weights, self.name) if weights else backbone
         return fixed.edited(edits, self.name, leaving=method.leaving(found)) if edits else fixed
+
+    @property
+    def _found(self) -> Fitted:
+        return Fitted(self.tensors, self.record.details)
 
     @property
     def name(self) -> str:

@@ -123,6 +123,8 @@ def test_planted_tokens_at_fixed_places_are_restored_at_the_output(seed: int, ph
     assert cosines[~were].mean() >= 0.99
     assert cosines[were].mean() >= 0.9
     assert torch.equal(fixed.cls, Backbone(model)(images).cls)
+    with pytest.raises(UserError, match="use distill"):
+        repair.apply(model)
 
 
 def test_views_moved_back_by_lot_restore_less() -> None:
