@@ -15,7 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
+from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.edited_module import EditedModule
+from vitreg.errors import UserError
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance
+from vitreg.repair.columns.logits import logits_of
 from vitreg.repair.columns.reading import Reader
 from vitreg.repair.effect import summary_of
 
@@ -40,7 +44,20 @@ def weights_rounded(weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
 
 def linears(backbone: Backbone) -> list[nn.Linear]:
     """Return the linear layers of the blocks."""
-    return [each for block in backbone.anatomy.blocks for each in block.modules() if isinstance(each, nn.Linear)]
+    return _linears(backbone.anatomy.blocks)
+
+
+def _linears(blocks: Iterable[nn.Module]) -> list[nn.Linear]:
+    return [each for block in blocks for each in block.modules() if isinstance(each, nn.Linear)]
+
+
+def _of_module(backbone: Backbone) -> list[nn.Linear]:
+    """Return the same layers of the module of an edited model: a copy, which shares the weights but not the hooks."""
+    try:
+        module = backbone.module
+    except UserError:  # an edit of the whole call has no module
+        return []
+    return _linears(find_anatomy(module.model).blocks) if isinstance(module, EditedModule) else []
 
 
 @contextlib.contextmanager
@@ -52,12 +69,16 @@ def in_int8(backbone: Backbone, calibration: Iterable[Tensor]) -> Generator[Back
     """
     layers = linears(backbone)
     largest = _ranges(backbone, layers, calibration)
+    copies = _of_module(backbone)
+    largest |= {
+        id(copy): largest[id(layer)] for layer, copy in zip(layers, copies, strict=False) if id(layer) in largest
+    }
     before = [layer.weight.detach().clone() for layer in layers]
 
     def quantise(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (rounded(given[0], largest[id(layer)]), *given[1:])
 
-    hooks = [layer.register_forward_pre_hook(quantise) for layer in layers if id(layer) in largest]
+    hooks = [layer.register_forward_pre_hook(quantise) for layer in (*layers, *copies) if id(layer) in largest]
     try:
         for layer, weight in zip(layers, before, strict=True):
             layer.weight.data.copy_(weights_rounded(weight))
@@ -97,6 +118,22 @@ def loss(reader: Reader) -> PerImage:
     return change, torch.ones_like(change)
 
 
+def same_class(reader: Reader) -> PerImage:
+    """Return of each held-out image whether the model's classifier gives the same class in eight bits."""
+    backbone, subject = reader.backbone, reader.subject
+    exact = [_answers(backbone, images) for images in subject.batches("held_out")]
+    with in_int8(backbone, _first(subject.batches("fit"), CALIBRATION)):
+        eight = [_answers(backbone, images) for images in subject.batches("held_out")]
+    same = (torch.cat(exact) == torch.cat(eight)).double()
+    return same, torch.ones_like(same)
+
+
+def _answers(backbone: Backbone, images: Tensor) -> Tensor:
+    found = logits_of(backbone, images)
+    assert found is not None
+    return found.argmax(1)
+
+
 def _first(batches: Iterable[Tensor], count: int) -> Generator[Tensor, None, None]:
     seen = 0
     for batch in batches:
@@ -112,5 +149,10 @@ COLUMNS = (
         meaning="1 - cosine of CLS between full precision and simulated W8A8 (symmetric, weights per output channel, "
         f"activations per tensor by min-max over {CALIBRATION} images, all linear layers of the blocks).",
         run=loss, asks=lambda reader: bool(linears(reader.backbone)),
+    ),
+    Column(
+        name="int8_agreement", title="INT8 agreement", side="gain", better="larger", unit="%", trials=True,
+        meaning="Share of the images that the model's own classifier gives the same class in simulated W8A8.",
+        run=same_class, asks=lambda reader: reader.classifies and bool(linears(reader.backbone)),
     ),
 )  # fmt: skip

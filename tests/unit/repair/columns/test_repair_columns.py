@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn.neighbors import NearestNeighbors
 
 from vitreg.backbones import Backbone
+from vitreg.backbones.edits import Edit
 from vitreg.data.boxes.truth import BoxSet, ImageBoxes
 from vitreg.data.views.transforms import IMAGENET
 from vitreg.errors import UserError
@@ -32,6 +33,7 @@ from vitreg.repair.columns.positions import permutation_null, symmetries
 from vitreg.repair.columns.restored import cosines
 from vitreg.repair.columns.smoothing import effective_rank, mean_cosine
 from vitreg.repair.columns.summary import shared_neighbours
+from vitreg.repair.table.controls import AsGiven
 from vitreg.repair.table.measure import COLUMNS, column_records
 
 
@@ -244,3 +246,24 @@ def test_a_patch_that_is_gone_is_not_restored() -> None:
     above, below = cosines(patches, wanted, torch.tensor([[True, True, True, False]]))
     assert float(above) == pytest.approx(1 + 0 - 1)
     assert float(below) == 3
+
+
+def test_the_classifier_of_an_edited_model_runs_in_eight_bits_too() -> None:
+    """Its module is a copy, whose layers need the hooks as well."""
+    module = tiny(num_classes=5)
+    torch.nn.init.normal_(module.head.weight)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = Backbone(module)
+    edited = plain.edited([Edit("block", 0, AsGiven())], "nothing")
+    hooks = [len(layer._forward_pre_hooks) for layer in edited.module.modules()]  # those of the edits
+    with in_int8(plain, [images]):
+        wanted = logits_of(plain, images)
+    with in_int8(edited, [images]):
+        found = logits_of(edited, images)
+    exact = logits_of(edited, images)
+    assert wanted is not None
+    assert found is not None
+    assert exact is not None
+    assert torch.equal(found, wanted)
+    assert not torch.equal(exact, wanted)
+    assert [len(layer._forward_pre_hooks) for layer in edited.module.modules()] == hooks
