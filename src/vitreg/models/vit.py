@@ -139,7 +139,7 @@ class VisionTransformer(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        if not self.pos_embed.is_meta:  # which has nothing to fill, and torch imports its compiler for: a second
+        if not self.pos_embed.is_meta:  # which has nothing to fill, and for which torch imports its compiler
             self.init_weights()
 
     @torch.no_grad()

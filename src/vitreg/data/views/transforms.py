@@ -1,6 +1,6 @@
 """From a picture to a model's input: resize, crop, normalise, and make the sides multiples of the patch.
 
-Torchvision's functions are written out here, because its import loads the compiler of torch: more than a second.
+Torchvision's functions are written out here, because its import loads the compiler of torch too.
 """
 
 from __future__ import annotations
