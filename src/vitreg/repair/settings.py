@@ -20,6 +20,7 @@ METHODS: tuple[str, ...] = (
     "denoise",
     "border",
     "distill",
+    "singular",
 )
 """Every repair: `repair/methods/NAME.py`, and `NameSettings` here."""
 
@@ -261,6 +262,36 @@ class DenoiseSettings(MethodSettings):
     def check(self) -> None:
         """Raise UserError for settings out of range."""
         _at_least(2, shifts=self.shifts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingularSettings(MethodSettings):
+    """Train the singular values of the weights that write the outliers; the rest of the model stays as it is.
+
+    Example: vitreg fix singular timm:vit_small_patch14_dinov2.lvd142m photos/ --out fixed
+    """
+
+    steps: int = 200
+    """Most training steps; training ends earlier once the outliers of three quarters of the images are ordinary."""
+    rate: float = 0.005
+    """Learning rate (SGD with momentum 0.9)."""
+    at_once: int = 4
+    """Images in a step."""
+    blocks: int = 10
+    """How many blocks are trained, up to the one where outliers appear."""
+    direction: Literal["predicted", "measured"] = "predicted"
+    """Where outliers point: predicted from the weights, or measured on the images."""
+    deviation: Literal["measured", "weights"] = "measured"
+    """For the prediction, the deviation of tokens: measured on the images, or 1, from weights alone."""
+    max_damage: float = 0.01
+    """Stop once the class token has changed by this much (1 - cosine, mean over images)."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(1, steps=self.steps, at_once=self.at_once, blocks=self.blocks)
+        _at_least(0, max_damage=self.max_damage)
+        if not self.rate > 0:
+            raise UserError(f"--rate must be above 0, not {self.rate:g}.")
 
 
 def names() -> list[str]:
