@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "denoise": ("position-locked", {"shifts": 3}),
     "border": ("position-locked", {"epochs": 1}),
     "distill": ("position-locked", {"epochs": 1, "registers": 2, "shifts": 3}),
+    "singular": ("low-norm", {"blocks": 1, "rate": 0.2, "steps": 8}),
 }
 # method -> checks that do not apply to it: averaging views is an edit of the whole call, which a plain module cannot be.
 EXEMPT: dict[str, set[str]] = {"denoise": {"module", "untouched module", "compiled"}}

@@ -275,7 +275,7 @@ class SingularSettings(MethodSettings):
     """Most training steps; training ends earlier once the outliers of three quarters of the images are ordinary."""
     rate: float = 0.005
     """Learning rate (SGD with momentum 0.9)."""
-    at_once: int = 4
+    images_at_once: int = 4
     """Images in a step."""
     blocks: int = 10
     """How many blocks are trained, up to the one where outliers appear."""
@@ -288,7 +288,7 @@ class SingularSettings(MethodSettings):
 
     def check(self) -> None:
         """Raise UserError for settings out of range."""
-        _at_least(1, steps=self.steps, at_once=self.at_once, blocks=self.blocks)
+        _at_least(1, steps=self.steps, images_at_once=self.images_at_once, blocks=self.blocks)
         _at_least(0, max_damage=self.max_damage)
         if not self.rate > 0:
             raise UserError(f"--rate must be above 0, not {self.rate:g}.")

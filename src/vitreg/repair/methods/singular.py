@@ -212,7 +212,7 @@ class _Training:
 
     def _pixels(self) -> Iterator[Tensor]:
         for pixels in self.subject.batches("fit"):
-            yield from pixels.split(self.settings.at_once)
+            yield from pixels.split(self.settings.images_at_once)
 
     def _once(self, optimizer: torch.optim.Optimizer, batches: list[Tensor]) -> float:
         """Pass once over the images. Returns the share of images that are done."""
