@@ -122,6 +122,7 @@ MISTAKES = {
     "export begun --to tim --out there": "--to takes timm, hf, safetensors or onnx, not 'tim'",
     "export begun --to timm --out mine": "mine/",
     "export begun --to onnx --out model.pth": "name a file that ends with .onnx",
+    f"repairs -m {MODEL} photos --methods none,tset-time": "no method 'tset-time' in vitreg repairs. Did you mean 'test-time'?",
     f"repairs -m {MODEL} fotos": "no file or folder 'fotos'",
     f"repairs -m {MODEL} -m tim:x photos": "no source 'tim:' of models. Did you mean 'timm:x'?",
     f"repairs -m {MODEL} photos --twin tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",

@@ -15,7 +15,7 @@ from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
 from vitreg.quantities import number, percent
-from vitreg.verbs.repairs.options import RepairsOptions
+from vitreg.verbs.repairs.options import RepairsOptions, methods_of
 
 if TYPE_CHECKING:
     from vitreg.results import RepairRow
@@ -38,6 +38,7 @@ class Repairs:
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
         models, options = models_of(self.spec, commas=False), self.repairs
+        methods_of(options.methods)
         if self.model.weights is not None and len(models) > 1:
             raise UserError(f"--weights belong to one model, not to {len(models)}; compare the models one by one.")
         for spec in [*models, *([options.twin] if options.twin else [])]:

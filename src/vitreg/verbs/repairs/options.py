@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from vitreg.errors import unknown
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import ImageOptions, at_least
+from vitreg.repair.settings import names
 
-ALL = "all"
+ALL, NONE = "all", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,16 @@ class RepairsOptions(ImageOptions):
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
+
+
+def methods_of(asked: Sequence[str]) -> list[str]:
+    """Return the methods asked for, `none` first.
+
+    Raises:
+        UserError: for one that does not exist.
+    """
+    known = [NONE, *names()]
+    for name in asked:
+        if name not in (ALL, *known):
+            raise unknown("method", name, (ALL, *known), "vitreg repairs")
+    return known if ALL in asked else [NONE, *dict.fromkeys(name for name in asked if name != NONE)]

@@ -23,7 +23,7 @@ from vitreg.backbones.loading.load import opened
 from vitreg.data.boxes.coco import coco_boxes
 from vitreg.data.boxes.truth import BoxSet
 from vitreg.data.boxes.voc import voc_boxes
-from vitreg.errors import UserError, unknown
+from vitreg.errors import UserError
 from vitreg.machine.runtime import provenance
 from vitreg.passes import ahead
 from vitreg.passes.drawing import draw_beside
@@ -35,7 +35,6 @@ from vitreg.records import Skipped
 from vitreg.repair.columns.boxes import truth_on
 from vitreg.repair.columns.data import HeldOut, labels_of, read_labels
 from vitreg.repair.fitting import subject_of
-from vitreg.repair.method import method_names
 from vitreg.repair.settings import FitOptions
 from vitreg.repair.subject import Subject
 from vitreg.repair.table.measure import SHOWN, column_records
@@ -46,7 +45,7 @@ from vitreg.report.repairs.page import draw_repairs
 from vitreg.report.repairs.sheets import Photograph, sheets_of
 from vitreg.report.sheets.kept import as_kept
 from vitreg.results import RepairRow, RepairsResult
-from vitreg.verbs.repairs.options import ALL, RepairsOptions
+from vitreg.verbs.repairs.options import RepairsOptions, methods_of
 from vitreg.writing.files import printable, results_folder, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
@@ -102,19 +101,6 @@ def repairs(
             return result
         run.outputs.publish(lambda place: run.write(place, result), more=True)
         return draw_beside(run.outputs, result, RECORD, partial(_draw, run))
-
-
-def methods_of(asked: Sequence[str]) -> list[str]:
-    """Return the methods asked for, `none` first.
-
-    Raises:
-        UserError: for one that does not exist.
-    """
-    known = [NONE, *method_names()]
-    for name in asked:
-        if name not in (ALL, *known):
-            raise unknown("method", name, (ALL, *known), "vitreg repairs")
-    return known if ALL in asked else [NONE, *dict.fromkeys(name for name in asked if name != NONE)]
 
 
 @dataclass
