@@ -64,7 +64,9 @@ def check_repair(
 
 
 def _acts(repair: Repair, backbone: Backbone, images: Tensor) -> None:
+    state = _state(backbone.module)
     before, after = backbone(images), repair.apply(backbone)(images)
+    _same_weights(backbone, state)
     assert after.layout.length == after.values.shape[1], "the layout is not that of the tokens"
     assert after.layout.grid == before.layout.grid, f"a grid of {before.layout.grid} became {after.layout.grid}"
     assert torch.isfinite(after.values).all(), "a repaired token is not finite"
@@ -119,6 +121,10 @@ def _as_before(
     assert backbone.__dict__ == dict(own), "`repaired` leaves something behind in the backbone"
     assert torch.equal(backbone(images).values, before), "the model is another one after the repair"
     assert backbone.hooked is None, f"the repair leaves a hook in '{backbone.hooked}'"
+    _same_weights(backbone, state)
+
+
+def _same_weights(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     now = _state(backbone.module)
     assert state.keys() == now.keys(), "the repair added or removed weights of the model it was given"
     for name, value in state.items():
