@@ -20,7 +20,9 @@ from vitreg.repair.subject import Subject
 FIRST, SHARE_OF_UNITS = 5, 0.01  # the search begins with 5 neurons and ends at 1 % of all hidden units
 CLEAN = 0.001  # the search ends once fewer patches than this are outliers in every block
 FEWEST = 3  # outliers among the images to choose with: with fewer, any number of neurons would do
-SAME = 0.05  # two ratios of norms count as equal within 5 %
+SAME = (
+    0.05  # two ratios of norms are equal if they differ by less than 5 % of how far outliers stood out, in logarithms
+)
 
 
 Repaired = Callable[[Sequence[Neuron]], Backbone]
@@ -63,7 +65,7 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
         scored = scores(model, subject.batches(), now, blocks, settings.score)
         order = [neuron for neuron in ranked(scored) if neuron not in kept]
         most = max(FIRST, int(SHARE_OF_UNITS * sum(hidden_units(base))))
-        search = _Search(settings.max_damage, most, order, kept, repaired, effects)
+        search = _Search(settings.max_damage, outliers.record.ratio, most, order, kept, repaired, effects)
         k = settings.neurons or search.run()
         steps = [
             {"neurons": n, "share": e.worst_share, "cls_change": e.cls_change} for n, e in sorted(search.tried.items())
@@ -86,6 +88,7 @@ class _Search:
     """The search for the number of neurons: doubled until the outliers are gone, then halved between."""
 
     max_damage: float
+    stood_out: float  # the ratio of norms without the repair
     most: int
     order: list[Neuron]
     kept: list[Neuron]  # of earlier rounds
@@ -126,9 +129,18 @@ class _Search:
         effect = self.effect(k)
         if effect.worst_share >= CLEAN or effect.cls_change > self.max_damage:
             return False
-        return effect.ratio is None or goal is None or abs(np.log(effect.ratio / goal)) < SAME
+        tolerance = SAME * max(1.0, abs(np.log(self.stood_out)))
+        return effect.ratio is None or goal is None or abs(np.log(effect.ratio / goal)) < tolerance
 
     def _least_bad(self) -> int:
-        """The number, of those tried, that leaves the fewest outliers within the damage allowed."""
+        """The number, of those tried within the damage allowed, that leaves the fewest outliers and the most usual norms.
+
+        Of low-norm outliers some neurons alone can make high-norm ones, which no share counts.
+        """
+
+        def badness(k: int) -> tuple[float, float, int]:
+            effect = self.tried[k]
+            return max(effect.worst_share, CLEAN), abs(np.log(effect.ratio or 1.0)), k
+
         within = [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]
-        return min(within, key=lambda n: (self.tried[n].worst_share, n), default=min(self.tried))
+        return min(within, key=badness, default=min(self.tried))

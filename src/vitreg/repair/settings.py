@@ -74,7 +74,7 @@ class TestTimeSettings(MethodSettings):
     """Fit again on the repaired model, up to so many times, while that lowers the share of outliers."""
     token: Literal["zero", "mean"] = "zero"
     """What an added token is before block 0: zeros, or the mean patch of the images fitted on."""
-    max_damage: float = 0.01
+    max_damage: float = 0.02
     """Stop the search once the class token has changed by this much (1 - cosine, mean over images)."""
 
     def check(self) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from clean_twin import pictures, restored
 
 import vitreg
+from vitreg.backbones import Backbone
 from vitreg.backbones.edits import Place
 from vitreg.errors import UserError
 from vitreg.models import planted
-from vitreg.repair.fitting import fit_repair
+from vitreg.repair.effect import Effects
+from vitreg.repair.fitting import fit_repair, subject_of
 from vitreg.repair.methods.test_time import MoveToTokens
+from vitreg.repair.settings import FitOptions
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")
@@ -72,3 +77,52 @@ def test_a_model_whose_mlps_are_not_recognised_is_told_so(photographs: list[Path
     backbone.anatomy = replace(backbone.anatomy, mlp=())
     with pytest.raises(UserError, match="not recognised"):
         fit_repair(backbone, photographs)
+
+
+def test_fitted_at_one_size_it_repairs_another(photographs: list[Path]) -> None:
+    """Neurons are kept; thresholds are those of the other size."""
+    model, truth = planted.build("high-norm", 0)
+    repair = fit_repair(model, photographs[:16], size=160, neurons=6)
+    assert repair.record.size == (160, 160)
+    ((block, units),) = truth.neurons.items()
+    assert {*repair.record.details["neurons"][str(block)]} == {*units}
+    with subject_of(vitreg.load(model), photographs[-12:], FitOptions()) as subject:
+        assert subject.size == (224, 224)
+        outliers = subject.outliers
+        assert outliers.record.thresholds != repair.record.outliers.thresholds
+        effect = Effects(subject, outliers, "held_out").of(repair.apply(subject.backbone))
+        assert effect.before > 0.002
+        assert effect.worst_share == 0
+
+
+def test_more_registers_than_patches_are_refused(photographs: list[Path]) -> None:
+    with pytest.raises(UserError, match=r"196 patches.*not 197"):
+        fit_repair(planted.build("high-norm", 0)[0], photographs[:8], registers=197)
+
+
+def test_a_search_needs_outliers_to_judge_by(photographs: list[Path]) -> None:
+    dealt = np.random.default_rng(0).permutation(8).argsort()  # the first four are fitted on, the next two chosen with
+    noise = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([pictures([photographs[index] for index in (9, 10, 30, 31)]), noise])[dealt]
+    with pytest.raises(UserError, match="the 2 images to choose with have 0 outliers, too few to tell how many"):
+        fit_repair(planted.build("high-norm", 0)[0], list(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["high-norm", "low-norm", "hidden", "last-block"])
+@pytest.mark.parametrize("seed", range(20))
+def test_every_draw_is_repaired(kind: str, seed: int, photographs: list[Path]) -> None:
+    model, truth = planted.build(kind, seed)
+    images = pictures(photographs[-6:])
+    for method in ("test-time", "attention-bias"):
+        repair = fit_repair(model, photographs[:-6], method)
+        found = {(int(block), unit) for block, units in repair.record.details["neurons"].items() for unit in units}
+        planned = {(block, unit) for block, units in truth.neurons.items() for unit in units}
+        neither = {(b, u) for role in (truth.triggers, truth.removers) for b, units in role.items() for u in units}
+        assert len(found & planned) >= 0.95 * len(found - neither)
+        assert len(found & planned) >= 0.95 * len(planned)
+        assert repair.record.held_out is not None
+        assert repair.record.held_out.worst_share < 0.0005
+        cosines = restored(repair.apply(Backbone(model)), truth, seed, images)
+        assert cosines.normal >= 0.99
+        assert not truth.outliers(images).any() or cosines.outliers >= 0.9
