@@ -86,6 +86,7 @@ def test_the_picture_of_complexity_is_drawn_from_the_record(vitreg, tmp_path):
     assert shown(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_table_is_drawn_as_it_was(vitreg, made, tmp_path):
     """Of several models and tasks, one of which is none."""
     words = ("-m", made["model"], "-m", "planted:clean", "-m", "timm:nope", "complexity,position", made["photographs"])

@@ -507,6 +507,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_dry_run_that_is_killed_in_its_first_step_has_said_what_is_known(settings):
     """As a machine without enough memory does it; written to a pipe, where nothing is flushed by itself."""
     words = ["train", "--config", settings, "--dry-run", "--run.micro-batch", "4"]

@@ -101,6 +101,7 @@ def probed(task, model, folder, classify):
     return task.measure(on, tokens, *open_pictures(on), truth)
 
 
+@pytest.mark.slow
 def test_overwritten_outliers_do_not_know_their_place(folder):
     model, truth = overwritten()
     found = Position(calibration=64).run(bench(model, folder))
@@ -141,6 +142,7 @@ def test_classes_drawn_by_lot_differ_in_nothing(folder):
     assert found.metrics["error_difference_low"] < 0 < found.metrics["error_difference_high"]
 
 
+@pytest.mark.slow
 def test_overwritten_outliers_know_the_image_better_than_normal_patches(noisy):
     model, truth = overwritten()
     found = Tokens(calibration=64).run(bench(model, noisy))

@@ -110,6 +110,7 @@ def beit_of(model: nn.Module) -> nn.Module:
     return beit.eval()
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_no_token_gets_the_keys_of_its_outliers(photographs: list[Path]) -> None:
     model, truth = planted.build("high-norm", 0)
     beit = beit_of(model)
@@ -144,6 +145,7 @@ def test_attention_that_cannot_be_written_is_refused(photographs: list[Path]) ->
         fit_repair(backbone, photographs[:8], "attention-bias")
 
 
+@pytest.mark.slow
 def test_neurons_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
     model, truth = planted.build("high-norm", 0)
     found = fit_repair(model, photographs[:12], "attention-bias", neurons=6, control=True).record

@@ -105,7 +105,7 @@ def test_additions_of_low_rank_are_the_naive_sum_and_zero_at_first(small: Vision
 def test_it_is_trained_and_its_control_is_the_border_alone(random: bool, photographs: list[Path]) -> None:
     model = planted.build("position-locked", 0, image_size=112)[0]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    repair = fit_repair(model, photographs, "border", limit=16, random=random)
+    repair = fit_repair(model, photographs, "border", limit=16, control=random)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     losses = repair.record.details["losses"]
     assert random or losses[1] < losses[0]

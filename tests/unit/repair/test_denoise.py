@@ -110,7 +110,8 @@ def test_the_median_counts_numbers_only_and_keeps_gradients() -> None:
     assert values.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
 def test_planted_tokens_at_fixed_places_are_restored_at_the_output(seed: int, photographs: list[Path]) -> None:
     model, truth = planted.build("position-locked", seed)
     repair = fit_repair(model, photographs, "denoise", limit=12)

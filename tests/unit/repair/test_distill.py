@@ -99,6 +99,7 @@ def test_training_brings_the_patches_of_other_images_closer_to_the_average_of_vi
     assert after < before
 
 
+@pytest.mark.slow
 def test_a_module_keeps_its_outputs_and_the_same_seed_gives_the_same_weights(
     model: VisionTransformer, repair: Repair, pictures: Tensor
 ) -> None:

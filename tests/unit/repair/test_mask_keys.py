@@ -110,6 +110,7 @@ def test_what_appears_after_the_last_block_is_refused(high: Patient) -> None:
         METHOD.fit(subject, MaskKeysSettings())
 
 
+@pytest.mark.slow
 def test_each_image_alone_gives_the_same(high: Patient) -> None:
     pixels = next(iter(high.subject.batches("held_out")))
     for method in ("substitute", "clip-norm", "mask-keys"):

@@ -74,6 +74,7 @@ def test_planted_rows_are_found_and_their_tokens_restored(seed: int, photographs
     torch.testing.assert_close(repair.apply(model)(images), fixed.cls, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_other_rows_and_weights_stay(photographs: list[Path]) -> None:
     model, truth = planted.build("position-locked", 0)
     fixed = fit_repair(model, photographs, "position-rows").apply(model)
@@ -83,6 +84,7 @@ def test_all_other_rows_and_weights_stay(photographs: list[Path]) -> None:
     assert differ == sorted(row * truth.grid[1] + col for row, col in truth.positions)
 
 
+@pytest.mark.slow
 def test_rows_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
     model, truth = planted.build("position-locked", 0)
     found = fit_repair(model, photographs, "position-rows", control=True).record

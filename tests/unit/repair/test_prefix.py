@@ -105,6 +105,7 @@ def test_what_is_cached_is_what_attention_read(high: Patient, after: Outcome) ->
     assert tried[details["tokens"]] <= 1.001 * min(tried.values())
 
 
+@pytest.mark.slow
 def test_ordinary_tokens_by_lot_repair_nothing(high: Patient) -> None:
     control = high.after("prefix", candidates=1, tokens=1, random=True)
     assert control.effect.share == control.effect.before

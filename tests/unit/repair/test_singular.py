@@ -58,6 +58,7 @@ def test_targets_are_those_of_the_naive_loop() -> None:
     assert not possible[1, 0]
 
 
+@pytest.mark.slow
 def test_planted_outliers_become_ordinary(after: Outcome) -> None:
     assert after.effect.before > 0.002
     assert after.effect.worst_share == 0
@@ -97,6 +98,7 @@ def test_the_model_given_is_as_before_and_the_repair_is_read_again(
     assert not torch.equal(base(pixels).values, fixed)
 
 
+@pytest.mark.slow
 def test_what_does_too_much_damage_is_undone(low: Patient) -> None:
     after = low.after("singular", blocks=10, rate=5.0, steps=4, direction="measured")
     assert after.effect.share == after.effect.before

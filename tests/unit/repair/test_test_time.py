@@ -24,7 +24,7 @@ from vitreg.tokens import TokenLayout
 pytestmark = pytest.mark.usefixtures("planted_once")
 
 
-@pytest.mark.parametrize("kind", ["high-norm", "low-norm"])
+@pytest.mark.parametrize("kind", [pytest.param("high-norm", marks=pytest.mark.slow), "low-norm"])
 def test_the_neurons_found_are_the_planted_writers(kind: str, photographs: list[Path]) -> None:
     model, truth = planted.build(kind, 0)
     found = fit_repair(model, photographs).record
@@ -35,6 +35,7 @@ def test_the_neurons_found_are_the_planted_writers(kind: str, photographs: list[
     assert found.held_out.share == 0
 
 
+@pytest.mark.slow
 def test_neurons_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
     model, truth = planted.build("high-norm", 0)
     found = fit_repair(model, photographs, neurons=6, control=True).record

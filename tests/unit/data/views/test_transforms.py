@@ -109,7 +109,14 @@ def test_any_mode_is_taken():
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("size", [(4000, 80), (4001, 80), (80, 4001), (4444, 61), (900, 1), (1, 901)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (4000, 80),
+        (80, 4001),
+        *(pytest.param(size, marks=pytest.mark.slow) for size in ((4001, 80), (4444, 61), (900, 1), (1, 901))),
+    ],
+)
 def test_the_centre_of_a_strip_is_computed_as_if_all_of_it_were(size, interpolation):
     image = noise(*size)
     for settings in (IMAGENET, IMAGENET.with_size((96, 224)), IMAGENET.with_size((224, 96))):
