@@ -25,7 +25,7 @@ class AddTokens:
     def __call__(self, tokens: Tensor, place: Place) -> Tensor:
         """Put them before the first patch."""
         start = place.layout.first_patch
-        added = self.values.to(tokens).expand(len(tokens), -1, -1)
+        added = self.values.to(tokens).expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens[:, :start], added, tokens[:, start:]], 1)
 
     def layout(self, before: TokenLayout) -> TokenLayout:

@@ -45,7 +45,7 @@ class AddKeys:
 
     def __call__(self, qkv: QKV, place: Place) -> QKV:
         """Put them behind those of the tokens."""
-        images = len(qkv.k)
+        images = qkv.k.shape[0]
         k, v = (
             beside(own, like).to(like.dtype).expand(images, -1, -1, -1)
             for own, like in ((self.k, qkv.k), (self.v, qkv.v))
