@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from vitreg.backbones import Backbone
 from vitreg.data.views.transforms import IMAGENET
 from vitreg.machine.runtime import choose_device, provenance
-from vitreg.repair.fitting import fit, subject_of
+from vitreg.repair.fitting import fit_subject, subject_of
 from vitreg.repair.method import method_named
 from vitreg.repair.methods import attention_bias, test_time
 from vitreg.repair.neurons import Neuron, candidates, scores
@@ -106,7 +106,7 @@ def fitting(backbone: Backbone, images: Sequence[Tensor]) -> dict[str, float]:
 
         scoring = ratios(forward, lambda: scores(backbone, subject.batches(), outliers, blocks, "contrast"), 2)
         subject.__dict__.pop("outliers")  # looked for anew: that is a part of the fit
-        whole = seconds(lambda: fit(subject, method_named("test-time"), TestTimeSettings(), seen_at=subject.size))
+        whole = seconds(lambda: fit_subject(subject, method_named("test-time"), TestTimeSettings()))
         return {
             "scoring": median(scoring),
             "blocks scored": len(blocks),

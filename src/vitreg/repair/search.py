@@ -105,32 +105,42 @@ class _Search:
     def run(self) -> int:
         """Return how many neurons to edit.
 
-        Their number doubles until the outliers are gone and the norms of those tokens no longer change; the smallest
-        number that does the same is then found by bisection.
+        Their number doubles until the outliers are gone and the norms of those tokens no longer change, or the best of
+        those tried is taken; the smallest number with the same norms is then found by bisection.
         """
         most = min(self.most, len(self.order))
-        failed, k = 0, min(FIRST, most)
+        k = min(FIRST, most)
         while not self._settled(k, wanted := min(2 * k, most)):
             if k == most or self.effect(wanted).cls_change > self.max_damage:
-                return self._least_bad()
-            failed, k = k, wanted
-        goal = self.effect(wanted).ratio
-        while k - failed > 1:
-            middle = (failed + k) // 2
-            failed, k = (failed, middle) if self._reaches(middle, goal) else (middle, k)
-        return k
+                k = wanted = self._least_bad()
+                break
+            k = wanted
+        return self._fewest(k, self.effect(wanted).ratio)
 
     def _settled(self, k: int, more: int) -> bool:
         """Whether k neurons remove the outliers, and `more` of them change nothing further."""
-        return self.effect(k).worst_share < CLEAN and self._reaches(k, self.effect(more).ratio)
+        return self._clean(k) and self._same(k, self.effect(more).ratio)
 
-    def _reaches(self, k: int, goal: float | None) -> bool:
-        """Whether k neurons remove the outliers and bring the norms of those tokens to within `SAME` of the goal."""
+    def _clean(self, k: int) -> bool:
+        """Whether k neurons remove the outliers within the damage allowed."""
         effect = self.effect(k)
-        if effect.worst_share >= CLEAN or effect.cls_change > self.max_damage:
-            return False
-        tolerance = SAME * max(1.0, abs(np.log(self.stood_out)))
-        return effect.ratio is None or goal is None or abs(np.log(effect.ratio / goal)) < tolerance
+        return effect.worst_share < CLEAN and effect.cls_change <= self.max_damage
+
+    def _same(self, k: int, goal: float | None) -> bool:
+        """Whether k neurons bring the norms of the outliers to the goal, a ratio."""
+        ratio, tolerance = self.effect(k).ratio, SAME * max(1.0, abs(np.log(self.stood_out)))
+        return ratio is None or goal is None or abs(np.log(ratio / goal)) < tolerance
+
+    def _fewest(self, k: int, goal: float | None) -> int:
+        """The smallest number up to k with the same norms: they tell it more surely than shares, which go up and down."""
+        failed = max((n for n in self.tried if n < k and not self._same(n, goal)), default=0)
+        fewest = min(n for n in self.tried if failed < n <= k)
+        while fewest - failed > 1:
+            middle = (failed + fewest) // 2
+            failed, fewest = (failed, middle) if self._same(middle, goal) else (middle, fewest)
+        worst = max(CLEAN, self.effect(k).worst_share)
+        suits = (n for n in self.tried if fewest <= n <= k and self.effect(n).cls_change <= self.max_damage)
+        return min((n for n in suits if self.effect(n).worst_share <= worst), default=k)
 
     def _least_bad(self) -> int:
         """The number, of those tried within the damage allowed, that leaves the fewest outliers and the most usual norms.
