@@ -18,7 +18,8 @@ from vitreg.repair.settings import TestTimeSettings
 from vitreg.repair.subject import Subject
 
 FIRST, SHARE_OF_UNITS = 5, 0.01  # the search begins with 5 neurons and ends at 1 % of all hidden units
-CLEAN = 0.001  # the search ends once fewer patches than this are outliers in every block
+# Outliers are gone if less than .1 % of the patches are some in any block, or less than 5 % of those there were.
+CLEAN, LEFT = 0.001, 0.05
 FEWEST = 3  # outliers among the images to choose with: with fewer, any number of neurons would do
 SAME = (
     0.05  # two ratios of norms are equal if they differ by less than 5 % of how far outliers stood out, in logarithms
@@ -65,7 +66,8 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
         scored = scores(model, subject.batches(), now, blocks, settings.score)
         order = [neuron for neuron in ranked(scored) if neuron not in kept]
         most = max(FIRST, int(SHARE_OF_UNITS * sum(hidden_units(base))))
-        search = _Search(settings.max_damage, outliers.record.ratio, most, order, kept, repaired, effects)
+        gone = max(CLEAN, LEFT * outliers.record.share)
+        search = _Search(settings.max_damage, outliers.record.ratio, gone, most, order, kept, repaired, effects)
         k = settings.neurons or search.run()
         steps = [
             {"neurons": n, "share": e.worst_share, "cls_change": e.cls_change} for n, e in sorted(search.tried.items())
@@ -89,6 +91,7 @@ class _Search:
 
     max_damage: float
     stood_out: float  # the ratio of norms without the repair
+    gone: float  # share of outliers below which they are
     most: int
     order: list[Neuron]
     kept: list[Neuron]  # of earlier rounds
@@ -124,7 +127,7 @@ class _Search:
     def _clean(self, k: int) -> bool:
         """Whether k neurons remove the outliers within the damage allowed."""
         effect = self.effect(k)
-        return effect.worst_share < CLEAN and effect.cls_change <= self.max_damage
+        return effect.worst_share < self.gone and effect.cls_change <= self.max_damage
 
     def _same(self, k: int, goal: float | None) -> bool:
         """Whether k neurons bring the norms of the outliers to the goal, a ratio."""
@@ -138,19 +141,21 @@ class _Search:
         while fewest - failed > 1:
             middle = (failed + fewest) // 2
             failed, fewest = (failed, middle) if self._same(middle, goal) else (middle, fewest)
-        worst = max(CLEAN, self.effect(k).worst_share)
+        worst = max(self.gone, self.effect(k).worst_share)
         suits = (n for n in self.tried if fewest <= n <= k and self.effect(n).cls_change <= self.max_damage)
         return min((n for n in suits if self.effect(n).worst_share <= worst), default=k)
 
     def _least_bad(self) -> int:
         """The number, of those tried within the damage allowed, that leaves the fewest outliers and the most usual norms.
 
-        Of low-norm outliers some neurons alone can make high-norm ones, which no share counts.
+        First, those tokens no longer stand out: of low-norm outliers some neurons alone can make high-norm ones, which
+        no share counts.
         """
 
-        def badness(k: int) -> tuple[float, float, int]:
+        def badness(k: int) -> tuple[bool, float, float, int]:
             effect = self.tried[k]
-            return max(effect.worst_share, CLEAN), abs(np.log(effect.ratio or 1.0)), k
+            far = abs(np.log(effect.ratio or 1.0))
+            return far > abs(np.log(self.stood_out)) / 2, max(effect.worst_share, self.gone), far, k
 
         within = [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]
         return min(within, key=badness, default=min(self.tried))
