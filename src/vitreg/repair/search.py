@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,12 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
             break
         scored = scores(model, subject.batches(), now, blocks, settings.score)
         order = [neuron for neuron in ranked(scored) if neuron not in kept]
+        by_rank = [float(scored[block][unit]) for block, unit in order]
         most = max(FIRST, int(SHARE_OF_UNITS * sum(hidden_units(base))))
         gone = max(CLEAN, LEFT * outliers.record.share)
-        search = _Search(settings.max_damage, outliers.record.ratio, gone, most, order, kept, repaired, effects)
+        search = _Search(
+            settings.max_damage, outliers.record.ratio, gone, most, order, by_rank, kept, repaired, effects
+        )
         k = settings.neurons or search.run()
         steps = [
             {"neurons": n, "share": e.worst_share, "cls_change": e.cls_change} for n, e in sorted(search.tried.items())
@@ -94,6 +98,7 @@ class _Search:
     gone: float  # share of outliers below which they are
     most: int
     order: list[Neuron]
+    scored: list[float]  # in this order
     kept: list[Neuron]  # of earlier rounds
     repaired: Repaired
     effects: Effects
@@ -115,10 +120,16 @@ class _Search:
         k = min(FIRST, most)
         while not self._settled(k, wanted := min(2 * k, most)):
             if k == most or self.effect(wanted).cls_change > self.max_damage:
+                self.effect(self._steepest(most))
                 k = wanted = self._least_bad()
                 break
             k = wanted
         return self._fewest(k, self.effect(wanted).ratio)
+
+    def _steepest(self, most: int) -> int:
+        """The number after which scores fall most steeply."""
+        falls = [now / max(after, 1e-30) for now, after in pairwise(self.scored[: most + 1])]
+        return 1 + int(np.argmax(falls)) if falls else most
 
     def _settled(self, k: int, more: int) -> bool:
         """Whether k neurons remove the outliers, and `more` of them change nothing further."""
