@@ -11,7 +11,9 @@ pytestmark = pytest.mark.usefixtures("planted_once", "coarse_figures")
 
 def test_it_says_what_the_repair_does_and_how_to_use_it(vitreg, photographs, tmp_path):
     out = tmp_path / "fixed"
-    done = vitreg("fix", "test-time", "planted:high-norm", photographs[0].parent, "--neurons", "6", "--out", out)
+    done = vitreg(
+        "fix", "test-time", "planted:high-norm", photographs[0].parent, "--neurons", "6", "--limit", "16", "--out", out
+    )
     assert done.returncode == Exit.DONE, done.stderr
     assert "held-out images before, 0 % after" in done.stdout
     assert f"fixed:{out}" in done.stdout
@@ -19,7 +21,9 @@ def test_it_says_what_the_repair_does_and_how_to_use_it(vitreg, photographs, tmp
 
 
 def test_a_model_without_artifacts_has_an_exit_code_of_its_own_and_leaves_nothing(vitreg, photographs, tmp_path):
-    done = vitreg("fix", "test-time", "planted:clean", photographs[0].parent, "--out", tmp_path / "fixed")
+    done = vitreg(
+        "fix", "test-time", "planted:clean", photographs[0].parent, "--limit", "8", "--out", tmp_path / "fixed"
+    )
     assert done.returncode == Exit.NOTHING_TO_REPAIR == 4
     assert "nothing to repair; --force" in done.stderr
     assert not (tmp_path / "fixed").exists()

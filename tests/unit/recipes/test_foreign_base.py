@@ -158,9 +158,7 @@ def test_a_dry_run_counts_the_parameters_of_the_base(config):
     assert any("M parameters in the backbone" in line for line in said)
 
 
-@pytest.mark.parametrize(
-    "name", ["supervised ema", *(pytest.param(n, marks=pytest.mark.slow) for n in ("clip", "dino"))]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in ("supervised ema", "clip", "dino")])
 def test_recipes_keep_their_promises_with_a_base(name):
     if name == "clip":
         pytest.importorskip("open_clip", reason="open_clip is not installed")

@@ -68,6 +68,7 @@ def test_the_rate_falls_by_the_same_factor_after_every_epoch() -> None:
     assert Schedule(epochs=1, lr=1e-4, last_lr=1e-6, weight_decay=0).rate(0) == 1e-4
 
 
+@pytest.mark.slow
 def test_registers_table_embedding_and_last_block_are_trained_and_nothing_else(
     model: VisionTransformer, repair: Repair
 ) -> None:
@@ -88,6 +89,7 @@ def _found(repair: Repair) -> distill.Fitted:
     return distill.Fitted(repair.tensors, repair.record.details)
 
 
+@pytest.mark.slow
 def test_training_brings_the_patches_of_other_images_closer_to_the_average_of_views(
     model: VisionTransformer, repair: Repair, untrained: Repair
 ) -> None:

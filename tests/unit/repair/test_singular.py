@@ -68,6 +68,7 @@ def test_planted_outliers_become_ordinary(after: Outcome) -> None:
     assert after.repair.record.details["losses"][-1] < after.repair.record.details["losses"][0]
 
 
+@pytest.mark.slow
 def test_only_singular_values_change(low: Patient, after: Outcome) -> None:
     tower, block = low.subject.backbone.anatomy.tower, low.subject.outliers.onset
     own = dict(tower.named_parameters())

@@ -174,6 +174,7 @@ def test_the_page_of_any_numbers_names_no_chart_as_failed(records, data):
     assert "could not be drawn" not in render(records(data.draw), [])
 
 
+@pytest.mark.slow
 @tries(10)
 @given(data=st.data())
 def test_every_figure_of_a_scan_is_drawn(records, data):
