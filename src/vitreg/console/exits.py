@@ -13,7 +13,8 @@ class Exit(IntEnum):
     MISTAKE = 2
     """A name, setting, file or stream that does not work; one sentence on standard error says which."""
     OVER_BUDGET = 3
-    """`scan --fail-above`: more outliers than allowed. The result is written."""
+    """`scan --fail-above`: more outliers than allowed, the result is written. `fix auto`: no repair helps within the damage
+    allowed."""
     NOTHING_TO_REPAIR = 4
     """A repair was asked for and the model has no artifacts."""
     PROBLEM_FOUND = 5

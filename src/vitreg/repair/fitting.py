@@ -129,6 +129,8 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
         raise UserError(
             f"{method.name} is fitted on at least {method.fewest} images, and there {'is' if count == 1 else 'are'} {count}."
         )
+    if method.choose is not None:
+        return method.choose(subject, settings)
     outliers = subject.outliers if method.needs_outliers else None
     found = method.fit(subject, settings)
     record = RepairRecord(

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreg import plugins
 from vitreg.backbones.edits import Edit
 from vitreg.errors import UserError
-from vitreg.repair.settings import METHODS, MethodSettings, names
+from vitreg.repair.settings import CHOOSES, METHODS, MethodSettings, names
 from vitreg.repair.subject import Subject
 
 
@@ -52,6 +52,7 @@ class Method:
         weights: parameters of the tower that change, by name; [] of edits then.
         needs_outliers: whether it is fitted to outliers; without any there is nothing to repair.
         fewest: images below which it cannot be fitted.
+        choose: (subject, settings) -> a repair of another method, in place of `fit`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Method:
     weights: Callable[[Fitted], Mapping[str, Tensor]] = _no_weights
     needs_outliers: bool = True
     fewest: int = 4
+    choose: Callable[[Subject, Any], Any] | None = None
 
 
 def method_names() -> list[str]:
@@ -75,7 +77,7 @@ def method_named(name: str) -> Method:
     Raises:
         UserError: for a method that does not exist, or a plug-in that is none.
     """
-    if name in names() and name in METHODS:
+    if name in (*names(), *CHOOSES) and name in (*METHODS, *CHOOSES):
         return importlib.import_module(f"vitreg.repair.methods.{name.replace('-', '_')}").METHOD
     found = plugins.find("repair", name, METHODS)
     if not isinstance(found, Method):

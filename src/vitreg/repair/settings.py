@@ -23,6 +23,8 @@ METHODS: tuple[str, ...] = (
     "singular",
 )
 """Every repair: `repair/methods/NAME.py`, and `NameSettings` here."""
+CHOOSES = ("auto",)
+"""What `vitreg fix` takes in place of a repair: it chooses one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,14 +296,31 @@ class SingularSettings(MethodSettings):
             raise UserError(f"--rate must be above 0, not {self.rate:g}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoSettings(MethodSettings):
+    """Try the repairs that need no training, and keep the one that leaves the fewest outliers within a limit of damage.
+
+    If none helps within the limit nothing is written, each is said with its reason, and the exit code is 3.
+
+    Example: vitreg fix auto timm:vit_small_patch14_dinov2.lvd142m photos/ --max-damage 0.5
+    """
+
+    max_damage: float = 0.5
+    """Percent of the images whose class may change; without a classifier, 100 (1 - cosine) of the class token."""
+
+    def check(self) -> None:
+        """Raise UserError for settings out of range."""
+        _at_least(0, max_damage=self.max_damage)
+
+
 def names() -> list[str]:
     """Return the names of all repairs, ours first."""
-    plugins.refuse_taken("repair", METHODS)
+    plugins.refuse_taken("repair", (*METHODS, *CHOOSES))
     return plugins.names("repair", METHODS)
 
 
 def settings_of(name: str) -> type[MethodSettings]:
     """Return the settings of a repair. Raises UserError for one that does not exist."""
-    if name in METHODS:
+    if name in (*METHODS, *CHOOSES):
         return globals()[f"{name.title().replace('-', '')}Settings"]
     return plugins.find("repair", name, METHODS).settings

@@ -16,7 +16,7 @@ from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import unknown
 from vitreg.passes import ahead
-from vitreg.repair.settings import FitOptions, MethodSettings, names, settings_of
+from vitreg.repair.settings import CHOOSES, FitOptions, MethodSettings, names, settings_of
 
 T = TypeVar("T", bound=MethodSettings)
 
@@ -49,8 +49,9 @@ def run_fix(argv: list[str]) -> int:
         say(overview())
         return Exit.DONE
     name, *words = argv
-    if name not in names():
-        raise unknown("repair", name, names(), "vitreg fix")
+    known = [*CHOOSES, *names()]
+    if name not in known:
+        raise unknown("repair", name, known, "vitreg fix")
     kind, words = settings_of(name), take_models(words, "fix", several=False)
     command = parse(
         Command[kind],  # type: ignore[valid-type]
@@ -71,10 +72,11 @@ def overview() -> str:
         "",
         "Methods:",
     ]
-    return "\n".join([*lines, *contents({name: settings_of(name) for name in names()})])
+    return "\n".join([*lines, *contents({name: settings_of(name) for name in (*CHOOSES, *names())})])
 
 
 def _run(name: str, command: Command[MethodSettings]) -> int:
+    from vitreg.repair.methods.auto import NoneKeptError
     from vitreg.repair.outliers import NothingToRepairError
     from vitreg.verbs.fix.verb import fix, summary
 
@@ -86,6 +88,9 @@ def _run(name: str, command: Command[MethodSettings]) -> int:
     except NothingToRepairError as error:
         say(f"vitreg: {error}", error=True)
         return Exit.NOTHING_TO_REPAIR
+    except NoneKeptError as error:
+        say(f"vitreg: {error}", error=True)
+        return Exit.OVER_BUDGET
     say(summary(repair, command.out))
     open_with(command.out / "norm.png")
     return Exit.DONE
