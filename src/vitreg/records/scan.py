@@ -1,7 +1,7 @@
-"""Results of a measurement: plain values that serialise to JSON and can be drawn without a model or torch.
+"""What a scan found and what a run logged, without its sinks (`sinks`).
 
-Reports read these and nothing else. `ScanResult` is the schema ``vitreg.scan/1`` of ``result.json``, `Curves` the
-schema ``vitreg.curves/1`` of ``curves.json``. Within a version, fields keep their names and meanings.
+`ScanResult` is the schema ``vitreg.scan/1`` of ``result.json``, `Curves` the schema ``vitreg.curves/1`` of
+``curves.json``. Within a version, fields keep their names and meanings.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from vitreg.notebook import facts
+from vitreg.records.base import Heatmap, Histogram, Record
+from vitreg.records.sinks import SinksRecord
 
 VerdictKind = Literal["none", "high-norm", "low-norm", "position-locked"]
 Strength = Literal["none", "mild", "moderate", "strong"]
@@ -24,32 +25,6 @@ Side = Literal["high", "low"]
 # Patches of DINOv2 ViT-g/14 above a norm of 150 (the paper, Fig. 3). A strength is excluded if artifacts as frequent as
 # the paper's would have been found. Fixed before any result was seen; do not tune.
 PAPER_SHARE = 0.023
-
-
-class Record(BaseModel):
-    """A frozen value; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
-
-    def _repr_html_(self) -> str:
-        sentence = getattr(getattr(self, "verdict", None), "sentence", "")
-        return facts(type(self).__name__, self.__repr_args__(), sentence)
-
-
-class Histogram(Record):
-    """Counts between edges: `len(edges) == len(counts) + 1`."""
-
-    edges: list[float]
-    counts: list[float]
-    unit: str = ""
-
-
-class Heatmap(Record):
-    """Values on a grid, rows first."""
-
-    rows: int
-    cols: int
-    values: list[list[float]]
 
 
 class ModelRecord(Record):
@@ -67,7 +42,7 @@ class ModelRecord(Record):
     tokens: dict[str, int] = Field(description="how many tokens of each role: cls, registers, other, patches")
     weights: str = Field(description="where the weights came from: a file, 'library', 'random'")
     weights_sha256: str
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
 
 
 class Skipped(Record):
@@ -93,7 +68,7 @@ class ImagesRecord(Record):
     """How many images were scanned and which were not."""
 
     seen: int
-    skipped: list[Skipped] = []
+    skipped: list[Skipped] = Field(default=[])
     interrupted: bool = False
     planned: int | None = None
 
@@ -135,6 +110,10 @@ class LayerRecord(Record):
         default=None,
         description="attention an outlier receives / attention another patch receives, in the next block; mean of queries, heads",
     )
+    received_share: float | None = Field(
+        default=None, description="share of the attention to patches that these outliers receive, in the next block"
+    )
+    max_ratio: float | None = Field(default=None, description="largest norm / median; null for a median of 0")
     sinks: float | None = Field(
         default=None,
         description="share of patches that receive over 8x the mean attention, in this block and not the next",
@@ -192,7 +171,7 @@ class VerdictRecord(Record):
     sentence: str = Field(description="the verdict for a non-specialist")
     reason: str = Field(description="why, with the numbers")
     effects: dict[str, float] = Field(default={}, description="the ratios behind the strength")
-    advice: list[str] = []
+    advice: list[str] = Field(default=[])
     undecided: bool = Field(
         default=False, description="kind none because the images do not agree on it or on anything else"
     )
@@ -352,8 +331,11 @@ class ScanResult(Record):
     own_median: OwnMedian | None = Field(
         default=None, description="patches that stand out of their own image, at the peak layer"
     )
+    head_sinks: SinksRecord | None = Field(
+        default=None, description="heads with an attention sink; null where attention was not read, and in earlier records"
+    )
     examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
-    lint: list[Finding] = []
+    lint: list[Finding] = Field(default=[])
     attention_unread: str = Field(default="", description="why attention was not read; empty where it was")
     watched: Watch | None = Field(
         default=None, description="for the model of a training run: its norms while it was trained"
