@@ -19,6 +19,7 @@ import numpy as np
 
 from vitreg.analysis.norms import BINS, STEPS_PER_OCTAVE, NormHistogram, encode, pack, to_bin, unpack
 from vitreg.analysis.outliers import ratio_of
+from vitreg.analysis.sinks import COUNTS, PLACES, SinkCounts
 from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 
@@ -39,6 +40,7 @@ class BatchStatistics:
     cosine: np.ndarray | None  # [B, P], to the 4 neighbours after patch embedding
     cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
     received: np.ndarray | None  # [L, B, P], times the mean over patches; 0, as above, for patches that are gone
+    sinks: SinkCounts | None = None
 
 
 @dataclass
@@ -51,11 +53,14 @@ class Sums:
     cls_attention: np.ndarray  # [L, BINS] of block l + 1, by the norm after block l
     received: np.ndarray  # [L, BINS] likewise
     sinks: np.ndarray  # [L]
+    head_sinks: np.ndarray  # [L, heads, COUNTS], in the same block
+    sink_places: np.ndarray  # [L, PLACES], likewise
+    sink_patches: np.ndarray  # [L, BINS] sinks of heads of block l + 1 on patches, by their norm after block l
     images: np.ndarray = field(default_factory=lambda: np.zeros(1))
     with_attention: np.ndarray = field(default_factory=lambda: np.zeros(2))  # images with CLS attention, with received
 
     @classmethod
-    def zero(cls, layers: int, registers: int) -> Sums:
+    def zero(cls, layers: int, registers: int, heads: int = 0) -> Sums:
         """Nothing seen yet."""
         bins = (layers, BINS)
         return cls(
@@ -65,6 +70,9 @@ class Sums:
             np.zeros(bins),
             np.zeros(bins),
             np.zeros(layers),
+            np.zeros((layers, heads, len(COUNTS))),
+            np.zeros((layers, len(PLACES))),
+            np.zeros(bins),
         )
 
     def over(self, group: Processes) -> Sums:
@@ -79,6 +87,7 @@ class Tally:
         layout: of the tokens of all blocks; no patch is gone.
         present: bool [L + 1, N], which tokens enter block 0 and which exist after each block; None for all. Absent
             tokens are never counted.
+        heads: most attention heads of a block; 0 if attention is not read.
     """
 
     def __init__(
@@ -88,13 +97,14 @@ class Tally:
         folder: Path | None = None,
         spill: IO[bytes] | None = None,
         present: np.ndarray | None = None,
+        heads: int = 0,
     ) -> None:
         self.layers, self.layout = layers, layout
         self.present = np.ones((layers + 1, layout.length), bool) if present is None else present
         patches = layout.take(self.present, -1)  # [L + 1, P]
         self._there = [slice(None) if row.all() else row for row in patches]
         self._counts = patches.sum(1)
-        self.sums = Sums.zero(layers, len(layout.registers))
+        self.sums = Sums.zero(layers, len(layout.registers), heads)
         self.extremes = np.stack([np.full(layers, -np.inf), np.full(layers, -np.inf)])  # -minimum, maximum
         self.indices: list[np.ndarray] = []
         self.names: list[str] = []
@@ -133,8 +143,13 @@ class Tally:
                 sums.cls_attention[layer] += np.bincount(bins, batch.cls_attention[layer + 1][:, there].ravel(), BINS)
             if batch.received is not None and layer + 1 < self.layers:
                 sums.received[layer] += np.bincount(bins, batch.received[layer + 1][:, there].ravel(), BINS)
+            if batch.sinks is not None and layer + 1 < self.layers:
+                sums.sink_patches[layer] += np.bincount(bins, batch.sinks.patches[layer + 1][:, there].ravel(), BINS)
             if batch.received is not None:
                 sums.sinks[layer] += (batch.received[layer] > SINK).sum()
+        if batch.sinks is not None:
+            sums.head_sinks += batch.sinks.heads
+            sums.sink_places += batch.sinks.places
         sums.with_attention += (size * (batch.cls_attention is not None), size * (batch.received is not None))
         if self.layout.cls:
             sums.cls_norm += batch.norms[:, :, self.layout.cls[0]].sum(1, dtype=np.float64)

@@ -243,7 +243,10 @@ class Recorder:
                 self.kept.weights[layer] = weights
         if layer in self.plan.rows:
             queries = self.plan.rows[layer]
-            self.kept.rows[layer] = edited.rows(queries) if weights is None else weights[:, :, list(queries)]
+            rows = edited.rows(queries) if weights is None else weights[:, :, list(queries)]
+            self.kept.rows[layer] = rows
+            if self.plan.read:
+                self.kept.read[layer] = edited.read_by(rows)
         return None if edited is qkv and weights is None else edited.attend(weights)
 
     def _projections(self, layer: int) -> QKV | None:

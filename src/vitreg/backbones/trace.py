@@ -35,6 +35,7 @@ class Capture:
         projected: q, k, v as the projection wrote them, before qk-norm and rotary embedding.
         rows: attention of these query tokens only, float32 [B, heads, Q, N], without keeping q, k, v: a mapping
             layer -> queries, or (layers, queries) for the same queries in each.
+        read: with the rows, also what these queries read (attention · v) and the norms of all values.
         mlp: the input of the last projection of the MLP [B, N, hidden].
         input: the tokens [B, N, D] that enter block 0.
         patch_embeddings: the output of the patch projection [B, P, D], before positions are added.
@@ -45,6 +46,7 @@ class Capture:
     qkv: Layers = ()
     projected: Layers = ()
     rows: Mapping[int, Sequence[int]] | tuple[Layers, Sequence[int]] | None = None
+    read: bool = False
     mlp: Layers = ()
     input: bool = False
     patch_embeddings: bool = False
@@ -75,6 +77,7 @@ class Capture:
             qkv=_resolve(self.qkv, depth),
             projected=_resolve(self.projected, depth),
             rows=rows,
+            read=self.read,
             mlp=_resolve(self.mlp, depth),
             input=self.input,
             patch_embeddings=self.patch_embeddings,
@@ -94,6 +97,7 @@ class ResolvedCapture:
     qkv: frozenset[int]
     projected: frozenset[int]
     rows: Mapping[int, tuple[int, ...]]
+    read: bool
     mlp: frozenset[int]
     input: bool
     patch_embeddings: bool
@@ -102,6 +106,15 @@ class ResolvedCapture:
     def attention(self) -> frozenset[int]:
         """Blocks whose attention must be read."""
         return self.qkv | frozenset(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """What some queries of one block look at and read, in float32; keys that belong to no token stand last."""
+
+    weights: Float[Tensor, "B heads Q M"]
+    mixed: Float[Tensor, "B heads Q d"]
+    value_norms: Float[Tensor, "B heads M"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +180,13 @@ class QKV:
                 logits = logits.masked_fill(~seen, -torch.inf)
             return logits.softmax(dim=-1)
 
+    def read_by(self, rows: Float[Tensor, "B heads Q M"]) -> ReadRows:
+        """Return what queries with these attention rows read, and the norms of all values."""
+        with _without_autocast(self.q):
+            values = self.v.to(torch.float32, memory_format=torch.contiguous_format)  # as for keys in `rows`
+            norms = torch.linalg.vector_norm(values, dim=-1)
+            return ReadRows(rows, rows @ self._spread(values), self._spread(norms))
+
     def mixed(self) -> Float[Tensor, "B N heads_d"]:
         """Return attention · v, heads side by side, as the output projection reads it; float32."""
         with _without_autocast(self.q):
@@ -197,6 +217,7 @@ class Kept:
     projected: dict[int, QKV] = field(default_factory=dict)
     rows: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    read: dict[int, ReadRows] = field(default_factory=dict)
     mlp: dict[int, Tensor] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)  # written by an edit: q and k no longer tell
     entering: dict[int, TokenLayout] = field(default_factory=dict)  # layout of a block's input tokens
@@ -290,6 +311,10 @@ class Trace:
         """Return softmax attention to the E keys that an edit added and that belong to no token."""
         return self._rows(layer, queries)[..., self._tokens_in(layer) :]
 
+    def read_rows(self, layer: int) -> ReadRows:
+        """Return what the queries of the kept rows look at and read; kept with `Capture(rows=..., read=True)`."""
+        return self._get("read", self._kept.read, layer)
+
     def _tokens_in(self, layer: int) -> int:
         return self.layout_before(layer).length
 
@@ -311,7 +336,8 @@ class Trace:
     def _get(self, name: str, kept: Mapping[int, T], layer: int) -> T:
         index = resolve_layer(layer, self.depth)
         if index not in kept:
-            raise ValueError(f"{name} of block {index} was not kept; trace with Capture({name}=[{index}])")
+            what = "rows=..., read=True" if name == "read" else f"{name}=[{index}]"
+            raise ValueError(f"{name} of block {index} was not kept; trace with Capture({what})")
         return kept[index]
 
 

@@ -332,7 +332,8 @@ class ScanResult(Record):
         default=None, description="patches that stand out of their own image, at the peak layer"
     )
     head_sinks: SinksRecord | None = Field(
-        default=None, description="heads with an attention sink; null where attention was not read, and in earlier records"
+        default=None,
+        description="heads with an attention sink; null where attention was not read, and in earlier records",
     )
     examples: list[str] = Field(default=[], description="images shown on the page, most outliers first")
     lint: list[Finding] = Field(default=[])

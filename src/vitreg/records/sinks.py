@@ -80,7 +80,10 @@ class SinksRecord(Record):
 
     def kinds(self) -> Sequence[tuple[int, int, SinkKind]]:
         """Return (block, head, kind) of every head that has one."""
-        named = (
-            (block, head, self.kind(block, head)) for block, row in enumerate(self.no_op) for head in range(len(row))
-        )
-        return [(block, head, kind) for block, head, kind in named if kind is not None]
+        found: list[tuple[int, int, SinkKind]] = []
+        for block, row in enumerate(self.no_op):
+            for head in range(len(row)):
+                kind = self.kind(block, head)
+                if kind is not None:
+                    found.append((block, head, kind))
+        return found

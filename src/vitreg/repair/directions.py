@@ -22,13 +22,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, Capture
+from vitreg.backbones.anatomy.values import norm_before_attention, value_weight
 from vitreg.errors import UserError
 from vitreg.repair.outliers import patch_norms
 from vitreg.repair.subject import Subject
 
 SAMPLES = 64  # Gaussian tokens for each channel (ours)
 AT_ONCE = 4096
-FIRST = ("norm1", "ln_1", "layer_norm1", "layernorm_before")
 SECOND = ("norm2", "ln_2", "layer_norm2", "layernorm_after")
 SCALES = ("ls1", "layer_scale1", "gamma_1"), ("ls2", "layer_scale2", "gamma_2")
 
@@ -53,16 +53,14 @@ def branches(backbone: Backbone, block: int) -> Branches:
         UserError: for a block that is built otherwise.
     """
     module, anatomy = backbone.anatomy.blocks[block], backbone.anatomy
-    norm1, norm2, mlp = _first(module, FIRST), _first(module, SECOND), getattr(module, "mlp", None)
+    norm1, norm2, mlp = norm_before_attention(module), _first(module, SECOND), getattr(module, "mlp", None)
     if norm1 is None or norm2 is None or mlp is None or not anatomy.attention:
         raise UserError(
             f"the norms, attention and MLP of block {block} of {backbone.spec} are not recognised, so no linear map stands for "
             "them; test-time and substitute need none."
         )
     parts = anatomy.attention[block]
-    weights = [each.detach().double() for each in parts.weights()]
-    output = parts.output_weight().detach().double()
-    values = weights[-1] if len(weights) == 3 else weights[0].chunk(3)[-1]
+    values, output = value_weight(parts).detach().double(), parts.output_weight().detach().double()
     size = output.shape[1] // parts.heads
     if values.shape[0] < output.shape[1]:  # grouped queries: several heads read one value
         values = values.unflatten(0, (-1, size)).repeat_interleave(output.shape[1] // values.shape[0], 0).flatten(0, 1)

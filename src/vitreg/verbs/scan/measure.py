@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitreg.analysis import maps
+from vitreg.analysis import maps, sinks
 from vitreg.analysis.locality import neighbour_cosine
 from vitreg.analysis.tally import BatchStatistics
-from vitreg.backbones import Backbone, Capture
+from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.machine.runtime import keep_freed_memory
 from vitreg.tokens import TokenLayout, common_layout
 
@@ -39,6 +41,7 @@ class Measure:
     Attributes:
         layout: layout that holds the tokens of all blocks and every patch.
         present: bool [L + 1, N], which of these tokens enter block 0, and which exist after each block.
+        heads: most attention heads of a block; 0 if attention is not read.
     """
 
     def __init__(self, backbone: Backbone, image_size: tuple[int, int], *, attention: bool = True) -> None:
@@ -53,8 +56,10 @@ class Measure:
             [*layout.cls[:1], *queries] for layout, queries in zip(layouts, self._patch_queries, strict=False)
         ]
         self._with_cls = all(layout.cls for layout in layouts[:-1])
+        parts = backbone.anatomy.attention
+        self.heads = max([backbone.anatomy.heads or 0, *(part.heads for part in parts)]) if attention else 0
         self.capture = Capture(
-            norms="all", patch_embeddings=True, rows=dict(enumerate(self._queries)) if attention else None
+            norms="all", patch_embeddings=True, rows=dict(enumerate(self._queries)) if attention else None, read=True
         )
 
     @property
@@ -70,13 +75,14 @@ class Measure:
             norms = torch.stack([self._in_place(trace.norms(layer), layer + 1) for layer in layers])
             entering = None if trace.entering_norms is None else self._in_place(trace.entering_norms, 0)
             cosine = neighbour_cosine(trace.patch_embeddings.float(), self.layout.grid)
-            cls, received = [], []
+            cls, received, counts = [], [], []
             for layer in layers if self.attention else ():
                 rows, layout = trace.attention(layer, self._queries[layer]), trace.layout_before(layer)
                 if self._with_cls:
                     cls.append(_share(layout.take(rows[:, :, 0].mean(1), -1, fill=0.0)))
                 queries = self._patch_queries[layer]
                 to_each = layout.take(maps.received(rows[:, :, -len(queries) :], queries), -1, fill=0.0)
+                counts.append(self._sinks(trace, layer))
                 received.append(_share(to_each) * (layout.num_patches if layout.whole else int(layout.present.sum())))
         return BatchStatistics(
             indices=indices.numpy(),
@@ -86,7 +92,15 @@ class Measure:
             cosine=cosine.cpu().numpy(),
             cls_attention=torch.stack(cls).cpu().numpy() if cls else None,
             received=torch.stack(received).cpu().numpy() if received else None,
+            sinks=_summed(*zip(*counts, strict=True)) if counts else None,
         )
+
+    def _sinks(self, trace: Trace, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What sinks one block has: numbers of heads, counts by place and by patch."""
+        read = trace.read_rows(layer)
+        found = sinks.find_sinks(read.weights, read.mixed, read.value_norms)
+        numbers = sinks.numbers_of_heads(found, self.heads)
+        return numbers, *sinks.keys_by_place(found.key, trace.layout_before(layer), read.weights.shape[-1])
 
     def _in_place(self, norms: Float[Tensor, "B n"], stage: int) -> Float[Tensor, "B N"]:
         """Norms of the tokens that enter block 0 (stage 0) or leave block stage - 1, placed in the common layout."""
@@ -99,3 +113,9 @@ class Measure:
 
 def _share(row: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
     return row / row.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def _summed(heads: Sequence[Tensor], places: Sequence[Tensor], patches: Sequence[Tensor]) -> sinks.SinkCounts:
+    """Put the blocks together; sums over images are of float64, so that batches of any size give the same."""
+    by_image, by_place, by_patch = (torch.stack(list(each)).cpu() for each in (heads, places, patches))
+    return sinks.SinkCounts(by_image.double().sum(1).numpy(), by_place.double().numpy(), by_patch.numpy())

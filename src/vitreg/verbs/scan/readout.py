@@ -210,17 +210,15 @@ class Readout:
         if auc is None:
             return None
         return Followed(
-            median=_round(median),
-            ratio=_round(ratio_of(median, rest, side)),
-            auc=_round(auc if side == "high" else 1 - auc),
+            median=rounded(median),
+            ratio=rounded(ratio_of(median, rest, side)),
+            auc=rounded(auc if side == "high" else 1 - auc),
         )
 
     def _cls_share(self, layer: int) -> float | None:
-        first_bin = self.first_bin(layer)
-        if first_bin is None or not self.sums.with_attention[0] or layer + 1 == len(self.histograms):
+        if not self.sums.with_attention[0] or layer + 1 == len(self.histograms):
             return None
-        sums = self.sums.cls_attention[layer]
-        return float((sums[first_bin:] if self.side == "high" else sums[:first_bin]).sum() / sums.sum())
+        return self._on_outliers(self.sums.cls_attention[layer], layer)
 
     def _received(self, layer: int) -> float | None:
         first_bin = self.first_bin(layer)
@@ -230,6 +228,28 @@ class Readout:
         outside = above if self.side == "high" else ~above
         count, total = self.sums.counts[layer], self.sums.received[layer]
         return float(total[outside].sum() / count[outside].sum() / (total[~outside].sum() / count[~outside].sum()))
+
+    def _received_share(self, layer: int) -> float | None:
+        if not self.sums.with_attention[1] or layer + 1 == len(self.histograms):
+            return None
+        return self._on_outliers(self.sums.received[layer], layer)
+
+    def sinks_on_outliers(self, block: int) -> float | None:
+        """Return the share of the sinks of a block's heads that stand on outliers of the block before, null without any."""
+        total = self.sums.sink_places[block].sum()
+        on_patches, share = (
+            self.sums.sink_patches[block - 1],
+            self._on_outliers(self.sums.sink_patches[block - 1], block - 1),
+        )
+        return None if share is None else rounded(share * on_patches.sum() / total)
+
+    def _on_outliers(self, by_bin: np.ndarray, layer: int) -> float | None:
+        """The share of a sum over patches, by the bin of their norm, that belongs to outliers."""
+        first_bin = self.first_bin(layer)
+        if first_bin is None:
+            return None
+        outside = by_bin[first_bin:] if self.side == "high" else by_bin[:first_bin]
+        return float(outside.sum() / max(by_bin.sum(), 1e-300))
 
     @cached_property
     def layers(self) -> list[LayerRecord]:
@@ -242,21 +262,23 @@ class Readout:
         found = self.first_bin(layer) is not None
         return LayerRecord(
             index=layer,
-            median=_round(histogram.median),
-            p99=_round(histogram.quantile(0.99)),
-            max=_round(self.extremes[1, layer]),
-            min=_round(-self.extremes[0, layer]),
-            ratio=_round(detection.ratio) if found and detection.ratio else None,
-            threshold=_round(detection.threshold) if found and detection.threshold else None,
+            median=rounded(histogram.median),
+            p99=rounded(histogram.quantile(0.99)),
+            max=rounded(self.extremes[1, layer]),
+            min=rounded(-self.extremes[0, layer]),
+            ratio=rounded(detection.ratio) if found and detection.ratio else None,
+            threshold=rounded(detection.threshold) if found and detection.threshold else None,
             side=detection.side if found else None,
-            outlier_fraction=_round(detection.share) if found else 0.0,
-            quantiles={f"{q:g}": _round(histogram.quantile(q)) for q in QUANTILES},
+            outlier_fraction=rounded(detection.share) if found else 0.0,
+            quantiles={f"{q:g}": rounded(histogram.quantile(q)) for q in QUANTILES},
             histogram=_compact(histogram),
-            cls_norm=_round(sums.cls_norm[layer] / images) if self._there(layer, "cls")[:1] == [0] else None,
-            register_norms=[_round(sums.register_norms[layer][i] / images) for i in self._there(layer, "registers")],
+            cls_norm=rounded(sums.cls_norm[layer] / images) if self._there(layer, "cls")[:1] == [0] else None,
+            register_norms=[rounded(sums.register_norms[layer][i] / images) for i in self._there(layer, "registers")],
             cls_attention=_maybe(self._cls_share(layer)),
             received=_maybe(self._received(layer)),
-            sinks=_round(sums.sinks[layer] / (images * self.tally.patches_after(layer - 1)))
+            received_share=_maybe(self._received_share(layer)),
+            max_ratio=_maybe(self.extremes[1, layer] / histogram.median if histogram.median else None),
+            sinks=rounded(sums.sinks[layer] / (images * self.tally.patches_after(layer - 1)))
             if sums.with_attention[1]
             else None,
             followed=self._followed(layer, self.side) if self.chosen[0] else None,
@@ -272,7 +294,7 @@ class Readout:
         """Share of images with an outlier in each cell of the grid, at the peak layer."""
         rows, cols = self.tally.layout.grid
         values = (self._look.positions / self.sums.images[0]).reshape(rows, cols)
-        return Heatmap(rows=rows, cols=cols, values=[[_round(v) for v in row] for row in values])
+        return Heatmap(rows=rows, cols=cols, values=[[rounded(v) for v in row] for row in values])
 
     @property
     def redundancy(self) -> RedundancyRecord | None:
@@ -282,13 +304,13 @@ class Readout:
             return None
         grid = np.linspace(-1, 1, COSINE_BINS + 1)
         middles = (grid[1:] + grid[:-1]) / 2
-        drawn = [_round(e) for e in grid[::COSINE_MERGE]]
+        drawn = [rounded(e) for e in grid[::COSINE_MERGE]]
         merged = [counts.reshape(-1, COSINE_MERGE).sum(1).tolist() for counts in (outliers, others)]
         return RedundancyRecord(
             outliers=Histogram(edges=drawn, counts=merged[0], unit="cosine"),
             others=Histogram(edges=drawn, counts=merged[1], unit="cosine"),
-            outlier_mean=_round((outliers @ middles) / outliers.sum()) if outliers.sum() else None,
-            other_mean=_round((others @ middles) / others.sum()),
+            outlier_mean=rounded((outliers @ middles) / outliers.sum()) if outliers.sum() else None,
+            other_mean=rounded((others @ middles) / others.sum()),
             auc=_maybe(_auc(others, outliers)),
         )
 
@@ -301,8 +323,8 @@ class Readout:
             layer=self._look.layer,
             factor=OWN_FACTOR,
             side="low" if self._look.side == "low" else "high",
-            share=_round(counts @ np.arange(len(counts)) / total / self.tally.patches_after(self._look.layer)),
-            images_with=_round(counts[1:].sum() / total),
+            share=rounded(counts @ np.arange(len(counts)) / total / self.tally.patches_after(self._look.layer)),
+            images_with=rounded(counts[1:].sum() / total),
             per_image=Histogram(
                 edges=[float(i) for i in range(most + 2)], counts=counts[: most + 1].tolist(), unit="patches"
             ),
@@ -356,16 +378,16 @@ def _compact(histogram: NormHistogram, merge: int = 8) -> Histogram:
     """The occupied range in bins of 1/16 octave."""
     first, counts = histogram.coarse(merge)
     return Histogram(
-        edges=[_round(e) for e in edges()[::merge][first : first + len(counts) + 1]],
+        edges=[rounded(e) for e in edges()[::merge][first : first + len(counts) + 1]],
         counts=counts.tolist(),
         unit="norm",
     )
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Round to six significant digits, so that the number of processes changes no digit."""
     return float(f"{value:.6g}") if abs(value) > SMALLEST_NORM else 0.0
 
 
 def _maybe(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else _round(value)
+    return None if value is None or not np.isfinite(value) else rounded(value)

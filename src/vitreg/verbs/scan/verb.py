@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.scan.measure import Measure
 from vitreg.verbs.scan.options import ScanOptions
 from vitreg.verbs.scan.readout import Readout
+from vitreg.verbs.scan.sinks import sinks_record, with_values
 from vitreg.verbs.scan.token_table import write_token_table
 from vitreg.writing.files import printable, results_folder, write_text
 from vitreg.writing.outputs import Outputs, Stage
@@ -131,7 +132,9 @@ def _pass_over(
         UserError: if no image could be read.
     """
     measure = Measure(backbone, batches.size, attention=backbone.attention_status().readable)
-    tally = held.enter_context(Tally(backbone.depth, measure.layout, folder, saved.spill, measure.present))
+    tally = held.enter_context(
+        Tally(backbone.depth, measure.layout, folder, saved.spill, measure.present, measure.heads)
+    )
     done = int(group.sum(np.array([saved.restore(tally, batches)]))[0])
     if done and group.first:
         of = "" if batches.planned is None else f" of {batches.planned}"
@@ -155,6 +158,7 @@ def _record(
     table = _gather_counts(seen.tally, readout, group)
     shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
     watched, unread = _watched(backbone)
+    heads = sinks_record(seen.sums, readout, len(seen.measure.queries))
     notes = [] if attention.readable else [f"Attention was not read: {attention.reason}"]
     notes += changes_of_tokens(backbone.layouts(batches.size))
     result = ScanResult(
@@ -170,6 +174,7 @@ def _record(
         redundancy=readout.redundancy,
         per_image=readout.histogram_per_image([count for _, _, count in table]),
         own_median=readout.own_median,
+        head_sinks=with_values(heads, backbone, batches, shown, readout) if group.first else heads,
         examples=[name for _, name, _ in shown],
         lint=[finding for finding in findings(backbone) if finding.level != "ok"],
         attention_unread="" if attention.readable else printable(attention.reason),
@@ -258,7 +263,13 @@ def _identity(backbone: Backbone, batches: Batches, options: ScanOptions, *, giv
         str(backbone.device),
         backbone.attention_status(),
     ]
-    return {"images": images, "model": model, "options": asdict(options), "versions": versions()}
+    return {
+        "images": images,
+        "model": model,
+        "options": asdict(options),
+        "versions": versions(),
+        "sums": [each.name for each in fields(Sums)],
+    }
 
 
 def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, show: bool) -> bool:
