@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from vitreg.backbones.trace import ReadRows
 from vitreg.records import SINK_KINDS
 from vitreg.tokens import TokenLayout
 
@@ -31,42 +31,51 @@ SQUARINGS = 7
 
 @dataclass(frozen=True)
 class FoundSinks:
-    """The sink of every image and head; numbers are 0 where there is none."""
+    """Sinks, one for each pair of an image and a head that has one."""
 
-    key: Int64[Tensor, "B heads"]  # -1 without a sink
-    kind: Int64[Tensor, "B heads"]  # index in SINK_KINDS, -1 without
-    value_ratio: Float[Tensor, "B heads"]
-    stable_rank: Float[Tensor, "B heads"]
+    image: Int64[Tensor, "n"]
+    head: Int64[Tensor, "n"]
+    key: Int64[Tensor, "n"]
+    kind: Int64[Tensor, "n"]  # index in SINK_KINDS
+    value_ratio: Float[Tensor, "n"]
+    stable_rank: Float[Tensor, "n"]
 
 
-def find_sinks(
-    rows: Float[Tensor, "B heads Q M"], mixed: Float[Tensor, "B heads Q d"], value_norms: Float[Tensor, "B heads M"]
-) -> FoundSinks:
-    """Return which key is the sink of each head, and of which kind.
+def concentrated(rows: Float[Tensor, "*n Q M"]) -> Bool[Tensor, "*n"]:
+    """Whether at least 90 % of the queries put at least half of their attention on a key each; these may differ.
 
-    Args:
-        rows: attention of Q sampled queries.
-        mixed: what they read, rows times values.
-        value_norms: norms of all values.
+    All else that is asked of a sink costs more, and is asked of these heads alone.
     """
-    key = sink_keys(rows)
+    return (rows.amax(-1) >= ATTENTION).sum(-1) >= enough(rows.shape[-2])
+
+
+def enough(queries: int) -> int:
+    """Return how many queries are at least 90 %."""
+    return math.ceil(QUERIES * queries - 1e-9)
+
+
+def find_sinks(read: ReadRows) -> FoundSinks:
+    """Return the sinks among the heads that were read, and their kinds."""
+    if not len(none := read.image):
+        return FoundSinks(none, none, none, none, none.float(), none.float())
+    key = sink_keys(read.weights)
     there = key >= 0
-    own = value_norms.gather(2, key.clamp(min=0)[..., None])[..., 0]
-    ratio = torch.where(there, own / value_norms.mean(2).clamp(min=torch.finfo(own.dtype).tiny), 0.0)
-    rank = torch.zeros_like(ratio)
-    rank[there] = stable_rank(mixed[there])
-    return FoundSinks(key, torch.where(there, kinds_of(ratio, rank), -1), ratio, rank)
+    key, norms = key[there], read.value_norms[there]
+    own = norms.gather(1, key[:, None])[:, 0]
+    ratio = own / norms.mean(1).clamp(min=torch.finfo(own.dtype).tiny)
+    rank = stable_rank(read.mixed[there])
+    return FoundSinks(read.image[there], read.head[there], key, kinds_of(ratio, rank), ratio, rank)
 
 
-def sink_keys(rows: Float[Tensor, "B heads Q M"]) -> Int64[Tensor, "B heads"]:
+def sink_keys(rows: Float[Tensor, "n Q M"]) -> Int64[Tensor, "n"]:
     """Return the key on which at least 90 % of the queries put at least half of their attention, -1 where there is none.
 
     >>> for key in range(M):
-    ...     if mean(rows[b, h, q, key] >= 0.5 for q in range(Q)) >= 0.9:
-    ...         out[b, h] = key
+    ...     if mean(rows[i, q, key] >= 0.5 for q in range(Q)) >= 0.9:
+    ...         out[i] = key
     """
-    queries, key = (rows >= ATTENTION).sum(2).max(-1)
-    return torch.where(queries >= math.ceil(QUERIES * rows.shape[2] - 1e-9), key, -1)
+    queries, key = (rows >= ATTENTION).sum(1).max(-1)
+    return torch.where(queries >= enough(rows.shape[1]), key, -1)
 
 
 def kinds_of(value_ratio: Float[Tensor, "*n"], rank: Float[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
@@ -102,20 +111,25 @@ class SinkCounts:
     patches: Float[np.ndarray, "L B P"]  # heads whose sink is this patch; 0 for patches that are gone
 
 
-def numbers_of_heads(found: FoundSinks, heads: int) -> Float[Tensor, "B heads counts"]:
-    """Return what is summed over images, with zeros for heads that this block lacks.
+def numbers_of_heads(found: FoundSinks, images: int, own: int, heads: int) -> Float[Tensor, "B heads counts"]:
+    """Return what is summed over images.
 
-    A block with more heads than its anatomy says counts as not measured.
+    Args:
+        own: heads of this block; the others count as not measured, and so does a block with more than `heads`.
+        heads: most heads of a block.
     """
-    ones = torch.ones_like(found.value_ratio)
-    kinds = [(found.kind == kind).float() for kind in range(len(SINK_KINDS))]
-    numbers = torch.stack([*kinds, found.value_ratio, found.stable_rank, ones], 2)
-    missing = heads - numbers.shape[1]
-    return F.pad(numbers if missing >= 0 else numbers[:, :0], (0, 0, 0, missing if missing >= 0 else heads))
+    numbers = torch.zeros(images, heads, len(COUNTS), device=found.key.device)
+    if own > heads:
+        return numbers
+    numbers[:, :own, -1] = 1
+    numbers[found.image, found.head, found.kind] = 1
+    numbers[found.image, found.head, -3] = found.value_ratio
+    numbers[found.image, found.head, -2] = found.stable_rank
+    return numbers
 
 
 def keys_by_place(
-    key: Int64[Tensor, "B heads"], layout: TokenLayout, keys: int
+    found: FoundSinks, images: int, layout: TokenLayout, keys: int
 ) -> tuple[Float[Tensor, "places"], Float[Tensor, "B P"]]:
     """Return how many sinks stand in each of PLACES, and on each patch of each image.
 
@@ -123,8 +137,8 @@ def keys_by_place(
         layout: of the tokens that attend to one another; further keys belong to no token.
         keys: how many keys there are.
     """
-    sinks = torch.zeros(len(key), keys, device=key.device)
-    sinks.scatter_add_(1, key.clamp(min=0), (key >= 0).float())
+    sinks = torch.zeros(images, keys, device=found.key.device)
+    sinks.index_put_((found.image, found.key), torch.ones_like(found.value_ratio), accumulate=True)
     by_token, extra = sinks[:, : layout.length], sinks[:, layout.length :].sum()
     groups = (layout.cls, layout.registers, layout.other)
     tokens = [by_token[:, list(group)].sum() for group in groups]

@@ -144,7 +144,8 @@ class Tally:
             if batch.received is not None and layer + 1 < self.layers:
                 sums.received[layer] += np.bincount(bins, batch.received[layer + 1][:, there].ravel(), BINS)
             if batch.sinks is not None and layer + 1 < self.layers:
-                sums.sink_patches[layer] += np.bincount(bins, batch.sinks.patches[layer + 1][:, there].ravel(), BINS)
+                heads = batch.sinks.patches[layer + 1][:, there].ravel()
+                np.add.at(sums.sink_patches[layer], bins[heads > 0], heads[heads > 0])  # few, so without all bins
             if batch.received is not None:
                 sums.sinks[layer] += (batch.received[layer] > SINK).sum()
         if batch.sinks is not None:

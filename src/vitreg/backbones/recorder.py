@@ -245,8 +245,8 @@ class Recorder:
             queries = self.plan.rows[layer]
             rows = edited.rows(queries) if weights is None else weights[:, :, list(queries)]
             self.kept.rows[layer] = rows
-            if self.plan.read:
-                self.kept.read[layer] = edited.read_by(rows)
+            if self.plan.read is not None:
+                self.kept.read[layer] = edited.read_by(rows, self.plan.read(rows))
         return None if edited is qkv and weights is None else edited.attend(weights)
 
     def _projections(self, layer: int) -> QKV | None:

@@ -7,13 +7,13 @@ embedding), and `projected_qkv` as the projection outputs them, which LOST reads
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vitreg.backbones.sites import resolve_layer
@@ -22,6 +22,7 @@ from vitreg.tokens import TokenLayout, Tokens
 
 Layers = Literal["all"] | Sequence[int]
 T = TypeVar("T")
+ReadersOf = Callable[[Float[Tensor, "B heads Q M"]], Bool[Tensor, "B heads"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,8 @@ class Capture:
         projected: q, k, v as the projection wrote them, before qk-norm and rotary embedding.
         rows: attention of these query tokens only, float32 [B, heads, Q, N], without keeping q, k, v: a mapping
             layer -> queries, or (layers, queries) for the same queries in each.
-        read: with the rows, also what these queries read (attention · v) and the norms of all values.
+        read: with the rows, of which heads to keep what these queries read (attention · v) and the norms of all values:
+            a function of the rows of a block that returns bool [B, heads].
         mlp: the input of the last projection of the MLP [B, N, hidden].
         input: the tokens [B, N, D] that enter block 0.
         patch_embeddings: the output of the patch projection [B, P, D], before positions are added.
@@ -46,7 +48,7 @@ class Capture:
     qkv: Layers = ()
     projected: Layers = ()
     rows: Mapping[int, Sequence[int]] | tuple[Layers, Sequence[int]] | None = None
-    read: bool = False
+    read: ReadersOf | None = None
     mlp: Layers = ()
     input: bool = False
     patch_embeddings: bool = False
@@ -97,7 +99,7 @@ class ResolvedCapture:
     qkv: frozenset[int]
     projected: frozenset[int]
     rows: Mapping[int, tuple[int, ...]]
-    read: bool
+    read: ReadersOf | None
     mlp: frozenset[int]
     input: bool
     patch_embeddings: bool
@@ -110,11 +112,13 @@ class ResolvedCapture:
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """What some queries of one block look at and read, in float32; keys that belong to no token stand last."""
+    """What some queries of one block look at and read in n heads of its images, in float32; keys of no token stand last."""
 
-    weights: Float[Tensor, "B heads Q M"]
-    mixed: Float[Tensor, "B heads Q d"]
-    value_norms: Float[Tensor, "B heads M"]
+    image: Int64[Tensor, "n"]
+    head: Int64[Tensor, "n"]
+    weights: Float[Tensor, "n Q M"]
+    mixed: Float[Tensor, "n Q d"]
+    value_norms: Float[Tensor, "n M"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +184,13 @@ class QKV:
                 logits = logits.masked_fill(~seen, -torch.inf)
             return logits.softmax(dim=-1)
 
-    def read_by(self, rows: Float[Tensor, "B heads Q M"]) -> ReadRows:
-        """Return what queries with these attention rows read, and the norms of all values."""
+    def read_by(self, rows: Float[Tensor, "B heads Q M"], which: Bool[Tensor, "B heads"]) -> ReadRows:
+        """Return what queries with these attention rows read in some heads, and the norms of all values there."""
+        image, head = which.nonzero(as_tuple=True)
+        groups = self.q.shape[1] // self.v.shape[1]
         with _without_autocast(self.q):
-            values = self.v.to(torch.float32, memory_format=torch.contiguous_format)  # as for keys in `rows`
-            norms = torch.linalg.vector_norm(values, dim=-1)
-            return ReadRows(rows, rows @ self._spread(values), self._spread(norms))
+            weights, values = rows[image, head], self.v[image, head // groups].float()  # [n, M, d]
+            return ReadRows(image, head, weights, weights @ values, torch.linalg.vector_norm(values, dim=-1))
 
     def mixed(self) -> Float[Tensor, "B N heads_d"]:
         """Return attention · v, heads side by side, as the output projection reads it; float32."""
@@ -312,7 +317,7 @@ class Trace:
         return self._rows(layer, queries)[..., self._tokens_in(layer) :]
 
     def read_rows(self, layer: int) -> ReadRows:
-        """Return what the queries of the kept rows look at and read; kept with `Capture(rows=..., read=True)`."""
+        """Return what the queries of the kept rows look at and read; kept with `Capture(rows=..., read=...)`."""
         return self._get("read", self._kept.read, layer)
 
     def _tokens_in(self, layer: int) -> int:
@@ -336,7 +341,7 @@ class Trace:
     def _get(self, name: str, kept: Mapping[int, T], layer: int) -> T:
         index = resolve_layer(layer, self.depth)
         if index not in kept:
-            what = "rows=..., read=True" if name == "read" else f"{name}=[{index}]"
+            what = "rows=..., read=..." if name == "read" else f"{name}=[{index}]"
             raise ValueError(f"{name} of block {index} was not kept; trace with Capture({what})")
         return kept[index]
 

@@ -59,7 +59,10 @@ class Measure:
         parts = backbone.anatomy.attention
         self.heads = max([backbone.anatomy.heads or 0, *(part.heads for part in parts)]) if attention else 0
         self.capture = Capture(
-            norms="all", patch_embeddings=True, rows=dict(enumerate(self._queries)) if attention else None, read=True
+            norms="all",
+            patch_embeddings=True,
+            rows=dict(enumerate(self._queries)) if attention else None,
+            read=sinks.concentrated,
         )
 
     @property
@@ -82,7 +85,7 @@ class Measure:
                     cls.append(_share(layout.take(rows[:, :, 0].mean(1), -1, fill=0.0)))
                 queries = self._patch_queries[layer]
                 to_each = layout.take(maps.received(rows[:, :, -len(queries) :], queries), -1, fill=0.0)
-                counts.append(self._sinks(trace, layer))
+                counts.append(self._sinks(trace, layer, rows))
                 received.append(_share(to_each) * (layout.num_patches if layout.whole else int(layout.present.sum())))
         return BatchStatistics(
             indices=indices.numpy(),
@@ -95,12 +98,12 @@ class Measure:
             sinks=_summed(*zip(*counts, strict=True)) if counts else None,
         )
 
-    def _sinks(self, trace: Trace, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What sinks one block has: numbers of heads, counts by place and by patch."""
-        read = trace.read_rows(layer)
-        found = sinks.find_sinks(read.weights, read.mixed, read.value_norms)
-        numbers = sinks.numbers_of_heads(found, self.heads)
-        return numbers, *sinks.keys_by_place(found.key, trace.layout_before(layer), read.weights.shape[-1])
+    def _sinks(self, trace: Trace, layer: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The sinks of one block: numbers of heads, counts by place and by patch."""
+        read, layout = trace.read_rows(layer), trace.layout_before(layer)
+        found, (images, heads) = sinks.find_sinks(read), rows.shape[:2]
+        by_place, by_patch = sinks.keys_by_place(found, images, layout, read.value_norms.shape[1])
+        return sinks.numbers_of_heads(found, images, heads, self.heads), by_place, by_patch
 
     def _in_place(self, norms: Float[Tensor, "B n"], stage: int) -> Float[Tensor, "B N"]:
         """Norms of the tokens that enter block 0 (stage 0) or leave block stage - 1, placed in the common layout."""
