@@ -235,7 +235,7 @@ def test_charts_beside_each_other_end_at_one_height(opened):
         "return [...document.querySelectorAll('.pair')].map((p) => [...p.querySelectorAll('.wide .chart')]"
         ".map((c) => c.getBoundingClientRect().bottom))"
     )
-    assert [len(pair) for pair in pairs] == [2, 2]
+    assert [len(pair) for pair in pairs] == [2, 2, 2]
     for left, right in pairs:
         assert abs(left - right) < 1
 

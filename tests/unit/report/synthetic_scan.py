@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vitreg.records import (
+    SINK_KINDS,
     Example,
     Finding,
     Followed,
@@ -21,7 +22,9 @@ from vitreg.records import (
     Provenance,
     RedundancyRecord,
     ScanResult,
+    SinksRecord,
     Skipped,
+    ValueSpace,
     VerdictRecord,
 )
 
@@ -39,6 +42,7 @@ def scan_result(
     cls: bool = True,
     registers: int = 0,
     redundancy: bool = True,
+    attention: bool = True,
     seen: int = 200,
     skipped: Sequence[Skipped] = (),
     grid: tuple[int, int] = (37, 37),
@@ -151,6 +155,7 @@ def scan_result(
         )
         if redundancy and found
         else None,
+        "head_sinks": head_sinks(blocks, first if found else blocks) if attention else None,
         "per_image": Histogram(edges=list(map(float, range(len(images) + 1))), counts=images.tolist(), unit="images"),
         "lint": [
             Finding(level="ok", subject="positions", message="No row of the position table stands out."),
@@ -175,6 +180,38 @@ def scan_result(
         ),
     }
     return ScanResult(**(record | changes))
+
+
+def head_sinks(blocks: int, first: int, heads: int = 4) -> SinksRecord:
+    """Sinks whose kind goes round over the blocks after the first, in heads 1 and 2; outliers on their way out."""
+    shares: dict[str, Any] = {kind: [[0.0] * heads for _ in range(blocks)] for kind in SINK_KINDS}
+    read = range(first + 1, blocks)
+    for block in read:
+        shares[SINK_KINDS[block % 3]][block][1], shares["no-op"][block][2] = 0.9, 0.1
+    some = [[0.3 if block in read and head in (1, 2) else None for head in range(heads)] for block in range(blocks)]
+    return SinksRecord(
+        queries=17,
+        no_op=shares["no-op"],
+        broadcast=shares["broadcast"],
+        unclear=shares["unclear"],
+        value_ratio=some,
+        stable_rank=some,
+        places=[{"patch": 0.8, "cls": 0.2} if block in read else {} for block in range(blocks)],
+        on_outliers=[0.7 if block in read else None for block in range(blocks)],
+        value_space=[
+            ValueSpace(
+                block=block,
+                outliers=40,
+                length=[0.2] * heads,
+                length_without_bias=[0.21] * heads,
+                outside=[0.95] * heads,
+                outside_normal=[0.7] * heads,
+                outside_random=[0.75] * heads,
+            )
+            for block in read
+        ],
+        value_images=4 if read else 0,
+    )
 
 
 def examples(

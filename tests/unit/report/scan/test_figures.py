@@ -7,9 +7,18 @@ from PIL import Image
 from vitreg.errors import UserError
 from vitreg.report import write_figures
 from vitreg.report.paper import NotMeasuredError
-from vitreg.report.scan.charts import attention, norms, positions, redundancy
+from vitreg.report.scan.charts import attention, head_sinks, norms, positions, redundancy, values
 
-NAMES = ["norms_per_layer", "histogram_peak", "positions", "redundancy", "attention", "examples"]
+NAMES = [
+    "norms_per_layer",
+    "histogram_peak",
+    "positions",
+    "redundancy",
+    "attention",
+    "head_sinks",
+    "values",
+    "examples",
+]
 
 
 def test_every_figure_is_written_and_is_a_picture(scan_result, make_examples, tmp_path):
@@ -49,7 +58,7 @@ def test_one_block_one_image(scan_result, make_examples, tmp_path, kind):
 
 def test_missing_measurements_are_named(scan_result):
     bare = scan_result("none", positions=None)
-    for draw in (positions.figure, redundancy.figure, attention.figure):
+    for draw in (positions.figure, redundancy.figure, attention.figure, head_sinks.figure, values.figure):
         with pytest.raises(NotMeasuredError):
             draw(bare)
 

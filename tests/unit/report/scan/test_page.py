@@ -397,7 +397,7 @@ def test_figures_and_the_page_are_named_where_they_fail_and_the_rest_is_written(
     attempts = Attempts()
     draw_scan(scan_result(), make_examples(2, grid=(4, 4), names=["a.jpg", "b.jpg"]), tmp_path, attempts)
     assert [each.name for each in attempts.failed] == ["figures/positions.png", "maps of a.jpg", "maps of b.jpg"]
-    assert len(list((tmp_path / "figures").iterdir())) == 5
+    assert len(list((tmp_path / "figures").iterdir())) == 7
     assert "figures/positions.png" in Page((tmp_path / "report.html").read_text())
 
 

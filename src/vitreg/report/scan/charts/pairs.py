@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from vitreg.records import ScanResult
-from vitreg.report.scan.charts import attention, per_image, positions, redundancy
+from vitreg.report.scan.charts import attention, head_sinks, per_image, positions, redundancy, values
 from vitreg.report.scan.charts.about import About
 
 
@@ -46,7 +46,7 @@ class Chart(Protocol):
         ...
 
 
-ROWS: tuple[tuple[Chart, ...], ...] = ((positions, per_image), (redundancy, attention))
+ROWS: tuple[tuple[Chart, ...], ...] = ((positions, per_image), (redundancy, attention), (head_sinks, values))
 CHARTS = tuple(chart for row in ROWS for chart in row)
 
 
