@@ -10,13 +10,23 @@ import synthetic_run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from vitreg.records import Curve, Followed, Heatmap, Histogram
+from vitreg.records import Curve, Followed, Heatmap, Histogram, SinksRecord, ValueSpace
 from vitreg.report.paper import NotMeasuredError
 from vitreg.report.ranges import usable
 from vitreg.report.run import charts as charts_run
 from vitreg.report.run import figures as figures_run
 from vitreg.report.run.over_steps import norm_span
-from vitreg.report.scan.charts import attention, examples, histogram, norms, per_image, positions, redundancy
+from vitreg.report.scan.charts import (
+    attention,
+    examples,
+    head_sinks,
+    histogram,
+    norms,
+    per_image,
+    positions,
+    redundancy,
+    values,
+)
 from vitreg.report.scan.page import render
 from vitreg.report.scan.payload import Scale
 from vitreg.report.sheets import boxes
@@ -90,6 +100,24 @@ def histograms(draw_):
     return Histogram(edges=edges, counts=counts)
 
 
+def drawn_sinks(draw_):
+    """Two blocks of two heads, and the values of one of them."""
+    heads = st.lists(st.lists(st.none() | VALUES, min_size=2, max_size=2), min_size=2, max_size=2)
+    names = ("no_op", "broadcast", "unclear", "value_ratio", "stable_rank")
+    space = {
+        name: [draw_(VALUES)]
+        for name in ("length", "length_without_bias", "outside", "outside_normal", "outside_random")
+    }
+    return SinksRecord(
+        queries=17,
+        **{name: draw_(heads) for name in names},
+        places=[{}, {"cls": draw_(VALUES)}],
+        on_outliers=[None, draw_(st.none() | VALUES)],
+        value_space=[ValueSpace(block=1, outliers=1, **space)],
+        value_images=1,
+    )
+
+
 @pytest.fixture(scope="module")
 def records():
     """Scans of two blocks whose every number is drawn: a function from `data.draw` to a record."""
@@ -124,6 +152,7 @@ def records():
                 "positions": Heatmap(rows=2, cols=3, values=[heat[:3], heat[3:]]),
                 "redundancy": redundancy,
                 "per_image": draw_(histograms()),
+                "head_sinks": drawn_sinks(draw_),
             }
         )
 
@@ -164,6 +193,8 @@ def test_every_chart_of_a_scan_is_drawn(records, data, width):
     sound(positions.svg(result, width))
     sound(per_image.svg(result, width))
     sound(redundancy.svg(result, width, 300))
+    sound(head_sinks.svg(result, width))
+    sound(values.svg(result, width, 300))
     for scale in histogram.COUNT_SCALES:
         sound(histogram.svg(result.layers[0], width, 300, scale))
 
@@ -185,6 +216,8 @@ def test_every_figure_of_a_scan_is_drawn(records, data):
         positions.figure,
         redundancy.figure,
         attention.figure,
+        head_sinks.figure,
+        values.figure,
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

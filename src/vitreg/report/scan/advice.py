@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from vitreg.records import ScanResult
+from vitreg.report.scan.charts.values import mean
 from vitreg.specs import WEIGHTS
 
+LITTLE = 0.2  # times the length of the values of other patches, as of a no-op sink
 FEW = 100  # images; fewer can miss a mild effect (docs/scan.md)
 TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 
@@ -49,7 +51,68 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
         f"Measure what the outliers still know: `vitreg eval {spec} tokens DATA{more}` classifies images by an outlier alone, "
         f"`vitreg eval {spec} controls DATA{more}` replaces them and shows what is lost."
     )
-    return [*verdict.advice[:1], *steps, *verdict.advice[1:], doctor]
+    first_repair, *repairs = repairs_of(result, spec, more)
+    return [*verdict.advice[:1], first_repair, *steps, *repairs, *verdict.advice[1:], doctor]
+
+
+def repairs_of(result: ScanResult, spec: str, more: str = "") -> list[str]:
+    """Return the repairs that a verdict of artifacts makes plausible, with their commands, by what docs/repairs.md measured.
+
+    Most of it was measured on planted models, so each step says so, and the last one compares repairs on the user's images.
+    """
+    verdict = result.verdict
+    if verdict.kind == "position-locked":
+        names = "position-rows,denoise"
+        steps = [
+            f"Repair the position table, without training: `vitreg fix position-rows {spec} photos/{more}`. On planted models no outlier "
+            "was left and all tokens came back; a model whose rows do not stand out is told so.",
+            f"If no row stands out, average shifted views: `vitreg fix denoise {spec} photos/{more}`. It repairs the output only, at ten "
+            "forwards for each image.",
+        ]
+    elif verdict.first_layer == result.model.blocks - 1:
+        names = "substitute,test-time"
+        steps = [
+            "No block reads these outliers, so mending the output is enough, though it makes up what was lost: "
+            f"`vitreg fix substitute {spec} photos/ --where output{more}`.",
+            _test_time(spec, more),
+        ]
+    else:
+        names = "test-time,attention-bias,substitute"
+        steps = [
+            _test_time(spec, more),
+            "Where no token can be added, or the sequence must keep its length, give attention an extra key and value: "
+            f"`vitreg fix attention-bias {spec} photos/{more}`.",
+        ]
+    compare = "Compare repairs on the same images, what they gain and what they damage: "
+    return [
+        *steps,
+        *_not_worth_it(result),
+        f"{compare}`vitreg repairs photos/ -m {spec} --methods none,{names}{more}`.",
+    ]
+
+
+def _test_time(spec: str, more: str) -> str:
+    return (
+        "Let the neurons that write outliers write to an added token, without training: "
+        f"`vitreg fix test-time {spec} photos/{more}`. On planted models no outlier was left and the other tokens hardly moved; "
+        "in a trained model the cause may be another, and the command says what is left."
+    )
+
+
+def _not_worth_it(result: ScanResult) -> list[str]:
+    """What the measurements speak against."""
+    said = []
+    if result.verdict.kind != "position-locked" and result.layers and result.layers[-1].threshold is None:
+        said.append(
+            "Do not clip norms here: where the last blocks take outliers out again, clipping ruined planted models' output."
+        )
+    spaces = result.head_sinks.value_space if result.head_sinks else []
+    if spaces and all(mean(each.length) <= LITTLE for each in spaces):
+        said.append(
+            "Hiding outliers from attention gains little: their values are short in every block, so attention takes next to nothing from "
+            "them."
+        )
+    return said
 
 
 def shared_steps(scans: Sequence[tuple[str, ScanResult]]) -> list[str]:
