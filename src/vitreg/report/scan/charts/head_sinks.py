@@ -83,31 +83,26 @@ def svg(result: ScanResult, width: float) -> Markup | None:
     if sinks is None or not _most(sinks)[0]:
         return None
     blocks, heads = len(sinks.no_op), max(len(row) for row in sinks.no_op)
-    cell = min((width - LEFT - RIGHT) / blocks, 26.0)
-    tall = min(cell, 320 / heads) * heads
+    wide, tall = width - LEFT - RIGHT, min(26.0 * heads, 320.0)
     plot = Plot(
-        width,
-        TOP + tall + 48,
-        Axis(-0.5, blocks - 0.5, LEFT, LEFT + cell * blocks),
-        Axis(-0.5, heads - 0.5, TOP, TOP + tall),
+        width, TOP + tall + 48, Axis(-0.5, blocks - 0.5, LEFT, LEFT + wide), Axis(-0.5, heads - 0.5, TOP, TOP + tall)
     )
+    cell = {"width": max(wide / blocks - 2, 1.0), "height": max(tall / heads - 2, 1.0)}
     for block, row in enumerate(sinks.no_op):
         for head in range(len(row)):
-            place = {
-                "x": plot.x(block - 0.5) + 1, "y": plot.y(head - 0.5) + 1, "width": cell - 2, "height": tall / heads - 2,
-            }  # fmt: skip
+            place = {"x": plot.x(block - 0.5) + 1, "y": plot.y(head - 0.5) + 1, **cell}
             plot.add("rect", **place, class_="cell-empty")
             share = share_of(sinks, block, head)
             if share:
                 opacity = FAINTEST + (1 - FAINTEST) * share
                 plot.add("rect", **place, class_=f"bar-{kind_of(sinks, block, head)}", fill_opacity=opacity)
         plot.hit(block - 0.5, block + 0.5, _tip(sinks, block))
-    for block, text in block_ticks(0, blocks - 1, LEFT + cell * blocks):
+    for block, text in block_ticks(0, blocks - 1, width):
         plot.text(plot.x(block), TOP + tall + 18, text, "tick")
     for head in sorted({0, heads // 2, heads - 1}):
         plot.text(LEFT - 8, plot.y(head) + 4, str(head), "tick", "end")
     plot.text(8, 14, "head", "axis-label", "start")
-    plot.text(LEFT + cell * blocks / 2, TOP + tall + 38, "block", "axis-label")
+    plot.text(LEFT + wide / 2, TOP + tall + 38, "block", "axis-label")
     return plot.render(
         f"Heads by blocks, coloured by the kind of their sink. {in_words(result)} Arrow keys read the blocks.", "sinks"
     )

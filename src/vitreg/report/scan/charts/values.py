@@ -56,7 +56,7 @@ def caption(result: ScanResult) -> str:
     images = count(result.head_sinks.value_images, "image") if result.head_sinks else ""
     return (
         f"{in_words(result)} The chart shows this share (of the squared norm after LayerNorm) for each block that reads outliers, from "
-        f"{images}. Far above the line of other patches, attention to outliers moves little."
+        f"{images}. The further above the line of other patches, the less attention can take from outliers."
     )
 
 
