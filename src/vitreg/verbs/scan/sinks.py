@@ -16,6 +16,7 @@ from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.passes.batches import Batches
 from vitreg.records import SINK_KINDS, SinksRecord, ValueSpace
+from vitreg.report.attempts import reason_of
 from vitreg.verbs.scan.examples import Chosen
 from vitreg.verbs.scan.readout import Readout, rounded
 
@@ -66,8 +67,11 @@ def with_values(
         return record.model_copy(update={"value_unread": "no example image has an outlier."})
     try:
         values, read = _values(backbone, batches, images, readout)
-    except UserError as error:
-        return record.model_copy(update={"value_unread": error.sentence})
+    except (
+        Exception
+    ) as error:  # an image that is gone, or a bug of ours, must not cost what the whole pass has measured
+        reason = error.sentence if isinstance(error, UserError) else reason_of(error)
+        return record.model_copy(update={"value_unread": reason})
     return record.model_copy(update={"value_space": values, "value_images": read})
 
 

@@ -10,7 +10,9 @@ from tests.unit.verbs.scan.sinks_by_edit import with_sinks
 import vitreg
 from vitreg.analysis import sinks
 from vitreg.analysis.tally import Tally
+from vitreg.analysis.value_space import ValueSums
 from vitreg.backbones import Backbone, Capture, Edit
+from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.records import SINK_KINDS, ScanResult
 from vitreg.testing.toys import WHITE, DropsTokens, RegistersBetween, TokenMixer
@@ -90,6 +92,27 @@ def test_sinks_stand_on_outliers_where_they_do():
     assert found.on_outliers[0] is None
     assert found.on_outliers[1] == pytest.approx(0.25)  # of the sinks, half are at CLS
     assert [(each.block, each.outliers) for each in found.value_space] == [(1, 4), (2, 4)]  # one in each of 4 images
+
+
+@pytest.mark.parametrize(("error", "said"), [(UserError("no norm."), "no norm."), (OSError("gone"), "OSError in ")])
+def test_what_fails_after_the_pass_costs_no_result(error, said, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(ValueSums, "add", fails)
+    given = images(8) * 0.1
+    given[:, :, 8:16, 8:16] = WHITE
+    result = vitreg.scan(toy(RegistersBetween), given, power=False)
+    assert result.verdict.kind == "position-locked"
+    assert result.head_sinks.value_unread.startswith(said)
+    assert result.head_sinks.value_space == []
+
+
+def test_without_examples_values_are_not_read():
+    given = images(8) * 0.1
+    given[:, :, 8:16, 8:16] = WHITE
+    assert "no example image" in scanned(toy(RegistersBetween), given, examples=0).value_unread
+    assert scanned(toy(RegistersBetween), images()).value_unread == ""  # no outliers
 
 
 def test_a_model_whose_attention_cannot_be_read_has_no_sinks():
