@@ -63,22 +63,22 @@ def with_values(
     if record is None or not readout.chosen[0]:
         return record
     images = [index for index, _, outliers in shown if outliers][:IMAGES]
-    if not images:
-        return record.model_copy(update={"value_unread": "no example image has an outlier."})
+    blocks = [layer + 1 for layer in range(backbone.depth - 1) if readout.first_bin(layer) is not None]
+    if not images or not blocks:
+        why = "no block reads the outliers of another." if images else "no example image has an outlier."
+        return record.model_copy(update={"value_unread": why})
     try:
-        values, read = _values(backbone, batches, images, readout)
-    except (
-        Exception
-    ) as error:  # an image that is gone, or a bug of ours, must not cost what the whole pass has measured
+        values = _values(backbone, batches, images, blocks, readout)
+    except Exception as error:
+        # An image that is gone, or a bug of ours, must not cost what the whole pass has measured.
         reason = error.sentence if isinstance(error, UserError) else reason_of(error)
         return record.model_copy(update={"value_unread": reason})
-    return record.model_copy(update={"value_space": values, "value_images": read})
+    return record.model_copy(update={"value_space": values, "value_images": len(images)})
 
 
 def _values(
-    backbone: Backbone, batches: Batches, images: Sequence[int], readout: Readout
-) -> tuple[list[ValueSpace], int]:
-    blocks = [layer + 1 for layer in range(backbone.depth - 1) if readout.first_bin(layer) is not None]
+    backbone: Backbone, batches: Batches, images: Sequence[int], blocks: Sequence[int], readout: Readout
+) -> list[ValueSpace]:
     sums = ValueSums(backbone, blocks)
 
     def outliers(norms: Tensor, layer: int) -> Tensor:
@@ -86,4 +86,4 @@ def _values(
 
     for index in images:
         sums.add(batches.again(index)[1], outliers)
-    return [ValueSpace(**found) for found in sums.result(rounded)], len(images)
+    return [ValueSpace(**found) for found in sums.result(rounded)]
