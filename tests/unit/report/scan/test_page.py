@@ -510,11 +510,11 @@ def test_the_repair_to_try_follows_from_the_verdict(scan_result):
         return re.findall(r"`vitreg fix (\S+)", " ".join(next_steps(result)))
 
     for kind in ("high-norm", "low-norm"):
-        assert methods(scan_result(kind)) == ["test-time", "attention-bias"]
-    assert methods(scan_result("position-locked")) == ["position-rows", "denoise"]
+        assert methods(scan_result(kind)) == ["test-time", "attention-bias", "auto"]
+    assert methods(scan_result("position-locked")) == ["position-rows", "denoise", "auto"]
     late = scan_result()
     late = late.model_copy(update={"verdict": late.verdict.model_copy(update={"first_layer": 11, "peak_layer": 11})})
-    assert methods(late) == ["substitute", "test-time"]
+    assert methods(late) == ["substitute", "test-time", "auto"]
     assert methods(scan_result("none")) == []
     for kind in ("high-norm", "position-locked"):
         assert "vitreg fix" in visible(render(scan_result(kind), []))
