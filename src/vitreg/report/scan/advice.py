@@ -83,7 +83,8 @@ def repairs_of(result: ScanResult, spec: str, more: str = "") -> list[str]:
             "Where no token can be added, or the sequence must keep its length, give attention an extra key and value: "
             f"`vitreg fix attention-bias {spec} photos/{more}`.",
         ]
-    auto = f"Or let vitreg choose the one that leaves fewest outliers within a limit of damage, or none: `vitreg fix auto {spec} photos/{more}`."
+    auto = "Or let vitreg choose the one that leaves the fewest outliers within a limit of damage, or none: "
+    auto += f"`vitreg fix auto {spec} photos/{more}`."
     compare = "Compare repairs on the same images, what they gain and what they damage: "
     compare += f"`vitreg repairs photos/ -m {spec} --methods none,{names}{more}`."
     return [*steps, *_not_worth_it(result), auto, compare]
