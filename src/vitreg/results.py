@@ -61,10 +61,15 @@ class EvalResult(Record):
     metrics: dict[str, float]
     controls: dict[str, float] = Field(description="the headline metric of what must be worse, by name")
     intervals: dict[str, tuple[float, float]] = Field(
-        default_factory=dict, description="95 % interval (Wilson) of metrics that are shares of right answers, by name"
+        default_factory=dict,
+        description="95 % interval of metrics that are shares of right answers (Wilson) and of causes (bootstrap over "
+        "images), by name",
     )
     units: dict[str, str] = Field(default_factory=dict, description="of every metric, empty for a plain number")
     larger_is_better: bool = True
+    answers_either_way: bool = Field(
+        default=False, description="a number level with its control is an answer too, such as: the sinks are not used"
+    )
     protocol: dict[str, Any] = Field(description="every setting that makes the number")
     settings: dict[str, Any] = Field(
         default_factory=dict,

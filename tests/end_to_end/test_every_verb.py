@@ -79,9 +79,11 @@ EVALUATIONS = {
     "position": ("{model}", "position", "{photographs}"),
     "pixels": ("{model}", "pixels", "{photographs}"),
     "controls": ("{model}", "controls", "{classes}"),
+    "causal": ("{model}", "causal", "{photographs}", "--limit", "9", "--twin", "planted:clean"),
     "complexity": ("{model}", "complexity", "--registers", "0", "4"),
 }
 SHARES = {"knn", "linear", "logistic", "zeroshot", "retrieval", "tokens", "controls"}  # of right answers
+RESAMPLED = {"causal"}  # images, for intervals of other numbers
 
 
 def words_of(case, made, out):
@@ -137,10 +139,11 @@ def test_a_task_does_its_work(vitreg, made, tmp_path, task):
     assert "interval" in (tmp_path / "out" / "report.html").read_text()
     assert np.isfinite(result["metrics"][result["headline"]])
     assert set(result["units"]) == set(result["metrics"])
-    assert bool(result["intervals"]) == (task in SHARES)
+    assert bool(result["intervals"]) == (task in {*SHARES, *RESAMPLED})
     for name, (low, high) in result["intervals"].items():
-        assert 0 <= low <= result["metrics"][name] <= high <= 100
-        assert f"{low:.3g} to {high:.3g} %" in done.stdout
+        assert low <= result["metrics"][name] <= high
+        assert task in RESAMPLED or 0 <= low <= high <= 100
+        assert f"{low:.3g} to {high:.3g} {result['units'][name]}".rstrip() in done.stdout
 
 
 OF_A_RUN = {

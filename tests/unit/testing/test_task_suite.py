@@ -12,6 +12,7 @@ from vitreg.passes.bench import Bench
 from vitreg.testing import check_task
 from vitreg.verbs.eval.settings.task import TaskSettings
 from vitreg.verbs.eval.task import Outcome
+from vitreg.verbs.eval.tasks.causal import Causal
 from vitreg.verbs.eval.tasks.complexity import Complexity
 from vitreg.verbs.eval.tasks.knn import Knn
 from vitreg.verbs.eval.tasks.position import Position
@@ -37,7 +38,9 @@ def classes(tmp_path_factory, photographs):
     return folder
 
 
-@pytest.mark.parametrize("task", [Knn(k=(1, 3)), Position(calibration=8), Complexity(registers=(0, 4))], ids=repr)
+@pytest.mark.parametrize(
+    "task", [Knn(k=(1, 3)), Position(calibration=8), Complexity(registers=(0, 4)), Causal()], ids=repr
+)
 def test_ours_pass(task, bench, classes):
     data = "" if isinstance(task, Complexity) else str(classes)
     check_task(task, dataclasses.replace(bench, data=data))

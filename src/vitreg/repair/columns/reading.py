@@ -51,7 +51,7 @@ class Reader:
         later = np.arange(self.outliers.onset + 1, depth)
         blocks = later[np.unique(np.linspace(0, len(later) - 1, LATER).round().astype(int))] if len(later) else []
         layouts = self.backbone.layouts(self.subject.size)
-        return {int(block): _queries(layouts[int(block)]) for block in blocks}
+        return {int(block): queries_of(layouts[int(block)]) for block in blocks}
 
     @cached_property
     def classifies(self) -> bool:
@@ -151,7 +151,8 @@ class Gathered:
         ]
 
 
-def _queries(layout: TokenLayout) -> list[int]:
+def queries_of(layout: TokenLayout) -> list[int]:
+    """Return the class token and `QUERIES` patches, evenly spaced."""
     there = layout.patch_index[layout.present]
     chosen = torch.linspace(0, len(there) - 1, min(QUERIES, len(there))).round().long()
     return [*layout.cls, *there[chosen].tolist()]

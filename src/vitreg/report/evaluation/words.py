@@ -12,6 +12,11 @@ FILLED = {"value", "judged", "name", "title", "registers"}
 SCORES = "{title} scores {value} ({name})"
 """Of tasks without a sentence of their own, and of sets whose metric is not the share of right answers."""
 Standing = Literal["above", "level", "below", "alone"]
+EITHER: dict[Standing, str] = {
+    "above": "More than by chance", "level": "Not clearly more than by chance", "below": "No more than by chance",
+    "alone": "No control",
+}  # fmt: skip
+"""Verdicts of tasks whose control is a comparison, and no test of the number."""
 
 
 def measure(value: float | None, unit: str = "") -> str:
@@ -67,7 +72,7 @@ def controls(result: EvalResult) -> str:
     """The controls in a sentence; empty without any."""
     unit = result.units.get(result.headline, "")
     found = ", ".join(f"{name} {measure(value, unit)}" for name, value in result.controls.items())
-    return found and f"Controls that must be worse: {found}."
+    return found and f"{'To compare with' if result.answers_either_way else 'Controls that must be worse'}: {found}."
 
 
 def standing(result: EvalResult) -> Standing:
@@ -86,6 +91,8 @@ def standing(result: EvalResult) -> Standing:
 
 def verdict(result: EvalResult) -> str:
     """The comparison with the controls, in words."""
+    if result.answers_either_way:
+        return EITHER[standing(result)]
     return {
         "above": "Better than its controls",
         "level": "Not clearly better than its controls",

@@ -22,6 +22,8 @@ class Outcome:
 
     Args:
         trials: number of independent trials of each metric that is a percentage of right answers.
+        intervals: 95 % intervals of other metrics.
+        answers_either_way: a number that its control equals is an answer too, and no reason for a warning.
         units: units by a pattern of metric names, such as {"*_distance": "patches"}; percent for all others.
     """
 
@@ -31,6 +33,8 @@ class Outcome:
     counts: Mapping[str, int]
     protocol: Mapping[str, Any]
     trials: Mapping[str, int] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    answers_either_way: bool = False
     units: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: bool = True
     classes: int | None = None

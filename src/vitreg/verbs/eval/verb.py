@@ -128,6 +128,7 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime, setti
         intervals=_intervals(outcome),
         units=_units(outcome),
         larger_is_better=outcome.larger_is_better,
+        answers_either_way=outcome.answers_either_way,
         protocol=dict(outcome.protocol),
         settings=settings,
         tables=list(outcome.tables),
@@ -165,7 +166,7 @@ def title_of(task: Task) -> str:
 
 def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
     found = {name: wilson(round(outcome.metrics[name] * n / 100), n) for name, n in outcome.trials.items() if n}
-    return {name: (100 * low, 100 * high) for name, (low, high) in found.items()}
+    return {**{name: (100 * low, 100 * high) for name, (low, high) in found.items()}, **outcome.intervals}
 
 
 def _units(outcome: Outcome) -> dict[str, str]:
@@ -203,7 +204,7 @@ def summary(result: EvalResult) -> str:
     choice = result.provenance.precision_choice
     lines += [choice.sentence] if choice else []
     lines += result.notes
-    if result.controls and not result.beats_controls:
+    if result.controls and not result.beats_controls and not result.answers_either_way:
         lines.append("WARNING: this does not beat its control, so it says nothing of the model; look for the reason.")
     if result.data.skipped:
         lines.append(f"{len(result.data.skipped)} images could not be read; they are listed in result.json.")
