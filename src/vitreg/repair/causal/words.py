@@ -17,12 +17,12 @@ TITLES = {
     RIGHT: "Accuracy of the classifier, % of the images",
 }
 LITTLE = 0.001  # of 1 - cosine, or nats: an effect below it is surely there, and hardly matters (ours)
-NOTHING_SHOWN = "That is not clearly more than with other patches, so nothing shows that the model uses them."
+NOTHING_SHOWN = "That is not clearly more than with other patches, so it shows no use."
 
 
 def sentences(study: Study) -> list[str]:
     """Return what was changed, and one passage for each intervention, plain first."""
-    return [_about(study), *(_said(study, each) for each in study.tested), *study.missing]
+    return [_about(study), _overall(study), *(_said(study, each) for each in study.tested), *study.missing]
 
 
 def _about(study: Study) -> str:
@@ -38,6 +38,16 @@ def _about(study: Study) -> str:
     )
 
 
+def _overall(study: Study) -> str:
+    known = [effect for own in study.effects.values() for effect in own.values() if effect.caused is not None]
+    if not known:
+        return f"{study.images} images are too few for intervals; give more."
+    return (
+        f"{_used(study)} of {len(_on_sinks(study))} interventions on {study.sinks.noun} change what the model returns by "
+        f"more than the same on {_others(study)}."
+    )
+
+
 def _said(study: Study, each: Intervention) -> str:
     effects = study.effects[each.name]
     noun, others = _nouns(study, each)
@@ -50,7 +60,7 @@ def _said(study: Study, each: Intervention) -> str:
             one.append(f"{words} by {number(effects[name].sinks)}" + (" nats" if name == "kl" else ""))
             other.append(number(effects[name].random))
     said = f"{first} changes {_listed(one)}; {second[0].lower()}{second[1:]}, by {_listed(other)}."
-    return " ".join([said, _conclusion(study, each), *_helps(effects.get(RIGHT), noun)])
+    return " ".join(part for part in [said, _conclusion(study, each), *_helps(effects.get(RIGHT), noun)] if part)
 
 
 def _conclusion(study: Study, each: Intervention) -> str:
@@ -58,7 +68,7 @@ def _conclusion(study: Study, each: Intervention) -> str:
     words = {"cls": _summary(study), "patches": "the patches", "kl": "the classifier"}
     known = {word: effects[name] for name, word in words.items() if name in effects}
     if all(effect.caused is None for effect in known.values()):
-        return "These are too few images to tell chance from cause."
+        return ""
     used = [word for word, effect in known.items() if effect.caused]
     if not used:
         return NOTHING_SHOWN
@@ -85,7 +95,11 @@ def _summary(study: Study) -> str:
 def _nouns(study: Study, each: Intervention) -> tuple[str, str]:
     if each.on_registers:
         return "the registers", "as many random patches"
-    return study.sinks.noun, "a random patch" if study.sinks.outliers is None else "as many other patches"
+    return study.sinks.noun, _others(study)
+
+
+def _others(study: Study) -> str:
+    return "a random patch" if study.sinks.outliers is None else "as many other patches"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -41,6 +41,6 @@ def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
         return False
     try:
         found = logits_of(backbone, images)
-    except (TypeError, ValueError, RuntimeError):  # a model of image and text takes more than images
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # a model of image and text takes more than images
         return False
     return found is not None and found.shape[1] > 1 and any(each.out_features == found.shape[1] for each in linear)

@@ -90,7 +90,7 @@ def test_an_effect_is_that_of_plain_loops() -> None:
         assert found.effects[name]["cls"].sinks == pytest.approx(np.mean(moved), rel=1e-3, abs=1e-7)
         assert found.effects[name]["cls"].more_ends is None  # three images are too few
         assert np.mean(moved) > 1e-3
-    assert "too few images to tell chance from cause" in " ".join(words.sentences(found))
+    assert "3 images are too few for intervals" in " ".join(words.sentences(found))
 
 
 def test_a_class_token_that_reads_its_sinks_uses_them(found: Study) -> None:
@@ -105,6 +105,7 @@ def test_a_class_token_that_reads_its_sinks_uses_them(found: Study) -> None:
     assert found.untouched == 100
     assert "registers_exchanged" not in found.effects
     said = " ".join(words.sentences(found))
+    assert "of 13 interventions on the sinks change what the model returns by more than the same on as many" in said
     assert "Hiding the sinks from the class token changes the class token by" in said
     assert "hiding as many other patches from the class token, by" in said
 
