@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class Study:
         images: judged; `with_sinks` of them have sinks.
         per_image: mean number of sinks of those.
         untouched: accuracy of the untouched model in percent; None without labels.
+        untouched_with_sinks: the same on the images with sinks; None if none of them has a label.
         missing: a sentence for each thing that could not be tested.
     """
 
@@ -59,6 +61,7 @@ class Study:
     registers: int
     effects: Mapping[str, Mapping[str, Effect]]
     untouched: float | None
+    untouched_with_sinks: float | None
     missing: Sequence[str]
 
     @property
@@ -195,9 +198,13 @@ class _Run:
             spec=self.subject.backbone.spec, sinks=self.sinks, head=self.donors.head, donors=self.donors.images,
             images=images, with_sinks=acted, per_image=float(counts.sum()) / acted, has_cls=self.has_cls,
             registers=self.registers, effects=effects,
-            untouched=100 * float(torch.cat(self.before).nanmean()) if self.before else None,
+            untouched=self._accuracy(counts >= 0), untouched_with_sinks=self._accuracy(counts > 0),
             missing=self._missing(),
         )  # fmt: skip
+
+    def _accuracy(self, of: Bool[Tensor, "n"]) -> float | None:
+        found = torch.cat(self.before)[of].nanmean().item() if self.before else math.nan
+        return None if math.isnan(found) else 100 * found
 
     def _missing(self) -> list[str]:
         backbone = self.subject.backbone

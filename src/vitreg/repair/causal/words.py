@@ -120,8 +120,8 @@ def tables(study: Study) -> list[Table]:
             more, last = ("falls by more", "helps") if name == RIGHT else ("more", "used")
             columns = ["intervention", "sinks", "random patches", more, "95 % from", "to", last]
             title = TITLES[name]
-            if name == RIGHT and study.untouched is not None:
-                title += f" ({number(study.untouched)} % untouched)"
+            if name == RIGHT and study.untouched_with_sinks is not None:
+                title += f" with sinks ({number(study.untouched_with_sinks)} % untouched)"
             found.append(Table(title=title, columns=columns, rows=rows))
     return found
 

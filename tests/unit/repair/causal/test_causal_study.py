@@ -102,7 +102,7 @@ def test_a_class_token_that_reads_its_sinks_uses_them(found: Study) -> None:
     assert hidden["kl"].caused
     for name in ("value_zero", "value_donor", "redirected", "spread", "hidden_from_head"):
         assert found.effects[name]["cls"].caused, name
-    assert found.untouched == 100
+    assert found.untouched == found.untouched_with_sinks == 100
     assert "registers_exchanged" not in found.effects
     said = " ".join(words.sentences(found))
     assert "of 13 interventions on the sinks change what the model returns by more than the same on as many" in said
