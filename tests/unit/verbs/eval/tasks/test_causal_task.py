@@ -69,6 +69,8 @@ def test_a_model_that_does_not_use_its_outliers_is_an_answer_and_no_warning(fold
     assert "WARNING" not in summary(found)
     page = render(found)
     assert "No more than by chance" in page
+    assert page.index("Hiding the sinks from the class token") < page.index("The number beside its controls")
+    assert page.count("Hiding the sinks from the class token") == 1
     assert "says nothing of the model" not in page
 
 
