@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -94,7 +94,7 @@ def all_of(kind: Kind) -> dict[str, Any]:
 
 
 @contextmanager
-def blamed(kind: Kind, name: str, made: Any = None, *, inside: bool = False) -> Iterator[None]:
+def blamed(kind: Kind, name: str, made: Any = None, *, inside: bool = False) -> Generator[None, None, None]:
     """Turn what a plug-in raises into one sentence: its name, its package, the error. The traceback stays as the cause.
 
     Args:
