@@ -167,6 +167,7 @@ def test_broken_images_are_listed_and_the_rest_is_scanned(vitreg, photos, tmp_pa
     assert "4 images could not be read (listed in result.json); scanned 6." in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_the_same_command_gives_the_same_result_in_another_process(vitreg, vitreg_process, photos, tmp_path):
     results = []

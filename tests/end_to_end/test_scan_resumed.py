@@ -136,6 +136,7 @@ def test_other_settings_begin_anew(stopped, photos, capsys):
     assert not (stopped / saved_pass.FOLDER).exists()
 
 
+@pytest.mark.slow
 @dataclass(frozen=True)
 class Scaled:
     by: float

@@ -45,6 +45,7 @@ def whole(pictures):
     return found
 
 
+@pytest.mark.slow
 def test_a_scan_that_was_stopped_says_the_same(pictures, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(saved_pass, "EVERY", 0.0)
     add, calls = Tally.add, []
@@ -71,6 +72,7 @@ def on_its_share(rank, pictures, out, meeting):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_say_what_one_says(pictures, whole, tmp_path):
     on_two(on_its_share, pictures, tmp_path / "out", tmp_path / "meeting")
     text = (tmp_path / "out" / "result.json").read_text()

@@ -59,6 +59,7 @@ def repaired(photographs: list[Path]) -> tuple[nn.Module, planted.Truth, Repair]
     return model, truth, fit_repair(model, photographs[:16], "attention-bias", neurons=6)
 
 
+@pytest.mark.slow
 def test_outliers_are_gone_and_tokens_restored(
     repaired: tuple[nn.Module, planted.Truth, Repair], photographs: list[Path]
 ) -> None:

@@ -15,7 +15,10 @@ from vitreg.repair.outliers import NothingToRepairError
 pytestmark = pytest.mark.usefixtures("planted_once")
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("position-locked", {"position-rows"}), ("high-norm", {"attention-bias"})])
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("position-locked", {"position-rows"}), pytest.param("high-norm", {"attention-bias"}, marks=pytest.mark.slow)],
+)
 def test_the_best_repair_for_a_kind_is_kept(
     monkeypatch: pytest.MonkeyPatch, kind: str, kept: set[str], photographs: list[Path]
 ) -> None:

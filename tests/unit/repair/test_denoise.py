@@ -141,6 +141,7 @@ def test_views_moved_back_by_lot_restore_less() -> None:
     assert worst[1] < worst[0] - 0.1
 
 
+@pytest.mark.slow
 def test_the_position_part_is_the_mean_map_and_works_in_the_module(photographs: list[Path]) -> None:
     model, truth = planted.build("position-locked", 0, image_size=112)
     images = smooth(100, 112)

@@ -36,6 +36,7 @@ def after(high: Patient) -> Outcome:
     return high.after("prefix", candidates=2)
 
 
+@pytest.mark.slow
 @dataclass(frozen=True)
 class Drop:
     """Tokens that really leave the sequence, of a single image."""

@@ -88,6 +88,7 @@ def test_only_singular_values_change(low: Patient, after: Outcome) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_model_given_is_as_before_and_the_repair_is_read_again(
     tmp_path: Path, low: Patient, after: Outcome
 ) -> None:

@@ -104,6 +104,7 @@ def test_nothing_is_promised_of_images_so_few_that_no_share_is_found_dependably(
         assert sum(is_found(norms, "high", outliers.ratio) for norms in drawn) < 85
 
 
+@pytest.mark.slow
 def test_more_images_show_smaller_shares_and_larger_effects_need_fewer_tokens():
     rng = np.random.default_rng(0)
     said = [said_of(bulk(n, rng), outliers.mixture) for n in (8, 24, 96)]

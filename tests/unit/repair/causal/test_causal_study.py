@@ -132,6 +132,7 @@ def test_sinks_help_where_accuracy_falls_by_more_than_with_random_patches(found:
         assert effect.more_ends[0] <= effect.more <= effect.more_ends[1]
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter_and_the_same_seed_gives_the_same() -> None:
     with subject(network(), 12) as few:
         one, two, again = (study(few, batch=size) for size in (1, 5, 5))

@@ -139,6 +139,7 @@ def test_onnx_takes_any_number_of_images_of_one_size(tmp_path, changes):
             close(torch.from_numpy(found[2]), network.classify(tokens))
 
 
+@pytest.mark.slow
 def test_onnx_of_another_size_has_the_positions_of_that_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     network = a_run(tmp_path / "run")

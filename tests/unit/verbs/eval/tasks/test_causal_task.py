@@ -74,6 +74,7 @@ def test_a_model_that_does_not_use_its_outliers_is_an_answer_and_no_warning(fold
     assert "says nothing of the model" not in page
 
 
+@pytest.mark.slow
 def test_a_twin_is_measured_on_the_same_images_or_the_reason_is_said(folder):
     found = vitreg.evaluate(model(), Causal(twin="planted:clean"), folder, workers=0, size=SIDE, limit=16)
     beside = [table for table in found.tables if table.title.startswith("Beside planted:clean")]
