@@ -74,15 +74,10 @@ def with_settings(
     given = {name: value for name, value in keywords.items() if name in own}
     if settings is not None and not isinstance(settings, method.settings):
         raise UserError(f"settings of {method.name} are a {method.settings.__name__}, not a {type(settings).__name__}.")
-    values = {**({} if settings is None else vars_of(settings)), **given}
+    values = {**({} if settings is None else asdict(settings)), **given}
     made = method.settings(**values)
     made.check()
     return made, {name: value for name, value in keywords.items() if name not in own}
-
-
-def vars_of(settings: MethodSettings) -> dict[str, Any]:
-    """Return the settings by name."""
-    return {each.name: getattr(settings, each.name) for each in fields(settings)}
 
 
 def subject_of(backbone: Backbone, images: Images, options: FitOptions, *, show: bool = False) -> Subject:
@@ -138,7 +133,7 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
         settings=asdict(settings),
         base=base_of(backbone),
         size=subject.size,
-        images=len(subject.images),
+        images=subject.images.count("fit") + subject.images.count("tune"),
         seconds=time.perf_counter() - began,
         outliers=None if outliers is None else outliers.record,
         details=dict(found.details),

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreg import plugins
 from vitreg.backbones.edits import Edit
 from vitreg.errors import UserError
-from vitreg.repair.settings import CHOOSES, METHODS, MethodSettings, names
+from vitreg.repair.settings import CHOOSES, METHODS, MethodSettings
 from vitreg.repair.subject import Subject
 
 
@@ -66,18 +66,15 @@ class Method:
     choose: Callable[[Subject, Any], Any] | None = None
 
 
-def method_names() -> list[str]:
-    """Return the names of all methods, ours first."""
-    return plugins.names("repair", METHODS)
-
-
 def method_named(name: str) -> Method:
     """Return a method.
 
     Raises:
         UserError: for a method that does not exist, or a plug-in that is none.
     """
-    if name in (*names(), *CHOOSES) and name in (*METHODS, *CHOOSES):
+    own = (*METHODS, *CHOOSES)
+    plugins.refuse_taken("repair", own)
+    if name in own:
         return importlib.import_module(f"vitreg.repair.methods.{name.replace('-', '_')}").METHOD
     found = plugins.find("repair", name, METHODS)
     if not isinstance(found, Method):

@@ -79,7 +79,7 @@ class RepairRecord(Record):
         settings: of the method, as given.
         base: the model it belongs to.
         size: image size (height, width) it was fitted at.
-        images: how many it was fitted on.
+        images: how many it was fitted on and chosen with; held-out ones are not counted.
         seconds: how long that took.
         details: what the method chose, such as neurons by block.
         held_out: its effect on images that it was not fitted on; None where it was fitted on none.

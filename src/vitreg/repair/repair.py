@@ -152,7 +152,7 @@ def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> 
     Args:
         weights: by the parameter's name in the tower.
     Raises:
-        UserError: for a name that is no parameter of another shape, or an edited model.
+        UserError: for a name that is no parameter of the tower, a tensor of another shape, or an edited model.
     """
     if backbone.edit_names:
         raise UserError(

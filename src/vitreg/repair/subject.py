@@ -38,13 +38,16 @@ class Kept:
         for batch in batches:
             pixels = batch.pixels[: limit - len(self.names)].float().cpu().contiguous()
             shape = tuple(pixels.shape[1:])
-            self._file.write(pixels.numpy().tobytes())
+            try:
+                self._file.write(pixels.numpy().tobytes())
+                self._file.flush()  # a full disk must fail here, not when the file is read
+            except OSError as error:
+                raise UserError(f"cannot keep the prepared images: {error.strerror or error}.") from error
             self.names += list(batch.names)[: len(pixels)]
             if len(self.names) >= limit:
                 break
         if not self.names:
             raise UserError("none of the images could be read.")
-        self._file.flush()
         self._pixels = np.memmap(self._file, np.float32, "r", shape=(len(self.names), *shape))
         order = np.random.default_rng(seed).permutation(len(self.names))
         fit, tune = len(order) - len(order) // 2, min(len(order) // 4, TUNED_ON)

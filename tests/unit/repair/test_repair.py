@@ -35,10 +35,11 @@ def images() -> Tensor:
     return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 0.05
 
 
-def test_the_outliers_are_gone_on_held_out_images(repair: Repair) -> None:
+def test_the_outliers_are_gone_on_held_out_images(repair: Repair, photographs: list[Path]) -> None:
     effect = repair.record.held_out
     assert effect is not None
     assert effect.before > 0.002
+    assert repair.record.images + effect.images == len(photographs)  # none is counted twice
     assert effect.share == effect.worst_share == 0
 
 
@@ -173,3 +174,13 @@ def test_a_repair_of_a_module_needs_the_model_s_name(tmp_path: Path, repair: Rep
     with pytest.raises(UserError, match=r"no name; name the model and add (--)?repair"):
         vitreg.load(f"fixed:{tmp_path / 'fixed'}")
     assert vitreg.load("planted:high-norm", repair=tmp_path / "fixed").edit_names == ("test-time",)
+
+
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, model: planted.VisionTransformer, photographs: list[Path]
+) -> None:
+    monkeypatch.setattr(
+        "vitreg.repair.subject.tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b", buffering=0)
+    )
+    with pytest.raises(UserError, match="cannot keep the prepared images: No space left on device"):
+        fit_repair(model, photographs[:8])

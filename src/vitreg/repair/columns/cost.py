@@ -28,7 +28,7 @@ def _column(name: str, title: str, unit: Unit, better: Better, meaning: str) -> 
 
 COLUMNS = (
     _column("fit_seconds", "seconds to fit", "s", "smaller", "How long the fit took, without reading the images."),
-    _column("fit_images", "images to fit", "", "smaller", "Images read for the fit; half of them were fitted on."),
+    _column("fit_images", "images to fit", "", "smaller", "Images fitted on and chosen with; held-out ones are not counted."),
     _column(
         "latency", "latency", "x", "smaller",
         f"Time of a forward over that of the model as it is, median of {RUNS} runs in turn.",
