@@ -179,8 +179,7 @@ def test_a_repair_of_a_module_needs_the_model_s_name(tmp_path: Path, repair: Rep
 def test_a_full_disk_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, model: planted.VisionTransformer, photographs: list[Path]
 ) -> None:
-    monkeypatch.setattr(
-        "vitreg.repair.subject.tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b", buffering=0)
-    )
-    with pytest.raises(UserError, match="cannot keep the prepared images: No space left on device"):
-        fit_repair(model, photographs[:8])
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr("vitreg.repair.subject.tempfile.TemporaryFile", lambda: full)
+        with pytest.raises(UserError, match="cannot keep the prepared images: No space left on device"):
+            fit_repair(model, photographs[:8])
