@@ -22,7 +22,7 @@ published number, for neither the sets nor the lengths of training are the publi
 something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
 
 Models: `deit-tiny` is the DeiT-Tiny/16 trained on ImageNet-1k by its authors; `untrained` the same network with random weights. The
-others were trained by vitreg's CPU presets ([train](train.md)), with 0 and with 4 registers, see 96 (CLIP: 112) pixels, and have no
+others were trained by vitreg's CPU presets ([train](verbs/train.md)), with 0 and with 4 registers, see 96 (CLIP: 112) pixels, and have no
 artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
 
 Where a control is not beaten: `depth` of the small runs beats one mean depth everywhere, but the mean depth *at each place*, which knows

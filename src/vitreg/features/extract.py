@@ -1,7 +1,7 @@
 """Features of a set of images, extracted once: reused under the same key, resumed after an interruption.
 
 `extract` returns a `FeatureStore` on disk. Several processes, of one torchrun or started separately, share the shards;
-see docs/extract.md.
+see docs/verbs/extract.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stored features of a set of images: arrays on disk, larger than memory, that are sliced like tensors.
 
-`open_store` reads a store; `vitreg.features.extract.extract` makes one. docs/extract.md describes the layout.
+`open_store` reads a store; `vitreg.features.extract.extract` makes one. docs/verbs/extract.md describes the layout.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def deit3_imagenette_cpu() -> TrainConfig:
 
     Give --data.root imagenette-128 (or imagenette2-160). Augmentation is lighter and batches are smaller than DeiT-III's:
     with its own, ten epochs of a ViT-T/16 reached 39 % top-1; with these but without CutMix, twelve reached 56 %. A
-    ViT-T/16 costs as much as this network and learns half as fast. Whole runs: docs/train.md.
+    ViT-T/16 costs as much as this network and learns half as fast. Whole runs: docs/verbs/train.md.
     """
     return TrainConfig(
         model=ModelConfig(
@@ -46,7 +46,7 @@ def dinov2_imagenette_cpu() -> TrainConfig:
 
     Give --data.root imagenette-128. With few images per step, the official temperatures, number of prototypes and
     bottleneck width make the targets uniform, and so do learned prototypes. Here prototypes stay frozen, and both
-    temperatures start at half the official values. Whole runs: docs/train.md.
+    temperatures start at half the official values. Whole runs: docs/verbs/train.md.
     """
     return TrainConfig(
         model=ModelConfig(
@@ -94,7 +94,7 @@ def mae_imagenette_cpu() -> TrainConfig:
 def clip_flickr8k_cpu() -> TrainConfig:
     """CLIP on a thousand images of Flickr8k for two CPU cores: 60 epochs at 112 px, six minutes.
 
-    Give --data.root flickr8k/captions.json. Expected: see docs/train.md.
+    Give --data.root flickr8k/captions.json. Expected: see docs/verbs/train.md.
     """
     return TrainConfig(
         model=ModelConfig(

@@ -36,7 +36,7 @@ from vitreg.verbs.export.verb import export
 from vitreg.verbs.train.checks import check_settings, check_values
 from vitreg.verbs.train.verb import train
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "train.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "verbs" / "train.md"
 
 
 @recipe("toy")

@@ -11,7 +11,7 @@ from vitreg.report.scan.charts.values import mean
 from vitreg.specs import WEIGHTS
 
 LITTLE = 0.2  # times the length of the values of other patches, as of a no-op sink
-FEW = 100  # images; fewer can miss a mild effect (docs/scan.md)
+FEW = 100  # images; fewer can miss a mild effect (docs/verbs/scan.md)
 TYPICAL = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 
 
@@ -56,7 +56,7 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
 
 
 def repairs_of(result: ScanResult, spec: str, more: str = "") -> list[str]:
-    """Return the repairs that a verdict of artifacts makes plausible, with their commands, by what docs/repairs.md measured.
+    """Return the repairs that a verdict of artifacts makes plausible, with their commands, by what docs/verbs/repairs.md measured.
 
     Most of it was measured on planted models, so each step says so, and the last one compares repairs on the user's images.
     """

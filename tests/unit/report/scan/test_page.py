@@ -504,7 +504,7 @@ def test_the_command_line_reads_every_command_of_the_advice(scan_result, kind):
 
 
 def test_the_repair_to_try_follows_from_the_verdict(scan_result):
-    """As docs/repairs.md measured: the first repair named, and what speaks against others."""
+    """As docs/verbs/repairs.md measured: the first repair named, and what speaks against others."""
 
     def methods(result):
         return re.findall(r"`vitreg fix (\S+)", " ".join(next_steps(result)))
