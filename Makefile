@@ -10,8 +10,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 demo: $(VENV)/.demo
 	$(BIN)/vitreg demo --out demo-report
 
-# What belongs to a folder (or module) of src/vitreg: its mirror in tests/unit, and tests elsewhere that carry its name.
-room = $(or $(sort $(wildcard tests/unit/$(1) tests/*/test_$(1)*.py)),$(error no tests of '$(1)'; ROOM is one of $(notdir $(patsubst %/,%,$(dir $(wildcard tests/unit/*/.))))))
+# What belongs to a folder (or module) of src/vitreg: its mirror in tests/unit, and rooms and files elsewhere that carry its name.
+named = tests/*/$(1) tests/*/test_$(1)*.py $(foreach kind,contracts end_to_end parity planted,tests/$(kind)/*/test_$(1)*.py)
+room = $(or $(sort $(wildcard $(call named,$(1)))),$(error no tests of '$(1)'; ROOM is one of $(notdir $(patsubst %/,%,$(dir $(wildcard tests/unit/*/.))))))
 
 # ROOM=backbones runs the tests of one folder of the source only; a ROOM that has none is refused before anything else.
 test: $(if $(ROOM),$(if $(call room,$(ROOM)),),browser) $(VENV)/.dev

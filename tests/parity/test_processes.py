@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.apart import meeting, on_two
-from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
+from tests.contracts.recipes.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 
 from vitreg.machine.runtime import Processes, processes
 from vitreg.models.settings import ModelConfig

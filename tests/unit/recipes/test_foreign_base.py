@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.contracts.tiny_recipes import MODEL, RECIPES, batch_of, build
+from tests.contracts.recipes.tiny_recipes import MODEL, RECIPES, batch_of, build
 from tests.end_to_end import tiny_run
 
 import vitreg

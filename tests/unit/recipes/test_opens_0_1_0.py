@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.contracts.tiny_recipes import CLASSES
+from tests.contracts.recipes.tiny_recipes import CLASSES
 from tests.end_to_end import tiny_run
 
 import vitreg

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.contracts.tiny_recipes import CLASSES, MODEL, RECIPES, batch_of
+from tests.contracts.recipes.tiny_recipes import CLASSES, MODEL, RECIPES, batch_of
 
 from vitreg.data.sets.settings import DataConfig
 from vitreg.data.views.settings import MixConfig

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.contracts.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
+from tests.contracts.recipes.tiny_recipes import ALL_KNOBS, MODEL, RECIPES, batch_of, build
 from torch import nn
 
 from vitreg.data.batches.batch import TrainBatch

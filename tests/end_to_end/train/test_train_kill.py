@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end import tiny_run
 from tests.patience import PATIENCE, until
-
-from . import tiny_run
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 
 from tests.apart import on_two
+from tests.end_to_end.conftest import one_sentence
+from tests.end_to_end.made import QUICK
 from tests.patience import PATIENCE, until
 from vitreg import report
 from vitreg.records import ScanResult
 from vitreg.verbs.scan.verb import scan
-
-from .conftest import one_sentence
-from .made import QUICK
 
 UNDRAWN = str(Path(__file__).with_name("undrawn.py"))
 

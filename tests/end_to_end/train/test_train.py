@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.end_to_end import tiny_run
+from tests.end_to_end.conftest import one_sentence
 from tests.patience import PATIENCE
 from vitreg.errors import UserError
 from vitreg.training import checkpoint, claim
 
-from . import tiny_run
-from .conftest import one_sentence
 from .interrupted import end_of
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import one_sentence
-from .made import QUICK, SMALL
+from tests.end_to_end.conftest import one_sentence
+from tests.end_to_end.made import QUICK, SMALL
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
 
