@@ -9,11 +9,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# One thread, set before torch is imported: tests fork, and OpenMP's threads do not live on in a forked process, which waits for them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # How fast a machine is, and what else it does, is no property of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,6 +76,20 @@ def coarse_figures() -> Iterator[None]:
     """Figures have few pixels, for tests that look at where files lie and not at what they show."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitreg.report.paper.DPI", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are PNG files with nothing in them, for tests that look at their names only."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(_figure: Figure, file: Any, **_words: Any) -> None:
+        Image.new("RGB", (64, 64)).save(file, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
         yield
 
 

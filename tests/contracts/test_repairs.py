@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # method -> checks that do not apply to it: averaging views is an edit of the whole call, which a plain module cannot be.
 EXEMPT: dict[str, set[str]] = {"denoise": {"module", "untouched module", "compiled"}}
-QUICK = {"test-time", "substitute", "position-rows"}
+QUICK = {"test-time", "position-rows"}
 """An edit of neurons, one of tokens, and a change of weights; the others run with the slow tests."""
 IN_OTHER_SHAPES = [name for name in ("test-time", "attention-bias") if name in METHODS]
 
@@ -92,7 +92,9 @@ def ours(photographs: list[Path], images: Tensor) -> dict[str, tuple[Repair, Ten
 @pytest.mark.parametrize(
     "shape", [shape if shape == "timm" else pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES]
 )
-@pytest.mark.parametrize("name", IN_OTHER_SHAPES)
+@pytest.mark.parametrize(
+    "name", [name if name == "test-time" else pytest.param(name, marks=pytest.mark.slow) for name in IN_OTHER_SHAPES]
+)
 def test_the_same_weights_in_another_library_get_the_same_repair(
     name: str, shape: str, photographs: list[Path], images: Tensor, ours: dict[str, tuple[Repair, Tensor]]
 ) -> None:

@@ -15,7 +15,7 @@ from vitreg.verbs.eval.registry import TASKS
 
 from .made import QUICK, SMALL
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`

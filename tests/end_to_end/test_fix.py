@@ -6,7 +6,7 @@ import pytest
 
 from vitreg.console.exits import Exit
 
-pytestmark = pytest.mark.usefixtures("planted_once", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("planted_once", "blank_figures")
 
 
 def test_it_says_what_the_repair_does_and_how_to_use_it(vitreg, photographs, tmp_path):

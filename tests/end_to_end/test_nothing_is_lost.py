@@ -19,7 +19,7 @@ from .conftest import one_sentence
 from .made import MODEL, QUICK, SMALL
 from .test_every_verb import CASES, words_of
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export", "fix", "repairs")
 SKIPPED = {"doctor", "version", "demo", "draw"}  # the first two write nothing, the others have tests of their own

@@ -116,6 +116,7 @@ def test_overwritten_outliers_do_not_know_their_place(folder):
     assert abs(twin.metrics["normal_accuracy"] - twin.metrics["outlier_accuracy"]) < 1
 
 
+@pytest.mark.slow
 def test_overwritten_outliers_do_not_know_their_pixels(folder):
     model, truth = overwritten()
     found = Pixels(calibration=64).run(bench(model, folder))

@@ -14,7 +14,7 @@ from vitreg import plugins
 from vitreg.analysis.outliers import beyond
 from vitreg.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 
 @pytest.fixture(autouse=True)

@@ -330,6 +330,7 @@ def on_its_share(rank, photos, out, meeting, dies_at):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_scan_of_two_processes_goes_on_where_each_was_killed(photos, tmp_path, capfd):
     on_two(on_its_share, photos, tmp_path / "whole", tmp_path / "a", None)
     with pytest.raises(ProcessExitedException):

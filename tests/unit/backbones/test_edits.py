@@ -20,7 +20,7 @@ from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.tokens import TokenLayout
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from vitreg.repair.fitting import fit_repair
 from vitreg.repair.outliers import NothingToRepairError
 from vitreg.repair.repair import Repair, load_repair, repaired
 
-pytestmark = pytest.mark.usefixtures("planted_once", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("planted_once", "blank_figures")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from vitreg.verbs.compare import compare, differences, read_scan
 from vitreg.verbs.scan.examples import choose_examples
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 
 @pytest.fixture(scope="module")

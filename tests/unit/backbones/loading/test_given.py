@@ -146,7 +146,7 @@ def test_doctor_takes_what_scan_and_maps_take(tmp_path):
         doctor(Backbone(model), weights=tmp_path / "w.pth")
 
 
-@pytest.mark.usefixtures("few_resamples", "coarse_figures")
+@pytest.mark.usefixtures("few_resamples", "blank_figures")
 @pytest.mark.parametrize("channels", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 12))])
 def test_models_of_other_channels_are_looked_into_with_tensors_of_theirs(channels, tmp_path):
     model = vit(channels)

@@ -311,8 +311,11 @@ def test_the_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("kind", "to"),
-    [("clip", to) for to in verb.FORMATS]
-    + [pytest.param("mae", to, marks=pytest.mark.slow if to == "onnx" else ()) for to in verb.FORMATS],
+    [
+        pytest.param(kind, to, marks=pytest.mark.slow if to == "onnx" else ())
+        for kind in ("clip", "mae")
+        for to in verb.FORMATS
+    ],
 )
 def test_of_a_clip_run_it_is_said_that_the_text_tower_stays_behind(tmp_path, capsys, to, kind):
     if to == "onnx":

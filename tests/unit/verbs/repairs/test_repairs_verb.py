@@ -13,7 +13,7 @@ from vitreg.errors import UserError
 from vitreg.repair.table.rows import Rows
 from vitreg.results import RepairRow, RepairsResult
 
-pytestmark = pytest.mark.usefixtures("planted_once", "coarse_figures")
+pytestmark = pytest.mark.usefixtures("planted_once", "blank_figures")
 
 FEW: dict[str, Any] = {"methods": ("test-time",), "limit": 12}
 
