@@ -212,6 +212,7 @@ class RepairColumn(Record):
     side: Literal["gain", "damage", "cost"]
     unit: str = Field(default="", description="% where a value is a share in percent")
     better: Literal["smaller", "larger", "neither"]
+    least: float = Field(default=0.0, description="the smallest change that is called better or worse; in its unit")
     compared: bool = Field(
         default=False, description="a value says how the repaired model differs from the model as it is"
     )
@@ -219,7 +220,7 @@ class RepairColumn(Record):
 
 
 class RepairCell(Record):
-    """One number of the table; intervals hold 95 % of the resamples of the held-out images."""
+    """One number of the table; its intervals are of 95 %, made as `by` says."""
 
     value: float
     low: float | None = None
@@ -227,17 +228,23 @@ class RepairCell(Record):
     change: float | None = Field(default=None, description="from the model as it is, on the same images")
     change_low: float | None = None
     change_high: float | None = None
+    by: Literal["bootstrap", "Wilson", "Wilson, tokens", "Bonett-Price"] = Field(
+        default="bootstrap",
+        description="bootstrap: 95 % of the resamples of the held-out images; Wilson: of a share of images, or of as many "
+        "tokens as vary independently, where the bootstrap is a point; Bonett-Price: of a fall between paired shares",
+    )
 
 
 class RepairRow(Record):
     """One model, repaired by one method or by one of its controls, on the held-out images."""
 
     model: str
-    method: str = Field(description="none is the model as it is")
+    method: str = Field(description="as --methods says it, settings included; none is the model as it is")
     control: str = Field(default="", description="random, zero strength, clean twin or twin; empty for a repair")
     cells: dict[str, RepairCell] = Field(
         default_factory=dict, description="by column; a number that has no meaning is absent"
     )
+    lacking: dict[str, str] = Field(default_factory=dict, description="why a number is absent, by column")
     forced: bool = Field(default=False, description="the model has no outliers, and was repaired all the same")
     failed: str = Field(default="", description="why there are no numbers; empty where there are some")
     unneeded: bool = Field(

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
+def wilson(hits: float, count: float) -> tuple[float, float]:
     """Interval of a share of independent trials (Wilson 1927).
 
     >>> sorted(p for p in shares if abs(hits / count - p) == z * sqrt(p * (1 - p) / count))
@@ -34,9 +34,18 @@ def paired_difference(differences: Float64[np.ndarray, " n"]) -> tuple[float, fl
     Raises:
         ValueError: without a trial.
     """
-    count = len(differences)
+    gained, lost = (int((differences == sign).sum()) for sign in (1, -1))
+    return paired_difference_of(gained, lost, len(differences))
+
+
+def paired_difference_of(gained: float, lost: float, count: float) -> tuple[float, float]:
+    """The same, from how many trials only the one and only the other has right.
+
+    Raises:
+        ValueError: without a trial.
+    """
     if not count:
         raise ValueError("no trial")
-    more, less = ((int((differences == sign).sum()) + 1) / (count + 2) for sign in (1, -1))
+    more, less = ((each + 1) / (count + 2) for each in (gained, lost))
     half = _Z * np.sqrt((more + less - (more - less) ** 2) / (count + 2))
     return max(-1.0, float(more - less - half)), min(1.0, float(more - less + half))

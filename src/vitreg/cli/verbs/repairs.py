@@ -44,9 +44,10 @@ class Repairs:
         for spec in [*models, *([options.twin] if options.twin else [])]:
             self.model.check(spec, self.model.weights)
         ahead.refuse_absent_inputs(named_images(self.images))
-        ahead.refuse_absent_truth(boxes=options.boxes, labels=options.labels)
+        ahead.refuse_absent_truth(boxes=options.boxes, masks=options.masks, labels=options.labels)
         ahead.refuse_other_repairs(self.out)
-        check_place(ahead.repairs_outputs(self.out, self.images, options.boxes, options.labels, self.model.weights))
+        truth = (options.boxes, options.masks, options.labels)
+        check_place(ahead.repairs_outputs(self.out, self.images, *truth, self.model.weights))
 
     def __call__(self) -> int:
         """Run the verb. Returns the exit code."""

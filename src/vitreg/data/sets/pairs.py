@@ -68,7 +68,7 @@ class Pairs(ABC):
             Unreadable: for a damaged file, or a picture that was perhaps turned after its map was drawn.
             UserError: if the picture has another size.
         """
-        values = _read_map(self._maps[index])
+        values = read_map(self._maps[index])
         if values.ndim != 2:
             raise UserError(
                 f"'{self.map_name(index)}' has {values.shape[-1] if values.ndim == 3 else values.ndim} channels; a map has "
@@ -174,7 +174,7 @@ class NumberSet(Pairs):
 
     def map(self, index: int) -> Float32[np.ndarray, "rows cols C"]:
         """Read the numbers. Raises Unreadable, or UserError for what is no grid of numbers."""
-        values = _read_map(self._maps[index])
+        values = read_map(self._maps[index])
         values = values[..., None] if values.ndim == 2 else values
         if values.ndim != 3 or values.dtype.kind not in "fiub":
             raise UserError(
@@ -349,7 +349,7 @@ def _picture_size(path: str) -> tuple[tuple[int, int], int]:
         return ((image.width, image.height) if orientation in _SIDEWAYS else (image.height, image.width)), orientation
 
 
-def _read_map(path: str) -> np.ndarray:
+def read_map(path: str) -> np.ndarray:
     """Read the numbers of a map as they are, palette indices for a palette. Raises Unreadable."""
     with OnDisk(path, path).file() as file:
         if path.lower().endswith(".npy"):

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.repair.columns.column import Column, PerImage, mean
-from vitreg.repair.columns.reading import LATER, QUERIES, Reading
+from vitreg.repair.columns.reading import LATER, QUERIES, Reader, Reading
 
 
 def into_sinks(before: Reading, after: Reading) -> PerImage:
@@ -27,11 +27,22 @@ def share_on(rows: Float[Tensor, "B heads Q P"], sinks: Bool[Tensor, "B P"]) -> 
     return (rows * sinks[:, None, None]).sum(-1).mean((1, 2))
 
 
+def _unread(reader: Reader) -> str:
+    if reader.queries:
+        return ""
+    status = reader.backbone.attention_status()
+    if reader.outliers is None:
+        return "the model has no outliers on these images"
+    return (
+        f"its attention cannot be read ({status.reason})" if status.source == "none" else "no block reads the outliers"
+    )
+
+
 COLUMNS = (
     Column(
         name="attention_sinks", title="attention into sinks", side="gain", better="smaller", unit="%",
         meaning=f"Share of the attention of CLS and {QUERIES} patches on the patches that are outliers with or without the "
         f"repair, mean over heads and {LATER} blocks after the onset.",
-        compare=into_sinks, asks=lambda reader: bool(reader.queries),
+        compare=into_sinks, least=0.5, lacks=_unread,
     ),
 )  # fmt: skip

@@ -11,9 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vitreg.backbones import Backbone
 from vitreg.data.boxes.truth import BoxSet, ImageBoxes
-from vitreg.data.views.transforms import Preprocess
 from vitreg.discovery.boxes import hits, to_pixels
 from vitreg.discovery.features import automatic_bias, prepare
 from vitreg.discovery.lost import lost_batch
@@ -44,7 +42,7 @@ def _of_image(view: View, boxes: ImageBoxes | None) -> tuple[Bool[Tensor, "P"], 
     rows, cols = view.layout.grid
     inside, kept = torch.zeros(rows, cols, dtype=torch.bool), []
     for box in () if boxes is None or boxes.size is None else boxes.boxes:
-        seen = painted(view.backbone, view.pictures, boxes.size, box, view)  # type: ignore[union-attr]
+        seen = painted(view, boxes.size, box)  # type: ignore[union-attr]
         if not bool(seen.any()):
             continue  # cropped away
         down, across = seen.any(1).nonzero(), seen.any(0).nonzero()
@@ -53,15 +51,18 @@ def _of_image(view: View, boxes: ImageBoxes | None) -> tuple[Bool[Tensor, "P"], 
     return inside.flatten(), torch.tensor(kept, dtype=torch.float64).reshape(-1, 4)
 
 
-def painted(
-    backbone: Backbone, preprocess: Preprocess, size: tuple[int, int], box: np.ndarray, view: View
-) -> Bool[Tensor, "H W"]:
-    """Return which pixels of the model's input lie in a box of the picture: it is painted and prepared like a picture."""
+def painted(view: View, size: tuple[int, int], box: np.ndarray) -> Bool[Tensor, "H W"]:
+    """Return which pixels of the model's input lie in a box of the picture."""
     picture = Image.new("RGB", (size[1], size[0]))
     x0, y0, x1, y1 = (round(float(value)) for value in box)
     ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), fill=(255, 255, 255))
-    pixels = torch.from_numpy(preprocess.pixels(picture)).permute(2, 0, 1)[None].float() / 255
-    return backbone.fit(pixels, view.policy)[0, 0] > INSIDE
+    return as_seen(view, picture) > INSIDE
+
+
+def as_seen(view: View, picture: Image.Image) -> Float[Tensor, "H W"]:
+    """Return how white each pixel of the model's input is, of a picture painted in white: it is prepared like any other."""
+    pixels = torch.from_numpy(view.pictures.pixels(picture)).permute(2, 0, 1)[None].float() / 255
+    return view.fit(pixels)[0, 0]
 
 
 def _centres(seen: Bool[Tensor, "H W"], patch: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, "rows cols"]:
@@ -98,20 +99,25 @@ def corloc(reading: Reading) -> PerImage:
     return hits(boxes, list(true)).double() * known, known
 
 
-def _boxed(reader: Reader) -> bool:
-    return reader.held_out.truth is not None and not reader.backbone.edits_images
+def _moved(reader: Reader) -> str:
+    return "the images are changed before the model sees them" if reader.backbone.edits_images else ""
+
+
+def _keyless(reader: Reader) -> str:
+    unknown = "" if reader.backbone.anatomy.attention else "the keys of its attention are not recognised"
+    return _moved(reader) or unknown
 
 
 COLUMNS = (
     Column(
         name="point_in_box", title="point in box", side="gain", better="larger", unit="%",
         meaning="Share of the images with boxes in which the final patch most like CLS (the mean patch without one) lies in one.",
-        measure=point_in_box, trials=True, asks=_boxed,
+        measure=point_in_box, counts="images", least=1.0, needs="boxes", lacks=_moved,
     ),
     Column(
         name="corloc", title="CorLoc", side="gain", better="larger", unit="%",
         meaning="Share of the images with boxes in which LOST's box (keys of the last block, centred, unit length, automatic "
         "bias) overlaps one with an IoU of at least 0.5, at the size the model sees.",
-        measure=corloc, trials=True, asks=lambda reader: _boxed(reader) and bool(reader.backbone.anatomy.attention),
+        measure=corloc, counts="images", least=1.0, needs="boxes", lacks=_keyless,
     ),
 )  # fmt: skip

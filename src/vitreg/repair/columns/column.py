@@ -13,8 +13,16 @@ from torch import Tensor
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell, RepairColumn
 
-PerImage = tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
-"""Numerator and denominator of every image: a value is the ratio of their sums."""
+PerImage = tuple[Float[Tensor, "B *C"], Float[Tensor, "B *C"]]
+"""Numerator and denominator of every image: a value is the ratio of their sums, of several classes the mean of ratios."""
+
+Needs = Literal["", "labels", "boxes", "masks", "clean twin"]
+"""What is known of the held-out images, see `HeldOut`."""
+
+
+def nothing(_reader: Reader) -> str:
+    """Return that a model lacks nothing that a column is measured on."""
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +35,12 @@ class Column:
         measure: of one model.
         compare: of the model as it is and the repaired one, in this order; an unrepaired model has no value of its own.
         run: of one model, with passes of its own over the images.
-        whole: of what both models left of all images; a number without an interval.
-        trials: every image is right or wrong, so intervals are those of shares, which hold near 0 and 100 % too.
-        asks: whether the data and the model have what it needs.
+        whole: of what both models left of all images, a number without an interval, or why there is none.
+        least: the smallest change worth naming, in the unit of the column: less is neither better nor worse.
+        counts: what is right or wrong, or an outlier or none: every image, every token, or that of a model before and after
+            something ("fall"). Intervals are then those of shares, which hold near 0 and 100 % too.
+        needs: what is measured on, beside the images.
+        lacks: why a model has no such number; "" if it has.
     """
 
     name: str
@@ -37,19 +48,21 @@ class Column:
     side: Literal["gain", "damage", "cost"]
     better: Literal["smaller", "larger", "neither"]
     meaning: str
+    least: float
     unit: Literal["", "%", "s", "x"] = ""
     measure: Callable[[Reading], PerImage] | None = None
     compare: Callable[[Reading, Reading], PerImage] | None = None
     run: Callable[[Reader], PerImage] | None = None
-    whole: Callable[[Gathered, Gathered], RepairCell | None] | None = None
-    trials: bool = False
-    asks: Callable[[Reader], bool] = lambda _reader: True
+    whole: Callable[[Gathered, Gathered], RepairCell | str] | None = None
+    counts: Literal["", "images", "tokens", "fall"] = ""
+    needs: Needs = ""
+    lacks: Callable[[Reader], str] = nothing
 
     @property
     def record(self) -> RepairColumn:
         """Its entry in the record."""
         return RepairColumn(
-            name=self.name, title=self.title, side=self.side, unit=self.unit, better=self.better,
+            name=self.name, title=self.title, side=self.side, unit=self.unit, better=self.better, least=self.least,
             compared=self.compare is not None or self.whole is not None, meaning=self.meaning,
         )  # fmt: skip
 

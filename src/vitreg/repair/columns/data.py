@@ -1,13 +1,15 @@
-"""Labels and boxes of the held-out images, where a table is given them."""
+"""Labels, boxes and masks of the images, where a table is given them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from vitreg.backbones import Backbone
@@ -31,12 +33,36 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """The class of every pixel of a model's input, 255 where none is known.
+
+    Args:
+        fit: of the images to fit on.
+        held_out: of those that judge.
+        classes: how many there are.
+    """
+
+    fit: UInt8[Tensor, "m H W"]
+    held_out: UInt8[Tensor, "n H W"]
+    classes: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all of them."""
+        found = hashlib.sha256()
+        for part in (self.fit, self.held_out):
+            found.update(part.numpy().tobytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
 class HeldOut:
-    """The held-out images.
+    """What is known of the held-out images.
 
     Args:
         labels: class of each for the model's own classifier, -1 where it is not known; None if no labels are given.
         truth: their boxes; None if no boxes are given.
+        masks: of these images and of those to fit on; None if no masks are given.
         clean: the model without its artifact, of a planted one.
     """
 
@@ -44,6 +70,13 @@ class HeldOut:
     labels: Int64[Tensor, "n"] | None = None
     truth: Truth | None = None
     clean: Backbone | None = None
+    masks: Masks | None = None
+
+    @property
+    def given(self) -> set[str]:
+        """What there is: "labels", "boxes", "masks", "clean twin"."""
+        every = {"labels": self.labels, "boxes": self.truth, "masks": self.masks, "clean twin": self.clean}
+        return {name for name, value in every.items() if value is not None}
 
 
 def read_labels(path: Path) -> dict[str, int]:

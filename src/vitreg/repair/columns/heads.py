@@ -10,6 +10,8 @@ from vitreg.repair.columns.data import NO_LABEL
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell
 
+HEADLESS = "the model gives no classes of its own"
+
 
 def agreement(before: Reading, after: Reading) -> PerImage:
     """Return of each image whether both answer with the same class."""
@@ -38,32 +40,33 @@ def mcnemar(only_before: int, only_after: int) -> float:
     return float(binomtest(min(only_before, only_after), both, 0.5).pvalue) if both else 1.0
 
 
-def _mcnemar(before: Gathered, after: Gathered) -> RepairCell | None:
+def _mcnemar(before: Gathered, after: Gathered) -> RepairCell | str:
     if not before.predicted or not after.predicted or before.labels is None:
-        return None
+        return HEADLESS
     known = before.labels != NO_LABEL
     one, other = (torch.cat(each.predicted)[known] == before.labels[known] for each in (before, after))
     return RepairCell(value=mcnemar(int((one & ~other).sum()), int((other & ~one).sum())))
 
 
-def _labelled(reader: Reader) -> bool:
-    return reader.held_out.labels is not None and reader.classifies
+def headless(reader: Reader) -> str:
+    """Return why a model's answers cannot be compared; "" for one with a classifier."""
+    return "" if reader.classifies else HEADLESS
 
 
 COLUMNS = (
     Column(
         name="head_agreement", title="head agreement", side="damage", better="larger", unit="%",
         meaning="Share of the images that the model's own classifier gives the same class with and without the repair.",
-        compare=agreement, trials=True, asks=lambda reader: reader.classifies,
+        compare=agreement, counts="images", least=1.0, lacks=headless,
     ),
     Column(
         name="top1", title="top-1", side="damage", better="larger", unit="%",
         meaning="Share of the labelled images that the model's own classifier gives their class.",
-        measure=right, trials=True, asks=_labelled,
+        measure=right, counts="images", least=1.0, needs="labels", lacks=headless,
     ),
     Column(
         name="mcnemar", title="McNemar's p", side="damage", better="neither",
         meaning="Exact p-value that as many images become wrong as become right by chance (McNemar's test).",
-        whole=_mcnemar, asks=_labelled,
+        whole=_mcnemar, least=0.0, needs="labels", lacks=headless,
     ),
 )  # fmt: skip

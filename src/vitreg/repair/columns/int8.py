@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
@@ -19,6 +20,8 @@ from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.edited_module import EditedModule
 from vitreg.errors import UserError
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance
+from vitreg.repair.columns.data import NO_LABEL
+from vitreg.repair.columns.heads import headless
 from vitreg.repair.columns.logits import logits_of
 from vitreg.repair.columns.reading import Reader
 from vitreg.repair.effect import summary_of
@@ -108,24 +111,66 @@ def _ranges(backbone: Backbone, layers: list[nn.Linear], images: Iterable[Tensor
     return largest
 
 
+@dataclass(frozen=True)
+class Eight:
+    """A model over the held-out images, in full precision and in eight bits.
+
+    Args:
+        exact, eight: what stands for each image.
+        classes: the classifier's answers, in this order; None without one.
+    """
+
+    exact: Float[Tensor, "n D"]
+    eight: Float[Tensor, "n D"]
+    classes: tuple[Int64[Tensor, "n"], Int64[Tensor, "n"]] | None
+
+
+def both(reader: Reader) -> Eight:
+    """Run a model in full precision and in eight bits."""
+    subject = reader.subject
+    exact = _over(reader)
+    with in_int8(reader.backbone, _first(subject.batches("fit"), CALIBRATION)):
+        eight = _over(reader)
+    classes = None if exact[1] is None or eight[1] is None else (exact[1], eight[1])
+    return Eight(exact[0], eight[0], classes)
+
+
+def _over(reader: Reader) -> tuple[Tensor, Tensor | None]:
+    backbone, summaries, classes = reader.backbone, list[Tensor](), list[Tensor]()
+    for images in reader.subject.batches("held_out"):
+        summaries.append(summary_of(backbone(images)))
+        if reader.classifies:
+            classes.append(_answers(backbone, images))
+    return torch.cat(summaries), torch.cat(classes) if classes else None
+
+
+def _both(reader: Reader) -> Eight:
+    return reader.once("eight bits", both)
+
+
 def loss(reader: Reader) -> PerImage:
     """Return 1 - cosine of what stands for each held-out image, in full precision and in eight bits."""
-    backbone, subject = reader.backbone, reader.subject
-    exact = [summary_of(backbone(images)) for images in subject.batches("held_out")]
-    with in_int8(backbone, _first(subject.batches("fit"), CALIBRATION)):
-        eight = [summary_of(backbone(images)) for images in subject.batches("held_out")]
-    change = cosine_distance(torch.cat(exact), torch.cat(eight)).double()
+    found = _both(reader)
+    change = cosine_distance(found.exact, found.eight).double()
     return change, torch.ones_like(change)
 
 
 def same_class(reader: Reader) -> PerImage:
     """Return of each held-out image whether the model's classifier gives the same class in eight bits."""
-    backbone, subject = reader.backbone, reader.subject
-    exact = [_answers(backbone, images) for images in subject.batches("held_out")]
-    with in_int8(backbone, _first(subject.batches("fit"), CALIBRATION)):
-        eight = [_answers(backbone, images) for images in subject.batches("held_out")]
-    same = (torch.cat(exact) == torch.cat(eight)).double()
+    classes = _both(reader).classes
+    assert classes is not None  # `_unanswered` says so
+    same = (classes[0] == classes[1]).double()
     return same, torch.ones_like(same)
+
+
+def accuracy_lost(reader: Reader) -> PerImage:
+    """Return of each labelled image 1 if only full precision has its class, -1 if only eight bits have it, else 0."""
+    classes, labels = _both(reader).classes, reader.held_out.labels
+    assert classes is not None
+    assert labels is not None
+    exact, eight = (each.cpu() == labels for each in classes)
+    known = (labels != NO_LABEL).double()
+    return (exact.double() - eight.double()) * known, known
 
 
 def _answers(backbone: Backbone, images: Tensor) -> Tensor:
@@ -143,16 +188,29 @@ def _first(batches: Iterable[Tensor], count: int) -> Generator[Tensor, None, Non
         seen += len(batch)
 
 
+def _unquantised(reader: Reader) -> str:
+    return "" if linears(reader.backbone) else "its blocks have no linear layers of PyTorch's own"
+
+
+def _unanswered(reader: Reader) -> str:
+    return _unquantised(reader) or headless(reader)
+
+
 COLUMNS = (
     Column(
         name="int8_loss", title="INT8 loss", side="gain", better="smaller",
         meaning="1 - cosine of CLS between full precision and simulated W8A8 (symmetric, weights per output channel, "
         f"activations per tensor by min-max over {CALIBRATION} images, all linear layers of the blocks).",
-        run=loss, asks=lambda reader: bool(linears(reader.backbone)),
+        run=loss, least=0.001, lacks=_unquantised,
     ),
     Column(
-        name="int8_agreement", title="INT8 agreement", side="gain", better="larger", unit="%", trials=True,
+        name="int8_agreement", title="INT8 agreement", side="gain", better="larger", unit="%", counts="images",
         meaning="Share of the images that the model's own classifier gives the same class in simulated W8A8.",
-        run=same_class, asks=lambda reader: reader.classifies and bool(linears(reader.backbone)),
+        run=same_class, least=1.0, lacks=_unanswered,
+    ),
+    Column(
+        name="int8_top1_loss", title="top-1 lost in INT8", side="gain", better="smaller", unit="%", counts="fall",
+        meaning="By how much fewer of the labelled images the model's own classifier gives their class in simulated W8A8.",
+        run=accuracy_lost, least=1.0, needs="labels", lacks=_unanswered,
     ),
 )  # fmt: skip

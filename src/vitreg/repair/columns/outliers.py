@@ -53,27 +53,27 @@ COLUMNS = (
     Column(
         name="outliers_peak", title="outliers at the peak", side="gain", better="smaller", unit="%",
         meaning="Share of the patches beyond the threshold of the model as it is, at the block where they stand out most.",
-        measure=lambda reading: share(reading, _peak(reading)),
+        measure=lambda reading: share(reading, _peak(reading)), counts="tokens", least=0.05,
     ),
     Column(
         name="outliers_output", title="outliers at the output", side="gain", better="smaller", unit="%",
         meaning="The same after the last block, before the final norm; the threshold is that of the nearest block that has one.",
-        measure=lambda reading: share(reading, _last(reading)),
+        measure=lambda reading: share(reading, _last(reading)), counts="tokens", least=0.05,
     ),
     Column(
         name="ratio_peak", title="norm ratio at the peak", side="gain", better="smaller", unit="x",
         meaning="Median norm of the tokens that were outliers over that of the others (low side: the inverse), mean over "
         "images, at the block where they stand out most.",
-        compare=lambda before, after: ratio(before, after, _peak(before)),
+        compare=lambda before, after: ratio(before, after, _peak(before)), least=0.05,
     ),
     Column(
         name="ratio_output", title="norm ratio at the output", side="gain", better="smaller", unit="x",
         meaning="The same after the last block, before the final norm.",
-        compare=lambda before, after: ratio(before, after, _last(before)),
+        compare=lambda before, after: ratio(before, after, _last(before)), least=0.05,
     ),
     Column(
         name="normal_change", title="change of normal tokens", side="damage", better="smaller",
         meaning="1 - cosine of the final patches that never were outliers, with and without the repair, mean over patches.",
-        compare=change_of_normal,
+        compare=change_of_normal, least=0.001,
     ),
 )  # fmt: skip

@@ -40,23 +40,23 @@ def _centred(counts: Counts) -> Counts:
     return counts - counts.mean()
 
 
-def _place(index: int, before: Gathered, after: Gathered) -> RepairCell | None:
+def _place(index: int, before: Gathered, after: Gathered) -> RepairCell | str:
     if before.counts is None or after.counts is None or before.grid != after.grid:
-        return None
+        return "the patches lie on another grid"
     one, other = (each.counts.reshape(each.grid).numpy() for each in (before, after))  # type: ignore[union-attr]
     value = permutation_null(one, other)[index]
-    return None if np.isnan(value) else RepairCell(value=value)
+    return "no outlier is left, or one at every place" if np.isnan(value) else RepairCell(value=value)
 
 
 COLUMNS = (
     Column(
         name="same_places", title="same places", side="gain", better="neither",
         meaning="Correlation of the number of outliers at each place of the grid, with and without the repair.",
-        whole=lambda before, after: _place(0, before, after),
+        whole=lambda before, after: _place(0, before, after), least=0.1,
     ),
     Column(
         name="same_places_p", title="same places, p", side="gain", better="neither",
         meaning="Share of all rolls and symmetries of the grid that correlate as much: the exact permutation null.",
-        whole=lambda before, after: _place(1, before, after),
+        whole=lambda before, after: _place(1, before, after), least=0.0,
     ),
 )  # fmt: skip

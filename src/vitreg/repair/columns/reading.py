@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from vitreg.repair.outliers import Outliers, patch_norms
 from vitreg.repair.subject import Subject
 from vitreg.tokens import TokenLayout, Tokens
 
+T = TypeVar("T")
 QUERIES = 16  # patches whose attention is read, beside the class token
 LATER = 4  # blocks behind the onset in which it is read
 
@@ -29,13 +32,20 @@ class Reader:
 
     Args:
         outliers: of the model as it is, whose thresholds decide; None if it has none.
-        held_out: labels and boxes of the images, where they are given.
+        held_out: labels, boxes and masks of the images, where they are given.
     """
 
     backbone: Backbone
     subject: Subject
     outliers: Outliers | None
     held_out: HeldOut
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, made: Callable[[Reader], T]) -> T:
+        """Return what several columns read of one pass of their own; it is made by the first of them."""
+        if name not in self._kept:
+            self._kept[name] = made(self)
+        return self._kept[name]
 
     @property
     def peak(self) -> int:
@@ -135,6 +145,7 @@ class Gathered:
     maps: list[Tensor] = field(default_factory=list)  # norms at the peak of the first images
     identical: bool = True
     labels: Tensor | None = None
+    lacking: dict[str, str] = field(default_factory=dict)  # column -> why it has no number
 
     def keep(self, reading: Reading, shown: int) -> None:
         """Keep what columns over all images read, and the first maps."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.repair.columns.column import Column, PerImage
-from vitreg.repair.columns.reading import Reader, Reading
+from vitreg.repair.columns.reading import Reading
 
 
 def restored(before: Reading, after: Reading, *, outliers: bool) -> PerImage:
@@ -22,19 +22,15 @@ def cosines(patches: Float[Tensor, "B P D"], wanted: Float[Tensor, "B P D"], whi
     return torch.where(which, found, torch.zeros_like(found)).sum(1).double(), which.sum(1).double()
 
 
-def _has_twin(reader: Reader) -> bool:
-    return reader.held_out.clean is not None
-
-
 COLUMNS = (
     Column(
         name="restored_outliers", title="outliers like the clean twin's", side="gain", better="larger",
         meaning="Cosine of the final patches that were outliers to those of the clean twin; a patch that is gone counts as 0.",
-        compare=lambda before, after: restored(before, after, outliers=True), asks=_has_twin,
+        compare=lambda before, after: restored(before, after, outliers=True), least=0.01, needs="clean twin",
     ),
     Column(
         name="restored_normal", title="others like the clean twin's", side="gain", better="larger",
         meaning="The same of the patches that were outliers in no block.",
-        compare=lambda before, after: restored(before, after, outliers=False), asks=_has_twin,
+        compare=lambda before, after: restored(before, after, outliers=False), least=0.01, needs="clean twin",
     ),
 )  # fmt: skip

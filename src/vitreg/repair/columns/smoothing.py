@@ -45,12 +45,12 @@ COLUMNS = (
     Column(
         name="mean_cosine", title="mean cosine of patches", side="damage", better="smaller",
         meaning="Mean cosine of all pairs of final patches of an image (over-smoothing), mean over images.",
-        measure=_alike,
+        measure=_alike, least=0.01,
     ),
     Column(
         name="effective_rank", title="effective rank", side="damage", better="larger",
         meaning="Exp of the entropy of the singular values, as shares of their sum, of an image's centred final patches, "
         "mean over images.",
-        measure=_rank,
+        measure=_rank, least=1.0,
     ),
 )  # fmt: skip

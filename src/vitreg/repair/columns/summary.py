@@ -34,10 +34,10 @@ def shared_neighbours(before: Float[Tensor, "n D"], after: Float[Tensor, "n D"],
     return (hits[0] * hits[1]).sum(1) / k
 
 
-def _knn(before: Gathered, after: Gathered) -> RepairCell | None:
+def _knn(before: Gathered, after: Gathered) -> RepairCell | str:
     one, other = torch.cat(before.summaries), torch.cat(after.summaries)
     if len(one) <= 2 * NEIGHBOURS:
-        return None
+        return f"{len(one)} held-out images are too few; {NEIGHBOURS} neighbours need more than {2 * NEIGHBOURS}"
     shared = shared_neighbours(one, other, NEIGHBOURS).numpy()
     ends = None
     if len(shared) >= FEWEST:
@@ -49,11 +49,11 @@ COLUMNS = (
     Column(
         name="cls_change", title="change of CLS", side="damage", better="smaller",
         meaning="1 - cosine of the class token (of the mean patch in a model without one), with and without the repair.",
-        compare=cls_change,
+        compare=cls_change, least=0.001,
     ),
     Column(
         name="knn_agreement", title="kNN agreement", side="damage", better="larger", unit="%",
         meaning=f"Share of the {NEIGHBOURS} nearest held-out images, by the cosine of CLS, that stay the nearest.",
-        whole=_knn,
+        whole=_knn, least=1.0,
     ),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +12,37 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vitreg.analysis.intervals import paired_difference, wilson
-from vitreg.analysis.paired import FEWEST, RESAMPLES, Sums, interval, paired_change, resamples
-from vitreg.repair.columns import attention, boxes, cost, heads, int8, outliers, positions, restored, smoothing, summary
+from vitreg.analysis.paired import (
+    FEWEST,
+    RESAMPLES,
+    Sums,
+    interval,
+    paired_change,
+    resamples,
+    tokens_difference,
+    tokens_interval,
+)
+from vitreg.repair.columns import (
+    attention,
+    boxes,
+    cost,
+    heads,
+    int8,
+    masks,
+    outliers,
+    positions,
+    probes,
+    restored,
+    smoothing,
+    summary,
+)
 from vitreg.repair.columns.column import Column, PerImage
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell, RepairColumn
 
 COLUMNS: tuple[Column, ...] = (
-    *outliers.COLUMNS[:4], *restored.COLUMNS, *attention.COLUMNS, *boxes.COLUMNS, *int8.COLUMNS, *positions.COLUMNS,
-    *outliers.COLUMNS[4:], *summary.COLUMNS, *heads.COLUMNS, *smoothing.COLUMNS,
+    *outliers.COLUMNS[:4], *restored.COLUMNS, *attention.COLUMNS, *boxes.COLUMNS, *masks.COLUMNS, *int8.COLUMNS,
+    *positions.COLUMNS, *outliers.COLUMNS[4:], *summary.COLUMNS, *heads.COLUMNS, *probes.COLUMNS, *smoothing.COLUMNS,
 )  # fmt: skip
 SHOWN = 4  # images whose maps are kept
 
@@ -34,6 +57,7 @@ class Measured:
     """One row's numbers, and what stays of its pass for rows after it."""
 
     cells: dict[str, RepairCell]
+    lacking: dict[str, str]
     gathered: Gathered
 
 
@@ -53,49 +77,72 @@ def measured(
     count = len(next(iter(gathered.sums.values())).numerators)
     weights = resamples(count, RESAMPLES, reader.subject.seed) if count >= FEWEST else None
     cells: dict[str, RepairCell] = {}
+    lacking = dict(gathered.lacking)
     for column in COLUMNS:
         if alone and (column.whole is not None or (column.compare is not None and column.side == "damage")):
             continue
-        if column.name in gathered.sums:
-            scale = 100.0 if column.unit == "%" else 1.0
-            cell = cell_of(base.sums.get(column.name), gathered.sums[column.name], weights, scale, trials=column.trials)
+        if (column.needs and column.needs not in reader.held_out.given) or column.name in lacking:
+            continue
+        if column.whole is not None:
+            found = column.whole(base, gathered)
         else:
-            cell = None if column.whole is None or not column.asks(reader) else column.whole(base, gathered)
-        if cell is not None:
-            cells[column.name] = cell
-    return Measured(cells, gathered)
+            found = cell_of(column, base.sums.get(column.name), gathered.sums[column.name], weights)
+        if isinstance(found, str):
+            lacking[column.name] = found
+        else:
+            cells[column.name] = found
+    return Measured(cells, lacking, gathered)
 
 
 def cell_of(
-    before: Sums | None, after: Sums, weights: Int64[np.ndarray, "R n"] | None, scale: float, *, trials: bool = False
-) -> RepairCell | None:
-    """Return a number with its interval, and its change with the interval of that; None if no image says anything.
+    column: Column, before: Sums | None, after: Sums, weights: Int64[np.ndarray, "R n"] | None
+) -> RepairCell | str:
+    """Return a number with its interval, and its change with the interval of that; or why there is none.
 
     Args:
+        before: of the model as it is; None where that has no such number.
         weights: resamples of the images; None for too few, which give no interval.
-        scale: 100 for a share in percent.
-        trials: every image is right or wrong.
     """
     if not math.isfinite(after.value):
-        return None
-    ends, change, apart = None, None, None
-    if weights is not None:
-        ends = _share(after) if trials else interval(after.over(weights))
-    if before is not None and math.isfinite(before.value):
+        return "no held-out image says anything about it"
+    before = before if before is not None and math.isfinite(before.value) else None
+    scale = 100.0 if column.unit == "%" else 1.0
+    ends, change, apart, by = None, None, None, "bootstrap"
+    if before is not None:
         change = scale * (after.value - before.value)
-    if weights is not None and before is not None and change is not None:
-        apart = _difference(before, after) if trials else paired_change(before, after, weights)[1]
+    if weights is not None:
+        ends, apart, by = intervals_of(column, before, after, weights)
     return RepairCell(
         value=scale * after.value, low=ends and scale * ends[0], high=ends and scale * ends[1], change=change,
-        change_low=apart and scale * apart[0], change_high=apart and scale * apart[1],
+        change_low=apart and scale * apart[0], change_high=apart and scale * apart[1], by=by,
     )  # fmt: skip
 
 
-def _share(sums: Sums) -> tuple[float, float]:
-    return wilson(round(sums.numerators.sum()), round(sums.denominators.sum()))
+Ends = tuple[float, float] | None
 
 
-def _difference(before: Sums, after: Sums) -> tuple[float, float] | None:
+def intervals_of(
+    column: Column, before: Sums | None, after: Sums, weights: Int64[np.ndarray, "R n"]
+) -> tuple[Ends, Ends, Any]:
+    """Return the interval of a number and that of its change, and how the first was made (`RepairCell.by`)."""
+    ends, apart, by = interval(after.over(weights)), None, "bootstrap"
+    if before is not None:
+        apart = paired_change(before, after, weights)[1]
+    if column.counts == "images":
+        ends, by = wilson(round(after.numerators.sum()), round(after.denominators.sum())), "Wilson"
+        apart = None if before is None else _difference(before, after)
+    elif column.counts == "tokens":
+        if ends is not None and ends[0] == ends[1]:
+            ends, by = tokens_interval(after, before or after, weights), "Wilson, tokens"
+        if before is not None and apart is not None and apart[0] == apart[1]:
+            apart = tokens_difference(before, after, weights)
+    elif column.counts == "fall":
+        known = after.denominators > 0
+        ends, by = paired_difference(after.numerators[known]), "Bonett-Price"
+    return ends, apart, by
+
+
+def _difference(before: Sums, after: Sums) -> Ends:
     both = (before.denominators > 0) & (after.denominators > 0)
     return paired_difference((after.numerators - before.numerators)[both]) if both.any() else None
 
@@ -103,7 +150,15 @@ def _difference(before: Sums, after: Sums) -> tuple[float, float] | None:
 def gather(reader: Reader, of: Reader | None) -> Gathered:
     """Run a model over the held-out images, beside the model as it is, and keep the sums of every column."""
     kept, parts = Gathered(), dict[str, list[PerImage]]()
-    columns = [column for column in COLUMNS if column.asks(reader) and (of is None or column.asks(of))]
+    columns = list[Column]()
+    for column in COLUMNS:
+        if column.needs and column.needs not in reader.held_out.given:
+            continue
+        reason = column.lacks(reader) or ("" if of is None else column.lacks(of))
+        if reason:
+            kept.lacking[column.name] = reason
+        else:
+            columns.append(column)
     start = 0
     for images in reader.subject.batches("held_out"):
         after = reader.read(images, start)

@@ -15,6 +15,7 @@ import vitreg
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.models import planted
+from vitreg.repair.asked import NONE, Wanted
 from vitreg.repair.columns import cost
 from vitreg.repair.columns.data import HeldOut
 from vitreg.repair.columns.reading import Gathered, Reader
@@ -27,16 +28,24 @@ from vitreg.repair.table.controls import zero_strength
 from vitreg.repair.table.measure import COLUMNS, measured
 from vitreg.results import RepairRow
 
-NONE = "none"
 RANDOM, ZERO, CLEAN, TWIN = "random", "zero strength", "clean twin", "twin"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A row that is wanted."""
+    """A row that is wanted.
 
-    method: str
+    Args:
+        repair: None for the model as it is.
+    """
+
+    repair: Wanted | None = None
     control: str = ""
+
+    @property
+    def method(self) -> str:
+        """The repair and its settings, or none."""
+        return NONE if self.repair is None else str(self.repair)
 
     def __str__(self) -> str:
         return f"{self.method} ({self.control})" if self.control else self.method
@@ -49,14 +58,14 @@ class Rows:
     Args:
         subject: the model and its images.
         held_out: what is known of the images that judge.
-        methods: names; `none` is always first.
+        methods: repairs; the model as it is comes before them.
         controls: measure every method's controls too.
         reason: an exception -> the sentence why a row has no numbers.
     """
 
     subject: Subject
     held_out: HeldOut
-    methods: Sequence[str]
+    methods: Sequence[Wanted]
     controls: bool
     reason: Callable[[Exception], str]
     _fitted: dict[str, Repair] = field(default_factory=dict)
@@ -90,24 +99,24 @@ class Rows:
 
     def asked(self) -> list[Asked]:
         """Return the rows wanted: of a model without outliers only the first."""
-        rows = [Asked(NONE)]
+        rows = [Asked()]
         if self.outliers is None:
             return rows
-        rows += [Asked(NONE, CLEAN)] if self.clean is not None and self.controls else []
-        for method in self.methods:
-            if method != NONE:
-                rows += [Asked(method), *([Asked(method, RANDOM), Asked(method, ZERO)] if self.controls else [])]
+        rows += [Asked(None, CLEAN)] if self.clean is not None and self.controls else []
+        for each in self.methods:
+            rows += [Asked(each), *([Asked(each, RANDOM), Asked(each, ZERO)] if self.controls else [])]
         return rows
 
     def key(self, asked: Asked) -> str:
         """Return what identifies a row: model, images, method, and all that makes its numbers."""
-        backbone, subject, truth = self.subject.backbone, self.subject, self.held_out.truth
-        settings = None if asked.method == NONE else asdict(method_named(asked.method).settings())
+        backbone, subject, truth, masks = self.subject.backbone, self.subject, self.held_out.truth, self.held_out.masks
+        settings = None if asked.repair is None else asdict(asked.repair.settings)
         words = [
             vitreg.__version__, backbone.spec, weights_hash(backbone), backbone.edits_identity, str(backbone.dtype),
             subject.images.sha256, subject.size, subject.seed, subject.force, str(asked), settings,
             [column.name for column in COLUMNS], None if self.held_out.labels is None else self.held_out.labels.tolist(),
             None if truth is None else [each.tolist() for each in truth.boxes],
+            None if masks is None else masks.sha256,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()[:20]
 
@@ -122,12 +131,13 @@ class Rows:
         return self._named(asked, failed=failed)
 
     def _row(self, asked: Asked) -> RepairRow:
-        if asked == Asked(NONE):
+        if asked == Asked():
             found = self._base[1]
             notes = [] if self.outliers is not None else ["It has no outliers on these images, so nothing is repaired."]
             return self._named(
                 asked,
                 cells=found.cells,
+                lacking=found.lacking,
                 identical=True,
                 unneeded=self.outliers is None,
                 notes=notes,
@@ -137,20 +147,21 @@ class Rows:
         if asked.control == CLEAN:
             assert self.clean is not None
             return self._compared(asked, None, self.clean)
+        assert asked.repair is not None
         if asked.control == RANDOM:
-            repair = self._fit(asked.method, random=True)
+            repair = self._fit(asked.repair, random=True)
         else:
-            repair = self._fitted[asked.method] if asked.method in self._fitted else self._fit(asked.method)
+            repair = self._fitted[asked.method] if asked.method in self._fitted else self._fit(asked.repair)
             self._fitted[asked.method] = repair
         return self._compared(
             asked, repair, zero_strength(repair, backbone) if asked.control == ZERO else repair.apply(backbone)
         )
 
-    def _fit(self, name: str, *, random: bool = False) -> Repair:
-        method, subject = method_named(name), replace(self.subject, random=random)
+    def _fit(self, wanted: Wanted, *, random: bool = False) -> Repair:
+        method, subject = method_named(wanted.name), replace(self.subject, random=random)
         if self.outliers is not None:
             subject.__dict__["outliers"] = self.outliers  # found once for all
-        return fit_subject(subject, method, method.settings())
+        return fit_subject(subject, method, wanted.settings)
 
     def _compared(self, asked: Asked, repair: Repair | None, fixed: Backbone) -> RepairRow:
         found = measured(replace(self.reader, backbone=fixed), self.reader, self.base)
@@ -163,8 +174,8 @@ class Rows:
                 "WARNING: at strength zero the tokens are not those of the model as it is: editing alone changes them."
             ]
         return self._named(
-            asked, cells=cells, identical=found.gathered.identical, notes=notes, maps=_maps(found.gathered),
-            settings={} if repair is None else repair.record.settings,
+            asked, cells=cells, lacking=found.lacking, identical=found.gathered.identical, notes=notes,
+            maps=_maps(found.gathered), settings={} if repair is None else repair.record.settings,
         )  # fmt: skip
 
     def _named(self, asked: Asked, **words: Any) -> RepairRow:
@@ -192,7 +203,7 @@ def twin_row(model: str, subject: Subject, held_out: HeldOut) -> RepairRow:
         for name, cell in found.cells.items()
     }
     return RepairRow(
-        model=model, method=NONE, control=TWIN, cells=cells, notes=[f"The twin is {subject.backbone.spec}."],
+        model=model, method=NONE, control=TWIN, cells=cells, lacking=found.lacking, notes=[f"The twin is {subject.backbone.spec}."],
         maps=_maps(found.gathered),
     )  # fmt: skip
 

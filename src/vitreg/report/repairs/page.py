@@ -53,9 +53,10 @@ def as_csv(result: RepairsResult) -> str:
 def render(result: RepairsResult, pictures: Sequence[Path] = (), attempts: Attempts | None = None) -> str:
     """Return the page as text."""
     models = [list(rows) for _, rows in groupby(result.rows, key=lambda row: row.model)]
-    sentences = [words.sentence(rows) for rows in models]
+    sentences = [words.sentence(rows, result.columns) for rows in models]
     several = f"{count(len(models), 'model')}, {count(result.held_out, 'held-out image')}"
-    groups = [(title, [each for each in result.columns if each.side == side]) for side, title in SIDES.items()]
+    used = [each for each in result.columns if any(each.name in row.cells for row in result.rows)]
+    groups = [(title, [each for each in used if each.side == side]) for side, title in SIDES.items()]
     return shell.render(
         "repairs.html.j2",
         result=result,
@@ -66,7 +67,10 @@ def render(result: RepairsResult, pictures: Sequence[Path] = (), attempts: Attem
         sentences=sentences if len(sentences) > 1 else [],
         groups=[(title, found) for title, found in groups if found],
         columns=[column for _, found in groups for column in found],
-        models=[(rows[0].model, [_row(result.columns, row) for row in rows]) for rows in models],
+        meanings=[(column.title, words.meaning(column)) for _, found in groups for column in found],
+        models=[
+            (rows[0].model, [_row(used, row) for row in rows], words.lacking(result.columns, rows)) for rows in models
+        ],
         pictures=[(path.name, payload.data_uri("png", path.read_bytes())) for path in pictures],
         undrawn=[] if attempts is None else attempts.failed,
         data=payload.empty_block(),

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from vitreg.errors import unknown
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import ImageOptions, at_least
+from vitreg.repair.asked import NONE, Wanted, wanted
 from vitreg.repair.settings import names
 
-ALL, NONE = "all", "none"
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,19 @@ class RepairsOptions(ImageOptions):
     Example: vitreg repairs -m timm:vit_small_patch14_dinov2.lvd142m photos/ --methods none,test-time
     """
 
-    methods: Annotated[tuple[str, ...], Listed("[a-z][a-z0-9-]*")] = (ALL,)
-    """Repairs to compare, such as none,test-time; all for every one. none, the model as it is, is always among them."""
+    methods: Annotated[tuple[str, ...], Listed(r"[a-z][\w.-]*(:[^,]+)?")] = (ALL,)
+    """Repairs to compare, such as none,test-time; all for every one. none, the model as it is, is always among them. Settings
+    follow a colon, named as the flags of vitreg fix: test-time:registers=2:token=mean."""
     controls: bool = True
     """Measure the controls of every repair too: the same number of neurons, tokens or places by lot, and zero strength."""
     twin: str | None = None
     """Another model measured beside each, such as the same model trained with registers, or without."""
     boxes: Path | None = None
     """True boxes: a folder of VOC annotations (.xml) or a COCO instances file (.json)."""
+    masks: Path | None = None
+    """Classes of pixels: a folder of masks (.png), each with the stem of its image and a class number at every pixel."""
+    ignore: int = 255
+    """Label of pixels without a class, in the masks."""
     labels: Path | None = None
     """Classes for the model's own classifier: a JSON object {image, its stem, its folder or the word before "_": index}."""
     limit: int | None = 500
@@ -48,14 +53,15 @@ class RepairsOptions(ImageOptions):
         at_least(0, "seed", self.seed)
 
 
-def methods_of(asked: Sequence[str]) -> list[str]:
-    """Return the methods asked for, `none` first.
+def methods_of(asked: Sequence[str]) -> list[Wanted]:
+    """Return the repairs asked for, each once; all with their defaults for "all".
 
     Raises:
-        UserError: for one that does not exist.
+        UserError: for one that does not exist, a setting that it has not, or a value that does not fit.
     """
-    known = [NONE, *names()]
-    for name in asked:
-        if name not in (ALL, *known):
-            raise unknown("method", name, (ALL, *known), "vitreg repairs")
-    return known if ALL in asked else [NONE, *dict.fromkeys(name for name in asked if name != NONE)]
+    found: dict[str, Wanted] = {}
+    for word in asked:
+        for each in names() if word == ALL else [] if word == NONE else [word]:
+            one = wanted(each, (ALL, NONE))
+            found.setdefault(str(one), one)
+    return list(found.values())

@@ -32,13 +32,15 @@ from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import Advance, progress
 from vitreg.passes.view import shown_stretched, view_of
 from vitreg.records import Skipped
+from vitreg.repair.asked import NONE, Wanted
 from vitreg.repair.columns.boxes import truth_on
 from vitreg.repair.columns.data import HeldOut, labels_of, read_labels
+from vitreg.repair.columns.masks import masks_on
 from vitreg.repair.fitting import subject_of
 from vitreg.repair.settings import FitOptions
 from vitreg.repair.subject import Subject
-from vitreg.repair.table.measure import SHOWN, column_records
-from vitreg.repair.table.rows import NONE, TWIN, Asked, Rows, twin_row
+from vitreg.repair.table.measure import COLUMNS, SHOWN, column_records
+from vitreg.repair.table.rows import TWIN, Asked, Rows, twin_row
 from vitreg.report import Attempts
 from vitreg.report.attempts import reason_of
 from vitreg.report.repairs.page import draw_repairs
@@ -78,7 +80,8 @@ def repairs(
     Returns:
         the record that result.json holds. A row that could not be measured says why.
     Raises:
-        UserError: for a method that does not exist, images, labels or boxes that cannot be read, or if no row has a number.
+        UserError: for a method or setting that does not exist, images, labels, boxes or masks that cannot be read, or if no
+            row has a number.
     """
     options, loading = split(RepairsOptions, options, keywords, "repairs")
     several = cast("list[Model]", list(models) if isinstance(models, list | tuple) else [models])
@@ -86,11 +89,13 @@ def repairs(
         raise UserError("name at least one model, and weights from a file for one model only.")
     run = _Run(images, methods_of(options.methods), options, loading, quiet, ended)
     ahead.refuse_absent_inputs(images, files=[weights])
-    ahead.refuse_absent_truth(boxes=options.boxes, labels=options.labels)
+    ahead.refuse_absent_truth(boxes=options.boxes, masks=options.masks, labels=options.labels)
     started = datetime.now(UTC)
     with results_folder(out) as folder:
         run.outputs = (
-            None if folder is None else ahead.repairs_outputs(folder, images, options.boxes, options.labels, weights)
+            None
+            if folder is None
+            else ahead.repairs_outputs(folder, images, options.boxes, options.masks, options.labels, weights)
         )
         if run.outputs is not None:
             run.outputs.check()
@@ -108,7 +113,7 @@ class _Run:
     """One call of the verb: what it was asked, and the rows so far."""
 
     images: Images
-    methods: list[str]
+    methods: list[Wanted]
     options: RepairsOptions
     loading: dict[str, Any]
     quiet: bool
@@ -148,7 +153,7 @@ class _Run:
             with progress(f"repairs of {backbone.spec}", total, unit="rows", show=not self.quiet) as advance:
                 self._measure(rows, asked, advance)
                 if self.options.twin is not None:
-                    self._twin(backbone.spec, rows.key(Asked(NONE, f"{TWIN} {self.options.twin}")))
+                    self._twin(backbone.spec, rows.key(Asked(None, f"{TWIN} {self.options.twin}")))
                     advance(1)
 
     def _subject(self, backbone: Backbone) -> Subject:
@@ -180,13 +185,15 @@ class _Run:
         self._take(key, found)
 
     def _held_out(self, subject: Subject) -> HeldOut:
-        """Read the labels and boxes of the held-out images."""
+        """Read the labels, boxes and masks of the images."""
         names, own = subject.images.names_of("held_out"), self.options
         labels = None if own.labels is None else labels_of(names, read_labels(own.labels))
-        if own.boxes is None:
+        if own.boxes is None and own.masks is None:
             return HeldOut(names, labels)
-        view = view_of(subject.backbone, size=own.pixels, policy=own.fit)
-        return HeldOut(names, labels, truth_on(view, names, _boxes(own.boxes.expanduser())))
+        view, fitted = view_of(subject.backbone, size=own.pixels, policy=own.fit), subject.images.names_of("fit")
+        truth = None if own.boxes is None else truth_on(view, names, _boxes(own.boxes.expanduser()))
+        masks = None if own.masks is None else masks_on(view, fitted, names, own.masks.expanduser(), own.ignore)
+        return HeldOut(names, labels, truth, masks=masks)
 
     def _kept(self, key: str) -> RepairRow | None:
         """Return a row that an earlier run finished."""
@@ -208,7 +215,7 @@ class _Run:
         rows = list(self.rows.values())
         if all(row.failed for row in rows) or self.last is None:
             raise UserError(rows[0].failed)
-        used = {name for row in rows for name in row.cells}
+        used = {name for row in rows for name in (*row.cells, *row.lacking)}
         backbone = self.last
         return RepairsResult(
             data=_name(self.images),
@@ -219,6 +226,7 @@ class _Run:
             columns=[column for column in column_records() if column.name in used],
             rows=rows,
             resamples=RESAMPLES,
+            notes=_not_given(self.options),
             provenance=provenance(
                 started=started, device=backbone.device, precision=str(backbone.dtype).removeprefix("torch."),
                 choice=backbone.precision_choice, processes=1, seed=self.options.seed,
@@ -241,6 +249,16 @@ def _write_row(place: Path, key: str, row: RepairRow) -> None:
 def _draw(run: _Run, result: RepairsResult, place: Path, attempts: Attempts) -> None:
     sheets = sheets_of(result, run.photographs)
     draw_repairs(result, as_kept(sheets, place, "sheets.npz", attempts), place, attempts)
+
+
+def _not_given(options: RepairsOptions) -> list[str]:
+    """Say which numbers need what was not given."""
+    flags = {"boxes": options.boxes, "masks": options.masks, "labels": options.labels}
+    return [
+        f"Not measured without --{name}: {', '.join(titles)}."
+        for name, value in flags.items()
+        if value is None and (titles := [column.title for column in COLUMNS if column.needs == name])
+    ]
 
 
 def _boxes(path: Path) -> BoxSet:
