@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from vitreg.analysis.paired import Sums, interval, paired_change, resamples
+from vitreg.analysis.intervals import wilson
+from vitreg.analysis.paired import (
+    Sums,
+    effective_tokens,
+    interval,
+    paired_change,
+    resamples,
+    tokens_difference,
+    tokens_interval,
+)
 
 
 def sums(seed: int, n: int = 30) -> Sums:
@@ -50,3 +59,34 @@ def test_images_that_say_nothing_give_no_number() -> None:
     assert interval(nothing.over(resamples(6))) is None
     one = Sums(np.array([2.0, 0, 0, 0]), np.array([1.0, 0, 0, 0]))
     assert one.value == 2
+
+
+def test_several_classes_are_the_mean_of_their_ratios_without_those_that_nobody_has() -> None:
+    draw = np.random.default_rng(0)
+    below = draw.integers(1, 9, (6, 3)).astype(float)
+    below[:, 2] = 0
+    above = np.floor(below * draw.random((6, 3)))
+    made = Sums(above, below)
+    wanted = [above[:, c].sum() / below[:, c].sum() for c in (0, 1)]
+    assert made.value == pytest.approx(np.mean(wanted))
+    weights = resamples(6, 4)
+    for row, value in zip(weights, made.over(weights), strict=True):
+        drawn = np.repeat(np.arange(6), row)
+        assert value == pytest.approx(np.mean([above[drawn, c].sum() / below[drawn, c].sum() for c in (0, 1)]))
+    assert math.isnan(Sums(above[:, 2:], below[:, 2:]).value)
+
+
+def test_none_of_many_tokens_has_an_interval_and_tokens_that_come_together_count_as_fewer() -> None:
+    images, tokens = 50, 100
+    weights, all_of_them = resamples(images), np.full(images, float(tokens))
+    gone = Sums(np.zeros(images), all_of_them)
+    apart = Sums(np.random.default_rng(0).binomial(tokens, 0.02, images).astype(float), all_of_them)
+    together = Sums(np.where(np.arange(images) % 10 == 0, 20.0, 0.0), all_of_them)
+    assert interval(gone.over(weights)) == (0, 0)
+    assert tokens_interval(gone, gone, weights) == wilson(0, images * tokens)
+    assert effective_tokens(apart, weights) == pytest.approx(images * tokens, rel=0.4)
+    # Whole bunches of 20: about a twentieth of the tokens vary by themselves.
+    assert effective_tokens(together, weights) == pytest.approx(images * tokens / 20, rel=0.4)
+    assert tokens_interval(gone, together, weights)[1] > 10 * tokens_interval(gone, apart, weights)[1]
+    low, high = tokens_difference(together, together, weights)
+    assert low < 0 < high < 0.02

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.analysis.intervals import wilson
 from vitreg.analysis.paired import FEWEST, Sums, interval, resamples
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance, mean
 from vitreg.repair.columns.reading import Gathered, Reading
@@ -41,8 +42,10 @@ def _knn(before: Gathered, after: Gathered) -> RepairCell | str:
     shared = shared_neighbours(one, other, NEIGHBOURS).numpy()
     ends = None
     if len(shared) >= FEWEST:
-        ends = interval(100 * Sums(shared, shared * 0 + 1).over(resamples(len(shared))))
-    return RepairCell(value=100 * float(shared.mean()), low=ends and ends[0], high=ends and ends[1])
+        ends = interval(Sums(shared, shared * 0 + 1).over(resamples(len(shared))))
+        if ends is not None and ends[0] == ends[1]:
+            ends = wilson(float(shared.sum()), len(shared))
+    return RepairCell(value=100 * float(shared.mean()), low=ends and 100 * ends[0], high=ends and 100 * ends[1])
 
 
 COLUMNS = (

@@ -46,6 +46,39 @@ def test_a_change_counts_with_its_whole_interval(better: str, ends: tuple[float,
     assert words.standing(column(better=better), cell) == standing
 
 
+def test_a_change_below_the_smallest_worth_naming_is_level_and_the_page_says_so() -> None:
+    small = column(least=0.5)
+    assert words.standing(small, RepairCell(value=1, change=-0.4, change_low=-0.5, change_high=-0.3)) == "level"
+    assert words.standing(small, RepairCell(value=1, change=-0.5, change_low=-0.6, change_high=-0.4)) == "better"
+    assert words.meaning(small) == "m. Changes below 0.5 points are called neither better nor worse."
+    assert words.meaning(column(least=0.5, better="neither")) == "m."
+
+
+def test_a_number_that_is_absent_has_its_reason() -> None:
+    def row(method: str, **lacking: str) -> RepairRow:
+        return RepairRow(model="m", method=method, cells={"outliers_peak": RepairCell(value=1)}, lacking=lacking)
+
+    columns = [column(), column(name="corloc", title="CorLoc"), column(name="knn", title="kNN")]
+    rows = [
+        row("none", knn="too few"),
+        row("a", knn="too few", corloc="moved"),
+        RepairRow(model="m", method="b", failed="f"),
+    ]
+    assert words.lacking(columns, rows) == ["No kNN: too few.", "No CorLoc of a: moved."]
+    page = render(made(*rows, columns=columns))
+    assert "No CorLoc of a: moved." in page
+    assert '<th scope="col">CorLoc' not in page  # no row has it
+
+
+def test_fewer_outliers_that_the_images_cannot_tell_are_not_praised() -> None:
+    cell = RepairCell(value=1.9, change=-0.1, change_low=-0.3, change_high=0.1)
+    rows = [
+        RepairRow(model="m", method="none", cells={"outliers_peak": RepairCell(value=2)}),
+        RepairRow(model="m", method="a", cells={"outliers_peak": cell}),
+    ]
+    assert "no repair leaves clearly fewer: the fewest, 1.90" in words.sentence(rows, [column()])
+
+
 def test_a_comparison_with_itself_is_no_standard_for_damage() -> None:
     cell = RepairCell(value=1, change=1, change_low=0.5, change_high=2)
     assert words.standing(column(side="damage", compared=True), cell) == "level"
