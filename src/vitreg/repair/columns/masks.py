@@ -162,10 +162,8 @@ def _lacks(reader: Reader) -> str:
         return "the images are changed before the model sees them"
     masks = reader.held_out.masks
     fitted = None if masks is None else (masks.fit != IGNORE).flatten(1).any(1)
-    if (
-        fitted is None
-        or (bool((fitted & choosing(0, len(fitted))).any())
-        and bool((fitted & ~choosing(0, len(fitted))).any()))
+    if fitted is None or (
+        bool((fitted & choosing(0, len(fitted))).any()) and bool((fitted & ~choosing(0, len(fitted))).any())
     ):
         return ""
     return "too few of the images to fit on have a mask"

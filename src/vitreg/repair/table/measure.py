@@ -32,7 +32,6 @@ from vitreg.repair.columns import (
     outliers,
     positions,
     probes,
-    restored,
     smoothing,
     summary,
 )
@@ -41,8 +40,8 @@ from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell, RepairColumn
 
 COLUMNS: tuple[Column, ...] = (
-    *outliers.COLUMNS[:4], *restored.COLUMNS, *attention.COLUMNS, *boxes.COLUMNS, *masks.COLUMNS, *int8.COLUMNS,
-    *positions.COLUMNS, *outliers.COLUMNS[4:], *summary.COLUMNS, *heads.COLUMNS, *probes.COLUMNS, *smoothing.COLUMNS,
+    *outliers.COLUMNS[:6], *attention.COLUMNS, *boxes.COLUMNS, *masks.COLUMNS, *int8.COLUMNS,
+    *positions.COLUMNS, *outliers.COLUMNS[6:], *summary.COLUMNS, *heads.COLUMNS, *probes.COLUMNS, *smoothing.COLUMNS,
 )  # fmt: skip
 SHOWN = 4  # images whose maps are kept
 

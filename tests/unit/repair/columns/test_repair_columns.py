@@ -28,9 +28,8 @@ from vitreg.repair.columns.data import labels_of, read_labels
 from vitreg.repair.columns.heads import mcnemar
 from vitreg.repair.columns.int8 import in_int8, linears, rounded, weights_rounded
 from vitreg.repair.columns.logits import classifies, logits_of
-from vitreg.repair.columns.outliers import medians
+from vitreg.repair.columns.outliers import cosines, medians
 from vitreg.repair.columns.positions import permutation_null, symmetries
-from vitreg.repair.columns.restored import cosines
 from vitreg.repair.columns.smoothing import effective_rank, mean_cosine
 from vitreg.repair.columns.summary import shared_neighbours
 from vitreg.repair.table.controls import AsGiven
