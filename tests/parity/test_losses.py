@@ -1,128 +1,27 @@
-"""Every loss against its docstring's loop as code, in float64, value and gradient; against timm and open_clip; and two
-processes against one."""
+"""Every loss against its docstring's loop as code, in float64, value and gradient; and against timm and open_clip."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from tests.apart import on_two
+from tests.parity.loss_loops import (
+    distribution,
+    entropy,
+    loop_binary,
+    loop_clip,
+    loop_cls,
+    loop_decorrelation,
+    loop_koleo,
+    loop_mae,
+    randn,
+    same,
+    unit,
+)
 
 from vitreg.errors import UserError
-from vitreg.machine.reduce import gather_over_processes, max_over_processes, sum_over_processes
 from vitreg.recipes import losses
 from vitreg.recipes.masking import masks_weight
 from vitreg.recipes.self_distill import targets
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def distribution(*shape, seed=0):
-    return torch.softmax(3 * randn(*shape, seed=seed), dim=-1)
-
-
-def unit(x):
-    return torch.nn.functional.normalize(x, dim=-1)
-
-
-def same(loss, loop, *inputs):
-    """Value and gradient of a loss are those of the loop, in every input that is trained."""
-    results = []
-    for function in (loss, loop):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        value = function(*leaves)
-        results.append((value.detach(), *torch.autograd.grad(value, leaves)))
-    assert results[0][0].dtype == torch.float64
-    assert results[0][1].abs().sum() > 0, "a loss without gradient would make this test empty"
-    for mine, wanted in zip(*results, strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-11)
-
-
-# The loops.
-
-
-def softmax(scores):
-    weights = [torch.exp(s) for s in scores]
-    return [w / sum(weights) for w in weights]
-
-
-def entropy(target, logits, temperature=1.0):
-    return -sum(t * torch.log(p) for t, p in zip(target, softmax(logits / temperature), strict=True))
-
-
-def loop_binary(logits, wanted):
-    loss = 0
-    for b in range(len(logits)):
-        for c in range(logits.shape[1]):
-            p = 1 / (1 + torch.exp(-logits[b, c]))
-            loss += -torch.log(p if wanted[b, c] > 0 else 1 - p) / logits.numel()
-    return loss
-
-
-def loop_clip(images, texts, scale):
-    loss, N = 0, len(images)
-    for i in range(N):
-        loss += -torch.log(softmax([scale * images[i] @ texts[j] for j in range(N)])[i]) / (2 * N)
-        loss += -torch.log(softmax([scale * texts[i] @ images[j] for j in range(N)])[i]) / (2 * N)
-    return loss
-
-
-def loop_cls(student, teacher, temperature):
-    V, B, G = *student.shape[:2], len(teacher)
-    parts = {"local": 0 * student.sum(), "global": 0 * student.sum()}
-    pairs = [(v, g) for v in range(V) for g in range(G) if v != g]
-    for v, g in pairs:
-        term = sum(entropy(teacher[g, b], student[v, b], temperature) for b in range(B)) / B / len(pairs)
-        parts["global" if v < G else "local"] += term
-    return parts["local"], parts["global"]
-
-
-def loop_koleo(x, group, eps=1e-8):
-    loss, rows = 0, [row / row.norm() for row in x]
-    for i in range(len(rows)):
-        start = i // group * group
-        j = max((j for j in range(start, start + group) if j != i), key=lambda j, i=i: rows[i] @ rows[j])
-        loss += -torch.log((rows[i] - rows[j] + eps).norm() + eps) / len(rows)
-    return loss
-
-
-def loop_decorrelation(registers):
-    B, R, _ = registers.shape
-    loss = 0
-    for b in range(B):
-        for i in range(R):
-            for j in range(R):
-                if i != j:
-                    x, y = registers[b, i], registers[b, j]
-                    loss += (x @ y / (x.norm() * y.norm())) ** 2 / (B * R * (R - 1))
-    return loss
-
-
-def loop_mae(prediction, pixels, hidden, norm_pixels):
-    errors = []
-    for b, i in hidden.nonzero().tolist():
-        wanted = pixels[b, i]
-        if norm_pixels:
-            variance = ((wanted - wanted.mean()) ** 2).sum() / (len(wanted) - 1)
-            wanted = (wanted - wanted.mean()) / (variance + 1e-6) ** 0.5
-        errors.append(((prediction[b, i] - wanted) ** 2).mean())
-    return sum(errors) / len(errors)
-
-
-def loop_sinkhorn(logits, temperature, iterations=3):
-    N, K = logits.shape
-    Q = torch.exp(logits / temperature)
-    Q = Q / Q.sum()
-    for _ in range(iterations):
-        for k in range(K):
-            Q[:, k] = Q[:, k] / Q[:, k].sum() / K
-        for n in range(N):
-            Q[n] = Q[n] / Q[n].sum() / N
-    return N * Q
-
 
 # Losses with labels and texts.
 
@@ -294,64 +193,6 @@ def test_mae_loss_is_the_loop(norm_pixels):
     )
 
 
-# What the teacher wants.
-
-LOGITS = torch.tensor([[1.0, 2, 0], [0, 1, 3], [2, 0, 1], [1, 1, 1]])
-SPREAD = torch.tensor(
-    [
-        [0.107309, 0.887361, 0.00533],
-        [0.006357, 0.052563, 0.94108],
-        [0.934438, 0.019153, 0.046409],
-        [0.402238, 0.45015, 0.147613],
-    ]
-)
-
-
-def test_sinkhorn_has_the_golden_value():
-    torch.testing.assert_close(targets.sinkhorn(LOGITS, 0.5), SPREAD, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_sinkhorn_is_the_loop_and_leaves_its_input(iterations):
-    logits = randn(7, 5)
-    found = targets.sinkhorn(logits, 0.3, iterations)
-    torch.testing.assert_close(found, loop_sinkhorn(logits, 0.3, iterations), rtol=1e-12, atol=1e-15)
-    assert torch.equal(logits, randn(7, 5))
-
-
-def test_sinkhorn_survives_what_overflows_and_what_vanishes():
-    torch.testing.assert_close(targets.sinkhorn(LOGITS + 1e4, 0.5), SPREAD, rtol=0, atol=1e-5)
-    far = LOGITS.double() / 0.5 + torch.tensor([0.0, 0.0, -300.0])  # exp(-300) is 0 in float32
-    found = targets.sinkhorn(far.float(), 1.0)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found.double(), loop_sinkhorn(far, 1.0), rtol=1e-4, atol=1e-6)
-
-
-def test_sinkhorn_balances_when_it_may_go_on():
-    found = targets.sinkhorn(randn(12, 4), 0.5, iterations=200)
-    torch.testing.assert_close(found.sum(0), torch.full((4,), 3.0).double())
-    torch.testing.assert_close(found.sum(1), torch.ones(12).double())
-
-
-def test_sinkhorn_of_nothing_is_nothing():
-    assert targets.sinkhorn(torch.empty(0, 5), 0.1).shape == (0, 5)
-
-
-def test_softmax_centring_is_the_loop():
-    logits, centre = randn(3, 5), randn(5, seed=1)
-    loop = torch.stack([torch.stack(softmax((z - centre) / 0.2)) for z in logits])
-    torch.testing.assert_close(targets.softmax_centring(logits, centre, 0.2), loop)
-
-
-def test_the_centre_is_a_running_mean():
-    centre = torch.zeros(3)
-    for step in range(1, 4):
-        centre = targets.update_centre(centre, LOGITS.sum(0), torch.tensor(4.0))
-        torch.testing.assert_close(centre, (1 - 0.9**step) * LOGITS.mean(0))
-    torch.testing.assert_close(targets.update_centre(centre, LOGITS.sum(0), torch.tensor(4.0), 0.0), LOGITS.mean(0))
-    assert torch.equal(targets.update_centre(centre, torch.zeros(3), torch.tensor(0.0)), centre)
-
-
 # Half precision.
 
 CASES = {
@@ -377,84 +218,3 @@ def test_losses_are_computed_in_full_precision(name):
         found = CASES[name](x, y)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
-
-
-# Two processes. They take seconds to import torch, so these tests are slow.
-
-PATCHES = (5, 2)  # masked patches of each process: not as many
-
-
-def share(rank, folder):
-    """One of two processes. Gradients are averaged as DDP does."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    own, found = slice(4 * rank, 4 * rank + 4), {}
-    weights, pixels, words, log_scale = clip_setting()
-    features = unit(pixels[own] @ weights[0]), unit(words[own] @ weights[1])
-    loss, top1 = losses.clip_loss(*features, log_scale.exp())
-    found["clip"] = [loss.detach(), top1, *torch.autograd.grad(loss, [*weights, log_scale])]
-    for value in found["clip"]:
-        dist.all_reduce(value)
-        value /= 2
-    logits = randn(sum(PATCHES), 6, seed=9).split(PATCHES)[rank]
-    found["sinkhorn"] = targets.sinkhorn(logits, 0.2)
-    found["sinkhorn_alone"] = targets.sinkhorn(logits if rank == 0 else logits[:0], 0.2)
-    count = torch.tensor(float(len(logits)))
-    found["centre"] = targets.update_centre(torch.ones(6).double(), logits.sum(0), count)
-    found["official_centre"] = targets.update_centre(torch.ones(6).double(), logits.mean(0), torch.tensor(1.0))
-    x = torch.tensor([rank + 1.0, 5.0 - rank])
-    found["reduced"] = [sum_over_processes(x), max_over_processes(x), x]
-    gathered = gather_over_processes(x.requires_grad_())
-    (rank * gathered + gathered**2).sum().backward()
-    found["gathered"] = [gathered.detach(), x.grad]
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def clip_setting():
-    weights = [randn(5, 3, seed=seed).requires_grad_() for seed in (3, 4)]
-    return weights, randn(8, 5, seed=5), randn(8, 5, seed=6), torch.tensor([1.7]).double().requires_grad_()
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("processes")
-    on_two(share, folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-def test_clip_on_two_processes_is_clip_on_one(two):
-    weights, pixels, words, log_scale = clip_setting()
-    features = unit(pixels @ weights[0]), unit(words @ weights[1])
-    loss = loop_clip(*features, log_scale.exp()).sum()
-    nearest = (features[0] @ features[1].T).argmax(1) == torch.arange(8)
-    wanted = [loss.detach(), nearest.float().mean(), *torch.autograd.grad(loss, [*weights, log_scale])]
-    for process in two:
-        for mine, reference in zip(process["clip"], wanted, strict=True):
-            torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
-
-
-def test_targets_on_two_processes_are_those_on_one(two):
-    logits = randn(sum(PATCHES), 6, seed=9)
-    torch.testing.assert_close(torch.cat([p["sinkhorn"] for p in two]), loop_sinkhorn(logits, 0.2))
-    alone = loop_sinkhorn(logits[: PATCHES[0]], 0.2)
-    torch.testing.assert_close(torch.cat([p["sinkhorn_alone"] for p in two]), alone)
-    for process in two:
-        torch.testing.assert_close(process["centre"], 0.9 + 0.1 * logits.mean(0))
-        means = torch.stack([part.mean(0) for part in logits.split(PATCHES)])
-        torch.testing.assert_close(process["official_centre"], 0.9 + 0.1 * means.mean(0))
-
-
-def test_reductions(two):
-    for rank, process in enumerate(two):
-        values = [v.tolist() for v in process["reduced"]]
-        assert values == [[3.0, 9.0], [2.0, 5.0], [rank + 1.0, 5.0 - rank]], "the last is left as it was"
-        gathered, gradient = process["gathered"]
-        assert gathered.tolist() == [1.0, 5.0, 2.0, 4.0]
-        own = torch.tensor([rank + 1.0, 5.0 - rank])
-        assert gradient.tolist() == (1 + 4 * own).tolist()  # of both losses: 0 + 2x, and 1 + 2x
-
-
-def test_one_process_needs_no_group():
-    x = randn(3, 2)
-    for reduce in (sum_over_processes, max_over_processes, gather_over_processes):
-        assert torch.equal(reduce(x), x)

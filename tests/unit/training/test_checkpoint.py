@@ -1,51 +1,20 @@
 """A checkpoint is there as a whole or not at all, comes back bit for bit, and a damaged one is noticed."""
 
-import errno
 import json
 import os
-import resource
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
+from tests.unit.training.saved import flip, is_whole, names, save, weights
 
-from vitreg.backbones.loading.load import load
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
-from vitreg.models.settings import ModelConfig
-from vitreg.models.vit import VisionTransformer
-from vitreg.recipes.parameters import ParamGroup
-from vitreg.recipes.settings import OptimConfig
 from vitreg.training import checkpoint
-from vitreg.training.checkpoint import OptimizerState, SaveError
-from vitreg.training.optim import build_optimizer
-from vitreg.training.parallel import wrap
+from vitreg.training.checkpoint import OptimizerState
 from vitreg.training.tensors import read_tensors, write_tensors
-
-
-def weights(step, size=64):
-    return {"layer.weight": torch.full((size, 4), float(step)), "layer.bias": torch.arange(4) + step}
-
-
-def save(run, step, *, keep=2, size=64, **more):
-    moments = OptimizerState({"layer.weight/exp_avg": torch.full((size, 4), -float(step))})
-    return checkpoint.save(run, weights(step, size), moments, {"step": step, **more}, keep)
-
-
-def names(run):
-    return sorted(path.name for path in (run / "checkpoints").iterdir())
-
-
-def is_whole(loaded):
-    expected = weights(loaded.step, len(loaded.model["layer.weight"]))
-    moments = loaded.optimizer.tensors["layer.weight/exp_avg"]
-    return all(torch.equal(loaded.model[k], v) for k, v in expected.items()) and bool((moments == -loaded.step).all())
-
 
 # What is written
 
@@ -214,12 +183,6 @@ def test_steps_beyond_eight_digits_are_in_order(tmp_path):
 # Damage
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) * 3 // 4] ^= 4
-    path.write_bytes(data)
-
-
 def change_a_digit(path):
     text = path.read_text()
     assert text.count('"skipped": 5') == 1
@@ -271,196 +234,6 @@ def test_processes_that_see_different_folders_do_not_go_on(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(UserError, match="different checkpoints"):
         checkpoint.load_newest(tmp_path, Elsewhere(0, 2))
-
-
-# Death and full disks
-
-
-class Killed(BaseException):
-    """Nothing runs after it, not even what tidies up."""
-
-
-def killed_at(monkeypatch, count):
-    """Let the process die at the n-th call that changes the disk."""
-    calls = iter(range(1, 10_000))
-
-    def fatal(real):
-        def call(*args, **kwargs):
-            if next(calls) >= count:
-                raise Killed
-            return real(*args, **kwargs)
-
-        return call
-
-    for owner, name in [(os, "fsync"), (Path, "rename"), (Path, "mkdir"), (Path, "open"), (shutil, "rmtree")]:
-        monkeypatch.setattr(owner, name, fatal(getattr(owner, name)))
-
-
-@pytest.mark.parametrize("step", [2, 1], ids=["a new step", "the same step again"])
-def test_killed_at_any_moment_a_whole_checkpoint_is_left(tmp_path, step):
-    outcomes = []
-    for count in range(1, 100):
-        run = tmp_path / str(count)
-        save(run, 1, keep=1)
-        with pytest.MonkeyPatch.context() as patched:
-            killed_at(patched, count)
-            try:
-                save(run, step, keep=1)
-                died = False
-            except Killed:
-                died = True
-        loaded = checkpoint.load_newest(run)
-        assert is_whole(loaded)
-        outcomes.append(loaded.step)
-        assert is_whole(checkpoint.load_newest(run))
-        save(run, 3, keep=1)
-        assert names(run) == ["step-00000003"]
-        if not died:
-            break
-    assert count > 10  # it died in many places,
-    assert outcomes[0] == 1  # the first before anything was there,
-    assert outcomes[-1] == step  # and once not at all
-    assert sorted(outcomes) == outcomes
-
-
-def test_a_real_kill_leaves_the_last_checkpoint(tmp_path):
-    save(tmp_path, 1)
-    child = os.fork()
-    if child == 0:
-        real = os.fsync
-        os.fsync = lambda handle: (real(handle), os.kill(os.getpid(), signal.SIGKILL))
-        save(tmp_path, 2)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    assert names(tmp_path) == [".step-00000002.part", "step-00000001"]
-    assert checkpoint.load_newest(tmp_path).step == 1
-    checkpoint.clean(tmp_path)
-    assert names(tmp_path) == ["step-00000001"]
-
-
-def assert_the_first_one_is_left(run, size=64):
-    with pytest.raises(SaveError, match=r"cannot write the checkpoint of step 2 .*step-00000001 is untouched") as error:
-        save(run, 2, size=size)
-    assert names(run) == ["step-00000001"]
-    assert is_whole(checkpoint.load_newest(run))
-    return str(error.value)
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_and_no_remains(tmp_path, monkeypatch):
-    save(tmp_path, 1)
-
-    def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        assert "No space left on device" in assert_the_first_one_is_left(tmp_path)
-    assert save(tmp_path, 2).is_dir()
-
-
-def test_bytes_lost_without_a_word_are_noticed(tmp_path, monkeypatch):
-    save(tmp_path, 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", lambda handle: os.ftruncate(handle, 10))
-        assert "only 10 of" in assert_the_first_one_is_left(tmp_path)
-
-
-def test_a_write_the_system_cuts_short_is_an_error(tmp_path):
-    save(tmp_path, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # a write across the limit is short, the next fails
-    try:
-        assert_the_first_one_is_left(tmp_path, size=50_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_disk_that_is_really_full(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this system lets nobody mount a small disk")
-    try:
-        save(disk, 1)
-        assert "No space left on device" in assert_the_first_one_is_left(disk, size=50_000)
-        assert save(disk, 2).is_dir()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-# Optimisers
-
-
-def train(name, steps, resumed=None):
-    """A few steps of a small network; returns its weights, its moments, and what a checkpoint of it holds."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
-    names, params = zip(*model.named_parameters(), strict=True)
-    groups = [ParamGroup(names[:2], params[:2]), ParamGroup(names[2:], params[2:], module="head")]
-    optimizer = build_optimizer(groups, OptimConfig(name=name))
-    wrapped = wrap(model, "none", torch.device("cpu"), torch.float32)
-    start = 0
-    if resumed is not None:
-        start = resumed.step
-        wrapped.load(resumed.model)
-        wrapped.load_optimizer(optimizer, groups, resumed.optimizer)
-    for step in range(start, steps):
-        for options in optimizer.param_groups:
-            options["lr"] = 0.01
-        draw = torch.Generator().manual_seed(step)
-        model(torch.randn(8, 5, generator=draw)).pow(2).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return wrapped, optimizer, groups
-
-
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, name):
-    wrapped, optimizer, groups = train(name, 3)
-    checkpoint.save(tmp_path, wrapped.state(), wrapped.optimizer_state(optimizer, groups), {"step": 3}, 1)
-    (straight, one, groups), (resumed, other, _) = train(name, 6), train(name, 6, checkpoint.load_newest(tmp_path))
-    assert all(torch.equal(value, straight.state()[key]) for key, value in resumed.state().items())
-    moments, again = straight.optimizer_state(one, groups), resumed.optimizer_state(other, groups)
-    assert len(moments.tensors) == {"adamw": 6 * 3, "lamb": 6 * 2 + 2}[name]  # LAMB counts steps by group
-    assert moments.tensors.keys() == again.tensors.keys()
-    for key, value in moments.tensors.items():
-        assert again.tensors[key].dtype == value.dtype
-        assert torch.equal(again.tensors[key], value)
-
-
-def test_weights_and_moments_of_another_recipe_are_a_users_mistake():
-    wrapped, optimizer, groups = train("adamw", 1)
-    state, moments = wrapped.state(), wrapped.optimizer_state(optimizer, groups)
-    with pytest.raises(UserError, match=r"1 tensors do not fit, such as 0\.bias"):
-        wrapped.load({key: value for key, value in state.items() if key != "0.bias"})
-    with pytest.raises(UserError, match=r"0\.bias"):
-        wrapped.load(state | {"0.bias": torch.zeros(9)})
-    with pytest.raises(UserError, match=r"1\.weight, 1\.bias|1\.bias, 1\.weight"):
-        wrapped.load_optimizer(optimizer, groups[:1], moments)
-
-
-# Publishing
-
-
-def test_a_published_backbone_is_loaded_by_scan(tmp_path):
-    config = ModelConfig(width=32, depth=2, heads=2, image_size=32, registers=3, register_positions=True)
-    torch.manual_seed(1)
-    vit = VisionTransformer(**config.arguments()).eval()
-    nn.init.normal_(vit.reg_pos)
-    for _ in range(2):  # a later one takes its place
-        checkpoint.publish(
-            tmp_path, vit.published_state(), {"model": config.published_arguments(), "train": {"optim": {"lr": 0.1}}}
-        )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".vitreg.json", "config.json", "model.safetensors"]
-    assert json.loads((tmp_path / "config.json").read_text())["train"] == {"optim": {"lr": 0.1}}
-    images = torch.randn(2, 3, 32, 32)
-    again = load(f"run:{tmp_path}", device="cpu", precision="fp32").module
-    torch.testing.assert_close(again.forward_features(images), vit.forward_features(images))
-    with pytest.raises(ValueError, match="model"):
-        checkpoint.publish(tmp_path, vit.published_state(), {})
 
 
 FOREIGN_STATES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from vitreg.models.planted import KINDS, build
 from vitreg.models.vit import VisionTransformer
 
 TINY = {"image_size": 32, "patch": 8, "width": 32, "depth": 2, "heads": 2}
-
 # A torch.hub repository of a ViT, as small as it can be: timm's class stands for the repository's own code.
 HUBCONF = """
 dependencies = ["torch", "timm"]
@@ -157,129 +155,6 @@ def test_a_local_hub_clone_loads_by_entry(tmp_path):
         load("hub:/not/there:entry")
 
 
-@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "ViT", "CLIPVision", "ViTMAE"])
-def test_a_transformers_folder_loads(kind, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    config = getattr(transformers, f"{kind}Config")(**sizes)
-    model = getattr(transformers, f"{kind}Model")(config).eval()
-    model.save_pretrained(tmp_path)
-    backbone = load(f"hf:{tmp_path}", device="cpu", precision="fp32")
-    assert backbone.weights_sha256 == sha256_of_weights(model)
-    assert any("preprocessor_config.json" in note for note in backbone.notes)
-    if kind == "Dinov2WithRegisters":
-        images = torch.randn(1, 3, 32, 32)
-        torch.testing.assert_close(backbone(images).values, model(images).last_hidden_state)
-    processor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "crop_size": {"height": 24, "width": 32},
-        "do_center_crop": True,
-        "size": {"shortest_edge": 40},
-        "image_mean": [0.1, 0.2, 0.3],
-        "image_std": [0.4, 0.5, 0.6],
-        "resample": 2,
-    }
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    prepared = load(f"hf:{tmp_path}", device="cpu").preprocess
-    assert (prepared.size, prepared.resize, prepared.interpolation) == ((24, 32), 40, "bilinear")
-    assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert load(f"hf:{tmp_path}", random=True, device="cpu").weights_sha256 != backbone.weights_sha256
-
-
-def test_the_image_tower_of_a_transformers_clip_model_loads(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    text = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "vocab_size": 9,
-    }
-    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    config = transformers.CLIPConfig(vision_config=vision, text_config=text)
-    model = transformers.CLIPModel(config).eval()
-    model.save_pretrained(tmp_path)
-    backbone = load(f"hf:{tmp_path}", device="cpu", precision="fp32")
-    images = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        expected = model.vision_model(images).last_hidden_state
-    norm = backbone.anatomy.final_norm
-    torch.testing.assert_close(backbone(images).values, norm(expected))
-
-
-def test_unsafe_or_incomplete_transformers_folders_are_refused(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    model = transformers.ViTModel(config)
-    model.save_pretrained(tmp_path)
-    state = model.state_dict()
-    (tmp_path / "model.safetensors").unlink()
-    save_file(
-        {k: v for k, v in state.items() if "layernorm_after" not in k}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(UserError, match="lack 4 tensors of the model"):
-        load(f"hf:{tmp_path}", device="cpu")
-    (tmp_path / "model.safetensors").unlink()
-
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "pwned"),)
-
-    torch.save({"bomb": Bomb()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickled code"):
-        load(f"hf:{tmp_path}", device="cpu")
-    assert not (tmp_path / "pwned").exists()
-    (tmp_path / "config.json").write_text('{"model_type": "nothing-known"}')
-    with pytest.raises(UserError, match="not a model of the installed transformers"):
-        load(f"hf:{tmp_path}")
-    with pytest.raises(UserError, match="no folder /not/there"):
-        load("hf:/not/there")
-
-
-@pytest.mark.parametrize(
-    ("said", "refused"),
-    [
-        ({"num_hidden_layers": 1}, r"have 16 tensors that the model lacks \((vit\.)?layers\.1"),
-        ({"qkv_bias": False}, r"have 6 tensors that the model lacks \((vit\.)?layers\.0\.attention\.k_proj\.bias"),
-        ({}, None),
-    ],
-    ids=["fewer blocks", "no biases", "the truth"],
-)
-@pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"])
-def test_a_transformers_config_never_drops_weights_of_the_tower(kind, said, refused, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
-    config = transformers.ViTConfig(**sizes, num_hidden_layers=2, patch_size=16)
-    getattr(transformers, kind)(config).save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | said))
-    if refused is None:  # heads, decoders and mask tokens are no part of the tower
-        assert load(f"hf:{tmp_path}", device="cpu").depth == 2
-        return
-    with pytest.raises(UserError, match=refused):
-        load(f"hf:{tmp_path}", device="cpu")
-
-
-@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
-def test_a_config_of_images_and_texts_never_drops_blocks_of_the_image_tower(kind, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
-    config = getattr(transformers, f"{kind}Config")(
-        text_config=sizes | {"vocab_size": 100}, vision_config=sizes | {"image_size": 32, "patch_size": 16}
-    )
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
-    assert load(f"hf:{tmp_path}", device="cpu").depth == 2
-    file = tmp_path / "config.json"
-    saved = json.loads(file.read_text())
-    saved["vision_config"]["num_hidden_layers"] = 1
-    file.write_text(json.dumps(saved))
-    with pytest.raises(UserError, match="have 16 tensors that the model lacks"):
-        load(f"hf:{tmp_path}", device="cpu")
-
-
 @pytest.mark.parametrize("size", [(208, 240), (288, 288)], ids=["1 + 13*15 is 14*14", "another square"])
 def test_weights_at_the_size_that_the_user_names_give_the_features_of_the_model_at_that_size(size, tmp_path):
     source = timm.create_model("vit_tiny_patch16_224", img_size=size).eval()
@@ -355,60 +230,6 @@ def test_the_folder_of_a_run_needs_no_source_before_it(tmp_path, monkeypatch):
         assert bare.weights_sha256 == whole.weights_sha256
     monkeypatch.chdir(tmp_path)
     assert load("a:run").spec == "run:a:run"
-
-
-@pytest.mark.parametrize("random", [False, True])
-def test_a_folder_in_the_form_of_timm_is_loaded_by_timm(tmp_path, random):
-    torch.manual_seed(1)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
-    config = {
-        "architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": {"img_size": 32, "depth": 2},
-        "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"},
-    }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load(f"timm:local-dir:{tmp_path}", random=random, precision="fp32")
-    assert (loaded.depth, loaded.preprocess.size, loaded.preprocess.mean) == (2, (32, 32), (0.1, 0.2, 0.3))
-    images = torch.randn(2, 3, 32, 32)
-    same = torch.allclose(loaded(images).values, model.eval().forward_features(images), atol=1e-5)
-    assert same == (not random)
-
-
-@pytest.mark.parametrize(
-    ("config", "spec", "message"),
-    [
-        (None, "timm:local-dir:{}", "has no config.json, so it is no folder of a timm model"),
-        ({"model_type": "dinov2"}, "timm:local-dir:{}", "names no architecture of timm. Did you mean 'hf:"),
-        ({"schema": "vitreg.run/1"}, "timm:local-dir:{}", "names no architecture of timm. Did you mean 'run:"),
-        ({"architecture": "vit_tinny_patch16_224"}, "timm:local-dir:{}", "Did you mean 'vit_tiny_patch16_224'"),
-        ({"architecture": "vit_tiny_patch16_224", "model_args": {"depht": 2}}, "timm:local-dir:{}", "timm cannot build"),
-        ({"architecture": "vit_tiny_patch16_224"}, "timm:local-dir:{}", "timm cannot build .*No suitable checkpoints"),
-        ({"architecture": "resnet18"}, "timm:local-dir:{}", "ResNet is not a Vision Transformer"),
-        ({"architecture": "vit_tiny_patch16_224"}, "{}", "Did you mean 'timm:local-dir:"),
-        ({"architecture": "vit_tiny_patch16_224"}, "local-dir:{}", "Did you mean 'timm:local-dir:"),
-        (None, "timm:local-dri:{}", "Did you mean 'local-dir:'"),
-        (None, "timm:local-dir:", "names no folder"),
-    ],
-)  # fmt: skip
-def test_a_folder_that_timm_cannot_build_is_one_sentence(tmp_path, config, spec, message):
-    if config is not None:
-        (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=message) as caught:
-        load(spec.format(tmp_path))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_repository_in_the_form_of_timm_is_asked_of_the_hub(monkeypatch):
-    asked = []
-
-    def create_model(name, pretrained=False, **_):
-        asked.append((name, pretrained))
-        raise OSError("no connection")
-
-    monkeypatch.setattr(timm, "create_model", create_model)
-    with pytest.raises(UserError, match="could not fetch the weights of timm:hf-hub:someone/a-vit"):
-        load("timm:hf-hub:someone/a-vit")
-    assert asked == [("hf-hub:someone/a-vit", False)]  # its settings, before any weights
 
 
 def test_a_folder_or_file_without_a_source_says_which(tmp_path):

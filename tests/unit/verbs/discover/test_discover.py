@@ -1,102 +1,24 @@
+"""`discover` finds the boxes of the published steps, and a sweep says what single runs say."""
+
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.ndimage
 import torch
 from PIL import Image
+from tests.unit.verbs.discover.by_hand import PREPROCESS, QUICK, SIZES, corner, keys_by_hand, lost_by_hand, vit
 from threadpoolctl import threadpool_info
-from timm.models.vision_transformer import VisionTransformer
 from torchvision.ops import box_iou
 
 from vitreg.backbones.backbone import Backbone
-from vitreg.data import Preprocess
 from vitreg.discovery.chance import PLAIN
 from vitreg.errors import UserError
 from vitreg.results import DiscoverResult
-from vitreg.verbs.discover import model as discover_model
-from vitreg.verbs.discover.judge import SHARES, Judge
-from vitreg.verbs.discover.model import DiscoverModel, Photograph
-from vitreg.verbs.discover.search import Found, Search, one_blas_thread
+from vitreg.verbs.discover.model import DiscoverModel
+from vitreg.verbs.discover.search import one_blas_thread
 from vitreg.verbs.discover.setting import Bias, Setting, Sweep, read_settings
 from vitreg.verbs.discover.verb import DiscoverOptions, discover, summary
-
-PREPROCESS = Preprocess((32, 32), 32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
-QUICK = DiscoverOptions(pictures=0, steps=0)
-SIZES = [(40, 61), (33, 48), (64, 50), (40, 56), (17, 90)]  # height, width; only some are multiples of the patch
-
-
-def vit(**changes):
-    torch.manual_seed(0)
-    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0}
-    model = VisionTransformer(**(settings | {"reg_tokens": 3, "dynamic_img_size": True} | changes)).eval()
-    with torch.no_grad():
-        model.reg_token.normal_() if changes.get("reg_tokens", 3) else None
-    return model
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return Backbone(vit(), preprocess=PREPROCESS)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number, (height, width) in enumerate(SIZES):
-        pixels = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
-        pixels[height // 4 : height // 2, width // 4 : width // 2] += 150
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture
-def truth(tmp_path):
-    """Boxes around the bright part of all images but the last."""
-    images = [{"id": n, "file_name": f"{n}.png", "height": h, "width": w} for n, (h, w) in enumerate(SIZES[:-1])]
-    boxes = [{"image_id": n, "bbox": [w // 4, h // 4, w // 4, h // 4]} for n, (h, w) in enumerate(SIZES[:-1])]
-    path = tmp_path / "boxes.json"
-    path.write_text(json.dumps({"images": images, "annotations": boxes}))
-    return path
-
-
-def keys_by_hand(model, path):
-    """Original size, normalised, zeros below and to the right, k of the last projection, 1 + 3 tokens dropped."""
-    pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1).double() / 255
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (PREPROCESS.mean, PREPROCESS.std))
-    height, width = pixels.shape[1:]
-    padded = torch.zeros(3, math.ceil(height / 8) * 8, math.ceil(width / 8) * 8, dtype=torch.float64)
-    padded[:, :height, :width] = (pixels - mean) / std
-    kept = []
-    handle = model.blocks[-1].attn.qkv.register_forward_hook(lambda module, given, output: kept.append(output))
-    with torch.no_grad():
-        model(padded[None].float())
-    handle.remove()
-    return kept[0][0, 4:, 32:64].double(), (padded.shape[1] // 8, padded.shape[2] // 8)
-
-
-def lost_by_hand(features, grid, size, bias=0.0):
-    """The official code of LOST, as a loop."""
-    gram = (features @ features.T + bias).numpy()
-    count = len(gram)
-    degree = np.array([sum(gram[p, q] > 0 for q in range(count) if q != p) for p in range(count)])
-    order = sorted(range(count), key=lambda p: degree[p])
-    similars = [p for p in order[:100] if gram[order[0], p] > 0]
-    mask = sum(gram[p] for p in similars).reshape(grid) > 0
-    labels, _ = scipy.ndimage.label(mask)
-    rows, cols = np.nonzero(labels == labels.flat[order[0]])
-    return [
-        cols.min() * 8, rows.min() * 8, min((cols.max() + 1) * 8, size[1]), min((rows.max() + 1) * 8, size[0])
-    ]  # fmt: skip
-
-
-def corner(box):
-    x, y, width, height = box
-    return [x, y, x + width, y + height]
 
 
 def test_boxes_and_corloc_are_those_of_the_published_steps(backbone, photos, truth, tmp_path):
@@ -190,102 +112,6 @@ def test_a_resized_image_gets_its_box_in_its_own_pixels(backbone, photos, tmp_pa
     assert max(corner(a["bbox"])[3] for a in document["annotations"]) > 24  # no box of 16 pixels reaches there
 
 
-def test_a_model_of_one_size_asks_for_it(photos):
-    fixed = Backbone(vit(), preprocess=PREPROCESS)
-    fixed.anatomy = replace(fixed.anatomy, resizable=False)
-    with pytest.raises(UserError, match=r"size 32x32"):
-        discover(fixed, photos)
-    assert discover(fixed, photos, options=DiscoverOptions(size=(32, 32))).images.seen == 5
-
-
-def test_an_image_of_too_many_patches_is_left_out_with_its_reason(backbone, photos, monkeypatch):
-    monkeypatch.setattr(discover_model, "MAX_PATCHES", 40)
-    result = discover(backbone, photos)
-    assert result.images.seen == 4  # 64 x 50 makes 8 x 7 patches
-    (skipped,) = result.images.skipped
-    assert "2.png" in skipped.name
-    assert "50x64 px are 56 patches" in skipped.reason
-    assert "--size" in skipped.reason
-
-
-def test_ctrl_c_keeps_what_is_there_and_says_so(backbone, photos, truth, tmp_path, monkeypatch):
-    prepare = DiscoverModel.prepare
-    calls = []
-
-    def stop(self, image):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return prepare(self, image)
-
-    monkeypatch.setattr(DiscoverModel, "prepare", stop)
-    result = discover(backbone, photos, boxes=truth, out=tmp_path / "out", options=QUICK)
-    assert (result.images.seen, result.images.planned, result.images.interrupted) == (2, 5, True)
-    assert summary(result).startswith("Stopped after 2 of 5 images.")
-    assert len(json.loads((tmp_path / "out" / "boxes.json").read_text())["images"]) == 2
-    calls[:] = [1, 1]
-    with pytest.raises(UserError, match="nothing was written"):
-        discover(backbone, photos, out=tmp_path / "empty")
-    assert not (tmp_path / "empty").exists()
-
-
-def test_a_disk_that_is_full_when_pictures_are_drawn_leaves_the_new_record_whole(
-    backbone, photos, tmp_path, monkeypatch
-):
-    out = tmp_path / "out"
-    discover(backbone, photos, out=out)
-
-    def full(sheet, path):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"half a picture")
-        raise UserError(f"cannot write {path}: No space left on device.")
-
-    monkeypatch.setattr("vitreg.report.sheets.sheet.save", full)
-    with pytest.raises(UserError, match="No space"):
-        discover(backbone, photos, out=out, options=DiscoverOptions(limit=2))
-    assert {path.name for path in out.rglob("*")} == {"result.json", "boxes.json", ".vitreg.json"}
-    assert json.loads((out / "result.json").read_text())["images"]["seen"] == 2
-
-
-def test_boxes_of_another_resolution_leave_the_image_out(backbone, photos, truth):
-    Image.new("RGB", (61, 80)).save(photos / "0.png")
-    result = discover(backbone, photos, boxes=truth)
-    assert (result.corloc.images, result.images.seen) == (3, 4)
-    assert "boxes are for 61x40 px, the picture has 61x80 px" in result.images.skipped[0].reason
-
-
-@pytest.mark.parametrize(
-    ("orientation", "size", "kept"),
-    [(1, (40, 61), True), (2, (40, 61), False), (3, (40, 61), False), (4, (40, 61), False)]
-    + [(o, (40, 61), True) for o in (5, 6, 7, 8)]
-    + [(o, (48, 48), False) for o in (2, 5, 6, 7, 8)],
-)
-def test_boxes_that_may_be_of_the_picture_before_it_was_turned_leave_it_out(
-    backbone, tmp_path, orientation, size, kept
-):
-    (tmp_path / "photos").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    height, width = size if orientation < 5 else size[::-1]
-    Image.effect_noise((width, height), 60).convert("RGB").save(tmp_path / "photos" / "0.jpg", exif=exif)
-    Image.effect_noise((60, 40), 60).convert("RGB").save(tmp_path / "photos" / "1.jpg")
-    images = [{"id": 0, "file_name": "0.jpg", "height": size[0], "width": size[1]}]
-    images += [{"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}]
-    boxes = [{"image_id": number, "bbox": [2, 3, 20, 20]} for number in (0, 1)]
-    (tmp_path / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes}))
-    result = discover(backbone, tmp_path / "photos", boxes=tmp_path / "boxes.json")
-    assert result.images.seen == 1 + kept
-    assert [f"EXIF orientation {orientation} turns it" in skipped.reason for skipped in result.images.skipped] == (
-        [] if kept else [True]
-    )
-
-
-def test_few_images_have_the_interval_that_few_images_have(backbone, photos, truth):
-    result = discover(backbone, photos, boxes=truth, options=DiscoverOptions(limit=1))
-    assert (result.corloc.low, result.corloc.high) == pytest.approx((20.65, 100), abs=0.01)
-    assert "3 annotated images were not looked at." in result.notes
-
-
 @pytest.mark.parametrize("method", ["maskcut", pytest.param("tokencut", marks=OFTEN_TESTED)])
 def test_a_model_whose_patches_are_all_alike_finds_no_box_and_says_so(photos, truth, tmp_path, method):
     backbone = Backbone(vit(), preprocess=PREPROCESS)
@@ -343,95 +169,6 @@ def test_mistakes_are_said_in_one_sentence(backbone, photos, truth, tmp_path):
             discover(backbone, **arguments)
 
 
-def found(*boxes):
-    return [Found(boxes=(box,), scores=(0.5,), patches=4) for box in boxes]
-
-
-def judged_by_hand(width, height, boxes, true):
-    photograph = Photograph(np.zeros((height, width, 3), np.uint8), (height, width), np.zeros((2, 2, 3), np.uint8))
-    return Judge(None)(0, "a", photograph, found(*boxes), np.array(true, dtype=float))
-
-
-def test_overlaps_and_controls_agree_with_torchvision():
-    boxes, true = [(0.0, 0.0, 50.0, 50.0), (20.0, 10.0, 90.0, 80.0)], [(10, 10, 90, 70), (0, 0, 40, 60)]
-    row = judged_by_hand(100, 80, boxes, true)
-    expected = box_iou(torch.tensor(boxes), torch.tensor(true, dtype=torch.float32)).amax(1)
-    np.testing.assert_allclose(row.overlaps, expected, rtol=1e-5)
-    for share, overlap in zip([*SHARES, 1.0], row.controls, strict=True):
-        side = share**0.5
-        box = [50 - 50 * side, 40 - 40 * side, 50 + 50 * side, 40 + 40 * side]
-        best = box_iou(torch.tensor([box]), torch.tensor(true, dtype=torch.float32)).max()
-        assert overlap == pytest.approx(float(best), abs=1e-5)
-
-
-class Everything:
-    """Stands for a set of boxes that knows every image."""
-
-    source, convention, dropped = "set", "none", 0
-
-    def __init__(self, count):
-        self.count = count
-
-    def __len__(self):
-        return self.count
-
-    def find(self, name):
-        return name
-
-
-def test_boxes_of_a_single_patch_are_said():
-    row = judged_by_hand(10, 10, [(0.0, 0.0, 5.0, 5.0)], [(0, 0, 10, 10)])
-    alone = replace(row, patches=1)
-    for rows, said in (([alone, row, row, row], False), ([alone, alone, row], True)):
-        notes = Judge(None).verdict(rows, [Setting()]).notes
-        assert any("In 2 of 3 images the box is a single patch" in note for note in notes) == said
-
-
-def test_the_verdict_counts_warns_and_judges_halves():
-    hits = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [0, 0]])
-    base = judged_by_hand(10, 10, [(0.0, 0.0, 5.0, 5.0)], [(0, 0, 10, 10)])
-    rows = [replace(base, index=i, overlaps=np.where(h, 0.5, 0.49).astype(np.float32)) for i, h in enumerate(hits)]
-    settings = [Setting().resolved(3), Setting(feature="v").resolved(3)]
-    verdict = Judge(Everything(6)).verdict(rows, settings)
-    assert verdict.corloc.value == 50
-    assert verdict.corloc.low < 50 < verdict.corloc.high
-    assert verdict.controls["whole image"] == 100
-    (warning,) = (note for note in verdict.notes if note.startswith("WARNING"))
-    assert warning == (
-        "WARNING: the centre box of 50 % of the area (best of 9 shares) has 100.0 %, and looks at no image; 50.0 % says "
-        "nothing for the model."
-    )
-    # Even places choose the first setting, which never hits on odd ones; odd choose the second, which never hits on even.
-    assert verdict.sweep.halves == 0
-    assert Judge(Everything(6)).verdict(rows[:3], settings).sweep.halves is None
-
-
-def test_a_bias_is_read_and_written():
-    for text, bias in (
-        ("auto", Bias(None)), ("-0.4", Bias(-0.4)), ("0", Bias(0.0)), ("-20%", Bias(-0.2, True)), ("+5%", Bias(0.05, True)),
-    ):  # fmt: skip
-        assert Bias.read(text) == bias
-        assert Bias.read(str(bias)) == bias
-    for text in ("half", "", "--1", "1e999", "nan", "5 %"):
-        with pytest.raises(UserError, match="no bias"):
-            Bias.read(text)
-
-
-def test_a_relative_bias_is_a_share_of_the_mean_diagonal():
-    x = torch.randn(63, 8, generator=torch.Generator().manual_seed(0)) + 0.3
-    x.view(7, 9, 8)[1:5, 2:6] -= 2
-    pixels = np.indices((56, 72)).sum(0).astype(np.uint8)[..., None].repeat(3, axis=2)
-    photograph = Photograph(pixels, (56, 72), np.zeros((2, 2, 3), np.uint8))
-    diagonal = float((x @ x.T).diagonal().mean())
-    settings = [
-        Setting(layer=0, normalize="none", bias=bias) for bias in (Bias(-0.25, True), Bias(-0.25 * diagonal), Bias(0.0))
-    ]
-    search = Search(settings)
-    relative, absolute, none = search({("k", 0): x}, (7, 9), photograph, (8, 8))
-    assert (relative.boxes, relative.scores) == (absolute.boxes, absolute.scores)
-    assert relative.scores != none.scores
-
-
 @pytest.mark.parametrize("method", ["tokencut", *(pytest.param(m, marks=OFTEN_TESTED) for m in ("lost", "maskcut"))])
 def test_a_picture_of_one_colour_has_no_box_and_this_is_said(backbone, photos, tmp_path, method):
     """Its patches differ by their positions alone, and these hang together."""
@@ -483,31 +220,3 @@ def test_numpy_has_one_thread_while_cuts_are_made_and_torch_keeps_its_own():
         assert all(count == 1 for path, count in threads().items() if "numpy" in path or "scipy" in path)
         assert torch.get_num_threads() == of_torch
     assert threads() == before
-
-
-def test_words_become_settings():
-    assert read_settings() == (Setting(), None)
-    chosen, sweep = read_settings(feature="v,k", layer="-1,3", bias="-20%,auto", sweep=True)
-    assert chosen == Setting(feature="v", bias=Bias(-0.2, True))
-    assert sweep == Sweep(features=("v", "k"), layers=(-1, 3), biases=(Bias(-0.2, True), Bias(None)))
-    for words, says in (
-        ({"feature": "k,v"}, "add sweep"),
-        ({"feature": "key"}, "no feature 'key'"),
-        ({"normalize": "l3"}, "no normalisation 'l3'. Known: center"),
-        ({"method": "loss"}, "Did you mean 'lost'"),
-        ({"method": "tokencut", "bias": "0"}, "leave bias out"),
-        ({"layer": "last"}, "names no block"),
-    ):
-        with pytest.raises(UserError, match=says):
-            read_settings(**words)
-
-
-def test_a_grid_has_the_chosen_setting_first_and_none_twice():
-    chosen = Setting(feature="v", layer=11, normalize="l2", bias=Bias(0.0))
-    settings = Sweep().settings(chosen, 12)
-    assert settings[0] == chosen
-    assert len(settings) == len(set(settings)) == 3 * 4 * 3 * 7
-    assert {setting.layer for setting in settings} == {8, 9, 10, 11}
-    assert {setting.layer for setting in Sweep().settings(Setting(), 2)} == {0, 1}
-    cuts = Sweep().settings(Setting(method="tokencut"), 12)
-    assert len(cuts) == 3 * 4 * 2  # a cut compares by cosine in any case, and has no bias

@@ -1,70 +1,24 @@
-"""Edits of a running model: order, state, identity, gradients, threads; and nothing of them is left behind."""
+"""Edits of a running model: order, state, layouts, identity, threads; and nothing of them is left behind."""
 
 from __future__ import annotations
 
 import random
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.apart import apart
+from tests.unit.backbones.edits.small_edits import Extra, Scale, Shift
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, Capture, Edit, Place
 from vitreg.backbones.sites import IN_BLOCKS, SITES, Site
-from vitreg.backbones.trace import QKV
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
-from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
-
-
-@pytest.fixture
-def vit() -> VisionTransformer:
-    torch.manual_seed(0)
-    return VisionTransformer(32, 8, 24, 3, 3, registers=2)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-@dataclass(frozen=True)
-class Scale:
-    factor: float
-
-    def __call__(self, value: Any, _place: Place) -> Any:
-        if isinstance(value, QKV):
-            return replace(value, v=value.v * self.factor)
-        return value * self.factor
-
-
-@dataclass(frozen=True)
-class Shift:
-    by: Tensor
-
-    def __call__(self, value: Tensor, _place: Place) -> Tensor:
-        return value + self.by
-
-
-@dataclass(frozen=True)
-class Extra:
-    """Registers of zeros before the patches."""
-
-    count: int
-
-    def __call__(self, tokens: Tensor, place: Place) -> Tensor:
-        start = place.layout.patches.start
-        more = tokens.new_zeros(len(tokens), self.count, tokens.shape[2])
-        return torch.cat([tokens[:, :start], more, tokens[:, start:]], 1)
-
-    def layout(self, before: TokenLayout) -> TokenLayout:
-        return before.with_registers(self.count)
 
 
 def test_nested_edits_run_from_the_inner_model_outwards_and_those_of_a_set_in_their_order(vit, images) -> None:
@@ -159,75 +113,6 @@ def test_the_whole_call_may_run_several_times_within_its_edit(vit, images) -> No
     trace = edited.trace(images, Capture(hidden=[-1]))
     assert torch.equal(trace.final.values, wanted)
     assert torch.equal(trace.hidden(-1), scaled.trace(images, Capture(hidden=[-1])).hidden(-1))
-
-
-def test_the_mask_and_added_keys_do_what_attention_by_hand_does(vit, images) -> None:
-    generator = torch.Generator().manual_seed(3)
-    key, value = (torch.randn(1, 3, 2, 8, generator=generator).expand(2, -1, -1, -1) for _ in range(2))
-    bias = torch.randn(2, 3, 19, 21, generator=generator)
-    seen: dict[str, QKV] = {}
-
-    def edit(qkv: QKV, _place: Place) -> QKV:
-        seen["before"] = qkv
-        return qkv.with_keys(key, value).with_bias(bias)
-
-    trace = Backbone(vit).trace(images, Capture(qkv=[1], rows={1: list(range(19))}), [Edit("attention", 1, edit)])
-    q, k, v = seen["before"].q, torch.cat([seen["before"].k, key], 2), torch.cat([seen["before"].v, value], 2)
-    weights = (q.double() @ k.double().mT / 8**0.5 + bias.double()).softmax(-1)
-    rows = torch.cat([trace.attention(1, list(range(19))), trace.extra_attention(1, list(range(19)))], -1)
-    torch.testing.assert_close(rows.double(), weights, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(trace.qkv(1).attend().double(), weights @ v.double(), rtol=1e-4, atol=1e-5)
-
-
-def test_the_value_that_arrives_at_the_projection_is_that_of_the_edited_weights(vit, images) -> None:
-    def only_cls(weights: Tensor, _place: Place) -> Tensor:
-        return torch.zeros_like(weights).index_fill_(-1, torch.tensor([0]), 1.0)
-
-    seen: list[Tensor] = []
-    handle = vit.blocks[1].attn.proj.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
-    trace = Backbone(vit).trace(images, Capture(qkv=[1]), [Edit("weights", 1, only_cls)])
-    handle.remove()
-    cls_value = trace.qkv(1).v[:, :, :1].expand(-1, -1, 19, -1).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(seen[-1], cls_value)
-    assert torch.equal(trace.attention(1, [5])[..., 0], torch.ones(2, 3, 1))
-
-
-@pytest.mark.parametrize("site", SITES)
-def test_gradients_at_every_site_are_those_of_finite_differences(site, images) -> None:
-    torch.manual_seed(0)
-    backbone = Backbone(VisionTransformer(32, 8, 24, 3, 3, registers=2).double())
-    images, layer = images.double(), 1 if site in IN_BLOCKS else None
-    projection = torch.randn(2, 19, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-    def change(value: Any, place: Place, by: Tensor) -> Any:
-        if site == "forward":
-            assert place.run is not None
-            return place.run(value * by)
-        if isinstance(value, QKV):
-            return replace(value, k=value.k * by)
-        return value * by.to(value.dtype) if site != "weights" else value ** by.to(value.dtype)
-
-    def result(by: Tensor) -> Tensor:
-        edit = Edit(site, layer, lambda value, place: change(value, place, by))
-        return (backbone.edited([edit], "scaled")(images, grad=True).values * projection).sum()
-
-    by, step = torch.tensor(0.9, dtype=torch.float64, requires_grad=True), 1e-3 if site == "weights" else 1e-5
-    (gradient,) = torch.autograd.grad(result(by), by)
-    slope = (result(by.detach() + step) - result(by.detach() - step)) / (2 * step)
-    assert abs(float(gradient)) > 1e-6
-    assert float(((gradient - slope) / slope).detach().abs()) < (
-        1e-2 if site == "weights" else 1e-5
-    )  # weights are float32
-
-
-def test_gradients_are_kept_only_where_they_are_asked_for(vit, images) -> None:
-    backbone = Backbone(vit)
-    assert not backbone(images).values.requires_grad
-    pictures = images.clone().requires_grad_()
-    tokens, trace = backbone(pictures, grad=True), backbone.trace(pictures, Capture(hidden=[0]), grad=True)
-    assert tokens.values.requires_grad
-    (gradient,) = torch.autograd.grad(trace.hidden(0).sum(), pictures)
-    assert gradient.abs().sum() > 0
 
 
 def test_a_hundred_random_nestings_leave_the_model_and_its_output_bit_equal(vit, images) -> None:
@@ -356,59 +241,8 @@ def test_a_scan_and_maps_take_an_edited_model(vit, images) -> None:
     assert "one patch x100" in result.model.spec
 
 
-HALVED = (
-    [Edit("block", 1, Scale(0.5)), Edit("mlp", 0, Scale(2.0))],
-    [Edit("attention", 1, Scale(0.5))],
-    [Edit("weights", 1, lambda weights, _: weights.flip(-1))],
-    [Edit("input", None, Extra(2))],
-    [Edit("image", None, Scale(0.5))],
-)
-
-
-@pytest.mark.parametrize("edits", HALVED, ids=lambda edits: edits[0].site)
-def test_the_module_of_an_edited_model_makes_the_edits_and_can_be_exported(vit, images, edits) -> None:
-    vit.eval()
-    edited = Backbone(vit).edited(edits, "edited")
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output)
-
-    handle = edited.module.get_submodule("model.norm").register_forward_hook(keep)
-    with torch.no_grad():
-        found = edited.module(images)
-        handle.remove()
-        torch.testing.assert_close(seen[0], edited(images).values)
-        assert not torch.equal(found, vit(images))
-        program = torch.export.export(edited.module, (images,))
-        torch.testing.assert_close(program.module()(images), found)
-    assert all(a is b for a, b in zip(edited.module.parameters(), vit.parameters(), strict=True))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
-
-
-def test_an_edited_model_compiles_as_one_graph(vit, images) -> None:
-    def compiled() -> None:
-        edited = Backbone(vit.eval()).edited([edit for edits in HALVED for edit in edits], "all")
-        with torch.no_grad():
-            wanted = edited.module(images)
-            torch.testing.assert_close(torch.compile(edited.module, fullgraph=True, backend="eager")(images), wanted)
-        assert torch.equal(edited.module(images), wanted)
-
-    apart(compiled)
-
-
-def test_gradients_go_through_the_module_of_an_edited_model(vit, images) -> None:
-    Backbone(vit).edited([Edit("attention", 1, Scale(0.5))], "edited").module(images).sum().backward()
-    assert all(parameter.grad is not None for parameter in vit.blocks.parameters())
-
-
-def test_an_edit_of_the_whole_call_is_no_part_of_a_module(vit) -> None:
-    with pytest.raises(UserError, match="sees tokens"):
-        _ = Backbone(vit).edited([Edit("forward", None, Scale(1.0))], "all").module
-
-
 def test_the_example_of_the_documents_runs_and_does_what_it_says() -> None:
-    text = (Path(__file__).parents[3] / "docs/edits.md").read_text()
+    text = (Path(__file__).parents[4] / "docs/edits.md").read_text()
     names: dict[str, Any] = {"__name__": __name__}
     exec(compile(text.split("```python")[1].split("```")[0], "docs/edits.md", "exec"), names)
     norms = names["clipped"].trace(names["images"], Capture(norms="all")).norms(-1)
@@ -416,11 +250,3 @@ def test_the_example_of_the_documents_runs_and_does_what_it_says() -> None:
     assert float((norms / norms.median(1, keepdim=True).values).max()) < 2.01
     assert torch.equal(norms < plain * 0.999, plain > 2.0 * plain.median(1, keepdim=True).values)
     assert names["clipped"].edits_identity
-
-
-def test_an_edit_that_the_module_does_not_pass_is_refused(vit, images) -> None:
-    """The last projection of an MLP is there and never called."""
-    edited = Backbone(vit).edited([Edit("mlp", 1, Scale(0.5))], "halved")
-    edited.module.get_submodule("model.blocks.1").mlp = nn.Identity()
-    with pytest.raises(UserError, match="the mlp of block 1 was not seen"):
-        edited.module(images)
