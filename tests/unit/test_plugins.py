@@ -336,7 +336,7 @@ def test_the_examples_of_the_page_run_and_are_short(sides, tmp_path):
     from vitreg.testing import check_task
 
     images = sorted(sides.glob("val/*/*.png"))
-    for heading in ("A detector", "A source of models", "A task", "A repair"):
+    for heading in ("A detector", "A source of models", "An anatomy", "A task", "A repair"):
         (code,) = blocks_of(heading)
         assert code.count("\n") < 40
         names = {"images": images}

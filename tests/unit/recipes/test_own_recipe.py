@@ -36,7 +36,7 @@ from vitreg.verbs.export.verb import export
 from vitreg.verbs.train.checks import check_settings, check_values
 from vitreg.verbs.train.verb import train
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "verbs" / "train.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "plugins.md"
 
 
 @recipe("toy")
@@ -77,7 +77,9 @@ class Toy(OneNetwork):
 @pytest.fixture(scope="module")
 def example() -> types.ModuleType:
     """The recipe of the documents, imported as the file of somebody's package."""
-    (block,) = re.findall(r"```python\n(.*?@recipe.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(.*?)```", DOCUMENT.read_text().partition("## A recipe\n")[2].partition("\n## ")[0], re.DOTALL
+    )
     assert block.count("\n") < 40
     module = types.ModuleType("somebodys_rotation")
     sys.modules[module.__name__] = module
