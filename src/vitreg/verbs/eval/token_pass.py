@@ -242,7 +242,7 @@ def chosen_cells(values: Float32[Tensor, "B P *D"], cells: Int64[Tensor, "K"]) -
     return values if len(cells) == values.shape[1] else values[:, cells.to(values.device)]
 
 
-class Pictures:
+class ChosenImages:
     """Some images of a source as a set without classes."""
 
     classes, labels, notes = None, None, ()
@@ -294,7 +294,7 @@ def open_pictures(bench: Bench) -> tuple[TrainingSet, TrainingSet]:
     if len(fitted_on) < 2:
         raise UserError(f"{bench.data} holds {count} image(s); a probe needs at least 3, to fit, to tune and to judge.")
     side = min(bench.backbone.anatomy.patch)
-    sets = (Pictures(source, fitted_on, side), Pictures(source, judged, side))
+    sets = (ChosenImages(source, fitted_on, side), ChosenImages(source, judged, side))
     first, second = (data if bench.limit is None else some_of(data, bench.limit) for data in sets)
     if len(first) < 2:
         raise UserError(f"--limit {bench.limit} leaves {len(first)} image to fit on; a probe needs at least 2.")

@@ -34,7 +34,7 @@ from vitreg.writing.outputs import Outputs
 TABLE = "features.parquet"
 
 
-class PictureSet:
+class UnlabelledImages:
     """Any images as a set without classes.
 
     Raises:
@@ -108,7 +108,7 @@ def extract(
         assert folder is not None  # `out` was given
         backbone = opened(model, weights, load_options, size=options.pixels)
         refuse_broken_weights(backbone, "features of")
-        data: TrainingSet = PictureSet(images, min(backbone.anatomy.patch))
+        data: TrainingSet = UnlabelledImages(images, min(backbone.anatomy.patch))
         if options.limit is not None and options.limit < len(data):
             data = Portion(data, options.limit)
         bench = Bench(

@@ -21,7 +21,7 @@ ROWS = 8  # images on a sheet
 COLUMNS = 18  # pictures in a row, unless one model needs more
 CLIP = 0.995  # quantile at which an attention scale ends, as a few sinks would leave all else black
 
-Pictures = dict[str, np.ndarray]  # title of a column -> one picture per image
+PicturesByTitle = dict[str, np.ndarray]  # title of a column -> one picture per image
 Paged = tuple[str, Sheet]  # file name, sheet
 
 
@@ -50,7 +50,7 @@ class _Layout:
         self.result, self.shared, self.mass = result, shared, mass
 
     def attention(
-        self, title: str, file: str, found: list[tuple[ModelMaps, Pictures]], caption: str
+        self, title: str, file: str, found: list[tuple[ModelMaps, PicturesByTitle]], caption: str
     ) -> Iterator[Paged]:
         """Attention as multiples of uniform attention, so that grids of any size share a scale."""
         scaled = [(m, {t: self._cut(p) * m.tokens for t, p in pictures.items()}) for m, pictures in found]
@@ -63,7 +63,7 @@ class _Layout:
         self,
         title: str,
         file: str,
-        found: list[tuple[ModelMaps, Pictures]],
+        found: list[tuple[ModelMaps, PicturesByTitle]],
         scale: Scale | None,
         colours: str,
         caption: str,
@@ -98,7 +98,7 @@ class _Layout:
             yield (f"{file}-{number}.png" if len(parts) > 1 else f"{file}.png"), sheet
 
     def _scale(
-        self, found: list[tuple[ModelMaps, Pictures]], label: str, *, low: float | None = None, top: float = 1.0,
+        self, found: list[tuple[ModelMaps, PicturesByTitle]], label: str, *, low: float | None = None, top: float = 1.0,
         colours: str = "viridis",
     ) -> Scale | None:  # fmt: skip
         if not self.shared:
@@ -111,7 +111,7 @@ class _Layout:
             return pictures
         return np.where(mass_mask(torch.from_numpy(pictures), self.mass).numpy(), pictures, 0.0)
 
-    def _columns(self, made: ModelMaps, pictures: Pictures, *, heading: bool, with_input: bool) -> list[Column]:
+    def _columns(self, made: ModelMaps, pictures: PicturesByTitle, *, heading: bool, with_input: bool) -> list[Column]:
         group = f"{made.model}\n{_block(made)}" if heading else ""
         columns = [Column(title=title, group=group, cells=list(cells)) for title, cells in pictures.items()]
         if with_input:
