@@ -30,8 +30,7 @@ from vitreg.backbones import Backbone
 from vitreg.data.views.transforms import IMAGENET
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.repair.fitting import fit_subject, subject_of
-from vitreg.repair.method import method_named
-from vitreg.repair.methods import attention_bias, test_time
+from vitreg.repair.methods import attention_bias, method_named, test_time
 from vitreg.repair.neurons import Neuron, candidates, scores
 from vitreg.repair.settings import FitOptions, TestTimeSettings
 

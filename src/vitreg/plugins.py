@@ -20,12 +20,6 @@ Kind = Literal["detector", "source", "anatomy", "recipe", "task", "repair"]
 GROUPS: dict[str, str] = {kind: f"vitreg.{kind}s" for kind in get_args(Kind)} | {"anatomy": "vitreg.anatomies"}
 T = TypeVar("T")
 
-OWN: dict[str, str] = {
-    "repair.open": "vitreg.repair.opened:open_fixed",
-    "repair.apply": "vitreg.repair.opened:with_repair",
-}
-"""What lower floors need of higher ones: declared as packages declare plug-ins, and found by name when it is used."""
-
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
 
 
@@ -49,11 +43,6 @@ def plugin(kind: Kind, name: str) -> Callable[[T], T]:
         return made
 
     return keep
-
-
-def own(name: str) -> Any:
-    """Return one of `OWN`."""
-    return EntryPoint(name, OWN[name], "vitreg.own").load()
 
 
 def refuse_taken(kind: Kind, own: Iterable[str]) -> None:

@@ -21,7 +21,8 @@ from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.repair.effect import Effects
-from vitreg.repair.method import Method, method_named
+from vitreg.repair.method import Method
+from vitreg.repair.methods import method_named
 from vitreg.repair.record import Base, RepairRecord
 from vitreg.repair.repair import Repair, weights_hash
 from vitreg.repair.settings import FitOptions, MethodSettings
@@ -112,6 +113,12 @@ def base_of(backbone: Backbone) -> Base:
     )
 
 
+def fit_named(subject: Subject, name: str) -> Repair:
+    """Fit a method by name, with the settings it has by itself. Raises UserError as `fit_subject` does."""
+    method = method_named(name)
+    return fit_subject(subject, method, method.settings())
+
+
 def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> Repair:
     """Fit a method, and judge it on the held-out images.
 
@@ -125,7 +132,7 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
             f"{method.name} is fitted on at least {method.fewest} images, and there {'is' if count == 1 else 'are'} {count}."
         )
     if method.choose is not None:
-        return method.choose(subject, settings)
+        return method.choose(subject, settings, fit_named)
     outliers = subject.outliers if method.needs_outliers else None
     found = method.fit(subject, settings)
     record = RepairRecord(

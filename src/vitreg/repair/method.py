@@ -1,18 +1,15 @@
-"""`Method`: what a repair is made of, and the methods by name."""
+"""`Method`: what a repair is made of."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from vitreg import plugins
 from vitreg.backbones.edits import Edit
-from vitreg.errors import UserError
-from vitreg.repair.settings import CHOOSES, METHODS, MethodSettings
+from vitreg.repair.settings import MethodSettings
 from vitreg.repair.subject import Subject
 
 
@@ -52,7 +49,8 @@ class Method:
         weights: parameters of the tower that change, by name; [] of edits then.
         needs_outliers: whether it is fitted to outliers; without any there is nothing to repair.
         fewest: images below which it cannot be fitted.
-        choose: (subject, settings) -> a repair of another method, in place of `fit`.
+        choose: (subject, settings, fit) -> a `Repair` by another method, in place of `fit`. The function that it is handed
+            fits a method by name: (subject, name) -> `Repair`.
     """
 
     name: str
@@ -63,20 +61,4 @@ class Method:
     weights: Callable[[Fitted], Mapping[str, Tensor]] = _no_weights
     needs_outliers: bool = True
     fewest: int = 4
-    choose: Callable[[Subject, Any], Any] | None = None
-
-
-def method_named(name: str) -> Method:
-    """Return a method.
-
-    Raises:
-        UserError: for a method that does not exist, or a plug-in that is none.
-    """
-    own = (*METHODS, *CHOOSES)
-    plugins.refuse_taken("repair", own)
-    if name in own:
-        return importlib.import_module(f"vitreg.repair.methods.{name.replace('-', '_')}").METHOD
-    found = plugins.find("repair", name, METHODS)
-    if not isinstance(found, Method):
-        raise UserError(f"the repair '{name}' is {found!r}, not a vitreg.repair.method.Method.")
-    return found
+    choose: Callable[[Subject, Any, Callable[[Subject, str], Any]], Any] | None = None

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
-from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.tensor_files import read_tensor_file
 from vitreg.documents import read_json
 from vitreg.errors import UserError
-from vitreg.repair.method import Fitted, method_named
+from vitreg.repair.method import Fitted
+from vitreg.repair.methods import method_named
 from vitreg.repair.record import SCHEMA, RepairRecord
+from vitreg.repair.reweighted import reweighted
 from vitreg.writing.files import missing, write_text
 from vitreg.writing.outputs import Outputs
 
@@ -144,34 +144,6 @@ def load_repair(folder: str | Path) -> Repair:
 def weights_hash(backbone: Backbone) -> str:
     """Return the hash of a model's weights, as it was loaded."""
     return backbone.weights_sha256 or sha256_of_weights(backbone.anatomy.tower)
-
-
-def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> Backbone:
-    """Return the model with some parameters of its tower replaced; all others are shared.
-
-    Args:
-        weights: by the parameter's name in the tower.
-    Raises:
-        UserError: for a name that is no parameter of the tower, a tensor of another shape, or an edited model.
-    """
-    if backbone.edit_names:
-        raise UserError(
-            f"{backbone.spec} is edited while it runs, and {name} changes weights; repair the weights first."
-        )
-    module, tower = backbone.module, backbone.anatomy.tower
-    shared: dict[int, Any] = {id(each): each for each in (*module.parameters(), *module.buffers())}
-    own = dict(tower.named_parameters())
-    for key, value in weights.items():
-        if key not in own or own[key].shape != value.shape:
-            raise UserError(f"this model has no parameter {key} of shape {list(value.shape)}.")
-        shared[id(own[key])] = nn.Parameter(value.to(own[key]), requires_grad=own[key].requires_grad)
-    changed = copy.deepcopy(module, shared)
-    return Backbone(
-        changed, find_anatomy(changed), backbone.preprocess, spec=f"{backbone.spec} + {name}",
-        weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(find_anatomy(changed).tower),
-        notes=(*backbone.notes, f"Weights changed: {name}."), untrained=backbone.untrained,
-        precision_choice=backbone.precision_choice,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

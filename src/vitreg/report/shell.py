@@ -6,15 +6,15 @@ import base64
 import functools
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from vitreg.report import words
 from vitreg.writing.files import replacing
 
+TEMPLATES = Path(__file__).with_name("templates")
 FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 
 
@@ -32,7 +32,7 @@ def render(template: str, **values: object) -> str:
 def _environment() -> Environment:
     """The template engine; it compiles a template once, which takes longer than filling it."""
     environment = Environment(
-        loader=PackageLoader("vitreg.report"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -80,7 +80,7 @@ def _code(text: str) -> Markup:
 
 def _asset(name: str) -> Markup:
     """One of our own files, put into the page as it is."""
-    return Markup((resources.files("vitreg.report") / "templates" / name).read_text(encoding="utf-8"))
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _policy(style: str, script: str) -> str:

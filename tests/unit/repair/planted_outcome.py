@@ -16,7 +16,7 @@ import vitreg
 from vitreg.backbones import Backbone
 from vitreg.models import planted
 from vitreg.repair.fitting import fit_subject, subject_of
-from vitreg.repair.method import method_named
+from vitreg.repair.methods import method_named
 from vitreg.repair.record import EffectRecord
 from vitreg.repair.repair import Repair
 from vitreg.repair.settings import FitOptions

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg import plugins, specs
+from vitreg import specs
 from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading import sources, timm_folders
@@ -110,15 +110,17 @@ def _with_precision(asked: _Asked) -> Backbone:
 
 
 def _repaired(
-    spec: str | Path | nn.Module, repair: str | Path | None, weights: str | Path | None, keywords: Mapping[str, Any],
+    spec: str | Path | nn.Module, repair: str | Path | None, weights: str | Path | None, keywords: dict[str, Any],
     *, random: bool,
 ) -> Backbone:  # fmt: skip
-    """Load a model and repair it. What repairs stands on a floor above, and is found by name."""
+    """Load a model and repair it. Repairs stand on a floor above: they run models, and a repaired model is loaded here."""
+    from vitreg.repair.opened import open_fixed, with_repair
+
     if repair is not None:
-        return plugins.own("repair.apply")(load(spec, weights=weights, random=random, **keywords), repair)
+        return with_repair(load(spec, weights=weights, random=random, **keywords), repair)
     name = specs.whole(str(spec))
     specs.refuse(name, random=random, weights=weights)
-    return plugins.own("repair.open")(name.partition(":")[2], load, keywords)
+    return open_fixed(name.partition(":")[2], load, keywords)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ Images to choose with decide; held-out images only judge the one that is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,7 @@ from vitreg.errors import UserError
 from vitreg.quantities import number, percent
 from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.effect import Effects, summary_of
-from vitreg.repair.fitting import fit_subject
-from vitreg.repair.method import Fitted, Method, method_named
-from vitreg.repair.repair import Repair
+from vitreg.repair.method import Fitted, Method
 from vitreg.repair.settings import AutoSettings
 from vitreg.repair.subject import Subject
 
@@ -36,13 +36,14 @@ class Tried:
     """One repair on the images to choose with.
 
     Args:
+        repair: a `vitreg.Repair`; None if it could not be fitted.
         share: of the patches that are outliers, in the worst block.
         damage: see `AutoSettings.max_damage`.
         why: why it was not fitted; "" if it was.
     """
 
     method: str
-    repair: Repair | None
+    repair: Any
     share: float = 1.0
     damage: float = 0.0
     why: str = ""
@@ -55,7 +56,7 @@ class Tried:
         return f"{self.method} leaves {percent(self.share)} of the patches, damage {number(self.damage)}"
 
 
-def choose(subject: Subject, settings: AutoSettings) -> Repair:
+def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str], Any]) -> Any:
     """Fit every repair of `TRIED`, and return the one that leaves the fewest outliers within the limit of damage.
 
     Raises:
@@ -65,7 +66,7 @@ def choose(subject: Subject, settings: AutoSettings) -> Repair:
     outliers = subject.outliers
     effects = Effects(subject, outliers, "tune")
     before = effects.of(subject.backbone).worst_share
-    tried = [_try(name, subject, effects) for name in TRIED]
+    tried = [_try(name, subject, effects, fit) for name in TRIED]
     helping = [
         each
         for each in tried
@@ -77,7 +78,6 @@ def choose(subject: Subject, settings: AutoSettings) -> Repair:
             f"no repair helps within a damage of {number(settings.max_damage)}: {said}; {percent(before)} were outliers before."
         )
     best = min(helping, key=lambda each: (each.share, each.damage))
-    assert best.repair is not None
     record = best.repair.record
     details = {
         **record.details,
@@ -86,15 +86,15 @@ def choose(subject: Subject, settings: AutoSettings) -> Repair:
         ],
     }
     note = f"Chosen among {len(tried)} repairs on {subject.images.count('tune')} images: {'; '.join(e.sentence for e in tried)}."
-    return Repair(record.model_copy(update={"details": details, "notes": [*record.notes, note]}), best.repair.tensors)
+    kept = record.model_copy(update={"details": details, "notes": [*record.notes, note]})
+    return replace(best.repair, record=kept)
 
 
-def _try(name: str, subject: Subject, effects: Effects) -> Tried:
-    method = method_named(name)
+def _try(name: str, subject: Subject, effects: Effects, fit: Callable[[Subject, str], Any]) -> Tried:
     mine = replace(subject)
     mine.__dict__["outliers"] = subject.outliers  # found once for all
     try:
-        repair = fit_subject(mine, method, method.settings())
+        repair = fit(mine, name)
     except UserError as error:
         return Tried(name, None, why=str(error))
     fixed = repair.apply(subject.backbone)

@@ -23,7 +23,7 @@ from vitreg.errors import UserError
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.methods.denoise import ShiftAverage, views
-from vitreg.repair.repair import reweighted
+from vitreg.repair.reweighted import reweighted
 from vitreg.repair.settings import DistillSettings
 from vitreg.repair.subject import Subject
 from vitreg.repair.tokens import AddTokens, DropTokens

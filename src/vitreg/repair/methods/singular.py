@@ -25,7 +25,7 @@ from vitreg.repair.directions import angle, deviations_of, measured_direction, p
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.per_image.detect import detector_for
-from vitreg.repair.repair import reweighted
+from vitreg.repair.reweighted import reweighted
 from vitreg.repair.settings import DetectedSettings, SingularSettings
 from vitreg.repair.subject import Subject
 

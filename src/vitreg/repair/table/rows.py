@@ -20,7 +20,7 @@ from vitreg.repair.columns import cost
 from vitreg.repair.columns.data import HeldOut
 from vitreg.repair.columns.reading import Gathered, Reader
 from vitreg.repair.fitting import fit_subject
-from vitreg.repair.method import method_named
+from vitreg.repair.methods import method_named
 from vitreg.repair.outliers import NothingToRepairError, Outliers
 from vitreg.repair.repair import Repair, weights_hash
 from vitreg.repair.subject import Subject

@@ -16,7 +16,7 @@ from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.quantities import number, percent
 from vitreg.repair.fitting import fit_subject, subject_of, with_settings
-from vitreg.repair.method import method_named
+from vitreg.repair.methods import method_named
 from vitreg.repair.repair import Repair
 from vitreg.repair.settings import FitOptions, MethodSettings
 from vitreg.verbs.maps.verb import maps

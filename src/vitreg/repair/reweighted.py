@@ -1,0 +1,42 @@
+"""Models of which some parameters are others, and share the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitreg.backbones import Backbone
+from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.weights.into_module import sha256_of_weights
+from vitreg.errors import UserError
+
+
+def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> Backbone:
+    """Return the model with some parameters of its tower replaced; all others are shared.
+
+    Args:
+        weights: by the parameter's name in the tower.
+    Raises:
+        UserError: for a name that is no parameter of the tower, a tensor of another shape, or an edited model.
+    """
+    if backbone.edit_names:
+        raise UserError(
+            f"{backbone.spec} is edited while it runs, and {name} changes weights; repair the weights first."
+        )
+    module, tower = backbone.module, backbone.anatomy.tower
+    shared: dict[int, Any] = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    own = dict(tower.named_parameters())
+    for key, value in weights.items():
+        if key not in own or own[key].shape != value.shape:
+            raise UserError(f"this model has no parameter {key} of shape {list(value.shape)}.")
+        shared[id(own[key])] = nn.Parameter(value.to(own[key]), requires_grad=own[key].requires_grad)
+    changed = copy.deepcopy(module, shared)
+    return Backbone(
+        changed, find_anatomy(changed), backbone.preprocess, spec=f"{backbone.spec} + {name}",
+        weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(find_anatomy(changed).tower),
+        notes=(*backbone.notes, f"Weights changed: {name}."), untrained=backbone.untrained,
+        precision_choice=backbone.precision_choice,
+    )  # fmt: skip

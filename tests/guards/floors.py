@@ -1,0 +1,54 @@
+"""The floors of the house, and every exception to them with its reason."""
+
+FLOORS = {
+    "errors": 0, "plugins": 0, "specs": 0, "documents": 0, "quantities": 0, "notebook": 0, "exits": 0,
+    "records": 0, "results": 0, "tokens": 0, "config": 0,
+    "schedule": 0,
+    "writing": 0, "console": 0, "machine": 0,
+    "models": 1, "data": 1,
+    "backbones": 2,
+    "analysis": 3, "recipes": 3, "probes": 3, "discovery": 3,
+    "training": 4, "presets": 4,
+    "passes": 5, "features": 5,
+    "repair": 6,
+    "verbs": 7,
+    "cli": 8, "__main__": 8, "testing": 8,
+}  # fmt: skip
+"""A module imports from its own floor and those below. Side floor `report` stands beside them: it reads records only."""
+
+REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}
+
+FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm"}
+"""Libraries that are imported inside functions only."""
+
+VERBS_MAY_IMPORT = {
+    ("train", "vitreg.verbs.scan.look"): "the norms of a run are watched by scans of probe images",
+    ("train", "vitreg.verbs.curves"): "the page in the folder of a run is drawn by `curves`",
+    ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
+    ("evaluate", "vitreg.verbs.eval.verb"): "its place in 0.1.0",
+    ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
+    ("fix", "vitreg.verbs.maps.verb"): "maps before and after are drawn by `maps`",
+}
+"""What a verb may import of another verb: its public function, and why."""
+
+BACKWARDS = {
+    ("vitreg.backbones.loading.load", "vitreg.repair.opened"): "`fixed:DIR` is a model, made of a model and its repair",
+    **dict.fromkeys(
+        [
+            ("vitreg.recipes.settings.clip", "vitreg.recipes.clip"),
+            ("vitreg.recipes.settings.mae", "vitreg.recipes.mae"),
+            ("vitreg.recipes.settings.self_distill", "vitreg.recipes.self_distill.dino"),
+            ("vitreg.recipes.settings.self_distill", "vitreg.recipes.self_distill.dinov2"),
+            ("vitreg.recipes.settings.supervised", "vitreg.recipes.supervised"),
+        ],
+        "the settings of a recipe name the module that trains by them, so that they are read without torch",
+    ),
+}
+"""Imports that climb or close a circle, and why they may. Rules hold for everything but these."""
+
+UNREAD = {
+    ("vitreg.recipes.registry", "RecipeConfig.module"): "`built_by` of the settings, where the name stands in full",
+    ("vitreg.backbones.identity", "_of_library"): "asks whether the package of a value is loaded, of whatever name",
+    ("vitreg.plugins", "_passes_through"): "asks for the file of a plug-in that has failed, which is somebody else's",
+}
+"""Functions that open modules by names which cannot be read, and what those names are."""
