@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
+from vitreg.backbones.reweighted import reweighted
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.tensor_files import read_tensor_file
 from vitreg.documents import read_json
@@ -21,7 +22,6 @@ from vitreg.errors import UserError
 from vitreg.repair.method import Fitted
 from vitreg.repair.methods import method_named
 from vitreg.repair.record import SCHEMA, RepairRecord
-from vitreg.repair.reweighted import reweighted
 from vitreg.writing.files import missing, write_text
 from vitreg.writing.outputs import Outputs
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.parts import parameter_name
 from vitreg.backbones.edits import Edit
+from vitreg.backbones.reweighted import reweighted
 from vitreg.errors import UserError
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.methods.denoise import ShiftAverage, views
-from vitreg.repair.reweighted import reweighted
 from vitreg.repair.settings import DistillSettings
 from vitreg.repair.subject import Subject
 from vitreg.repair.tokens import AddTokens, DropTokens

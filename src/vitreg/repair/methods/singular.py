@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, Capture
 from vitreg.backbones.anatomy.parts import substituted
+from vitreg.backbones.reweighted import reweighted
 from vitreg.errors import UserError
 from vitreg.repair.directions import angle, deviations_of, measured_direction, predicted_directions
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.per_image.detect import detector_for
-from vitreg.repair.reweighted import reweighted
 from vitreg.repair.settings import DetectedSettings, SingularSettings
 from vitreg.repair.subject import Subject
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.edits import Edit, Place
+from vitreg.backbones.reweighted import reweighted
 from vitreg.repair.method import Fitted
 from vitreg.repair.methods import method_named
 from vitreg.repair.repair import Repair
-from vitreg.repair.reweighted import reweighted
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.errors import UserError
 
