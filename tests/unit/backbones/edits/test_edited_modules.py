@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from vitreg.backbones import Backbone, Edit
 from vitreg.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
-
-
 HALVED = (
     [Edit("block", 1, Scale(0.5)), Edit("mlp", 0, Scale(2.0))],
     [Edit("attention", 1, Scale(0.5))],

@@ -14,8 +14,6 @@ from vitreg.backbones.sites import IN_BLOCKS, SITES
 from vitreg.backbones.trace import QKV
 from vitreg.models.vit import VisionTransformer
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
-
 
 def test_the_mask_and_added_keys_do_what_attention_by_hand_does(vit, images) -> None:
     generator = torch.Generator().manual_seed(3)
