@@ -61,7 +61,7 @@ class Backbone:
         untrained: str = "",
         precision_choice: PrecisionChoice | None = None,
     ) -> None:
-        self._module = module  # the original; an edited backbone shares it
+        self.original = module  # the original; an edited backbone shares it
         self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
@@ -70,7 +70,7 @@ class Backbone:
         self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
         self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None
-        self._edits: tuple[EditSet, ...] = ()
+        self.edit_sets: tuple[EditSet, ...] = ()
 
     def edited(self, edits: Sequence[Edit], name: str, *, leaving: Sequence[Edit] = ()) -> Backbone:
         """Return a backbone of this model that applies edits in every forward. The module is not changed.
@@ -84,8 +84,8 @@ class Backbone:
         """
         other = copy.copy(self)
         other.__dict__.pop("module", None)
-        other._edits = (*self._edits, EditSet(tuple(edits), name, tuple(leaving)))
-        Editor([each.of_module() for each in other._edits], self.depth)
+        other.edit_sets = (*self.edit_sets, EditSet(tuple(edits), name, tuple(leaving)))
+        Editor([each.of_module() for each in other.edit_sets], self.depth)
         other.spec = f"{self.spec} + {name}"
         other.notes = (*self.notes, f"Edited while it runs: {name}.")
         return other
@@ -97,18 +97,18 @@ class Backbone:
         Raises:
             UserError: for edits of the whole call, or of attention that cannot be read.
         """
-        if not self._edits:
-            return self._module
-        status = self.attention_status() if Editor(self._edits, self.depth).attention else None
+        if not self.edit_sets:
+            return self.original
+        status = self.attention_status() if Editor(self.edit_sets, self.depth).attention else None
         if status is not None and status.source == "none":
             raise UserError(status.reason)
         source: Source = "projections" if status is not None and status.source == "projections" else "sdpa"
-        return EditedModule(self._module, [each.of_module() for each in self._edits], source)
+        return EditedModule(self.original, [each.of_module() for each in self.edit_sets], source)
 
     @property
     def edit_names(self) -> tuple[str, ...]:
         """The names of its edits, inner first."""
-        return tuple(each.name for each in self._edits)
+        return tuple(each.name for each in self.edit_sets)
 
     @property
     def edits_images(self) -> bool:
@@ -118,7 +118,7 @@ class Backbone:
         """
         return any(
             edit.site == "image" and not isinstance(edit.function, ChangesLayout)
-            for each in self._edits
+            for each in self.edit_sets
             for edit in each.edits
         )
 
@@ -138,14 +138,14 @@ class Backbone:
         """Text that identifies the edits: "" without any, None if one cannot be identified (a lambda, a hook)."""
         if self.hooked is not None:
             return None
-        identities = [each.identity() for each in self._edits]
+        identities = [each.identity() for each in self.edit_sets]
         known = [identity for identity in identities if identity is not None]
         return " ".join(known) if len(known) == len(identities) else None
 
     @property
     def hooked(self) -> str | None:
         """Name of a submodule with foreign hooks or a replaced forward, None if there is none."""
-        return hooked(self._module)
+        return hooked(self.original)
 
     def __repr__(self) -> str:
         layout, (height, width) = self.anatomy.layout(self.anatomy.native_size), self.anatomy.native_size
@@ -163,7 +163,7 @@ class Backbone:
     @property
     def parameters(self) -> int:
         """Number of parameters, without those of edits."""
-        return sum(parameter.numel() for parameter in self._module.parameters())
+        return sum(parameter.numel() for parameter in self.original.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -203,9 +203,9 @@ class Backbone:
         Raises:
             UserError: if the model cannot take this size, naming one it can.
         """
-        if not self._edits:
+        if not self.edit_sets:
             return self._native_layouts(image_size)
-        editor = Editor(self._edits, self.depth)
+        editor = Editor(self.edit_sets, self.depth)
         _, native = self._edited_images(editor, torch.zeros(1, self.anatomy.channels, *image_size))
         return editor.layouts(native)
 
@@ -268,7 +268,7 @@ class Backbone:
             grad: keep gradients, of the parameters and of the images.
         """
         images = self._checked(images)
-        return self._inside(images, self._edits, lambda given, editor: self._run(given, editor, grad=grad).final)
+        return self._inside(images, self.edit_sets, lambda given, editor: self._run(given, editor, grad=grad).final)
 
     @torch.no_grad()
     def normed(self, hidden: Float[Tensor, "B N D"], *, final_norm: bool) -> Float[Tensor, "B N D"]:
@@ -298,7 +298,7 @@ class Backbone:
                 attention cannot be read.
         """
         images = self._checked(images)
-        sets = (*self._edits, EditSet(tuple(edits), "")) if edits else self._edits
+        sets = (*self.edit_sets, EditSet(tuple(edits), "")) if edits else self.edit_sets
         editor = Editor(sets, self.depth)
         trace = self._run(images, editor, capture, grad=grad)
         if editor.edits("forward"):
@@ -360,11 +360,11 @@ class Backbone:
             source = status.source
         recorder = Recorder(self.anatomy, native, plan, editor, source)
         looking = watching(recorder) if capture is not None or editor.in_the_model else nullcontext()
-        if grad and (editor.in_the_model or any(child.training for child in self._module.modules())):
-            refuse_running_again(self._module)
+        if grad and (editor.in_the_model or any(child.training for child in self.original.modules())):
+            refuse_running_again(self.original)
         # Outside inference mode PyTorch counts in-place writes, so an edit that modifies its input is detected.
         counted = torch.inference_mode(False) if editor.in_the_model and not grad else nullcontext()
-        with counted, undisturbed(self._module, grad=grad), looking:
+        with counted, undisturbed(self.original, grad=grad), looking:
             final = self._encode(images, lengths[-1])
         if capture is None and not editor.in_the_model:
             return Trace(Tokens(final, native[-1]), self.depth, recorder.kept)
@@ -385,7 +385,7 @@ class Backbone:
         everything = Capture(qkv="all", projected="all" if self.anatomy.attention else ())
         lengths = [layout.length for layout in native]
         recorder = Recorder(self.anatomy, native, everything.resolve(self.depth, lengths[:-1]), probing=True)
-        with undisturbed(self._module), watching(recorder):
+        with undisturbed(self.original), watching(recorder):
             self._encode(images, lengths[-1])
         return recorder
 
@@ -393,6 +393,6 @@ class Backbone:
         """Check a float32 copy of this model; None if it cannot be copied, since an anatomy made by hand fits its
         module only."""
         try:
-            return Backbone(copy.deepcopy(self._module).float()).attention_status()
+            return Backbone(copy.deepcopy(self.original).float()).attention_status()
         except (UserError, RuntimeError, TypeError):
             return None

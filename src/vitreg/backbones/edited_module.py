@@ -37,7 +37,7 @@ class EditedModule(nn.Module):
         super().__init__()
         shared = {id(x): x for x in (*module.parameters(), *module.buffers())}
         self.model = copy.deepcopy(module, shared)
-        self._anatomy, self._sets = find_anatomy(self.model), tuple(sets)
+        self.anatomy, self._sets = find_anatomy(self.model), tuple(sets)
         self._source: Source = source
         self._recorder: Recorder | None = None
         editor = self._editor()
@@ -46,17 +46,17 @@ class EditedModule(nn.Module):
                 "an edit of the whole call sees tokens, and a module returns what it likes; edit at 'image'."
             )
         self._changes_images, self._changes_attention = editor.edits("image"), bool(editor.attention)
-        attach(self._anatomy, editor, Capture().resolve(self._anatomy.depth, ()), source, self._current)
+        attach(self.anatomy, editor, Capture().resolve(self.anatomy.depth, ()), source, self._current)
 
     def forward(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns for these images, edited."""
-        editor, native = self._editor(), self._anatomy.layouts((images.shape[-2], images.shape[-1]))
+        editor, native = self._editor(), self.anatomy.layouts((images.shape[-2], images.shape[-1]))
         if self._changes_images:
             images, _ = editor.apply("image", images, native[0])
-            native = self._anatomy.layouts((images.shape[-2], images.shape[-1]))
+            native = self.anatomy.layouts((images.shape[-2], images.shape[-1]))
             native = tuple(editor.layout(layout, "image") for layout in native)
-        plan = Capture().resolve(self._anatomy.depth, ())
-        recorder = Recorder(self._anatomy, native, plan, editor, self._source)
+        plan = Capture().resolve(self.anatomy.depth, ())
+        recorder = Recorder(self.anatomy, native, plan, editor, self._source)
         if torch.compiler.is_compiling():  # a graph knows no threads
             self._recorder = recorder
             try:
@@ -82,7 +82,7 @@ class EditedModule(nn.Module):
         if torch.compiler.is_compiling():
             return self._recorder
         recorder = _running.get()
-        return recorder if recorder is not None and recorder.anatomy is self._anatomy else None
+        return recorder if recorder is not None and recorder.anatomy is self.anatomy else None
 
     def _editor(self) -> Editor:
-        return Editor(self._sets, self._anatomy.depth)
+        return Editor(self._sets, self.anatomy.depth)

@@ -196,7 +196,7 @@ def _wrapped(
 ) -> Callable[[Tensor], Tokens]:
     def call(images: Tensor) -> Tokens:
         found = function(images, Place(layer=None, layout=layout(images), state=state, run=run))
-        if not isinstance(found, Tokens) or len(found.values) != len(images):
+        if not isinstance(found, Tokens) or found.values.shape[0] != images.shape[0]:
             raise UserError(
                 f"the edit of the whole call returned {said(found)}; it returns Tokens of all {len(images)} images."
             )

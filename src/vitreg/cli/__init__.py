@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 
-from vitreg.cli.command import contents, manual, take_models
+from vitreg.cli.command import contents, manual, respelled, take_models
 from vitreg.cli.parsing import parse
 from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
@@ -40,7 +40,7 @@ class _Verbs(Mapping[str, type]):
 
 VERBS = _Verbs()
 WITHOUT_TORCH = {"compare", "curves", "draw", "version"}
-OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract", "fix", "repairs"}
+OF_MODELS = {"scan", "maps", "doctor", "eval", "discover", "extract", "export", "fix", "repairs"}
 OF_SEVERAL = {"maps", "eval", "repairs"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
@@ -88,6 +88,7 @@ def _run(name: str, words: list[str]) -> int:
         from vitreg.cli.verbs.fix import run_fix
 
         return run_fix(words)
+    words = respelled(words, name)
     if name in OF_MODELS:
         words = take_models(words, name, several=name in OF_SEVERAL)
     if name == "eval":  # its flags are those of the task, too

@@ -93,6 +93,16 @@ def take_models(words: Sequence[str], verb: str, *, several: bool) -> list[str]:
     return [_BETWEEN + _BETWEEN.join(found) if several else found[0], *left]
 
 
+def respelled(words: Sequence[str], verb: str) -> list[str]:
+    """Write flags that have a second name by their first."""
+    also = ALSO.get(verb, {})
+    return [
+        also.get(word.partition("=")[0], word.partition("=")[0]) + "".join(word.partition("=")[1:]) for word in words
+    ]
+
+
+ALSO = {"export": {"--format": "--to"}}
+"""Second names of flags."""
 SEVERAL = {"scan": "scan each into its own --out, and vitreg compare shows them side by side"}
 """What to do with several models in verbs that take one."""
 _BETWEEN = "\0"  # cannot occur in a word of a command line

@@ -193,7 +193,7 @@ class VisionTransformer(nn.Module):
         registers = self.reg_token
         if registers is not None and self.reg_pos is not None:
             registers = registers + self.reg_pos
-        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, registers) if token is not None]
+        prefix = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, registers) if token is not None]
         return self.norm_pre(torch.cat([*prefix, patches], dim=1))
 
     def forward_features(

@@ -16,14 +16,14 @@ from vitreg.config import read
 from vitreg.data.sets.spelling import meant
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
-from vitreg.specs import has_source
-from vitreg.writing.files import missing, printable, refuse_folder, refuse_other_result
+from vitreg.specs import has_source, refuse_no_run, whole
+from vitreg.writing.files import missing, printable, refuse_folder, refuse_other_result, run_folder
 from vitreg.writing.ledger import LOCK, read_ledger
 from vitreg.writing.outputs import Outputs
 
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
-SUFFIXES = {"timm": "", "hf": "", "safetensors": ".safetensors", "onnx": ".onnx"}
+SUFFIXES = {"timm": "", "hf": "", "transformers": "", "safetensors": ".safetensors", "onnx": ".onnx"}
 """File suffix of each `export` format; empty where the format is a folder."""
 
 
@@ -160,6 +160,12 @@ def demo_outputs(folder: Path) -> list[Outputs]:
     """Where `demo` writes: a page, photographs and two scans."""
     scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]
     return [Outputs(folder, "demo", ["index.html", "photographs/"]), *scans]
+
+
+def refuse_no_model(spec: str) -> None:
+    """Refuse a word that `export` takes for the folder of a run and that is none; specs with a source pass. Raises UserError."""
+    if not has_source(whole(spec)) and ":" not in spec:
+        refuse_no_run(run_folder(spec))
 
 
 def export_outputs(out: Path, to: str) -> Outputs:

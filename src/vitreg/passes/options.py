@@ -52,8 +52,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(Fitted):
-    """How to load the model and run it."""
+class SourceOptions(Fitted):
+    """Which weights the model has."""
 
     random: bool = False
     """Use untrained weights instead of fetching pretrained ones."""
@@ -61,29 +61,39 @@ class ModelOptions(Fitted):
     """Refuse a checkpoint whose position table would have to be resampled."""
     allow_partial: bool = False
     """Accept a checkpoint with missing or unexpected keys."""
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps; the best there is if unset."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
     trust: bool = False
     """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
     repair: Path | None = None
     """Repair the model as this folder says, which vitreg fix wrote."""
 
     def check(self, spec: str, weights: str | Path | None = None) -> None:
-        """Refuse a model, weights or a device that can be seen to be wrong without torch. Raises UserError."""
+        """Refuse a model or weights that can be seen to be wrong without torch. Raises UserError."""
         specs.refuse(spec, random=self.random, weights=weights, trust=self.trust)
-        if self.device is not None:
-            kind = re.fullmatch(r"([a-z]+)(?::\d+)?", self.device)
-            if kind is None or kind[1] not in DEVICES:
-                raise unknown("device", self.device, DEVICES)
         ahead.refuse_absent_inputs(files=[weights])
         if self.repair is not None and not specs.is_repair(self.repair.expanduser()):
             raise UserError(f"{self.repair} holds no repair.json, so it is no repair; vitreg fix writes one.")
 
     def given(self) -> dict[str, Any]:
-        """Return the options as keywords of `vitreg.load`."""
-        return {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
+        """Return the options, without a file of weights, as keywords of `vitreg.load`."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "weights"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SourceOptions):
+    """How to load the model and run it."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; the best there is if unset."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto is bf16 where that is faster on this machine, else fp32. Statistics are fp32 always."""
+
+    def check(self, spec: str, weights: str | Path | None = None) -> None:
+        """Refuse a model, weights or a device that can be seen to be wrong without torch. Raises UserError."""
+        super().check(spec, weights)
+        if self.device is not None:
+            kind = re.fullmatch(r"([a-z]+)(?::\d+)?", self.device)
+            if kind is None or kind[1] not in DEVICES:
+                raise unknown("device", self.device, DEVICES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ MISTAKES = {
     "draw mine": "mine/result.json is no record of vitreg",
     "export nowhere --to timm --out mine": "no folder of a vitreg run 'nowhere'",
     "export nowhere --to timm --out there": "no folder of a vitreg run 'nowhere'",
-    "export begun --to tim --out there": "--to takes timm, hf, safetensors or onnx, not 'tim'",
+    "export begun --to tim --out there": "--to takes timm, hf, transformers, safetensors or onnx, not 'tim'. Did you mean 'timm'?",
     "export begun --to timm --out mine": "mine/",
     "export begun --to onnx --out model.pth": "name a file that ends with .onnx",
     f"repairs -m {MODEL} photos --methods none,tset-time": "no method 'tset-time' in vitreg repairs. Did you mean 'test-time'?",

@@ -32,7 +32,9 @@ def test_one_model_stands_first_or_behind_m():
 
 @pytest.mark.parametrize("verb", sorted(OF_MODELS))
 def test_every_verb_with_a_model_takes_it_by_m(vitreg, verb):
-    words = {"doctor": [], "eval": ["knn", "photos"], "fix": ["test-time", "photos"]}.get(verb, ["photos"])
+    words = {
+        "doctor": [], "export": ["--to", "timm", "--out", "mine"], "eval": ["knn", "photos"], "fix": ["test-time", "photos"],
+    }.get(verb, ["photos"])  # fmt: skip
     assert "no source 'tim:' of models. Did you mean 'timm:x'?" in one_sentence(vitreg(verb, *words, "-m", "tim:x"))
 
 

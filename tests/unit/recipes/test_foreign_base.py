@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from tests.contracts.recipes.tiny_recipes import MODEL, RECIPES, batch_of, build
@@ -147,9 +148,16 @@ def test_what_needs_our_own_vit_is_refused_in_a_sentence(config, change, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_an_export_of_another_library_is_refused(finished, tmp_path):
-    with pytest.raises(UserError, match="trained timm:test_vit, and export writes vitreg's own ViT"):
-        export(finished, "timm", tmp_path / "out")
+def test_the_trained_model_is_exported_to_its_own_library(finished, tmp_path):
+    export(finished, "timm", tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        found = model.forward_features(images)
+    wanted = vitreg.load(f"run:{finished}", device="cpu", precision="fp32")(images).values
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="is a model of timm, and transformers has none of this form"):
+        export(finished, "hf", tmp_path / "hf")
 
 
 def test_a_dry_run_counts_the_parameters_of_the_base(config):

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import check_place
+from vitreg.cli.command import SPEC_HELP, check_place
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.passes import ahead
-from vitreg.specs import refuse_no_run
-from vitreg.verbs.export.options import ExportOptions
-from vitreg.writing.files import run_folder
+from vitreg.verbs.export.options import ExportedOptions, ExportOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """The words of `vitreg export`."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of the run, with or without run: before it")]
+    spec: Annotated[Positional[str], arg(metavar="SPEC", help=SPEC_HELP)]
     export: OmitArgPrefixes[ExportOptions]
     """The format."""
     out: Path
     """Folder (timm, hf) or file (safetensors, onnx). Only an earlier export there is replaced."""
+    model: OmitArgPrefixes[ExportedOptions] = field(default_factory=ExportedOptions)
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
-        refuse_no_run(run_folder(self.run))
+        ahead.refuse_no_model(self.spec)
+        self.model.check(self.spec, self.model.weights)
         check_place(ahead.export_outputs(self.out, self.export.to))
 
     def __call__(self) -> int:
         """Run the verb. Returns the exit code."""
         from vitreg.verbs.export.verb import export, summary
 
-        result = export(self.run, self.export.to, self.out, size=self.export.pixels)
+        result = export(
+            self.spec, self.export.to, self.out, size=self.export.size, weights=self.model.weights, **self.model.given()
+        )
         for note in result.notes:
             say(note)
         say(summary(result, self.export.to))

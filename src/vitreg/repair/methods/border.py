@@ -51,9 +51,9 @@ class AddRing:
     def layout(self, before: TokenLayout) -> TokenLayout:
         """The outermost patches are registers."""
         rows, cols = before.grid
-        places = before.patch_index.reshape(rows, cols)
-        inner = places[1:-1, 1:-1].flatten().tolist()
-        ring = sorted({*places.flatten().tolist()} - {*inner})
+        # Numbers, not tensors: those that are read while a graph is made are unknown in it.
+        inner = [before.patch(row, col) for row in range(1, rows - 1) for col in range(1, cols - 1)]
+        ring = sorted({before.patch(row, col) for row in range(rows) for col in range(cols)} - {*inner})
         return TokenLayout(
             cls=before.cls,
             registers=tuple(sorted((*before.registers, *ring))),
@@ -85,9 +85,10 @@ def ring_of(layout: TokenLayout) -> list[int]:
         UserError: if tokens were added among them.
     """
     (rows, cols), first = layout.grid, layout.first_patch
+    inner = {layout.patch(row, col) for row in range(rows) for col in range(cols)}
     start = first - (cols + 2) - 1
     every = range(start, start + (rows + 2) * (cols + 2))
-    ring = sorted({*every} - {*layout.patch_index.tolist()})
+    ring = sorted({*every} - inner)
     if len(ring) != 2 * (rows + cols + 2) or not {*ring} <= {*layout.registers}:
         raise UserError("tokens were added or taken out among those of the border, so it cannot be taken out again.")
     return ring

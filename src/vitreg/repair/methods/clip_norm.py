@@ -32,7 +32,8 @@ class ClipNorm:
         marked = self.detector(tokens, place.layout)[:, places]
         patches = wide(tokens[:, index])
         norms = torch.linalg.vector_norm(patches, dim=-1, keepdim=True)
-        scale = norms.median(1, keepdim=True).values / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        middle = (norms.shape[1] - 1) // 2  # torch's median; ONNX has none
+        scale = norms.sort(1).values[:, middle : middle + 1] / norms.clamp_min(torch.finfo(norms.dtype).tiny)
         return in_patches(tokens, place, torch.where(marked[..., None], patches * scale, patches))
 
 

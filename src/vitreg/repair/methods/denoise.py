@@ -49,15 +49,16 @@ def views(grid: tuple[int, int], count: int, reach: float = REACH) -> list[View]
         UserError: if there are fewer shifts within reach.
     """
     far = [max(1, int(reach * side)) for side in grid]
-    every = torch.tensor([(down, right) for down in range(-far[0], far[0] + 1) for right in range(-far[1], far[1] + 1)])
+    # Numbers, not tensors: those that are read while a graph is made are unknown in it.
+    every = [(down, right) for down in range(-far[0], far[0] + 1) for right in range(-far[1], far[1] + 1)]
     if count > len(every):
         raise UserError(f"a {grid[0]}x{grid[1]} grid has {len(every)} shifts of at most {reach:.0%}, not {count}.")
     chosen = [View(0, 0)]
-    nearest = every.pow(2).sum(1)
+    nearest = [down**2 + right**2 for down, right in every]
     while len(chosen) < count:
-        down, right = every[int(nearest.argmax())].tolist()
+        down, right = every[nearest.index(max(nearest))]
         chosen.append(View(down, right, flipped=len(chosen) % 2 == 1))
-        nearest = nearest.minimum((every - torch.tensor([down, right])).pow(2).sum(1))
+        nearest = [min(near, (a - down) ** 2 + (b - right) ** 2) for near, (a, b) in zip(nearest, every, strict=True)]
     return chosen
 
 
@@ -162,7 +163,7 @@ class SubtractMap:
         present = layout.present
         map_ = resample_positions(self.values, self.grid, layout.grid).to(tokens.device)[present.to(tokens.device)]
         index = layout.patch_index[present].to(tokens.device)
-        return tokens.index_add(1, index, -map_.to(tokens.dtype).expand(len(tokens), -1, -1))
+        return tokens.index_add(1, index, -map_.to(tokens.dtype).expand(tokens.shape[0], -1, -1))
 
 
 def position_part(subject: Subject) -> tuple[Float[Tensor, "P D"], tuple[int, int]]:

@@ -73,7 +73,7 @@ class CachedKeys:
 
     def __call__(self, qkv: QKV, _place: Place) -> QKV:
         """Add them."""
-        k, v = (each.transpose(0, 1).to(qkv.k).expand(len(qkv.k), -1, -1, -1) for each in (self.k, self.v))
+        k, v = (each.transpose(0, 1).to(qkv.k).expand(qkv.k.shape[0], -1, -1, -1) for each in (self.k, self.v))
         return qkv.with_keys(k, v)
 
 

@@ -76,7 +76,7 @@ class Detector:
         found = self._by_factor(patches) if self.kind == "lof" else self._by_norm(patches)
         if self.lot is not None:
             found = as_many_others(found, self.lot)
-        marked = found.new_zeros(len(tokens), layout.num_patches)
+        marked = found.new_zeros(tokens.shape[0], layout.num_patches)  # not len: a graph is for any batch
         marked[:, places] = found
         return marked
 

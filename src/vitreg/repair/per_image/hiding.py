@@ -45,7 +45,7 @@ class HideKeys:
         """Bias their logits."""
         marked: Bool[Tensor, "B P"] = place.state[MARKED]
         index, places = patches_of(place.layout, marked.device)
-        hidden = marked.new_zeros(len(marked), qkv.k.shape[2])
+        hidden = marked.new_zeros(marked.shape[0], qkv.k.shape[2])  # not len: a graph is for any batch
         hidden[:, index] = marked[:, places]
         unseen = hidden[:, None, None, :]  # [B, 1, 1, M]
         if self.queries == "patches":

@@ -1,1 +1,1 @@
-"""`export`: a trained run as a model of another library."""
+"""`export`: any model, a trained run or a repaired one, for another library."""

@@ -1,4 +1,5 @@
-"""Our ViT as a folder of transformers: `Dinov2WithRegistersModel`, or `Dinov2Model` without registers.
+"""Models as a folder of transformers. One of transformers is saved as it is; vitreg's own ViT as
+`Dinov2WithRegistersModel`, or `Dinov2Model` without registers.
 
 Both differ from ours in two ways: every branch has a gain, here 1 if ours has none, and CLS has a row in the position
 table, here 0. Their classifier reads CLS and the mean patch; the weights of the mean patch are 0 here.
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitreg.backbones import Backbone
 from vitreg.backbones.loading.fetch import calm
 from vitreg.backbones.weights.into_module import load_state
 from vitreg.data.views.transforms import Preprocess
@@ -22,16 +24,34 @@ from vitreg.errors import UserError
 from vitreg.models.block import Block
 from vitreg.models.shape import Shape, shape_of
 from vitreg.models.vit import VisionTransformer
+from vitreg.verbs.export.model import UNPREPARED, Answers, Model
 
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 
 
-def write_hf(network: VisionTransformer, preprocess: Preprocess, folder: Path) -> list[str]:
+def write_hf(model: Model, folder: Path) -> list[str]:
     """Write the files of `save_pretrained`, and the preprocessing.
 
     Raises:
         UserError: if transformers is missing, or cannot express the model.
     """
+    transformers = _transformers()
+    built = _of_transformers(model) if model.network is None else _of_ours(model.network)
+    with _quiet(transformers):
+        built.save_pretrained(folder)
+    if model.preprocess is None:
+        return [UNPREPARED]
+    described = _preprocessing(model.preprocess)
+    if described is None:
+        return [
+            "transformers cannot express how images of this model are prepared, so preprocessor_config.json was not written."
+        ]
+    (folder / "preprocessor_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return []
+
+
+def _of_ours(network: VisionTransformer) -> Any:
+    """Return vitreg's own ViT as a Dinov2 of transformers. Raises UserError if it is more than that."""
     transformers = _transformers()
     shape = shape_of(network)
     if (reason := _inexpressible(network, shape)) is not None:
@@ -63,34 +83,81 @@ def write_hf(network: VisionTransformer, preprocess: Preprocess, folder: Path) -
             model.classifier.weight.zero_()
             model.classifier.weight[:, : shape.width].copy_(network.head.weight)
             model.classifier.bias.copy_(network.head.bias)
-    with _quiet(transformers):
-        model.save_pretrained(folder)
-    described = _preprocessing(preprocess.with_size(network.image_size))
-    if described is None:
-        return [
-            "transformers cannot express how this run prepares its images, so preprocessor_config.json was not written."
-        ]
-    (folder / "preprocessor_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    return []
+    return model
+
+
+def _of_transformers(model: Model) -> Any:
+    """Return a model of transformers, with the registers of a repair among its weights.
+
+    Raises:
+        UserError: for a model of another library, or registers that it has no place for.
+    """
+    backbone = model.backbone
+    if backbone.anatomy.library != "transformers":
+        raise model.elsewhere("transformers")
+    module: Any = backbone.original if hasattr(backbone.original, "save_pretrained") else backbone.anatomy.tower
+    if model.registers is None:
+        return module
+    family, _, kind = type(module).__name__.partition(
+        "Dinov2WithRegisters" if "With" in type(module).__name__ else "Dinov2"
+    )
+    if family or kind not in ("Model", "ForImageClassification"):
+        raise UserError(
+            f"registers of a repair cannot be weights of {backbone.spec}: transformers has none for a "
+            f"{type(module).__name__}; export it to onnx."
+        )
+    transformers, settings = _transformers(), module.config.to_dict()
+    for name in ("model_type", "architectures", "transformers_version"):
+        settings.pop(name, None)
+    before = settings.pop("num_register_tokens", 0) if "With" in type(module).__name__ else 0
+    config = transformers.Dinov2WithRegistersConfig(**settings, num_register_tokens=before + len(model.registers))
+    built: Any = getattr(transformers, f"Dinov2WithRegisters{kind}")(config).eval()
+    base = f"{built.base_model_prefix}." if kind != "Model" else ""
+    state = {
+        name.replace(f"{module.base_model_prefix}.", base, 1) if base else name: value
+        for name, value in module.state_dict().items()
+    }
+    own = state.get(table := f"{base}embeddings.register_tokens")
+    kept = [] if own is None or not before else [own]
+    state[table] = torch.cat([*kept, model.registers[None]], 1)
+    built.load_state_dict(state, strict=True)
+    return built
 
 
 @torch.inference_mode()
-def answers_of_hf(network: VisionTransformer, folder: Path, images: Tensor) -> dict[str, Tensor]:
+def answers_of_hf(model: Model, folder: Path, images: Tensor) -> Answers:
     """Open the folder with transformers and run it."""
     transformers = _transformers()
+    if model.network is None:
+        return _answers_of_theirs(model, folder, images)
+    network = model.network
     kind = (
         transformers.AutoModelForImageClassification if isinstance(network.head, nn.Linear) else transformers.AutoModel
     )
     with _quiet(transformers):
-        model, info = kind.from_pretrained(folder, output_loading_info=True)
+        read = _read(kind, folder)
+    features = read.base_model(images)
+    found = {"tokens": features.last_hidden_state, "pooled": features.pooler_output}
+    return found | {"logits": read(images).logits} if isinstance(network.head, nn.Linear) else found
+
+
+def _answers_of_theirs(model: Model, folder: Path, images: Tensor) -> Answers:
+    """Run what `from_pretrained` of the class that config.json names gives."""
+    transformers = _transformers()
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    with _quiet(transformers):
+        read = _read(getattr(transformers, name), folder)
+    return Model(Backbone(read), None, None, model.size).answers(images)
+
+
+def _read(kind: Any, folder: Path) -> Any:
+    """Load a folder. Raises UserError where transformers does not find every tensor again."""
+    read, info = kind.from_pretrained(folder, output_loading_info=True)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise UserError(
-            f"transformers {transformers.__version__} does not find its own tensors again; install another."
+            f"transformers {_transformers().__version__} does not find its own tensors again; install another."
         )
-    model.eval()
-    features = model.base_model(images)
-    found = {"tokens": features.last_hidden_state, "pooled": features.pooler_output}
-    return found | {"logits": model(images).logits} if isinstance(network.head, nn.Linear) else found
+    return read.eval()
 
 
 @contextmanager

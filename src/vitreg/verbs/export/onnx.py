@@ -1,4 +1,4 @@
-"""Our ViT as an ONNX file for images of one size, any batch.
+"""A model as an ONNX file for images of one size, any batch.
 
 The position table is resampled once, for that size, because ONNX has no antialiased bicubic resampling: exports of ViTs
 that resample at run time fail.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.loading.fetch import calm
-from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.models.posembed import resample_positions
 from vitreg.models.vit import VisionTransformer
+from vitreg.verbs.export.files import SCHEMA, described
+from vitreg.verbs.export.model import Answers, Model
+from vitreg.verbs.export.traced import Traced
 
-SCHEMA = "vitreg.export/1"  # marks every export, so a later export may replace it
 LARGEST = 1_900_000_000  # bytes of weights in one file; protobuf allows 2 GiB
+LONGEST = 240  # characters of a reason
 
 
 class Frozen(nn.Module):
-    """A network with the positions of one image size.
+    """vitreg's own network with the positions of one image size.
 
     Args:
         network: a network whose registers have no positions.
@@ -43,10 +49,7 @@ class Frozen(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
         """Return the final tokens, the pooled feature that the head reads, and the logits if there is a head."""
         net = self.network
-        patches = net.patch_embed(images) + net.pos_embed  # [B, P, D]
-        # Not `net.embed`, which reads the batch as a number and so would freeze it.
-        prefix = [t.expand(images.shape[0], -1, -1) for t in (net.cls_token, net.reg_token) if t is not None]
-        tokens = net.encode([net.norm_pre(torch.cat([*prefix, patches], dim=1))])[0]
+        tokens = net.forward_features(images)
         pooled = net.pooled(tokens)
         return (tokens, pooled, net.head(pooled)) if len(self.names) == 3 else (tokens, pooled)
 
@@ -65,46 +68,85 @@ def at_size(network: VisionTransformer, size: tuple[int, int]) -> VisionTransfor
     return resized
 
 
-def write_onnx(network: VisionTransformer, preprocess: Preprocess, file: Path) -> list[str]:
+def write_onnx(model: Model, file: Path) -> list[str]:
     """Write the model; weights too large for one file go to FILE.data beside it.
 
-    Input `images` [batch, 3, H, W]; outputs `tokens` [batch, N, D], `pooled` [batch, D] and, with a head, `logits`.
-    The metadata entry `vitreg` holds the token layout and the preprocessing as JSON.
+    Input `images` [batch, C, H, W]; outputs `tokens` [batch, N, D], registers included, and what the model itself answers:
+    `pooled` [batch, D] or `logits` [batch, K], both for vitreg's own ViT with a head. The metadata entry `vitreg` holds the
+    token layout and the preprocessing as JSON.
 
     Raises:
-        UserError: if a package is missing.
+        UserError: if a package is missing, or no graph can be made of the model.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"an export to onnx needs the package {' and '.join(missing)}; install 'vitreg[export]'.")
-    frozen = Frozen(network).eval()
-    images = torch.zeros(2, 3, *network.image_size)
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), calm(), torch.inference_mode(False):
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            frozen, (images,), dynamo=True, input_names=["images"], output_names=frozen.names,
-            dynamic_shapes={"images": {0: batch}}, verbose=False,
-        )  # fmt: skip
-        layout = network.layout()
-        about = {
-            "schema": SCHEMA,
-            "cls": list(layout.cls),
-            "registers": list(layout.registers),
-            "patches": [layout.first_patch, layout.first_patch + layout.num_patches],
-            "grid": list(layout.grid),
-            "preprocess": asdict(preprocess.with_size(network.image_size)),
-        }
-        program.model.metadata_props["vitreg"] = json.dumps(about)
-        large = sum(value.numel() * value.element_size() for value in network.state_dict().values()) > LARGEST
-        program.save(file, external_data=large)
+    images = torch.zeros(2, model.backbone.anatomy.channels, *model.size)
+    preprocess = model.preprocess
+    about = {
+        "schema": SCHEMA,
+        **described(model.layout),
+        "preprocess": None if preprocess is None else asdict(preprocess),
+        "repairs": list(model.backbone.edit_names),
+    }
+    if model.network is None:
+        traced: Traced | Frozen = Traced(model.backbone, images)
+    else:
+        traced = Frozen(at_size(model.network, model.size)).eval()
+    program = _graph(traced, images, model.backbone.spec)
+    program.model.metadata_props["vitreg"] = json.dumps(about)
+    large = sum(value.numel() * value.element_size() for value in traced.state_dict().values()) > LARGEST
+    program.save(file, external_data=large)
     if find_spec("onnxruntime") is None:
         return ["onnxruntime is not installed, so the model was checked for form only; install 'vitreg[export]'."]
     return []
 
 
-def answers_of_onnx(network: VisionTransformer, file: Path, images: Tensor) -> dict[str, Tensor] | None:
-    """Run the file in onnxruntime; without onnxruntime check its form and return None."""
+def _graph(traced: Traced | Frozen, images: Tensor, spec: str) -> Any:
+    """Return the ONNX program of a module. Raises UserError with the exporter's reason where there is none."""
+    try:
+        with _undisturbed():
+            return torch.onnx.export(
+                traced, (images,), dynamo=True, input_names=["images"], output_names=traced.names,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, verbose=False,
+            )  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: what the exporter meets in the code of a model
+        raise UserError(f"torch {torch.__version__} makes no ONNX graph of {spec}: {_reason(error)}.") from error
+
+
+@contextmanager
+def _undisturbed() -> Generator[None, None, None]:
+    """Make graphs quietly, and without PyTorch's fused encoder path, which ONNX lacks."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            warnings.catch_warnings(), calm(), torch.inference_mode(False), redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        ):  # fmt: skip
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost cause in one line."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:LONGEST].rstrip(" .")
+
+
+def answers_of_onnx(model: Model, file: Path, images: Tensor) -> Answers | None:
+    """Run the file in onnxruntime, the first image alone and the others together; without onnxruntime check its form and
+    return None.
+
+    Raises:
+        UserError: if onnxruntime cannot run it.
+    """
     if find_spec("onnxruntime") is None:
         import onnx
 
@@ -112,7 +154,15 @@ def answers_of_onnx(network: VisionTransformer, file: Path, images: Tensor) -> d
         return None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {"images": images.numpy()})
-    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        parts = [session.run(names, {"images": part.numpy()}) for part in (images[:1], images[1:])]
+    except Exception as error:  # onnxruntime's own kinds have no common base
+        raise UserError(
+            f"onnxruntime cannot run the graph of {model.backbone.spec}: {_reason(error)}; nothing was written."
+        ) from error
+    return {
+        name: torch.cat([torch.from_numpy(value) for value in values])
+        for name, *values in zip(names, *parts, strict=True)
+    }

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from vitreg.errors import UserError, unknown
 from vitreg.passes.ahead import SUFFIXES
 from vitreg.passes.keywords import Fitted, Size
-from vitreg.passes.options import check_size
+from vitreg.passes.options import SourceOptions, check_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Fitted):
-    """Write a trained run as a model of timm, transformers or ONNX, loaded back there and compared before it is kept.
+    """Write a model, repaired or not, for timm, transformers or ONNX, loaded back there and compared before it is kept.
 
-    Example: vitreg export runs/deit3-reg4 --to timm --out deit3-reg4-timm
+    Example: vitreg export fixed:vitreg-fixed --to onnx --out fixed.onnx
     """
 
-    to: Literal["timm", "hf", "safetensors", "onnx"]
-    """timm: for timm.create_model("local-dir:PATH", pretrained=True); hf: for from_pretrained; or one file."""
+    to: Literal["timm", "hf", "transformers", "safetensors", "onnx"]
+    """timm: for timm.create_model("local-dir:PATH", pretrained=True); hf (or transformers): for from_pretrained; or one
+    file. --format means the same."""
     size: Size | None = None
-    """Image size of an ONNX model, 518 or 384x512 (height x width); the run's own if unset."""
+    """Image size of an ONNX model, 518 or 384x512 (height x width); the model's own if unset."""
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
-        super().__post_init__()
-        if self.to not in SUFFIXES:
+        if isinstance(self.to, str) and self.to not in SUFFIXES:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise unknown("format", self.to, SUFFIXES)
+        super().__post_init__()
         check_size(self.size)
         if self.size is not None and self.to != "onnx":
             raise UserError(f"--size is for onnx, which has one image size; a model of {self.to} takes any.")
@@ -36,3 +38,11 @@ class ExportOptions(Fitted):
     def pixels(self) -> tuple[int, int] | None:
         """The size as (height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedOptions(SourceOptions):
+    """Which weights the model has. It is exported in float32, and compared on the CPU."""
+
+    weights: Path | None = None
+    """A checkpoint (.safetensors, .pth) in any known layout; pickled code is never run."""

@@ -1,5 +1,5 @@
-"""Our ViT as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: one of timm's entries, its
-arguments in config.json, and the weights, whose names are already timm's."""
+"""Models as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: one of timm's entries, its
+arguments in config.json, and the weights. The names of those of vitreg's own ViT are already timm's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from vitreg.errors import UserError
 from vitreg.models.block import Block
 from vitreg.models.shape import shape_of
 from vitreg.models.vit import VisionTransformer
+from vitreg.verbs.export.model import UNPREPARED, Answers, Model
+from vitreg.verbs.export.timm_module import of_timm, preprocessing
 
 # JSON cannot hold the LayerNorm and MLP classes, so the entry chooses them; all else is an argument.
 ENTRIES = {
@@ -25,12 +27,24 @@ ENTRIES = {
 }
 
 
-def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path) -> list[str]:
+def write_timm(model: Model, folder: Path) -> list[str]:
     """Write config.json and model.safetensors.
 
     Raises:
         UserError: if timm cannot express the model.
     """
+    if model.network is not None:
+        config, state = _of_ours(model.network, model.preprocess), model.network.published_state()
+    else:
+        config, state = of_timm(model)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    kept = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return [] if model.preprocess is not None else [UNPREPARED]
+
+
+def _of_ours(network: VisionTransformer, preprocess: Preprocess | None) -> dict[str, Any]:
     shape = shape_of(network)
     entry = next((name for (mlp, eps), name in ENTRIES.items() if (mlp, eps) == (shape.mlp, shape.eps)), None)
     if entry is None:
@@ -59,14 +73,15 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
         "fc_norm": False,
         "num_classes": classes,
     }
-    config = {
+    prepared = {} if preprocess is None else preprocessing(preprocess.with_size(network.image_size))
+    return {
         "architecture": entry,
         "num_classes": classes,
         "num_features": shape.width,
         "global_pool": pool,
         "model_args": arguments,
         "pretrained_cfg": {
-            **preprocessing(preprocess.with_size(network.image_size)),
+            **prepared,
             "tag": "vitreg",
             "num_classes": classes,
             "fixed_input_size": True,
@@ -74,33 +89,10 @@ def write_timm(network: VisionTransformer, preprocess: Preprocess, folder: Path)
             "classifier": "head",
         },
     }
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    state = {name: value.contiguous() for name, value in network.published_state().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    return []
-
-
-def preprocessing(preprocess: Preprocess) -> dict[str, object]:
-    """Return the preprocessing in the words of timm's `pretrained_cfg`."""
-    resize, height = preprocess.resize or preprocess.size, preprocess.size[0]  # a pretrained_cfg always resizes
-    whole, part = (resize, min(preprocess.size)) if isinstance(resize, int) else (resize[0], height)
-    share = part / whole
-    if int(part / share) != whole:  # timm divides and rounds down
-        share = part / (whole + 0.5)
-    mode = "center" if isinstance(resize, int) or preprocess.aspect == "cover" else preprocess.aspect
-    return {
-        "input_size": [3, *preprocess.size],
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "interpolation": preprocess.interpolation,
-        "crop_pct": share,
-        "crop_mode": mode,
-    }
 
 
 @torch.inference_mode()
-def answers_of_timm(network: VisionTransformer, folder: Path, images: Tensor) -> dict[str, Tensor]:
+def answers_of_timm(_model: Model, folder: Path, images: Tensor) -> Answers:
     """Open the folder with timm, which refuses weights that do not fit, and run it."""
     import timm
 

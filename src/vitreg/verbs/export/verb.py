@@ -1,12 +1,11 @@
-"""`vitreg export`: a trained run as a model of another library, loaded back there and compared before it is kept.
+"""`vitreg export`: any model for another library, loaded back there and compared before it is kept.
 
-`timm.py`, `hf.py` and `onnx.py` write each format. Common to all: positions are folded into the registers, weights
-needed for training only are left out, and no file is half-written or overwritten.
+`model.py` opens it, and `timm.py`, `hf.py`, `files.py` and `onnx.py` write each format. Common to all: weights needed for
+training only are left out, and no file is half-written or overwritten.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,30 +14,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vitreg.backbones.loading.foreign_runs import base_of
-from vitreg.backbones.loading.sources import from_run
-from vitreg.backbones.weights.into_module import load_weights, sha256_of_weights
+from vitreg.backbones import Backbone
+from vitreg.backbones.loading.given import spec_or_module
+from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.config import read
-from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
-from vitreg.models.vit import VisionTransformer
-from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs
+from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs, refuse_no_model
 from vitreg.passes.keywords import Size
-from vitreg.passes.options import takes
+from vitreg.passes.options import refuse_unknown, takes
 from vitreg.recipes.known import kinds
+from vitreg.specs import whole
+from vitreg.verbs.export.files import answers_of_safetensors, described, write_safetensors
 from vitreg.verbs.export.hf import answers_of_hf, write_hf
-from vitreg.verbs.export.onnx import SCHEMA, answers_of_onnx, at_size, write_onnx
-from vitreg.verbs.export.options import ExportOptions
+from vitreg.verbs.export.model import Answers, Model, model_of, opened
+from vitreg.verbs.export.onnx import SCHEMA, answers_of_onnx, write_onnx
+from vitreg.verbs.export.options import ExportedOptions, ExportOptions
 from vitreg.verbs.export.timm import answers_of_timm, write_timm
 from vitreg.writing.files import results_folder, run_folder
+from vitreg.writing.outputs import Outputs
 
-TOLERANCE = 1e-4
-
-Answers = dict[str, Tensor]
+TOLERANCE = 1e-4  # of the largest value of an output, and of 1 where all are smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,69 +46,94 @@ class Format:
 
     Args:
         package: the package that loads it.
-        write: writes a network; returns sentences for the user.
+        write: writes a model; returns sentences for the user.
         answers: loads the export, and returns its tokens, pooled output and logits for images, as far as it has them;
             None if only its form could be checked.
     """
 
     package: str
-    write: Callable[[VisionTransformer, Preprocess, Path], list[str]]
-    answers: Callable[[VisionTransformer, Path, Tensor], Answers | None]
+    write: Callable[[Model, Path], list[str]]
+    answers: Callable[[Model, Path, Tensor], Answers | None]
+
+
+FORMATS = {
+    "timm": Format("timm", write_timm, answers_of_timm),
+    "hf": Format("transformers", write_hf, answers_of_hf),
+    "safetensors": Format("safetensors", write_safetensors, answers_of_safetensors),
+    "onnx": Format("onnxruntime", write_onnx, answers_of_onnx),
+}
+FORMATS["transformers"] = FORMATS["hf"]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The path of an export, and its largest difference from the run on a random image (None: could not be run)."""
+    """The path of an export, and its largest difference from the model on random images (None: could not be run)."""
 
     path: Path
     difference: float | None
     notes: tuple[str, ...]
 
 
-@takes()
-def export(run: str | Path, to: str, out: str | Path, *, size: Size | None = None) -> Exported:
-    """Write a run as a model of another library, and compare it with the run.
+@takes(ExportedOptions)
+def export(
+    model: str | Path | nn.Module | Backbone,
+    to: str,
+    out: str | Path,
+    *,
+    size: Size | None = None,
+    weights: str | Path | None = None,
+    **keywords: Any,
+) -> Exported:
+    """Write a model for another library, and compare what is loaded there with it.
 
     Args:
-        run: folder of the run.
-        to: "timm" or "hf", a folder; "safetensors" or "onnx", a file.
+        model: the folder of a run or of a repair, any spec that `vitreg.load` takes, a module, or a loaded backbone,
+            repaired or not.
+        to: "timm" or "hf" ("transformers"), a folder; "safetensors" or "onnx", a file.
         out: the folder or file. Only an earlier export there is replaced.
-        size: image size of an ONNX model in pixels, one number or (height, width); the run's own if None.
+        size: image size of an ONNX model in pixels, one number or (height, width); the model's own if None.
+        weights: a checkpoint for the model.
+        keywords: fields of `ExportedOptions`, such as repair and random.
     Raises:
-        UserError: for a run that cannot be read or that the format cannot express, a missing package, an `out` in use,
-            or an export whose outputs differ from the run's.
+        UserError: for a model that cannot be read or that the format cannot express, a missing package, an `out` in use,
+            or an export whose outputs differ from the model's.
     """
-    size = ExportOptions(to=cast("Any", to), size=size).pixels
-    form, out, file = FORMATS[to], Path(out), bool(SUFFIXES[to])
-    source = run_folder(run)
-    base = base_of(f"run:{source}")
-    if base is not None:
-        raise UserError(
-            f"{source} trained {base['base']}, and export writes vitreg's own ViT; in Python "
-            f"vitreg.load('run:{source}').module is the trained model."
-        )
-    built = from_run(str(source))
+    pixels = ExportOptions(to=cast("Any", to), size=size).pixels
+    refuse_unknown(keywords, [*ExportedOptions.__dataclass_fields__], "export")
+    if isinstance(model, str | Path):
+        refuse_no_model(str(model))
+        ExportedOptions(weights=None if weights is None else Path(weights), **keywords).check(str(model), weights)
+    form, out = FORMATS[to], Path(out)
     outputs = export_outputs(out, to)
     outputs.check()
-    assert isinstance(built.module, VisionTransformer)
-    assert isinstance(built.preprocess, Preprocess)  # our own network takes photographs
-    network, preprocess = published(built.module), built.preprocess
-    if size is not None:
-        network, preprocess = at_size(network, size), preprocess.with_size(size)
-    images = torch.randn(2, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
-    with results_folder(outputs.folder), outputs.stage() as stage:
+    held = model if isinstance(model, Backbone) else spec_or_module(model)
+    backbone = opened(held, None if weights is None else str(weights), keywords)
+    subject = model_of(backbone, "hf" if to == "transformers" else to, pixels)
+    images = _images(subject)
+    with results_folder(outputs.folder):
+        notes, difference = _written(subject, to, form, out, outputs, images)
+    left_out = _left_out(run_folder(held)) if isinstance(held, str) and whole(held).startswith("run:") else []
+    return Exported(out, difference, (*backbone.notes, *left_out, *notes))
+
+
+def _written(
+    model: Model, to: str, form: Format, out: Path, outputs: Outputs, images: Tensor
+) -> tuple[list[str], float | None]:
+    """Write beside `out`, compare, and move it there."""
+    file = bool(SUFFIXES[to])
+    with outputs.stage() as stage:
         made = stage.path / out.name if file else stage.path
         try:
-            notes = form.write(network, preprocess, made)
-            difference = _difference(answers(network, images), form.answers(network, made, images), out, form)
+            notes = form.write(model, made)
+            difference = _difference(model.answers(images), form.answers(model, made, images), out, form)
             if not file:
-                _write_card(made, to, form, run, network, difference)
+                _write_card(made, to, form, model, difference)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
         except SafetensorError as error:  # raised on a full disk
             raise UserError(f"cannot write {out}: {error}.") from error
         outputs.publish(lambda place: None, stage=stage)
-    return Exported(out, difference, (*built.notes, *_left_out(source), *notes))
+    return notes, difference
 
 
 def summary(exported: Exported, to: str) -> str:
@@ -123,56 +147,33 @@ def summary(exported: Exported, to: str) -> str:
     )
 
 
-def published(network: VisionTransformer) -> VisionTransformer:
-    """Return a copy for inference: without mask token, and with the registers' positions added to the registers."""
-    plain = copy.deepcopy(network).float().eval().requires_grad_(False)
-    if plain.reg_token is not None and plain.reg_pos is not None:
-        plain.reg_token = nn.Parameter(plain.reg_token + plain.reg_pos, requires_grad=False)
-    plain.reg_pos = plain.mask_token = None
-    return plain
-
-
-@torch.inference_mode()
-def answers(network: VisionTransformer, images: Tensor) -> Answers:
-    """Return every output that an export may have, for some images."""
-    tokens = network.forward_features(images)
-    found = {"tokens": tokens, "pooled": network.pooled(tokens)}
-    return found | {"logits": network.head(found["pooled"])} if isinstance(network.head, nn.Linear) else found
-
-
-def _write_safetensors(network: VisionTransformer, preprocess: Preprocess, place: Path) -> list[str]:
-    state = {name: value.contiguous() for name, value in network.published_state().items()}
-    save_file(state, place, metadata={"format": "pt", "schema": SCHEMA})
-    return []
-
-
-def _answers_of_safetensors(network: VisionTransformer, place: Path, images: Tensor) -> Answers:
-    other = copy.deepcopy(network)
-    other.init_weights()
-    load_weights(other, place, grid=other.grid, strict=True)
-    return answers(other, images)
-
-
-FORMATS = {
-    "timm": Format("timm", write_timm, answers_of_timm),
-    "hf": Format("transformers", write_hf, answers_of_hf),
-    "safetensors": Format("safetensors", _write_safetensors, _answers_of_safetensors),
-    "onnx": Format("onnxruntime", write_onnx, answers_of_onnx),
-}
+def _images(model: Model) -> Float[Tensor, "3 C H W"]:
+    """Return noise, and two images with plain parts: outliers, which repairs act on, appear where little is to be seen."""
+    draw = torch.Generator().manual_seed(0)
+    channels, (height, width) = model.backbone.anatomy.channels, model.size
+    noise = torch.randn(3, channels, height, width, generator=draw)
+    noise[1, :, : height // 2] = 0.5
+    ramp = torch.linspace(-1, 1, height)[:, None] * torch.linspace(-1, 1, width)
+    noise[2] = ramp + 0.05 * noise[2]
+    return noise
 
 
 def _difference(ours: Answers, theirs: Answers | None, out: Path, form: Format) -> float | None:
-    """Return the largest difference among outputs that both have.
+    """Return the largest difference among outputs that both have, in units of the largest value above 1.
 
     Raises:
         UserError: if it is too large.
     """
     if theirs is None:
         return None
-    largest = max(float((theirs[name] - ours[name]).abs().max()) for name in theirs)
+    shared = ours.keys() & theirs.keys()
+    assert "tokens" in shared, "every model has tokens"
+    largest = max(
+        float((theirs[name] - ours[name]).abs().max() / ours[name].abs().max().clamp_min(1)) for name in shared
+    )
     if not largest <= TOLERANCE:
         raise UserError(
-            f"loaded back with {form.package} {metadata.version(form.package)}, the model answers otherwise than the run "
+            f"loaded back with {form.package} {metadata.version(form.package)}, it answers otherwise than the model "
             f"(largest difference {largest:.1e}, allowed {TOLERANCE:.0e}); {out} was not written."
         )
     return largest
@@ -188,17 +189,17 @@ def _left_out(run: Path) -> list[str]:
             return []
 
 
-def _write_card(
-    folder: Path, to: str, form: Format, run: str | Path, network: nn.Module, difference: float | None
-) -> None:
-    """Write the card beside a model: its origin and the files of the export."""
+def _write_card(folder: Path, to: str, form: Format, model: Model, difference: float | None) -> None:
+    """Write the card beside a model: its origin, the roles of its tokens and the files of the export."""
+    network = model.backbone.anatomy.tower if model.network is None else model.network
     card = {
         "schema": SCHEMA,
         "to": to,
-        "run": str(run),
+        "run": model.backbone.spec,
         "package": f"{form.package} {metadata.version(form.package)}",
         "weights_sha256": sha256_of_weights(network),
         "largest_difference": difference,
+        **described(model.layout),
         "files": sorted(path.name for path in folder.iterdir()),
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -151,7 +151,7 @@ def test_onnx_of_another_size_has_the_positions_of_that_size(tmp_path):
     about = json.loads(session.get_modelmeta().custom_metadata_map["vitreg"])
     assert (about["grid"], about["registers"], about["patches"]) == ([6, 2], [1, 2, 3, 4], [5, 17])
     assert about["preprocess"]["size"] == [96, 32]
-    with pytest.raises(UserError, match="not a multiple of the 16x16 patch"):
+    with pytest.raises(UserError, match="do not divide into patches of 16x16"):
         export(tmp_path / "run", "onnx", tmp_path / "vit.onnx", size=(90, 32))
 
 
@@ -251,15 +251,15 @@ def test_an_export_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
     before = (tmp_path / "out" / "config.json").read_bytes()
     honest = verb.FORMATS["timm"]
 
-    def skewed(network, preprocess, folder):
-        notes = honest.write(network, preprocess, folder)
+    def skewed(model, folder):
+        notes = honest.write(model, folder)
         state = load_file(folder / "model.safetensors")
         state["norm.bias"] = state["norm.bias"] + 1e-3
         save_file(state, folder / "model.safetensors")
         return notes
 
     monkeypatch.setitem(verb.FORMATS, "timm", replace(honest, write=skewed))
-    with pytest.raises(UserError, match="answers otherwise than the run"):
+    with pytest.raises(UserError, match="it answers otherwise than the model"):
         export(tmp_path / "run", "timm", tmp_path / "out")
     assert (tmp_path / "out" / "config.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
