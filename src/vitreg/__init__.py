@@ -43,6 +43,7 @@ _HOMES = {
     "maps": "vitreg.verbs.maps.verb",
     "plugin": "vitreg.plugins",
     "repairs": "vitreg.verbs.repairs.verb",
+    "reproduce": "vitreg.experiments.reproduce",
     "scan": "vitreg.verbs.scan.verb",
     "register": "vitreg.backbones",
     "Repair": "vitreg.repair.repair",
@@ -87,6 +88,7 @@ __all__ = [
     "register",
     "repaired",
     "repairs",
+    "reproduce",
     "scan",
     "train",
 ]

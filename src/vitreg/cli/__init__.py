@@ -18,7 +18,7 @@ class _Verbs(Mapping[str, type]):
 
     names = (
         "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
-        "repairs", "demo", "version",
+        "repairs", "reproduce", "demo", "version",
     )  # fmt: skip
     elsewhere = {"eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals"}  # noqa: RUF012
 
@@ -45,6 +45,7 @@ OF_SEVERAL = {"maps", "eval", "repairs"}
 KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
     "repairs": "finished rows are kept, and the same command goes on from them",
+    "reproduce": "finished scans and probes are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
     "demo": "what was written so far is kept, and the same command begins anew",
     "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",

@@ -23,7 +23,6 @@ from vitreg.data.batches.training import deliveries_of
 from vitreg.data.batches.workers import Delivery, EvaluationJobs, Job, default_workers
 from vitreg.data.sets.example import TrainingSet
 from vitreg.errors import UserError
-from vitreg.features.claims import Claims
 from vitreg.features.fields import FieldReader, Wanted
 from vitreg.features.key import key_of, made_from
 from vitreg.features.shards import Shards, StoreRecord, cut, read_record, write_record
@@ -32,6 +31,7 @@ from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
 from vitreg.passes.view import View
 from vitreg.records import Skipped
+from vitreg.writing.claims import Claims
 
 __all__ = ["Wanted", "extract"]
 

@@ -156,6 +156,12 @@ def refuse_other_repairs(folder: Path) -> None:
     refuse_other_result(folder, {"schema": "vitreg.repairs/1"}, lambda held: {"schema": held["schema"]})
 
 
+def reproduce_outputs(folder: Path, *inputs: object) -> Outputs:
+    """Where `reproduce` writes: the record, the ledger of claims, the page and its figures. Its jobs lie beside them."""
+    names = ["result.json", "claims.json", "report.html", "figures/"]
+    return Outputs(folder, "reproduce", names, paths_of(*inputs), lambda name: name.startswith("figures/"))
+
+
 def demo_outputs(folder: Path) -> list[Outputs]:
     """Where `demo` writes: a page, photographs and two scans."""
     scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]

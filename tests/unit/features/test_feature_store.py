@@ -18,11 +18,11 @@ from tests.patience import PATIENCE
 
 from vitreg.errors import UserError
 from vitreg.features import shards as feature_shards
-from vitreg.features.claims import Claims
 from vitreg.features.shards import FieldRecord, Shards, StoreRecord, cut, read_record, write_record
 from vitreg.features.store import find_damaged, open_store
 from vitreg.features.table import write_table
 from vitreg.records import Skipped
+from vitreg.writing.claims import Claims
 
 IMAGES, PER_SHARD = 23, 5
 UNREADABLE = {3, 10, 11, 12, 13, 14, 22}  # all of the third shard, and the last image

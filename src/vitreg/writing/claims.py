@@ -1,4 +1,4 @@
-"""Which process computes which shard: locks on single bytes of one file. The system releases them when a process ends.
+"""Which process does which piece of work: locks on single bytes of one file. The system releases them when a process ends.
 
 A killed process leaves no stale lock. Over NFS the locks also hold between machines.
 """
@@ -18,14 +18,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_SETUP = 0  # the byte of store.json; byte i + 1 is shard i
+_SETUP = 0  # the byte of what is set up once; byte i + 1 is piece i
 
 
 class Claims:
-    """Claims of this process on the shards of a folder; closing releases them.
+    """Claims of this process on pieces of the work in a folder, such as shards or jobs; closing releases them.
 
-    On a file system without locks every claim succeeds. Two processes may then do the same work, which is harmless:
-    a shard is always replaced as a whole. A process may open only one `Claims` on a folder at a time.
+    On a file system without locks every claim succeeds. Two processes may then do the same work, which is harmless
+    where results are replaced as a whole. A process may open only one `Claims` on a folder at a time.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -46,13 +46,13 @@ class Claims:
     ) -> None:
         os.close(self._file)
 
-    def take(self, shard: int) -> bool:
-        """Claim a shard; False if another process holds it."""
-        return self._lock(shard + 1, wait=False)
+    def take(self, piece: int) -> bool:
+        """Claim a piece, a number below 2^62; False if another process holds it."""
+        return self._lock(piece + 1, wait=False)
 
-    def let_go(self, shard: int) -> None:
-        """Release the claim on a shard."""
-        self._unlock(shard + 1)
+    def let_go(self, piece: int) -> None:
+        """Release the claim on a piece."""
+        self._unlock(piece + 1)
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None, None, None]:

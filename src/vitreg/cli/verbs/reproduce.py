@@ -1,0 +1,83 @@
+"""`vitreg reproduce`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from vitreg.cli.command import check_place, open_with
+from vitreg.console.exits import Exit
+from vitreg.console.terminal import say
+from vitreg.experiments.options import ReproduceOptions
+from vitreg.passes import ahead
+from vitreg.passes.options import LoadOptions
+
+if TYPE_CHECKING:
+    from vitreg.records.reproduction import ExperimentRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """The words of `vitreg reproduce`."""
+
+    ids: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            metavar="ID...",
+            help="Experiments, such as fig3 table1.",
+            help_behavior_hint="(all without; --list names them)",
+        ),
+    ] = ()
+    out: Path = Path("vitreg-reproduction")
+    """Folder for the results."""
+    only: Literal["claims", "figures"] | None = None
+    """Judge or draw again from the records of an earlier run in --out."""
+    list: bool = False
+    """List the experiments, what each shows and needs, and stop."""
+    reproduce: OmitArgPrefixes[ReproduceOptions] = field(default_factory=ReproduceOptions)
+    """What is looked at."""
+    model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
+
+    def check(self) -> None:
+        """Refuse mistakes that show before a model is loaded."""
+        from vitreg.experiments.known import experiments_named
+
+        experiments_named(self.ids)
+        if self.list:
+            return
+        for spec in self.reproduce.subjects:
+            self.model.check(spec, None)
+        ahead.refuse_absent_inputs(self.reproduce.images)
+        if self.reproduce.classes:
+            ahead.refuse_absent_data(self.reproduce.classes)
+        check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images))
+
+    def __call__(self) -> int:
+        """Run the verb. Returns the exit code."""
+        from vitreg.experiments.known import experiments_named
+
+        if self.list:
+            for each in experiments_named(self.ids):
+                needs = ", ".join(each.needs) or "no data"
+                say(f"{each.id:8} {each.label}: {each.title} (needs {needs})")
+            return Exit.DONE
+        from vitreg.experiments.reproduce import reproduce
+
+        reproduce(
+            self.ids, out=self.out, only=self.only, options=self.reproduce, started=lambda job: say(f"{job.name} ..."),
+            waits=lambda job: say(f"waiting for another process: {job.name}"), ended=lambda each: say(in_lines(each)),
+            **self.model.given(),
+        )  # fmt: skip
+        open_with(self.out / "report.html")
+        return Exit.DONE
+
+
+def in_lines(each: ExperimentRecord) -> str:
+    """Return an experiment as lines: what became of each claim."""
+    lines = [f"{each.label}: {each.title}"]
+    return "\n".join(
+        [*lines, *(f"  {claim.outcome}: {claim.subject}: {claim.id}. {claim.reason}" for claim in each.claims)]
+    )

@@ -1,0 +1,66 @@
+"""Fig. 4a: the norms of the tokens over the blocks. Outliers part from the others around the middle of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.records import scan_of
+from vitreg.experiments.setting import Setting
+from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+MIDDLE = Says(
+    id="middle",
+    says="Outliers appear around the middle blocks of the network.",
+    criterion="the first block after which the detector separates them lies between a quarter and three quarters of the depth",
+    paper="block 15 of 40",
+)
+FROM, TO = 0.25, 0.75
+
+
+def measure(setting: Setting, model: str) -> Measured:
+    """Scan, and look for the first block with outliers."""
+    result, job = setting.scan(model)
+    first, blocks = result.verdict.first_layer, result.model.blocks
+    numbers = {
+        **of_verdict(result), "blocks": float(blocks), "first": None if first is None else float(first + 1),
+        "part": None if first is None else (first + 1) / blocks,
+    }  # fmt: skip
+    ratios = [layer.max_ratio or 0.0 for layer in result.layers]
+    return Measured(
+        subject=model, note=note_of(model), numbers=numbers, series={"max_over_median": ratios}, jobs={"scan": job}
+    )
+
+
+def claims(measured: Sequence[Measured]) -> list[Claim]:
+    """Judge each model by the first block with outliers."""
+    return MIDDLE.of_each(measured, _middle)
+
+
+def _middle(found: Measured) -> Claim:
+    part = found.numbers["part"]
+    if part is None:
+        return without_outliers(MIDDLE, found) or MIDDLE.outcome(found.subject, None, "The scan names no first block.")
+    words = f"From block {found.numbers['first']:.0f} of {found.numbers['blocks']:.0f}."
+    return MIDDLE.outcome(found.subject, FROM <= part <= TO, words, part)
+
+
+def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
+    """The norms of each model over its blocks."""
+    from vitreg.report.scan.charts import norms
+
+    return {
+        f"fig4a-{place}": lambda each=each: norms.figure(scan_of(each, jobs))
+        for place, each in enumerate(record.measured)
+        if not each.failed
+    }
+
+
+EXPERIMENT = Experiment(
+    id="fig4a", label="Fig. 4a", title="Norms over the blocks", needs=("images",), measure=measure, claims=claims, draw=draw,
+    published={"model": "DINOv2 ViT-g/14", "first_block": 15, "blocks": 40},
+    protocol="Distribution of the norms of patch tokens after every block of DINOv2 ViT-g/14.",
+    ours="Norms after every block, of all images; the first block is the scan's, from which on outliers are found.",
+)  # fmt: skip

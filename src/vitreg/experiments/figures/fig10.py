@@ -1,0 +1,94 @@
+"""Fig. 10: where outliers sit on the grid. Some places hold one in more than 20 % of the images; the border holds more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitreg.analysis.intervals import wilson
+from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.records import scan_of
+from vitreg.experiments.setting import Setting
+from vitreg.quantities import percent
+from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+CROWDED = Says(
+    id="crowded",
+    says="At some positions more than 20 % of the tokens are outliers.",
+    criterion="the fullest cell holds an outlier in more than 20 % of the images; its interval, for as many cells as there are, lies above",
+    paper="more than 20 %",
+)
+BORDER = Says(
+    id="border",
+    says="Outliers appear more often near the border than in the centre.",
+    criterion="the outermost ring of cells holds a larger share of the outliers than of the cells; interval over the images with outliers",
+)
+TWENTY = 0.2
+
+
+def measure(setting: Setting, model: str) -> Measured:
+    """Scan, and read the share of images with an outlier in each cell."""
+    result, job = setting.scan(model)
+    numbers: dict[str, float | None] = {**of_verdict(result), "images": float(result.images.seen), "fullest": None}
+    if result.positions is not None and numbers["outliers"]:
+        cells = np.asarray(result.positions.values, dtype=np.float64)
+        ring = np.ones(cells.shape, dtype=bool)
+        ring[1:-1, 1:-1] = False
+        numbers |= {
+            "fullest": float(cells.max()), "cells": float(cells.size), "ring_cells": float(ring.mean()),
+            "ring_outliers": float(cells[ring].sum() / cells.sum()) if cells.sum() else None,
+            "with_outliers": float(sum(result.per_image.counts[1:])) if result.per_image else 0.0,
+        }  # fmt: skip
+    return Measured(subject=model, note=note_of(model), numbers=numbers, jobs={"scan": job})
+
+
+def claims(measured: Sequence[Measured]) -> list[Claim]:
+    """Judge each model by its fullest cell, and by the outermost ring."""
+    return [*CROWDED.of_each(measured, _crowded), *BORDER.of_each(measured, _border)]
+
+
+def _crowded(found: Measured) -> Claim:
+    fullest, images = found.numbers["fullest"], found.numbers["images"] or 0.0
+    if fullest is None:
+        return without_outliers(CROWDED, found) or CROWDED.outcome(found.subject, None, "The scan kept no positions.")
+    # The fullest of many cells is full by chance too: of K cells, as many images fewer as K draws would give at most.
+    low, high = wilson(round(fullest * images), images)
+    margin = np.sqrt(2 * np.log(found.numbers["cells"] or 1.0) * TWENTY * (1 - TWENTY) / images)
+    held = low > TWENTY and fullest > TWENTY + margin
+    words = (
+        f"The fullest cell holds one in {percent(fullest)} ({percent(low)} to {percent(high)}) of {images:.0f} images."
+    )
+    return CROWDED.outcome(found.subject, bool(held), words, fullest, (low, high))
+
+
+def _border(found: Measured) -> Claim:
+    if found.numbers["fullest"] is None:
+        return without_outliers(BORDER, found) or BORDER.outcome(found.subject, None, "The scan kept no positions.")
+    ring, cells, images = (found.numbers.get(name) for name in ("ring_outliers", "ring_cells", "with_outliers"))
+    if ring is None or cells is None or not images:
+        return BORDER.outcome(found.subject, None, "No image holds an outlier at the block where they stand out most.")
+    low, high = wilson(ring * images, images)
+    words = f"{percent(ring)} ({percent(low)} to {percent(high)}) of the outliers lie in the ring, which is {percent(cells)} of the cells."
+    return BORDER.outcome(found.subject, low > cells, words, ring, (low, high))
+
+
+def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
+    """The map of positions of each model that has outliers."""
+    from vitreg.report.scan.charts import positions
+
+    return {
+        f"fig10-{place}": lambda each=each: positions.figure(scan_of(each, jobs))
+        for place, each in enumerate(record.measured)
+        if not each.failed and each.numbers["fullest"] is not None
+    }
+
+
+EXPERIMENT = Experiment(
+    id="fig10", label="Fig. 10", title="Where outliers sit", needs=("images",), measure=measure, claims=claims, draw=draw,
+    published={"model": "DINOv2 ViT-g/14", "fullest": "more than 20 %", "pattern": "vertical stripes without antialiasing, none with it"},
+    protocol="Share of images whose token at a position has a norm above the cutoff; official weights beside a training with antialiasing.",
+    ours="The share of images with an outlier in each cell, at the block where outliers stand out most. Stripes: see Fig. 11.",
+)  # fmt: skip

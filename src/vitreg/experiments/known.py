@@ -1,0 +1,24 @@
+"""The experiments by id, in the order of the paper."""
+
+from __future__ import annotations
+
+from vitreg.errors import unknown
+from vitreg.experiments.experiment import Experiment
+from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12
+from vitreg.experiments.tables import table1
+
+EXPERIMENTS: dict[str, Experiment] = {
+    each.EXPERIMENT.id: each.EXPERIMENT for each in (fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12, table1)
+}
+
+
+def experiments_named(ids: tuple[str, ...]) -> list[Experiment]:
+    """Return experiments in the order of the paper; all of them without ids.
+
+    Raises:
+        UserError: for an id that does not exist, with the nearest.
+    """
+    for name in ids:
+        if name not in EXPERIMENTS:
+            raise unknown("experiment", name, EXPERIMENTS, "vitreg reproduce")
+    return [each for name, each in EXPERIMENTS.items() if not ids or name in ids]

@@ -1,0 +1,64 @@
+"""What several experiments ask of a scan: is there a second group of tokens, and if not, could these images have shown one?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vitreg.experiments.experiment import Says
+from vitreg.quantities import percent
+from vitreg.records import Histogram, ScanResult
+from vitreg.records.reproduction import Claim, Measured
+
+RESAMPLES = 2000
+PLANTED = "PLANTED: the artifacts were written into the weights; nothing was trained"
+
+
+def note_of(model: str) -> str:
+    """Say of a planted model that it is one."""
+    if not model.startswith("planted:"):
+        return ""
+    return "clean twin of the planted models: the same weights with nothing planted" if "clean" in model else PLANTED
+
+
+def without_outliers(says: Says, found: Measured) -> Claim | None:
+    """Judge a model that has no outliers; None if it has some.
+
+    The claim is not held if a moderate effect would have been found, and not testable otherwise.
+    """
+    if found.numbers["outliers"]:
+        return None
+    if found.numbers["could_see"]:
+        return says.outcome(found.subject, False, "It has no outliers; a moderate second group would have been found.")
+    return says.outcome(
+        found.subject, None, "No outliers were found, and these images could not have shown a moderate second group."
+    )
+
+
+def of_verdict(result: ScanResult) -> dict[str, float | None]:
+    """Return the numbers of a verdict that `without_outliers` reads."""
+    power = result.verdict.power
+    return {
+        "outliers": float(result.verdict.kind != "none"),
+        "could_see": float(power is not None and power.excludes("moderate")),
+    }
+
+
+def share_interval(per_image: Histogram | None, patches: int, seed: int = 0) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95 % interval of the share of outlier tokens: images are resampled, not tokens, which come in groups.
+
+    Args:
+        per_image: how many images carry n outliers.
+        patches: tokens of an image.
+    """
+    if per_image is None or not sum(per_image.counts):
+        return None, None
+    counts = np.asarray(per_image.counts, dtype=np.int64)
+    per = np.floor(np.asarray(per_image.edges[:-1]) + 0.5)  # a bin is as wide as one count
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
+    low, high = np.percentile(drawn @ per / counts.sum() / patches, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def shares(low: float | None, high: float | None) -> str:
+    """Write the interval of a share."""
+    return "" if low is None or high is None else f" ({percent(low)} to {percent(high)})"

@@ -1,0 +1,152 @@
+"""`reproduce`: measure what the paper measured, judge its claims, and draw its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from vitreg.errors import UserError
+from vitreg.experiments.experiment import Experiment
+from vitreg.experiments.known import EXPERIMENTS, experiments_named
+from vitreg.experiments.options import ReproduceOptions
+from vitreg.experiments.setting import Setting
+from vitreg.machine.runtime import choose_device, provenance
+from vitreg.passes import ahead
+from vitreg.passes.jobs import Job, Jobs
+from vitreg.passes.options import split, takes
+from vitreg.records.reproduction import ExperimentRecord, Measured, Reproduction
+from vitreg.report.attempts import Attempts, reason_of
+from vitreg.writing.files import output_folder, printable, write_text
+from vitreg.writing.outputs import RECORD, Outputs
+
+PHOTOGRAPHS = "photographs"
+LEDGER = "claims.json"
+
+
+@takes(ReproduceOptions)
+def reproduce(
+    ids: Sequence[str] = (),
+    *,
+    out: str | Path,
+    only: Literal["claims", "figures"] | None = None,
+    options: ReproduceOptions | None = None,
+    started: Callable[[Job], object] = lambda job: None,
+    waits: Callable[[Job], object] = lambda job: None,
+    ended: Callable[[ExperimentRecord], object] = lambda record: None,
+    **keywords: Any,
+) -> Reproduction:
+    """Run experiments of the paper on some models, and write a page of claims, a ledger of them and the figures.
+
+    Args:
+        ids: such as fig3 and table1; all without.
+        out: folder for result.json, claims.json, report.html, figures/, and jobs/ and runs/, from which an interrupted run
+            goes on.
+        only: judge or draw again from the records of an earlier run in `out`, without a model.
+        started, waits: called with a job that begins here, or that another process is doing.
+        ended: called with each experiment.
+        options: see `ReproduceOptions`; keywords override them.
+    Returns:
+        the record; an experiment whose model fails says why, and the others run.
+    Raises:
+        UserError: for an unknown id, absent images or models, or a folder that cannot be written.
+    """
+    options, loading = split(ReproduceOptions, options, keywords, "reproduce")
+    experiments, folder, begun = experiments_named(tuple(ids)), output_folder(Path(out)), datetime.now(UTC)
+    outputs = ahead.reproduce_outputs(folder, *options.images)
+    outputs.check()
+    if only is not None:
+        return _again(outputs, only, {each.id for each in experiments} if ids else set(EXPERIMENTS))
+    with Jobs(folder, started, waits) as jobs:
+        images = options.images or (_photographs(folder),)
+        setting = Setting(
+            jobs=jobs, models=options.subjects, images=images, classes=options.classes, limit=options.limit,
+            seed=options.seed, loading=loading,
+        )  # fmt: skip
+        records = []
+        for each in experiments:
+            records.append(_run(each, setting))
+            ended(records[-1])
+    device = choose_device(loading.get("device"))
+    made = provenance(
+        started=begun, device=device, precision=str(loading.get("precision", "auto")), processes=1, seed=options.seed
+    )
+    words = ", ".join(options.images) if options.images else "photographs that scikit-image ships, and crops of them"
+    result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
+    return _written(outputs, result)
+
+
+def _run(experiment: Experiment, setting: Setting) -> ExperimentRecord:
+    """Measure every subject, and judge."""
+    measured = [_measured(experiment, setting, each) for each in experiment.subjects or setting.models]
+    return ExperimentRecord(
+        id=experiment.id, label=experiment.label, title=experiment.title, published=dict(experiment.published),
+        protocol=experiment.protocol, ours=experiment.ours, measured=measured, claims=experiment.claims(measured),
+    )  # fmt: skip
+
+
+def _measured(experiment: Experiment, setting: Setting, subject: str) -> Measured:
+    """Measure one subject; one that cannot be measured says why."""
+    if "classes" in experiment.needs and not setting.classes:
+        return Measured(subject=subject, failed="It needs images with classes; name DATA with --classes.")
+    try:
+        return experiment.measure(setting, subject)
+    except UserError as error:
+        return Measured(subject=subject, failed=error.sentence)
+    except (OSError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        return Measured(subject=subject, failed=f"{reason_of(error)}.")
+
+
+def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
+    """Judge or draw again what an earlier run measured."""
+    path = outputs.folder / RECORD
+    try:
+        held = Reproduction.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; leave out --only to measure first.") from None
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path} is not a record of this version's `vitreg reproduce`.") from error
+    if only == "claims":
+        judged = [
+            each.model_copy(update={"claims": EXPERIMENTS[each.id].claims(each.measured)}) if each.id in ids else each
+            for each in held.experiments
+        ]
+        held = held.model_copy(update={"experiments": judged})
+    return _written(outputs, held)
+
+
+def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
+    """Write record and ledger, then the figures and the page; what cannot be drawn is listed."""
+    from vitreg.report.reproduction.page import draw_reproduction
+
+    def write(place: Path, held: Reproduction) -> None:
+        write_text(place / RECORD, held.model_dump_json(indent=1))
+        claims = [{"experiment": each.id, **claim.model_dump()} for each in held.experiments for claim in each.claims]
+        write_text(place / LEDGER, json.dumps({"schema": "vitreg.claims/1", "claims": claims}, indent=1))
+
+    outputs.publish(lambda place: write(place, result), more=True)
+    attempts = Attempts()
+
+    def draw(place: Path) -> None:
+        nonlocal result
+        drawings = {each.id: EXPERIMENTS[each.id].draw(each, outputs.folder) for each in result.experiments}
+        draw_reproduction(result, drawings, place, attempts)
+        if attempts.failed:
+            result = result.model_copy(update={"undrawn": list(attempts.failed)})
+            write(place, result)
+
+    outputs.add(draw)
+    return result
+
+
+def _photographs(folder: Path) -> str:
+    """Write scikit-image's photographs into the folder, and return where."""
+    from vitreg.verbs.demo.verb import write_photographs
+
+    if not (folder / PHOTOGRAPHS).exists():
+        write_photographs(folder / PHOTOGRAPHS)
+    return str(folder / PHOTOGRAPHS)

@@ -1,0 +1,99 @@
+"""What the experiments of a run share: models, data, and the verbs, called once for each model through the jobs of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vitreg.errors import UserError
+from vitreg.features.key import hash_of_data
+from vitreg.passes.jobs import Job, Jobs, Row
+from vitreg.records import ScanResult
+from vitreg.results import EvalResult
+from vitreg.specs import whole
+
+R = TypeVar("R", ScanResult, EvalResult)
+RECORD = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Models and data of a run.
+
+    Args:
+        jobs: of the run's folder.
+        models: specs.
+        images: paths or a named set; for what needs no truth.
+        classes: DATA with classes and two sides; empty where there is none.
+        limit: images used at most.
+        loading: keywords of `vitreg.load`.
+    """
+
+    jobs: Jobs
+    models: tuple[str, ...]
+    images: tuple[str, ...]
+    classes: str = ""
+    limit: int | None = None
+    seed: int = 0
+    loading: Mapping[str, Any]
+
+    def scan(self, model: str) -> tuple[ScanResult, str]:
+        """Return the scan of a model on the images, and the key of its job.
+
+        Raises:
+            UserError: if it failed.
+        """
+        from vitreg.verbs.scan.verb import scan
+
+        def work(folder: Path) -> dict[str, Any]:
+            scan(model, list(self.images), out=folder, limit=self.limit, seed=self.seed, **self.loading)
+            return {}
+
+        return self._result(
+            ScanResult, f"scan of {model}", {"verb": "scan", "images": self._data(*self.images)}, model, work
+        )
+
+    def evaluate(self, model: str, task: str, data: str = "", **settings: Any) -> tuple[EvalResult, str]:
+        """Return a task's result for a model, and the key of its job.
+
+        Args:
+            settings: of the task.
+        Raises:
+            UserError: if it failed.
+        """
+        from vitreg.verbs.eval.registry import task_named
+        from vitreg.verbs.eval.verb import evaluate
+
+        def work(folder: Path) -> dict[str, Any]:
+            of_task, _ = task_named(task, dict(settings))
+            evaluate(model, of_task, data, out=folder, limit=self.limit, seed=self.seed, **self.loading)
+            return {}
+
+        asked = {"verb": "eval", "task": task, "settings": settings, "data": self._data(data)}
+        return self._result(EvalResult, f"{task} of {model}", asked, model, work)
+
+    @property
+    def folder_of_images(self) -> str:
+        """The images as one DATA of `vitreg eval`. Raises UserError where they are several paths."""
+        if len(self.images) > 1:
+            raise UserError("this experiment reads the images as one folder, archive or named set; name one.")
+        return self.images[0]
+
+    def _result(
+        self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
+    ) -> tuple[R, str]:
+        settings = {
+            **asked, "model": model, "weights": self._data(whole(model).partition(":")[2]), "limit": self.limit,
+            "seed": self.seed, "loading": {name: str(value) for name, value in self.loading.items()},
+        }  # fmt: skip
+        job = Job(name, settings)
+        row: Row = self.jobs.do(job, work)
+        if row.failed:
+            raise UserError(row.failed)
+        return kind.model_validate_json((self.jobs.files(job) / RECORD).read_bytes()), job.key
+
+    def _data(self, *given: str) -> list[str]:
+        """Name data with what tells whether its files are the same."""
+        return [word for each in given for word in (each, hash_of_data(each))]

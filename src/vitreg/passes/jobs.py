@@ -1,0 +1,165 @@
+"""One runner for what makes many runs: experiments, the lab, the zoo.
+
+A job is the hash of its settings. `jobs/KEY.json` is its row, written once the job is done or has failed; `runs/KEY/` holds
+what it writes. Processes on one folder share its jobs: each claims the jobs it works on, and the claim ends with the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+import vitreg
+from vitreg.errors import UserError
+from vitreg.records import Record
+from vitreg.writing.claims import Claims
+from vitreg.writing.files import output_folder, printable, write_text
+
+ROWS, RUNS = "jobs", "runs"
+PAUSE = 0.5  # seconds between looks at a job of another process
+
+Work = Callable[[Path], Mapping[str, Any]]
+"""Does a job: takes the folder it may write into, which holds what a killed attempt left, and returns what the row keeps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Args:
+        name: for people, such as "scan of planted:clean".
+        settings: everything that decides the result, as JSON holds it.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The hash of the settings and of vitreg's version."""
+        words = json.dumps([vitreg.__version__, self.settings], sort_keys=True, default=str)
+        return hashlib.sha256(words.encode()).hexdigest()[:20]
+
+
+class Row(Record):
+    """What became of a job."""
+
+    schema_: Literal["vitreg.job/1"] = Field(default="vitreg.job/1", alias="schema")
+    name: str
+    settings: dict[str, Any]
+    failed: str = Field(default="", description="why there is no result, a sentence; empty where there is one")
+    found: dict[str, Any] = Field(default_factory=dict, description="what the job returned")
+    seconds: float
+    at: float = Field(description="when it ended, seconds since 1970")
+
+
+class Jobs:
+    """The jobs of a folder. A job is done once; one that failed is tried again by the next run.
+
+    Args:
+        folder: created where it does not exist.
+        started: called with a job before it is done here.
+        waits: called with a job that another process is doing, before this one waits for it.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        started: Callable[[Job], object] = lambda job: None,
+        waits: Callable[[Job], object] = lambda job: None,
+    ) -> None:
+        self.folder, self._started, self._waits = folder, started, waits
+        output_folder(folder / ROWS)
+        self._claims, self._since = Claims(folder / ROWS), time.time()
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._claims.__exit__(kind, error, trace)
+
+    def row(self, job: Job) -> Row | None:
+        """Return the row of a job that has ended; None if there is none that can be read."""
+        try:
+            return Row.model_validate_json((self.folder / ROWS / f"{job.key}.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def files(self, job: Job) -> Path:
+        """Return the folder of what a job writes."""
+        return self.folder / RUNS / job.key
+
+    def do(self, job: Job, work: Work) -> Row:
+        """Return the row of a job. Do it if nobody has; wait if another process does.
+
+        A job fails by an exception, which becomes the sentence of its row; Ctrl-C ends the run and leaves no row.
+        """
+        return next(self.each([(job, work)]))
+
+    def each(self, jobs: Iterable[tuple[Job, Work]]) -> Iterator[Row]:
+        """Yield the rows of jobs as they end. Those that other processes are doing come last."""
+        left, told = list(jobs), set()
+        while left:
+            others = []
+            for job, work in left:
+                row = self._ended(job) or self._claimed(job, work)
+                if row is None:
+                    others.append((job, work))
+                else:
+                    yield row
+            if len(others) == len(left):
+                for job, _ in others:
+                    if job.key not in told:
+                        self._waits(job)
+                told |= {job.key for job, _ in others}
+                time.sleep(PAUSE)
+            left = others
+
+    def _ended(self, job: Job) -> Row | None:
+        row = self.row(job)
+        return None if row is None or (row.failed and row.at < self._since) else row
+
+    def _claimed(self, job: Job, work: Work) -> Row | None:
+        """Do a job; None if another process is doing it."""
+        piece = int(job.key[:15], 16)
+        if not self._claims.take(piece):
+            return None
+        try:
+            return self._ended(job) or self._done(job, work)  # it may have ended just before
+        finally:
+            self._claims.let_go(piece)
+
+    def _done(self, job: Job, work: Work) -> Row:
+        self._started(job)
+        begun, failed, found = time.time(), "", {}
+        folder = self.files(job)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            found = dict(work(folder))
+        except UserError as error:
+            failed = error.sentence
+        except Exception as error:  # one job of many: the others go on, and the row says why
+            failed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        now = time.time()
+        row = Row(
+            name=job.name,
+            settings=dict(job.settings),
+            failed=printable(failed),
+            found=found,
+            seconds=now - begun,
+            at=now,
+        )
+        write_text(self.folder / ROWS / f"{job.key}.json", row.model_dump_json(indent=1))
+        return row

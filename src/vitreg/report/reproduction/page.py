@@ -1,0 +1,91 @@
+"""The page of a reproduction: every claim with its outcome, the paper's number beside ours, the figure, and the protocol."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitreg.records.reproduction import Claim, ExperimentRecord, Reproduction
+from vitreg.report import shell
+from vitreg.report.attempts import Attempts
+from vitreg.report.paper import NotMeasuredError, save_figure
+from vitreg.report.scan import payload
+from vitreg.report.words import count
+from vitreg.writing.files import output_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, FIGURES = "report.html", "figures"
+OUTCOMES = ("held", "not held", "not testable here")
+Drawings = Mapping[str, Mapping[str, Callable[[], "Figure"]]]
+"""By id of the experiment: names of figures, and what draws them."""
+
+
+def draw_reproduction(result: Reproduction, drawings: Drawings, directory: Path, attempts: Attempts) -> None:
+    """Draw all figures and the page into a folder.
+
+    Args:
+        attempts: collects drawings that fail; the page lists them.
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder = output_folder(directory / FIGURES)
+    drawn: dict[str, list[Path]] = {}
+    for name, figures in drawings.items():
+        paths = [folder / f"{each}.png" for each in figures]
+        for path, draw in zip(paths, figures.values(), strict=True):
+            attempts(f"{FIGURES}/{path.name}", lambda draw=draw, path=path: _save(draw, path))
+        drawn[name] = [path for path in paths if path.is_file()]
+    attempts(PAGE, lambda: shell.write(directory / PAGE, render(result, drawn, attempts)))
+
+
+def _save(draw: Callable[[], Figure], path: Path) -> None:
+    try:
+        save_figure(draw(), path)
+    except NotMeasuredError:  # the record lacks the data of this figure, which the page shows as absent
+        return
+
+
+def render(result: Reproduction, figures: Mapping[str, list[Path]], attempts: Attempts) -> str:
+    """Return the page as text.
+
+    Args:
+        figures: PNG files by id of the experiment.
+    """
+    return shell.render(
+        "reproduction.html.j2",
+        result=result,
+        sentence=sentence(result),
+        several=count(len(result.experiments), "experiment"),
+        experiments=[_section(each, figures.get(each.id, [])) for each in result.experiments],
+        undrawn=attempts.failed,
+        data=payload.empty_block(),
+    )
+
+
+def sentence(result: Reproduction) -> str:
+    """Say how many claims hold."""
+    claims = [claim for each in result.experiments for claim in each.claims]
+    found = Counter(claim.outcome for claim in claims)
+    said = [f"{found[name]} {'is' if found[name] == 1 else 'are'} {name}" for name in OUTCOMES if found[name]]
+    return (
+        f"Of {count(len(claims), 'claim')}, each asked of one subject, {', '.join(said)}."
+        if said
+        else "No claim was asked."
+    )
+
+
+def _section(each: ExperimentRecord, figures: list[Path]) -> dict[str, object]:
+    by_claim: dict[str, list[Claim]] = {}
+    for claim in each.claims:
+        by_claim.setdefault(claim.id, []).append(claim)
+    return {
+        "record": each,
+        "claims": list(by_claim.values()),
+        "notes": {found.subject: found.note for found in each.measured if found.note},
+        "published": [(name.replace("_", " "), value) for name, value in each.published.items()],
+        "figures": [(f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for path in figures],
+    }
