@@ -57,15 +57,28 @@ CASES = {
         "{small}",
         "--force",
     ),
+    "reproduce": (
+        "fig3",
+        "fig12",
+        "-m",
+        "{model}",
+        "--images",
+        "{photographs}",
+        "--limit",
+        "4",
+        "--out",
+        "{out}",
+        "{small}",
+    ),
     "demo": ("--out", "{out}"),
     "version": (),
 }
 LEAVES = {
     "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
-    "fix": "repair.json", "repairs": "table.csv", "demo": "index.html",
+    "fix": "repair.json", "repairs": "table.csv", "demo": "index.html", "reproduce": "claims.json",
 }  # fmt: skip
-OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "demo"}
+OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "reproduce", "demo"}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

@@ -21,7 +21,20 @@ from .test_every_verb import CASES, words_of
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
-WRITES = ("scan", "compare", "maps", "eval", "discover", "extract", "train", "curves", "export", "fix", "repairs")
+WRITES = (
+    "scan",
+    "compare",
+    "maps",
+    "eval",
+    "discover",
+    "extract",
+    "train",
+    "curves",
+    "export",
+    "fix",
+    "repairs",
+    "reproduce",
+)
 SKIPPED = {"doctor", "version", "demo", "draw"}  # the first two write nothing, the others have tests of their own
 MORE = {"scan": ("--tokens",), "extract": ("--table",)}
 
@@ -82,6 +95,10 @@ def test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes(vitreg,
         out = tmp_path / str(number)
         (out / name).parent.mkdir(parents=True)
         (out / name).write_bytes(b"mine")
+        if name.startswith("runs/"):  # of reproduce: what one verb refuses is a row that failed, and the others go on
+            run_verb(vitreg, made, verb, out)
+            assert (out / name).read_bytes() == b"mine", name
+            continue
         sentence = one_sentence(run_verb(vitreg, made, verb, out))
         assert (out / name).read_bytes() == b"mine", name
         assert name.split("/")[0] in sentence, name

@@ -20,7 +20,10 @@ class _Verbs(Mapping[str, type]):
         "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
         "repairs", "reproduce", "demo", "version",
     )  # fmt: skip
-    elsewhere = {"eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals"}  # noqa: RUF012
+    elsewhere = {  # noqa: RUF012
+        "eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals",
+        "repairs": "composite.repairs", "reproduce": "composite.reproduce", "demo": "composite.demo",
+    }  # fmt: skip
 
     def __getitem__(self, name: str) -> type:
         if name not in self.names:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
 
 Need = Literal["images", "classes"]
-Drawings = Mapping[str, Callable[[], Any]]
-"""Names of figures without suffix, and functions that return them (matplotlib)."""
+Drawings = Mapping[str, tuple[str, Callable[[], Any]]]
+"""Names of figures without suffix; of each a caption, and a function that returns it (matplotlib)."""
 
 
 @dataclass(frozen=True, kw_only=True)

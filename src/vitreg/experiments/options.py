@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tyro.conf import Suppress
+
 from vitreg.errors import UserError
 from vitreg.passes.options import ImageOptions, at_least
 
@@ -37,8 +39,8 @@ class ReproduceOptions(ImageOptions):
 
     scale: Scale = "smoke"
     """smoke: minutes of two cores, on planted models; lab: one GPU; paper: the paper's models. They differ in the models looked at."""
-    models: tuple[str, ...] = ()
-    """SPECs to look at in place of the scale's, as -m SPEC for each."""
+    models: Suppress[tuple[str, ...]] = ()
+    """SPECs to look at in place of the scale's; on the command line -m SPEC for each."""
     images: tuple[str, ...] = ()
     """Images to look at; at smoke scale the photographs that scikit-image ships."""
     classes: str = ""

@@ -18,17 +18,18 @@ from vitreg.experiments.setting import Setting
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
 from vitreg.passes.jobs import Job, Jobs
-from vitreg.passes.options import split, takes
+from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records.reproduction import ExperimentRecord, Measured, Reproduction
 from vitreg.report.attempts import Attempts, reason_of
 from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
 PHOTOGRAPHS = "photographs"
+READING = ("size", "fit", "limit", "batch_size", "workers")
 LEDGER = "claims.json"
 
 
-@takes(ReproduceOptions)
+@takes(ReproduceOptions, ModelOptions)
 def reproduce(
     ids: Sequence[str] = (),
     *,
@@ -64,8 +65,8 @@ def reproduce(
     with Jobs(folder, started, waits) as jobs:
         images = options.images or (_photographs(folder),)
         setting = Setting(
-            jobs=jobs, models=options.subjects, images=images, classes=options.classes, limit=options.limit,
-            seed=options.seed, loading=loading,
+            jobs=jobs, models=options.subjects, images=images, classes=options.classes, seed=options.seed,
+            reading={name: getattr(options, name) for name in READING}, loading=loading,
         )  # fmt: skip
         records = []
         for each in experiments:

@@ -16,6 +16,7 @@ from vitreg.specs import whole
 
 R = TypeVar("R", ScanResult, EvalResult)
 RECORD = "result.json"
+HOW_FAST = ("batch_size", "workers")  # change no number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Setting:
         models: specs.
         images: paths or a named set; for what needs no truth.
         classes: DATA with classes and two sides; empty where there is none.
-        limit: images used at most.
+        reading: how images reach a model: size, fit, limit, batch_size, workers, as the keywords of every verb.
         loading: keywords of `vitreg.load`.
     """
 
@@ -35,8 +36,8 @@ class Setting:
     models: tuple[str, ...]
     images: tuple[str, ...]
     classes: str = ""
-    limit: int | None = None
     seed: int = 0
+    reading: Mapping[str, Any]
     loading: Mapping[str, Any]
 
     def scan(self, model: str) -> tuple[ScanResult, str]:
@@ -48,7 +49,7 @@ class Setting:
         from vitreg.verbs.scan.verb import scan
 
         def work(folder: Path) -> dict[str, Any]:
-            scan(model, list(self.images), out=folder, limit=self.limit, seed=self.seed, **self.loading)
+            scan(model, list(self.images), out=folder, seed=self.seed, **self.reading, **self.loading)
             return {}
 
         return self._result(
@@ -68,7 +69,7 @@ class Setting:
 
         def work(folder: Path) -> dict[str, Any]:
             of_task, _ = task_named(task, dict(settings))
-            evaluate(model, of_task, data, out=folder, limit=self.limit, seed=self.seed, **self.loading)
+            evaluate(model, of_task, data, out=folder, seed=self.seed, **self.reading, **self.loading)
             return {}
 
         asked = {"verb": "eval", "task": task, "settings": settings, "data": self._data(data)}
@@ -79,14 +80,14 @@ class Setting:
         """The images as one DATA of `vitreg eval`. Raises UserError where they are several paths."""
         if len(self.images) > 1:
             raise UserError("this experiment reads the images as one folder, archive or named set; name one.")
-        return self.images[0]
+        return "".join(self.images)  # the only one
 
     def _result(
         self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
     ) -> tuple[R, str]:
         settings = {
-            **asked, "model": model, "weights": self._data(whole(model).partition(":")[2]), "limit": self.limit,
-            "seed": self.seed, "loading": {name: str(value) for name, value in self.loading.items()},
+            **asked, "model": model, "weights": self._data(whole(model).partition(":")[2]), "seed": self.seed,
+            "given": {name: str(value) for name, value in {**self.reading, **self.loading}.items() if name not in HOW_FAST},
         }  # fmt: skip
         job = Job(name, settings)
         row: Row = self.jobs.do(job, work)

@@ -69,7 +69,7 @@ class Jobs:
         started: called with a job before it is done here.
         waits: called with a job that another process is doing, before this one waits for it.
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or holds something else under the name of a row.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class Jobs:
     ) -> None:
         self.folder, self._started, self._waits = folder, started, waits
         output_folder(folder / ROWS)
-        self._claims, self._since = Claims(folder / ROWS), time.time()
+        for path in (folder / ROWS).glob("*.json"):
+            if _row(path) is None:
+                raise UserError(f"{path} is no row of vitreg's jobs; move it away, or name another place with --out.")
+        self._claims, self._since = Claims(folder / ROWS, ".claims"), time.time()
 
     def __enter__(self) -> Jobs:
         return self
@@ -92,10 +95,7 @@ class Jobs:
 
     def row(self, job: Job) -> Row | None:
         """Return the row of a job that has ended; None if there is none that can be read."""
-        try:
-            return Row.model_validate_json((self.folder / ROWS / f"{job.key}.json").read_bytes())
-        except (OSError, ValidationError):
-            return None
+        return _row(self.folder / ROWS / f"{job.key}.json")
 
     def files(self, job: Job) -> Path:
         """Return the folder of what a job writes."""
@@ -163,3 +163,11 @@ class Jobs:
         )
         write_text(self.folder / ROWS / f"{job.key}.json", row.model_dump_json(indent=1))
         return row
+
+
+def _row(path: Path) -> Row | None:
+    """Read a row; None if there is none, or something else."""
+    try:
+        return Row.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

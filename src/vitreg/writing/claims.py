@@ -27,14 +27,16 @@ class Claims:
     On a file system without locks every claim succeeds. Two processes may then do the same work, which is harmless
     where results are replaced as a whole. A process may open only one `Claims` on a folder at a time.
 
+    Args:
+        name: of the file that is locked, and never written.
     Raises:
         UserError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "claims") -> None:
         try:
             # Record locks, because worker processes forked while a lock is held would inherit an flock.
-            self._file = os.open(folder / "claims", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._file = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from error
 

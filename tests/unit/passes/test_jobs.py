@@ -68,12 +68,13 @@ def test_ctrl_c_leaves_no_row(tmp_path):
         assert jobs.do(A, counting(ran, 2)).found == {"value": 2}
 
 
-def test_a_damaged_row_is_done_again(tmp_path):
-    with Jobs(tmp_path / "out") as jobs:
-        jobs.do(A, counting(tmp_path / "ran", 1))
-        row = next((tmp_path / "out" / "jobs").glob("*.json"))
-        row.write_text(row.read_text()[:40])
-        assert jobs.do(A, counting(tmp_path / "ran", 2)).found == {"value": 2}
+def test_what_is_no_row_is_not_written_over(tmp_path):
+    mine = tmp_path / "out" / "jobs" / f"{A.key}.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="is no row of vitreg's jobs"):
+        Jobs(tmp_path / "out")
+    assert mine.read_text() == "mine"
 
 
 def test_a_killed_process_leaves_its_job_to_the_next_which_finds_its_files(tmp_path):

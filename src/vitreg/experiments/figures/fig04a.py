@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
 from vitreg.experiments.records import scan_of
-from vitreg.experiments.setting import Setting
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
 
 MIDDLE = Says(
     id="middle",
@@ -52,7 +55,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     from vitreg.report.scan.charts import norms
 
     return {
-        f"fig4a-{place}": lambda each=each: norms.figure(scan_of(each, jobs))
+        f"fig4a-{place}": (each.subject, lambda each=each: norms.figure(scan_of(each, jobs)))
         for place, each in enumerate(record.measured)
         if not each.failed
     }

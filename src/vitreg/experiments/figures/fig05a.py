@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
 from vitreg.experiments.records import scan_of
-from vitreg.experiments.setting import Setting
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
 
 ALIKE = Says(
     id="redundant",
@@ -67,7 +70,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     from vitreg.report.scan.charts import redundancy
 
     return {
-        f"fig5a-{place}": lambda each=each: redundancy.figure(scan_of(each, jobs))
+        f"fig5a-{place}": (each.subject, lambda each=each: redundancy.figure(scan_of(each, jobs)))
         for place, each in enumerate(record.measured)
         if not each.failed and each.numbers["auc"] is not None
     }

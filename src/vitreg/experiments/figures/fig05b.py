@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
-from vitreg.experiments.setting import Setting
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
 
 PLACE = Says(
     id="position",
@@ -62,7 +65,7 @@ def _less(says: Says, found: Measured, task: str, measure: str, sign: int) -> Cl
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """Outliers beside other tokens, for both probes."""
     found = [each for each in record.measured if "position_outlier_accuracy" in each.numbers]
-    return {"fig5b": lambda: _bars(found)} if found else {}
+    return {"fig5b": ("models with outliers", lambda: _bars(found))} if found else {}
 
 
 def _bars(found: Sequence[Measured]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from vitreg.analysis.intervals import wilson
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
 from vitreg.experiments.records import scan_of
-from vitreg.experiments.setting import Setting
 from vitreg.quantities import percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
 
 CROWDED = Says(
     id="crowded",
@@ -80,7 +83,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     from vitreg.report.scan.charts import positions
 
     return {
-        f"fig10-{place}": lambda each=each: positions.figure(scan_of(each, jobs))
+        f"fig10-{place}": (each.subject, lambda each=each: positions.figure(scan_of(each, jobs)))
         for place, each in enumerate(record.measured)
         if not each.failed and each.numbers["fullest"] is not None
     }

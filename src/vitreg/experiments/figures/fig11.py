@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.setting import Setting
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
 
 STRIPED = Says(
     id="stripes",
@@ -30,9 +33,9 @@ def measure(setting: Setting, way: str) -> Measured:
     from vitreg.analysis.stripes import column_profile, stripes, table_gradient
 
     antialias, offset = WAYS[way]
-    gradient = table_gradient((SOURCE,) * 2, (TARGET,) * 2, antialias=antialias, offset=offset)
+    gradient = table_gradient((SOURCE, SOURCE), (TARGET, TARGET), antialias=antialias, offset=offset)
     found = stripes(gradient)
-    numbers = {
+    numbers: dict[str, float | None] = {
         "min": found.minimum, "max": found.maximum, "mean": found.mean, "std": found.std, "antialias": float(antialias)
     }  # fmt: skip
     profile = column_profile(SOURCE, TARGET, antialias=antialias, offset=offset)
@@ -54,7 +57,7 @@ def _striped(found: Measured) -> Claim:
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The gradient maps side by side on one colour scale."""
-    return {"fig11": lambda: _maps(record)}
+    return {"fig11": ("what each position of the table receives, on one scale", lambda: _maps(record))}
 
 
 def _maps(record: ExperimentRecord):

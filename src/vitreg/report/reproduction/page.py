@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 PAGE, FIGURES = "report.html", "figures"
 OUTCOMES = ("held", "not held", "not testable here")
-Drawings = Mapping[str, Mapping[str, Callable[[], "Figure"]]]
-"""By id of the experiment: names of figures, and what draws them."""
+Drawings = Mapping[str, Mapping[str, tuple[str, Callable[[], "Figure"]]]]
+"""By id of the experiment: names of figures, their captions, and what draws them."""
 
 
 def draw_reproduction(result: Reproduction, drawings: Drawings, directory: Path, attempts: Attempts) -> None:
@@ -33,12 +33,13 @@ def draw_reproduction(result: Reproduction, drawings: Drawings, directory: Path,
         UserError: if the folder cannot be written.
     """
     folder = output_folder(directory / FIGURES)
-    drawn: dict[str, list[Path]] = {}
+    drawn: dict[str, list[tuple[str, Path]]] = {}
     for name, figures in drawings.items():
-        paths = [folder / f"{each}.png" for each in figures]
-        for path, draw in zip(paths, figures.values(), strict=True):
+        drawn[name] = []
+        for each, (caption, draw) in figures.items():
+            path = folder / f"{each}.png"
             attempts(f"{FIGURES}/{path.name}", lambda draw=draw, path=path: _save(draw, path))
-        drawn[name] = [path for path in paths if path.is_file()]
+            drawn[name] += [(caption, path)] if path.is_file() else []
     attempts(PAGE, lambda: shell.write(directory / PAGE, render(result, drawn, attempts)))
 
 
@@ -49,11 +50,11 @@ def _save(draw: Callable[[], Figure], path: Path) -> None:
         return
 
 
-def render(result: Reproduction, figures: Mapping[str, list[Path]], attempts: Attempts) -> str:
+def render(result: Reproduction, figures: Mapping[str, list[tuple[str, Path]]], attempts: Attempts) -> str:
     """Return the page as text.
 
     Args:
-        figures: PNG files by id of the experiment.
+        figures: captions and PNG files by id of the experiment.
     """
     return shell.render(
         "reproduction.html.j2",
@@ -78,7 +79,7 @@ def sentence(result: Reproduction) -> str:
     )
 
 
-def _section(each: ExperimentRecord, figures: list[Path]) -> dict[str, object]:
+def _section(each: ExperimentRecord, figures: list[tuple[str, Path]]) -> dict[str, object]:
     by_claim: dict[str, list[Claim]] = {}
     for claim in each.claims:
         by_claim.setdefault(claim.id, []).append(claim)
@@ -87,5 +88,7 @@ def _section(each: ExperimentRecord, figures: list[Path]) -> dict[str, object]:
         "claims": list(by_claim.values()),
         "notes": {found.subject: found.note for found in each.measured if found.note},
         "published": [(name.replace("_", " "), value) for name, value in each.published.items()],
-        "figures": [(f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for path in figures],
+        "figures": [
+            (caption, f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for caption, path in figures
+        ],
     }

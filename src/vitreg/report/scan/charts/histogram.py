@@ -104,15 +104,17 @@ def _split(a: float, b: float, cut: float | None, side: str | None) -> list[tupl
     return [(a, b, not low)] if a >= cut else [(a, cut, low), (cut, b, not low)]
 
 
-def figure(result: ScanResult) -> Figure:
+def figure(result: ScanResult, block: int | None = None) -> Figure:
     """Histogram of the patch norms at the peak layer, both axes logarithmic, with the threshold (the paper's Fig. 3).
 
     Without outliers it shows the layer whose largest norms come nearest to standing out.
 
+    Args:
+        block: shown in its place; -1 is the last.
     Raises:
         NotMeasuredError: without layers or counts.
     """
-    layer = shown_layer(result)
+    layer = shown_layer(result) if block is None else result.layers[block]
     if layer is None or not countable(layer.histogram):
         raise NotMeasuredError("the scan holds no histogram of norms")
     data = trimmed(layer.histogram, margin=0)

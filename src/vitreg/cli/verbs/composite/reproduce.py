@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from vitreg.cli.command import check_place, open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.experiments.options import ReproduceOptions
 from vitreg.passes import ahead
-from vitreg.passes.options import LoadOptions
+from vitreg.passes.options import ModelOptions
 
 if TYPE_CHECKING:
     from vitreg.records.reproduction import ExperimentRecord
@@ -31,6 +31,11 @@ class Reproduce:
             help_behavior_hint="(all without; --list names them)",
         ),
     ] = ()
+    model: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(aliases=("-m",), metavar="SPEC", help_behavior_hint="(one for each model; the scale's if unset)"),
+    ] = ()
+    """A model to look at in place of the scale's."""
     out: Path = Path("vitreg-reproduction")
     """Folder for the results."""
     only: Literal["claims", "figures"] | None = None
@@ -39,7 +44,12 @@ class Reproduce:
     """List the experiments, what each shows and needs, and stop."""
     reproduce: OmitArgPrefixes[ReproduceOptions] = field(default_factory=ReproduceOptions)
     """What is looked at."""
-    model: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
+    load: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
+
+    @property
+    def options(self) -> ReproduceOptions:
+        """What is looked at, with the models of -m."""
+        return replace(self.reproduce, models=self.model)
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
@@ -48,8 +58,8 @@ class Reproduce:
         experiments_named(self.ids)
         if self.list:
             return
-        for spec in self.reproduce.subjects:
-            self.model.check(spec, None)
+        for spec in self.options.subjects:
+            self.load.check(spec, None)
         ahead.refuse_absent_inputs(self.reproduce.images)
         if self.reproduce.classes:
             ahead.refuse_absent_data(self.reproduce.classes)
@@ -67,9 +77,9 @@ class Reproduce:
         from vitreg.experiments.reproduce import reproduce
 
         reproduce(
-            self.ids, out=self.out, only=self.only, options=self.reproduce, started=lambda job: say(f"{job.name} ..."),
+            self.ids, out=self.out, only=self.only, options=self.options, started=lambda job: say(f"{job.name} ..."),
             waits=lambda job: say(f"waiting for another process: {job.name}"), ended=lambda each: say(in_lines(each)),
-            **self.model.given(),
+            **self.load.given(),
         )  # fmt: skip
         open_with(self.out / "report.html")
         return Exit.DONE

@@ -1,0 +1,124 @@
+"""Claims of the paper on numbers that are known: each can hold, fail, and be untestable, and is judged by what it says."""
+
+import dataclasses
+
+import pytest
+
+from vitreg.experiments.experiment import Experiment
+from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12
+from vitreg.experiments.known import EXPERIMENTS, experiments_named
+from vitreg.experiments.outliers import share_interval
+from vitreg.experiments.tables import table1
+from vitreg.records import Histogram
+from vitreg.records.reproduction import Measured
+
+SEEN = {"outliers": 1.0, "could_see": 0.0}
+NONE, BLIND = {"outliers": 0.0, "could_see": 1.0}, {"outliers": 0.0, "could_see": 0.0}
+LIKE_THE_PAPER = {
+    fig03: {"above": 1.0, "ratio": 8.0, "share": 0.0237, "share_low": 0.02, "share_high": 0.03},
+    fig04a: {"first": 15.0, "blocks": 40.0, "part": 15 / 40},
+    fig05a: {"auc": 0.9, "images": 100.0},
+    fig05b: {
+        "position_normal_accuracy": 41.7, "position_outlier_accuracy": 22.8, "position_accuracy_difference_low": -25.0,
+        "position_accuracy_difference_high": -12.0, "pixels_normal_error": 18.38, "pixels_outlier_error": 25.23,
+        "pixels_error_difference_low": 5.0, "pixels_error_difference_high": 8.0,
+    },
+    fig10: {
+        "images": 1000.0, "fullest": 0.4, "cells": 256.0, "ring_outliers": 0.6, "ring_cells": 0.23, "with_outliers": 900.0,
+    },
+    table1: {"outlier": 69.0, "normal": 65.8, "outlier_minus_normal_low": 1.0, "outlier_minus_normal_high": 5.0},
+}  # fmt: skip
+OTHERWISE = {
+    fig03: {"above": 1.0, "ratio": 2.0, "share": 0.4, "share_low": 0.38, "share_high": 0.42},
+    fig04a: {"first": 1.0, "blocks": 40.0, "part": 1 / 40},
+    fig05a: {"auc": 0.55, "images": 10.0},
+    fig05b: {
+        "position_normal_accuracy": 41.7, "position_outlier_accuracy": 40.0, "position_accuracy_difference_low": -4.0,
+        "position_accuracy_difference_high": 1.0, "pixels_normal_error": 18.0, "pixels_outlier_error": 18.0,
+        "pixels_error_difference_low": -1.0, "pixels_error_difference_high": 1.0,
+    },
+    fig10: {"images": 50.0, "fullest": 0.26, "cells": 256.0, "ring_outliers": 0.23, "ring_cells": 0.23, "with_outliers": 40.0},
+    table1: {"outlier": 60.0, "normal": 65.8, "outlier_minus_normal_low": -9.0, "outlier_minus_normal_high": -1.0},
+}  # fmt: skip
+ABSENT = {
+    fig03: {"above": 0.0, "ratio": None, "share": 0.0, "share_low": None, "share_high": None}, fig04a: {"part": None},
+    fig05a: {"auc": None, "images": 0.0}, fig05b: {}, fig10: {"fullest": None, "images": 9.0}, table1: {},
+}  # fmt: skip
+
+
+def outcomes(experiment, numbers, **words):
+    return [each.outcome for each in experiment.EXPERIMENT.claims([Measured(subject="a", numbers=numbers, **words)])]
+
+
+@pytest.mark.parametrize("experiment", LIKE_THE_PAPER, ids=lambda each: each.EXPERIMENT.id)
+class TestEachClaim:
+    def test_holds_on_numbers_like_the_papers(self, experiment):
+        assert set(outcomes(experiment, SEEN | LIKE_THE_PAPER[experiment])) == {"held"}
+
+    def test_fails_on_others(self, experiment):
+        found = outcomes(experiment, SEEN | OTHERWISE[experiment])
+        assert "not held" in found
+        assert found.count("held") == (experiment is fig03)  # there are two groups, of other sizes than the paper's
+
+    def test_is_not_held_without_outliers_where_they_would_have_been_seen(self, experiment):
+        assert set(outcomes(experiment, NONE | ABSENT[experiment])) == {"not held"}
+
+    def test_is_not_testable_where_they_would_not(self, experiment):
+        assert set(outcomes(experiment, BLIND | ABSENT[experiment])) == {"not testable here"}
+
+    def test_of_a_model_that_failed_is_not_testable_for_that_reason(self, experiment):
+        (claim, *_) = experiment.EXPERIMENT.claims([Measured(subject="a", failed="no such model.")])
+        assert (claim.outcome, claim.reason) == ("not testable here", "no such model.")
+
+
+def test_stripes_are_those_of_the_golden_values():
+    """Known from the resampling itself: extremes and spread with and without antialiasing."""
+    found = {way: fig11.measure(None, way).numbers for way in fig11.WAYS}
+    dinov2 = found["no antialiasing, offset 0.1 (DINOv2's training)"]
+    assert dinov2["min"] == pytest.approx(-0.141, abs=2e-3)
+    assert dinov2["max"] == pytest.approx(0.953, abs=2e-3)
+    assert dinov2["std"] == pytest.approx(0.311, abs=1e-3)
+    flat = found["antialiasing"]
+    assert [flat[name] for name in ("min", "max", "std")] == pytest.approx([0.131, 0.242, 0.022], abs=1e-3)
+    assert all(numbers["mean"] == pytest.approx((7 / 16) ** 2) for numbers in found.values())
+    columns = fig11.measure(None, "no antialiasing").series["columns"]
+    assert columns[:8] == pytest.approx([0.341, 0.766, -0.050, 0.989, -0.145, 0.909, 0.124, 0.567], abs=1e-3)
+    assert columns == pytest.approx(columns[::-1])
+
+
+def test_costs_are_those_of_the_golden_values():
+    found = {name: fig12.measure(None, name).numbers for name in fig12.NETWORKS}
+    wanted = {
+        "ViT-L/14 (DINOv2)": (0.40, 0.81, 1.62, 3.24, 6.48), "ViT-B/14": (0.41, 0.82, 1.63, 3.27, 6.54),
+        "ViT-g/14, SwiGLU": (0.40, 0.80, 1.60, 3.20, 6.40), "ViT-B/16 (DeiT-III, OpenCLIP)": (0.53, 1.05, 2.10, 4.21, 8.43),
+    }  # fmt: skip
+    for name, more in wanted.items():
+        assert [found[name][f"flops_{n}"] for n in (1, 2, 4, 8, 16)] == pytest.approx(more, abs=6e-3)
+    assert found["ViT-L/14 (DINOv2)"]["gmacs"] == pytest.approx(81.0, abs=0.1)
+    assert found["ViT-g/14, SwiGLU"]["gmacs"] == pytest.approx(299.4, abs=0.1)
+
+
+def test_an_interval_of_a_share_resamples_images():
+    """All images alike: no spread. Half of them full: that of a fair coin."""
+    alike = Histogram(edges=[0, 1, 2, 3], counts=[0, 0, 50])
+    assert share_interval(alike, 100) == (0.02, 0.02)
+    halves = Histogram(edges=[0, 1, 2], counts=[50, 50])
+    low, high = share_interval(halves, 1)
+    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.011)
+    assert share_interval(None, 100) == (None, None)
+
+
+def test_the_more_images_the_narrower_the_interval_of_a_probability():
+    wide, narrow = fig05a.auc_interval(0.8, 10), fig05a.auc_interval(0.8, 1000)
+    assert wide[0] < narrow[0] < 0.8 < narrow[1] < wide[1]
+    assert fig05a.auc_interval(1.0, 10) == (1.0, 1.0)
+
+
+def test_every_experiment_says_what_the_paper_says():
+    for each in EXPERIMENTS.values():
+        assert all(
+            getattr(each, field.name)
+            for field in dataclasses.fields(Experiment)
+            if field.name not in ("needs", "subjects")
+        )
+    assert [each.id for each in experiments_named(("fig12", "fig3"))] == ["fig3", "fig12"]

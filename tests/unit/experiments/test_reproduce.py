@@ -1,0 +1,110 @@
+"""`reproduce` on planted models: claims hold where they were planted and fail on the clean twin; nothing is done twice."""
+
+import json
+
+import pytest
+
+import vitreg
+from vitreg.errors import UserError
+from vitreg.passes.drawing import as_written
+from vitreg.records.reproduction import Reproduction
+
+pytestmark = pytest.mark.usefixtures("planted_once", "few_resamples", "blank_figures")
+IDS = ("fig3", "fig4a", "fig5a", "table1")
+MODELS = ("planted:high-norm", "planted:clean")
+
+
+@pytest.fixture(scope="module")
+def run(photographs, tmp_path_factory):
+    """A run that was interrupted after its first scan, and went on."""
+    out = tmp_path_factory.mktemp("reproduction") / "out"
+    words = {"out": out, "models": MODELS, "images": tuple(map(str, photographs)), "limit": 16}
+    begun = []
+
+    def stop(job):
+        begun.append(job.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vitreg.reproduce(IDS, started=stop, **words)
+    assert not (out / "result.json").exists()
+    found = vitreg.reproduce(IDS, started=lambda job: begun.append(job.name), **words)
+    return out, words, found, begun
+
+
+def outcomes(found, id):
+    (each,) = [each for each in found.experiments if each.id == id]
+    return {(claim.id, claim.subject): claim.outcome for claim in each.claims}
+
+
+def test_claims_hold_where_they_were_planted_and_fail_on_the_clean_twin(run):
+    _, _, found, _ = run
+    assert outcomes(found, "fig3")["two-groups", "planted:high-norm"] == "held"
+    assert outcomes(found, "fig5a")["redundant", "planted:high-norm"] == "held"
+    clean = {of: outcome for each in IDS[:3] for of, outcome in outcomes(found, each).items() if "clean" in of[1]}
+    assert set(clean.values()) <= {"not held", "not testable here"}
+    assert set(outcomes(found, "table1").values()) == {"not testable here"}
+
+
+def test_each_model_is_scanned_once_for_all_experiments_and_not_again(run, photographs):
+    _, words, found, begun = run
+    assert begun == [
+        "scan of planted:high-norm",
+        "scan of planted:clean",
+        "scan of planted:clean",
+    ]  # the second was stopped
+    again = vitreg.reproduce(IDS, started=lambda job: pytest.fail(job.name), **words)
+    assert [each.claims for each in again.experiments] == [each.claims for each in found.experiments]
+
+
+def test_the_record_the_ledger_the_page_and_the_figures_are_there(run):
+    out, _, found, _ = run
+    held = Reproduction.model_validate_json((out / "result.json").read_text())
+    assert held.experiments == as_written(found).experiments
+    ledger = json.loads((out / "claims.json").read_text())["claims"]
+    assert len(ledger) == sum(len(each.claims) for each in found.experiments)
+    page = (out / "report.html").read_text()
+    assert "PLANTED" in page
+    assert all(each.label in page for each in found.experiments)
+    assert {path.name for path in (out / "figures").iterdir()} >= {
+        "fig3-0.png",
+        "fig3-1.png",
+        "fig4a-0.png",
+        "fig5a-0.png",
+    }
+    assert not found.undrawn
+
+
+@pytest.mark.parametrize("only", ["claims", "figures"])
+def test_judged_and_drawn_again_without_a_model(run, only, monkeypatch):
+    out, _, found, _ = run
+    monkeypatch.setattr("vitreg.verbs.scan.verb.scan", None)
+    (out / "report.html").unlink()
+    again = vitreg.reproduce((), out=out, only=only)
+    assert as_written(again).experiments == as_written(found).experiments
+    assert (out / "report.html").exists()
+
+
+def test_a_model_that_fails_says_why_and_the_others_run(photographs, tmp_path):
+    found = vitreg.reproduce(
+        ("fig3",),
+        out=tmp_path,
+        models=("planted:none", "planted:clean"),
+        images=(str(photographs[0]),),
+        limit=1,
+        size=64,
+    )
+    first, second = found.experiments[0].measured
+    assert "no planted kind 'none'" in first.failed
+    assert not second.failed
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(UserError, match=r"no experiment 'tabel1'.*'table1'"):
+        vitreg.reproduce(("tabel1",), out=tmp_path)
+    with pytest.raises(UserError, match="leave out only to measure first"):
+        vitreg.reproduce((), out=tmp_path, only="claims")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"result\.json exists"):
+        vitreg.reproduce((), out=tmp_path, only="claims")
