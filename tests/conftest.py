@@ -65,7 +65,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans leave their page and figures out, for tests of what comes before: drawing takes longer than all of that."""
-    monkeypatch.setattr("vitreg.verbs.scan.verb._draw", lambda _outputs, result, _build: result)
+    monkeypatch.setattr("vitreg.verbs.scan.verb._draw", lambda _outputs, result, *_seen: result)
 
 
 # Savings for all tests of a file, which it asks for by `pytestmark`.

@@ -25,7 +25,7 @@ def may_import(module, imported):
     if target == "report":
         return FLOORS[part] >= FLOORS["passes"]
     if part == target == "verbs":
-        return verb_of(module) in ("", verb_of(imported)) or (verb_of(module), imported) in VERBS_MAY_IMPORT
+        return verb_of(module) == verb_of(imported) or (verb_of(module), imported) in VERBS_MAY_IMPORT
     return FLOORS[target] <= FLOORS[part]
 
 

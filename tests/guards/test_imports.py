@@ -4,7 +4,7 @@ import functools
 
 import pytest
 from tests.guards.bindings import Bindings
-from tests.guards.floors import BACKWARDS, FOREIGN, UNREAD, VERBS_MAY_IMPORT
+from tests.guards.floors import BACKWARDS, FLOORS, FOREIGN, REPORT_MAY_IMPORT, UNREAD, VERBS_MAY_IMPORT
 from tests.guards.graph import circles, graph_of, statements, strongly_connected, unread
 from tests.guards.house import SRC, House, vitreg
 from tests.guards.rules import climbs, lawful, may_import, verb_of
@@ -39,6 +39,12 @@ def test_what_verbs_may_import_of_each_other_is_imported():
         (verb_of(module), each) for module in graph() if module.startswith("vitreg.verbs.") for each in graph()[module]
     }
     assert imported >= set(VERBS_MAY_IMPORT)
+
+
+def test_floors_are_those_of_the_tree():
+    parts = {module.split(".")[1] for module in vitreg().trees if "." in module}
+    assert parts == {*FLOORS, "report"}
+    assert parts > REPORT_MAY_IMPORT
 
 
 def test_foreign_libraries_are_imported_where_they_are_used():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,26 +38,14 @@ def as_written(record: Kept) -> Kept:
         return record
 
 
-def draw_beside(outputs: Outputs, record: Kept, name: str, draw: Callable[[Kept, Path, Attempts], None]) -> Kept:
-    """Add the drawings to a result, and return the record with the list of drawings that failed.
+def noted(record: Kept, path: Path, attempts: Attempts) -> Kept:
+    """Return the record with the list of drawings that failed.
 
     Args:
-        record: the record on disk; it is written again if a drawing failed.
-        name: its file name.
-        draw: draws the record (as read from its file) into a folder; each drawing is one attempt.
-    Raises:
-        UserError: if the folder cannot be written; the record is complete then.
+        path: where it is written again, if one did.
     """
-    from vitreg.report import Attempts
-
-    attempts, named, read = Attempts(), record, as_written(record)
-
-    def write(place: Path) -> None:
-        nonlocal named
-        draw(read, place, attempts)
-        if attempts.failed:
-            named = record.model_copy(update={"undrawn": list(attempts.failed)})
-            write_text(place / name, named.model_dump_json(indent=1))
-
-    outputs.add(write)
-    return named
+    if not attempts.failed:
+        return record
+    record = record.model_copy(update={"undrawn": list(attempts.failed)})
+    write_text(path, record.model_dump_json(indent=1))
+    return record

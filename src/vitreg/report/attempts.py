@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,19 +26,25 @@ class Attempts:
         self.failed: list[Undrawn] = []
 
     def __call__(self, name: str, draw: Callable[[], T]) -> T | None:
-        """Return the drawing, or None after adding its name to `failed`.
+        """Return the drawing, or None after adding its name to `failed`. Raises UserError as `noting` does."""
+        with self.noting(name):
+            return draw()
+        return None
+
+    @contextmanager
+    def noting(self, name: str) -> Generator[None, None, None]:
+        """Add the name to `failed` if the block fails.
 
         Raises:
             UserError: if the folder cannot be written, because then no drawing can be.
         """
         try:
-            return draw()
+            yield
         except UserError:
             raise
         except Exception as error:  # a bug of ours or of a library in one figure must not cost the others
             if name not in {each.name for each in self.failed}:
                 self.failed.append(Undrawn(name=name, reason=reason_of(error)))
-            return None
 
 
 def reason_of(error: Exception) -> str:

@@ -208,12 +208,10 @@ def publish(run: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any])
     if not isinstance(config.get("model"), dict):
         raise ValueError("config has no 'model', the arguments of the VisionTransformer")
 
-    def write(place: Path) -> None:
+    with Outputs(run, "train", PUBLISHED).adding() as place:
         write_text(place / "config.json", json.dumps({"schema": RUN_SCHEMA, **config}, indent=2) + "\n")
         write_tensors(place / MODEL, weights)
         _keep_changed(run, place)
-
-    Outputs(run, "train", PUBLISHED).add(write)
 
 
 def _keep_changed(run: Path, place: Path) -> None:

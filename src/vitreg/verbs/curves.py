@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.errors import UserError
-from vitreg.passes.drawing import draw_beside
+from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.options import takes
 from vitreg.records import Curves, RunRecord
 from vitreg.training.history import read_run
-from vitreg.writing.files import output_folder, run_folder, write_text
+from vitreg.writing.files import output_folder, run_folder, texts
 from vitreg.writing.outputs import Outputs
 
 FILES = ("report.html", "curves.png", "curves.json")
@@ -32,16 +32,16 @@ def curves(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = 
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
     record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
     outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
-    if outputs is not None:
-        outputs.check()
-    if outputs is not None:
-        outputs.publish(lambda place: write_text(place / "curves.json", record.model_dump_json(indent=1)), more=True)
-        from vitreg.report import draw_curves
+    if outputs is None:
+        return record
+    outputs.check()
+    outputs.publish(texts({"curves.json": record.model_dump_json(indent=1)}), more=True)
+    from vitreg.report import Attempts, draw_curves
 
-        record = draw_beside(
-            outputs, record, "curves.json", lambda read, place, attempts: draw_curves(read.runs, place, attempts)
-        )
-    return record
+    attempts = Attempts()
+    with outputs.adding() as place:
+        draw_curves(as_written(record).runs, place, attempts)
+        return noted(record, place / "curves.json", attempts)
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -53,7 +53,8 @@ def write_run_report(folder: str | Path) -> Path:
     from vitreg.report import write_curves
 
     record = read_run(Path(folder))
-    Outputs(Path(folder), "curves", ["report.html"]).add(lambda place: write_curves([record], place))
+    with Outputs(Path(folder), "curves", ["report.html"]).adding() as place:
+        write_curves([record], place)
     return Path(folder) / "report.html"
 
 

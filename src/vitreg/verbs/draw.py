@@ -145,15 +145,13 @@ def _drawn(drawing: Drawing, folder: Path, outputs: Outputs) -> list[Undrawn]:
     before = [each for each in drawing.undrawn if each not in again]
     attempts = Attempts()
 
-    def write(place: Path) -> None:
-        attempts.failed[:] = before
+    attempts.failed[:] = before
+    with outputs.adding() as place:
         drawing.draw(place, attempts)
         if drawing.record and outputs.folder == folder and attempts.failed != drawing.undrawn:
             held = parse_json((folder / drawing.record).read_bytes())
             held["undrawn"] = [each.model_dump() for each in attempts.failed]
             write_text(place / drawing.record, json.dumps(held, indent=1, ensure_ascii=False))
-
-    outputs.add(write)
     return attempts.failed
 
 

@@ -59,6 +59,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def texts(files: Mapping[str, str]) -> Callable[[Path], None]:
+    """Return what writes these texts into a folder, by their names: for `Outputs.publish`."""
+
+    def write(place: Path) -> None:
+        for name, text in files.items():
+            write_text(place / name, text)
+
+    return write
+
+
 def refuse_other_result(folder: Path, own: Mapping[str, str], read: Callable[[Any], Mapping[str, str]]) -> None:
     """Refuse to overwrite the result of another measurement; repeating the same one is fine.
 

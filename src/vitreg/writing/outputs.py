@@ -1,8 +1,9 @@
 """How every verb writes: into a staging folder, then moved into place, and only over files that vitreg wrote.
 
 `Outputs.check` refuses before any work is done. `Outputs.publish` writes into a hidden staging folder and moves complete
-files into place, the record last. The next run in that folder finishes the moves of a killed run, or removes its staging
-folder. `vitreg.writing.ledger` knows who wrote which file.
+files into place, the record last; `Outputs.adding` does so with what a block writes beside it. The next run in that
+folder finishes the moves of a killed run, or removes its staging folder. `vitreg.writing.ledger` knows who wrote which
+file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -41,10 +42,6 @@ from vitreg.writing.ledger import (
 PREFIX, MARK, PLAN, NEW = ".part-", "vitreg", "plan.json", "new"
 RECORD = "result.json"  # moved last: if it exists, so do the others
 ELSEWHERE = "move it away, or name another place with --out"
-
-
-class _ReplacedError(Exception):
-    """Another process replaced the result before the rest was added."""
 
 
 class Moves(Record):
@@ -174,13 +171,13 @@ class Outputs:
 
         Args:
             stage: an existing staging folder, with its files.
-            more: `add` follows. If the result went elsewhere, `folder` becomes that place, and `add` raises the error.
+            more: `adding` follows. If the result went elsewhere, `folder` becomes that place, and `adding` raises the error.
         Raises:
             UserError: if it could not be written to its place.
         """
         stages = [] if stage is None else [stage]
         try:
-            self._published = self._publish(write, stages)
+            self._published = self._move(self._filled(write, stages))
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error)
             refuge = self._elsewhere(write, stages)
@@ -195,46 +192,45 @@ class Outputs:
             for each in stages:
                 each.close()
 
-    def add(self, write: Callable[[Path], object]) -> None:
-        """Add the files that `write` puts into the given folder to the result; other files stay.
+    @contextlib.contextmanager
+    def adding(self) -> Generator[Path, None, None]:
+        """Yield a folder: what the block writes there is added to the result once it ends. Other files stay.
 
         Raises:
             UserError: if that fails, a name was taken meanwhile, or another process replaced the result; the folder is
                 then unchanged. Also after success, if the result had to go to another folder.
         """
-        stages: list[Stage] = []
         try:
-            self._publish(write, stages, beside=self._published)
-        except _ReplacedError as error:
-            raise UserError(f"{error}") from error
+            with Stage(self.folder) as stage:
+                yield stage.path
+                self._move(stage, beside=True)
         except (OSError, UserError) as error:
             refused = _plain(self.folder, error).sentence.rstrip(".")
-            raise UserError(f"{refused}; what was written before is complete.") from error
+            whole = self.folder.is_dir() and self._stands(read_ledger(self.folder))
+            raise UserError(f"{refused}{'; what was written before is complete' if whole else ''}.") from error
         finally:
-            for each in stages:
-                each.close()
             if self._moved is not None:
                 raise self._moved
 
-    def _publish(
-        self,
-        write: Callable[[Path], object],
-        stages: list[Stage],
-        beside: Mapping[str, Written] | None = None,
-    ) -> dict[str, Written]:
-        """Write and move into place; new staging folders are appended to the list, for the caller to close.
+    def _stands(self, ledger: Ledger) -> bool:
+        """Whether what was published is still on the folder's list, unchanged."""
+        return all(ledger.files.get(name) == known for name, known in self._published.items())
+
+    def _move(self, stage: Stage, *, beside: bool = False) -> dict[str, Written]:
+        """Move complete files into place.
 
         Args:
-            beside: files that stay and must still be on the folder's list, unchanged; None replaces everything.
+            beside: add them to what was published, which must still stand; otherwise they replace all that was there.
         Returns: what was moved.
         """
-        stage = self._filled(write, stages)
+        if not stage.exists:
+            raise FileNotFoundError(errno.ENOENT, "it was deleted meanwhile")
         names = sorted(path.relative_to(stage.path).as_posix() for path in for_others(stage.path))
         files = {name: written(stage.path / name, self.verb) for name in names}
         with alone(self.folder):
             ledger = read_ledger(self.folder)
-            if any(ledger.files.get(name) != known for name, known in (beside or {}).items()):
-                raise _ReplacedError(
+            if beside and not self._stands(ledger):
+                raise UserError(
                     f"another process replaced or removed the result in {self.folder} before the rest of this one was "
                     "written; give every run its own --out."
                 )
@@ -242,12 +238,13 @@ class Outputs:
             why = next((why for why in taken if why is not None), None)
             if why is not None:
                 raise UserError(f"{why}; {ELSEWHERE}.")
-            gone = [] if beside is not None else [name for name in self._replaced(ledger) if name not in files]
+            gone = [] if beside else [name for name in self._replaced(ledger) if name not in files]
             settle(self.folder, stage.home, Moves(files=files, stale=gone))
         return files
 
     def _filled(self, write: Callable[[Path], object], stages: list[Stage]) -> Stage:
-        """Write everything, readable for others; retry if the folder was deleted meanwhile."""
+        """Write everything; retry if the folder was deleted meanwhile. New staging folders are appended to the list, for
+        the caller to close."""
         for last in (False, True):
             if not stages or not stages[-1].exists:
                 stages.append(Stage(self.folder))
@@ -274,7 +271,8 @@ class Outputs:
             with contextlib.suppress(OSError, UserError):
                 place = choose(self.folder)
                 try:
-                    self._published = Outputs(place, self.verb, ())._publish(again, fresh)
+                    other = Outputs(place, self.verb, ())
+                    self._published = other._move(other._filled(again, fresh))
                     return place
                 finally:
                     for each in fresh:

@@ -4,5 +4,5 @@ from vitreg.__main__ import main
 from vitreg.verbs.scan import verb as scan
 
 if __name__ == "__main__":
-    scan._draw = lambda _outputs, result, _build: result
+    scan._draw = lambda _outputs, result, *_seen: result
     main()

@@ -221,15 +221,17 @@ def test_a_copied_folder_is_still_vitregs_also_where_files_are_large(tmp_path, m
 def test_what_is_added_leaves_the_rest_and_its_failure_too(tmp_path):
     out = Outputs(tmp_path, "scan", NAMES)
     out.publish(lambda place: (place / "result.json").write_text("1"))
-    out.add(lambda place: (place / "report.html").write_text("page"))
+    with out.adding() as place:
+        (place / "report.html").write_text("page")
     assert set(contents(tmp_path)) == {"result.json", "report.html"}
 
-    def broken(place):
-        (place / "report.html").write_text("half")
-        raise OSError(28, "No space left on device")
+    def broken():
+        with out.adding() as place:
+            (place / "report.html").write_text("half")
+            raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="No space left"):
-        out.add(broken)
+    with pytest.raises(UserError, match="No space left on device; what was written before is complete"):
+        broken()
     assert contents(tmp_path) == {"result.json": b"1", "report.html": b"page"}
     out.publish(lambda place: (place / "result.json").write_text("2"))
     assert contents(tmp_path) == {"result.json": b"2"}, "drawings of the earlier record are not left beside another"
@@ -354,10 +356,29 @@ def test_nothing_is_added_beside_the_record_of_another_process(tmp_path):
     ours = Outputs(tmp_path, "scan", NAMES)
     ours.publish(lambda place: (place / "result.json").write_text("1"))
     scan_into(tmp_path, record="2")
-    with pytest.raises(UserError, match="another process replaced or removed the result") as refused:
-        ours.add(lambda place: (place / "report.html").write_text("page 1"))
+    with (
+        pytest.raises(UserError, match="another process replaced or removed the result") as refused,
+        ours.adding() as place,
+    ):
+        (place / "report.html").write_text("page 1")
     assert "is complete" not in str(refused.value)
     assert (contents(tmp_path)["result.json"], contents(tmp_path)["report.html"]) == (b"2", b"page 2")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_is_added_to_a_folder_that_is_deleted_meanwhile_is_no_success(tmp_path, recorded):
+    out = Outputs(tmp_path / "out", "scan", NAMES)
+    if recorded:
+        out.publish(lambda place: (place / "result.json").write_text("1"))
+
+    def add():
+        with out.adding() as place:
+            (place / "report.html").write_text("page")
+            shutil.rmtree(tmp_path / "out")
+
+    with pytest.raises(UserError, match=r"cannot write to .*out: it was deleted meanwhile") as refused:
+        add()
+    assert "is complete" not in str(refused.value)
 
 
 def test_two_verbs_share_a_folder_and_its_list(tmp_path):

@@ -73,8 +73,8 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
         results[name] = scan(backbones[name], [folder / "photographs"], out=folder / name, quiet=False)
         say(textwrap.indent(summary(results[name].verdict), "  "))
     pictures = _pictures(folder / "photographs", backbones, results)
-    outputs.add(
-        lambda place: write_comparison(
+    with outputs.adding() as place:
+        write_comparison(
             [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
             place / "index.html",
             title=f"The same photographs, with and without {kind} artifacts",
@@ -82,7 +82,6 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
             "Neither was trained.",
             pictures=pictures,
         )
-    )
     say()
     return results
 

@@ -28,7 +28,7 @@ from vitreg.discovery.chance import NO_CUT
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
-from vitreg.passes.drawing import draw_beside, place_of_interrupted
+from vitreg.passes.drawing import as_written, noted, place_of_interrupted
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.given import Images, source_of
 from vitreg.passes.model_entry import model_entry
@@ -45,8 +45,8 @@ from vitreg.verbs.discover.pictures import Gallery
 from vitreg.verbs.discover.search import Search, one_blas_thread
 from vitreg.verbs.discover.setting import Setting, Sweep, refuse_blind_sweep
 from vitreg.verbs.discover.sweep import choose
-from vitreg.writing.files import refuse_other_result, results_folder, write_text
-from vitreg.writing.outputs import Outputs
+from vitreg.writing.files import refuse_other_result, results_folder, texts
+from vitreg.writing.outputs import RECORD, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,17 +271,14 @@ def _write(
     outputs: Outputs, result: DiscoverResult, judged: Sequence[Judged], gallery: Gallery, chosen: Setting
 ) -> DiscoverResult:
     """Write the record and the boxes, then the pictures."""
-
-    def record(place: Path) -> None:
-        write_text(place / "boxes.json", json.dumps(coco_document(judged, result), ensure_ascii=False))
-        write_text(place / "result.json", result.model_dump_json(indent=1))
-
-    def draw(read: DiscoverResult, place: Path, attempts: Attempts) -> None:
-        sheets = attempts("pictures", lambda: list(gallery.sheets(read, chosen)))
-        keep_and_draw(sheets or [], place / "pictures", "sheets.npz", attempts)
-
-    outputs.publish(record, more=True)
-    return draw_beside(outputs, result, "result.json", draw)
+    boxes = json.dumps(coco_document(judged, result), ensure_ascii=False)
+    outputs.publish(texts({"boxes.json": boxes, RECORD: result.model_dump_json(indent=1)}), more=True)
+    attempts, sheets = Attempts(), []
+    with outputs.adding() as place:
+        with attempts.noting("pictures"):
+            sheets = list(gallery.sheets(as_written(result), chosen))
+        keep_and_draw(sheets, place / "pictures", "sheets.npz", attempts)
+        return noted(result, place / RECORD, attempts)
 
 
 def coco_document(judged: Sequence[Judged], result: DiscoverResult) -> dict[str, Any]:

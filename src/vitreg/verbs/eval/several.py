@@ -19,16 +19,16 @@ from vitreg.errors import UserError
 from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import Processes, processes, versions
 from vitreg.passes import ahead
-from vitreg.passes.drawing import draw_beside
+from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.options import ModelOptions, split, takes
-from vitreg.report.attempts import reason_of
+from vitreg.report.attempts import Attempts, reason_of
 from vitreg.report.evaluation.table import draw_evaluations
 from vitreg.results import EvalPair, EvalResult, Evaluations
 from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
 from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Task
 from vitreg.verbs.eval.verb import evaluate, settings_of, task_name, title_of
-from vitreg.writing.files import output_folder, printable, write_text
+from vitreg.writing.files import output_folder, printable, texts
 from vitreg.writing.ledger import read_ledger
 from vitreg.writing.outputs import RECORD
 
@@ -88,8 +88,11 @@ def evaluate_all(
             raise UserError(pairs[0].failed)
         result = Evaluations(data=printable(str(data)), pairs=pairs)
         if group.first:
-            outputs.publish(lambda place: write_text(place / RECORD, result.model_dump_json(indent=1)), more=True)
-            result = draw_beside(outputs, result, RECORD, draw_evaluations)
+            outputs.publish(texts({RECORD: result.model_dump_json(indent=1)}), more=True)
+            attempts = Attempts()
+            with outputs.adding() as place:
+                draw_evaluations(as_written(result), place, attempts)
+                result = noted(result, place / RECORD, attempts)
     return result
 
 

@@ -7,7 +7,6 @@ import os
 from dataclasses import fields
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import Processes, processes, provenance
 from vitreg.passes import ahead
 from vitreg.passes.bench import Bench
-from vitreg.passes.drawing import draw_beside
+from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
@@ -32,7 +31,8 @@ from vitreg.verbs.eval import registry
 from vitreg.verbs.eval.options import EvalOptions
 from vitreg.verbs.eval.registry import task_named
 from vitreg.verbs.eval.task import Outcome, Task
-from vitreg.writing.files import results_folder, write_text
+from vitreg.writing.files import results_folder, texts
+from vitreg.writing.outputs import RECORD, Outputs
 
 LONGEST = 24  # rows of a table shown on the terminal
 
@@ -81,10 +81,8 @@ def evaluate(
         outcome = registry.run(task_name(type(task)), task, bench)
         result = _record(task, bench, outcome, started, settings_of(task, options))
         if outputs is not None and group.first:
-            outputs.publish(
-                lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), more=True
-            )
-            return draw_beside(outputs, result, "result.json", partial(_draw, outcome))
+            outputs.publish(texts({RECORD: result.model_dump_json(indent=1)}), more=True)
+            return _draw(outputs, result, outcome)
     return result
 
 
@@ -144,9 +142,12 @@ def _record(task: Task, bench: Bench, outcome: Outcome, started: datetime, setti
     )
 
 
-def _draw(outcome: Outcome, result: EvalResult, place: Path, attempts: Attempts) -> None:
-    sheets = [(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()]
-    draw_evaluation(result, as_kept(sheets, place, SHEETS, attempts), place, attempts)
+def _draw(outputs: Outputs, result: EvalResult, outcome: Outcome) -> EvalResult:
+    """Draw the page and the pictures of the task."""
+    attempts, sheets = Attempts(), [(f"{name}.png", sheet) for name, sheet in outcome.sheets.items()]
+    with outputs.adding() as place:
+        draw_evaluation(as_written(result), as_kept(sheets, place, SHEETS, attempts), place, attempts)
+        return noted(result, place / RECORD, attempts)
 
 
 def cache() -> Path:

@@ -129,7 +129,8 @@ def extract(
             kept = f"what is finished is kept in {folder}, and the same command goes on from there"
             raise KeyboardInterrupt(kept) from None
         if options.table and group.first:
-            Outputs(store.folder, "extract", [TABLE]).add(lambda place: write_table(store, place / TABLE))
+            with Outputs(store.folder, "extract", [TABLE]).adding() as place:
+                write_table(store, place / TABLE)
     return store
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +25,7 @@ from vitreg.data.boxes.voc import voc_boxes
 from vitreg.errors import UserError
 from vitreg.machine.runtime import provenance
 from vitreg.passes import ahead
-from vitreg.passes.drawing import draw_beside
+from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import Advance, progress
@@ -105,7 +104,7 @@ def repairs(
         if run.outputs is None:
             return result
         run.outputs.publish(lambda place: run.write(place, result), more=True)
-        return draw_beside(run.outputs, result, RECORD, partial(_draw, run))
+        return _draw(run, run.outputs, result)
 
 
 @dataclass
@@ -207,7 +206,8 @@ class _Run:
     def _take(self, key: str, row: RepairRow) -> None:
         self.rows[key] = row
         if self.outputs is not None and not row.kept and not row.failed:
-            self.outputs.add(lambda place: _write_row(place, key, row))
+            with self.outputs.adding() as place:
+                _write_row(place, key, row)
         self.ended(row)
 
     def result(self, started: datetime) -> RepairsResult:
@@ -246,9 +246,12 @@ def _write_row(place: Path, key: str, row: RepairRow) -> None:
     write_text(place / "rows" / f"{key}.json", row.model_copy(update={"kept": False}).model_dump_json())
 
 
-def _draw(run: _Run, result: RepairsResult, place: Path, attempts: Attempts) -> None:
-    sheets = sheets_of(result, run.photographs)
-    draw_repairs(result, as_kept(sheets, place, "sheets.npz", attempts), place, attempts)
+def _draw(run: _Run, outputs: Outputs, result: RepairsResult) -> RepairsResult:
+    """Draw the page, with the pictures of the photographs."""
+    attempts, read = Attempts(), as_written(result)
+    with outputs.adding() as place:
+        draw_repairs(read, as_kept(sheets_of(read, run.photographs), place, "sheets.npz", attempts), place, attempts)
+        return noted(result, place / RECORD, attempts)
 
 
 def _not_given(options: RepairsOptions) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
 from vitreg.passes.batches import Batches, batches_of
-from vitreg.passes.drawing import draw_beside, place_of_interrupted
+from vitreg.passes.drawing import as_written, noted, place_of_interrupted
 from vitreg.passes.findings import changes_of_tokens, findings, refuse_broken_weights
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
 from vitreg.passes.saved_pass import SavedPass, saved_pass
 from vitreg.quantities import percent
-from vitreg.records import Example, ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
+from vitreg.records import ImagesRecord, ScanResult, Skipped, VerdictRecord, Watch
 from vitreg.training.history import watch_of
 from vitreg.verbs.scan.examples import Chosen, build_examples, choose_examples
 from vitreg.verbs.scan.measure import Measure
@@ -40,11 +40,8 @@ from vitreg.verbs.scan.options import ScanOptions
 from vitreg.verbs.scan.readout import Readout
 from vitreg.verbs.scan.sinks import sinks_record, with_values
 from vitreg.verbs.scan.token_table import write_token_table
-from vitreg.writing.files import printable, results_folder, write_text
-from vitreg.writing.outputs import Outputs, Stage
-
-if TYPE_CHECKING:
-    from vitreg.report import Attempts
+from vitreg.writing.files import printable, results_folder, texts
+from vitreg.writing.outputs import RECORD, Outputs, Stage
 
 
 @takes(ScanOptions, ModelOptions)
@@ -207,16 +204,11 @@ def _write(
     if stage is not None and not stage.exists:
         lacking = UserError(f"{outputs.folder} was deleted while the scan ran, and the tokens with it.")
     try:
-        outputs.publish(
-            lambda place: write_text(place / "result.json", result.model_dump_json(indent=1)), stage=stage, more=True
-        )
+        outputs.publish(texts({RECORD: result.model_dump_json(indent=1)}), stage=stage, more=True)
         # From here on the result is on disk, whatever happens to the drawings.
         if written is not None:
             written(outputs.folder)
-        attention = seen.measure.attention
-        return _draw(
-            outputs, result, lambda: build_examples(backbone, batches, shown, seen.readout, attention=attention)
-        ), lacking
+        return _draw(outputs, result, shown, seen, batches, backbone), lacking
     except UserError as error:
         if lacking is None:
             raise
@@ -341,19 +333,18 @@ def _stage_tokens(
     return stage, failed
 
 
-def _draw(outputs: Outputs, result: ScanResult, build: Callable[[], list[Example]]) -> ScanResult:
-    """Draw the page and the figures, with the example images from `build`."""
-    from vitreg.report import draw_scan
+def _draw(
+    outputs: Outputs, result: ScanResult, shown: list[Chosen], seen: _Seen, batches: Batches, backbone: Backbone
+) -> ScanResult:
+    """Draw the maps of the images that are shown, the page and the figures."""
+    from vitreg.report import Attempts, draw_scan
 
-    examples: list[Example] | None = None
-
-    def draw(read: ScanResult, place: Path, attempts: Attempts) -> None:
-        nonlocal examples
-        if examples is None:
-            examples = attempts("maps of the images", build) or []
-        draw_scan(read, examples, place, attempts)
-
-    return draw_beside(outputs, result, "result.json", draw)
+    attempts, examples = Attempts(), []
+    with outputs.adding() as place:
+        with attempts.noting("maps of the images"):
+            examples = build_examples(backbone, batches, shown, seen.readout, attention=seen.measure.attention)
+        draw_scan(as_written(result), examples, place, attempts)
+        return noted(result, place / RECORD, attempts)
 
 
 def _nothing_read(skipped: Sequence[Skipped], interrupted: bool) -> str:
