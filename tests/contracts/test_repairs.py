@@ -15,8 +15,8 @@ from vitreg.backbones import Backbone
 from vitreg.data.views.transforms import IMAGENET
 from vitreg.models import planted
 from vitreg.repair.fitting import fit_repair
-from vitreg.repair.method import METHODS
 from vitreg.repair.repair import Repair
+from vitreg.repair.settings import METHODS
 from vitreg.testing import check_repair
 
 pytestmark = pytest.mark.usefixtures("planted_once")
