@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from planted_shapes import SHAPES, same
+from tests.apart import apart
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
@@ -77,6 +78,31 @@ def test_every_repaired_module_can_be_compiled(name: str, photographs: list[Path
     backbone, repair = fitted(name, photographs)
     report = check_repair(repair, backbone, images, compile=True)
     assert report["compiled"] == "held" or "compiled" in EXEMPT.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["test-time", "substitute"])
+def test_a_repaired_module_is_one_graph(name: str, photographs: list[Path], images: Tensor) -> None:
+    def compiled() -> None:
+        backbone, repair = fitted(name, photographs)
+        module = repair.apply(backbone).module
+        with torch.no_grad():
+            assert same(torch.compile(module, fullgraph=True, backend="eager")(images), module(images))
+
+    apart(compiled)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "test-time" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
+def test_a_repair_keeps_every_promise_at_another_size(name: str, photographs: list[Path]) -> None:
+    backbone, repair = fitted(name, photographs)
+    assert repair.record.size == (112, 112)
+    larger = PREPARED.with_size((144, 128))
+    images = torch.stack([larger(Image.open(path).convert("RGB")) for path in photographs[9:11]])
+    before, fixed = backbone(images), repair.apply(backbone)(images)
+    assert fixed.layout.grid == before.layout.grid == (9, 8)
+    report = check_repair(repair, backbone, images)
+    assert {check for check, said in report.items() if said != "held"} <= EXEMPT.get(name, set())
 
 
 @pytest.fixture(scope="module")
