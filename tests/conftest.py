@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was collected out of later garbage collections: it stays until the end."""
+    """Go back through a graph once, and leave what was collected out of later garbage collections: it stays until the end.
+
+    Autograd starts its threads at the first backward pass. Where a model was exported or compiled before, it refuses every
+    later pass in a forked process, so which tests failed would depend on their order.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.zeros(1, requires_grad=True).sum().backward()
     gc.collect()
     gc.freeze()
 

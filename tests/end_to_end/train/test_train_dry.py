@@ -1,5 +1,6 @@
 """`vitreg train --dry-run` says what a run needs, and leaves nothing."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -33,6 +34,7 @@ def captioned(data, tmp_path_factory):
 def test_a_dry_run_says_what_a_run_needs_and_leaves_nothing(vitreg, data, captioned, tmp_path, monkeypatch, recipe):
     root = captioned if recipe["kind"] == "clip" else data
     file = tiny_run.settings_file(tmp_path / "s.json", root, recipe=recipe, run={"duration": "3 epochs"})
+    importlib.import_module("torch._dynamo")  # makes a folder of its own there when it is first imported
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
