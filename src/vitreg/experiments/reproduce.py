@@ -17,6 +17,7 @@ from vitreg.experiments.options import ReproduceOptions
 from vitreg.experiments.setting import Setting
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
+from vitreg.passes.drawing import noted
 from vitreg.passes.jobs import Job, Jobs
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records.reproduction import ExperimentRecord, Measured, Reproduction
@@ -131,17 +132,10 @@ def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
 
     outputs.publish(lambda place: write(place, result), more=True)
     attempts = Attempts()
-
-    def draw(place: Path) -> None:
-        nonlocal result
+    with outputs.adding() as place:
         drawings = {each.id: EXPERIMENTS[each.id].draw(each, outputs.folder) for each in result.experiments}
         draw_reproduction(result, drawings, place, attempts)
-        if attempts.failed:
-            result = result.model_copy(update={"undrawn": list(attempts.failed)})
-            write(place, result)
-
-    outputs.add(draw)
-    return result
+        return noted(result, place / RECORD, attempts)
 
 
 def _photographs(folder: Path) -> str:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
+from vitreg.records.reproduction import Reproduction
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 from vitreg.writing.files import write_text
 from vitreg.writing.outputs import Outputs
@@ -16,7 +17,7 @@ from vitreg.writing.outputs import Outputs
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
-Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult)
+Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction)
 
 
 def place_of_interrupted(outputs: Outputs) -> Outputs:
