@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitreg.analysis.norms import BINS, NormHistogram, encode, to_bin
+from vitreg.analysis.norms import NormHistogram
 from vitreg.analysis.outliers import Detection, Side, beyond, mixture
+from vitreg.analysis.tally import BatchStatistics, Tally
+from vitreg.analysis.verdict.decide import choose
+from vitreg.analysis.verdict.inheritance import without_inherited
 from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.errors import UserError
+from vitreg.machine.runtime import Processes
 from vitreg.repair.record import OutliersRecord
+from vitreg.tokens import TokenLayout
 
 FORCED = 0.02  # share of the patches taken for outliers where a model has none
+SIDES: tuple[Side, Side] = ("high", "low")
 NORMS = Capture(norms="all")
 
 
@@ -64,7 +70,8 @@ def patch_norms(trace: Trace, block: int) -> Float[Tensor, "B P"]:
 
 
 def find_outliers(backbone: Backbone, batches: Iterable[Tensor], *, force: bool = False) -> Outliers:
-    """Find the block at which outliers appear, and their thresholds, with the default detector of the scan.
+    """Find the block at which outliers appear, and their thresholds, as a scan does: with its default detector, without
+    tokens that had their norm at the input of block 0.
 
     Args:
         batches: images prepared for the model.
@@ -73,50 +80,76 @@ def find_outliers(backbone: Backbone, batches: Iterable[Tensor], *, force: bool 
     Raises:
         NothingToRepairError: if no block shows a second group of norms.
     """
-    counts = np.zeros((backbone.depth, BINS), np.int64)
+    tallied = _tallied(backbone, batches)
+    with tallied.tally as tally:
+        histograms = [NormHistogram(counts.astype(np.int64)) for counts in tally.sums.counts]
+        every: list[dict[str, Detection]] = [{side: mixture(each, side) for side in SIDES} for each in histograms]
+        found, _ = without_inherited(every, histograms, tally, tallied.images, Processes())
+    side, _, peak = choose(found)
+    if side is None or peak is None:
+        if not force:
+            came_in = any(each.found for both in every for each in both.values())
+            why = ": those that stand out had their norm before the first block" if came_in else ""
+            raise NothingToRepairError(
+                f"no block of {backbone.spec} shows a second group of patch norms on these {tallied.images} images{why}, so "
+                "there is nothing to repair; --force repairs it all the same."
+            )
+        return _forced(histograms, tallied.largest)
+    thresholds = {
+        block: both[side].threshold or 0.0 for block, both in enumerate(found) if both[side].found
+    }  # a detection has a threshold
+    record = OutliersRecord(
+        side=side, onset=min(thresholds), peak=peak, thresholds=thresholds, share=found[peak][side].share,
+        ratio=found[peak][side].ratio or 1.0,
+    )  # fmt: skip
+    return Outliers(record, tallied.largest)
+
+
+@dataclass(frozen=True)
+class _Tallied:
+    """One pass over images.
+
+    Args:
+        tally: of all norms; closed by whoever asked.
+        largest: see `Outliers`.
+    """
+
+    tally: Tally
+    largest: tuple[float, ...]
+    images: int
+
+
+def _tallied(backbone: Backbone, batches: Iterable[Tensor]) -> _Tallied:
+    tally: Tally | None = None
     largest, images = torch.zeros(backbone.depth, dtype=torch.float64), 0
     for pixels in batches:
         trace = backbone.trace(pixels, NORMS)
-        images += len(pixels)
+        layouts = (trace.layout_before(0), *(trace.layout_after(block) for block in range(backbone.depth)))
+        there = torch.stack([layout.present for layout in layouts])  # [L + 1, P]
+        if tally is None:
+            tally = Tally(backbone.depth, TokenLayout.prefixed(layouts[0].grid), present=there.numpy())
+        norms = torch.stack([patch_norms(trace, block) for block in range(backbone.depth)]).cpu()
+        entering = trace.entering_norms
+        before = None if entering is None else layouts[0].take(entering.float(), -1, fill=0.0).cpu().numpy()
+        tally.add(_norms_alone(norms.nan_to_num(0.0).numpy(), before, images))
         for block in range(backbone.depth):
-            norms = patch_norms(trace, block)
-            norms = norms[:, ~norms[0].isnan()]
-            counts[block] += np.bincount(to_bin(encode(norms.cpu().numpy())).ravel(), minlength=BINS)
-            largest[block] += (norms.amax(1) / norms.median(1).values.clamp_min(1e-12)).double().sum().cpu()
-    histograms = [NormHistogram(each) for each in counts]
-    stands_out = tuple((largest / max(images, 1)).tolist())
-    found: dict[Side, dict[int, Detection]] = {
-        "high": _detections(histograms, "high"), "low": _detections(histograms, "low"),
-    }  # fmt: skip
-    side: Side = "high" if _largest_ratio(found["high"]) >= _largest_ratio(found["low"]) else "low"
-    if not found[side]:
-        if not force:
-            raise NothingToRepairError(
-                f"no block of {backbone.spec} shows a second group of patch norms on these {images} images, so there is "
-                "nothing to repair; --force repairs it all the same."
-            )
-        return _forced(histograms, stands_out)
-    peak = max(found[side], key=lambda block: found[side][block].ratio or 0.0)
-    at_peak = found[side][peak]
-    thresholds = {block: float(each.threshold) for block, each in found[side].items() if each.threshold is not None}
-    record = OutliersRecord(
-        side=side,
-        onset=min(thresholds),
-        peak=peak,
-        thresholds=thresholds,
-        share=at_peak.share,
-        ratio=at_peak.ratio or 1.0,
-    )
-    return Outliers(record, stands_out)
+            own = norms[block][:, there[block + 1]]
+            largest[block] += (own.amax(1) / own.median(1).values.clamp_min(1e-12)).double().sum()
+        images += len(pixels)
+    assert tally is not None, "no images"
+    return _Tallied(tally, tuple((largest / images).tolist()), images)
 
 
-def _detections(histograms: Sequence[NormHistogram], side: Side) -> dict[int, Detection]:
-    every = {block: mixture(histogram, side) for block, histogram in enumerate(histograms)}
-    return {block: detection for block, detection in every.items() if detection.found}
-
-
-def _largest_ratio(found: dict[int, Detection]) -> float:
-    return max((each.ratio or 0.0 for each in found.values()), default=0.0)
+def _norms_alone(
+    norms: Float[np.ndarray, "L B P"], entering: Float[np.ndarray, "B P"] | None, start: int
+) -> BatchStatistics:
+    """Return the statistics of a batch of which only the norms of patches were read."""
+    count = norms.shape[1]
+    indices = np.arange(start, start + count)
+    return BatchStatistics(
+        indices=indices, names=tuple(map(str, indices)), norms=norms, entering=entering, cosine=None, cls_attention=None,
+        received=None,
+    )  # fmt: skip
 
 
 def _forced(histograms: list[NormHistogram], largest: tuple[float, ...]) -> Outliers:

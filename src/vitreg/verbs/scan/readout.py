@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from vitreg.analysis.norms import BINS, SMALLEST_NORM, NormHistogram, edge_index, edges
-from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, Side, beyond, ratio_of
+from vitreg.analysis.outliers import MIN_RATIO, NEAR, Detection, Detector, Side, ratio_of
 from vitreg.analysis.tally import (
     COSINE_BINS,
     OWN_FACTOR,
@@ -19,9 +18,9 @@ from vitreg.analysis.tally import (
     group_histograms,
     is_outlier,
     look_again,
-    origins,
 )
-from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, conclude, inherited, position_locked
+from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, conclude
+from vitreg.analysis.verdict.inheritance import without_inherited
 from vitreg.analysis.verdict.power import power_of
 from vitreg.analysis.verdict.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
 from vitreg.backbones import Backbone
@@ -61,7 +60,8 @@ class Readout:
         self.detections: list[dict[str, Detection]] = [
             {"high": detector(h, "high"), "low": detector(h, "low")} for h in self.histograms
         ]
-        self._ruled_out = self._rule_out_inherited()
+        images = int(sums.images[0])
+        self.detections, self._ruled_out = without_inherited(self.detections, self.histograms, tally, images, group)
         self.chosen = choose(self.detections)
         self.verdict = self._verdict(detector, seed)
         if self.verdict.kind == "none":
@@ -106,30 +106,6 @@ class Readout:
         else:
             edge = (cutoff or median / MIN_RATIO) * NEAR
         return is_outlier(codes, edge_index(edge), side) & ~self.outliers(codes, layer)
-
-    def _rule_out_inherited(self) -> set[tuple[int, str]]:
-        """Withdraw detections of tokens that had their norm at the input of block 0, unless positions explain them.
-
-        Returns:
-            (layer, side) of the withdrawn detections, and of layers without a detection whose tail beyond twice the
-            median also comes from the input. Modes there are inherited, so resamples ignore these layers.
-        """
-        splits: dict[tuple[int, str], Detection] = {}
-        for layer, (both, histogram) in enumerate(zip(self.detections, self.histograms, strict=True)):
-            for side, twice in (("high", histogram.median * MIN_RATIO), ("low", histogram.median / MIN_RATIO)):
-                splits[layer, side] = both[side] if both[side].found else beyond(histogram, both[side].side, twice)
-        splits = {pair: split for pair, split in splits.items() if split.ratio is not None}
-        asked = [(*pair, edge_index(split.threshold or 0.0)) for pair, split in splits.items()]
-        images = int(self.sums.images[0])
-        ruled_out = set()
-        for ((layer, side), split), origin in zip(splits.items(), origins(self.tally, asked, self.group), strict=True):
-            late = inherited(split, origin.entering_ratio) and not position_locked(origin.positions / images, images)
-            if late:
-                ruled_out.add((layer, side))
-            if self.detections[layer][side].found:
-                gates = {**split.gates, "entering_ratio": origin.entering_ratio, "made_by_blocks": not late}
-                self.detections[layer][side] = replace(split, found=not late, gates=gates)
-        return ruled_out
 
     @cached_property
     def _look(self) -> SecondLook:

@@ -78,7 +78,7 @@ INTERVENED = {
 
 @torch.no_grad()
 def test_an_effect_is_that_of_plain_loops() -> None:
-    with subject(network(classes=0), 6) as few:
+    with subject(network(classes=0), 7) as few:  # the scan tells places from 4 images on
         model, pictures, found = few.backbone.module, judged(few), study(few)
     assert found.sinks.onset == 0
     assert found.images == len(pictures) == 3
