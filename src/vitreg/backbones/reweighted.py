@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.anatomy.followed import followed
+from vitreg.backbones.anatomy.parts import Anatomy
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.errors import UserError
@@ -34,9 +36,18 @@ def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> 
             raise UserError(f"this model has no parameter {key} of shape {list(value.shape)}.")
         shared[id(own[key])] = nn.Parameter(value.to(own[key]), requires_grad=own[key].requires_grad)
     changed = copy.deepcopy(module, shared)
+    anatomy = _anatomy_of(changed) or followed(backbone.anatomy, shared)
     return Backbone(
-        changed, find_anatomy(changed), backbone.preprocess, spec=f"{backbone.spec} + {name}",
-        weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(find_anatomy(changed).tower),
+        changed, anatomy, backbone.preprocess, spec=f"{backbone.spec} + {name}",
+        weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(anatomy.tower),
         notes=(*backbone.notes, f"Weights changed: {name}."), untrained=backbone.untrained,
         precision_choice=backbone.precision_choice,
     )  # fmt: skip
+
+
+def _anatomy_of(module: nn.Module) -> Anatomy | None:
+    """Return the anatomy of a module of a known class; None for others."""
+    try:
+        return find_anatomy(module)
+    except UserError:
+        return None

@@ -20,6 +20,7 @@ from vitreg.passes.batches import batches_of
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
+from vitreg.repair.asked import wanted
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Method
 from vitreg.repair.methods import method_named
@@ -113,10 +114,10 @@ def base_of(backbone: Backbone) -> Base:
     )
 
 
-def fit_named(subject: Subject, name: str) -> Repair:
-    """Fit a method by name, with the settings it has by itself. Raises UserError as `fit_subject` does."""
-    method = method_named(name)
-    return fit_subject(subject, method, method.settings())
+def fit_named(subject: Subject, word: str) -> Repair:
+    """Fit a method given as a word, such as "substitute:detector=lof". Raises UserError as `wanted` and `fit_subject` do."""
+    asked = wanted(word)
+    return fit_subject(subject, method_named(asked.name), asked.settings)
 
 
 def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> Repair:

@@ -298,15 +298,19 @@ class SingularSettings(MethodSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoSettings(MethodSettings):
-    """Try the repairs that need no training, and keep the one that leaves the fewest outliers within a limit of damage.
+    """Try the repairs that the outliers make plausible, and keep the one that leaves the fewest within a limit of damage.
 
-    If none helps within the limit nothing is written, each is said with its reason, and the exit code is 3.
+    Position-locked outliers: position-rows, substitute. Others: test-time, attention-bias, substitute, on the low side also by
+    the local outlier factor. What was not tried is said with its reason. If none helps within the limit nothing is written,
+    each is said with its reason, and the exit code is 3.
 
     Example: vitreg fix auto timm:vit_small_patch14_dinov2.lvd142m photos/ --max-damage 0.5
     """
 
     max_damage: float = 0.5
     """Percent of the images whose class may change; without a classifier, 100 (1 - cosine) of the class token."""
+    train: bool = False
+    """Also try repairs that train, which takes far longer: singular, and border where outliers follow the image."""
 
     def check(self) -> None:
         """Raise UserError for settings out of range."""

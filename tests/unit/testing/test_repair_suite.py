@@ -13,7 +13,9 @@ from torch import Tensor
 from vitreg import plugins
 from vitreg.backbones import Backbone
 from vitreg.backbones.edits import Edit, Place
+from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
+from vitreg.repair.fitting import fit_repair
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.record import Base, RepairRecord
 from vitreg.repair.repair import Repair, weights_hash
@@ -141,5 +143,20 @@ def test_a_repair_that_writes_into_the_models_weights_is_caught(
                 weight.add_(0.1)
             return 2 * tokens
 
-    with pytest.raises(AssertionError, match="the repair changed blocks"):
+    with pytest.raises(AssertionError, match=r"the repair changed blocks"):
         check_repair(repair(Writes()), backbone, IMAGES)
+
+
+def test_what_a_plug_in_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plugins._added, "repair", {})
+
+    def fails(*_given: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+    plugins.plugin("repair", "broken")(Method("broken", MethodSettings, fails, needs_outliers=False))
+    plugins.plugin("repair", "late")(Method("late", MethodSettings, lambda *_: Fitted(), fails))
+    model = VisionTransformer(32, 8, 24, 3, 3)
+    with pytest.raises(UserError, match=r"the repair 'broken' of .* failed: ZeroDivisionError: division by zero"):
+        fit_repair(model, torch.randn(8, 3, 32, 32), "broken")
+    with pytest.raises(UserError, match=r"the repair 'late' of .* failed: ZeroDivisionError"):
+        fit_repair(model, torch.randn(8, 3, 32, 32), "late", force=True).apply(model)

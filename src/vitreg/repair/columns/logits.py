@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,17 +32,48 @@ def logits_of(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> Float[Ten
 
 
 def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
-    """Tell whether the module ends with a linear layer that is no part of its blocks, and answers with its outputs."""
+    """Tell whether the module answers with classes: what it returns is what linear layers behind its blocks give, one alone or
+    the mean of two (a distilled DeiT), and no embedding of a model of image and text."""
+    if _embeds(backbone):
+        return False
     inside = {id(each) for block in backbone.anatomy.blocks for each in block.modules()}
     try:
         module = backbone.module
     except UserError:
         return False
-    linear = [each for each in module.modules() if isinstance(each, nn.Linear) and id(each) not in inside]
-    if not linear:
-        return False
+    given: list[Tensor] = []
+
+    def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        given.append(output)
+
+    hooks = [
+        each.register_forward_hook(keep)
+        for each in module.modules()
+        if isinstance(each, nn.Linear) and id(each) not in inside
+    ]
     try:
         found = logits_of(backbone, images)
     except (TypeError, ValueError, RuntimeError, AttributeError):  # a model of image and text takes more than images
         return False
-    return found is not None and found.shape[1] > 1 and any(each.out_features == found.shape[1] for each in linear)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found is None or found.shape[1] < 2:
+        return False
+    heads = [each.float() for each in given if each.shape == found.shape]
+    return bool(heads) and any(torch.equal(each, found) for each in (*heads, torch.stack(heads).mean(0)))
+
+
+def _embeds(backbone: Backbone) -> bool:
+    """Whether the output of a model is an embedding, though a linear layer gives it: towers of CLIP and the like."""
+    if backbone.anatomy.library == "open_clip" or backbone.spec.startswith("openclip:"):
+        return True
+    cfg: Any = getattr(backbone.anatomy.tower, "pretrained_cfg", None)
+    if backbone.anatomy.library != "timm" or not isinstance(cfg, dict):
+        return False
+    # timm keeps the projection of OpenAI's and LAION's towers as the head; fine-tuned ones say so in their tag.
+    name, tag = str(cfg.get("architecture", "")), str(cfg.get("tag", ""))
+    towers = "clip" in name or "siglip" in name
+    head: Any = getattr(backbone.anatomy.tower, "head", None)
+    own = isinstance(head, nn.Linear) and head.out_features == cfg.get("num_classes")
+    return towers and own and "_ft_" not in tag and "ft_in" not in tag

@@ -1,30 +1,41 @@
-"""`auto` (ours): fits the repairs that need no training, and keeps the best within a limit of damage.
+"""`auto` (ours): fits the repairs that the outliers make plausible, and keeps the best within a limit of damage.
 
-Images to choose with decide; held-out images only judge the one that is kept.
+Images to choose with decide; held-out images only judge the one that is kept. What is not tried is said with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.analysis.verdict.decide import position_locked
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.quantities import number, percent
 from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.effect import Effects, summary_of
 from vitreg.repair.method import Fitted, Method
-from vitreg.repair.settings import AutoSettings
+from vitreg.repair.outliers import NORMS, Outliers, patch_norms
+from vitreg.repair.settings import METHODS, AutoSettings
 from vitreg.repair.subject import Subject
 
-TRIED = ("position-rows", "test-time", "attention-bias", "substitute")
 HELPS = 0.5  # a repair that leaves more than half of the outliers does not help
+GONE = 0.001  # share of the patches below which outliers are gone: then damage decides
+NEURONS = ("test-time", "attention-bias")
+TRAINED = ("singular", "border", "distill")
+NOT_JUDGED = {
+    "clip-norm": "it is a control, and always leaves none",
+    "mask-keys": "it is a control, and leaves every norm",
+    "prefix": "it deletes outliers, so that none is left says nothing",
+    "denoise": "it repairs the output only, and is judged by norms inside",
+}
 
 
 class NoneKeptError(UserError):
@@ -56,8 +67,34 @@ class Tried:
         return f"{self.method} leaves {percent(self.share)} of the patches, damage {number(self.damage)}"
 
 
+def plausible(outliers: Outliers, *, locked: bool, train: bool) -> list[str]:
+    """Return the repairs worth trying for these outliers, by what `docs/verbs/repairs.md` measured.
+
+    Args:
+        locked: they sit at the same places of most images.
+        train: also those that train.
+    """
+    if locked:
+        return ["position-rows", "substitute", *(["singular"] if train else [])]
+    low = ["substitute:detector=lof"] if outliers.record.side == "low" else []
+    return [*NEURONS, "substitute", *low, *(["singular", "border"] if train else [])]
+
+
+def left_out(tried: Sequence[str], *, locked: bool, train: bool) -> list[str]:
+    """Say of every repair that is not tried why."""
+    reasons = dict(NOT_JUDGED)
+    reasons |= dict.fromkeys(NEURONS, "what comes with the position is no neuron's work")
+    reasons["position-rows"] = "the outliers do not sit at the same places of most images"
+    reasons |= dict.fromkeys(TRAINED, "it trains; --train tries singular and border")
+    reasons["distill"] = "it trains on shifted views for hours to be any good"
+    if locked and train:
+        reasons["border"] = "outliers at fixed places do not follow the image"
+    names = [name for name in METHODS if name not in {word.partition(":")[0] for word in tried}]
+    return [f"{name} ({reasons[name]})" for name in names]
+
+
 def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str], Any]) -> Any:
-    """Fit every repair of `TRIED`, and return the one that leaves the fewest outliers within the limit of damage.
+    """Fit every plausible repair, and return the one that leaves the fewest outliers within the limit of damage.
 
     Raises:
         NothingToRepairError: if there are no outliers.
@@ -66,7 +103,10 @@ def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str
     outliers = subject.outliers
     effects = Effects(subject, outliers, "tune")
     before = effects.of(subject.backbone).worst_share
-    tried = [_try(name, subject, effects, fit) for name in TRIED]
+    locked = sits_still(subject)
+    words = plausible(outliers, locked=locked, train=settings.train)
+    skipped = f"Not tried: {', '.join(left_out(words, locked=locked, train=settings.train))}."
+    tried = [_try(word, subject, effects, fit) for word in words]
     helping = [
         each
         for each in tried
@@ -75,9 +115,10 @@ def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str
     if not helping:
         said = "; ".join(each.sentence for each in tried)
         raise NoneKeptError(
-            f"no repair helps within a damage of {number(settings.max_damage)}: {said}; {percent(before)} were outliers before."
+            f"no repair helps within a damage of {number(settings.max_damage)}: {said}; {percent(before)} were outliers before. "
+            f"{skipped}"
         )
-    best = min(helping, key=lambda each: (each.share, each.damage))
+    best = min(helping, key=lambda each: (max(each.share, GONE), each.damage))
     record = best.repair.record
     details = {
         **record.details,
@@ -86,7 +127,7 @@ def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str
         ],
     }
     note = f"Chosen among {len(tried)} repairs on {subject.images.count('tune')} images: {'; '.join(e.sentence for e in tried)}."
-    kept = record.model_copy(update={"details": details, "notes": [*record.notes, note]})
+    kept = record.model_copy(update={"details": details, "notes": [*record.notes, note, skipped]})
     return replace(best.repair, record=kept)
 
 
@@ -99,6 +140,16 @@ def _try(name: str, subject: Subject, effects: Effects, fit: Callable[[Subject, 
         return Tried(name, None, why=str(error))
     fixed = repair.apply(subject.backbone)
     return Tried(name, repair, effects.of(fixed).worst_share, damage_of(subject, fixed))
+
+
+def sits_still(subject: Subject) -> bool:
+    """Tell whether most outliers of the images to fit on sit at places that carry one in at least half of the images."""
+    outliers, peak = subject.outliers, subject.outliers.record.peak
+    counts, images = 0.0, 0
+    for pixels in subject.batches("fit"):
+        beyond = outliers.beyond(patch_norms(subject.backbone.trace(pixels, NORMS), peak), peak)
+        counts, images = counts + beyond.sum(0).double().cpu(), images + len(pixels)
+    return position_locked(np.asarray(counts) / images, images)
 
 
 def damage_of(subject: Subject, fixed: Backbone) -> float:

@@ -158,10 +158,10 @@ class Rows:
         )
 
     def _fit(self, wanted: Wanted, *, random: bool = False) -> Repair:
-        method, subject = method_named(wanted.name), replace(self.subject, random=random)
+        subject = replace(self.subject, random=random)
         if self.outliers is not None:
             subject.__dict__["outliers"] = self.outliers  # found once for all
-        return fit_subject(subject, method, wanted.settings)
+        return fit_subject(subject, method_named(wanted.name), wanted.settings)
 
     def _compared(self, asked: Asked, repair: Repair | None, fixed: Backbone) -> RepairRow:
         found = measured(replace(self.reader, backbone=fixed), self.reader, self.base)

@@ -1,6 +1,8 @@
 """A classifier is looked for in models of every kind, and one that cannot run on images alone has none."""
 
+import open_clip
 import pytest
+import timm
 import torch
 from tests.unit.repair.causal.reading_sinks import SIDE, network
 from torch import Tensor
@@ -28,3 +30,39 @@ def test_a_model_that_takes_more_than_images_has_none(error: type[Exception]) ->
 
     model.forward = fails
     assert not classifies(backbone, IMAGE)
+
+
+def test_an_embedding_is_no_class_though_a_linear_layer_gives_it() -> None:
+    """Towers of SigLIP pool by attention, whose linear layers have the width of the output; open_clip's project."""
+    pooled = timm.create_model(
+        "vit_tiny_patch16_224", img_size=SIDE, patch_size=8, num_classes=0, global_pool="map"
+    ).eval()
+    assert not classifies(Backbone(pooled), IMAGE)
+    tower = open_clip.model._build_vision_tower(
+        24, open_clip.CLIPVisionCfg(image_size=SIDE, patch_size=8, width=32, layers=2, head_width=16)
+    ).eval()
+    assert not classifies(Backbone(tower), IMAGE)
+    projected = timm.create_model(
+        "eva02_base_patch16_clip_224", img_size=SIDE, embed_dim=32, depth=2, num_heads=2
+    ).eval()
+    assert projected.pretrained_cfg["num_classes"] == projected.num_classes == 512
+    assert not classifies(Backbone(projected), IMAGE)
+    own = timm.create_model(
+        "eva02_base_patch16_clip_224", img_size=SIDE, embed_dim=32, depth=2, num_heads=2, num_classes=7
+    ).eval()
+    assert classifies(Backbone(own), IMAGE)  # a head of one's own, on the same tower
+
+
+def test_the_mean_of_two_heads_is_a_classifier() -> None:
+    distilled = timm.create_model(
+        "deit_tiny_distilled_patch16_224",
+        img_size=SIDE,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        num_classes=5,
+    ).eval()
+    for head in (distilled.head, distilled.head_dist):
+        torch.nn.init.normal_(head.weight)
+    assert classifies(Backbone(distilled), IMAGE)
