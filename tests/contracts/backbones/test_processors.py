@@ -129,6 +129,23 @@ def test_every_setting_is_read(name, settings):
     assert steps_apart(own, processor) <= (1.001 if name.endswith("Pil") else 2.001)
 
 
+TIES = [(64, 64), (96, 192), (640, 480), (448, 336), (317, 213), (3, 2000)]  # pixels equally near, and not; a strip
+
+
+@pytest.mark.parametrize("side", [37, 64, 224])
+@pytest.mark.parametrize(
+    "name", ["ViTImageProcessor", "ViTImageProcessorPil", "CLIPImageProcessor", "CLIPImageProcessorPil"]
+)
+def test_the_nearest_pixel_is_the_librarys_also_where_two_are_equally_near(name, side):
+    sizes = {"size": {"height": side, "width": side}}
+    if name.startswith("CLIP"):
+        sizes = {"size": {"shortest_edge": side}, "crop_size": side - 3}
+    processor = processor_of(name, resample=0, **sizes)
+    own = mirror(processor)
+    assert isinstance(own, Preprocess), own
+    assert steps_apart(own, processor, TIES) <= 0.001
+
+
 @pytest.mark.parametrize("several", [0.5, [0.5]])
 def test_one_mean_for_all_channels_is_three_where_the_library_takes_it(several):
     processor = processor_of("ViTImageProcessorPil", image_mean=several, image_std=several)

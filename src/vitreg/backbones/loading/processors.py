@@ -181,6 +181,10 @@ def _pictures(own: Preprocess) -> list[tuple[int, int]]:
     rows, cols = own.size
     shrunk = min(1.0, 1000 / max(own.size))  # keeps pictures to a few megapixels
     pictures = [(91, 130), (167, 120), (int(2.2 * rows * shrunk), int(1.5 * cols * shrunk))]
+    if own.interpolation == "nearest":  # where pixels are equally near, libraries round differently
+        sides = (own.resize, own.resize) if isinstance(own.resize, int) else own.resize or own.size
+        lowest = [2 * (side & -side) for side in sides]
+        pictures += [(lowest[0] * odd, lowest[1] * odd) for odd in (1, 3, 5) if odd == 1 or odd * max(lowest) <= 1000]
     if own.crop and not isinstance(own.resize, tuple):
         # Not resized, and 4 n + 3 pixels wider than the crop: one rule rounds its centre up, the others down.
         short = own.resize or rows

@@ -266,6 +266,14 @@ def _fit(
         )
     fitted, what = fit
     if not what.resampled:
+        count = what.file_grid[0] * what.file_grid[1]
+        others = [other for other in (trained, square(count)) if other is not None and other != what.file_grid]
+        also = next((f"{rows}*{cols}" for rows, cols in others if rows * cols == count), None)
+        if also:  # the file does not say which, and the wrong one would shuffle the positions
+            own = f"{what.file_grid[0]}*{what.file_grid[1]}"
+            notes.append(
+                f"{source} has positions for {count} patches, taken as the model's own {own}; {also} are as many."
+            )
         return fitted, None
     if strict:
         raise UserError(f"{source} has {what}; leave out --strict to resample them.")

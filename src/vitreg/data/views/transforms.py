@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +54,7 @@ class Preprocess:
         fill: grey value 0..255 of the border; None is the mean colour.
         passes: order of the two filter passes, with rounding in between. "across": along rows, then columns, as torch
             does with tensors; "pillow": the cheaper order, as Pillow chooses. Results differ where the first pass
-            overshoots black or white.
+            overshoots black or white, and for "nearest" where two pixels are equally near.
     Raises:
         ValueError: for a setting that contradicts another.
     """
@@ -109,10 +109,22 @@ class Preprocess:
         return np.array(self._centre_alone(picture, (height, width)))
 
     def _whole(self, picture: Image.Image, height: int, width: int) -> Image.Image:
+        if self.interpolation == "nearest" and self.passes == "across":
+            return _taken(picture, self._nearest(picture.height, height), self._nearest(picture.width, width))
         filtered = _PILLOW[self.interpolation]
         if self.passes == "across" and picture.width != width:
             picture = picture.resize((width, picture.height), filtered)
         return picture if picture.size == (width, height) else picture.resize((width, height), filtered)
+
+    def _nearest(self, side: int, resized: int) -> Int64[np.ndarray, "resized"]:
+        """Which pixels of a side are taken. Between two equally near, rounding decides, so the library itself is asked."""
+        if self.passes == "pillow":
+            places = Image.fromarray(np.arange(side, dtype=np.int32)[None])
+            return np.asarray(places.resize((resized, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
+        as_bytes = np.arange(side, dtype="<u4").view(np.uint8).reshape(side, 4).T.copy()  # torch rounds by dtype
+        asked = torch.from_numpy(as_bytes)[None, :, None]  # [1, 4, 1, side]
+        taken = torch.nn.functional.interpolate(asked, (1, resized), mode="nearest-exact")[0, :, 0]
+        return taken.T.contiguous().numpy().view("<u4")[:, 0].astype(np.int64)
 
     def _centre(self, picture: Image.Image) -> Image.Image:
         """Cut out the centre, after laying a border around a picture that is too small."""
@@ -140,6 +152,9 @@ class Preprocess:
         (height, width), (rows, cols) = resized, self.size
         rows, cols = min(rows, height), min(cols, width)  # the missing part becomes border
         top, left = max(0, self._start(height, 0)), max(0, self._start(width, 1))
+        if self.interpolation == "nearest":
+            down, across = self._nearest(picture.height, height), self._nearest(picture.width, width)
+            return self._centre(_taken(picture, down[top : top + rows], across[left : left + cols]))
         down, across = picture.height / height, picture.width / width  # pixels of the picture over those of the result
         margin = math.ceil(4 * max(1.0, down))  # no filter reaches farther
         first = max(0, math.floor(top * down) - margin)
@@ -261,6 +276,10 @@ def fit(images: Float[Tensor, "B 3 H W"], patch: tuple[int, int], policy: Policy
     size = [max(1, (2 * side + p) // (2 * p)) * p for side, p in zip((height, width), patch, strict=True)]
     resized = torch.nn.functional.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
     return resized.to(images.dtype)
+
+
+def _taken(picture: Image.Image, rows: Int64[np.ndarray, "h"], cols: Int64[np.ndarray, "w"]) -> Image.Image:
+    return Image.fromarray(np.asarray(picture)[np.ix_(rows, cols)])
 
 
 def _scaled(size: tuple[int, int], share: float, aspect: str) -> dict[str, Any]:

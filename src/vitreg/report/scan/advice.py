@@ -22,11 +22,10 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
         result: the record of a scan.
         named: whether commands contain the model instead of the word SPEC.
     """
-    verdict, named = result.verdict, named and ":" in result.model.spec
-    spec, more = shlex.quote(result.model.spec) if named else "SPEC", ""
-    if named and result.model.weights.endswith(WEIGHTS):
-        # Flags stand last: `eval` wants its task and data before them.
-        more = f" --weights {shlex.quote(result.model.weights)}"
+    verdict = result.verdict
+    spec, more = (
+        _model(result) if named else ("SPEC", "")
+    )  # flags stand last: `eval` wants its task and data before them
     maps = f"Draw maps, with `--layer N` of any block: `vitreg maps {spec} photos/ --what attention,norm,pca{more}`."
     doctor = f"Check the weights and the layout of tokens, without images: `vitreg doctor {spec}{more}`."
     if verdict.kind == "none":
@@ -115,10 +114,30 @@ def _not_worth_it(result: ScanResult) -> list[str]:
 
 
 def shared_steps(scans: Sequence[tuple[str, ScanResult]]) -> list[str]:
-    """Return next steps for several scans: the first steps of each in turn, common ones once."""
-    named: dict[str, list[str]] = {}
-    for choices in zip_longest(*(next_steps(result, named=False) for _, result in scans)):
-        for (name, _), step in zip(scans, choices, strict=True):
+    """Return next steps for several scans: the first steps of each in turn, common ones once.
+
+    A common step has the command for the first of its scans, and the models of the others behind it.
+    """
+    common: dict[str, list[tuple[str, str, str]]] = {}  # step without a model -> (name, model, step) of its scans
+    plain = [next_steps(result, named=False) for _, result in scans]
+    for place, choices in enumerate(zip_longest(*plain)):
+        for (name, result), step in zip(scans, choices, strict=True):
             if step is not None:
-                named.setdefault(step, []).append(name)
-    return [step if len(names) == len(scans) else f"{', '.join(names)}: {step}" for step, names in named.items()]
+                common.setdefault(step, []).append((name, "".join(_model(result)), next_steps(result)[place]))
+    said = []
+    for step, of in common.items():
+        text = of[0][2]
+        others = {name: model for name, model, own in of[1:] if own not in (step, text)}
+        if others:
+            text += f" For {', '.join(f'{name}: `{model}`' for name, model in others.items())}."
+        said.append(text if len(of) == len(scans) else f"{', '.join(name for name, _, _ in of)}: {text}")
+    return said
+
+
+def _model(result: ScanResult) -> tuple[str, str]:
+    """The model and the flag for its weights, as commands name them; the word SPEC for one that has no name."""
+    if ":" not in result.model.spec or result.model.spec.startswith("module:"):
+        return "SPEC", ""
+    weights = result.model.weights
+    more = f" --weights {shlex.quote(weights)}" if weights.endswith(WEIGHTS) else ""
+    return shlex.quote(result.model.spec), more

@@ -158,7 +158,7 @@ class DiscoverModel:
                     f"{gone} of the {layout.num_patches} patches have no token in block {layer} of {self.backbone.spec}, and "
                     "objects are sought among all patches; choose a block that has them with --layer."
                 )
-            patches = layout.take(tokens)[0].float()
+            patches = layout.take(tokens)[0].detach().float()  # an edit may have switched gradients on
             if not bool(torch.isfinite(patches).all()):
                 raise UserError(
                     f"the features of block {layer} are not finite in {self.backbone.dtype}; try --precision fp32."

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tests.unit.backbones.weights.hub_vit import DEPTH, REG, HubViT, chunked, shake, timm_vit
 from torch import nn
 
+from vitreg.backbones.loading.load import load
 from vitreg.backbones.weights.into_module import load_state, load_weights, read_checkpoint, sha256_of_weights
 from vitreg.backbones.weights.names import recognise, to_canonical
 from vitreg.errors import UserError
@@ -41,6 +42,22 @@ def test_timm_files_load_strictly_into_their_own_family(name, tmp_path):
     assert not report.missing
     assert not report.unexpected
     assert sha256_of_weights(target) == sha256_of_weights(source)
+
+
+@pytest.mark.parametrize(("file", "model"), [((4, 4), (2, 8)), ((2, 8), (4, 4))])
+def test_a_table_that_may_have_another_grid_is_never_taken_in_silence(file, model, tmp_path):
+    """The file does not tell 2*8 from 4*4: what it was taken for, and what else it may be, is said."""
+    size = {grid: tuple(PATCH * side for side in grid) for grid in (file, model)}
+    torch.save(shake(timm_vit(img_size=size[file])).state_dict(), tmp_path / "w.pth")
+    notes = load(timm_vit(img_size=size[model]), weights=tmp_path / "w.pth", weights_size=size[file]).notes
+    own, also = (f"{rows}*{cols}" for rows, cols in (model, file))
+    assert notes == (f"w.pth has positions for 16 patches, taken as the model's own {own}; {also} are as many.",)
+    # `set_input_size` of timm resamples a table on its way to another grid of as many patches.
+    moved = timm_vit(img_size=size[file])
+    before = moved.pos_embed.detach().clone()
+    moved.set_input_size(img_size=size[model])
+    assert moved.pos_embed.shape == before.shape
+    assert not torch.allclose(moved.pos_embed, before)
 
 
 def test_positions_of_another_size_are_resampled_and_this_is_said(tmp_path):

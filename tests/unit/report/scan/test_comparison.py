@@ -55,6 +55,19 @@ def test_at_most_three_things_to_do_and_what_two_models_share_is_said_once(scan_
     assert different[0] == f"a: {one.verdict.advice[0]}"
 
 
+def test_commands_name_the_models_where_they_are_known(scan_result):
+    one, other, given = scan_result(spec="timm:one"), scan_result(spec="timm:other"), scan_result(spec="module:ViT")
+    steps = shared_steps([("a", one), ("b", other)])
+    assert not any("SPEC" in step for step in steps)
+    doctor = next(step for step in steps if "vitreg doctor" in step)
+    assert doctor.endswith("`vitreg doctor timm:one`. For b: `timm:other`.")
+    same = next(step for step in shared_steps([("a", one), ("b", one)]) if "vitreg doctor" in step)
+    assert same.endswith("`vitreg doctor timm:one`.")
+    other = other.model_copy(update={"model": other.model.model_copy(update={"weights": "my weights.pth"})})
+    doctor = next(step for step in shared_steps([("a", given), ("b", other)]) if "vitreg doctor" in step)
+    assert doctor.endswith("`vitreg doctor SPEC`. For b: `timm:other --weights 'my weights.pth'`.")
+
+
 def test_a_scan_without_layers_can_stand_beside_another(scan_result, tmp_path):
     empty = scan_result("none").model_copy(update={"layers": []})
     text = write_comparison([("a", empty, ""), ("b", scan_result(), "b")], tmp_path / "i.html", title="t").read_text()

@@ -11,6 +11,7 @@ from tests.unit.verbs.discover.by_hand import PREPROCESS, QUICK, SIZES, corner, 
 from threadpoolctl import threadpool_info
 from torchvision.ops import box_iou
 
+from vitreg.backbones import Edit
 from vitreg.backbones.backbone import Backbone
 from vitreg.discovery.chance import PLAIN
 from vitreg.errors import UserError
@@ -220,3 +221,29 @@ def test_numpy_has_one_thread_while_cuts_are_made_and_torch_keeps_its_own():
         assert all(count == 1 for path, count in threads().items() if "numpy" in path or "scipy" in path)
         assert torch.get_num_threads() == of_torch
     assert threads() == before
+
+
+@pytest.mark.parametrize("setting", ["k", "output"])
+def test_gradients_and_training_mode_change_nothing_and_nothing_is_kept_for_a_backward_pass(setting, photos, tmp_path):
+    options = replace(QUICK, layer="-1", feature=setting)
+    plain = Backbone(vit().requires_grad_(False), preprocess=PREPROCESS)
+    discover(plain, photos, out=tmp_path / "plain", options=options)
+    scale = torch.nn.Parameter(torch.ones(()))
+
+    def scaled(tokens, *_):
+        with torch.enable_grad():
+            return tokens * scale
+
+    module = vit(proj_drop_rate=0.5).train()
+    carrying = Backbone(module, preprocess=PREPROCESS).edited(
+        [Edit("block", 1, scaled), Edit("block", 2, scaled)], "carrying"
+    )
+    with torch.enable_grad():
+        discover(carrying, photos, out=tmp_path / "carrying", options=options)
+        model = DiscoverModel(carrying, None)
+        picture = model.prepare(Image.open(photos / "0.png").convert("RGB"))
+        features, _ = model.features(picture, [("k", 2), ("output", 2)])
+    found, expected = (json.loads((tmp_path / name / "boxes.json").read_text()) for name in ("carrying", "plain"))
+    assert found["annotations"] == expected["annotations"] != []
+    assert not any(each.requires_grad for each in features.values())
+    assert module.training
