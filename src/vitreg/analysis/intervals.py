@@ -24,6 +24,25 @@ def wilson(hits: float, count: float) -> tuple[float, float]:
     return (0.0 if hits == 0 else float(centre - half)), (1.0 if hits == count else float(centre + half))
 
 
+def difference_of_shares(one: float, of_one: float, other: float, of_other: float) -> tuple[float, float]:
+    """Interval of the difference of two shares of independent trials: Newcombe (1998), of two Wilson intervals.
+
+    Of the same trials it is too wide rather than too narrow, if they agree more often than by chance.
+
+    Args:
+        one, other: the shares; of_one, of_other: how many trials each had.
+    Raises:
+        ValueError: without a trial.
+    """
+    low, high = wilson(one * of_one, of_one)
+    other_low, other_high = wilson(other * of_other, of_other)
+    gap = one - other
+    return (
+        gap - float(np.hypot(one - low, other_high - other)),
+        gap + float(np.hypot(high - one, other - other_low)),
+    )
+
+
 def paired_difference(differences: Float64[np.ndarray, " n"]) -> tuple[float, float]:
     """Interval of the difference of two shares of the same trials (Bonett & Price 2012).
 

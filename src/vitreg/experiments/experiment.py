@@ -12,7 +12,7 @@ from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
 
-Need = Literal["images", "classes"]
+Need = Literal["images", "classes", "boxes"]
 Drawings = Mapping[str, tuple[str, Callable[[], Any]]]
 """Names of figures without suffix; of each a caption, and a function that returns it (matplotlib)."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from vitreg.errors import unknown
 from vitreg.experiments.experiment import Experiment
-from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12
-from vitreg.experiments.tables import table1
+from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig07, fig10, fig11, fig12
+from vitreg.experiments.tables import table1, table3
 
 EXPERIMENTS: dict[str, Experiment] = {
-    each.EXPERIMENT.id: each.EXPERIMENT for each in (fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12, table1)
+    each.EXPERIMENT.id: each.EXPERIMENT
+    for each in (fig03, fig04a, fig05a, fig05b, fig07, fig10, fig11, fig12, table1, table3)
 }
 
 

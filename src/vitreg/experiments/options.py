@@ -45,6 +45,8 @@ class ReproduceOptions(ImageOptions):
     """Images to look at; at smoke scale the photographs that scikit-image ships."""
     classes: str = ""
     """DATA with classes and two sides (train/, val/), for Table 1."""
+    boxes: str = ""
+    """A named set with true boxes, such as voc2007:VOCdevkit/VOC2007, for Table 3."""
     limit: int | None = 500
     """Use at most this many images."""
     seed: int = 0

@@ -28,6 +28,10 @@ from vitreg.writing.outputs import RECORD, Outputs
 PHOTOGRAPHS = "photographs"
 READING = ("size", "fit", "limit", "batch_size", "workers")
 LEDGER = "claims.json"
+LACKING = {
+    "classes": "It needs images with classes; name DATA with --classes.",
+    "boxes": "It needs images with true boxes; name a set with --boxes.",
+}
 
 
 @takes(ReproduceOptions, ModelOptions)
@@ -66,7 +70,7 @@ def reproduce(
     with Jobs(folder, started, waits) as jobs:
         images = options.images or (_photographs(folder),)
         setting = Setting(
-            jobs=jobs, models=options.subjects, images=images, classes=options.classes, seed=options.seed,
+            jobs=jobs, models=options.subjects, images=images, classes=options.classes, boxes=options.boxes, seed=options.seed,
             reading={name: getattr(options, name) for name in READING}, loading=loading,
         )  # fmt: skip
         records = []
@@ -93,8 +97,9 @@ def _run(experiment: Experiment, setting: Setting) -> ExperimentRecord:
 
 def _measured(experiment: Experiment, setting: Setting, subject: str) -> Measured:
     """Measure one subject; one that cannot be measured says why."""
-    if "classes" in experiment.needs and not setting.classes:
-        return Measured(subject=subject, failed="It needs images with classes; name DATA with --classes.")
+    for need, given in LACKING.items():
+        if need in experiment.needs and not getattr(setting, need):
+            return Measured(subject=subject, failed=given)
     try:
         return experiment.measure(setting, subject)
     except UserError as error:

@@ -11,10 +11,10 @@ from vitreg.errors import UserError
 from vitreg.features.key import hash_of_data
 from vitreg.passes.jobs import Job, Jobs, Row
 from vitreg.records import ScanResult
-from vitreg.results import EvalResult
+from vitreg.results import DiscoverResult, EvalResult
 from vitreg.specs import whole
 
-R = TypeVar("R", ScanResult, EvalResult)
+R = TypeVar("R", ScanResult, EvalResult, DiscoverResult)
 RECORD = "result.json"
 HOW_FAST = ("batch_size", "workers")  # change no number
 
@@ -28,6 +28,7 @@ class Setting:
         models: specs.
         images: paths or a named set; for what needs no truth.
         classes: DATA with classes and two sides; empty where there is none.
+        boxes: a named set with true boxes; empty where there is none.
         reading: how images reach a model: size, fit, limit, batch_size, workers, as the keywords of every verb.
         loading: keywords of `vitreg.load`.
     """
@@ -36,6 +37,7 @@ class Setting:
     models: tuple[str, ...]
     images: tuple[str, ...]
     classes: str = ""
+    boxes: str = ""
     seed: int = 0
     reading: Mapping[str, Any]
     loading: Mapping[str, Any]
@@ -74,6 +76,22 @@ class Setting:
 
         asked = {"verb": "eval", "task": task, "settings": settings, "data": self._data(data)}
         return self._result(EvalResult, f"{task} of {model}", asked, model, work)
+
+    def discover(self, model: str) -> tuple[DiscoverResult, str]:
+        """Return the objects that LOST finds with a model, and the key of its job.
+
+        Raises:
+            UserError: if it failed.
+        """
+        from vitreg.verbs.discover.verb import discover
+
+        def work(folder: Path) -> dict[str, Any]:
+            discover(model, self.boxes, out=folder, limit=self.reading["limit"], **self.loading)
+            return {}
+
+        return self._result(
+            DiscoverResult, f"objects of {model}", {"verb": "discover", "images": self._data(self.boxes)}, model, work
+        )
 
     @property
     def folder_of_images(self) -> str:

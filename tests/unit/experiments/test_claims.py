@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
+from vitreg.analysis.intervals import difference_of_shares
 from vitreg.experiments.experiment import Experiment
-from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig10, fig11, fig12
+from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig07, fig10, fig11, fig12
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.outliers import share_interval
-from vitreg.experiments.tables import table1
+from vitreg.experiments.tables import table1, table3
 from vitreg.records import Histogram
 from vitreg.records.reproduction import Measured
 
@@ -122,3 +123,36 @@ def test_every_experiment_says_what_the_paper_says():
             if field.name not in ("needs", "subjects")
         )
     assert [each.id for each in experiments_named(("fig12", "fig3"))] == ["fig3", "fig12"]
+
+
+def outcome_of(experiment, *measured):
+    return [(each.id, each.subject, each.outcome) for each in experiment.EXPERIMENT.claims(measured)]
+
+
+def test_registers_are_judged_where_there_are_some():
+    without = Measured(subject="plain", numbers={**SEEN, "registers": 0.0, "longest": None, "share": 0.02})
+    cured = Measured(subject="cured", numbers={**NONE, "registers": 4.0, "longest": 9.0, "share": 0.0})
+    sick = Measured(subject="sick", numbers={**SEEN, "registers": 4.0, "longest": 1.1, "share": 0.02})
+    blind = Measured(subject="blind", numbers={**BLIND, "registers": 4.0, "longest": 9.0, "share": 0.0})
+    assert outcome_of(fig07, without, cured, sick, blind) == [
+        ("no-outliers", "plain", "not testable here"), ("no-outliers", "cured", "held"), ("no-outliers", "sick", "not held"),
+        ("no-outliers", "blind", "not testable here"), ("registers-long", "plain", "not testable here"),
+        ("registers-long", "cured", "held"), ("registers-long", "sick", "not held"), ("registers-long", "blind", "held"),
+    ]  # fmt: skip
+
+
+def test_objects_are_judged_against_the_same_network_without_registers():
+    def model(name, registers, corloc, width=384.0):
+        shape = {"registers": float(registers), "width": width, "blocks": 12.0}
+        return Measured(subject=name, numbers={**shape, "corloc": corloc, "images": 400.0})
+
+    pair = model("without", 0, 35.0), model("with", 4, 55.0)
+    assert outcome_of(table3, *pair)[1] == ("objects", "with", "held")
+    assert outcome_of(table3, pair[0], model("with", 4, 37.0))[1] == ("objects", "with", "not held")
+    assert outcome_of(table3, model("wide", 0, 1.0, 768.0), pair[1])[1] == ("objects", "with", "not testable here")
+    assert outcome_of(table3, *pair[::-1])[0] == ("objects", "with", "not testable here")  # the twin is named before it
+
+
+def test_the_interval_of_a_difference_is_newcombes():
+    """The example of his paper: 56/70 against 48/80, 0.0524 to 0.3339."""
+    assert difference_of_shares(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)

@@ -61,8 +61,9 @@ class Reproduce:
         for spec in self.options.subjects:
             self.load.check(spec, None)
         ahead.refuse_absent_inputs(self.reproduce.images)
-        if self.reproduce.classes:
-            ahead.refuse_absent_data(self.reproduce.classes)
+        for data in (self.reproduce.classes, self.reproduce.boxes):
+            if data:
+                ahead.refuse_absent_data(data)
         check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images))
 
     def __call__(self) -> int:

@@ -1,0 +1,90 @@
+"""Fig. 7: with registers the norms of the patch tokens form one group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.outliers import note_of, of_verdict
+from vitreg.experiments.records import scan_of
+from vitreg.quantities import number, percent
+from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
+
+GONE = Says(
+    id="no-outliers",
+    says="A model with registers has no outliers among its patch tokens.",
+    criterion="the scan finds none in any block, where it would have found a moderate second group",
+)
+TAKEN = Says(
+    id="registers-long",
+    says="Registers take the place of outliers: some have a far larger norm than the patches.",
+    criterion="after the last block the longest register is at least five times as long as the median patch",
+)
+FACTOR = 5.0
+LAST = -1  # block
+
+
+def measure(setting: Setting, model: str) -> Measured:
+    """Scan, and read the norms of patches and registers after the last block."""
+    result, job = setting.scan(model)
+    last = result.layers[LAST]
+    longest = max(last.register_norms, default=None)
+    numbers = {
+        **of_verdict(result), "registers": float(result.model.tokens.get("registers", 0)), "share": result.verdict.outlier_fraction,
+        "longest": None if longest is None or not last.median else longest / last.median,
+    }  # fmt: skip
+    return Measured(
+        subject=model,
+        note=note_of(model),
+        numbers=numbers,
+        series={"register_norms": last.register_norms},
+        jobs={"scan": job},
+    )
+
+
+def claims(measured: Sequence[Measured]) -> list[Claim]:
+    """Judge each model that has registers."""
+    return [*GONE.of_each(measured, _gone), *TAKEN.of_each(measured, _taken)]
+
+
+def _gone(found: Measured) -> Claim:
+    if not found.numbers["registers"]:
+        return GONE.outcome(found.subject, None, "It has no registers.")
+    if found.numbers["outliers"]:
+        return GONE.outcome(
+            found.subject, False, f"{percent(found.numbers['share'] or 0)} of its patch tokens are outliers."
+        )
+    if found.numbers["could_see"]:
+        return GONE.outcome(found.subject, True, "None; a moderate second group would have been found.")
+    return GONE.outcome(found.subject, None, "None, but these images could not have shown a moderate second group.")
+
+
+def _taken(found: Measured) -> Claim:
+    longest = found.numbers["longest"]
+    if longest is None:
+        return TAKEN.outcome(found.subject, None, "It has no registers.")
+    return TAKEN.outcome(found.subject, longest >= FACTOR, f"{number(longest)} times the median patch.", longest)
+
+
+def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
+    """The histogram of norms after the last block, of each model."""
+    from vitreg.report.scan.charts import histogram
+
+    return {
+        f"fig7-{place}": (each.subject, lambda each=each: histogram.figure(scan_of(each, jobs), LAST))
+        for place, each in enumerate(record.measured)
+        if not each.failed
+    }
+
+
+EXPERIMENT = Experiment(
+    id="fig7", label="Fig. 7", title="Norms with registers", needs=("images",), measure=measure, claims=claims, draw=draw,
+    published={"models": "DeiT-III ViT-B, OpenCLIP ViT-B, DINOv2 ViT-L, without and with 4 registers", "with registers": "no outliers"},
+    protocol="Distribution of the output norms of models trained without and with registers on the same data.",
+    ours="Norms after the last block of the models that are named; outliers are looked for in all blocks.",
+)  # fmt: skip
