@@ -32,8 +32,12 @@ class ClipNorm:
         marked = self.detector(tokens, place.layout)[:, places]
         patches = wide(tokens[:, index])
         norms = torch.linalg.vector_norm(patches, dim=-1, keepdim=True)
-        middle = (norms.shape[1] - 1) // 2  # torch's median; ONNX has none
-        scale = norms.sort(1).values[:, middle : middle + 1] / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        layout = place.layout
+        there = layout.length - len(layout.cls) - len(layout.registers) - len(layout.other)
+        # What `median` gives, which ONNX lacks. The count is of the layout: a compiled graph does not know that of `norms`.
+        scale = norms.sort(1).values.select(1, (there - 1) // 2)[:, None] / norms.clamp_min(
+            torch.finfo(norms.dtype).tiny
+        )
         return in_patches(tokens, place, torch.where(marked[..., None], patches * scale, patches))
 
 
