@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("planted_once")
 IN_WEIGHTS = ("position-rows", "singular", "distill")
 TRACED = ("ours", "timm", "torchvision")  # exported with every repair; the others are tried
 QUICK = {("timm", "test-time")}
+SEVERAL = [n if n == "position-rows" else pytest.param(n, marks=pytest.mark.slow) for n in IN_WEIGHTS]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,7 @@ def near(found: Tensor | np.ndarray, wanted: Tensor) -> None:
     assert float((found - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "singular" else n for n in IN_WEIGHTS]
-)
+@pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("shape", ["ours", "timm"])
 def test_timm_alone_opens_a_model_repaired_in_its_weights(name, shape, photographs, images, tmp_path):
     backbone, repair = repaired(name, shape, photographs)
@@ -68,9 +67,7 @@ def test_timm_alone_opens_a_model_repaired_in_its_weights(name, shape, photograp
     assert float((fixed(images).patches - backbone(images).patches).abs().max()) > 1e-3  # or nothing was repaired
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "singular" else n for n in IN_WEIGHTS]
-)
+@pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("shape", ["ours", "transformers dinov2"])
 def test_transformers_alone_opens_a_model_repaired_in_its_weights(name, shape, photographs, images, tmp_path):
     from transformers import AutoModel
@@ -195,10 +192,10 @@ def test_a_module_in_half_precision_is_exported_in_full_and_left_alone(tmp_path)
         {"model_name": "vit_tiny_patch16_224", "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": (64, 96),
          "reg_tokens": 3, "no_embed_class": True, "global_pool": "avg"},
         {"model_name": "vit_tiny_patch16_224", "depth": 2, "in_chans": 1, "img_size": 32, "qkv_bias": True},
-        {"model_name": "beit_base_patch16_224", "num_classes": 5, "img_size": 64},
+        pytest.param({"model_name": "beit_base_patch16_224", "num_classes": 5, "img_size": 64}, marks=pytest.mark.slow),
         {"model_name": "deit_tiny_distilled_patch16_224", "num_classes": 3},
     ],
-    ids=lambda build: build["model_name"],
+    ids=["own size", "registers", "one channel", "beit", "distilled"],
 )  # fmt: skip
 def test_timm_builds_its_models_again(build, tmp_path):
     torch.manual_seed(0)

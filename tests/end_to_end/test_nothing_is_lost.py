@@ -317,3 +317,12 @@ def test_an_interrupted_result_does_not_take_the_place_of_a_complete_one(vitreg,
     held = json.loads((tmp_path / "out-2" / "result.json").read_text())["images"]
     assert held["interrupted"]
     assert held["seen"] in (2, 3)
+
+
+def test_a_scan_of_another_model_does_not_take_the_place_of_a_result(vitreg, photos, tmp_path):
+    assert scan(vitreg, photos, tmp_path / "out").returncode == 0
+    before = files(tmp_path / "out")
+    sentence = one_sentence(vitreg("scan", "planted:clean", photos, "--out", tmp_path / "out", *SMALL, *QUICK))
+    assert f"model {MODEL}" in sentence
+    assert files(tmp_path / "out") == before
+    assert scan(vitreg, photos, tmp_path / "out", "--limit", "2").returncode == 0

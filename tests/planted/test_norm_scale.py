@@ -59,9 +59,10 @@ def answer(model, photographs, out=None):
     return result, words, {**numbers, **dict(enumerate(shares))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
-    ["clean", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("high-norm", "low-norm", "position-locked"))],
+    ["clean", "high-norm", "low-norm", "position-locked"],
 )
 def test_the_verdict_does_not_depend_on_the_size_of_the_norms(kind, photographs):
     model = planted.clean(3) if kind == "clean" else planted.build(kind, 3)[0]

@@ -77,9 +77,18 @@ def scan_outputs(folder: Path, images: object, weights: object) -> Outputs:
     return Outputs(folder, "scan", SCANNED, paths_of(images, weights), lambda name: bool(tokens.fullmatch(name)))
 
 
-def refuse_other_scan(folder: Path) -> None:
-    """Refuse a folder that holds the result of another verb. Raises UserError."""
-    refuse_other_result(folder, {"schema": "vitreg.scan/1"}, lambda held: {"schema": held["schema"]})
+def refuse_other_scan(folder: Path, spec: str = "") -> None:
+    """Refuse a folder that holds the result of another verb or model.
+
+    Args:
+        spec: of the model, as its record names it; any model's scan is taken without.
+    Raises:
+        UserError: with what it holds.
+    """
+    own = {"schema": "vitreg.scan/1", "model": spec}
+    refuse_other_result(
+        folder, own, lambda held: {"schema": held["schema"], "model": held["model"]["spec"] if spec else ""}
+    )
 
 
 def refuse_other_eval(folder: Path, task: str, spec: str, data: str) -> None:

@@ -161,10 +161,10 @@ def test_another_edit_or_other_weights_of_the_same_name_begin_anew(photos, tmp_p
             patch.setattr(saved_pass, "EVERY", 0.0)
             patch.setattr(Tally, "add", dies)
             with pytest.raises(Stopped):
-                scan(backbone, few, out=tmp_path, options=ONE_BY_ONE)
+                scan(backbone, few, out=tmp_path / backbone.spec, options=ONE_BY_ONE)
 
     def goes_on(backbone):
-        result = scan(backbone, few, out=tmp_path, options=ONE_BY_ONE)
+        result = scan(backbone, few, out=tmp_path / backbone.spec, options=ONE_BY_ONE)
         assert result.layers == scan(backbone, few, options=ONE_BY_ONE).layers
         return "resumed" in capsys.readouterr().err
 

@@ -71,7 +71,7 @@ def scan(
         the record that result.json holds.
     Raises:
         UserError: for a model that cannot be loaded, images none of which can be read, an unwritable folder, or a folder
-            with the result of another verb.
+            with the result of another verb or model.
     """
     options, load_options = split(ScanOptions, options, keywords, "scan")
     refuse_reloading(model, weights, load_options)
@@ -85,7 +85,7 @@ def scan(
             ahead.refuse_other_scan(outputs.folder)
             outputs.check()
         backbone = opened(model, weights, load_options, size=options.pixels)
-        refuse_broken_weights(backbone)
+        _refuse(backbone, outputs if group.first else None)
         batches = batches_of(
             images, backbone, group, size=options.pixels, policy=options.fit, batch_size=options.batch_size,
             workers=options.threads, limit=options.limit,
@@ -105,6 +105,13 @@ def scan(
         if lacking is not None:
             raise UserError(f"{lacking.sentence.rstrip('.')}; the rest of the result is complete.")
     return result
+
+
+def _refuse(backbone: Backbone, outputs: Outputs | None) -> None:
+    """Refuse weights that are no numbers, and a folder with another model's result."""
+    refuse_broken_weights(backbone)
+    if outputs is not None:
+        ahead.refuse_other_scan(outputs.folder, printable(backbone.spec))
 
 
 @dataclass(frozen=True, slots=True)
