@@ -10,7 +10,7 @@ from vitreg.repair.columns.data import NO_LABEL
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell
 
-HEADLESS = "the model gives no classes of its own"
+HEADLESS = "the model's own module gives no classes for these images"
 
 
 def agreement(before: Reading, after: Reading) -> PerImage:

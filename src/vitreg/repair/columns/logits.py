@@ -53,7 +53,8 @@ def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
     ]
     try:
         found = logits_of(backbone, images)
-    except (TypeError, ValueError, RuntimeError, AttributeError):  # a model of image and text takes more than images
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError):
+        # A model of image and text takes more than images; one of timm refuses the size that a border makes.
         return False
     finally:
         for hook in hooks:

@@ -191,7 +191,7 @@ def test_masks_and_labels_give_their_columns_and_what_is_missing_is_said(voc: Pa
     assert {"position_probe", "pixel_probe"} <= set(after.cells)
     assert "top1" not in before.cells
     assert "top1" not in before.lacking  # no labels were given: that is no lack of the model
-    assert before.lacking["head_agreement"] == "the model gives no classes of its own"
+    assert before.lacking["head_agreement"] == "the model's own module gives no classes for these images"
     assert any(note.startswith("Not measured without --labels: ") for note in found.notes)
     with pytest.raises(UserError, match="no masks for these images"):
         vitreg.repairs("planted:high-norm", images, masks=tmp_path, **words)
