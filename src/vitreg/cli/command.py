@@ -25,7 +25,7 @@ SPEC_HELP = (
     "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, run:DIR or fixed:DIR (the folder of a run "
     "or of a repair alone is enough); or -m SPEC anywhere behind the verb"
 )
-IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, or .txt lists of paths"
+IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, .txt lists of paths, or synthetic:scenes"
 
 
 @dataclass(frozen=True, kw_only=True)

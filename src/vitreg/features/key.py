@@ -21,6 +21,8 @@ from torch import nn
 from vitreg.backbones import Backbone
 from vitreg.backbones.identity import code_of
 from vitreg.data.sets.example import TrainingSet
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.sides import Scenes, SceneSet
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Policy, Preprocess
 from vitreg.errors import UserError
@@ -159,8 +161,11 @@ def hash_of_data(data: str) -> str:
     Of a pattern such as shards/{000..009}.tar, the files beside it are hashed.
 
     Returns:
-        the hash; empty where DATA names no path.
+        the hash; of some images where they are drawn, and empty where DATA names no path.
     """
+    drawn = named(data)
+    if drawn is not None:
+        return hash_of_listing(SceneSet(Scenes(drawn, "val")))
     word = re.sub(r"^\w+:", "", data)
     path = next((Path(each) for each in (data, word, word.rpartition("@")[0]) if each and os.path.exists(each)), None)
     if path is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from vitreg.config import read
 from vitreg.data.sets.spelling import meant
+from vitreg.data.sets.synthetic.naming import named
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
 from vitreg.specs import has_source, refuse_no_run, whole
@@ -61,8 +62,9 @@ def refuse_absent_truth(**files: object) -> None:
 
 
 def refuse_absent_data(data: str) -> None:
-    """Refuse DATA of `eval` and `train` that looks like a path and does not exist; names such as voc2012:ROOT pass."""
-    if data and ":" not in data:
+    """Refuse DATA of `eval` and `train` that looks like a path and does not exist, and synthetic sets that there are not;
+    names such as voc2012:ROOT pass."""
+    if named(data) is None and data and ":" not in data:
         refuse_absent(data)
 
 

@@ -15,6 +15,8 @@ from vitreg.data.boxes.coco import coco_boxes
 from vitreg.data.boxes.truth import BoxSet
 from vitreg.data.boxes.voc import voc_boxes
 from vitreg.data.sets.spelling import spelled
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.sides import SceneBoxes, Scenes
 from vitreg.documents import read_lines
 from vitreg.errors import UserError
 
@@ -29,7 +31,7 @@ class DiscoverySet:
 
     Args:
         name: such as "voc2012/trainval".
-        images: their files, all of which exist.
+        images: their files, all of which exist, or the name of images that are drawn.
         note: a sentence where the set is not the published one; empty otherwise.
     """
 
@@ -40,7 +42,9 @@ class DiscoverySet:
 
 
 def is_named(images: Sequence[str]) -> bool:
-    """Whether an image argument names one of these sets."""
+    """Whether an image argument names one of these sets. Raises UserError for a misspelt synthetic one."""
+    if len(images) == 1 and named(images[0]) is not None:
+        return True
     kind, colon, _ = spelled(images[0]).partition(":") if images else ("", "", "")
     return bool(colon) and kind in PUBLISHED
 
@@ -51,13 +55,16 @@ def named_set(text: str, *, hard: bool = True) -> DiscoverySet | None:
     ROOT of VOC is the folder that holds JPEGImages, Annotations and ImageSets, or one above it; "voc2012:ROOT@val" takes
     another list of ImageSets/Main than trainval. ROOT of COCO holds train2014 (or images/train2014) and
     annotations/instances_train2014.json; its list, coco_20k_filenames.txt of LOST's repository, lies in ROOT or is named
-    as "coco20k:ROOT@FILE".
+    as "coco20k:ROOT@FILE". Scenes of "synthetic:scenes" bring their boxes, too.
 
     Args:
         hard: keep VOC's objects marked difficult or truncated.
     Raises:
         UserError: for a folder, list, image or annotation that does not exist or cannot be read.
     """
+    drawn = named(text)
+    if drawn is not None:
+        return DiscoverySet(text, (text,), SceneBoxes(Scenes(drawn, "train")))
     kind, colon, rest = spelled(text).partition(":")
     if not colon or kind not in PUBLISHED:
         return None

@@ -14,6 +14,8 @@ from vitreg.data.sets.folders import VALIDATION, FolderSet, class_names, trainin
 from vitreg.data.sets.named import KNOWN, PREFIX, NamedSet, name_and_folder
 from vitreg.data.sets.settings import DataConfig
 from vitreg.data.sets.shards import ShardSet, expand_shards
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.sides import Scenes, SceneSet
 from vitreg.data.sources.archives import is_archive, is_url
 from vitreg.data.sources.listing import find
 from vitreg.data.sources.remote import cache_folder
@@ -23,7 +25,7 @@ __all__ = ["Example", "TrainingSet", "concerns", "open_training_set"]
 
 _TABLES = (".json", ".csv", ".tsv")
 _UNEQUAL = 10
-_Found = Literal["folder", "shards", "table", "torchvision"]
+_Found = Literal["folder", "shards", "table", "torchvision", "synthetic"]
 
 
 @overload
@@ -107,6 +109,10 @@ def _open(
 ) -> TrainingSet:
     if captions and kind in ("folder", "torchvision"):
         raise UserError(f"'{places[0]}' has no captions; name a .json, .csv or .tsv, or shards with .txt.")
+    if kind == "synthetic":
+        drawn = named(places[0])
+        assert drawn is not None
+        return SceneSet(Scenes(drawn, split), captions=captions, classes=classes)
     if kind == "folder":
         return FolderSet(places[0], classes)
     if kind == "table":
@@ -145,6 +151,8 @@ def _validation_side(config: DataConfig, captions: bool) -> tuple[_Found, list[s
         places = [folder] if folder else []
     elif kind == "table":
         places = [_table(root)] if has_validation(_table(root)) else []
+    elif kind == "synthetic":
+        places = [root]
     else:
         places = [root] if KNOWN[name_and_folder(root)[0]].val is not None else []
     return (kind, places) if places else None
@@ -160,6 +168,8 @@ def _kind(config: DataConfig, path: str, captions: bool) -> _Found:
         return config.kind
     if path.startswith(PREFIX):
         return "torchvision"
+    if named(path) is not None:
+        return "synthetic"
     if os.path.isdir(path):
         if captions and os.path.isfile(_table(path)):
             return "table"

@@ -53,6 +53,27 @@ class TrainingSet(Protocol):
         ...
 
 
+class Pairs(TrainingSet, Protocol):
+    """Pictures with a map for each, in pixels of the picture or on a grid over it."""
+
+    @property
+    def title(self) -> str:
+        """What the set is called, for people."""
+        ...
+
+    def map_name(self, index: int) -> str:
+        """Return the path of a map, for people."""
+        ...
+
+    def map(self, index: int) -> np.ndarray:
+        """Read a map [H, W]. Raises Unreadable or UserError."""
+        ...
+
+    def empty(self, values: np.ndarray) -> str:
+        """Return why nothing can be learned from a map; "" if something can."""
+        ...
+
+
 class Strings(Sequence[str]):
     """Many strings in one block of memory, which worker processes share.
 

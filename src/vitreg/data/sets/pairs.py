@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vitreg.data.sets import pair_files
-from vitreg.data.sets.example import Example, Portion, Strings, TrainingSet, picture
+from vitreg.data.sets.example import Example, Pairs, Portion, Strings, TrainingSet, picture
 from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, NUMBER_FOLDERS, SIDES, VOC_CLASSES, PairFiles
 from vitreg.data.sets.settings import DataConfig
 from vitreg.data.sets.spelling import spelled
+from vitreg.data.sets.synthetic.naming import DRAWN_SIDES, named
+from vitreg.data.sets.synthetic.sides import SceneDepths, SceneMasks, Scenes
 from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which_way
 from vitreg.data.sources.parts import OnDisk, label
 from vitreg.errors import UserError
@@ -28,8 +30,8 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _MOST_CLASSES = 255
 
 
-class Pairs(ABC):
-    """Pictures with a map for each; `MaskSet` and `DepthSet` say what the map means."""
+class FilePairs(ABC):
+    """Pictures with a map for each, in files; `MaskSet` and `DepthSet` say what the map means."""
 
     def __init__(self, files: PairFiles) -> None:
         self.title, self.notes = files.title, files.notes
@@ -85,7 +87,7 @@ class Pairs(ABC):
         return values
 
 
-class MaskSet(Pairs):
+class MaskSet(FilePairs):
     """Pictures with a class for every pixel.
 
     Args:
@@ -134,7 +136,7 @@ class MaskSet(Pairs):
         return "" if (values != IGNORE).any() else "no pixel has a class"
 
 
-class DepthSet(Pairs):
+class DepthSet(FilePairs):
     """Pictures with a distance for every pixel.
 
     Args:
@@ -169,7 +171,7 @@ class DepthSet(Pairs):
         return "" if (values > 0).any() else "no pixel has a known depth"
 
 
-class NumberSet(Pairs):
+class NumberSet(FilePairs):
     """Pictures with numbers on a grid, such as features of another model for every patch: an .npy [rows, cols, C] each."""
 
     def map(self, index: int) -> Float32[np.ndarray, "rows cols C"]:
@@ -232,24 +234,25 @@ def open_mapped(config: DataConfig, kind: Literal["mask", "numbers"]) -> tuple[T
 
 @dataclass(frozen=True, slots=True)
 class MaskSides:
-    """Training and test side for a segmentation head."""
+    """Training and test side for a segmentation head, and the names of the classes."""
 
-    train: MaskSet
-    test: MaskSet
+    train: Pairs
+    test: Pairs
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DepthSides:
     """Training and test side for a depth head."""
 
-    train: DepthSet
-    test: DepthSet
+    train: Pairs
+    test: Pairs
 
 
 def open_masks(
     data: str, *, limit: int | None = None, masks: str | None = None, classes: int | None = None, ignore: int = IGNORE
 ) -> MaskSides:
-    """Open both sides of voc2012:ROOT, ade20k:ROOT, or a folder ROOT/{train,val or test}/{images,masks}.
+    """Open both sides of voc2012:ROOT, ade20k:ROOT, synthetic:scenes, or a folder ROOT/{train,val or test}/{images,masks}.
 
     Args:
         limit: use at most this many pairs of each side, spread evenly.
@@ -259,6 +262,11 @@ def open_masks(
     Raises:
         UserError: if something is missing, or there are fewer than two pairs to learn from.
     """
+    drawn = named(data)
+    if drawn is not None:
+        train, test = (SceneMasks(Scenes(drawn, side), limit) for side in DRAWN_SIDES)
+        _enough(data, len(train))
+        return MaskSides(train, test, train.names)
     kind, root = _kind_and_root(data, ("voc2012", "ade20k"))
     if kind:
         ignore = IGNORE
@@ -269,7 +277,7 @@ def open_masks(
             finders[kind](root, side) if kind else pair_files.folder(root, side, (masks,) if masks else MASK_FOLDERS)
         )
         found[side] = pair_files.thinned(files, limit)
-    _enough(data, found["train"])
+    _enough(data, len(found["train"].images))
     if classes is not None and classes < 1:
         raise UserError(f"--classes must be at least 1, not {classes}.")
     if kind:
@@ -277,11 +285,11 @@ def open_masks(
     else:
         names = tuple(map(str, range(_count_classes(found["train"], ignore) if classes is None else classes)))
     train, test = (MaskSet(found[side], names, ignore=ignore, reduce_zero=kind == "ade20k") for side in SIDES)
-    return MaskSides(train, test)
+    return MaskSides(train, test, names)
 
 
 def open_depths(data: str, *, limit: int | None = None, scale: float | None = None) -> DepthSides:
-    """Open both sides of nyud:ROOT, or of a folder ROOT/{train,val or test}/{image,depth}.
+    """Open both sides of nyud:ROOT, synthetic:scenes, or of a folder ROOT/{train,val or test}/{image,depth}.
 
     Args:
         limit: use at most this many pairs of each side, spread evenly.
@@ -291,12 +299,17 @@ def open_depths(data: str, *, limit: int | None = None, scale: float | None = No
     """
     if scale is not None and not scale > 0:
         raise UserError(f"--depth-scale {scale:g} is no length; 0.001 is a millimetre.")
+    drawn = named(data)
+    if drawn is not None:
+        train, test = (SceneDepths(Scenes(drawn, side), limit) for side in DRAWN_SIDES)
+        _enough(data, len(train))
+        return DepthSides(train, test)
     kind, root = _kind_and_root(data, ("nyud",))
     found = {}
     for side in SIDES:
         files = pair_files.nyud(root, side) if kind else pair_files.folder(root, side, DEPTH_FOLDERS)
         found[side] = pair_files.thinned(files, limit)
-    _enough(data, found["train"])
+    _enough(data, len(found["train"].images))
     return DepthSides(*(DepthSet(found[side], scale=scale) for side in SIDES))
 
 
@@ -316,8 +329,8 @@ def _kind_and_root(data: str, kinds: tuple[str, ...]) -> tuple[str, str]:
     return kind, root
 
 
-def _enough(data: str, train: PairFiles) -> None:
-    if len(train.images) < 2:
+def _enough(data: str, images: int) -> None:
+    if images < 2:
         raise UserError(
             f"only one image to learn from in '{data}'; a head needs two at least, and many more to be good."
         )

@@ -13,7 +13,7 @@ class DataConfig:
     """The training and validation images of a run."""
 
     root: str = ""
-    """Folder of class folders, shards (shards/{000..009}.tar, URLs too), .json/.csv/.tsv, or torchvision:NAME[:FOLDER]."""
+    """Class folders, shards (shards/{000..009}.tar, URLs too), .json/.csv/.tsv, torchvision:NAME[:FOLDER] or synthetic:scenes."""
     val: str | None = None
     """The validation side; if unset, the one that lies beside the training side (ROOT/train, ROOT/val), if any."""
     kind: Kind = "auto"

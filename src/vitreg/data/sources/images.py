@@ -71,7 +71,7 @@ class ImageSource:
     other folders are passed over), a glob, a list file (.txt or .lst: one image file per line, relative to the list), a .zip or
     .tar[.gz|.bz2|.xz] archive, or WebDataset shards: a path or URL, with braces such as `shards/{000..009}.tar`, where
     http(s)://, `pipe:` and the like are opened by the webdataset package. In a tar, members that share a key are one
-    sample with one image. Archives inside folders stay closed; name them.
+    sample with one image. Archives inside folders stay closed; name them. `synthetic:scenes[@SEED][:COUNT]` draws them.
 
     Args:
         paths: at least one.
@@ -122,6 +122,7 @@ class ImageSource:
         digest = hashlib.sha256()
         for path in self._paths:
             digest.update(f"{path} {_stamp(path)}\0".encode("utf-8", "surrogateescape"))
+        digest.update("".join(self.notes).encode("utf-8", "surrogateescape"))
         for part in self._parts:
             for locator in part.locators if isinstance(part, Listed) else ():
                 stamp = _stamp(locator.path) if isinstance(locator, OnDisk) else ""

@@ -9,6 +9,8 @@ from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.sides import images_of
 from vitreg.data.sources.archives import Streamed, is_archive, is_url, open_archive
 from vitreg.data.sources.decode import EXTENSIONS
 from vitreg.data.sources.parts import Failed, Listed, Locator, OnDisk, Part, label
@@ -28,6 +30,9 @@ def find(path: str) -> list[Part]:
     Raises:
         UserError: if it does not exist or holds no image.
     """
+    drawn = named(path)
+    if drawn is not None:
+        return [images_of(drawn)]
     return [part for expanded in _expanded(path) for part in _find(expanded)]
 
 
@@ -38,6 +43,8 @@ def _expanded(path: str) -> list[str]:
 
 def refuse_absent(path: str) -> None:
     """Raise UserError for a path without images, as `find` does, but without listing them."""
+    if named(path) is not None:
+        return
     for each in _expanded(path):
         if is_url(each) or os.path.isfile(each):
             continue

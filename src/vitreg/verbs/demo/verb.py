@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vitreg.backbones import Backbone, load
 from vitreg.console.terminal import say
+from vitreg.data.sets.synthetic.photographs import PHOTOGRAPHS, photograph
 from vitreg.errors import UserError
 from vitreg.machine.runtime import processes
 from vitreg.passes import ahead
@@ -21,21 +21,6 @@ from vitreg.records import Example, ScanResult
 from vitreg.verbs.demo.options import DemoOptions
 from vitreg.verbs.scan.verb import scan, summary
 from vitreg.writing.files import output_folder, replacing
-
-# Photographs among scikit-image's test pictures; the rest are drawings, scans and microscopy.
-PHOTOGRAPHS = (
-    "astronaut",
-    "brick",
-    "camera",
-    "cat",
-    "coffee",
-    "coins",
-    "grass",
-    "gravel",
-    "hubble_deep_field",
-    "moon",
-    "rocket",
-)
 
 CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the two with most outliers are shown side by side
 
@@ -116,14 +101,13 @@ def write_photographs(folder: Path) -> list[Path]:
     Raises:
         UserError: if scikit-image is not installed.
     """
-    try:
-        from skimage import data
-    except ImportError:
-        raise UserError("the demo needs scikit-image for its photographs: pip install 'vitreg[demo]'.") from None
     folder.mkdir(exist_ok=True)
     paths = []
     for name in PHOTOGRAPHS:
-        image = Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB")
+        try:
+            image = photograph(name)
+        except ImportError:
+            raise UserError("the demo needs scikit-image for its photographs: pip install 'vitreg[demo]'.") from None
         for part, picture in _crops(image):
             path = folder / f"{name}{part}.png"
             with replacing(path) as temporary:

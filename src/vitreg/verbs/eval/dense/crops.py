@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitreg.data.batches.order import Order
 from vitreg.data.batches.workers import default_workers
-from vitreg.data.sets.pairs import Pairs
+from vitreg.data.sets.example import Pairs
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.augment import to_bytes
 from vitreg.data.views.dense_augment import PairView

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from vitreg.data.batches.order import Order
-from vitreg.data.sets.pairs import Pairs
+from vitreg.data.sets.example import Pairs
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.trace import Capture
-from vitreg.data.sets.pairs import Pairs
+from vitreg.data.sets.example import Pairs
 from vitreg.errors import UserError
 from vitreg.records import Skipped
 

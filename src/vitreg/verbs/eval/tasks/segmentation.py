@@ -47,8 +47,8 @@ class Segmentation(SegmentationSettings):
         training = self.training()
         sides = open_masks(bench.data, limit=bench.limit, masks=self.masks, classes=self.classes, ignore=self.ignore)
         source = self._source(bench, sides)
-        seen = _counts(source, len(sides.train.names))
-        heads = self._fitted(bench, source, training, len(sides.train.names))
+        seen = _counts(source, len(sides.names))
+        heads = self._fitted(bench, source, training, len(sides.names))
         return self._outcome(source, sides, seen, heads)
 
     def training(self) -> HeadTraining:
@@ -96,7 +96,7 @@ class Segmentation(SegmentationSettings):
     def _outcome(
         self, source: DenseSource, sides: MaskSides, seen: Int64[Tensor, " C"], heads: nn.ModuleList
     ) -> Outcome:
-        names = sides.train.names
+        names = sides.names
         commonest = int(seen.argmax())
         found = [Overlaps(len(names)) for _ in range(3)]
         judged, album = 0, Album()

@@ -1,0 +1,1 @@
+"""Sets of images that are drawn from a seed, `synthetic:scenes`: every truth about them is known."""
