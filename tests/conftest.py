@@ -33,6 +33,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the repetitions that are run with the slow tests."""
+    from tests.repetitions import key_of, listed
+
+    repeated = set(listed())
+    for item in items:
+        key = key_of(item.nodeid)
+        if key in repeated or key.partition("[")[0] in repeated:
+            item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """Go back through a graph once, and leave what was collected out of later garbage collections: it stays until the end.
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.patience import PATIENCE
+from tests.repetitions import listed
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -39,3 +40,11 @@ def test_no_two_files_of_tests_share_a_name():
     packaged = [path for path in TESTS.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
     names = [path.name for path in packaged]
     assert {name for name in names if names.count(name) > 1} == set()
+
+
+def test_every_repetition_of_the_slow_tests_exists():
+    """One that was renamed would run with the default tests again, and nobody would see why they take longer."""
+    files = {path.stem: path.read_text() for path in TESTS.rglob("test_*.py")}
+    for entry in listed():
+        file, *_, test = entry.partition("[")[0].split("::")
+        assert f"def {test}(" in files.get(file, ""), entry

@@ -47,7 +47,7 @@ def test_timm_files_load_strictly_into_their_own_family(name, tmp_path):
 @pytest.mark.parametrize(("file", "model"), [((4, 4), (2, 8)), ((2, 8), (4, 4))])
 def test_a_table_that_may_have_another_grid_is_never_taken_in_silence(file, model, tmp_path):
     """The file does not tell 2*8 from 4*4: what it was taken for, and what else it may be, is said."""
-    size = {grid: tuple(PATCH * side for side in grid) for grid in (file, model)}
+    size = {grid: tuple(8 * side for side in grid) for grid in (file, model)}
     torch.save(shake(timm_vit(img_size=size[file])).state_dict(), tmp_path / "w.pth")
     notes = load(timm_vit(img_size=size[model]), weights=tmp_path / "w.pth", weights_size=size[file]).notes
     own, also = (f"{rows}*{cols}" for rows, cols in (model, file))
