@@ -74,6 +74,21 @@ REPETITIONS = """
     test_train_dry::test_a_dry_run_says_what_a_run_needs_and_leaves_nothing[mae]
     test_draw_again::test_a_verb_goes_over_what_was_drawn_again
     test_features_resumed::test_processes_share_one_extraction[ranks1]
+    test_auto::test_the_best_repair_for_a_kind_is_kept
+    test_eval::test_a_scan_never_writes_over_the_result_of_a_task
+    test_foreign_base::test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one
+    test_attention_parity::test_transformers[DeiTModel]
+    test_recipes::test_every_recipe_keeps_its_promises[dinov2 sinkhorn-no registers]
+    test_recipes::test_every_recipe_keeps_its_promises[supervised ce-no registers]
+    test_draw_again::test_a_folder_is_drawn_as_it_was[discover]
+    test_draw_again::test_a_folder_is_drawn_as_it_was[maps]
+    test_draw_again::test_a_folder_is_drawn_as_it_was[repairs]
+    test_page::test_importing_the_report_does_not_import_torch
+    test_planted_model::test_truth_holds_at_another_size_and_with_registers[high-norm]
+    test_distill::test_ctrl_c_leaves_the_model_as_it_was
+    test_maps_verb::test_on_photographs_limit_and_names
+    test_causal_study::test_the_most_attended_patch_stands_for_sinks_where_there_are_no_outliers
+    test_nothing_is_lost::test_the_same_command_may_be_given_again[reproduce]
 """
 
 
