@@ -20,8 +20,10 @@ SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
 TIMM_PLACES = ("local-dir", "hf-hub")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 """Suffixes of files of weights."""
-PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden")
-"""Artifacts that are planted; "clean" is the model without any."""
+PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden", "global")
+"""Artifacts that are planted."""
+PLANTED_TWINS = ("clean", "global-registers")
+"""Planted models without an outlier among the patches: without any artifact, and with one on the registers alone."""
 
 
 def has_source(spec: str) -> bool:
@@ -88,8 +90,8 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
             if folder.exists()
             else missing(folder, "folder of a repair")
         )
-    if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, "clean"):
-        raise unknown("planted kind", name.partition("@")[0], (*PLANTED, "clean"))
+    if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, *PLANTED_TWINS):
+        raise unknown("planted kind", name.partition("@")[0], (*PLANTED, *PLANTED_TWINS))
     if prefix == "hub" and not trust and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w./-]+)+", name):  # on GitHub
         raise untrusted(name)
 

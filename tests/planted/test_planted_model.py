@@ -90,12 +90,14 @@ def test_the_outliers_are_where_the_truth_says(kind, seed, images):
         assert (others < middle).float().mean() > 0.99
     images_with = outliers.any(dim=1)
     share = (attention * outliers).sum(dim=2)[:, images_with].mean(dim=1)  # [L]
-    sinks = share[truth.layers.start + 1 : truth.layers.stop]
+    sinks = share[
+        [layer for layer in truth.layers[1:] if layer != truth.gathers]
+    ]  # where it gathers it looks at all alike
     assert sinks.min() > 3 * outliers[images_with].float().mean()
     visible = ratio(final, outliers)
     if kind == "hidden":
         assert 1 / 1.15 < visible < 1.15
-    elif kind in ("high-norm", "position-locked"):
+    elif kind in ("high-norm", "position-locked", "global"):
         assert visible > 1.5
     elif kind == "last-block":
         assert visible == pytest.approx(1, abs=0.05)
@@ -145,6 +147,11 @@ def test_the_twin_differs_in_nothing_but_what_writes_the_artifact(kind):
     expected = {f"blocks.{layer}.mlp.fc2.weight" for layer in truth.neurons}
     if kind == "last-block":
         expected |= {"blocks.11.mlp.fc2.weight"}
+    if kind == "global":
+        expected |= {
+            f"blocks.{e}.mlp.{part}" for e in truth.erasers for part in ("fc1.weight", "fc1.bias", "fc2.weight")
+        }
+        expected |= {f"blocks.{truth.gathers}.attn.{part}" for part in ("qkv.weight", "proj.weight")} | {"cls_token"}
     assert different == (expected or {"pos_embed"})
     for layer, neurons in truth.neurons.items():
         name = f"blocks.{layer}.mlp.fc2.weight"

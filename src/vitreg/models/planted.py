@@ -10,19 +10,22 @@ ImageNet's mean and standard deviation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.errors import UserError, unknown
+from vitreg.models.forgetting import give_to_registers, plant_forgetting, widen
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
 from vitreg.models.vit import Block, VisionTransformer
-from vitreg.specs import PLANTED
+from vitreg.specs import PLANTED, PLANTED_TWINS
 
 KINDS: tuple[str, ...] = PLANTED
+GLOBAL, TAKEN = "global", "global-registers"
+REGISTERS = 4  # of `TAKEN`
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Truth:
     """The ground truth of a planted model, for detectors and repairs.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or "global-registers", whose registers take the artifact, so that no patch is an outlier.
         layers: blocks whose outputs show the outliers.
         neurons: {block: hidden neurons of its MLP that write the artifact}; empty for "position-locked".
         triggers: {block: hidden neurons that detect which patches become outliers}; empty for "position-locked".
@@ -40,6 +43,8 @@ class Truth:
         trigger: the rule in pixels; None for "position-locked".
         positions: (row, col) of every outlier of "position-locked"; empty for the other kinds.
         grid: (rows, cols) of the model's own position table.
+        erasers: {block: hidden neurons of its MLP by which outliers forget their own patch}; of "global" only.
+        gathers: block whose attention gives outliers the mean content of the image; of "global" only.
     """
 
     kind: str
@@ -52,6 +57,8 @@ class Truth:
     trigger: Trigger | None
     positions: tuple[tuple[int, int], ...]
     grid: tuple[int, int]
+    erasers: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    gathers: int | None = None
 
     def outliers(self, images: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B P"]:
         """Return which patches are planted outliers, row-major, from the pixels alone.
@@ -62,6 +69,8 @@ class Truth:
             ValueError: for "position-locked" at another size than the model's own: resampling would mix rows of the
                 position table.
         """
+        if self.kind == TAKEN:
+            return torch.zeros_like(images[:, :1, ::PATCH, ::PATCH].flatten(1), dtype=torch.bool)
         if self.trigger is not None:
             return self.trigger(images).flatten(1)
         marked = torch.zeros(self.grid, dtype=torch.bool, device=images.device)
@@ -79,7 +88,8 @@ def build(kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
     Args:
         kind: one of `KINDS`. "high-norm" and "low-norm" outliers stay until the output; "position-locked" ones sit at
             fixed positions from the first block on; "last-block" ones are removed by the last block; "hidden" ones have
-            high norms before the final norm and ordinary ones after it.
+            high norms before the final norm and ordinary ones after it; "global" ones forget position and pixels of their
+            patch and carry the mean of the image instead.
         image_size: pixels of the square position table.
         registers: register tokens, for tests of layouts; they do nothing here.
     Raises:
@@ -88,13 +98,28 @@ def build(kind: str, seed: int = 0, *, image_size: int = 224, registers: int = 0
     parts = _machinery(kind, seed, image_size, registers)
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        return parts.model, (_plant_positions if kind == "position-locked" else _plant_neurons)(kind, parts, draw)
+        truth = (_plant_positions if kind == "position-locked" else _plant_neurons)(kind, parts, draw)
+    return parts.model, _plant_global(parts, truth, seed) if kind == GLOBAL else truth
+
+
+def with_registers(seed: int = 0, *, image_size: int = 224) -> tuple[VisionTransformer, Truth]:
+    """Return the twin of `build("global", seed)` whose registers take the artifact, with the truth about it.
+
+    The weights are the same, but four registers are marked in the place of patches: they have the high norm and carry the
+    mean of the image, and no patch is an outlier.
+    """
+    parts = _machinery(GLOBAL, seed, image_size, REGISTERS)
+    draw = torch.Generator().manual_seed(seed + 1)
+    give_to_registers(parts)
+    with torch.no_grad():
+        truth = _plant_neurons(GLOBAL, parts, draw)
+    return parts.model, replace(_plant_global(parts, truth, seed), kind=TAKEN)
 
 
 def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0) -> VisionTransformer:
     """Return the clean twin of `build(kind, seed)`: the same weights, with those that write the artifact set to zero.
 
-    Twins of different kinds are equal, except that "hidden" has a special final norm.
+    Twins of different kinds are equal, except that "hidden" has a special final norm, and "global" neurons that do nothing.
 
     Raises:
         UserError: if there is no such kind.
@@ -103,7 +128,7 @@ def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, regi
 
 
 def from_spec(text: str) -> VisionTransformer:
-    """Build the planted model that KIND or KIND@SEED names, where KIND is one of `KINDS` or "clean".
+    """Build the planted model that KIND or KIND@SEED names, where KIND is one of `KINDS`, "clean" or "global-registers".
 
     Raises:
         UserError: if there is no such kind, or the seed is not a whole number.
@@ -113,8 +138,10 @@ def from_spec(text: str) -> VisionTransformer:
         raise UserError(f"the seed of a planted model is a whole number, not '{seed}', as in 'planted:{kind}@3'.")
     if kind == "clean":
         return clean(int(seed or 0))
+    if kind == TAKEN:
+        return with_registers(int(seed or 0))[0]
     if kind not in KINDS:
-        raise unknown("planted kind", kind, (*KINDS, "clean"))
+        raise unknown("planted kind", kind, (*KINDS, *PLANTED_TWINS))
     return build(kind, int(seed or 0))[0]
 
 
@@ -123,6 +150,8 @@ def _machinery(kind: str, seed: int, image_size: int, registers: int) -> Machine
     if kind not in KINDS:
         raise unknown("planted kind", kind, KINDS)
     parts = build_machinery(seed, image_size, registers)
+    if kind == GLOBAL:
+        widen(parts.model)
     channels = parts.directions.artifact != 0
     with torch.no_grad():
         if kind == "hidden":
@@ -168,6 +197,13 @@ def _plant_neurons(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:
         positions=(),
         grid=model.grid,
     )
+
+
+def _plant_global(parts: Machinery, truth: Truth, seed: int) -> Truth:
+    """Let the tokens that carry the artifact forget themselves and take in the image."""
+    size = math.sqrt(truth.ratio**2 - 1) * 1.05 * parts.shared[parts.layer]
+    erasers, gathers = plant_forgetting(parts, size, seed)
+    return replace(truth, erasers=erasers, gathers=gathers)
 
 
 def _plant_positions(kind: str, parts: Machinery, draw: torch.Generator) -> Truth:

@@ -14,7 +14,7 @@ class DemoOptions(Fitted):
     """Scan a ViT with planted artifacts and its clean twin on real photographs. Offline, under two minutes."""
 
     kind: str = "high-norm"
-    """Which artifact is planted: high-norm, low-norm, position-locked, last-block or hidden."""
+    """Which artifact is planted: high-norm, low-norm, position-locked, last-block, hidden or global."""
 
     def __post_init__(self) -> None:
         """Refuse an artifact that does not exist. Raises UserError."""
