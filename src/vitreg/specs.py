@@ -20,6 +20,8 @@ SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
 TIMM_PLACES = ("local-dir", "hf-hub")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 """Suffixes of files of weights."""
+EXPORTS = {"timm": "", "hf": "", "transformers": "", "safetensors": ".safetensors", "onnx": ".onnx"}
+"""File suffix of each `export` format; empty where the format is a folder."""
 PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden", "global")
 """Artifacts that are planted."""
 PLANTED_TWINS = ("clean", "global-registers")

@@ -9,16 +9,17 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.lists import fields_of
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
-from vitreg.writing.outputs import Outputs
+
+if TYPE_CHECKING:
+    from vitreg.writing.outputs import Outputs
 
 SPEC_HELP = (
     "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "
@@ -55,6 +56,8 @@ class OverImages(OfModel):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded: the model's name, then images that do not exist. Raises UserError."""
+        from vitreg.passes import ahead
+
         super().check()
         ahead.refuse_absent_inputs(named_images(self.images))
 
@@ -131,6 +134,8 @@ def check_place(*outputs: Outputs) -> None:
 
     Under torchrun the verb checks them in one of its processes.
     """
+    from vitreg.passes import ahead
+
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         for each in outputs:
             ahead.refuse_taken(each)

@@ -17,15 +17,13 @@ from vitreg.data.sets.spelling import meant
 from vitreg.data.sets.synthetic.naming import named
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
-from vitreg.specs import has_source, refuse_no_run, whole
+from vitreg.specs import EXPORTS, has_source, refuse_no_run, whole
 from vitreg.writing.files import missing, printable, refuse_folder, refuse_other_result, run_folder
 from vitreg.writing.ledger import LOCK, read_ledger
 from vitreg.writing.outputs import Outputs
 
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
-SUFFIXES = {"timm": "", "hf": "", "transformers": "", "safetensors": ".safetensors", "onnx": ".onnx"}
-"""File suffix of each `export` format; empty where the format is a folder."""
 
 
 def paths_of(*given: object) -> list[str]:
@@ -127,18 +125,6 @@ def extract_outputs(folder: Path) -> Outputs:
     return Outputs(folder, "extract", [])
 
 
-def refuse_no_features(blocks: Mapping[str, Sequence[int]], *, table: bool) -> None:
-    """Refuse an extraction without features, and a table without pooled features. Raises UserError.
-
-    Args:
-        blocks: the blocks to extract, by kind of feature.
-    """
-    if not any(blocks.values()):
-        raise UserError(f"no features asked for; name blocks of {', '.join(list(blocks)[:-1])} or {list(blocks)[-1]}.")
-    if table and not (blocks["cls"] or blocks["mean"]):
-        raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
-
-
 def eval_outputs(folder: Path, data: object, weights: object) -> Outputs:
     """Where `eval` writes."""
     return Outputs(folder, "eval", ["result.json", "report.html", "sheets.npz"], paths_of(data, weights))
@@ -191,7 +177,7 @@ def export_outputs(out: Path, to: str) -> Outputs:
     Raises:
         UserError: for a file without the suffix of its format, or a path that belongs to another export.
     """
-    suffix = SUFFIXES[to]
+    suffix = EXPORTS[to]
     try:
         str(out).encode()
     except UnicodeEncodeError as error:

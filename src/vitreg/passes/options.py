@@ -18,7 +18,6 @@ from tyro.conf import arg
 
 from vitreg import specs
 from vitreg.errors import UserError, unknown
-from vitreg.passes import ahead
 from vitreg.passes.keywords import Fitted, Listed, Size, fitting
 
 Fit = Literal["pad", "crop", "resize"]
@@ -68,6 +67,8 @@ class SourceOptions(Fitted):
 
     def check(self, spec: str, weights: str | Path | None = None) -> None:
         """Refuse a model or weights that can be seen to be wrong without torch. Raises UserError."""
+        from vitreg.passes import ahead
+
         specs.refuse(spec, random=self.random, weights=weights, trust=self.trust)
         ahead.refuse_absent_inputs(files=[weights])
         if self.repair is not None and not specs.is_repair(self.repair.expanduser()):

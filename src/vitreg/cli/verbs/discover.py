@@ -11,9 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from vitreg.cli.command import IMAGES_HELP, OfModel, check_place, named_images, notice, open_with, speaks
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.data.boxes.named import is_named
 from vitreg.data.sets.spelling import spelled
-from vitreg.passes import ahead
 from vitreg.verbs.discover.options import DiscoverOptions
 from vitreg.verbs.discover.setting import refuse_blind_sweep
 from vitreg.writing.files import missing
@@ -40,6 +38,9 @@ class Discover(OfModel):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.data.boxes.named import is_named
+        from vitreg.passes import ahead
+
         super().check()
         if is_named(self.images):
             notice(self.images[0], spelled(self.images[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -16,14 +16,15 @@ from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.data.sets.spelling import meant
 from vitreg.errors import UserError
-from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
 from vitreg.quantities import number
-from vitreg.results import EvalPair
 from vitreg.specs import whole
 from vitreg.verbs.eval.options import WITHOUT_DATA, EvalOptions
 from vitreg.verbs.eval.registry import check, settings_of, task_names, task_of
 from vitreg.verbs.eval.settings.task import TaskSettings
+
+if TYPE_CHECKING:
+    from vitreg.results import EvalPair
 
 SEVERAL = """Measure models by several tasks, with one table of the results (page and CSV).
 
@@ -103,6 +104,8 @@ def overview() -> str:
 
 def _check(command: Command[TaskSettings], name: str, out: Path) -> None:
     """Refuse mistakes that show before a model is loaded."""
+    from vitreg.passes import ahead
+
     check(name, command.task)
     command.model.check(command.spec, command.model.weights)
     ahead.refuse_absent_data(command.data)
@@ -132,6 +135,8 @@ def _run(command: Command[TaskSettings], name: str, out: Path) -> int:
 
 def _run_several(command: Command[TaskSettings], models: list[str], names: list[str]) -> int:
     """Evaluate several models or tasks: a folder for each pair, and a table. Returns the exit code."""
+    from vitreg.passes import ahead
+
     out = Path("vitreg-eval") if command.out is None else command.out
     if command.model.weights is not None and len(models) > 1:
         raise UserError(f"--weights belong to one model, not to {len(models)}; evaluate the models one by one.")

@@ -11,7 +11,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from vitreg.cli.command import SPEC_HELP, check_place
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.passes import ahead
 from vitreg.verbs.export.options import ExportedOptions, ExportOptions
 
 
@@ -28,6 +27,8 @@ class Export:
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         ahead.refuse_no_model(self.spec)
         self.model.check(self.spec, self.model.weights)
         check_place(ahead.export_outputs(self.out, self.export.to))

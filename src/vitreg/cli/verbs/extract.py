@@ -10,7 +10,6 @@ from tyro.conf import OmitArgPrefixes
 from vitreg.cli.command import OverImages, check_place, speaks
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.passes import ahead
 from vitreg.verbs.extract.options import ExtractOptions
 
 
@@ -25,6 +24,8 @@ class Extract(OverImages):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         super().check()
         check_place(ahead.extract_outputs(self.out))
 

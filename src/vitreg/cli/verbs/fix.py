@@ -15,7 +15,6 @@ from vitreg.console.exits import Exit
 from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import unknown
-from vitreg.passes import ahead
 from vitreg.repair.settings import CHOOSES, FitOptions, MethodSettings, names, settings_of
 
 T = TypeVar("T", bound=MethodSettings)
@@ -34,6 +33,8 @@ class Command(OverImages, Generic[T]):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         self.method.check()
         super().check()
         check_place(*ahead.fix_outputs(self.out, self.images, self.model.weights))

@@ -11,11 +11,9 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from vitreg.cli.command import IMAGES_HELP, SPEC_HELP, check_place, listed, models_of, named_images, open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.passes import ahead
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import ModelOptions
-from vitreg.verbs.maps.options import MapsOptions
-from vitreg.verbs.maps.values import weights_of
+from vitreg.verbs.maps.options import MapsOptions, weights_of
 
 
 def _shown() -> MapsOptions:
@@ -41,6 +39,8 @@ class Maps:
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         models = models_of(self.spec)
         files = weights_of(self._weights(), len(models))
         for spec, file in zip(models, files, strict=True):

@@ -12,7 +12,6 @@ from vitreg.cli.command import OverImages, check_place, open_result, speaks
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.passes import ahead
 from vitreg.quantities import percent
 from vitreg.verbs.scan.options import ScanOptions
 
@@ -33,6 +32,8 @@ class Scan(OverImages):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         if self.fail_above is not None and not 0 <= self.fail_above <= 1:
             raise UserError(f"--fail-above is a share between 0 and 1, not {self.fail_above:g}.")
         super().check()

@@ -19,7 +19,6 @@ from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
 from vitreg.models.settings import NOT_OF_A_BASE, OF_A_BASE
-from vitreg.passes import ahead
 from vitreg.presets import PRESETS, preset
 from vitreg.recipes.known import blamed, kinds
 from vitreg.training.settings import TrainConfig
@@ -88,6 +87,8 @@ def run_train(argv: list[str]) -> int:
     _refuse_beside_base(config, given)
     with blamed(config.recipe):
         check_values(config)
+    from vitreg.passes import ahead
+
     for root in filter(None, (config.data.root, config.data.val)):
         ahead.refuse_absent_data(root)
     folder = run_folder((resumed or outs or [f"runs/{origin}"])[-1])

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from vitreg.data.sets import pair_files
 from vitreg.data.sets.example import Example, Pairs, Portion, Strings, TrainingSet, picture
 from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, NUMBER_FOLDERS, SIDES, VOC_CLASSES, PairFiles
-from vitreg.data.sets.settings import DataConfig
+from vitreg.data.sets.settings import IGNORE, DataConfig
 from vitreg.data.sets.spelling import spelled
 from vitreg.data.sets.synthetic.naming import DRAWN_SIDES, named
 from vitreg.data.sets.synthetic.sides import SceneDepths, SceneMasks, Scenes
@@ -25,7 +25,6 @@ from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which
 from vitreg.data.sources.parts import OnDisk, label
 from vitreg.errors import UserError
 
-IGNORE = 255  # what a map of classes has for pixels without a class; at most 255 classes
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _MOST_CLASSES = 255
 

@@ -1,4 +1,4 @@
-"""Where the training images lie, as a setting. No torch here."""
+"""Settings of data: where the training images lie, and the number of pixels without a class. No torch here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["auto", "folder", "shards", "table", "torchvision"]
+
+IGNORE = 255  # what a map of classes has for pixels without a class; at most 255 classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

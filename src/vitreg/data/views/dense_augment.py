@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from vitreg.data.sets.pairs import IGNORE
+from vitreg.data.sets.settings import IGNORE
 from vitreg.errors import UserError
 
 PairView = Callable[[UInt8[Tensor, "3 H W"], Tensor, torch.Generator], tuple[UInt8[Tensor, "3 h w"], Tensor]]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vitreg.data.sets.pairs import IGNORE
+from vitreg.data.sets.settings import IGNORE
 
 _EPS = 1e-3  # metres, added before the logarithm
 _MEAN_WEIGHT = 0.15

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitreg.data.sets.pair_files import MAPS
-from vitreg.data.sets.pairs import IGNORE, read_map
+from vitreg.data.sets.pairs import read_map
+from vitreg.data.sets.settings import IGNORE
 from vitreg.data.sources.decode import Unreadable, header
 from vitreg.errors import UserError
 from vitreg.passes.view import View

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from vitreg.errors import UserError, unknown
-from vitreg.passes.ahead import SUFFIXES
 from vitreg.passes.keywords import Fitted, Size
 from vitreg.passes.options import SourceOptions, check_size
+from vitreg.specs import EXPORTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class ExportOptions(Fitted):
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
-        if isinstance(self.to, str) and self.to not in SUFFIXES:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise unknown("format", self.to, SUFFIXES)
+        if isinstance(self.to, str) and self.to not in EXPORTS:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise unknown("format", self.to, EXPORTS)
         super().__post_init__()
         check_size(self.size)
         if self.size is not None and self.to != "onnx":

@@ -23,11 +23,11 @@ from vitreg.backbones.loading.given import spec_or_module
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.config import read
 from vitreg.errors import UserError
-from vitreg.passes.ahead import CARD, SUFFIXES, export_outputs, refuse_no_model
+from vitreg.passes.ahead import CARD, export_outputs, refuse_no_model
 from vitreg.passes.keywords import Size
 from vitreg.passes.options import refuse_unknown, takes
 from vitreg.recipes.known import kinds
-from vitreg.specs import whole
+from vitreg.specs import EXPORTS, whole
 from vitreg.verbs.export.files import answers_of_safetensors, described, write_safetensors
 from vitreg.verbs.export.hf import answers_of_hf, write_hf
 from vitreg.verbs.export.model import Answers, Model, model_of, opened
@@ -120,7 +120,7 @@ def _written(
     model: Model, to: str, form: Format, out: Path, outputs: Outputs, images: Tensor
 ) -> tuple[list[str], float | None]:
     """Write beside `out`, compare, and move it there."""
-    file = bool(SUFFIXES[to])
+    file = bool(EXPORTS[to])
     with outputs.stage() as stage:
         made = stage.path / out.name if file else stage.path
         try:

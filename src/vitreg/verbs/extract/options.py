@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from vitreg.passes import ahead
+from vitreg.errors import UserError
 from vitreg.passes.options import BLOCKS, ImageOptions
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class ExtractOptions(ImageOptions):
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
-        ahead.refuse_no_features({kind: getattr(self, kind) for kind in KINDS}, table=self.table)
+        if not any(getattr(self, kind) for kind in KINDS):
+            raise UserError(f"no features asked for; name blocks of {', '.join(KINDS[:-1])} or {KINDS[-1]}.")
+        if self.table and not (self.cls or self.mean):
+            raise UserError("a table holds cls and mean features only; ask for one of them, or leave the table out.")
 
     def wanted(self) -> Wanted:
         """Return which features to keep of each image."""

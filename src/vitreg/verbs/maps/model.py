@@ -19,7 +19,8 @@ from vitreg.passes.options import Fit
 from vitreg.passes.view import View, view_of, view_of_tensors
 from vitreg.records import Skipped
 from vitreg.tokens import TokenLayout
-from vitreg.verbs.maps.values import ModelMaps, What
+from vitreg.verbs.maps.options import What
+from vitreg.verbs.maps.values import ModelMaps
 
 MIN_SIDE = 16  # pixels; the same for all models, so that all show the same images
 KEPT_BYTES = 512 * 2**20  # hidden states in memory; with more layers or images the model runs again for the next layers

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
+from vitreg.errors import UserError, unknown
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import BLOCKS, ImageOptions, Layers
-from vitreg.verbs.maps.values import WHAT, What, check_mass, kinds_of
+
+What = Literal["attention", "heads", "registers", "pca", "rgb", "norm"]
+WHAT: tuple[What, ...] = get_args(What)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +44,32 @@ class MapsOptions(ImageOptions):
         super().__post_init__()
         object.__setattr__(self, "what", kinds_of(self.what))
         check_mass(self.mass)
+
+
+def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
+    """Return the kinds of maps requested. Raises UserError for an unknown kind, or none."""
+    kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
+    for kind in kinds:
+        if kind not in WHAT:
+            raise unknown("kind of map", str(kind), WHAT)
+    if not kinds:
+        raise UserError(f"no kind of map was asked for; known: {', '.join(WHAT)}.")
+    return kinds
+
+
+def weights_of(weights: Any, models: int) -> list[str | Path | None]:
+    """Return a checkpoint or None for each of several models. Raises UserError if the numbers differ."""
+    files = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
+    if files == [None]:
+        return [None] * models
+    if len(files) != models:
+        raise UserError(
+            f"{len(files)} weights for {models} model{'s' * (models != 1)}; give one for each, none where a model keeps its own."
+        )
+    return files
+
+
+def check_mass(mass: float | None) -> None:
+    """Raise UserError for a share of the attention outside (0, 1]."""
+    if mass is not None and not 0 < mass <= 1:
+        raise UserError(f"mass is {mass:g}; it is a share of the attention, above 0 and at most 1.")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vitreg.errors import UserError, unknown
 from vitreg.notebook import facts
 from vitreg.records import Skipped
-
-What = Literal["attention", "heads", "registers", "pca", "rgb", "norm"]
-WHAT: tuple[What, ...] = get_args(What)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,32 +82,3 @@ class MapsResult:
     def _repr_html_(self) -> str:
         drawn = [(f"{each.model} block {each.layer}", repr(each)) for each in self.maps]
         return facts("MapsResult", [("images", len(self.images)), *drawn, *(("sheet", path) for path in self.paths)])
-
-
-def kinds_of(what: What | Sequence[What]) -> tuple[What, ...]:
-    """Return the kinds of maps requested. Raises UserError for an unknown kind, or none."""
-    kinds: tuple[What, ...] = (what,) if isinstance(what, str) else tuple(what)  # type: ignore[assignment]
-    for kind in kinds:
-        if kind not in WHAT:
-            raise unknown("kind of map", str(kind), WHAT)
-    if not kinds:
-        raise UserError(f"no kind of map was asked for; known: {', '.join(WHAT)}.")
-    return kinds
-
-
-def weights_of(weights: Any, models: int) -> list[str | Path | None]:
-    """Return a checkpoint or None for each of several models. Raises UserError if the numbers differ."""
-    files = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
-    if files == [None]:
-        return [None] * models
-    if len(files) != models:
-        raise UserError(
-            f"{len(files)} weights for {models} model{'s' * (models != 1)}; give one for each, none where a model keeps its own."
-        )
-    return files
-
-
-def check_mass(mass: float | None) -> None:
-    """Raise UserError for a share of the attention outside (0, 1]."""
-    if mass is not None and not 0 < mass <= 1:
-        raise UserError(f"mass is {mass:g}; it is a share of the attention, above 0 and at most 1.")

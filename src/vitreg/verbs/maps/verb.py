@@ -27,9 +27,9 @@ from vitreg.records import Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets.kept import Named, keep_and_draw
 from vitreg.verbs.maps.model import MappedModel
-from vitreg.verbs.maps.options import MapsOptions
+from vitreg.verbs.maps.options import MapsOptions, weights_of
 from vitreg.verbs.maps.sheets import compose
-from vitreg.verbs.maps.values import MapsResult, ModelMaps, weights_of
+from vitreg.verbs.maps.values import MapsResult, ModelMaps
 from vitreg.writing.files import results_folder
 from vitreg.writing.outputs import Outputs
 

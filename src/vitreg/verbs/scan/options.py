@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from vitreg.analysis.outliers import detector as detector_named
 from vitreg.passes.options import DETECTORS, ImageOptions, at_least
 
 
@@ -37,5 +36,7 @@ class ScanOptions(ImageOptions):
         super().__post_init__()
         at_least(0, "seed", self.seed)
         at_least(0, "examples", self.examples)
+        from vitreg.analysis.outliers import detector as detector_named
+
         detector_named(self.detector)
         object.__setattr__(self, "size", self.pixels)

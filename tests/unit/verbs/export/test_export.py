@@ -17,7 +17,7 @@ from vitreg.cli import run as command
 from vitreg.data.views.transforms import IMAGENET, Preprocess
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
-from vitreg.passes.ahead import SUFFIXES
+from vitreg.specs import EXPORTS
 from vitreg.verbs.export import verb
 from vitreg.verbs.export.timm import preprocessing
 from vitreg.verbs.export.verb import export
@@ -323,7 +323,7 @@ def test_of_a_clip_run_it_is_said_that_the_text_tower_stays_behind(tmp_path, cap
     a_run(tmp_path / "run")
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"train": {"recipe": {"kind": kind}}}))
-    suffix = SUFFIXES[to]
+    suffix = EXPORTS[to]
     assert command(["export", str(tmp_path / "run"), "--to", to, "--out", str(tmp_path / f"out{suffix}")]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "text tower" in line]
     assert len(said) == (kind == "clip")

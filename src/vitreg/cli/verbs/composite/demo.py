@@ -9,7 +9,6 @@ from tyro.conf import OmitArgPrefixes
 
 from vitreg.cli.command import check_place, open_with
 from vitreg.console.exits import Exit
-from vitreg.passes import ahead
 from vitreg.verbs.demo.options import DemoOptions
 
 
@@ -24,6 +23,8 @@ class Demo:
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         check_place(*ahead.demo_outputs(self.out))
 
     def __call__(self) -> int:

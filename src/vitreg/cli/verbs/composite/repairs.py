@@ -12,7 +12,6 @@ from vitreg.cli.command import IMAGES_HELP, SPEC_HELP, check_place, models_of, n
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.passes import ahead
 from vitreg.passes.options import LoadOptions
 from vitreg.quantities import number, percent
 from vitreg.verbs.repairs.options import RepairsOptions, methods_of
@@ -37,6 +36,8 @@ class Repairs:
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
+
         models, options = models_of(self.spec, commas=False), self.repairs
         methods_of(options.methods)
         if self.model.weights is not None and len(models) > 1:

@@ -12,7 +12,6 @@ from vitreg.cli.command import check_place, open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.passes import ahead
 from vitreg.passes.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ class Reproduce:
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
         from vitreg.experiments.known import experiments_named
+        from vitreg.passes import ahead
 
         experiments_named(self.ids)
         if self.list:

@@ -10,7 +10,7 @@ from jaxtyping import Shaped, UInt8
 from matplotlib.colors import hsv_to_rgb
 from torch import Tensor
 
-from vitreg.data.sets.pairs import IGNORE
+from vitreg.data.sets.settings import IGNORE
 from vitreg.data.sources.decode import Unreadable
 from vitreg.report.sheets.sheet import Column, Scale, Sheet
 from vitreg.verbs.eval.dense.stored import at_points

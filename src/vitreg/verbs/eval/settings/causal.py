@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitreg.passes.ahead import refuse_absent_truth
 from vitreg.verbs.eval.settings.task import TaskSettings
 
 
@@ -34,4 +33,6 @@ class CausalSettings(TaskSettings):
 
     def check(self) -> None:
         """Raise UserError for labels that do not exist."""
+        from vitreg.passes.ahead import refuse_absent_truth
+
         refuse_absent_truth(labels=self.labels)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vitreg.data.sets.pairs import IGNORE
+from vitreg.data.sets.settings import IGNORE
 from vitreg.errors import UserError
 from vitreg.verbs.eval.settings.task import TaskSettings
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitreg.analysis.outliers import detector as detector_named
 from vitreg.errors import UserError
 from vitreg.passes.options import DETECTORS
 from vitreg.verbs.eval.settings.task import TaskSettings
@@ -32,6 +31,8 @@ class OutlierOptions(TaskSettings):
         """Raise UserError for settings out of range, or a detector that does not exist."""
         if self.calibration < 1:
             raise UserError(f"the detector needs images; calibration must be at least 1, not {self.calibration}.")
+        from vitreg.analysis.outliers import detector as detector_named
+
         detector_named(self.detector)
 
 

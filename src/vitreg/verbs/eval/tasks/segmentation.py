@@ -11,7 +11,8 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from vitreg.data.sets.example import some
-from vitreg.data.sets.pairs import IGNORE, MaskSides, open_masks
+from vitreg.data.sets.pairs import MaskSides, open_masks
+from vitreg.data.sets.settings import IGNORE
 from vitreg.data.views.dense_augment import ade20k_view, resized_image, resized_size
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
