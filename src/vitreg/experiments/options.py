@@ -12,7 +12,13 @@ from vitreg.passes.options import ImageOptions, at_least
 
 Scale = Literal["smoke", "lab", "paper"]
 MODELS: dict[str, tuple[str, ...]] = {
-    "smoke": ("planted:high-norm", "planted:position-locked", "planted:clean"),
+    "smoke": (
+        "planted:high-norm",
+        "planted:position-locked",
+        "planted:global",
+        "planted:global-registers",
+        "planted:clean",
+    ),
     "lab": (
         "timm:vit_base_patch14_dinov2.lvd142m",
         "timm:vit_base_patch14_reg4_dinov2.lvd142m",
@@ -25,6 +31,8 @@ MODELS: dict[str, tuple[str, ...]] = {
     ),
 }
 """What each scale looks at: planted models, which need no download; models of one GPU; those of the paper."""
+SCENES = "synthetic:scenes@0:1200"
+"""Data with truth that needs no download."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +52,9 @@ class ReproduceOptions(ImageOptions):
     images: tuple[str, ...] = ()
     """Images to look at; at smoke scale the photographs that scikit-image ships."""
     classes: str = ""
-    """DATA with classes and two sides (train/, val/), for Table 1."""
+    """DATA with classes and two sides (train/, val/), for Table 1; at smoke scale synthetic scenes."""
     boxes: str = ""
-    """A named set with true boxes, such as voc2007:VOCdevkit/VOC2007, for Table 3."""
+    """A named set with true boxes, such as voc2007:VOCdevkit/VOC2007, for Table 3; at smoke scale synthetic scenes."""
     limit: int | None = 500
     """Use at most this many images."""
     seed: int = 0
@@ -58,6 +66,10 @@ class ReproduceOptions(ImageOptions):
         at_least(0, "seed", self.seed)
         if not self.images and self.scale != "smoke":
             raise UserError(f"--scale {self.scale} looks at your images; name them with --images.")
+
+        for name in ("classes", "boxes"):
+            if self.scale == "smoke" and not getattr(self, name):
+                object.__setattr__(self, name, SCENES)
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ LIKE_THE_PAPER = {
     fig10: {
         "images": 1000.0, "fullest": 0.4, "cells": 256.0, "ring_outliers": 0.6, "ring_cells": 0.23, "with_outliers": 900.0,
     },
-    table1: {"outlier": 69.0, "normal": 65.8, "outlier_minus_normal_low": 1.0, "outlier_minus_normal_high": 5.0},
+    table1: {"outlier_patch": 69.0, "normal_patch": 65.8, "outlier_minus_normal_low": 1.0, "outlier_minus_normal_high": 5.0},
 }  # fmt: skip
 OTHERWISE = {
     fig03: {"above": 1.0, "ratio": 2.0, "share": 0.4, "share_low": 0.38, "share_high": 0.42},
@@ -39,7 +39,7 @@ OTHERWISE = {
         "pixels_error_difference_low": -1.0, "pixels_error_difference_high": 1.0,
     },
     fig10: {"images": 50.0, "fullest": 0.26, "cells": 256.0, "ring_outliers": 0.23, "ring_cells": 0.23, "with_outliers": 40.0},
-    table1: {"outlier": 60.0, "normal": 65.8, "outlier_minus_normal_low": -9.0, "outlier_minus_normal_high": -1.0},
+    table1: {"outlier_patch": 60.0, "normal_patch": 65.8, "outlier_minus_normal_low": -9.0, "outlier_minus_normal_high": -1.0},
 }  # fmt: skip
 ABSENT = {
     fig03: {"above": 0.0, "ratio": None, "share": 0.0, "share_low": None, "share_high": None}, fig04a: {"part": None},
@@ -156,3 +156,9 @@ def test_objects_are_judged_against_the_same_network_without_registers():
 def test_the_interval_of_a_difference_is_newcombes():
     """The example of his paper: 56/70 against 48/80, 0.0524 to 0.3339."""
     assert difference_of_shares(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_what_is_the_same_in_every_image_is_no_difference():
+    numbers = {**SEEN, **LIKE_THE_PAPER[fig05b], "position_outlier_accuracy": 100.0, "position_normal_accuracy": 100.0}
+    del numbers["position_accuracy_difference_low"], numbers["position_accuracy_difference_high"]
+    assert outcomes(fig05b, numbers) == ["not held", "held"]

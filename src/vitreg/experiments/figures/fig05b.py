@@ -56,8 +56,10 @@ def _less(says: Says, found: Measured, task: str, measure: str, sign: int) -> Cl
     names = [f"{task}_{measure}_difference_{end}" for end in ("low", "high")]
     low, high = (found.numbers.get(name) for name in names)
     own, other = (found.numbers.get(f"{task}_{kind}_{measure}") for kind in ("outlier", "normal"))
-    if low is None or high is None or own is None or other is None:
-        return says.outcome(found.subject, None, "Too few of the judged images hold outliers.")
+    if own is None or other is None:
+        return says.outcome(found.subject, None, "None of the judged images holds an outlier.")
+    if low is None or high is None:  # the same in every image
+        return says.outcome(found.subject, False, f"{number(own)} against {number(other)}.", own - other)
     words = f"{number(own)} against {number(other)}; difference {number(low)} to {number(high)}."
     return says.outcome(found.subject, low > 0 if sign > 0 else high < 0, words, own - other, (low, high))
 

@@ -43,7 +43,7 @@ def _global(found: Measured) -> Claim:
     if absent is not None:
         return absent
     low, high = (found.numbers.get(f"outlier_minus_normal_{end}") for end in ("low", "high"))
-    own, other = found.numbers.get("outlier"), found.numbers.get("normal")
+    own, other = found.numbers.get("outlier_patch"), found.numbers.get("normal_patch")
     if low is None or high is None or own is None or other is None:
         return GLOBAL.outcome(found.subject, None, "Too few images hold outliers.")
     words = f"{number(own)} % against {number(other)} %; difference {number(low)} to {number(high)}."
