@@ -262,9 +262,10 @@ def _split(p: np.ndarray) -> tuple[float, float] | None:
     return float(grid[crossing[0]] if len(crossing) else grid[valley]), float(ashman)
 
 
-NAMES = ("mixture", "mad", "ratio", "absolute", "percentile")
-PARAMETERS = {"mixture": "", "mad": "[:k]", "ratio": "[:factor]", "absolute": "[:cutoff]"}
-"""The detectors that give verdicts, and the parameter of each."""
+DETECTORS: dict[str, Callable[..., Detection]] = {"mixture": mixture, "mad": mad, "ratio": ratio, "absolute": absolute}
+"""The detectors that give verdicts, by name. A third parameter of the function is what may follow the name."""
+NAMES = (*DETECTORS, "percentile")
+"""Names that no plug-in may take."""
 
 
 def detector(name: str) -> Detector:
@@ -279,17 +280,12 @@ def detector(name: str) -> Detector:
     plugins.refuse_taken("detector", NAMES)
     if kind == "percentile":
         raise UserError(
-            "a percentile finds its share in any model, so it cannot give a verdict; use mixture, mad, ratio or absolute."
+            f"a percentile finds its share in any model, so it cannot give a verdict; use one of {', '.join(DETECTORS)}."
         )
-    if kind == "mixture":
-        if argument:
-            raise UserError("the mixture detector takes no parameter.")
-        return mixture
-    functions: dict[str, Callable[..., Detection]] = {"mad": mad, "ratio": ratio, "absolute": absolute}
-    function = functions[kind] if kind in functions else _of_others(kind)
+    function = DETECTORS[kind] if kind in DETECTORS else _of_others(kind)
     if not argument:
         return function
-    if len(inspect.signature(function).parameters) < 3:
+    if _parameter(function) is None:
         raise UserError(f"the {kind} detector takes no parameter.")
     try:
         value = float(argument)
@@ -302,7 +298,13 @@ def detector(name: str) -> Detector:
 
 def known_detectors() -> str:
     """Return what --detector takes, as the help shows it: ours with their parameters, then plug-ins."""
-    return ", ".join(plugins.names("detector", (f"{name}{PARAMETERS[name]}" for name in NAMES if name in PARAMETERS)))
+    asked = {name: _parameter(function) for name, function in DETECTORS.items()}
+    return ", ".join(plugins.names("detector", (f"{name}[:{word}]" if word else name for name, word in asked.items())))
+
+
+def _parameter(function: Callable[..., Detection]) -> str | None:
+    """Return the name of a detector's third parameter, None where it has two."""
+    return next(iter([*inspect.signature(function).parameters][2:]), None)
 
 
 def _of_others(kind: str) -> Callable[..., Detection]:

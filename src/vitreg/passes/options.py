@@ -116,7 +116,7 @@ class ImageOptions(Fitted):
     limit: int | None = None
     """Use at most this many images."""
     batch_size: int | None = None
-    """Images at once; chosen by token count and device if unset."""
+    """Images that pass the model at once; chosen by token count and device if unset."""
     workers: int | None = None
     """How many decode beside the model; by the number of processors if unset. 0 decodes in its turn."""
 

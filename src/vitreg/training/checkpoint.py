@@ -52,12 +52,16 @@ class SaveError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerState:
-    """The state of an optimiser by parameter name, without learning rates, which are set at every step.
+    """What an optimiser remembers between steps, such as Adam's two moments of every parameter, by name.
+
+    Its settings, such as learning rates, are not in it: they come from the configuration and are set at every step.
 
     Args:
-        tensors: "PARAMETER/exp_avg" and the like, whole, on the CPU; state of a group is "groups/NUMBER/step".
-        scalars: plain numbers: parameter -> key -> value.
-        groups: {"names": parameters, "counters": plain numbers of the group}.
+        tensors: what is a tensor, whole and on the CPU. The first moment of `head.weight` is "head.weight/exp_avg"; the
+            steps counted by the third group of parameters, where the optimiser counts by group, are "groups/2/step".
+        scalars: what is a plain number, by parameter and then by key: `scalars["head.weight"]["step"]`.
+        groups: the groups of parameters in order, each with the "names" of its parameters and, in "counters", the plain
+            numbers that the optimiser counts by group.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)

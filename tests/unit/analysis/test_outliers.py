@@ -118,3 +118,21 @@ def test_em_agrees_with_scikit_learn_from_the_same_start():
     np.testing.assert_allclose(ours[0], theirs.weights_, atol=2e-3)
     np.testing.assert_allclose(ours[1], theirs.means_[:, 0], atol=2e-3)
     np.testing.assert_allclose(ours[2], np.sqrt(theirs.covariances_[:, 0, 0]), atol=3e-3)
+
+
+def test_a_detector_of_the_list_is_found_by_its_name_and_shown_with_its_parameter(monkeypatch):
+    def quartiles(histogram, side="high", reach=1.5):
+        return outliers.beyond(histogram, side, histogram.quantile(0.75) * reach)
+
+    monkeypatch.setitem(outliers.DETECTORS, "quartiles", quartiles)
+    monkeypatch.setitem(outliers.DETECTORS, "plain", lambda histogram, side: outliers.mad(histogram, side))
+    shown = outliers.known_detectors().split(", ")
+    assert shown[:4] == ["mixture", "mad[:k]", "ratio[:factor]", "absolute[:cutoff]"]
+    assert {"quartiles[:reach]", "plain"} <= {*shown}
+    assert "percentile" not in shown
+    assert outliers.detector("quartiles") is quartiles
+    with pytest.raises(UserError, match="quartiles, plain"):
+        outliers.detector("percentile")
+    for name in ("mixture", "plain"):
+        with pytest.raises(UserError, match=f"the {name} detector takes no parameter"):
+            outliers.detector(f"{name}:2")

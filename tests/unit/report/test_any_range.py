@@ -16,17 +16,7 @@ from vitreg.report.ranges import usable
 from vitreg.report.run import charts as charts_run
 from vitreg.report.run import figures as figures_run
 from vitreg.report.run.over_steps import norm_span
-from vitreg.report.scan.charts import (
-    attention,
-    examples,
-    head_sinks,
-    histogram,
-    norms,
-    per_image,
-    positions,
-    redundancy,
-    values,
-)
+from vitreg.report.scan.charts import examples, histogram, norms, pairs
 from vitreg.report.scan.page import render
 from vitreg.report.scan.payload import Scale
 from vitreg.report.sheets import boxes
@@ -189,12 +179,8 @@ def test_a_range_is_finite_ascending_and_above_zero_where_it_is_logarithmic(low,
 def test_every_chart_of_a_scan_is_drawn(records, data, width):
     result = records(data.draw)
     sound(norms.svg(result, width, 320))
-    sound(attention.svg(result, width, 300))
-    sound(positions.svg(result, width))
-    sound(per_image.svg(result, width))
-    sound(redundancy.svg(result, width, 300))
-    sound(head_sinks.svg(result, width))
-    sound(values.svg(result, width, 300))
+    for chart in pairs.CHARTS:
+        sound(chart.svg(result, width))
     for scale in histogram.COUNT_SCALES:
         sound(histogram.svg(result.layers[0], width, 300, scale))
 
@@ -210,15 +196,7 @@ def test_the_page_of_any_numbers_names_no_chart_as_failed(records, data):
 @given(data=st.data())
 def test_every_figure_of_a_scan_is_drawn(records, data):
     result = records(data.draw)
-    for make in (
-        norms.figure,
-        histogram.figure,
-        positions.figure,
-        redundancy.figure,
-        attention.figure,
-        head_sinks.figure,
-        values.figure,
-    ):
+    for make in (norms.figure, histogram.figure, *(chart.figure for chart in pairs.CHARTS if chart.figure)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:

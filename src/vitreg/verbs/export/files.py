@@ -20,8 +20,13 @@ SCHEMA = "vitreg.export/1"  # marks every export, so a later export may replace 
 
 
 def described(layout: TokenLayout) -> dict[str, object]:
-    """Return the roles of the tokens as JSON: `patches` is [first, one behind the last] where they stand side by side row
-    by row, else `patch_index` is the index of every patch of the grid, -1 for one that is gone."""
+    """Return which token plays which role, as JSON for the metadata of an export.
+
+    Tokens are named by their places in the sequence. `cls` and `registers` are lists of places, and so is `other`, for
+    tokens of neither kind; `grid` is [rows, columns] of the patches. Where the patches follow one another row by row,
+    `patches` is [place of the first, place after the last]. Where they do not, `patch_index` stands instead: the place
+    of each patch, as `TokenLayout.patch_index` gives it, -1 for a patch that is not in the sequence.
+    """
     found: dict[str, object] = {"cls": list(layout.cls), "registers": list(layout.registers), "grid": list(layout.grid)}
     if layout.other:
         found["other"] = list(layout.other)

@@ -10,7 +10,7 @@ from tests.unit.report.scan.read_page import Page, said_of
 
 from vitreg.errors import UserError
 from vitreg.records import Heatmap
-from vitreg.report import Attempts, draw_scan, write_comparison, write_report
+from vitreg.report import Attempts, draw_scan, write_comparison, write_figures, write_report
 from vitreg.report.scan.page import render
 
 
@@ -151,12 +151,14 @@ def test_a_chart_that_fails_is_named_and_all_others_are_drawn(scan_result, make_
 def test_figures_and_the_page_are_named_where_they_fail_and_the_rest_is_written(
     scan_result, make_examples, tmp_path, monkeypatch
 ):
+    result, examples = scan_result(), make_examples(2, grid=(4, 4), names=["a.jpg", "b.jpg"])
+    whole = {path.name for path in write_figures(result, examples, tmp_path / "whole")}
     monkeypatch.setattr("vitreg.report.scan.charts.positions.figure", failing)
     monkeypatch.setattr("vitreg.report.scan.payload.picture", failing)
     attempts = Attempts()
-    draw_scan(scan_result(), make_examples(2, grid=(4, 4), names=["a.jpg", "b.jpg"]), tmp_path, attempts)
+    draw_scan(result, examples, tmp_path, attempts)
     assert [each.name for each in attempts.failed] == ["figures/positions.png", "maps of a.jpg", "maps of b.jpg"]
-    assert len(list((tmp_path / "figures").iterdir())) == 7
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == whole - {"positions.png"}
     assert "figures/positions.png" in Page((tmp_path / "report.html").read_text())
 
 

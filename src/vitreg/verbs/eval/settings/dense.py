@@ -38,7 +38,7 @@ class SegmentationSettings(TaskSettings):
     lr: float = 1e-3
     """Learning rate of AdamW."""
     batch: int = 16
-    """Images per step."""
+    """Images that each step trains the head on. It changes the result; --batch-size changes speed and memory."""
     final_norm: bool = True
     """Read the patch tokens after the model's final norm."""
     masks: str | None = None
@@ -88,7 +88,8 @@ class DepthSettings(TaskSettings):
     lr: float | None = None
     """Learning rate of AdamW; 1e-3 (short) or 1e-4 (nyud) if unset."""
     batch: int | None = None
-    """Images per step; 8 (short) or 16 (nyud) if unset."""
+    """Images that each step trains the head on; 8 (short) or 16 (nyud) if unset. It changes the result; --batch-size
+    changes speed and memory."""
     max_depth: float = 10.0
     """The farthest bin in metres; pixels beyond it are not judged."""
     depth_scale: float | None = None

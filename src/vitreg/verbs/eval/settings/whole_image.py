@@ -79,7 +79,8 @@ class LinearSettings(TaskSettings):
     steps: int = 12_500
     """Of the optimiser."""
     batch: int = 1024
-    """Images per step, over all processes; learning rates are scaled by batch / 256."""
+    """Images that each step trains the heads on, over all processes; learning rates are scaled by batch / 256. It
+    changes the result; --batch-size changes speed and memory."""
     lr: tuple[float, ...] = RATES
     """Learning rates, for a batch of 256."""
 
