@@ -31,7 +31,7 @@ from vitreg.data.views.transforms import IMAGENET
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.repair.fitting import fit_subject, subject_of
 from vitreg.repair.methods import attention_bias, method_named, test_time
-from vitreg.repair.neurons import Neuron, candidates, scores
+from vitreg.repair.neurons.scores import Neuron, candidates, scores
 from vitreg.repair.settings import FitOptions, TestTimeSettings
 
 BATCH, NEURONS, BLOCKS = 8, 48, range(3, 11)  # as many neurons as published for DINOv2-L, over eight blocks

@@ -1,4 +1,4 @@
-"""Tests and documents have rooms as the source has: folders of few files, and files of tests that are read in one sitting."""
+"""The source, tests and documents have rooms: folders of few files, and files that are read in one sitting."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def long_files(place):
             yield f"{path.relative_to(place.parent)} has {lines} lines"
 
 
-@pytest.mark.parametrize("place", ["tests", "docs"])
+@pytest.mark.parametrize("place", ["src", "tests", "docs"])
 def test_folders_have_few_files(place):
     assert list(crowded(ROOT / place)) == []
 

@@ -19,14 +19,13 @@ from vitreg.machine.runtime import keep_freed_memory
 from vitreg.models.block import Block
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
 from vitreg.training import checkpoint
-from vitreg.training.journal import Journal
+from vitreg.training.journal import Journal, Sums, mean_of
 from vitreg.training.optim import build_optimizer, clip_gradients, set_rates
 from vitreg.training.parallel import wrap
 from vitreg.training.plan import Plan
 from vitreg.training.settings import TrainConfig
 from vitreg.training.setup import Moment, Outcome, Setup
 from vitreg.training.signals import Stop, agree, stop_signals
-from vitreg.training.sums import Sums, mean_of
 
 
 def fit(

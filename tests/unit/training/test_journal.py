@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from vitreg.errors import UserError
-from vitreg.training.journal import Journal, read_journal, read_records
-from vitreg.training.sums import Sums
+from vitreg.training.journal import Journal, Sums, read_journal, read_records
 
 
 def steps(folder, kind=None):

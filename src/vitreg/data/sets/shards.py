@@ -15,13 +15,13 @@ from jaxtyping import Int32, Int64
 
 from vitreg.data.sets.captions import caption_list, caption_of
 from vitreg.data.sets.example import Example, picture, some
-from vitreg.data.sets.tar_index import ShardIndex, index_shard, read_text
 from vitreg.data.sources.archives import is_archive, is_url
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.sources.listing import expand_braces, matching
 from vitreg.data.sources.members import InTar
 from vitreg.data.sources.parts import label, os_reason
 from vitreg.data.sources.remote import cached, fetch, fetch_text
+from vitreg.data.sources.tar_index import ShardIndex, index_shard, read_text
 from vitreg.errors import UserError
 
 _MOST_CLASSES = 1 << 20  # a number above would have a name made for each below it

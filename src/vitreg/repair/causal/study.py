@@ -29,7 +29,7 @@ from vitreg.repair.causal.effects import (
 from vitreg.repair.causal.interventions import INTERVENTIONS, Acting, Intervention
 from vitreg.repair.causal.sinks import Chosen, Sinks, choose, find_sinks
 from vitreg.repair.columns.data import labels_of
-from vitreg.repair.columns.logits import classifies, logits_of
+from vitreg.repair.logits import classifies, logits_of
 from vitreg.repair.subject import Part, Subject
 
 JUDGED: tuple[Part, ...] = ("tune", "held_out")

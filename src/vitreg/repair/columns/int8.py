@@ -22,9 +22,9 @@ from vitreg.errors import UserError
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance
 from vitreg.repair.columns.data import NO_LABEL
 from vitreg.repair.columns.heads import headless
-from vitreg.repair.columns.logits import logits_of
 from vitreg.repair.columns.reading import Reader
 from vitreg.repair.effect import summary_of
+from vitreg.repair.logits import logits_of
 
 CALIBRATION = 64  # images
 STEPS = 127  # of eight bits, symmetric

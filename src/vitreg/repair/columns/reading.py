@@ -15,8 +15,8 @@ from torch import Tensor
 from vitreg.analysis.paired import Sums
 from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.repair.columns.data import HeldOut
-from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.effect import summary_of
+from vitreg.repair.logits import classifies, logits_of
 from vitreg.repair.outliers import Outliers, patch_norms
 from vitreg.repair.subject import Subject
 from vitreg.tokens import TokenLayout, Tokens

@@ -23,9 +23,9 @@ from vitreg.backbones.trace import token_norms
 from vitreg.errors import UserError
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.methods import test_time
-from vitreg.repair.neurons import Neuron, beside, named
+from vitreg.repair.neurons.scores import Neuron, beside, named
+from vitreg.repair.neurons.search import choose_neurons
 from vitreg.repair.outliers import Outliers
-from vitreg.repair.search import choose_neurons
 from vitreg.repair.settings import AttentionBiasSettings
 from vitreg.repair.subject import Subject
 

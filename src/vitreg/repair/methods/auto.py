@@ -19,8 +19,8 @@ from vitreg.analysis.verdict.decide import position_locked
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.quantities import number, percent
-from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.effect import Effects, summary_of
+from vitreg.repair.logits import classifies, logits_of
 from vitreg.repair.method import Fitted, Method
 from vitreg.repair.outliers import NORMS, Outliers, patch_norms
 from vitreg.repair.settings import METHODS, AutoSettings

@@ -19,8 +19,8 @@ from vitreg.backbones import Backbone, Capture
 from vitreg.backbones.edits import Edit, Place
 from vitreg.errors import UserError
 from vitreg.repair.method import Fitted, Method
-from vitreg.repair.neurons import Neuron, beside, named
-from vitreg.repair.search import choose_neurons
+from vitreg.repair.neurons.scores import Neuron, beside, named
+from vitreg.repair.neurons.search import choose_neurons
 from vitreg.repair.settings import TestTimeSettings
 from vitreg.repair.subject import Subject
 from vitreg.repair.tokens import AddTokens, DropTokens

@@ -22,7 +22,7 @@ from vitreg.backbones.edited_module import EditedModule
 from vitreg.backbones.edits import Edit, Editor, EditSet, Place
 from vitreg.backbones.recorder import Source
 from vitreg.errors import UserError
-from vitreg.repair.columns.logits import classifies
+from vitreg.repair.logits import classifies
 from vitreg.tokens import Tokens
 
 TOKENS, POOLED, LOGITS = "tokens", "pooled", "logits"

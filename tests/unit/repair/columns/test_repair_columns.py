@@ -27,11 +27,11 @@ from vitreg.repair.columns.cost import tokens_added
 from vitreg.repair.columns.data import labels_of, read_labels
 from vitreg.repair.columns.heads import mcnemar
 from vitreg.repair.columns.int8 import in_int8, linears, rounded, weights_rounded
-from vitreg.repair.columns.logits import classifies, logits_of
 from vitreg.repair.columns.outliers import cosines, medians
 from vitreg.repair.columns.positions import permutation_null, symmetries
 from vitreg.repair.columns.smoothing import effective_rank, mean_cosine
 from vitreg.repair.columns.summary import shared_neighbours
+from vitreg.repair.logits import classifies, logits_of
 from vitreg.repair.table.controls import AsGiven
 from vitreg.repair.table.measure import COLUMNS, column_records
 

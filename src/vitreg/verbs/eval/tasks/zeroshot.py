@@ -13,7 +13,6 @@ from torch import Tensor
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
 from vitreg.passes.progress import progress
-from vitreg.passes.towers import Towers, open_towers, view_for
 from vitreg.probes.chance import derangement
 from vitreg.probes.zeroshot import LOGIT_SCALE, RankTally, classifier_of, logits_of, ranks_of
 from vitreg.records import Skipped
@@ -21,6 +20,7 @@ from vitreg.results import Table
 from vitreg.verbs.eval.class_names import words_for
 from vitreg.verbs.eval.settings.whole_image import ZeroShotSettings
 from vitreg.verbs.eval.task import Outcome
+from vitreg.verbs.eval.towers import Towers, open_towers, view_for
 
 _CLASSES = 10  # classes whose sentences are embedded at a time
 

@@ -14,10 +14,10 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.sets.sides import open_test
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
-from vitreg.passes.towers import open_towers
 from vitreg.probes.zeroshot import ranks_of
 from vitreg.verbs.eval.tasks.retrieval import Retrieval, _in_order
 from vitreg.verbs.eval.tasks.zeroshot import ZeroShot, text_classifier
+from vitreg.verbs.eval.towers import open_towers
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 

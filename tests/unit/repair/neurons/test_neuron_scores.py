@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreg.backbones import Backbone, Capture
 from vitreg.models.vit import Block, VisionTransformer
 from vitreg.repair.methods import test_time
-from vitreg.repair.neurons import ranked, scores
+from vitreg.repair.neurons.scores import ranked, scores
 from vitreg.repair.outliers import Outliers
 from vitreg.repair.record import OutliersRecord
 

@@ -12,7 +12,7 @@ import numpy as np
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.repair.effect import Effects
-from vitreg.repair.neurons import Neuron, candidates, hidden_units, ranked, scores
+from vitreg.repair.neurons.scores import Neuron, candidates, hidden_units, ranked, scores
 from vitreg.repair.outliers import NothingToRepairError
 from vitreg.repair.record import EffectRecord
 from vitreg.repair.settings import TestTimeSettings

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
-from vitreg.repair.columns.logits import classifies
+from vitreg.repair.logits import classifies
 
 IMAGE = torch.zeros(1, 3, SIDE, SIDE)
 
