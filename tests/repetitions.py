@@ -14,7 +14,6 @@ REPETITIONS = """
     test_substituted_outliers::test_it_restores_planted_outliers[lof]
     test_substituted_outliers::test_at_the_output_only_earlier_blocks_keep_them
     test_substituted_outliers::test_the_published_form_acts_after_the_last_block_but_one
-    test_border::test_it_is_trained_and_its_control_is_the_border_alone[True]
     test_auto::test_none_is_kept_where_all_do_too_much_damage
     test_causal_study::test_a_twin_stands_beside
     test_causal_task::test_batches_do_not_matter
@@ -41,7 +40,6 @@ REPETITIONS = """
     test_scan_resumed::test_a_full_disk_keeps_the_pass_and_says_so[tally]
     test_scan_resumed::test_ctrl_c_when_all_images_were_seen_keeps_them[readout]
     test_scan_resumed::test_damaged_sums_begin_anew[spill]
-    test_scan_parity::test_the_batch_size_does_not_matter[4]
     test_scan_parity::test_statistics_of_a_bfloat16_forward_are_within_two_percent_of_fp32
     test_recipes::test_every_recipe_keeps_its_promises[dinov2 softmax-all knobs]
     test_recipes::test_every_recipe_keeps_its_promises[dinov2 shared head-all knobs]
@@ -89,6 +87,13 @@ REPETITIONS = """
     test_maps_verb::test_on_photographs_limit_and_names
     test_causal_study::test_the_most_attended_patch_stands_for_sinks_where_there_are_no_outliers
     test_nothing_is_lost::test_the_same_command_may_be_given_again[reproduce]
+    test_draw_again::test_without_torch
+    test_repairs_verb::test_an_interrupted_table_goes_on_from_its_rows
+    test_border::test_it_is_trained_and_its_control_is_the_border_alone
+    test_directions::test_the_artifact_of_a_planted_model_is_predicted
+    test_repairs::test_a_repair_keeps_every_promise_at_another_size
+    test_scan_parity::test_the_batch_size_does_not_matter
+    test_eval::test_a_result_never_vanishes_under_another
 """
 
 
