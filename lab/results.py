@@ -1,6 +1,6 @@
-"""Write docs/results.md from the result.json files of evaluations.
+"""Write docs/results.md and the pages in docs/results/ from the result.json files of evaluations.
 
-    python lab/results.py eval/ --out docs/results.md
+    python lab/results.py eval/ --out docs
 
 Looks for `<folder>/<model>/<task>[-variant]/result.json`. Every number stands beside the controls measured in the same
 run, and below each table stand the commands that made it.
@@ -17,7 +17,7 @@ from typing import Any
 INTRODUCTION = """# What features are good for, measured
 
 Every number here was measured by `vitreg eval` or `vitreg discover` with the command below its table, on small subsets of public sets
-(`lab/results.py` writes this page from the `result.json` files). They compare models and controls on one protocol; none reproduces a
+(`lab/results.py` writes these pages from the `result.json` files). They compare models and controls on one protocol; none reproduces a
 published number, for neither the sets nor the lengths of training are the published ones. A **control** is the same measurement of
 something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
 
@@ -29,20 +29,41 @@ Where a control is not beaten: `depth` of the small runs beats one mean depth ev
 where in the picture a pixel lies, by a hair (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
 DeiT-Tiny beats both by far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its
 interval; the small runs find less than that box.
+
+- [Whole images](results/images.md): what one vector knows of an image.
+- [Patches](results/patches.md): what patch tokens know of place, pixels and objects, and one token of the image.
+- [Complexity](#complexity): what registers cost.
 """
+IMAGES = "# Whole images: what one vector knows\n\nModels, sets and controls: [results](../results.md).\n"
+PATCHES = "# Patches: what their tokens know\n\nModels, sets and controls: [results](../results.md).\n"
+PAGES = {
+    "results/images.md": (IMAGES, ("controls", "knn", "linear", "logistic", "retrieval", "zeroshot")),
+    "results/patches.md": (PATCHES, ("depth", "discover", "pixels", "position", "segmentation", "tokens")),
+}
+"""The pages by their place in the folder: how they begin, and the tasks on them. All other tasks stand in results.md."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     tasks: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for path in sorted(options.folder.glob("*/*/result.json")):
         tasks[path.parent.name].append((path.parent.parent.name, as_evaluation(json.loads(path.read_text()))))
-    sections = [INTRODUCTION, *(section(task, results) for task, results in sorted(tasks.items()))]
-    options.out.write_text("\n".join(sections))
-    print(options.out)
+    write({task: section(task, results) for task, results in sorted(tasks.items())}, options.out)
+
+
+def write(sections: dict[str, str], out: Path) -> None:
+    """Write every section to the page of its task; a variant such as `linear-scene15` stands with its task."""
+    place = {task: page for page, (_, tasks) in PAGES.items() for task in tasks}
+    pages = {"results.md": [INTRODUCTION], **{page: [beginning] for page, (beginning, _) in PAGES.items()}}
+    for task, text in sections.items():
+        pages[place.get(task.partition("-")[0], "results.md")].append(text)
+    for page, texts in pages.items():
+        (out / page).parent.mkdir(parents=True, exist_ok=True)
+        (out / page).write_text("\n".join(texts))
+        print(out / page)
 
 
 def as_evaluation(result: dict[str, Any]) -> dict[str, Any]:

@@ -53,133 +53,158 @@ def scan_result(
     """A complete record; `changes` replace whole fields."""
     rng = np.random.default_rng(5)
     found = kind != "none"
-    first, peak = blocks // 2, max(blocks - 2, 0)
-    low = kind == "low-norm"
-    layers = []
-    for i in range(blocks):
-        depth = i / max(blocks - 1, 1)
-        median = 9 + 40 * depth**1.6
-        on = found and i >= first
-        growth = 1 + 9 * min((i - first + 1) / max(peak - first + 1, 1), 1) * (0.75 if i > peak else 1) if on else 1.0
-        norms = _tokens(rng, median, share if on else 0.0, 1 / growth if low else growth)
-        threshold = median * growth**-0.5 if low else median * max(growth**0.5, 1.9)
-        edges = np.geomspace(norms.min() * 0.7, norms.max() * 1.3, 97)
-        layers.append(
-            LayerRecord(
-                index=i,
-                median=float(np.median(norms)),
-                p99=float(np.quantile(norms, 0.99)),
-                max=float(norms.max()),
-                min=float(norms.min()),
-                ratio=growth if on else None,
-                threshold=threshold if on else None,
-                side=("low" if low else "high") if on else None,
-                outlier_fraction=share if on else 0.0,
-                quantiles={"0.01": float(np.quantile(norms, 0.01)), "0.5": float(np.median(norms))},
-                histogram=Histogram(
-                    edges=edges.tolist(), counts=np.histogram(norms, edges)[0].astype(float).tolist(), unit="tokens"
-                ),
-                cls_norm=median * (1.6 + depth) if cls else None,
-                register_norms=[median * (2 + 2.4 * (r + 1) * depth) for r in range(registers)],
-                cls_attention=min(0.9, share * (1 + 22 * (growth - 1) / 9)) if on and cls else None,
-                received=1 + 1.9 * (growth - 1) if on else None,
-                sinks=share / 2 if on else 0.0,
-                followed=Followed(median=median * (1 / growth if low else growth), ratio=growth, auc=1 if on else 0.5)
-                if found
-                else None,
-                gates={"bic_gain": 812.4, "ashman_d": 6.21, "weight": share, "bimodal": True} if on else {},
-            )
-        )
+    first = blocks // 2
+    layers = [_layer(rng, i, blocks, kind, cls, registers, share) for i in range(blocks)]
     rows, cols = grid
     spread = rng.random((rows, cols)) ** 3 * share * 4 + share * 0.3
     spread[:2], spread[-2:] = spread[:2] * 2.4, spread[-2:] * 1.8
-    cosines = np.linspace(-0.2, 1, 61)
-    centres = (cosines[1:] + cosines[:-1]) / 2
-    bump = lambda mean, width: np.exp(-(((centres - mean) / width) ** 2) / 2)  # noqa: E731
     images = np.bincount(rng.negative_binomial(6, 6 / (6 + share * rows * cols), size=seen)).astype(float)
     if not found:
         images = np.array([float(seen)])
     record: dict[str, Any] = {
-        "model": ModelRecord(
-            spec=spec,
-            library="timm 1.0.31",
-            blocks=blocks,
-            width=1024,
-            heads=16,
-            parameters=304_368_640,
-            patch=(14, 14),
-            image_size=(rows * 14, cols * 14),
-            grid=grid,
-            tokens={"cls": int(cls), "registers": registers, "other": 0, "patches": rows * cols},
-            weights="made up for a test",
-            weights_sha256="9f2c" * 16,
-        ),
+        "model": _model(spec, blocks, grid, cls, registers),
         "images": ImagesRecord(seen=seen, skipped=list(skipped)),
         "settings": {"detector": "log-gmm", "batch_size": 8},
         "layers": layers,
-        "verdict": VerdictRecord(
-            kind=kind,
-            strength="strong" if found else "none",
-            confidence=0.98,
-            first_layer=first if found else None,
-            peak_layer=peak if found else None,
-            outlier_fraction=share if found else 0.0,
-            threshold=layers[peak].threshold if found else None,
-            ratio=10.0 if found else None,
-            sentence=(
-                "This model carries strong artifacts: about 1 patch in 43 has a vector ten times longer than the rest."
-                if found
-                else "No artifacts were found: the patch tokens of this model form one group in every block."
-            ),
-            reason=(
-                f"At block {peak}, 2.3 % of patch tokens form a separate group whose median norm is 10.0 times "
-                f"that of the rest. The group first separates at block {first} and appears in 196 of 200 images."
-                if found
-                else "In all blocks one Gaussian explains the log-norms as well as two; the ratio is 1.9."
-            ),
-            effects={"norm_ratio": 10.0, "attention_ratio": 18.1} if found else {},
-            advice=[
-                "For dense tasks use a model trained with registers, such as `timm:vit_large_patch14_reg4_dinov2`.",
-                "Without retraining, add test-time registers and scan again.",
-            ]
-            if found
-            else [],
-        ),
+        "verdict": _verdict(kind, layers, share),
         "positions": Heatmap(rows=rows, cols=cols, values=spread.tolist()) if found else None,
-        "redundancy": RedundancyRecord(
-            outliers=Histogram(edges=cosines.tolist(), counts=(900 * bump(0.87, 0.06)).tolist()),
-            others=Histogram(edges=cosines.tolist(), counts=(40_000 * bump(0.62, 0.18)).tolist()),
-            outlier_mean=0.871,
-            other_mean=0.662,
-            auc=0.91,
-        )
-        if redundancy and found
-        else None,
+        "redundancy": _redundancy() if redundancy and found else None,
         "head_sinks": head_sinks(blocks, first if found else blocks) if attention else None,
         "per_image": Histogram(edges=list(map(float, range(len(images) + 1))), counts=images.tolist(), unit="images"),
-        "lint": [
-            Finding(level="ok", subject="positions", message="No row of the position table stands out."),
-            Finding(
-                level="warning",
-                subject="registers",
-                message="The library calls them `prefix tokens`; slicing from 1 mixes them with patches.",
-                remedy="Slice from `num_prefix_tokens`.",
-            ),
-        ],
-        "provenance": Provenance(
-            vitreg="0.1.0",
-            command=f"vitreg scan {spec} photos/ --out scan/",
-            started="2026-01-05T10:12:44+00:00",
-            seconds=81.4,
-            python="3.11.2",
-            packages={"torch": "2.15.0", "timm": "1.0.31"},
-            hardware="2 cores, 8 GiB",
-            device="cpu",
-            precision="bf16, statistics in fp32",
-            processes=1,
-        ),
+        "lint": _lint(),
+        "provenance": _provenance(spec),
     }
     return ScanResult(**(record | changes))
+
+
+def _layer(
+    rng: np.random.Generator, i: int, blocks: int, kind: str, cls: bool, registers: int, share: float
+) -> LayerRecord:
+    """A block; outliers begin in the middle and are longest in the last but one."""
+    found, low = kind != "none", kind == "low-norm"
+    first, peak = blocks // 2, max(blocks - 2, 0)
+    depth = i / max(blocks - 1, 1)
+    median = 9 + 40 * depth**1.6
+    on = found and i >= first
+    growth = 1 + 9 * min((i - first + 1) / max(peak - first + 1, 1), 1) * (0.75 if i > peak else 1) if on else 1.0
+    norms = _tokens(rng, median, share if on else 0.0, 1 / growth if low else growth)
+    threshold = median * growth**-0.5 if low else median * max(growth**0.5, 1.9)
+    edges = np.geomspace(norms.min() * 0.7, norms.max() * 1.3, 97)
+    return LayerRecord(
+        index=i,
+        median=float(np.median(norms)),
+        p99=float(np.quantile(norms, 0.99)),
+        max=float(norms.max()),
+        min=float(norms.min()),
+        ratio=growth if on else None,
+        threshold=threshold if on else None,
+        side=("low" if low else "high") if on else None,
+        outlier_fraction=share if on else 0.0,
+        quantiles={"0.01": float(np.quantile(norms, 0.01)), "0.5": float(np.median(norms))},
+        histogram=Histogram(
+            edges=edges.tolist(), counts=np.histogram(norms, edges)[0].astype(float).tolist(), unit="tokens"
+        ),
+        cls_norm=median * (1.6 + depth) if cls else None,
+        register_norms=[median * (2 + 2.4 * (r + 1) * depth) for r in range(registers)],
+        cls_attention=min(0.9, share * (1 + 22 * (growth - 1) / 9)) if on and cls else None,
+        received=1 + 1.9 * (growth - 1) if on else None,
+        sinks=share / 2 if on else 0.0,
+        followed=Followed(median=median * (1 / growth if low else growth), ratio=growth, auc=1 if on else 0.5)
+        if found
+        else None,
+        gates={"bic_gain": 812.4, "ashman_d": 6.21, "weight": share, "bimodal": True} if on else {},
+    )
+
+
+def _model(spec: str, blocks: int, grid: tuple[int, int], cls: bool, registers: int) -> ModelRecord:
+    rows, cols = grid
+    return ModelRecord(
+        spec=spec,
+        library="timm 1.0.31",
+        blocks=blocks,
+        width=1024,
+        heads=16,
+        parameters=304_368_640,
+        patch=(14, 14),
+        image_size=(rows * 14, cols * 14),
+        grid=grid,
+        tokens={"cls": int(cls), "registers": registers, "other": 0, "patches": rows * cols},
+        weights="made up for a test",
+        weights_sha256="9f2c" * 16,
+    )
+
+
+def _verdict(kind: str, layers: Sequence[LayerRecord], share: float) -> VerdictRecord:
+    found = kind != "none"
+    first, peak = len(layers) // 2, max(len(layers) - 2, 0)
+    return VerdictRecord(
+        kind=kind,
+        strength="strong" if found else "none",
+        confidence=0.98,
+        first_layer=first if found else None,
+        peak_layer=peak if found else None,
+        outlier_fraction=share if found else 0.0,
+        threshold=layers[peak].threshold if found else None,
+        ratio=10.0 if found else None,
+        sentence=(
+            "This model carries strong artifacts: about 1 patch in 43 has a vector ten times longer than the rest."
+            if found
+            else "No artifacts were found: the patch tokens of this model form one group in every block."
+        ),
+        reason=(
+            f"At block {peak}, 2.3 % of patch tokens form a separate group whose median norm is 10.0 times "
+            f"that of the rest. The group first separates at block {first} and appears in 196 of 200 images."
+            if found
+            else "In all blocks one Gaussian explains the log-norms as well as two; the ratio is 1.9."
+        ),
+        effects={"norm_ratio": 10.0, "attention_ratio": 18.1} if found else {},
+        advice=[
+            "For dense tasks use a model trained with registers, such as `timm:vit_large_patch14_reg4_dinov2`.",
+            "Without retraining, add test-time registers and scan again.",
+        ]
+        if found
+        else [],
+    )
+
+
+def _redundancy() -> RedundancyRecord:
+    cosines = np.linspace(-0.2, 1, 61)
+    centres = (cosines[1:] + cosines[:-1]) / 2
+    bump = lambda mean, width: np.exp(-(((centres - mean) / width) ** 2) / 2)  # noqa: E731
+    return RedundancyRecord(
+        outliers=Histogram(edges=cosines.tolist(), counts=(900 * bump(0.87, 0.06)).tolist()),
+        others=Histogram(edges=cosines.tolist(), counts=(40_000 * bump(0.62, 0.18)).tolist()),
+        outlier_mean=0.871,
+        other_mean=0.662,
+        auc=0.91,
+    )
+
+
+def _lint() -> list[Finding]:
+    return [
+        Finding(level="ok", subject="positions", message="No row of the position table stands out."),
+        Finding(
+            level="warning",
+            subject="registers",
+            message="The library calls them `prefix tokens`; slicing from 1 mixes them with patches.",
+            remedy="Slice from `num_prefix_tokens`.",
+        ),
+    ]
+
+
+def _provenance(spec: str) -> Provenance:
+    return Provenance(
+        vitreg="0.1.0",
+        command=f"vitreg scan {spec} photos/ --out scan/",
+        started="2026-01-05T10:12:44+00:00",
+        seconds=81.4,
+        python="3.11.2",
+        packages={"torch": "2.15.0", "timm": "1.0.31"},
+        hardware="2 cores, 8 GiB",
+        device="cpu",
+        precision="bf16, statistics in fp32",
+        processes=1,
+    )
 
 
 def head_sinks(blocks: int, first: int, heads: int = 4) -> SinksRecord:
