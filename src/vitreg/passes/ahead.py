@@ -155,8 +155,8 @@ def refuse_other_repairs(folder: Path) -> None:
 
 def reproduce_outputs(folder: Path, *inputs: object) -> Outputs:
     """Where `reproduce` writes: the record, the ledger of claims, the page and its figures. Its jobs lie beside them."""
-    names = ["result.json", "claims.json", "report.html", "figures/"]
-    return Outputs(folder, "reproduce", names, paths_of(*inputs), lambda name: name.startswith("figures/"))
+    names = ["result.json", "claims.json", "report.html", "figures/", "tables/"]
+    return Outputs(folder, "reproduce", names, paths_of(*inputs), lambda name: name.startswith(("figures/", "tables/")))
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:

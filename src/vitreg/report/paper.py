@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,14 +30,19 @@ class NotMeasuredError(ValueError):
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a whole or not at all.
+    """Write a figure as a whole or not at all, in the format of the path's suffix: png, svg or pdf.
+
+    The same figure gives the same bytes: neither date nor random names are written.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     with replacing(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
-        figure.savefig(draft, format="png", dpi=DPI)
+        kind = path.suffix.removeprefix(".")
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        with rc_context({"svg.hashsalt": path.name}):
+            figure.savefig(draft, format=kind, dpi=DPI, metadata=dates.get(kind))
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Axes]:

@@ -107,3 +107,19 @@ def test_mistakes(tmp_path):
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(UserError, match=r"result\.json exists"):
         vitreg.reproduce((), out=tmp_path, only="claims")
+
+
+def test_figures_and_tables_are_the_same_each_time_and_latex_is_escaped(tmp_path):
+    """Neither dates nor random names; drawn for real, unlike in the other tests."""
+    from vitreg.report.paper import axes_of, save_figure
+    from vitreg.report.reproduction.tables import escaped
+
+    for kind in ("svg", "pdf", "png"):
+        for name in ("a", "b"):
+            figure, axes = axes_of(2, 2)
+            axes.plot([0, 1], [1, 2])
+            (tmp_path / name).mkdir(exist_ok=True)
+            save_figure(figure, tmp_path / name / f"figure.{kind}")
+        first, second = ((tmp_path / name / f"figure.{kind}").read_bytes() for name in ("a", "b"))
+        assert first == second
+    assert escaped("50 % of a_b & c – d~\\") == r"50 \% of a\_b \& c -- d\textasciitilde{}\textbackslash{}"

@@ -11,21 +11,23 @@ from vitreg.records.reproduction import Claim, ExperimentRecord, Reproduction
 from vitreg.report import shell
 from vitreg.report.attempts import Attempts
 from vitreg.report.paper import NotMeasuredError, save_figure
+from vitreg.report.reproduction.tables import CITATION, as_csv, as_latex, published
 from vitreg.report.scan import payload
 from vitreg.report.words import count
-from vitreg.writing.files import output_folder
+from vitreg.writing.files import output_folder, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE, FIGURES = "report.html", "figures"
+PAGE, FIGURES, TABLES = "report.html", "figures", "tables"
+FORMATS = ("png", "svg", "pdf")
 OUTCOMES = ("held", "not held", "not testable here")
 Drawings = Mapping[str, Mapping[str, tuple[str, Callable[[], "Figure"]]]]
 """By id of the experiment: names of figures, their captions, and what draws them."""
 
 
 def draw_reproduction(result: Reproduction, drawings: Drawings, directory: Path, attempts: Attempts) -> None:
-    """Draw all figures and the page into a folder.
+    """Draw all figures (PNG, SVG, PDF), tables (CSV, LaTeX) and the page into a folder.
 
     Args:
         attempts: collects drawings that fail; the page lists them.
@@ -40,14 +42,20 @@ def draw_reproduction(result: Reproduction, drawings: Drawings, directory: Path,
             path = folder / f"{each}.png"
             attempts(f"{FIGURES}/{path.name}", lambda draw=draw, path=path: _save(draw, path))
             drawn[name] += [(caption, path)] if path.is_file() else []
+    output_folder(directory / TABLES)
+    for each in result.experiments:
+        write_text(directory / TABLES / f"{each.id}.csv", as_csv(each))
+        write_text(directory / TABLES / f"{each.id}.tex", as_latex(each))
     attempts(PAGE, lambda: shell.write(directory / PAGE, render(result, drawn, attempts)))
 
 
 def _save(draw: Callable[[], Figure], path: Path) -> None:
     try:
-        save_figure(draw(), path)
+        figure = draw()
     except NotMeasuredError:  # the record lacks the data of this figure, which the page shows as absent
         return
+    for kind in FORMATS:
+        save_figure(figure, path.with_suffix(f".{kind}"))
 
 
 def render(result: Reproduction, figures: Mapping[str, list[tuple[str, Path]]], attempts: Attempts) -> str:
@@ -62,6 +70,7 @@ def render(result: Reproduction, figures: Mapping[str, list[tuple[str, Path]]], 
         sentence=sentence(result),
         several=count(len(result.experiments), "experiment"),
         experiments=[_section(each, figures.get(each.id, [])) for each in result.experiments],
+        citation=CITATION,
         undrawn=attempts.failed,
         data=payload.empty_block(),
     )
@@ -87,7 +96,7 @@ def _section(each: ExperimentRecord, figures: list[tuple[str, Path]]) -> dict[st
         "record": each,
         "claims": list(by_claim.values()),
         "notes": {found.subject: found.note for found in each.measured if found.note},
-        "published": [(name.replace("_", " "), value) for name, value in each.published.items()],
+        "published": [(name.replace("_", " "), published(value)) for name, value in each.published.items()],
         "figures": [
             (caption, f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for caption, path in figures
         ],
