@@ -19,12 +19,13 @@ from torch import Tensor
 
 from vitreg.data.sets.sides import Metric
 from vitreg.errors import UserError
-from vitreg.probes.defaults import GRID
+from vitreg.probes.defaults import grid
 from vitreg.probes.descent import minimise
 from vitreg.probes.logistic_terms import Features, terms
 from vitreg.probes.rows import Joined, Rows, Subset, check_labels, chunks
 from vitreg.probes.scores import score
 
+GRID = grid()
 TOLERANCE = 1e-8
 HELD_OUT = 10  # one in this many training images, rounded down, is held out to choose C if no other images are given
 _ROWS = 8192  # of the features at a time, to predict

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from vitreg.errors import UserError
-from vitreg.probes.defaults import GRID, KS, RATES, TEMPERATURE
+from vitreg.probes.defaults import KS, RATES, TEMPERATURE, grid
 from vitreg.verbs.eval.settings.task import TaskSettings, some
 
 Token = Literal["cls", "mean", "cls+mean"]
@@ -113,7 +113,7 @@ class LogisticSettings(TaskSettings):
 
     token: Token = "cls"
     """The class token, the mean of the patch tokens, or both side by side."""
-    c: tuple[float, ...] = GRID
+    c: tuple[float, ...] = field(default_factory=grid)
     """Values of C to choose from: the inverse strength of the penalty, as in scikit-learn."""
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ from vitreg.data.sets.listed import MultiLabelSet
 from vitreg.data.sets.sides import Sides, open_sides
 from vitreg.errors import UserError
 from vitreg.passes import bench as benches
-from vitreg.probes.defaults import GRID
+from vitreg.probes.logistic import GRID
 from vitreg.verbs.eval.tasks.logistic import Logistic
 
 
