@@ -34,18 +34,12 @@ VERBS_MAY_IMPORT = {
 
 BACKWARDS = {
     ("vitreg.backbones.loading.load", "vitreg.repair.opened"): "`fixed:DIR` is a model, made of a model and its repair",
-    **dict.fromkeys(
-        [
-            ("vitreg.recipes.settings.clip", "vitreg.recipes.clip"),
-            ("vitreg.recipes.settings.mae", "vitreg.recipes.mae"),
-            ("vitreg.recipes.settings.self_distill", "vitreg.recipes.self_distill.dino"),
-            ("vitreg.recipes.settings.self_distill", "vitreg.recipes.self_distill.dinov2"),
-            ("vitreg.recipes.settings.supervised", "vitreg.recipes.supervised"),
-        ],
-        "the settings of a recipe name the module that trains by them, so that they are read without torch",
-    ),
 }
-"""Imports that climb or close a circle, and why they may. Rules hold for everything but these."""
+"""Imports that climb or close a circle, and why they may. Rules hold for everything but these and `SETTINGS_OF_RECIPES`."""
+
+SETTINGS_OF_RECIPES = "vitreg.recipes.settings"
+"""The settings of a recipe name the module that trains by them (`built_by`), so that they are read without torch. That
+module imports them: every module in this package may name, in `built_by`, a module of `vitreg.recipes`."""
 
 UNREAD = {
     ("vitreg.recipes.registry", "RecipeConfig.module"): "`built_by` of the settings, where the name stands in full",

@@ -1,11 +1,30 @@
 """Which imports break the rules of the floors."""
 
-from tests.guards.floors import BACKWARDS, FLOORS, REPORT_MAY_IMPORT, VERBS_MAY_IMPORT
+import ast
+
+from tests.guards.floors import BACKWARDS, FLOORS, REPORT_MAY_IMPORT, SETTINGS_OF_RECIPES, VERBS_MAY_IMPORT
 
 
-def lawful(graph):
-    """A graph without the imports that are excepted."""
-    return {module: {each for each in found if (module, each) not in BACKWARDS} for module, found in graph.items()}
+def lawful(house, graph):
+    """The graph of a house without the imports that are excepted."""
+    excepted = {*BACKWARDS, *trained_by(house)}
+    return {module: {each for each in found if (module, each) not in excepted} for module, found in graph.items()}
+
+
+def trained_by(house):
+    """Yield each module of settings with a module that trains by them: `built_by` of one of its recipes."""
+    for module in house.trees:
+        for recipe in house.trees[module].body if module.startswith(f"{SETTINGS_OF_RECIPES}.") else ():
+            for node in recipe.body if isinstance(recipe, ast.ClassDef) else ():
+                match node:
+                    case ast.AnnAssign(target=ast.Name("built_by"), value=ast.Constant(value=str() as place)):
+                        trains = place.partition(":")[0]
+                    case ast.Assign(targets=[ast.Name("built_by")], value=ast.Constant(value=str() as place)):
+                        trains = place.partition(":")[0]
+                    case _:
+                        continue
+                if trains.startswith(f"{SETTINGS_OF_RECIPES.rpartition('.')[0]}."):
+                    yield module, trains
 
 
 def climbs(graph):

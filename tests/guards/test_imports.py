@@ -7,7 +7,7 @@ from tests.guards.bindings import Bindings
 from tests.guards.floors import BACKWARDS, FLOORS, FOREIGN, REPORT_MAY_IMPORT, UNREAD, VERBS_MAY_IMPORT
 from tests.guards.graph import circles, graph_of, statements, strongly_connected, unread
 from tests.guards.house import SRC, House, vitreg
-from tests.guards.rules import climbs, lawful, may_import, verb_of
+from tests.guards.rules import climbs, lawful, may_import, trained_by, verb_of
 
 
 @functools.cache
@@ -16,11 +16,11 @@ def graph():
 
 
 def test_imports_go_down():
-    assert climbs(lawful(graph())) == []
+    assert climbs(lawful(vitreg(), graph())) == []
 
 
 def test_no_circles():
-    assert circles(lawful(graph())) == []
+    assert circles(lawful(vitreg(), graph())) == []
 
 
 def test_names_of_modules_can_be_read():
@@ -29,9 +29,33 @@ def test_names_of_modules_can_be_read():
 
 def test_what_is_excepted_is_imported_and_would_break_a_rule():
     together = {module: group for group in strongly_connected(graph()) for module in group}
-    for module, imported in BACKWARDS:
+    for module, imported in (*BACKWARDS, *trained_by(vitreg())):
         assert imported in graph()[module]
         assert imported in together[module] or not may_import(module, imported)
+
+
+SETTINGS = "recipes/settings/new.py"
+
+
+@pytest.mark.parametrize(
+    ("place", "lines", "lawfully"),
+    [
+        (SETTINGS, "class New:\n    built_by: ClassVar[str] = 'house.recipes.new:New'", True),
+        (SETTINGS, "class New:\n    built_by = 'house.recipes.new:New'", True),
+        (SETTINGS, "class New:\n    home = 'house.recipes.new:New'", False),
+        ("training/new.py", "class New:\n    built_by = 'house.recipes.new:New'", False),
+    ],
+)
+def test_settings_of_a_new_recipe_may_name_the_module_that_trains_by_them_and_nothing_else_may(
+    tmp_path, monkeypatch, place, lines, lawfully
+):
+    monkeypatch.setattr("tests.guards.rules.SETTINGS_OF_RECIPES", "house.recipes.settings")
+    settings = "house." + place.removesuffix(".py").replace("/", ".")
+    files = dict.fromkeys(
+        ("__init__.py", "recipes/__init__.py", "recipes/settings/__init__.py", "training/__init__.py"), ""
+    )
+    house = planted(tmp_path, "house", files | {place: lines, "recipes/new.py": f"from {settings} import New"})
+    assert (circles(lawful(house, graph_of(house))) == []) == lawfully
 
 
 def test_what_verbs_may_import_of_each_other_is_imported():

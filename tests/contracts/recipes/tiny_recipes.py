@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.data.views.settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
 from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
+from vitreg.testing.recipe_case import own_randomness
 from vitreg.training.settings import RecipeConfig, RunConfig, TrainConfig
 from vitreg.verbs.train.build import build_recipe
 
-CLASSES, CONTEXT, LOCAL = 5, 8, 16
+CLASSES, CONTEXT, LOCAL, NUMBERS = 5, 8, 16, 6
 
 MODEL = ModelConfig(
     width=32,
@@ -66,20 +69,32 @@ def build(recipe: RecipeConfig, model: ModelConfig = MODEL, seed: int | None = N
 
 
 def batch_of(recipe: RecipeConfig, step: int, samples: int = 4) -> TrainBatch:
-    """The global batch of a step: noise with labels, texts or local crops, as the recipe wants."""
+    """The global batch of a step: noise of the shapes that the recipe's view cuts, with what it `needs` beside it."""
     draw = torch.Generator().manual_seed(100 + step)
-
-    def noise(views: int, side: int) -> torch.Tensor:
-        return torch.randn(views, samples, 3, side, side, generator=draw)
-
-    match recipe:
-        case SupervisedConfig():
-            return TrainBatch((noise(1, 32),), torch.randint(CLASSES, (samples,), generator=draw))
-        case ClipConfig():
+    stacks, target = cut_by(recipe)
+    views = tuple(torch.randn(stack.shape[0], samples, *stack.shape[1:], generator=draw) for stack in stacks)
+    match recipe.needs:
+        case "none":
+            return TrainBatch(views)
+        case "label":
+            return TrainBatch(views, torch.randint(CLASSES, (samples,), generator=draw))
+        case "caption":
             texts = torch.randint(1, 1000, (samples, CONTEXT), generator=draw)
             texts[:, 0], texts[:, -1] = VOCABULARY - 2, VOCABULARY - 1
-            return TrainBatch((noise(1, 32),), texts)
-        case MaeConfig():
-            return TrainBatch((noise(1, 32),))
-        case DinoV2Config() | DinoConfig():
-            return TrainBatch((noise(2, 32), noise(2, LOCAL)))
+            return TrainBatch(views, texts)
+        case "mask":
+            classes = torch.randint(CLASSES, (samples, *target.shape), generator=draw)
+            return TrainBatch(views, classes.to(torch.uint8))
+        case "numbers":
+            return TrainBatch(views, torch.randn(samples, *target.shape, generator=draw))
+
+
+def cut_by(recipe: RecipeConfig) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """What the view cuts of a grey picture, and of its map where the recipe needs one: `NUMBERS` for each of 4 x 4 cells."""
+    size = MODEL.image_size
+    picture, view = Image.new("RGB", (size, size)), recipe.view(size)
+    known = {"mask": np.zeros((size, size), np.uint8), "numbers": np.zeros((4, 4, NUMBERS), np.float32)}.get(
+        recipe.needs
+    )
+    with own_randomness():
+        return (view(picture), None) if known is None else view(picture, known)
