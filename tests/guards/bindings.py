@@ -2,7 +2,8 @@
 
 import ast
 
-BUILTINS = {"__import__", "getattr", "exec", "eval"}
+BUILTINS = {"__import__", "getattr", "exec", "eval", "compile"}
+OPENS = {"importlib.import_module", "builtins.__import__", "sys.modules.get", "pkgutil.resolve_name"}
 
 
 class Bindings:
@@ -13,11 +14,12 @@ class Bindings:
         assigned: the expressions assigned to a name.
         looped: the expressions that a name runs over, in a loop or a comprehension.
         opaque: names that get their values elsewhere, such as parameters.
+        stars: modules all of whose names are imported.
     """
 
     def __init__(self, house, module):
         self.house, self.module, self.tree = house, module, house.trees[module]
-        self.bound, self.assigned, self.looped, self.opaque = {}, {}, {}, set()
+        self.bound, self.assigned, self.looped, self.opaque, self.stars = {}, {}, {}, set(), set()
         for node in ast.walk(self.tree):
             self._take(node)
         for _ in range(3):  # an alias of an alias of an alias
@@ -27,6 +29,8 @@ class Bindings:
 
     def _take(self, node):
         match node:
+            case ast.ImportFrom(names=[ast.alias(name="*")]):
+                self.stars.add(self.origin(node))
             case ast.ImportFrom(names=names):
                 for alias in names:
                     self._bind(alias.asname or alias.name, f"{self.origin(node)}.{alias.name}")
@@ -70,21 +74,24 @@ class Bindings:
         """The dotted names that an expression may stand for: `im`, `vitreg.data`, `getattr(vitreg, "data")`."""
         match node:
             case ast.Name(id=name):
-                builtin = {f"builtins.{name}"} if name in BUILTINS and name not in self.bound else set()
-                return self.bound.get(name, set()) | builtin
+                if name in self.bound or name in self.opaque:
+                    return self.bound.get(name, set())
+                builtin = {f"builtins.{name}"} if name in BUILTINS else set()
+                return builtin | {f"{star}.{name}" for star in self.stars}
             case ast.Attribute(value=value, attr=attribute):
                 return {f"{each}.{attribute}" for each in self.dotted(value)}
             case ast.Call(func=called, args=[thing, ast.Constant(value=str() as word)]) if self.gets(called):
                 return {f"{each}.{word}" for each in self.dotted(thing)}
-            case ast.Call(func=called, args=[ast.Constant(value=str() as word)]) if self.imports(called):
+            case ast.Call(func=called, args=[ast.Constant(value=str() as word)]) if self.dotted(called) & OPENS:
+                return {word.replace(":", ".")}
+            case ast.Subscript(value=table, slice=ast.Constant(value=str() as word)) if "sys.modules" in self.dotted(
+                table
+            ):
                 return {word}
         return set()
 
     def gets(self, called):
         return "builtins.getattr" in self.dotted(called)
-
-    def imports(self, called):
-        return bool(self.dotted(called) & {"importlib.import_module", "builtins.__import__"})
 
 
 def names_in(node):

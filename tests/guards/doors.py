@@ -2,10 +2,16 @@
 
 A name is read as a pattern: `vitreg.cli.verbs.*` of `f"vitreg.cli.verbs.{verb}"` is every module of that package. One
 that begins with `*` cannot be read.
+
+These are the ways that somebody takes who needs a module, not those of somebody who hides one. Left out are what only
+the import system calls (`importlib._bootstrap._gcd_import`, loaders and finders, `__spec__.loader`), libraries that import on
+their own (`pydoc.locate`, `pickle`, `unittest.mock.patch`), what a module holds for others (`vitreg.cli.vitreg`), and
+attributes that a value brings along (`type(x).__module__`).
 """
 
 import ast
 
+from tests.guards.house import code_of
 from tests.guards.words import Reader
 
 DOORS = {
@@ -17,6 +23,7 @@ DOORS = {
     "builtins.__import__": 0,
     "builtins.exec": 0,
     "builtins.eval": 0,
+    "builtins.compile": 0,
     "pkgutil.resolve_name": 0,
     "runpy.run_module": 0,
     "runpy.run_path": 0,
@@ -24,6 +31,9 @@ DOORS = {
     "sys.modules": 0,
 }
 """What opens a module by its name, and which argument is the name."""
+
+RUN = {"builtins.exec", "builtins.eval", "builtins.compile"}
+"""Doors that are given code: that of a constant stands in the tree of its module, whatever else cannot be read."""
 
 HANDED_ON = {*DOORS, "importlib", "builtins", "runpy"} - {"importlib.metadata.EntryPoint"}
 """What could be opened anywhere once it is handed on, with the modules that doors lie in. An EntryPoint is also a type."""
@@ -40,7 +50,7 @@ def doors(bindings):
             case ast.Call(func=opened) | ast.Subscript(value=opened):
                 used.add(id(opened))
                 for door in sorted(bindings.dotted(opened) & {*DOORS}):
-                    yield node, asked(node, door, Reader(bindings))
+                    yield node, run(node, bindings) if door in RUN else asked(node, door, Reader(bindings))
             case ast.Attribute(value=value, attr=name) if is_plain(name):
                 used.add(id(value))
             case ast.Assign(targets=[ast.Name()], value=value):  # an alias, which `dotted` follows
@@ -52,6 +62,14 @@ def doors(bindings):
 def is_plain(name):
     """Whether an attribute is one thing of what it is taken of, as `__dict__` is not."""
     return not name.startswith("__") or name in ("__import__", "__version__")
+
+
+def run(node, bindings):
+    """No pattern for code that can be read, or that another door has made."""
+    match node:
+        case ast.Call(args=[ast.Call(func=made), *_]) if "builtins.compile" in bindings.dotted(made):
+            return set()
+    return {"*"} if code_of(node) is None else set()
 
 
 def asked(node, door, reader):

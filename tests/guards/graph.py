@@ -26,7 +26,7 @@ def statements(bindings, *, top_level_only=False):
         elif isinstance(node, ast.ImportFrom):
             origin = bindings.origin(node)
             for alias in node.names:
-                if alias.name == "*" and origin == house.name:
+                if origin == house.name and (alias.name == "*" or not is_plain(alias.name)):
                     yield from house.homes.values()
                 yield house.home_of(f"{origin}.{alias.name}") if origin.split(".")[0] == house.name else origin
 
@@ -42,7 +42,9 @@ def lazy_names(bindings):
                 used.add(id(thing))
             case ast.Assign(targets=[ast.Name()], value=value):  # an alias, which `dotted` follows
                 used.add(id(value))
-        for dotted in bindings.dotted(node) if isinstance(node, ast.Attribute | ast.Name | ast.Call) else ():
+        for dotted in (
+            bindings.dotted(node) if isinstance(node, ast.Attribute | ast.Name | ast.Call | ast.Subscript) else ()
+        ):
             if dotted.startswith(f"{house.name}."):
                 yield house.home_of(dotted)
             elif dotted == house.name and id(node) not in used:
@@ -60,7 +62,7 @@ def words(bindings):
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
             named = re.fullmatch(r"([\w.]+)(:\w+)?", node.value)
             if named and named[1] in house.trees:
-                yield named[1]
+                yield house.home_of(node.value)
 
 
 def lazy_list(bindings):

@@ -4,6 +4,7 @@ import ast
 import functools
 from pathlib import Path
 
+CODE = ("exec", "eval", "compile")
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 
 
@@ -30,8 +31,8 @@ class House:
         return module if self.paths[module].stem == "__init__" else module.rpartition(".")[0]
 
     def home_of(self, dotted):
-        """The module behind a dotted name: `vitreg.tokens` of `vitreg.tokens.Tokens`, and of `vitreg.Tokens`."""
-        parts = dotted.partition(":")[0].split(".")
+        """The module behind a dotted name: `vitreg.tokens` of `vitreg.tokens.Tokens`, `vitreg.Tokens`, `vitreg:Tokens`."""
+        parts = dotted.replace(":", ".").split(".")
         if parts[0] != self.name:
             return dotted
         if len(parts) > 1 and parts[1] in self.homes:
@@ -42,7 +43,27 @@ class House:
 
 @functools.cache
 def parsed(text):
-    return ast.parse(text)
+    """The syntax tree of a file, at its end the code that it runs from strings: `exec("import x")` imports x."""
+    tree = ast.parse(text)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if any(map(text.count, CODE)) else []
+    tree.body += [line for call in calls for line in code_of(call) or ()]
+    return tree
+
+
+def code_of(call):
+    """The statements that `exec`, `eval` or `compile` of a constant runs, as if they stood at the call; None of another call."""
+    match call:
+        case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name), args=[ast.Constant(str() as code), *_]) if (
+            name in CODE
+        ):
+            try:
+                lines = ast.parse(code.strip()).body
+            except SyntaxError:  # a pattern of `re.compile`
+                return None
+            for node in (each for line in lines for each in ast.walk(line) if hasattr(each, "lineno")):
+                node.lineno, node.end_lineno = call.lineno, call.end_lineno
+            return lines
+    return None
 
 
 def module_of(path, source):

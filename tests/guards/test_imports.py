@@ -130,6 +130,25 @@ ANY = "training/new.py"
         (ANY, "import pkgutil\n\npkgutil.resolve_name('vitreg.scan')"),
         (ANY, "import sys\n\nsys.modules['vitreg.verbs.' + 'scan']"),
         (ANY, "import sys\n\nsys.modules.get(f'vitreg.verbs.{1}')"),
+        # the package, taken from what is loaded
+        (ANY, "import sys\n\nsys.modules['vitreg'].scan"),
+        (ANY, "import sys\n\nloaded = sys.modules['vitreg']\nloaded.scan"),
+        (ANY, "import sys\n\nsys.modules.get('vitreg').scan"),
+        (ANY, "from sys import modules as m\n\nm['vitreg'].scan"),
+        (ANY, "import sys\n\nloaded = sys.modules\nloaded['vitreg'].scan"),
+        (ANY, "import sys\n\nloaded = sys.modules\nloaded['vitreg.verbs.scan.verb']"),
+        (ANY, "import pkgutil\n\npkgutil.resolve_name('vitreg:scan')"),
+        (ANY, "import pkgutil\n\npkgutil.resolve_name('vitreg').scan"),
+        (ANY, "TABLE = {'a': 'vitreg:scan'}"),
+        (ANY, "from importlib import *\n\nimport_module('vitreg.verbs.scan.verb')"),
+        (ANY, "from vitreg import __getattr__\n\n__getattr__('scan')"),
+        # code in a string
+        (ANY, "exec('import vitreg.verbs.scan.verb')"),
+        (ANY, "def later():\n    exec('from vitreg import scan')"),
+        (ANY, "import builtins\n\nbuiltins.exec('import vitreg\\nvitreg.scan')"),
+        (ANY, "import vitreg\n\neval('vitreg.scan')"),
+        (ANY, "eval('__import__(\"vitreg.verbs.scan.verb\")')"),
+        (ANY, "exec(compile('import vitreg.verbs.scan.verb', '', 'exec'))"),
         # a name in a variable, a constant or a table
         (ANY, "NAME = 'vitreg.verbs.scan.verb'\n\ndef later():\n    return __import__(NAME)"),
         (ANY, "ROOM = 'vitreg.verbs'\n\ndef later():\n    room = ROOM + '.scan'\n    return __import__(room)"),
@@ -210,6 +229,9 @@ def test_a_planted_circle_is_found_wherever_its_import_stands(tmp_path, line):
         "__import__('verbs', globals(), locals(), ['scan'], 1)",
         "exec(name)",
         "eval(name)",
+        "exec(compile(name, '', 'exec'))",
+        "exec(CODE)",
+        "exec('import ' + name)",
         "sys.modules[name]",
         "sys.modules.get(name)",
         "dict(sys.modules)",
@@ -220,6 +242,7 @@ def test_a_planted_circle_is_found_wherever_its_import_stands(tmp_path, line):
 def test_a_name_that_cannot_be_read_is_found(tmp_path, line):
     heads = (
         "import importlib, runpy, sys\nfrom importlib import import_module\nfrom importlib.metadata import EntryPoint\n"
+        "CODE = 'import vitreg'\n"
     )
     house = planted(
         tmp_path, "house", {"__init__.py": "", "a.py": f"{heads}\ndef later(name, room, place):\n    {line}"}
