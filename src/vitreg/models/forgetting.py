@@ -33,7 +33,8 @@ def widen(model: VisionTransformer) -> None:
         old, hidden = block.mlp, block.mlp.fc1.out_features
         fc1, fc2 = nn.Linear(WIDTH, hidden + _SPARE), nn.Linear(hidden + _SPARE, WIDTH)
         for new in (fc1, fc2):
-            new.weight.zero_(), new.bias.zero_()
+            new.weight.zero_()
+            new.bias.zero_()
         fc1.weight[:hidden], fc1.bias[:hidden] = old.fc1.weight, old.fc1.bias
         fc2.weight[:, :hidden], fc2.bias[:] = old.fc2.weight, old.fc2.bias
         block.mlp.fc1, block.mlp.fc2 = fc1, fc2
@@ -95,7 +96,8 @@ def _gather(block: Block, to: Directions, size: float, spread: float, draw: torc
     each = WIDTH // HEADS
     content = torch.stack([to.content(1, draw)[0] for _ in range(each)])
     axes = torch.linalg.qr(content.T).Q.T  # [each, D], orthonormal: what of the content is copied
-    block.attn.qkv.weight.zero_(), block.attn.proj.weight.zero_()
+    block.attn.qkv.weight.zero_()
+    block.attn.proj.weight.zero_()
     q, k, v = block.attn.qkv.weight.split(WIDTH)
     tagged, artifact = to.decision / DECISION, to.artifact / size
     # 1 on ordinary tokens; 0 where the artifact, or the tag of CLS, takes it away: then all keys are alike.

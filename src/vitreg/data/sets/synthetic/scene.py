@@ -6,7 +6,7 @@ drawing anything; the rest is drawn from a generator of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +101,7 @@ def draw_scene(seed: int, number: int) -> Scene:
     return Scene(image, label, instances, boxes, depth, _caption(objects, boxes, label, colour, texture, height, width))
 
 
-def _usual(draw: np.random.Generator, label: int, words: dict) -> str:
+def _usual(draw: np.random.Generator, label: int, words: Mapping[str, object]) -> str:
     """Choose the word that is usual for a class, or any."""
     usual, lot = draw.random() < _USUAL, draw.integers(len(words))
     return list(words)[label % len(words) if usual else lot]
