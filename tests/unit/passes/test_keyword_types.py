@@ -35,7 +35,11 @@ NEEDED = {"to": "timm"}
     [pytest.param(kind, each.name, id=f"{kind.__name__}.{each.name}") for kind in KINDS for each in fields(kind)],
 )
 def test_every_option_refuses_what_is_of_no_type(kind, name):
-    needed = {each.name: NEEDED[each.name] for each in fields(kind) if each.default is MISSING}
+    needed = {
+        each.name: NEEDED[each.name]
+        for each in fields(kind)
+        if each.default is MISSING and each.default_factory is MISSING
+    }
     with pytest.raises(UserError, match=rf"^{name} takes .*, not <object object"):
         kind(**needed | {name: object()})
 
