@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from vitreg.experiments.experiment import Says
-from vitreg.quantities import percent
+from vitreg.quantities import count, percent
 from vitreg.records import Histogram, ScanResult
 from vitreg.records.reproduction import Claim, Measured
 
 RESAMPLES = 2000
+FEWEST = 5  # images with outliers, below which nothing is said of how much images differ
 PLANTED = "PLANTED: the artifacts were written into the weights; nothing was trained"
 
 
@@ -23,10 +24,17 @@ def note_of(model: str) -> str:
 def without_outliers(says: Says, found: Measured) -> Claim | None:
     """Judge a model that has no outliers; None if it has some.
 
-    The claim is not held if a moderate effect would have been found, and not testable otherwise.
+    The claim is not held if a moderate effect would have been found, and not testable otherwise, nor where the images do not
+    agree on whether there are any.
     """
     if found.numbers["outliers"]:
         return None
+    if found.numbers.get("undecided"):
+        return says.outcome(
+            found.subject,
+            None,
+            "Outliers are not established: some patches stand out, but too few of the images show it.",
+        )
     if found.numbers["could_see"]:
         return says.outcome(found.subject, False, "It has no outliers; a moderate second group would have been found.")
     return says.outcome(
@@ -39,6 +47,7 @@ def of_verdict(result: ScanResult) -> dict[str, float | None]:
     power = result.verdict.power
     return {
         "outliers": float(result.verdict.kind != "none"),
+        "undecided": float(result.verdict.undecided),
         "could_see": float(power is not None and power.excludes("moderate")),
     }
 
@@ -57,6 +66,17 @@ def share_interval(per_image: Histogram | None, patches: int, seed: int = 0) -> 
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
     low, high = np.percentile(drawn @ per / counts.sum() / patches, (2.5, 97.5))
     return float(low), float(high)
+
+
+def too_few(says: Says, found: Measured, images: float) -> Claim | None:
+    """Judge a model of which too few images hold outliers; None for enough."""
+    if images >= FEWEST:
+        return None
+    return says.outcome(
+        found.subject,
+        None,
+        f"Outliers lie in {count(int(images), 'image')} only; {FEWEST} are the fewest from which anything is said.",
+    )
 
 
 def shares(low: float | None, high: float | None) -> str:

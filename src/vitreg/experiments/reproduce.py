@@ -62,7 +62,10 @@ def reproduce(
         UserError: for an unknown id, absent images or models, or a folder that cannot be written.
     """
     options, loading = split(ReproduceOptions, options, keywords, "reproduce")
-    experiments, folder, begun = experiments_named(tuple(ids)), output_folder(Path(out)), datetime.now(UTC)
+    experiments, begun = experiments_named(tuple(ids)), datetime.now(UTC)
+    if only is not None and not (Path(out) / RECORD).exists():
+        raise UserError(f"{Path(out) / RECORD} does not exist; leave out --only to measure first.")
+    folder = output_folder(Path(out))
     outputs = ahead.reproduce_outputs(folder, *options.images)
     outputs.check()
     if only is not None:
@@ -77,13 +80,20 @@ def reproduce(
         for each in experiments:
             records.append(_run(each, setting))
             ended(records[-1])
-    device = choose_device(loading.get("device"))
-    made = provenance(
-        started=begun, device=device, precision=str(loading.get("precision", "auto")), processes=1, seed=options.seed
-    )
-    words = ", ".join(options.images) if options.images else "photographs that scikit-image ships, and crops of them"
-    result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
-    return _written(outputs, result)
+        device = choose_device(loading.get("device"))
+        made = provenance(
+            started=begun,
+            device=device,
+            precision=str(loading.get("precision", "auto")),
+            processes=1,
+            seed=options.seed,
+        )
+        words = (
+            ", ".join(options.images) if options.images else "photographs that scikit-image ships, and crops of them"
+        )
+        result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
+        with jobs.alone():  # another process on this folder may end at the same moment
+            return _written(outputs, result)
 
 
 def _run(experiment: Experiment, setting: Setting) -> ExperimentRecord:
@@ -113,8 +123,6 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
     path = outputs.folder / RECORD
     try:
         held = Reproduction.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; leave out --only to measure first.") from None
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is not a record of this version's `vitreg reproduce`.") from error
     if only == "claims":

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +93,10 @@ class Jobs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._claims.__exit__(kind, error, trace)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Be the only process of the folder in this block."""
+        return self._claims.alone()
 
     def row(self, job: Job) -> Row | None:
         """Return the row of a job that has ended; None if there is none that can be read."""

@@ -43,9 +43,9 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _middle(found: Measured) -> Claim:
-    part = found.numbers["part"]
-    if part is None:
-        return without_outliers(MIDDLE, found) or MIDDLE.outcome(found.subject, None, "The scan names no first block.")
+    absent, part = without_outliers(MIDDLE, found), found.numbers["part"]
+    if absent is not None or part is None:
+        return absent or MIDDLE.outcome(found.subject, None, "The scan names no first block.")
     words = f"From block {found.numbers['first']:.0f} of {found.numbers['blocks']:.0f}."
     return MIDDLE.outcome(found.subject, FROM <= part <= TO, words, part)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.outliers import note_of, of_verdict, too_few, without_outliers
 from vitreg.experiments.records import scan_of
-from vitreg.quantities import number
+from vitreg.quantities import count, number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _alike(found: Measured) -> Claim:
-    auc, images = found.numbers["auc"], found.numbers["images"]
-    if auc is None or not images:
-        return without_outliers(ALIKE, found) or ALIKE.outcome(found.subject, None, "The scan kept no similarities.")
+    absent, auc, images = without_outliers(ALIKE, found), found.numbers["auc"], found.numbers["images"] or 0.0
+    if absent is not None or auc is None:
+        return absent or ALIKE.outcome(found.subject, None, "The scan kept no similarities.")
+    if (few := too_few(ALIKE, found, images)) is not None:
+        return few
     low, high = auc_interval(auc, images)
-    words = f"Probability {number(auc)} ({number(low)} to {number(high)}), {images:.0f} images with outliers."
+    words = f"Probability {number(auc)} ({number(low)} to {number(high)}), {count(int(images), 'image')} with outliers."
     return ALIKE.outcome(found.subject, low > 0.5, words, auc, (low, high))
 
 

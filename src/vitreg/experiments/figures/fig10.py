@@ -10,7 +10,7 @@ import numpy as np
 
 from vitreg.analysis.intervals import wilson
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.outliers import note_of, of_verdict, too_few, without_outliers
 from vitreg.experiments.records import scan_of
 from vitreg.quantities import percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
@@ -55,8 +55,9 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 def _crowded(found: Measured) -> Claim:
     fullest, images = found.numbers["fullest"], found.numbers["images"] or 0.0
-    if fullest is None:
-        return without_outliers(CROWDED, found) or CROWDED.outcome(found.subject, None, "The scan kept no positions.")
+    absent = without_outliers(CROWDED, found)
+    if absent is not None or fullest is None:
+        return absent or CROWDED.outcome(found.subject, None, "The scan kept no positions.")
     # The fullest of many cells is full by chance too: of K cells, as many images fewer as K draws would give at most.
     low, high = wilson(round(fullest * images), images)
     margin = np.sqrt(2 * np.log(found.numbers["cells"] or 1.0) * TWENTY * (1 - TWENTY) / images)
@@ -68,11 +69,14 @@ def _crowded(found: Measured) -> Claim:
 
 
 def _border(found: Measured) -> Claim:
-    if found.numbers["fullest"] is None:
-        return without_outliers(BORDER, found) or BORDER.outcome(found.subject, None, "The scan kept no positions.")
+    absent = without_outliers(BORDER, found)
+    if absent is not None or found.numbers["fullest"] is None:
+        return absent or BORDER.outcome(found.subject, None, "The scan kept no positions.")
     ring, cells, images = (found.numbers.get(name) for name in ("ring_outliers", "ring_cells", "with_outliers"))
     if ring is None or cells is None or not images:
         return BORDER.outcome(found.subject, None, "No image holds an outlier at the block where they stand out most.")
+    if (few := too_few(BORDER, found, images)) is not None:
+        return few
     low, high = wilson(ring * images, images)
     words = f"{percent(ring)} ({percent(low)} to {percent(high)}) of the outliers lie in the ring, which is {percent(cells)} of the cells."
     return BORDER.outcome(found.subject, low > cells, words, ring, (low, high))
