@@ -92,7 +92,7 @@ class Repair:
         if not force and weights_hash(backbone) != base.weights_sha256:
             raise UserError(
                 f"this repair belongs to other weights than those of {backbone.spec}: it was fitted on "
-                f"{base.spec or 'a module'}{f' with {base.file}' if base.file else ''}; fit it again (in Python `apply(force=True)` insists)."
+                f"{base.spec or 'a module'}{f' with {base.file}' if base.file else ''}; fit it again (or `apply(force=True)` in Python)."
             )
 
     def save(self, folder: str | Path) -> Path:

@@ -60,9 +60,12 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _groups(found: Measured) -> Claim:
+    absent = without_outliers(GROUPS, found)
+    if absent is not None:
+        return absent
     if found.numbers["above"]:
         return GROUPS.outcome(found.subject, True, f"{percent(found.numbers['share'] or 0)} lie above the others.")
-    return without_outliers(GROUPS, found) or GROUPS.outcome(
+    return GROUPS.outcome(
         found.subject,
         False,
         "It has outliers in earlier blocks or below the other norms, not above them after the last block.",
@@ -70,18 +73,16 @@ def _groups(found: Measured) -> Claim:
 
 
 def _large(found: Measured) -> Claim:
-    ratio = found.numbers["ratio"]
-    if ratio is None:
-        return without_outliers(LARGE, found) or LARGE.outcome(
-            found.subject, False, "None lie above after the last block."
-        )
+    absent, ratio = without_outliers(LARGE, found), found.numbers["ratio"]
+    if absent is not None or ratio is None:
+        return absent or LARGE.outcome(found.subject, False, "None lie above after the last block.")
     return LARGE.outcome(found.subject, ratio >= FACTOR, f"{number(ratio)} times the others.", ratio)
 
 
 def _few(found: Measured) -> Claim:
-    share = found.numbers["share"] or 0.0
-    if not found.numbers["above"]:
-        return without_outliers(FEW, found) or FEW.outcome(found.subject, False, "None lie above after the last block.")
+    absent, share = without_outliers(FEW, found), found.numbers["share"] or 0.0
+    if absent is not None or not found.numbers["above"]:
+        return absent or FEW.outcome(found.subject, False, "None lie above after the last block.")
     low, high = found.numbers["share_low"], found.numbers["share_high"]
     held = (share if low is None else low) >= LEAST and (share if high is None else high) <= MOST
     return FEW.outcome(

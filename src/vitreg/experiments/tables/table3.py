@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BETTER = Says(
     id="objects",
     says="LOST finds more objects with registers (DeiT-III, DINOv2; not OpenCLIP).",
-    criterion="CorLoc is higher than that of the last model named before it that has its width and depth and no registers; interval above 0",
+    criterion="CorLoc is above that of the last model named before it with its width and depth and no registers; interval above 0",
     paper="DINOv2, VOC 2007: 55.4 % against 35.3 %",
 )
 
