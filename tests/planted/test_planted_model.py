@@ -93,7 +93,8 @@ def test_the_outliers_are_where_the_truth_says(kind, seed, images):
     sinks = share[
         [layer for layer in truth.layers[1:] if layer != truth.gathers]
     ]  # where it gathers it looks at all alike
-    assert sinks.min() > 3 * outliers[images_with].float().mean()
+    least = 2 if kind == "global" else 3  # CLS, which has gathered the mean too, turns less to them afterwards
+    assert sinks.min() > least * outliers[images_with].float().mean()
     visible = ratio(final, outliers)
     if kind == "hidden":
         assert 1 / 1.15 < visible < 1.15
