@@ -8,7 +8,6 @@ report artifacts: detector, gates and agreement of images included. The cost doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,26 +92,18 @@ class Images:
     def smallest_share(self, needed: int | None) -> float | None:
         """Return the smallest share that the scan finds with probability `POWER`, given `needed` tokens; None if there
         is none."""
-        high, low = None if needed is None else self._some_share(needed), MIN_SHARE / 4
-        if needed is None or high is None:
+        if needed is None:
             return None
+        high, low = MAX_SHARE, MIN_SHARE / 4
+        # Large shares are so uneven that some draws exceed a fifth of all tokens, which the gates refuse.
+        while self.chance(high, needed) < POWER:
+            high /= GRID**2
+            if high * self.patches * self.sizes.sum() < needed:
+                return None
         while high / low > GRID:
             middle = float(np.sqrt(low * high))
             low, high = (low, middle) if self.chance(middle, needed) >= POWER else (middle, high)
         return high
-
-    def show(self, needed: int) -> bool:
-        """Whether the scan finds any share with probability `POWER`, given `needed` tokens."""
-        return self._some_share(needed) is not None
-
-    def _some_share(self, needed: int) -> float | None:
-        # Large shares are so uneven that some draws exceed a fifth of all tokens, which the gates refuse.
-        share, tokens = MAX_SHARE, self.patches * self.sizes.sum()
-        while self.chance(share, needed) < POWER:
-            share /= GRID**2
-            if share * tokens < needed:
-                return None
-        return share
 
 
 def power_of(histograms: np.ndarray, patches: tuple[int, int], layers: tuple[int, int], detector: Detector) -> Power:
@@ -143,15 +134,12 @@ def _detectable(images: Images, histograms: np.ndarray, side: Side, detector: De
     """Return the smallest share for each of `RATIOS` on one side; a weaker effect never needs fewer tokens than a
     stronger one."""
     found, injection = [], Injection(histograms, side, detector)
-    ratios = [factor if side == "high" else 1 / factor for factor in sorted(RATIOS, reverse=True)]
     needed: int | None = injection.fewest
-    for place, ratio in enumerate(ratios):
+    for factor in sorted(RATIOS, reverse=True):
+        ratio = factor if side == "high" else 1 / factor
+        needed = None if needed is None else injection.needed(ratio, needed)
         already = injection.already(ratio)
-        if needed is not None:
-            needed = injection.needed(
-                ratios[place:], needed, lambda count, already=already: images.show(count + already)
-            )
-        share = None if needed is None else images.smallest_share(needed + already)
+        share = images.smallest_share(None if needed is None else needed + already)
         found.append(Detectable(ratio=float(f"{ratio:.3g}"), share=None if share is None else float(f"{share:.2g}")))
     return found[::-1]
 
@@ -165,26 +153,18 @@ class Injection:
 
     def __init__(self, histograms: np.ndarray, side: Side, detector: Detector) -> None:
         self._side: Side = side
-        self._detector = detector
+        self._detector, self._random = detector, np.random.default_rng(0)
         pool = Pools(histograms)
         self._whole = pool(np.ones(len(histograms)))
         self._drawn = [pool(weight) for weight in weights(len(histograms), TRIES, 1)]
         self.fewest = max(int(np.ceil(MIN_SHARE * self._whole.total)), 1)
         self._most = int(LARGEST_INJECTION * self._whole.total)
-        self._asked: dict[tuple[int, float], bool] = {}
 
-    def needed(self, ratios: Sequence[float], fewest: int, shown: Callable[[int], bool]) -> int | None:
-        """Return how many tokens at the first of these ratios of the median the detector needs; None if a tenth of all is
-        too few, or the images would not show so many.
-
-        Args:
-            ratios: the strongest first. If the fewest tokens are enough for the second, they are enough for the first.
-            fewest: tokens to begin with.
-            shown: whether the images show a group of which so many tokens are needed; asking the detector takes longer.
-        """
+    def needed(self, ratio: float, fewest: int) -> int | None:
+        """Return how many tokens at this ratio of the median the detector needs; None if a tenth of all is too few."""
         count = fewest
-        while count <= self._most and shown(count):
-            if (count == fewest and self._dependably(count, ratios[:2][-1])) or self._dependably(count, ratios[0]):
+        while count <= self._most:
+            if self._dependably(count, ratio):
                 return count
             count = max(int(STEP * count), count + 1)
         return None
@@ -195,16 +175,10 @@ class Injection:
         return self._whole.split(edge, self._side)[1].total
 
     def _dependably(self, count: int, ratio: float) -> bool:
-        if (count, ratio) not in self._asked:
-            self._asked[count, ratio] = self._ask(count, ratio)
-        return self._asked[count, ratio]
-
-    def _ask(self, count: int, ratio: float) -> bool:
         times, misses = -(-count // MANY), 0
         for tried, drawn in enumerate(self._drawn, start=1):
-            random = np.random.default_rng(tried)  # the same tokens at every ratio
-            normal = random.standard_normal(count // times)
-            again = random.choice(normal, len(normal))  # with replacement, as in a resample
+            normal = self._random.standard_normal(count // times)
+            again = self._random.choice(normal, len(normal))  # with replacement, as in a resample
             misses += not self._detector(injected(drawn, again, ratio, times), self._side).found
             if misses > 1 or misses == tried:  # a miss at the first try ends it
                 return False
