@@ -42,6 +42,8 @@ class ReproduceOptions(ImageOptions):
     Each model is scanned and probed once for all experiments. Finished parts are kept: after Ctrl-C the same command goes on,
     and several processes on one folder share the work. Writes result.json, claims.json, report.html and figures/ into --out.
 
+    Models run in fp32 unless --precision names another, so that a claim does not depend on what a machine is fast at.
+
     Example: vitreg reproduce fig3 fig5a -m timm:vit_base_patch14_dinov2.lvd142m --images photos/
     """
 

@@ -1,12 +1,16 @@
-"""The records of verbs behind the numbers of an experiment."""
+"""The records of verbs behind the numbers of an experiment, and what is drawn from them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from vitreg.experiments.experiment import Drawings
 from vitreg.passes.jobs import RUNS
 from vitreg.records import ScanResult
-from vitreg.records.reproduction import Measured
+from vitreg.records.reproduction import ExperimentRecord, Measured
 
 
 def scan_of(found: Measured, jobs: Path) -> ScanResult:
@@ -18,3 +22,22 @@ def scan_of(found: Measured, jobs: Path) -> ScanResult:
         OSError: if its folder is gone.
     """
     return ScanResult.model_validate_json((jobs / RUNS / found.jobs["scan"] / "result.json").read_bytes())
+
+
+def scans_drawn(
+    record: ExperimentRecord,
+    jobs: Path,
+    figure: Callable[[ScanResult], Any],
+    shown: Callable[[Measured], object] = lambda found: True,
+) -> Drawings:
+    """Return a figure of the scan of each subject that has numbers.
+
+    Args:
+        figure: draws a scan. shown: whether a subject has one.
+    """
+
+    def draw(found: Measured) -> Any:
+        return figure(scan_of(found, jobs))
+
+    subjects = [(place, each) for place, each in enumerate(record.measured) if not each.failed and shown(each)]
+    return {f"{record.id}-{place}": (each.subject, partial(draw, each)) for place, each in subjects}

@@ -62,6 +62,8 @@ def reproduce(
         UserError: for an unknown id, absent images or models, or a folder that cannot be written.
     """
     options, loading = split(ReproduceOptions, options, keywords, "reproduce")
+    if loading.get("precision", "auto") == "auto":
+        loading["precision"] = "fp32"  # a claim should not depend on what a machine is fast at
     experiments, begun = experiments_named(tuple(ids)), datetime.now(UTC)
     if only is not None and not (Path(out) / RECORD).exists():
         raise UserError(f"{Path(out) / RECORD} does not exist; leave out --only to measure first.")
@@ -71,7 +73,8 @@ def reproduce(
     if only is not None:
         return _again(outputs, only, {each.id for each in experiments} if ids else set(EXPERIMENTS))
     with Jobs(folder, started, waits) as jobs:
-        images = options.images or (_photographs(folder),)
+        needed = any("images" in each.needs for each in experiments)
+        images = options.images or ((_photographs(jobs),) if needed else ())
         setting = Setting(
             jobs=jobs, models=options.subjects, images=images, classes=options.classes, boxes=options.boxes, seed=options.seed,
             reading={name: getattr(options, name) for name in READING}, loading=loading,
@@ -80,17 +83,12 @@ def reproduce(
         for each in experiments:
             records.append(_run(each, setting))
             ended(records[-1])
-        device = choose_device(loading.get("device"))
         made = provenance(
-            started=begun,
-            device=device,
-            precision=str(loading.get("precision", "auto")),
-            processes=1,
+            started=begun, device=choose_device(loading.get("device")), precision=str(loading["precision"]), processes=1,
             seed=options.seed,
-        )
-        words = (
-            ", ".join(options.images) if options.images else "photographs that scikit-image ships, and crops of them"
-        )
+        )  # fmt: skip
+        ours = "photographs that scikit-image ships, and crops of them" if images else "no images"
+        words = ", ".join(options.images) or ours
         result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
         with jobs.alone():  # another process on this folder may end at the same moment
             return _written(outputs, result)
@@ -151,10 +149,20 @@ def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
         return noted(result, place / RECORD, attempts)
 
 
-def _photographs(folder: Path) -> str:
-    """Write scikit-image's photographs into the folder, and return where."""
+def _photographs(jobs: Jobs) -> str:
+    """Write scikit-image's photographs, and return where. A job like any other: whole, or done again.
+
+    Raises:
+        UserError: if scikit-image is not installed.
+    """
     from vitreg.verbs.demo.verb import write_photographs
 
-    if not (folder / PHOTOGRAPHS).exists():
+    def work(folder: Path) -> dict[str, Any]:
         write_photographs(folder / PHOTOGRAPHS)
-    return str(folder / PHOTOGRAPHS)
+        return {}
+
+    job = Job("photographs of scikit-image", {"photographs": "scikit-image"})
+    row = jobs.do(job, work)
+    if row.failed:
+        raise UserError(row.failed)
+    return str(jobs.files(job) / PHOTOGRAPHS)

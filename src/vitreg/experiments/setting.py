@@ -58,23 +58,19 @@ class Setting:
             ScanResult, f"scan of {model}", {"verb": "scan", "images": self._data(*self.images)}, model, work
         )
 
-    def evaluate(self, model: str, task: str, data: str = "", **settings: Any) -> tuple[EvalResult, str]:
-        """Return a task's result for a model, and the key of its job.
+    def evaluate(self, model: str, task: str, data: str) -> tuple[EvalResult, str]:
+        """Return a task's result for a model, with the task's defaults, and the key of its job.
 
-        Args:
-            settings: of the task.
         Raises:
             UserError: if it failed.
         """
-        from vitreg.verbs.eval.registry import task_named
         from vitreg.verbs.eval.verb import evaluate
 
         def work(folder: Path) -> dict[str, Any]:
-            of_task, _ = task_named(task, dict(settings))
-            evaluate(model, of_task, data, out=folder, seed=self.seed, **self.reading, **self.loading)
+            evaluate(model, task, data, out=folder, seed=self.seed, **self.reading, **self.loading)
             return {}
 
-        asked = {"verb": "eval", "task": task, "settings": settings, "data": self._data(data)}
+        asked = {"verb": "eval", "task": task, "data": self._data(data)}
         return self._result(EvalResult, f"{task} of {model}", asked, model, work)
 
     def discover(self, model: str) -> tuple[DiscoverResult, str]:

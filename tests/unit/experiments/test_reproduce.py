@@ -99,6 +99,31 @@ def test_a_model_that_fails_says_why_and_the_others_run(photographs, tmp_path):
     assert not second.failed
 
 
+def test_photographs_are_a_job_and_a_folder_of_that_name_is_not_taken_for_them(tmp_path, monkeypatch):
+    seen = []
+
+    def write(folder):
+        folder.mkdir(exist_ok=True)
+        seen.append(folder)
+        raise UserError("the demo needs scikit-image.")
+
+    monkeypatch.setattr("vitreg.verbs.demo.verb.write_photographs", write)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="needs scikit-image"):
+        vitreg.reproduce(("fig3",), out=tmp_path)
+    assert seen
+    assert tmp_path / "photographs" not in seen
+    assert vitreg.reproduce(("fig12",), out=tmp_path).experiments  # needs none
+
+
+def test_models_run_in_fp32_unless_told_otherwise(run):
+    out, _, found, _ = run
+    assert found.provenance.precision == "fp32"
+    records = [json.loads(path.read_text()) for path in (out / "runs").glob("*/result.json")]
+    assert {each["provenance"]["precision"] for each in records} == {"float32"}
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"no experiment 'tabel1'.*'table1'"):
         vitreg.reproduce(("tabel1",), out=tmp_path)

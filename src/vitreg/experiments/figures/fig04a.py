@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
-from vitreg.experiments.records import scan_of
+from vitreg.experiments.records import scans_drawn
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -54,11 +54,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The norms of each model over its blocks."""
     from vitreg.report.scan.charts import norms
 
-    return {
-        f"fig4a-{place}": (each.subject, lambda each=each: norms.figure(scan_of(each, jobs)))
-        for place, each in enumerate(record.measured)
-        if not each.failed
-    }
+    return scans_drawn(record, jobs, norms.figure)
 
 
 EXPERIMENT = Experiment(

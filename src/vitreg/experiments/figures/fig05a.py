@@ -10,7 +10,7 @@ import numpy as np
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, too_few, without_outliers
-from vitreg.experiments.records import scan_of
+from vitreg.experiments.records import scans_drawn
 from vitreg.quantities import count, number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -71,11 +71,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The two distributions of similarity of each model that has outliers."""
     from vitreg.report.scan.charts import redundancy
 
-    return {
-        f"fig5a-{place}": (each.subject, lambda each=each: redundancy.figure(scan_of(each, jobs)))
-        for place, each in enumerate(record.measured)
-        if not each.failed and each.numbers["auc"] is not None
-    }
+    return scans_drawn(record, jobs, redundancy.figure, lambda found: found.numbers["auc"] is not None)
 
 
 EXPERIMENT = Experiment(

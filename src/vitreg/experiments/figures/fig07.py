@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict
-from vitreg.experiments.records import scan_of
+from vitreg.experiments.records import scans_drawn
 from vitreg.quantities import number, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -75,11 +75,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The histogram of norms after the last block, of each model."""
     from vitreg.report.scan.charts import histogram
 
-    return {
-        f"fig7-{place}": (each.subject, lambda each=each: histogram.figure(scan_of(each, jobs), LAST))
-        for place, each in enumerate(record.measured)
-        if not each.failed
-    }
+    return scans_drawn(record, jobs, lambda result: histogram.figure(result, LAST))
 
 
 EXPERIMENT = Experiment(

@@ -11,7 +11,7 @@ import numpy as np
 from vitreg.analysis.intervals import wilson
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, too_few, without_outliers
-from vitreg.experiments.records import scan_of
+from vitreg.experiments.records import scans_drawn
 from vitreg.quantities import percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -86,11 +86,7 @@ def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The map of positions of each model that has outliers."""
     from vitreg.report.scan.charts import positions
 
-    return {
-        f"fig10-{place}": (each.subject, lambda each=each: positions.figure(scan_of(each, jobs)))
-        for place, each in enumerate(record.measured)
-        if not each.failed and each.numbers["fullest"] is not None
-    }
+    return scans_drawn(record, jobs, positions.figure, lambda found: found.numbers["fullest"] is not None)
 
 
 EXPERIMENT = Experiment(
