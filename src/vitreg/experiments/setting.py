@@ -55,7 +55,7 @@ class Setting:
             return {}
 
         return self._result(
-            ScanResult, f"scan of {model}", {"verb": "scan", "images": self._data(*self.images)}, model, work
+            ScanResult, f"scan of {model}", {"verb": "scan", "images": self.data(*self.images)}, model, work
         )
 
     def evaluate(self, model: str, task: str, data: str) -> tuple[EvalResult, str]:
@@ -70,7 +70,7 @@ class Setting:
             evaluate(model, task, data, out=folder, seed=self.seed, **self.reading, **self.loading)
             return {}
 
-        asked = {"verb": "eval", "task": task, "data": self._data(data)}
+        asked = {"verb": "eval", "task": task, "data": self.data(data)}
         return self._result(EvalResult, f"{task} of {model}", asked, model, work)
 
     def discover(self, model: str) -> tuple[DiscoverResult, str]:
@@ -86,7 +86,7 @@ class Setting:
             return {}
 
         return self._result(
-            DiscoverResult, f"objects of {model}", {"verb": "discover", "images": self._data(self.boxes)}, model, work
+            DiscoverResult, f"objects of {model}", {"verb": "discover", "images": self.data(self.boxes)}, model, work
         )
 
     @property
@@ -96,19 +96,32 @@ class Setting:
             raise UserError("this experiment reads the images as one folder, archive or named set; name one.")
         return "".join(self.images)  # the only one
 
-    def _result(
-        self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
-    ) -> tuple[R, str]:
+    def done(
+        self, name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
+    ) -> tuple[Path, str]:
+        """Do something with a model, unless it is done, and return the folder of what it wrote, and the key of its job.
+
+        Args:
+            name: for people. asked: what is done, and with which data. work: gets the folder.
+        Raises:
+            UserError: if it failed.
+        """
         settings = {
-            **asked, "model": model, "weights": self._data(whole(model).partition(":")[2]), "seed": self.seed,
+            **asked, "model": model, "weights": self.data(whole(model).partition(":")[2]), "seed": self.seed,
             "given": {name: str(value) for name, value in {**self.reading, **self.loading}.items() if name not in HOW_FAST},
         }  # fmt: skip
         job = Job(name, settings)
         row: Row = self.jobs.do(job, work)
         if row.failed:
             raise UserError(row.failed)
-        return kind.model_validate_json((self.jobs.files(job) / RECORD).read_bytes()), job.key
+        return self.jobs.files(job), job.key
 
-    def _data(self, *given: str) -> list[str]:
+    def _result(
+        self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
+    ) -> tuple[R, str]:
+        folder, key = self.done(name, asked, model, work)
+        return kind.model_validate_json((folder / RECORD).read_bytes()), key
+
+    def data(self, *given: str) -> list[str]:
         """Name data with what tells whether its files are the same."""
         return [word for each in given for word in (each, hash_of_data(each))]
