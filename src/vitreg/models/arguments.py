@@ -59,7 +59,7 @@ _NUMBERS = {
     "register_init": _Bounds(0, 1000, whole=False),
     "token_init": _Bounds(0, 1000, whole=False),
 }
-_WORDS = {"mlp": ("mlp", "swiglu"), "pool": ("cls", "mean")}
+_WORDS = {"mlp": ("mlp", "swiglu"), "pool": ("cls", "mean"), "register_attention": ("softmax", "slots")}
 _SWITCHES = ("cls_token", "pre_norm", "register_positions", "mask_token")
 
 

@@ -18,16 +18,22 @@ from torch.utils.checkpoint import checkpoint
 
 from vitreg.models.attend import attend_plainly
 from vitreg.models.depth import Draw
+from vitreg.models.slots import attend_as_slots
 
 Shapes = list[tuple[int, int]]  # (B, N) of every batch in a pack
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused q, k, v projection."""
+    """Multi-head self-attention with one fused q, k, v projection.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        slots: [start, stop) of tokens whose queries compete for the keys; None if none do.
+    """
+
+    def __init__(self, width: int, heads: int, slots: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.num_heads = heads
+        self.slots = slots
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -51,6 +57,8 @@ class Attention(nn.Module):
     def _mix(self, qkv: Float[Tensor, "B N 3D"], seen: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, d]
         mask = None if seen is None else seen[:, None, None]  # [B, 1, 1, N]: the same keys for all queries
+        if self.slots is not None:
+            return attend_as_slots(q, k, v, mask, self.slots).to(v.dtype).transpose(1, 2).flatten(2)
         # PyTorch's fused kernel has a slow backward pass on the CPU in bfloat16.
         plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
         attend = attend_plainly if plain else F.scaled_dot_product_attention
@@ -114,6 +122,7 @@ class Block(nn.Module):
     Args:
         layer_scale: initial gain of both branches; None for branches without one.
         bypass: [start, stop) of tokens that skip the block: they stay unchanged and no other token attends to them.
+        slots: [start, stop) of tokens whose queries compete for the keys.
     Attributes:
         checkpoint: recompute activations in the backward pass (activation checkpointing).
     """
@@ -128,13 +137,14 @@ class Block(nn.Module):
         mlp: Literal["mlp", "swiglu"] = "mlp",
         norm_eps: float = 1e-6,
         bypass: tuple[int, int] | None = None,
+        slots: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.checkpoint = False
         self.bypass = bypass
         hidden = int(width * mlp_ratio)
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, slots)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = SwiGLU(width, swiglu_hidden(hidden)) if mlp == "swiglu" else Mlp(width, hidden)

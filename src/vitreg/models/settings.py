@@ -60,6 +60,8 @@ class ModelConfig:
     """Chance that a register is hidden from a sample's other tokens during training."""
     register_decorrelation: float = 0.0
     """Weight of a penalty on similar registers (the paper's future work)."""
+    register_attention: Literal["softmax", "slots"] = "softmax"
+    """In the queries of registers: softmax over the keys, or slots: over the registers, so that they compete."""
     mlp: Literal["mlp", "swiglu"] = "mlp"
     """Feed-forward network; DINOv2 from scratch on ImageNet-22k uses swiglu."""
     mlp_ratio: float = 4.0
@@ -110,6 +112,7 @@ class ModelConfig:
             "register_init": self.register_init,
             "register_positions": self.register_positions,
             "register_depth": self.register_depth,
+            "register_attention": self.register_attention,
             "token_init": self.token_init,
         }
         check_arguments(arguments)

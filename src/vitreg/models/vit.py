@@ -72,6 +72,8 @@ class VisionTransformer(nn.Module):
         register_positions: add a learned position of their own to the registers; `published_state` folds it in.
         register_depth: block before which registers enter; earlier blocks neither change nor see them. timm loads such
             weights but lacks the option: its registers would enter at the first block.
+        register_attention: "softmax", or "slots": in the queries of the registers the softmax goes over the registers. timm
+            loads such weights but computes them as "softmax".
         mask_token: learn a token that replaces the embeddings of masked patches (iBOT).
     Raises:
         ValueError: if the width is not a multiple of the heads, the image size not one of the patch, or there is no
@@ -104,6 +106,7 @@ class VisionTransformer(nn.Module):
         token_init: float = 1e-6,
         register_positions: bool = False,
         register_depth: int = 0,
+        register_attention: Literal["softmax", "slots"] = "softmax",
         mask_token: bool = False,
     ) -> None:
         super().__init__()
@@ -134,6 +137,7 @@ class VisionTransformer(nn.Module):
             Block(
                 width, heads, mlp_ratio, layer_scale,
                 mlp=mlp, norm_eps=norm_eps, bypass=place if registers and number < register_depth else None,
+                slots=place if registers and register_attention == "slots" else None,
             )
             for number in range(depth)
         )  # fmt: skip

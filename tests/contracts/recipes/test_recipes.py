@@ -20,6 +20,7 @@ NO_REGISTERS = {"registers": 0}
 KNOBS = {
     "one register": {"registers": 1},
     "late": {"register_depth": 1},
+    "slots": {"register_attention": "slots"},
     "positions": {"register_positions": True},
     "dropout": {"register_dropout": 0.5},
     "decorrelation": {"register_decorrelation": 0.5},

@@ -257,6 +257,7 @@ MODELS = {
     "register_init": Change(0.5, "weights"),
     "register_positions": Change(True, "weights"),
     "register_depth": Change(1, "loss"),
+    "register_attention": Change("slots", "loss"),
     "register_dropout": Change(0.5, "loss"),
     "register_decorrelation": Change(0.5, "loss"),
     "mlp": Change("swiglu", "weights"),

@@ -191,6 +191,8 @@ def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
         return "pooling by the mean patch"
     if isinstance(first, Block) and first.bypass is not None:
         return "registers that enter after the first block"
+    if isinstance(first, Block) and first.attn.slots is not None:
+        return "registers that compete for keys as slots"
     if shape.patch[0] != shape.patch[1] or network.image_size[0] != network.image_size[1]:
         return "patches or position tables that are not square"
     if shape.mlp_ratio is None or shape.mlp_ratio % 1:

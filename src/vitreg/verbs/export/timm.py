@@ -54,6 +54,8 @@ def _of_ours(network: VisionTransformer, preprocess: Preprocess | None) -> dict[
     first = network.blocks[0]
     if isinstance(first, Block) and first.bypass is not None:
         raise UserError("timm has no registers that enter after the first block; export to safetensors or onnx.")
+    if isinstance(first, Block) and first.attn.slots is not None:
+        raise UserError("timm has no registers that compete for keys as slots; export to safetensors or onnx.")
     inner = 2 * shape.hidden if shape.mlp == "swiglu" else shape.hidden  # timm counts both halves of a gated MLP
     classes = network.head.out_features if isinstance(network.head, nn.Linear) else 0
     pool = "token" if network.pool == "cls" else "avg"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.config import differences, encode, read
+from vitreg.config import decode, differences, encode, read
 from vitreg.console.terminal import say
 from vitreg.data.batches.training import TrainingLoader
 from vitreg.errors import UserError
@@ -267,7 +267,8 @@ def _record(folder: Path, config: TrainConfig, resume: bool, say: _Say) -> dict[
         return None
     if record is None:
         raise UserError(f"{folder} holds no run: there is no config.json; start one without --resume.")
-    changed = [d for d in differences(record.get("train", {}), encode(config)) if d.split(":")[0] not in FREE]
+    held = encode(decode(TrainConfig, record.get("train", {}), where=str(file)))  # with settings that came since
+    changed = [d for d in differences(held, encode(config)) if d.split(":")[0] not in FREE]
     if changed:
         raise UserError(
             f"the run in {folder} was started with other settings ({'; '.join(changed)}); "

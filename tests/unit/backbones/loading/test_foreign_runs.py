@@ -41,6 +41,7 @@ NONSENSE = {
     "num_classes": [-1, 10**12],
     "mlp": ["gelu", 3, None, ["mlp"]],
     "pool": ["max", 0],
+    "register_attention": ["slot", 0],
     "mlp_ratio": [0, -4, float("nan"), float("inf"), 10**9, "4"],
     "norm_eps": [0, -1, float("nan"), "small"],
     "layer_scale": [-1, float("nan"), "small"],
