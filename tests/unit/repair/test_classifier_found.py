@@ -4,12 +4,14 @@ import open_clip
 import pytest
 import timm
 import torch
-from tests.unit.repair.causal.reading_sinks import SIDE, network
-from torch import Tensor
+from tests.unit.repair.causal.reading_sinks import SIDE, WIDTH, network
+from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
+from vitreg.backbones.edits import Edit
 from vitreg.repair.logits import classifies
+from vitreg.repair.methods.border import AddRing
 
 IMAGE = torch.zeros(1, 3, SIDE, SIDE)
 
@@ -66,3 +68,36 @@ def test_the_mean_of_two_heads_is_a_classifier() -> None:
     for head in (distilled.head, distilled.head_dist):
         torch.nn.init.normal_(head.weight)
     assert classifies(Backbone(distilled), IMAGE)
+
+
+def rewriting() -> nn.Module:
+    """A model without a head, whose last block ends with a linear layer on the class token: what the model returns."""
+    model = network(classes=0)
+    last = model.blocks[-1]
+
+    class Rewriting(type(last)):
+        def forward(self, tokens: Tensor, **words: object) -> Tensor:
+            tokens = super().forward(tokens, **words)
+            return torch.cat([self.own(tokens[:, 0])[:, None], tokens[:, 1:]], 1)
+
+    last.__class__, last.own, model.norm = Rewriting, nn.Linear(WIDTH, WIDTH), nn.Identity()
+    return model.eval()
+
+
+def test_an_edited_model_is_judged_by_the_original() -> None:
+    """The edited module is a copy, so its blocks are not those that the anatomy knows."""
+    unchanged = [Edit("mlp", 0, lambda hidden, _place: hidden)]
+    assert classifies(Backbone(network()).edited(unchanged, "nothing"), IMAGE)
+    for headless in (network(classes=0), rewriting()):
+        backbone = Backbone(headless)
+        assert not classifies(backbone, IMAGE)
+        assert not classifies(backbone.edited(unchanged, "nothing"), IMAGE)
+
+
+def test_an_edited_model_that_cannot_answer_has_no_classifier() -> None:
+    """This module of timm takes one size, which a border changes; one of the whole call has no module."""
+    backbone = Backbone(network())
+    assert not classifies(backbone.edited([Edit("image", None, AddRing((8, 8)))], "border"), IMAGE)
+    assert not classifies(
+        backbone.edited([Edit("forward", None, lambda image, place: place.run(image))], "whole"), IMAGE
+    )

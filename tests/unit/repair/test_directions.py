@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.repair.planted_outcome import Patient, patient
 from torch import nn
 
 import vitreg
@@ -17,6 +16,7 @@ from vitreg.errors import UserError
 from vitreg.models import planted
 from vitreg.models.vit import Block, VisionTransformer
 from vitreg.repair.directions import angle, block_map, deviations_of, measured_direction, predicted_directions
+from vitreg.repair.table.on_planted import Patient, patient
 
 pytestmark = pytest.mark.usefixtures("planted_once")
 

@@ -14,7 +14,6 @@ import torch
 import vitreg
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
-from vitreg.models import planted
 from vitreg.repair.asked import NONE, Wanted
 from vitreg.repair.columns import cost
 from vitreg.repair.columns.data import HeldOut
@@ -26,6 +25,7 @@ from vitreg.repair.repair import Repair, weights_hash
 from vitreg.repair.subject import Subject
 from vitreg.repair.table.controls import zero_strength
 from vitreg.repair.table.measure import COLUMNS, measured
+from vitreg.repair.table.on_planted import clean_twin
 from vitreg.results import RepairRow
 
 RANDOM, ZERO, CLEAN, TWIN = "random", "zero strength", "clean twin", "twin"
@@ -206,15 +206,6 @@ def twin_row(model: str, subject: Subject, held_out: HeldOut) -> RepairRow:
         model=model, method=NONE, control=TWIN, cells=cells, lacking=found.lacking, notes=[f"The twin is {subject.backbone.spec}."],
         maps=_maps(found.gathered),
     )  # fmt: skip
-
-
-def clean_twin(backbone: Backbone) -> Backbone | None:
-    """Return the clean twin of a planted model, None for any other model."""
-    kind, _, seed = backbone.spec.removeprefix("planted:").partition("@")
-    if not backbone.spec.startswith("planted:") or kind not in planted.KINDS or (seed and not seed.isdecimal()):
-        return None
-    module = planted.clean(int(seed or 0), kind=kind).to(backbone.device, backbone.dtype)
-    return Backbone(module, preprocess=backbone.preprocess, spec=f"planted:clean@{int(seed or 0)}")
 
 
 def _maps(gathered: Gathered) -> list[list[list[float | None]]]:

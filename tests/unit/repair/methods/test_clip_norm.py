@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.repair.planted_outcome import Patient, patient
 
 from vitreg.backbones.edits import Place
 from vitreg.repair.methods.clip_norm import ClipNorm
 from vitreg.repair.per_image.detect import Detector
+from vitreg.repair.table.on_planted import Patient, patient
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")

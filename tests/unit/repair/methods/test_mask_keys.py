@@ -9,7 +9,6 @@ from typing import Literal
 
 import pytest
 import torch
-from tests.unit.repair.planted_outcome import Patient, patient
 
 from vitreg.backbones import Capture
 from vitreg.backbones.edits import Place
@@ -19,6 +18,7 @@ from vitreg.repair.methods.mask_keys import METHOD
 from vitreg.repair.per_image.detect import Detector
 from vitreg.repair.per_image.hiding import MARKED, HideKeys
 from vitreg.repair.settings import MaskKeysSettings
+from vitreg.repair.table.on_planted import Patient, patient
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.repair.planted_outcome import Outcome, Patient, patient
 from torch import Tensor
 
 from vitreg.backbones import Capture
@@ -20,6 +19,7 @@ from vitreg.repair.methods.prefix import METHOD, CachedKeys, edits
 from vitreg.repair.per_image.detect import detector_from
 from vitreg.repair.repair import load_repair
 from vitreg.repair.settings import PrefixSettings
+from vitreg.repair.table.on_planted import Outcome, Patient, patient
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")
@@ -36,7 +36,6 @@ def after(high: Patient) -> Outcome:
     return high.after("prefix", candidates=2)
 
 
-@pytest.mark.slow
 @dataclass(frozen=True)
 class Drop:
     """Tokens that really leave the sequence, of a single image."""

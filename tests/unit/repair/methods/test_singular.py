@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.repair.planted_outcome import Outcome, Patient, patient
 
 from vitreg.backbones.edits import Edit
 from vitreg.errors import UserError
@@ -17,6 +16,7 @@ from vitreg.repair.methods.singular import METHOD, targets
 from vitreg.repair.methods.test_time import DropTokens
 from vitreg.repair.repair import load_repair
 from vitreg.repair.settings import SingularSettings
+from vitreg.repair.table.on_planted import Outcome, Patient, patient
 
 pytestmark = pytest.mark.usefixtures("planted_once")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import LocalOutlierFactor
-from tests.unit.repair.planted_outcome import Patient, patient
 
 from vitreg.backbones.edits import Place
 from vitreg.errors import UserError
@@ -19,6 +18,7 @@ from vitreg.repair.fitting import fit_repair
 from vitreg.repair.methods.substitute import Substitute
 from vitreg.repair.per_image.detect import Detector, as_many_others, local_outlier_factor
 from vitreg.repair.per_image.neighbours import filled
+from vitreg.repair.table.on_planted import Patient, patient
 from vitreg.tokens import GONE, TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")
