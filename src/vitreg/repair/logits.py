@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 
+# A model of image and text takes more than images; one of timm refuses the size that a border makes.
+FAILS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError)
+
 
 def logits_of(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"] | None:
     """Return what the module itself answers, repaired; None if that is not one row of numbers an image."""
@@ -18,11 +21,15 @@ def logits_of(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> Float[Ten
         module = backbone.module
     except UserError:  # an edit of the whole call has no module
         return None
+    return _answer(module, backbone, images)
+
+
+def _answer(module: nn.Module, like: Backbone, images: Tensor) -> Float[Tensor, "B K"] | None:
     training = [each for each in module.modules() if each.training]
     module.eval()
     try:
         with torch.inference_mode():
-            found = module(images.to(backbone.device, backbone.dtype))
+            found = module(images.to(like.device, like.dtype))
     finally:
         for each in training:
             each.training = True
@@ -33,14 +40,13 @@ def logits_of(backbone: Backbone, images: Float[Tensor, "B C H W"]) -> Float[Ten
 
 def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
     """Tell whether the module answers with classes: what it returns is what linear layers behind its blocks give, one alone or
-    the mean of two (a distilled DeiT), and no embedding of a model of image and text."""
+    the mean of two (a distilled DeiT), and no embedding of a model of image and text.
+
+    Of an edited backbone the original decides, whose blocks the anatomy knows; the edited module must answer too.
+    """
     if _embeds(backbone):
         return False
     inside = {id(each) for block in backbone.anatomy.blocks for each in block.modules()}
-    try:
-        module = backbone.module
-    except UserError:
-        return False
     given: list[Tensor] = []
 
     def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -48,13 +54,12 @@ def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
 
     hooks = [
         each.register_forward_hook(keep)
-        for each in module.modules()
+        for each in backbone.original.modules()
         if isinstance(each, nn.Linear) and id(each) not in inside
     ]
     try:
-        found = logits_of(backbone, images)
-    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError):
-        # A model of image and text takes more than images; one of timm refuses the size that a border makes.
+        found = _answer(backbone.original, backbone, images)
+    except FAILS:
         return False
     finally:
         for hook in hooks:
@@ -62,7 +67,16 @@ def classifies(backbone: Backbone, images: Float[Tensor, "1 C H W"]) -> bool:
     if found is None or found.shape[1] < 2:
         return False
     heads = [each.float() for each in given if each.shape == found.shape]
-    return bool(heads) and any(torch.equal(each, found) for each in (*heads, torch.stack(heads).mean(0)))
+    if not heads or not any(torch.equal(each, found) for each in (*heads, torch.stack(heads).mean(0))):
+        return False
+    return not backbone.edit_sets or _answers(backbone, images)
+
+
+def _answers(backbone: Backbone, images: Tensor) -> bool:
+    try:
+        return logits_of(backbone, images) is not None
+    except FAILS:
+        return False
 
 
 def _embeds(backbone: Backbone) -> bool:
