@@ -44,6 +44,7 @@ module imports them: every module in this package may name, in `built_by`, a mod
 UNREAD = {
     ("vitreg.recipes.registry", "RecipeConfig.module"): "`built_by` of the settings, where the name stands in full",
     ("vitreg.backbones.identity", "_of_library"): "asks whether the package of a value is loaded, of whatever name",
+    ("vitreg.models.parts.own", "own_part"): "somebody's function that the settings of a model name",
     ("vitreg.plugins", "_passes_through"): "asks for the file of a plug-in that has failed, which is somebody else's",
 }
 """Functions that open modules by names which cannot be read, and what those names are."""

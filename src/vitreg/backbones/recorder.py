@@ -108,7 +108,8 @@ class Recorder:
     def attention(self, qkv: QKV, compute: Callable[[], Tensor]) -> Tensor:
         """`scaled_dot_product_attention` was called; returns its result, which is `compute()` without edits."""
         layer, length = self._current, self.layout.length
-        if layer is None or qkv.q.ndim != 4 or qkv.q.shape[2] != length or qkv.k.shape[2] != length:
+        keys = length + self.anatomy.extra_keys
+        if layer is None or qkv.q.ndim != 4 or qkv.q.shape[2] != length or qkv.k.shape[2] != keys:
             return compute()
         self.calls[layer] += 1
         edited = self._attend(layer, qkv) if self.source == "sdpa" else None

@@ -307,13 +307,14 @@ class Trace:
     def attention(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q N"]:
         """Return softmax attention from some tokens to all, in float32, from kept rows or kept q, k, v.
 
-        Where an edit added keys that belong to no token, rows sum to less than 1: the rest is `extra_attention`.
+        Where keys belong to no token (softmax-off-by-one, or an edit added them), rows sum to less than 1: the rest is
+        `extra_attention`.
         """
         rows = self._rows(layer, queries)
         return rows[..., : self._tokens_in(layer)]
 
     def extra_attention(self, layer: int, queries: Sequence[int]) -> Float[Tensor, "B heads Q E"]:
-        """Return softmax attention to the E keys that an edit added and that belong to no token."""
+        """Return softmax attention to the E keys that belong to no token: those of the model first, then those of edits."""
         return self._rows(layer, queries)[..., self._tokens_in(layer) :]
 
     def read_rows(self, layer: int) -> ReadRows:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitreg.errors import UserError, nearest
+from vitreg.models.parts.words import is_own
 
 POSITIONS = 2**20  # rows of a position table
 
@@ -58,9 +59,15 @@ _NUMBERS = {
     "layer_scale": _Bounds(0, 1000, whole=False, optional=True),
     "register_init": _Bounds(0, 1000, whole=False),
     "token_init": _Bounds(0, 1000, whole=False),
+    "rope_base": _Bounds(0, 10**9, whole=False, above=True),
 }
-_WORDS = {"mlp": ("mlp", "swiglu"), "pool": ("cls", "mean"), "register_attention": ("softmax", "slots")}
-_SWITCHES = ("cls_token", "pre_norm", "register_positions", "mask_token")
+_WORDS = {"pool": ("cls", "mean"), "positions": ("learned", "rope", "none"), "register_attention": ("softmax", "slots")}
+_PARTS = {
+    "mlp": ("mlp", "swiglu"),
+    "norm": ("layernorm", "rmsnorm"),
+    "attention": ("softmax", "off-by-one"),
+}  # or somebody's module:function
+_SWITCHES = ("cls_token", "pre_norm", "register_positions", "mask_token", "gate", "bias", "frozen_patch_embed")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -69,7 +76,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         UserError: one clause that names the argument, what it is, and what it may be.
     """
-    known = [*_NUMBERS, *_WORDS, *_SWITCHES]
+    known = [*_NUMBERS, *_WORDS, *_PARTS, *_SWITCHES]
     for name, value in arguments.items():
         if name not in known:
             raise UserError(f"there is no setting {name!r}; nearest: {', '.join(nearest(str(name), known) or known)}.")
@@ -77,6 +84,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{name} is {_short(value)}; it must be {_NUMBERS[name]}.")
         if name in _WORDS and value not in _WORDS[name]:
             raise UserError(f"{name} is {_short(value)}; it must be {' or '.join(_WORDS[name])}.")
+        if name in _PARTS and value not in _PARTS[name] and not is_own(value):
+            words = " or ".join(_PARTS[name])
+            raise UserError(f"{name} is {_short(value)}; it must be {words}, or the module:function of your own.")
         if name in _SWITCHES and not isinstance(value, bool):
             raise UserError(f"{name} is {_short(value)}; it must be true or false.")
     _check_together(arguments)
@@ -88,6 +98,12 @@ def _check_together(arguments: Mapping[str, Any]) -> None:
     )
     if width % heads:
         raise UserError(f"a width of {width} cannot be shared by {heads} heads; make it a multiple of them.")
+    if arguments.get("positions") == "rope" and width // heads % 4:
+        raise UserError(
+            f"rotary positions turn a head's channels by rows and by columns in pairs, and heads of {width // heads} channels "
+            "are no multiple of 4; choose other heads."
+        )
+    _check_attention(arguments)
     if arguments.get("register_depth", 0) >= depth:
         raise UserError(f"register_depth {arguments['register_depth']} is no block; they go from 0 to {depth - 1}.")
     size, patch = _pair(arguments.get("image_size", 224)), _pair(arguments.get("patch", 16))
@@ -100,6 +116,21 @@ def _check_together(arguments: Mapping[str, Any]) -> None:
     positions = math.prod(side // step for side, step in zip(size, patch, strict=True))
     if positions > POSITIONS:
         raise UserError(f"image_size and patch make {positions} patches; more than {POSITIONS} are too many.")
+
+
+def _check_attention(arguments: Mapping[str, Any]) -> None:
+    """Refuse what off-by-one or somebody's attention is not asked to do."""
+    attention = arguments.get("attention", "softmax")
+    if attention != "softmax" and arguments.get("register_attention", "softmax") != "softmax":
+        raise UserError(f"register_attention is slots, which goes with attention softmax alone, not with {attention}.")
+    if not is_own(attention):
+        return
+    for name, usual in (("gate", False), ("positions", "learned"), ("register_depth", 0)):
+        value = arguments.get(name, usual)
+        if value != usual and value != "none":
+            raise UserError(
+                f"{name} is {value}, which only vitreg's own attention does; '{attention}' has to do it itself."
+            )
 
 
 def _pair(value: Any) -> tuple[int, int]:

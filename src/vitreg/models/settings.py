@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from vitreg.errors import UserError, unknown
 from vitreg.models.arguments import check_arguments
+from vitreg.models.parts.switches import Switches
+from vitreg.models.parts.words import is_own
 
 # name: (width, depth, heads). H is DeiT-III's, of 14-pixel patches; g is DINOv2's.
 SIZES = {
@@ -62,8 +64,8 @@ class ModelConfig:
     """Weight of a penalty on similar registers (the paper's future work)."""
     register_attention: Literal["softmax", "slots"] = "softmax"
     """In the queries of registers: softmax over the keys, or slots: over the registers, so that they compete."""
-    mlp: Literal["mlp", "swiglu"] = "mlp"
-    """Feed-forward network; DINOv2 from scratch on ImageNet-22k uses swiglu."""
+    mlp: str = "mlp"
+    """Feed-forward network: mlp, swiglu (DINOv2 from scratch on ImageNet-22k), or your own as module:function."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width; swiglu takes two thirds of it, rounded up to 8."""
     layer_scale: float | None = 1e-4
@@ -79,7 +81,23 @@ class ModelConfig:
     pre_norm: bool = False
     """A LayerNorm before the first block, as in CLIP."""
     norm_eps: float = 1e-6
-    """Epsilon of every LayerNorm; CLIP's is 1e-5."""
+    """Epsilon of every norm; CLIP's is 1e-5."""
+    norm: str = "layernorm"
+    """layernorm, rmsnorm, or your own as module:function."""
+    attention: str = "softmax"
+    """softmax, off-by-one (e^x_i / (1 + sum_j e^x_j)), or your own as module:function."""
+    gate: bool = False
+    """Multiply what attention reads by sigmoid(W_g x), x the block's normed input, before the output projection."""
+    cls_token: bool = True
+    """A class token; without one the head reads the mean patch."""
+    positions: Literal["learned", "rope", "none"] = "learned"
+    """A learned table, rotary embeddings of the patches' rows and columns in attention, or nothing."""
+    rope_base: float = 100.0
+    """Of rotary frequencies, base ** (-4 j / d) radians a patch, d channels of a head."""
+    bias: bool = True
+    """Biases of linear layers and of the patch projection."""
+    frozen_patch_embed: bool = False
+    """Keep the patch projection as it was drawn."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `VisionTransformer`, fit for JSON.
@@ -95,6 +113,10 @@ class ModelConfig:
         )
         if self.registers > 1 and self.register_init <= 0 and not self.register_positions:
             raise UserError("registers that start equal stay equal for ever; set register_init above 0, such as 1e-6.")
+        if is_own(self.attention) and self.register_dropout:
+            raise UserError(
+                f"register_dropout hides tokens, which only vitreg's own attention does; set it to 0 with '{self.attention}'."
+            )
         arguments = {
             "image_size": self.image_size,
             "patch": self.patch,
@@ -105,7 +127,7 @@ class ModelConfig:
             "mlp": self.mlp,
             "mlp_ratio": self.mlp_ratio,
             "layer_scale": self.layer_scale,
-            "cls_token": True,
+            "cls_token": self.cls_token,
             "pool": self.pool,
             "pre_norm": self.pre_norm,
             "norm_eps": self.norm_eps,
@@ -114,9 +136,13 @@ class ModelConfig:
             "register_depth": self.register_depth,
             "register_attention": self.register_attention,
             "token_init": self.token_init,
-        }
+        } | self.switches().unusual
         check_arguments(arguments)
         return arguments
+
+    def switches(self) -> Switches:
+        """Return the switches of the network; a run's model says of these only what is unusual."""
+        return Switches(**{each.name: getattr(self, each.name) for each in fields(Switches)})
 
     def published_arguments(self) -> dict[str, Any]:
         """Return the arguments of the `VisionTransformer` for `published_state`, where register positions are folded

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitreg.models.block import Block, LayerScale, SwiGLU, swiglu_hidden
+from vitreg.models.block import Block, LayerScale, Mlp, SwiGLU, swiglu_hidden
+from vitreg.models.parts.switches import USUAL, Switches
 from vitreg.models.vit import VisionTransformer
 
 
@@ -17,6 +18,7 @@ class Shape:
     """The architecture of a ViT.
 
     Args:
+        switches: how our ViT differs from timm's; the usual ones for all others.
         heads, eps: None if read from tensors, which do not tell.
         patch: (height, width) in pixels.
         mlp: "other" where the feed-forward networks have tensors of other names or proportions.
@@ -34,6 +36,7 @@ class Shape:
     layer_scale: bool
     pre_norm: bool
     eps: float | None
+    switches: Switches = USUAL
 
     @property
     def mlp_ratio(self) -> float | None:
@@ -53,17 +56,25 @@ def shape_of(network: VisionTransformer) -> Shape:
     """Read the architecture of one of our networks."""
     first = network.blocks[0]
     assert isinstance(first, Block)
+    known = isinstance(first.mlp, Mlp | SwiGLU)
     return Shape(
         width=network.width,
         depth=len(network.blocks),
-        heads=first.attn.num_heads,
+        heads=network.heads,
         patch=network.patch,
-        mlp="swiglu" if isinstance(first.mlp, SwiGLU) else "mlp",
-        hidden=first.mlp.fc2.in_features,
+        mlp="swiglu" if isinstance(first.mlp, SwiGLU) else "mlp" if known else "other",
+        hidden=first.mlp.fc2.in_features if isinstance(first.mlp, Mlp | SwiGLU) else 0,
         layer_scale=isinstance(first.ls1, LayerScale),
-        pre_norm=network.patch_embed.proj.bias is None,
-        eps=network.norm.eps,
+        pre_norm=not isinstance(network.norm_pre, nn.Identity),
+        eps=network.norm_eps,
+        switches=network.switches,
     )
+
+
+def in_words(switches: Switches) -> str:
+    """Return what a network computes otherwise, as settings: "norm = rmsnorm and bias = False"; empty for timm's ViT."""
+    told = {name: value for name, value in switches.unusual.items() if name != "frozen_patch_embed"}
+    return " and ".join(f"{name} = {value}" for name, value in told.items())
 
 
 def shape_of_tensors(tensors: Mapping[str, Tensor], heads: int | None = None, eps: float | None = None) -> Shape:

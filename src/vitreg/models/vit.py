@@ -8,7 +8,7 @@ ViT.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitreg.errors import UserError
-from vitreg.models.block import Attention, Block, LayerScale, Mlp, SwiGLU, pack, unpack
+from vitreg.models.block import Attention, Block, LayerScale, Mlp, SwiGLU, norm_of, pack, unpack
 from vitreg.models.depth import DepthPlan
+from vitreg.models.parts.rope import Turns, turns_of
+from vitreg.models.parts.switches import Switches
 from vitreg.models.posembed import resample_positions
 from vitreg.tokens import TokenLayout
 
@@ -62,7 +64,8 @@ class VisionTransformer(nn.Module):
         patch: pixels, one number or (height, width).
         width: D, the channels of a token.
         registers: R, how many register tokens.
-        mlp: "mlp", or "swiglu", which takes two thirds of the hidden width, rounded up to 8.
+        mlp: "mlp", "swiglu", which takes two thirds of the hidden width, rounded up to 8, or somebody's "module:function"
+            (`vitreg.models.parts.own`).
         layer_scale: initial gain of every residual branch, None for branches without one.
         num_classes: 0 for no classifier; `head` is then the identity.
         cls_token: without one the head reads the mean of the patch tokens.
@@ -75,11 +78,14 @@ class VisionTransformer(nn.Module):
         register_attention: "softmax", or "slots": in the queries of the registers the softmax goes over the registers. timm
             loads such weights but computes them as "softmax".
         mask_token: learn a token that replaces the embeddings of masked patches (iBOT).
+        switches: see `Switches`.
     Raises:
         ValueError: if the width is not a multiple of the heads, the image size not one of the patch, or there is no
             block for the registers to enter.
+        UserError: if somebody's part is not there.
     """
 
+    pos_embed: nn.Parameter | None
     reg_token: nn.Parameter | None
     cls_token: nn.Parameter | None
     reg_pos: nn.Parameter | None
@@ -94,7 +100,7 @@ class VisionTransformer(nn.Module):
         heads: int = 6,
         *,
         registers: int = 0,
-        mlp: Literal["mlp", "swiglu"] = "mlp",
+        mlp: str = "mlp",
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
         num_classes: int = 0,
@@ -108,43 +114,46 @@ class VisionTransformer(nn.Module):
         register_depth: int = 0,
         register_attention: Literal["softmax", "slots"] = "softmax",
         mask_token: bool = False,
+        **switches: Any,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
-        if not 0 <= register_depth < max(depth, 1):
-            raise ValueError(f"registers cannot enter before block {register_depth} of {depth}")
+        _refuse_impossible(width, heads, depth, register_depth)
         self.patch = _pair(patch)
         self.image_size = _pair(image_size)
-        rows, cols = (side // p for side, p in zip(self.image_size, self.patch, strict=True))
-        if (rows * self.patch[0], cols * self.patch[1]) != self.image_size or not rows * cols:
-            raise ValueError(f"an image of {image_size} pixels is not a multiple of a patch of {patch}")
-        self.grid = (rows, cols)
-        self.width = width
-        self.num_registers = registers
-        self.pool = pool if cls_token else "mean"
+        self.grid = rows, cols = _whole_grid(self.image_size, self.patch)
+        self.width, self.heads, self.norm_eps = width, heads, norm_eps
+        self.switches = form = Switches(**switches)
+        self.num_registers, self.pool = registers, pool if cls_token else "mean"
         self.register_init, self.token_init = register_init, token_init
 
-        self.patch_embed = PatchEmbed(self.patch, width, bias=not pre_norm)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if cls_token else None
-        self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        self.pos_embed = nn.Parameter(torch.empty(1, rows * cols, width))
-        self.reg_pos = nn.Parameter(torch.empty(1, registers, width)) if registers and register_positions else None
+        self.rope = (width // heads, form.rope_base) if form.positions == "rope" else None
+        self.patch_embed = PatchEmbed(self.patch, width, bias=form.bias and not pre_norm)
+        self.patch_embed.requires_grad_(not form.frozen_patch_embed)
+        self.cls_token = self._table(1, cls_token)
+        self.reg_token = self._table(registers, registers > 0)
+        self.pos_embed = self._table(rows * cols, form.positions == "learned")
+        self.reg_pos = self._table(registers, registers > 0 and register_positions)
         self.mask_token = nn.Parameter(torch.empty(1, width)) if mask_token else None
-        self.norm_pre = nn.LayerNorm(width, eps=norm_eps) if pre_norm else nn.Identity()
+        self.norm_pre = norm_of(form.norm, width, norm_eps) if pre_norm else nn.Identity()
         place = (int(cls_token), int(cls_token) + registers)  # of the registers in the sequence
         self.blocks = nn.ModuleList(
             Block(
                 width, heads, mlp_ratio, layer_scale,
-                mlp=mlp, norm_eps=norm_eps, bypass=place if registers and number < register_depth else None,
+                mlp=mlp, norm_eps=norm_eps, switches=form, prefix=place[1],
+                bypass=place if registers and number < register_depth else None,
                 slots=place if registers and register_attention == "slots" else None,
             )
             for number in range(depth)
         )  # fmt: skip
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.norm = norm_of(form.norm, width, norm_eps)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        if not self.pos_embed.is_meta:  # which has nothing to fill, and for which torch imports its compiler
+        if (
+            not self.patch_embed.proj.weight.is_meta
+        ):  # which has nothing to fill, and for which torch imports its compiler
             self.init_weights()
+
+    def _table(self, rows: int, wanted: bool) -> nn.Parameter | None:
+        return nn.Parameter(torch.empty(1, rows, self.width)) if wanted else None
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -153,8 +162,9 @@ class VisionTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm | nn.Conv2d):
+                if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.Conv2d):
                 module.reset_parameters()
             elif isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, module.init)
@@ -193,7 +203,8 @@ class VisionTransformer(nn.Module):
             if self.mask_token is None:
                 raise ValueError("a model built without mask_token=True cannot mask patches")
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
-        patches = patches + resample_positions(self.pos_embed, self.grid, grid)
+        if self.pos_embed is not None:
+            patches = patches + resample_positions(self.pos_embed, self.grid, grid)
         registers = self.reg_token
         if registers is not None and self.reg_pos is not None:
             registers = registers + self.reg_pos
@@ -238,7 +249,8 @@ class VisionTransformer(nn.Module):
             self.embed(images) if mask is None else self.embed(images, mask)
             for images, mask in zip(stacks, masks, strict=True)
         ]
-        return self.encode(tokens, depths=depths, registers_kept=registers_kept)
+        grids = [self._grid((images.shape[-2], images.shape[-1])) for images in stacks]
+        return self.encode(tokens, depths=depths, registers_kept=registers_kept, grids=grids)
 
     def encode(
         self,
@@ -246,23 +258,26 @@ class VisionTransformer(nn.Module):
         *,
         depths: Sequence[DepthPlan | None] | None = None,
         registers_kept: Sequence[Tensor | None] | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
     ) -> list[Float[Tensor, "_B _N D"]]:
         """Run blocks and final norm on stacks of tokens that `embed` made, with all patches or some (MAE).
 
         Args:
             tokens: for each stack CLS and registers, then any number of patches.
             depths, registers_kept: as of `forward_stacks`.
+            grids: of the patches of each stack, for rotary positions; those of `image_size` if not given.
         """
         nothing = [None] * len(tokens)
         seen = [self._seen(x, kept) for x, kept in zip(tokens, registers_kept or nothing, strict=True)]
         plans = [p and p.to(x.device) for x, p in zip(tokens, depths or nothing, strict=True)]
+        turns = [self._turns(x, grid) for x, grid in zip(tokens, grids or nothing, strict=True)]
         stacks = list(tokens)
         for number, block in enumerate(self.blocks):
             draws = [None if plan is None else plan.of(number) for plan in plans]
             if len(stacks) == 1:  # bare tensors: hooks on blocks expect [B, N, D]
-                stacks = [block(stacks[0], draws[0], seen[0])]
+                stacks = [block(stacks[0], draws[0], seen[0], turns[0])]
             else:
-                stacks = block(stacks, draws, seen)
+                stacks = block(stacks, draws, seen, turns)
         packed, shapes = pack(stacks)
         return unpack(self.norm(packed), shapes)
 
@@ -297,6 +312,10 @@ class VisionTransformer(nn.Module):
         seen[:, start : start + self.num_registers] = kept.to(tokens.device)
         return seen
 
+    def _turns(self, tokens: Float[Tensor, "B N D"], grid: tuple[int, int] | None) -> Turns | None:
+        """Return the rotary positions of the patches; None for a model without."""
+        return None if self.rope is None else turns_of(grid or self.grid, *self.rope, tokens.device)
+
     def _grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return (rows, cols) for an image size, refusing sizes that the patch does not divide."""
         if any(side % p or side < p for side, p in zip(image_size, self.patch, strict=True)):
@@ -317,6 +336,20 @@ def publish(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "reg_pos" in state:
         published["reg_token"] = (state["reg_token"] + state["reg_pos"]).detach()
     return published
+
+
+def _refuse_impossible(width: int, heads: int, depth: int, register_depth: int) -> None:
+    if width % heads:
+        raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
+    if not 0 <= register_depth < max(depth, 1):
+        raise ValueError(f"registers cannot enter before block {register_depth} of {depth}")
+
+
+def _whole_grid(image_size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    rows, cols = (side // p for side, p in zip(image_size, patch, strict=True))
+    if (rows * patch[0], cols * patch[1]) != image_size or not rows * cols:
+        raise ValueError(f"an image of {image_size} pixels is not a multiple of a patch of {patch}")
+    return rows, cols
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
+from vitreg.models.block import Attention
 from vitreg.models.depth import draw_depth
 from vitreg.models.settings import ModelConfig
 from vitreg.models.vit import VisionTransformer
@@ -132,10 +133,14 @@ def init_as_openclip(tower: VisionTransformer) -> None:
             module.reset_parameters()
     for block in tower.blocks:
         attention = block.get_submodule("attn")
+        if not isinstance(attention, Attention):
+            continue  # somebody's own starts as they wrote it
         nn.init.xavier_uniform_(attention.get_parameter("qkv.weight"))
-        nn.init.zeros_(attention.get_parameter("qkv.bias"))
-        nn.init.zeros_(attention.get_parameter("proj.bias"))
-    nn.init.normal_(tower.pos_embed, std=tower.width**-0.5)
+        for name, parameter in attention.named_parameters():
+            if name in ("qkv.bias", "proj.bias"):
+                nn.init.zeros_(parameter)
+    if tower.pos_embed is not None:
+        nn.init.normal_(tower.pos_embed, std=tower.width**-0.5)
 
 
 def _unit(x: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:

@@ -126,7 +126,9 @@ def init_as_mae(encoder: VisionTransformer) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(encoder.patch_embed.proj.weight.flatten(1))  # a view: as the linear layer that it is
+    assert encoder.pos_embed is not None, "MaeConfig.check refuses other positions"
     encoder.pos_embed.copy_(sincos_positions(encoder.grid, encoder.width))
     encoder.pos_embed.requires_grad_(False)

@@ -27,7 +27,8 @@ def check_backbone(backbone: Backbone, images: Float[Tensor, "3 3 H W"] | None =
 
     The patch is the stride of the projection; blocks run once, in their order; the pixels of a patch change its token;
     traced equals untraced bit for bit; nothing is left behind in the module, also after an exception; the layout
-    covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows sum to 1 and are
+    covers the sequence exactly once; `final_norm(hidden(-1))` is what the model returns; attention rows, with the keys of no
+    token, sum to 1 and are
     those of float64 attention of the same q and k, however large the logits; attention times values, sent through the
     block's output projection, is the attention module's output; images that
     are not square; a batch of one equals its row in a batch of three; training flags and random numbers are untouched;
@@ -152,11 +153,12 @@ def _attention(backbone: Backbone, images: Tensor, trace: Trace) -> str | None:
         queries = [0, length - 1]
         found = trace.attention(layer, list(range(length)))
         assert tuple(found.shape) == (len(images), backbone.anatomy.heads, length, length), f"attention({layer}) shape"
-        _close(found.sum(dim=-1), torch.ones_like(found[..., 0]), f"attention rows of block {layer} sum to 1")
         qkv = trace.qkv(layer)
+        nothing = trace.extra_attention(layer, list(range(length))).sum(dim=-1)  # to keys of no token
+        _close(found.sum(dim=-1) + nothing, torch.ones_like(nothing), f"attention rows of block {layer} sum to 1")
         slack = max(_TIGHT, qkv.last_bits())
         _close(rows.attention(layer, queries), found[:, :, queries], f"rows kept while running, block {layer}", slack)
-        _close(found, _in_float64(qkv), f"attention rows of block {layer} against float64", slack)
+        _close(found, _in_float64(qkv)[..., :length], f"attention rows of block {layer} against float64", slack)
     return None
 
 

@@ -100,7 +100,7 @@ def _weights(backbone: Backbone, images: Tensor) -> str | None:
     _near(backbone, same.final.values, plain.final.values, "writing the same attention weights")
     even = _edited(backbone, images, "weights", lambda w: torch.full_like(w, 1 / w.shape[-1]), rows={layer: [0]})
     rows = even.attention(layer, [0])
-    assert torch.equal(rows, torch.full_like(rows, 1 / rows.shape[-1])), (
+    assert torch.equal(rows, torch.full_like(rows, 1 / (rows.shape[-1] + backbone.anatomy.extra_keys))), (
         "the weights written are not those that are read"
     )
     assert not torch.equal(even.final.values, plain.final.values), "attention weights that were written reach no output"
@@ -180,7 +180,7 @@ def _added_keys(backbone: Backbone, images: Tensor) -> str | None:
     trace = _edited(backbone, images, "attention", with_key, qkv=[layer], rows={layer: [0]})
     inside, outside = trace.attention(layer, [0]), trace.extra_attention(layer, [0])
     assert inside.shape[-1] == trace.layout_before(layer).length
-    assert outside.shape[-1] == 1
+    assert outside.shape[-1] == backbone.anatomy.extra_keys + 1
     total = inside.sum(-1) + outside.sum(-1)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4), "attention to tokens and to the added key is not 1"
 

@@ -8,7 +8,7 @@ hidden.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from vitreg.backbones.weights.into_module import load_state, read_vit, vit_of
 from vitreg.backbones.weights.positions import fit_positions
 from vitreg.errors import UserError
 from vitreg.models.settings import SIZES
-from vitreg.models.shape import Shape, shape_of, shape_of_tensors
+from vitreg.models.shape import Shape, in_words, shape_of, shape_of_tensors
 from vitreg.models.vit import VisionTransformer
 from vitreg.quantities import percent
 from vitreg.specs import WEIGHTS
@@ -98,7 +98,10 @@ def _open(spec: str | Path | nn.Module) -> Source:
     anatomy = backbone.anatomy
     tensors = vit_of(anatomy.tower, backbone.spec)
     eps = anatomy.final_norm.eps if isinstance(anatomy.final_norm, nn.LayerNorm) else None
+    own = backbone.original
     shape = shape_of_tensors(tensors, anatomy.heads, eps)
+    if isinstance(own, VisionTransformer):
+        shape = replace(shape, switches=own.switches)
     table = anatomy.position_table()
     grid = None if table is None else table[1]
     return Source(backbone.spec, tensors, shape, grid, backbone, backbone.notes)
@@ -107,6 +110,9 @@ def _open(spec: str | Path | nn.Module) -> Source:
 def _same_build(source: Source, ours: Shape) -> None:
     """Refuse weights of another architecture, naming the settings that fit."""
     theirs = source.shape
+    if in_words(theirs.switches) != in_words(ours.switches):
+        have, has = (in_words(each) or "the usual switches" for each in (theirs.switches, ours.switches))
+        raise UserError(f"{source.name} has {have} and this model {has}; to start from it, make them the same.")
     wanted: list[str] = []
     if theirs.width != ours.width:
         wanted.append(f"--model.width {theirs.width}")
@@ -154,6 +160,8 @@ def _heads(source: Source, ours: Shape) -> str:
 
 def _positions(source: Source, network: VisionTransformer, notes: list[str]) -> dict[str, Tensor]:
     """Return the tensors with a position table for the network's patches only."""
+    if network.pos_embed is None:
+        return dict(source.tensors)
     if "pos_embed" not in source.tensors:
         raise UserError(f"{source.name} has no learned table of positions, which our ViT needs; start from another.")
     fitted = fit_positions(source.tensors, network.pos_embed.shape[1], network.grid, source.grid)
@@ -255,7 +263,7 @@ def _agreement(source: Source, network: VisionTransformer, copied: int | None) -
     if source.backbone is None or copied is None:
         return []
     notes: list[str] = []
-    eps = network.norm.eps
+    eps = network.norm_eps
     if source.shape.eps not in (None, eps):
         notes.append(
             f"the LayerNorms of {source.name} add {source.shape.eps:g} to the variance and ours {eps:g}; "

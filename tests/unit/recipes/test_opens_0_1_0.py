@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.end_to_end import tiny_run
 
 import vitreg
 from vitreg.config import decode, encode
+from vitreg.models.parts.switches import USUAL
 from vitreg.presets import preset
 from vitreg.training import checkpoint
 from vitreg.training.settings import TrainConfig
@@ -25,7 +26,9 @@ from vitreg.verbs.train.verb import train
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = json.loads((FIXTURES / "settings_of_0.1.0.json").read_text())
 # Added since; what was written before lacks them, and they have their defaults.
-ADDED = {"model": {"base": None, "base_weights": None}}
+ADDED = {
+    "model": {"base": None, "base_weights": None, "register_attention": "softmax", "cls_token": True, **asdict(USUAL)}
+}
 
 
 def with_added(settings):

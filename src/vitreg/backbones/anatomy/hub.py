@@ -44,15 +44,22 @@ def read_ours(module: nn.Module) -> Anatomy | None:
         final_norm=module.norm,
         patch=module.patch,
         native_size=module.image_size,
-        heads=blocks[0].attn.num_heads,  # type: ignore[union-attr,arg-type]
+        heads=module.heads,
         width=module.width,
         layout=module.layout,
         encode=module.forward_features,
         patch_projection=module.patch_embed.proj,
-        position_table=lambda: (module.pos_embed[0], module.grid),
+        position_table=lambda: None if module.pos_embed is None else (module.pos_embed[0], module.grid),
         register_parameter=lambda: None if module.reg_token is None else module.reg_token[0],
         mlp=all_mlp_projections(blocks),
         attention=all_attention_parts([block.attn for block in blocks]),  # type: ignore[misc]
+        # Somebody's attention may count them too, by the name that timm gives them.
+        prefix_counts=tuple(
+            (block.attn, "num_prefix_tokens")
+            for block in blocks
+            if hasattr(block.attn, "num_prefix_tokens")  # type: ignore[misc]
+        ),
+        extra_keys=int(module.switches.attention == "off-by-one"),
     )
 
 

@@ -75,6 +75,7 @@ class Anatomy:
             through `scaled_dot_product_attention`).
         mlp: the last projection of each block's MLP (fc2, w3, c_proj, down_proj), or empty where it is not known.
         prefix_counts: (module, attribute) that count the tokens before the patches, which a rotary embedding leaves alone.
+        extra_keys: keys of no token that stand behind the tokens' in every block's attention (softmax-off-by-one has 1).
         resizable: False for models that take only `native_size`.
         sequence_first: blocks pass [N, B, D] to one another.
     """
@@ -96,6 +97,7 @@ class Anatomy:
     attention: tuple[AttentionParts, ...] = ()
     mlp: tuple[nn.Module, ...] = ()
     prefix_counts: tuple[tuple[nn.Module, str], ...] = ()
+    extra_keys: int = 0
     resizable: bool = True
     sequence_first: bool = False
 

@@ -36,7 +36,6 @@ _LIBRARIES: dict[str, Callable[[str, bool], sources.Built]] = {
     "openclip": sources.from_open_clip,
     "torchvision": sources.from_torchvision,
 }
-_COMPLETE: dict[str, Callable[[str], sources.Built]] = {"run": sources.from_run, "planted": sources.from_planted}
 
 
 def load(
@@ -73,7 +72,8 @@ def load(
         precision: of parameters and activations. "auto" is bf16 if it is faster on this machine (measured once) and
             keeps this model's attention accurate, else fp32; a module keeps its own.
             A given module is never changed: it is copied if necessary.
-        trust: run the code of a `hub:` repository. No other source runs any.
+        trust: run the code of a `hub:` repository, or the `module:function` of a run with parts of somebody's own. No
+            other source runs any.
         repair: the folder of a repair of this model, which `vitreg fix` wrote.
     Raises:
         UserError: for an unknown name, weights that cannot be fetched, read or fitted, or a model that is no ViT.
@@ -272,8 +272,10 @@ def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
     if prefix == "run" and (base := base_of(spec)) is not None:
         module, file, notes = fill_from_run(spec, base, load)
         return sources.Built(module, sources.preprocess_of_run(run_folder(spec), module), tuple(notes), str(file))
-    if prefix in _COMPLETE:
-        return _COMPLETE[prefix](name)
+    if prefix == "run":
+        return sources.from_run(name, trust=trust)
+    if prefix == "planted":
+        return sources.from_planted(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed CUDA, whose state stays
         if prefix == "hub":

@@ -32,6 +32,7 @@ from vitreg.data.views.transforms import IMAGENET, Preprocess
 from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
 from vitreg.models.arguments import check_arguments
+from vitreg.models.parts.words import is_own
 from vitreg.specs import RUN_SCHEMA, refuse_no_run, untrusted
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def from_hub(name: str, pretrained: bool, *, trust: bool) -> Built:
     return Built(module, preprocess_of(module))
 
 
-def from_run(name: str) -> Built:
+def from_run(name: str, *, trust: bool = False) -> Built:
     """Build what training wrote into a folder: `config.json` and `model.safetensors`.
 
     config.json holds {"schema": "vitreg.run/1", "model": {arguments of models.vit.VisionTransformer}}, and, unless
@@ -191,6 +192,11 @@ def from_run(name: str) -> Built:
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != RUN_SCHEMA or not isinstance(config.get("model"), dict):
         raise UserError(f"{settings} has the schema {schema!r}, not '{RUN_SCHEMA}' with a 'model'.")
+    own = [word for word in config["model"].values() if is_own(word)]
+    if own and not trust:
+        raise UserError(
+            f"run:{name} runs the code of {' and '.join(own)}; add --trust (in Python trust=True) if you trust whoever wrote it."
+        )
     model = _model_of_run(config["model"], settings, file)
     preprocess = preprocess_of_run(folder, model)
     report = load_weights(model, file, grid=model.grid, strict=True)

@@ -60,7 +60,11 @@ class MaeConfig(RecipeConfig):
         return mae_view(size, self.crop_scale)
 
     def check(self, model: ModelConfig) -> list[str]:
-        """Hide patches once: some must be visible and some hidden."""
+        """Hide patches once: some must be visible and some hidden. Their places are told by a table."""
+        if model.positions != "learned":
+            return [
+                f"--recipe.kind mae fixes a table of sines and cosines, and --model.positions is {model.positions}; leave it learned."
+            ]
         import torch
 
         from vitreg.recipes.masking import keep_and_restore

@@ -22,7 +22,7 @@ from vitreg.backbones.weights.into_module import load_state
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.models.block import Block
-from vitreg.models.shape import Shape, shape_of
+from vitreg.models.shape import Shape, in_words, shape_of
 from vitreg.models.vit import VisionTransformer
 from vitreg.verbs.export.model import UNPREPARED, Answers, Model
 
@@ -185,6 +185,10 @@ def _transformers() -> Any:
 def _inexpressible(network: VisionTransformer, shape: Shape) -> str | None:
     """Name a feature of the network that transformers' Dinov2 lacks; None if there is none."""
     first = network.blocks[0]
+    if in_words(shape.switches):
+        return in_words(shape.switches)
+    if network.cls_token is None:
+        return "model without a class token"
     if shape.pre_norm:
         return "norm before the first block"
     if network.pool == "mean":

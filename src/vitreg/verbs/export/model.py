@@ -15,7 +15,7 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.loading.load import load, refuse_reloading
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
-from vitreg.models.block import Block
+from vitreg.models.block import Attention, Block
 from vitreg.models.vit import VisionTransformer
 from vitreg.repair.tokens import AddTokens
 from vitreg.tokens import TokenLayout
@@ -154,6 +154,9 @@ def published(network: VisionTransformer, registers: Float[Tensor, "R D"] | None
     before = [] if plain.reg_token is None else [plain.reg_token]
     plain.reg_token = nn.Parameter(torch.cat([*before, registers[None].float()], 1), requires_grad=False)
     plain.num_registers += len(registers)
+    for block in plain.blocks:
+        if isinstance(block, Block) and isinstance(block.attn, Attention):
+            block.attn.num_prefix_tokens += len(registers)
     return plain
 
 

@@ -62,8 +62,9 @@ def at_size(network: VisionTransformer, size: tuple[int, int]) -> VisionTransfor
     """
     grid = network.layout(size).grid
     resized = copy.deepcopy(network)
-    table = resample_positions(network.pos_embed.detach(), network.grid, grid)
-    resized.pos_embed = nn.Parameter(table.clone(), requires_grad=False)
+    if network.pos_embed is not None:
+        table = resample_positions(network.pos_embed.detach(), network.grid, grid)
+        resized.pos_embed = nn.Parameter(table.clone(), requires_grad=False)
     resized.grid, resized.image_size = grid, size
     return resized
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
 from vitreg.models.block import Block
-from vitreg.models.shape import shape_of
+from vitreg.models.shape import in_words, shape_of
 from vitreg.models.vit import VisionTransformer
 from vitreg.verbs.export.model import UNPREPARED, Answers, Model
 from vitreg.verbs.export.timm_module import of_timm, preprocessing
@@ -46,6 +46,8 @@ def write_timm(model: Model, folder: Path) -> list[str]:
 
 def _of_ours(network: VisionTransformer, preprocess: Preprocess | None) -> dict[str, Any]:
     shape = shape_of(network)
+    if in_words(shape.switches):
+        raise UserError(f"timm has no ViT with {in_words(shape.switches)}; export to safetensors or onnx.")
     entry = next((name for (mlp, eps), name in ENTRIES.items() if (mlp, eps) == (shape.mlp, shape.eps)), None)
     if entry is None:
         raise UserError(
