@@ -19,6 +19,7 @@ from vitreg import plugins
 from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.loading import timm_folders
 from vitreg.backbones.loading.fetch import fetch, first_line, refuse_others
+from vitreg.backbones.loading.filled import built
 from vitreg.backbones.loading.preprocessing import (
     Unprepared,
     not_rgb,
@@ -74,7 +75,11 @@ def from_timm(name: str, pretrained: bool) -> Built:
     if tag and tag not in tags:
         raise unknown("weights", tag, tags, f"timm for {architecture}")
     refuse_others(f"timm:{name}", lambda: timm.create_model(name))
-    module = fetch(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
+    module = fetch(
+        f"timm:{name}",
+        pretrained,
+        lambda: built(lambda: timm.create_model(name, pretrained=pretrained), filled=pretrained),
+    )
     return Built(module, not_rgb(find_anatomy(module)) or read_timm_config(module.pretrained_cfg))
 
 
@@ -106,7 +111,10 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
     model: Any = fetch(
         f"openclip:{architecture}@{tag}",
         pretrained,
-        lambda: open_clip.create_model(architecture, pretrained=tag or None, load_weights=pretrained),
+        lambda: built(
+            lambda: open_clip.create_model(architecture, pretrained=tag or None, load_weights=pretrained),
+            filled=pretrained,
+        ),
     )
     refuse_others(f"openclip:{name}", lambda: model.visual)
     preprocess = preprocess_of(model.visual)

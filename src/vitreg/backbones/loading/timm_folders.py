@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from vitreg.backbones.loading.fetch import fetch, first_line, refuse_others
+from vitreg.backbones.loading.filled import built
 from vitreg.documents import read_json
 from vitreg.errors import UserError, unknown
 from vitreg.specs import TIMM_PLACES
@@ -38,7 +39,7 @@ def build(place: str, name: str, pretrained: bool) -> nn.Module:
 
     def create(weights: bool) -> Any:
         try:
-            return timm.create_model(f"{place}:{name}", pretrained=weights)
+            return built(lambda: timm.create_model(f"{place}:{name}", pretrained=weights), filled=weights)
         except Exception as error:
             if online and isinstance(error, OSError | ConnectionError):
                 raise  # the hub is the matter, not what it holds
