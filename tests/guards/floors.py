@@ -29,6 +29,7 @@ VERBS_MAY_IMPORT = {
     ("evaluate", "vitreg.verbs.eval.verb"): "its place in 0.1.0",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
     ("fix", "vitreg.verbs.maps.verb"): "maps before and after are drawn by `maps`",
+    ("look", "vitreg.verbs.scan.one"): "a look is a scan of one image, drawn from the same forward",
 }
 """What a verb may import of another verb: its public function, and why."""
 
@@ -42,6 +43,8 @@ SETTINGS_OF_RECIPES = "vitreg.recipes.settings"
 module imports them: every module in this package may name, in `built_by`, a module of `vitreg.recipes`."""
 
 UNREAD = {
+    ("vitreg.machine.uncompiled", "_Absent._real"): "imports the module of PyTorch's compiler that it stands for",
+    ("vitreg.machine.uncompiled", "_bring_back"): "takes what stands for PyTorch's compiler out of the loaded modules",
     ("vitreg.recipes.registry", "RecipeConfig.module"): "`built_by` of the settings, where the name stands in full",
     ("vitreg.backbones.identity", "_of_library"): "asks whether the package of a value is loaded, of whatever name",
     ("vitreg.models.parts.own", "own_part"): "somebody's function that the settings of a model name",

@@ -61,7 +61,7 @@ class _Eager:
     @contextmanager
     def __call__(self) -> Generator[None, None, None]:
         with self._lock:
-            if not self._runs and "torch._dynamo" in sys.modules:
+            if not self._runs and "torch._dynamo.eval_frame" in sys.modules:
                 self._put_back.enter_context(torch.compiler.set_stance("force_eager"))
             self._runs += 1
         try:

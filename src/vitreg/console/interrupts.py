@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Generator
 
+from vitreg.machine.uncompiled import collector_paused
+
 
 @contextlib.contextmanager
 def interrupts_held() -> Generator[None, None, None]:
@@ -32,5 +34,5 @@ def interrupts_held() -> Generator[None, None, None]:
 def import_torch() -> None:
     """Import torch with Ctrl-C delayed: during its import of numpy, PyTorch swallows Ctrl-C and goes on without
     numpy."""
-    with interrupts_held():
+    with interrupts_held(), collector_paused():
         import torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
