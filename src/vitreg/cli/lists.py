@@ -7,22 +7,38 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
+from vitreg.errors import UserError
 from vitreg.passes.keywords import Listed
+
+APPENDED = get_args(UseAppendAction[int])[1]
+"""The mark of a flag that is repeated, once for each value."""
 
 
 def unified(kind: Any, words: Sequence[str]) -> list[str]:
     """Rewrite the lists of a command line for tyro: separate words for tuples, one word with commas for others.
 
-    The words of tuples move to the end of the line, where no later word can be mistaken for one of them.
+    The words of tuples move to the end of the line, where no later word can be mistaken for one of them. A flag that is
+    repeated, marked UseAppendAction, takes one word each time.
+
+    Raises:
+        UserError: for a repeated flag without its word.
     """
     lists = {flag: (marked, words) for flag, marked, words in _lists(kind)}
+    repeated, found = _repeated(kind), dict[str, list[str]]()
     left, out, last = list(words), [], []
     while left:
         if left[0] == "--":  # no flags after it
-            return [*out, *last, *left]
+            break
         flag, given, value = left.pop(0).partition("=")
+        if flag in repeated:
+            if not given and left and not left[0].startswith("-"):
+                value = left.pop(0)
+            if not value:
+                raise UserError(f"{flag} needs a value; repeat it for several.")
+            found.setdefault(repeated[flag], []).append(value)
+            continue
         if flag not in lists:
             out.append(f"{flag}{given}{value}")
             continue
@@ -36,7 +52,21 @@ def unified(kind: Any, words: Sequence[str]) -> list[str]:
             last += [flag, *(part for each in values for part in each.split(",") if part)]
         else:
             out.append(f"{flag}={','.join(each.strip(',') for each in values)}")
-    return out + last
+    last += [word for flag, values in found.items() for word in (flag, *values)]
+    return [*out, *last, *left]
+
+
+def _repeated(kind: Any) -> dict[str, str]:
+    """The flags that are given once for each value: by every name, the name in full."""
+    found = {}
+    for name, hint, marks in fields_of(kind):
+        if dataclasses.is_dataclass(hint):
+            found |= _repeated(hint)
+        elif APPENDED in marks:
+            flag = f"--{name.replace('_', '-')}"
+            names = [flag, *(alias for mark in marks for alias in getattr(mark, "aliases", None) or ())]
+            found |= dict.fromkeys(names, flag)
+    return found
 
 
 def _belongs(word: str, marked: Listed | None, *, first: bool) -> bool:

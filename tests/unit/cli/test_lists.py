@@ -4,10 +4,13 @@ import pytest
 
 from vitreg.cli.lists import unified
 from vitreg.cli.parsing import parse
+from vitreg.cli.verbs.composite.look import Look
+from vitreg.cli.verbs.composite.reproduce import Reproduce
 from vitreg.cli.verbs.discover import Discover
 from vitreg.cli.verbs.eval import Command
 from vitreg.cli.verbs.extract import Extract
 from vitreg.cli.verbs.maps import Maps
+from vitreg.errors import UserError
 from vitreg.verbs.eval.settings.tokens import ControlsSettings
 from vitreg.verbs.eval.settings.whole_image import KnnSettings
 
@@ -48,3 +51,14 @@ def test_a_list_is_read_with_commas_and_with_spaces(form, kind, before, flag, va
 )
 def test_what_does_not_belong_to_a_list_stays(words, rewritten):
     assert unified(Maps, words.split()) == rewritten.split()
+
+
+@pytest.mark.parametrize("kind", [Look, Reproduce])
+def test_a_flag_that_is_repeated_keeps_every_value(kind):
+    words = ["fig3", "-m", "a,1", "--model=b", "fig12", "--model", "c", "--size", "64"]
+    found = parse(kind, words, prog="vitreg")
+    assert found.model == ("a,1", "b", "c")
+    assert (found.ids if kind is Reproduce else found.images) == ("fig3", "fig12")
+    for words in ("fig3 -m", "fig3 -m --size 64", "fig3 --model="):
+        with pytest.raises(UserError, match=r"needs a value; repeat it for several\."):
+            parse(kind, words.split(), prog="vitreg")
