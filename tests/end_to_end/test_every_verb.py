@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`
 CASES = {
+    "look": ("{photographs}", "-m", "{model}", "--limit", "2", "--no-show", "--out", "{out}", "{small}"),
     "scan": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}", "{quick}"),
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
     "maps": ("{model}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
@@ -74,11 +75,11 @@ CASES = {
     "version": (),
 }
 LEAVES = {
-    "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
+    "look": "*-look.png", "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
     "fix": "repair.json", "repairs": "table.csv", "demo": "index.html", "reproduce": "claims.json",
 }  # fmt: skip
-OPENS = {"scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "reproduce", "demo"}
+OPENS = {"look", "scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "reproduce", "demo"}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

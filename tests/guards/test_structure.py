@@ -48,7 +48,7 @@ def test_public_names():
         "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
         "Repair", "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
         "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "fit_repair",
-        "fix", "load", "load_repair", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
+        "fix", "load", "load_repair", "look", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None
@@ -69,6 +69,7 @@ def test_verbs():
 
     assert list(VERBS) == [
         "scan",
+        "look",
         "compare",
         "maps",
         "doctor",

@@ -17,12 +17,13 @@ class _Verbs(Mapping[str, type]):
     """The command class of each verb, imported on first use, so that one verb does not wait for the others."""
 
     names = (
-        "scan", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
+        "scan", "look", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
         "repairs", "reproduce", "demo", "version",
     )  # fmt: skip
     elsewhere = {  # noqa: RUF012
         "eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals",
         "repairs": "composite.repairs", "reproduce": "composite.reproduce", "demo": "composite.demo",
+        "look": "composite.look",
     }  # fmt: skip
 
     def __getitem__(self, name: str) -> type:
@@ -50,6 +51,7 @@ KEPT = {
     "repairs": "finished rows are kept, and the same command goes on from them",
     "reproduce": "finished scans and probes are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
+    "look": "pictures that were written are kept",
     "demo": "what was written so far is kept, and the same command begins anew",
     "train": "a checkpoint that was written is kept, and vitreg train --resume goes on from it",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreg.analysis import maps
-from vitreg.backbones import Backbone, Capture
+from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.records import Example, ScanResult, reading_block
 
 ATTENDED = 12  # most attended tokens shown per query
@@ -70,24 +70,46 @@ def portrait(
     """
     last, (measured, reading) = backbone.depth - 1, blocks
     layout = backbone.layouts((pixels.shape[2], pixels.shape[3]))[reading]  # of the tokens that attend to one another
-    rows, cols = layout.grid
     everyone = list(range(layout.length)) if layout.num_patches <= LARGEST_GRID else [*layout.cls, *layout.registers]
     capture = Capture(norms=[measured], hidden=[last], rows=([reading], everyone) if attention else None)
-    cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
     with torch.inference_mode():
         trace = backbone.trace(pixels, capture)
+    return portrait_of(trace, last, name, shown, blocks, flags, everyone if attention else None)
+
+
+def portrait_of(
+    trace: Trace,
+    last: int,
+    name: str,
+    shown: np.ndarray,
+    blocks: tuple[int, int],
+    flags: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    queries: Sequence[int] | None,
+) -> Example:
+    """Draw the maps of a forward of one image; see `portrait`.
+
+    Args:
+        trace: holds the norms after the first of the blocks, hidden states after the last, and attention in the second.
+        last: the last block.
+        queries: tokens whose attention was captured, class tokens and registers at least; None without attention.
+    """
+    measured, reading = blocks
+    layout = trace.layout_before(reading)
+    rows, cols = layout.grid
+    cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
+    with torch.inference_mode():
         norms = trace.layout_after(measured).take(trace.norms(measured)[0], -1).float().cpu().numpy()
         shown_last = trace.layout_after(last)
         tokens = shown_last.take(trace.hidden(last)).float()
         colours = maps.pca_rgb(tokens, layout.grid, present=shown_last.present)[0].cpu().numpy()
-        if attention:
-            mean = trace.attention(reading, everyone)[0].float().mean(0).cpu()  # [Q, N]
-            at = {token: layout.take(mean[row], -1) for row, token in enumerate(everyone)}
+        if queries is not None:
+            mean = trace.attention(reading, queries)[0].float().mean(0).cpu()  # [Q, N]
+            at = {token: layout.take(mean[row], -1) for row, token in enumerate(queries)}
             if layout.cls:
                 cls = at[layout.cls[0]].reshape(rows, cols).numpy()
             if layout.registers:
                 registers = torch.stack([at[r] for r in layout.registers]).reshape(-1, rows, cols).numpy()
-            if len(everyone) == layout.length:
+            if len(queries) == layout.length:
                 among = layout.take(layout.take(mean, 0, fill=0.0), 1, fill=0.0)  # [P, P]
                 best = among.topk(min(ATTENDED, layout.num_patches), dim=1)
                 targets, shares = best.indices.int().numpy(), best.values.numpy()
@@ -103,7 +125,7 @@ def portrait(
         cls_attention=cls,
         register_attention=registers,
         layer=measured,
-        attention_layer=reading if attention else None,
+        attention_layer=None if queries is None else reading,
         pca=colours,
         attends=empty.astype(np.int32) if targets is None else targets,
         attends_share=empty.astype(np.float32) if shares is None else shares,

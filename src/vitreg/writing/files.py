@@ -34,6 +34,40 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         temporary.unlink(missing_ok=True)
 
 
+def write_new(path: Path, data: bytes) -> Path:
+    """Write a file that replaces none: where its name is taken, `name-2`, `name-3` and so on is. It is never seen half.
+
+    Returns:
+        the file.
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # not of the name, which may be as long as names can be
+    others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    try:
+        temporary.write_bytes(data)
+        for free in itertools.chain([path], others):
+            with contextlib.suppress(FileExistsError):
+                _linked(temporary, free)
+                return free
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    raise AssertionError("numbers do not end")
+
+
+def _linked(temporary: Path, path: Path) -> None:
+    """Give a finished file a second name. Raises FileExistsError if it is taken."""
+    try:
+        os.link(temporary, path)  # unlike a rename, never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.replace(temporary, path)
+
+
 def for_others(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder, each with the permissions of one that a program makes (0666 without the umask).
 

@@ -139,6 +139,13 @@ MISTAKES = {
     "reproduce fig3 --scale lab": "--scale lab looks at your images; name them with --images.",
     "reproduce --only clams": "--only takes claims or figures, not 'clams'. Did you mean 'claims'?",
     f"repairs -m {MODEL} photos --out other": "other holds another result",
+    "look fotos": "no file or folder 'fotos'. Did you mean 'photos'?",
+    "look photos -m tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",
+    "look photos --repair mine": "mine holds no repair.json, so it is no repair",
+    "look photos --out model.pth": "model.pth is a file; name a folder.",
+    "look photos --size 0": "--size 0 is no image size",
+    "look --no-show": "no photo named; give a file, or - for standard input.",
+    f"look {MODEL} photos": f"'{MODEL}' is a model, and stands among the photos; name it with -m {MODEL}.",
     "demo --kind high": "no planted kind 'high'. Did you mean 'high-norm'?",
     "demo --out model.pth": "model.pth is a file; name a folder.",
 }

@@ -15,7 +15,12 @@ from vitreg.repair.settings import TestTimeSettings
 from vitreg.verbs.eval.registry import TASKS
 
 KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings]}
-OF_TERMINALS = {"doctor": {"json"}, "scan": {"fail_above"}, "reproduce": {"list", "model"}}
+OF_TERMINALS = {
+    "doctor": {"json"},
+    "look": {"json", "show", "model"},
+    "scan": {"fail_above"},
+    "reproduce": {"list", "model"},
+}
 """What the exit code and the standard output are about; -m is `models` in Python."""
 NAMED = {"eval": "evaluate"}
 EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights", "repair")

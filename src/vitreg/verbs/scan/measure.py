@@ -73,7 +73,11 @@ class Measure:
     def __call__(self, indices: Tensor, names: tuple[str, ...], pixels: Float[Tensor, "B 3 H W"]) -> BatchStatistics:
         """Run the model once, and reduce its tokens to the statistics of the batch."""
         with torch.inference_mode():
-            trace = self.backbone.trace(pixels, self.capture)
+            return self.statistics(indices, names, self.backbone.trace(pixels, self.capture))
+
+    def statistics(self, indices: Tensor, names: tuple[str, ...], trace: Trace) -> BatchStatistics:
+        """Reduce a forward that captured at least `capture` to the statistics of the batch."""
+        with torch.inference_mode():
             layers = range(self.backbone.depth)
             norms = torch.stack([self._in_place(trace.norms(layer), layer + 1) for layer in layers])
             entering = None if trace.entering_norms is None else self._in_place(trace.entering_norms, 0)

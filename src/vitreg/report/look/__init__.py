@@ -1,0 +1,1 @@
+"""A look as one picture, drawn without matplotlib or torch."""

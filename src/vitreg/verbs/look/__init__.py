@@ -1,0 +1,1 @@
+"""`look`: single photos by any models, as a sentence and a picture."""

@@ -1,0 +1,80 @@
+"""A scan of one image from one forward, which also holds what a portrait of the image is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitreg.analysis.norms import encode
+from vitreg.analysis.outliers import detector
+from vitreg.analysis.tally import Tally
+from vitreg.backbones import Backbone
+from vitreg.machine.runtime import Processes
+from vitreg.passes.portrait import portrait_of
+from vitreg.records import Example, LayerRecord, ModelRecord, VerdictRecord, reading_block
+from vitreg.verbs.scan.measure import Measure
+from vitreg.verbs.scan.readout import Readout
+
+
+@dataclass(frozen=True, slots=True)
+class OneScan:
+    """What a scan says of one image.
+
+    Args:
+        verdict: as of a scan of this image alone: without a resample.
+        layers: one record a block.
+        peak: the block with the clearest outliers, or else with the longest tail.
+        model: as in the record of a scan.
+        unread: why attention was not read; empty if it was.
+        draw: (name, image as shown, block of the norms) → its portrait, from the same forward.
+    """
+
+    verdict: VerdictRecord
+    layers: list[LayerRecord]
+    peak: int
+    model: ModelRecord
+    unread: str
+    draw: Callable[[str, np.ndarray, int], Example]
+
+
+def scan_one(backbone: Backbone, pixels: Float[Tensor, "1 3 H W"]) -> OneScan:
+    """Scan one image with the default detector.
+
+    Raises:
+        FloatingPointError: if the model puts out no numbers.
+    """
+    size, last = (pixels.shape[2], pixels.shape[3]), backbone.depth - 1
+    status = backbone.attention_status()
+    measure = Measure(backbone, size, attention=status.readable)
+    special = [[*layout.cls, *layout.registers] for layout in backbone.layouts(size)[:-1]]
+    capture = replace(measure.capture, hidden=[last])
+    if isinstance(capture.rows, dict):
+        more = {
+            layer: [*queries, *(t for t in special[layer] if t not in queries)]
+            for layer, queries in capture.rows.items()
+        }
+        capture = replace(capture, rows=more)
+    with torch.inference_mode():
+        trace = backbone.trace(pixels, capture)
+    statistics = measure.statistics(torch.zeros(1, dtype=torch.long), ("",), trace)
+    with Tally(backbone.depth, measure.layout, present=measure.present, heads=measure.heads) as tally:
+        tally.add(statistics)
+        readout = Readout(tally, tally.sums, Processes(), detector("mixture"), 0, with_power=False)
+        layers = readout.layers
+    reading = reading_block(layers)
+    attended = last if reading is None else reading
+
+    def draw(name: str, shown: np.ndarray, block: int) -> Example:
+        def flags(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            codes = encode(norms)
+            return readout.outliers(codes, block), readout.near(codes, block)
+
+        queries = special[attended] if status.readable else None
+        return portrait_of(trace, last, name, shown, (block, attended), flags, queries)
+
+    return OneScan(readout.verdict, layers, readout.peak, readout.model_record(backbone, size, []), status.reason, draw)
