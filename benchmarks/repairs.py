@@ -5,7 +5,7 @@
     forward   the repaired model over the bare one, batch 8; target <= 1.05
     scoring   one pass that scores neurons over a bare forward of the same images; target <= 1.5
     fit       the whole fit, with the search and the held-out check, over bare forwards of all its images; target <= 6,
-              set for 500 images. With fewer, the search is a larger part: a quarter of the images are chosen with, 64 at most.
+              set for 500 images. With fewer, the search is a larger part: a sixth of the images are chosen with, 64 at most.
 
 Random weights have no outliers. For the fit, one neuron of block 6 gets weights that write some. Forwards alternate in
 one process, in processor time of one thread, which a busy machine hardly changes; a ratio is the median of those of

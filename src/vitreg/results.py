@@ -265,7 +265,7 @@ class RepairsResult(Record):
 
     schema_: Literal["vitreg.repairs/1"] = Field(default="vitreg.repairs/1", alias="schema")
     data: str
-    images: int = Field(description="that could be read; half of them were fitted on")
+    images: int = Field(description="that could be read; half of them judge")
     held_out: int = Field(description="images that no repair was fitted on or chosen with; all numbers are of these")
     shown: list[str] = Field(default_factory=list, description="names of the images whose maps are drawn")
     skipped: list[Skipped] = Field(default_factory=list)

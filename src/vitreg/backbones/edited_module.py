@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -67,7 +68,7 @@ class EditedModule(nn.Module):
             refuse_running_again(self.model)
         token = _running.set(recorder)
         try:
-            output = self._run(recorder, images, *args, **kwargs)
+            output = _uncompiled(self._run)(recorder, images, *args, **kwargs)
         finally:
             _running.reset(token)
         recorder.refuse_lost_edits()
@@ -86,3 +87,12 @@ class EditedModule(nn.Module):
 
     def _editor(self) -> Editor:
         return Editor(self._sets, self.anatomy.depth)
+
+
+def _uncompiled(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of which no part is compiled.
+
+    Where `torch.compile` gives up on a whole forward it still compiles the functions called in it, one by one, and those
+    would not find the edits.
+    """
+    return torch.compiler.disable(run) if "torch._dynamo" in sys.modules else run

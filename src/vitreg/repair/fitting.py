@@ -45,7 +45,7 @@ def fit_repair(
 
     Args:
         model: a spec, a module, or a loaded backbone.
-        images: as `vitreg.scan` takes them; half are fitted on, and at least a quarter only judge the result.
+        images: as `vitreg.scan` takes them; half of them only judge the result.
         method: "test-time", or another of `vitreg fix --help`.
         settings: of the method; keywords override them.
         options: see `FitOptions`; keywords override them.
@@ -82,11 +82,14 @@ def with_settings(
     return made, {name: value for name, value in keywords.items() if name not in own}
 
 
-def subject_of(backbone: Backbone, images: Images, options: FitOptions, *, show: bool = False) -> Subject:
+def subject_of(
+    backbone: Backbone, images: Images, options: FitOptions, *, show: bool = False, choose: bool = True
+) -> Subject:
     """Read the images, and deal them to the parts. Use it in a `with`: it holds a temporary file.
 
     Args:
         show: whether long fits show their progress on standard error.
+        choose: keep images to choose with; without, half are fitted on and half judge.
     Raises:
         UserError: for images that cannot be read, or weights that are no numbers.
     """
@@ -95,7 +98,7 @@ def subject_of(backbone: Backbone, images: Images, options: FitOptions, *, show:
         images, backbone, Processes(), size=options.pixels, policy=options.fit, batch_size=options.batch_size,
         workers=options.threads, limit=options.limit,
     )  # fmt: skip
-    kept = Kept(batches, options.limit or FitOptions.limit or 500, options.seed)
+    kept = Kept(batches, options.limit or FitOptions.limit or 500, options.seed, choose=choose)
     return Subject(backbone, kept, batches.size, options.seed, force=options.force, random=options.control, show=show)
 
 

@@ -41,7 +41,7 @@ class FitOptions(ImageOptions):
     """Which images a repair is fitted on."""
 
     limit: int | None = 500
-    """Use at most this many images: half to fit on, a quarter to choose with (64 at most), the rest to judge."""
+    """Use at most this many images: half to judge, a sixth to choose with (64 at most), the rest to fit on."""
     seed: int = 0
     """Of every draw."""
     force: bool = False

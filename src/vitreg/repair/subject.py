@@ -28,10 +28,11 @@ TUNED_ON = 64  # images; a search asks for many forwards over them
 class Kept:
     """Images of one size, prepared, in a temporary file: read once, seen many times, in constant memory.
 
-    The images are dealt to "fit" (half), "tune" (a quarter, at most `TUNED_ON`) and "held_out" (the rest) by a seed.
+    The images are dealt to "held_out" (half), "tune" (a third of the others, at most `TUNED_ON`) and "fit" (the rest) by
+    a seed. Without `choose` none are in "tune".
     """
 
-    def __init__(self, batches: Batches, limit: int, seed: int = 0) -> None:
+    def __init__(self, batches: Batches, limit: int, seed: int = 0, *, choose: bool = True) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
         self.names: list[str] = []
         shape: tuple[int, ...] = ()
@@ -50,8 +51,10 @@ class Kept:
             raise UserError("none of the images could be read.")
         self._pixels = np.memmap(self._file, np.float32, "r", shape=(len(self.names), *shape))
         order = np.random.default_rng(seed).permutation(len(self.names))
-        fit, tune = len(order) - len(order) // 2, min(len(order) // 4, TUNED_ON)
-        self._parts = {"fit": order[:fit], "tune": order[fit : fit + tune], "held_out": order[fit + tune :]}
+        unjudged = len(order) - len(order) // 2
+        tune = min(max(unjudged // 3, 1), unjudged - 1, TUNED_ON) if choose else 0
+        fit = unjudged - tune
+        self._parts = {"fit": order[:fit], "tune": order[fit:unjudged], "held_out": order[unjudged:]}
         self.skipped = list(batches.skipped)
 
     def __len__(self) -> int:

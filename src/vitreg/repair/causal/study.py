@@ -32,7 +32,7 @@ from vitreg.repair.columns.data import labels_of
 from vitreg.repair.logits import classifies, logits_of
 from vitreg.repair.subject import Part, Subject
 
-JUDGED: tuple[Part, ...] = ("tune", "held_out")
+JUDGED: Part = "held_out"
 FEWEST_IMAGES = 4  # half of them are judged
 NOTHING = Capture()
 
@@ -76,6 +76,7 @@ def study(subject: Subject, labels: Mapping[str, int] | None = None, *, batch: i
     Sinks are found, and means and donors taken, on one half of the images; effects are measured on the other.
 
     Args:
+        subject: without images to choose with.
         labels: classes for the model's own classifier, as `read_labels` reads them.
         batch: images at once; by memory if None.
     Raises:
@@ -87,7 +88,7 @@ def study(subject: Subject, labels: Mapping[str, int] | None = None, *, batch: i
             f"causes are looked for on at least {FEWEST_IMAGES} images, and there are {len(subject.images)}."
         )
     batch = batch or images_at_once(subject.backbone, subject.size)
-    names = [name for part in JUDGED for name in subject.images.names_of(part)]
+    names = subject.images.names_of(JUDGED)
     classes = None if labels is None else labels_of(names, labels)
     sinks = find_sinks(subject)
     donors = find_donors(subject, sinks, batch)
@@ -132,10 +133,9 @@ class _Run:
 
     def _judged(self) -> Iterator[tuple[int, Float[Tensor, "B C H W"]]]:
         start = 0
-        for part in JUDGED:
-            for pixels in self.subject.images.batches(part, self.batch):
-                yield start, pixels
-                start += len(pixels)
+        for pixels in self.subject.images.batches(JUDGED, self.batch):
+            yield start, pixels
+            start += len(pixels)
 
     def _batch(self, pixels: Tensor, before: Output, chosen: Chosen) -> None:
         """Make every intervention on both sides, and keep what it does to each image."""

@@ -30,7 +30,7 @@ from vitreg.repair.subject import Subject
 from vitreg.tokens import TokenLayout, Tokens
 
 REACH = 0.15  # of the grid's sides; PH-Reg finds 10 to 15 % best
-ENOUGH = 100  # images for the mean map of the position part
+ENOUGH = 100  # images for the position part, whose mean map is taken of those to fit on
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def fit(subject: Subject, settings: DenoiseSettings) -> Fitted:
     if settings.position_part:
         if len(subject.images) < ENOUGH:
             raise UserError(
-                f"the position part is a mean over at least {ENOUGH} images, and there are {len(subject.images)}; shift "
-                "averaging needs none."
+                f"the position part needs at least {ENOUGH} images, and there are {len(subject.images)}; shift averaging needs "
+                "none."
             )
         values, grid = position_part(subject)
         if subject.random:

@@ -11,6 +11,9 @@ from vitreg.tokens import TokenLayout
 
 def patches_of(layout: TokenLayout, device: torch.device) -> tuple[Int64[Tensor, "T"], Int64[Tensor, "T"]]:
     """Return the T patches that have a token: their indices in the sequence, and their places on the grid, row by row."""
+    if isinstance(layout.patches, slice):  # of fixed lengths: a compiled graph stays whole
+        start, stop = layout.patches.start, layout.patches.stop
+        return torch.arange(start, stop, device=device), torch.arange(stop - start, device=device)
     there = layout.present
     return layout.patch_index[there].to(device), there.nonzero().flatten().to(device)
 

@@ -19,7 +19,7 @@ ALL = "all"
 class RepairsOptions(ImageOptions):
     """Compare repairs on the same images: what each gains, damages and costs, beside controls that must gain nothing.
 
-    Half of the images are fitted on, a quarter (64 at most) is chosen with, the rest judges. Writes result.json, report.html
+    Half of the images judge; of the others a third (64 at most) is chosen with, and the rest is fitted on. Writes result.json, report.html
     and table.csv into --out. Exit code 0, 2 for a mistake, 4 if no model has anything to repair.
 
     Example: vitreg repairs -m timm:vit_small_patch14_dinov2.lvd142m photos/ --methods none,test-time

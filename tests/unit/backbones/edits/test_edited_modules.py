@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.backbones.edits.small_edits import Extra, Scale
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone, Edit
+from vitreg.backbones.edits import Place
 from vitreg.errors import UserError
 
 HALVED = (
@@ -50,6 +52,26 @@ def test_an_edited_model_compiles_as_one_graph(vit, images) -> None:
             wanted = edited.module(images)
             torch.testing.assert_close(torch.compile(edited.module, fullgraph=True, backend="eager")(images), wanted)
         assert torch.equal(edited.module(images), wanted)
+
+    apart(compiled)
+
+
+@dataclass(frozen=True)
+class Uncompiled:
+    """Doubles tokens in a way that no graph holds."""
+
+    def __call__(self, tokens: Tensor, place: Place) -> Tensor:
+        torch._dynamo.graph_break()
+        return 2 * tokens
+
+
+def test_an_edited_model_that_does_not_compile_runs_with_its_edits(vit, images) -> None:
+    def compiled() -> None:
+        module = Backbone(vit.eval()).edited([Edit("block", 0, Uncompiled())], "doubled").module
+        with torch.no_grad():
+            wanted = module(images)
+            assert not torch.equal(wanted, vit(images))
+            torch.testing.assert_close(torch.compile(module, backend="eager")(images), wanted)
 
     apart(compiled)
 

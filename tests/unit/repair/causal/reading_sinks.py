@@ -68,10 +68,10 @@ def images(count: int = 24) -> Tensor:
 
 @contextlib.contextmanager
 def subject(model: torch.nn.Module, count: int = 24) -> Iterator[Subject]:
-    with subject_of(Backbone(model), images(count), FitOptions()) as found:
+    with subject_of(Backbone(model), images(count), FitOptions(), choose=False) as found:
         yield found
 
 
 def judged(found: Subject) -> Tensor:
     """Return the images that effects are measured on."""
-    return torch.cat([pixels for part in ("tune", "held_out") for pixels in found.batches(part)])
+    return torch.cat(list(found.batches("held_out")))

@@ -65,7 +65,7 @@ class Causal(CausalSettings):
         )  # fmt: skip
         labels = None if self.labels is None else read_labels(self.labels.expanduser())
         show = bench.group.first and not bench.quiet
-        with subject_of(backbone, bench.data, options, show=show) as subject:
+        with subject_of(backbone, bench.data, options, show=show, choose=False) as subject:
             return study(subject, labels, batch=bench.batch_size), subject.images.skipped
 
 
