@@ -5,7 +5,7 @@ from vitreg.data.sets.captions import TableSet
 from vitreg.data.sets.pair_files import nyud
 from vitreg.documents import parse_json, read_json, read_lines, read_xml
 from vitreg.errors import UserError
-from vitreg.verbs.eval.class_names import words_for
+from vitreg.passes.clip.class_names import words_for
 
 BROKEN = {
     "cut off": b'{"a": 1',

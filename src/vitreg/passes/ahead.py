@@ -109,9 +109,10 @@ def maps_outputs(folder: Path, kinds: Sequence[str], images: object, weights: ob
     return Outputs(folder, "maps", names, paths_of(images, weights), lambda name: bool(sheets.fullmatch(name)))
 
 
-def fix_outputs(folder: Path, images: object, weights: object) -> list[Outputs]:
-    """Where `fix` writes: the repair, and maps before and after."""
-    repair = Outputs(folder, "fix", ("repair.json", "repair.safetensors"), paths_of(images, weights))
+def fix_outputs(folder: Path, images: object, weights: object, read: object = None) -> list[Outputs]:
+    """Where `fix` writes: the repair, with the list of the neurons it edits, and maps before and after."""
+    names = ("repair.json", "repair.safetensors", "neurons.json")
+    repair = Outputs(folder, "fix", names, paths_of(images, weights, read))
     return [repair, maps_outputs(folder, ("norm", "attention"), images, weights)]
 
 

@@ -141,7 +141,7 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
     found = method.fit(subject, settings)
     record = RepairRecord(
         method=method.name,
-        settings=asdict(settings),
+        settings={name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()},
         base=base_of(backbone),
         size=subject.size,
         images=subject.images.count("fit") + subject.images.count("tune"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vitreg.backbones import Backbone
@@ -23,7 +24,7 @@ def open_fixed(folder: str, load: Callable[..., Backbone], keywords: dict[str, A
     repair = load_repair(folder)
     base = repair.record.base
     if not base.spec:
-        raise UserError(f"{folder} repairs a module that has no name; name the model and add --repair {folder}.")
+        raise UserError(f"{folder} repairs a module that has no name; name the model and add --repair {quote(folder)}.")
     backbone = load(base.spec, weights=base.file or None, random=base.random, **keywords)
     fixed = repair.apply(backbone)
     fixed.spec, fixed.notes = f"fixed:{folder}", (*fixed.notes, f"{base.spec}, repaired.")

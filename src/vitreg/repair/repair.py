@@ -21,11 +21,12 @@ from vitreg.documents import read_json
 from vitreg.errors import UserError
 from vitreg.repair.method import Fitted
 from vitreg.repair.methods import method_named
+from vitreg.repair.neurons.listed import list_of
 from vitreg.repair.record import SCHEMA, RepairRecord
 from vitreg.writing.files import missing, write_text
 from vitreg.writing.outputs import Outputs
 
-RECORD, TENSORS = "repair.json", "repair.safetensors"
+RECORD, TENSORS, NEURONS = "repair.json", "repair.safetensors", "neurons.json"
 Model = TypeVar("Model", Backbone, nn.Module)
 
 
@@ -96,17 +97,20 @@ class Repair:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the repair as a folder of two files. Returns the folder.
+        """Write the repair as a folder: its record, its tensors, and the list of the neurons it edits. Returns the folder.
 
         Raises:
             UserError: if it cannot be written, or holds files of those names that vitreg did not write.
         """
-        outputs = Outputs(Path(folder).expanduser(), "fix", (RECORD, TENSORS))
+        outputs = Outputs(Path(folder).expanduser(), "fix", (RECORD, TENSORS, NEURONS))
         outputs.check()
 
         def write(place: Path) -> None:
             save_file({name: value.contiguous() for name, value in self.tensors.items()}, place / TENSORS)
             write_text(place / RECORD, self.record.model_dump_json(indent=1) + "\n")
+            neurons = list_of(self.record)
+            if neurons is not None:
+                write_text(place / NEURONS, neurons.model_dump_json(by_alias=True) + "\n")
 
         outputs.publish(write)
         return outputs.folder

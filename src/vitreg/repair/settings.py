@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 from vitreg import plugins
@@ -34,6 +35,11 @@ class MethodSettings:
     def check(self) -> None:
         """Raise UserError for settings out of range."""
         return
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it reads."""
+        return [value for each in fields(self) if isinstance(value := getattr(self, each.name), Path)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ class TestTimeSettings(MethodSettings):
     """Tokens added, directly before the patches; neuron i goes to token i mod registers."""
     neurons: int | None = None
     """How many neurons to move; searched if unset."""
+    neurons_from: Path | None = None
+    """Move the neurons of this list, without a search: neurons.json, as vitreg fix writes it beside a repair."""
     score: Literal["contrast", "activation"] = "contrast"
     """How neurons are ranked: by the difference between outliers and other patches times what the neuron writes, or, as
     published, by the mean size of the activation on outliers."""
@@ -82,6 +90,8 @@ class TestTimeSettings(MethodSettings):
     def check(self) -> None:
         """Raise UserError for settings out of range."""
         _at_least(1, registers=self.registers, neurons=self.neurons, rounds=self.rounds)
+        if self.neurons_from is not None and (self.neurons is not None or self.rounds > 1):
+            raise UserError("--neurons-from says which neurons are moved; leave --neurons and --rounds out.")
         _at_least(0, max_damage=self.max_damage)
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("planted_once")
 
 @pytest.fixture(scope="module")
 def low(photographs: list[Path]) -> Iterator[Patient]:
-    with patient("low-norm", 0, photographs[4:8]) as found:
+    with patient("low-norm", 0, photographs[4:12]) as found:
         yield found
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("planted_once", "undrawn")
 @pytest.mark.parametrize("kind", ["high-norm", "low-norm", "last-block"])
 def test_they_are_the_scans(kind: str, photographs: Sequence[Path], tmp_path: Path) -> None:
     model = planted.build(kind, 0)[0]
-    paths = list(photographs)[-12:]
+    paths = list(photographs)[-18:]
     with subject_of(vitreg.load(model), paths, FitOptions()) as subject:
         found = find_outliers(subject.backbone, (subject.images.take("fit", np.arange(6)),))
         names = subject.images.names_of("fit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -81,7 +82,7 @@ def run_eval(argv: list[str]) -> int:
         description=SEVERAL if len(kinds) > 1 else inspect.getdoc(kind) or "",
     )
     if not command.data and set(names) - set(WITHOUT_DATA):
-        raise UserError(f"no data named: vitreg eval {models[0]} {word} DATA.")
+        raise UserError(f"no data named: vitreg eval {quote(models[0])} {word} DATA.")
     if len(models) > 1 or len(names) > 1:
         return _run_several(command, models, names)
     out = Path("vitreg-eval") / names[0] if command.out is None else command.out

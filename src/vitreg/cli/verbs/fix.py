@@ -37,7 +37,7 @@ class Command(OverImages, Generic[T]):
 
         self.method.check()
         super().check()
-        check_place(*ahead.fix_outputs(self.out, self.images, self.model.weights))
+        check_place(*ahead.fix_outputs(self.out, self.images, self.model.weights, self.method.files))
 
 
 def run_fix(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ from vitreg.results import RepairCell, RepairColumn
 PerImage = tuple[Float[Tensor, "B *C"], Float[Tensor, "B *C"]]
 """Numerator and denominator of every image: a value is the ratio of their sums, of several classes the mean of ratios."""
 
-Needs = Literal["", "labels", "boxes", "masks", "clean twin"]
+Needs = Literal["", "labels", "boxes", "masks", "clean twin", "names"]
 """What is known of the held-out images, see `HeldOut`."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -56,6 +56,27 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """Classes told by sentences.
+
+    Args:
+        classifier: one direction for each class; None for a model without a text tower.
+        place: what the model's module returns -> the space of the sentences.
+        missing: why there is none.
+    """
+
+    classifier: Float[Tensor, "C E"] | None = None
+    place: Callable[[Float[Tensor, "B D"]], Float[Tensor, "B E"]] = lambda returned: returned
+    missing: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the classifier."""
+        held = b"" if self.classifier is None else self.classifier.numpy().tobytes()
+        return hashlib.sha256(held + self.missing.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What is known of the held-out images.
 
@@ -63,6 +84,7 @@ class HeldOut:
         labels: class of each for the model's own classifier, -1 where it is not known; None if no labels are given.
         truth: their boxes; None if no boxes are given.
         masks: of these images and of those to fit on; None if no masks are given.
+        sentences: of all classes, in the space of the model; None if no names of classes are given.
         clean: the model without its artifact, of a planted one.
     """
 
@@ -71,11 +93,13 @@ class HeldOut:
     truth: Truth | None = None
     clean: Backbone | None = None
     masks: Masks | None = None
+    sentences: Sentences | None = None
 
     @property
     def given(self) -> set[str]:
-        """What there is: "labels", "boxes", "masks", "clean twin"."""
+        """What there is: "labels", "boxes", "masks", "clean twin", "names"."""
         every = {"labels": self.labels, "boxes": self.truth, "masks": self.masks, "clean twin": self.clean}
+        every["names"] = self.sentences
         return {name for name, value in every.items() if value is not None}
 
 

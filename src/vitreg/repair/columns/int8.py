@@ -19,9 +19,9 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.edited_module import EditedModule
 from vitreg.errors import UserError
+from vitreg.repair.columns.answers.heads import headless
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance
 from vitreg.repair.columns.data import NO_LABEL
-from vitreg.repair.columns.heads import headless
 from vitreg.repair.columns.reading import Reader
 from vitreg.repair.effect import summary_of
 from vitreg.repair.logits import logits_of

@@ -69,6 +69,15 @@ class Reader:
         first = next(self.subject.batches("held_out"))
         return classifies(self.backbone, first[:1])
 
+    @cached_property
+    def returns(self) -> bool:
+        """Whether the model's own module returns one row of numbers an image."""
+        first = next(self.subject.batches("held_out"))[:1]
+        try:
+            return logits_of(self.backbone, first) is not None
+        except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError):
+            return False  # it takes more than images, or another size
+
     def read(self, images: Float[Tensor, "B C H W"], start: int) -> Reading:
         """Run the model on a batch.
 
@@ -114,7 +123,12 @@ class Reading:
     @cached_property
     def logits(self) -> Float[Tensor, "B K"] | None:
         """What the classifier answers; None without one."""
-        return logits_of(self.reader.backbone, self.images) if self.reader.classifies else None
+        return self.returned if self.reader.classifies else None
+
+    @cached_property
+    def returned(self) -> Float[Tensor, "B K"] | None:
+        """What the model's own module returns, one row an image."""
+        return logits_of(self.reader.backbone, self.images)
 
     def norms(self, block: int) -> Float[Tensor, "B P"]:
         """Return the norms of the patches after a block; NaN for patches that are gone."""

@@ -136,7 +136,7 @@ def fit(subject: Subject, settings: AttentionBiasSettings) -> Fitted:
         found = test_time.fit(subject, settings)
         order = [(block, unit) for block, unit in found.details["order"]]
         keys = keys_of_registers(test_time.repaired(base, found), subject, settings.registers)
-        return fitted(order, keys, rounds=found.details["rounds"])
+        return fitted(order, keys, found.notes, rounds=found.details["rounds"])
     keys = keys_of_outliers(base, subject, subject.outliers)
     if settings.registers > 1:
         raise UserError(
@@ -146,7 +146,7 @@ def fit(subject: Subject, settings: AttentionBiasSettings) -> Fitted:
         subject, settings, lambda neurons: base.edited(edits(fitted(neurons, keys)), "attention-bias")
     )
     note = f"{base.spec} takes no added tokens: the keys and values are the mean ones of its outliers."
-    return fitted(chosen.order, keys, [note], rounds=list(chosen.rounds))
+    return fitted(chosen.order, keys, [note, *chosen.notes], rounds=list(chosen.rounds))
 
 
 def refuse_unwritable(backbone: Backbone) -> None:

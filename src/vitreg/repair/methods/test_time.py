@@ -78,9 +78,9 @@ def leaving(found: Fitted) -> list[Edit]:
     return [Edit("block", -1, DropTokens(len(found.tensors["tokens"])))]
 
 
-def fitted(order: Sequence[Neuron], tokens: Tensor, **details: Any) -> Fitted:
+def fitted(order: Sequence[Neuron], tokens: Tensor, notes: Sequence[str] = (), **details: Any) -> Fitted:
     """Return the repair that moves these neurons, in the order of their rank."""
-    return Fitted({"tokens": tokens}, {**named(order), **details})
+    return Fitted({"tokens": tokens}, {**named(order), **details}, notes)
 
 
 def repaired(backbone: Backbone, found: Fitted) -> Backbone:
@@ -105,7 +105,7 @@ def fit(subject: Subject, settings: TestTimeSettings) -> Fitted:
         )
     tokens = added_tokens(subject, settings)
     chosen = choose_neurons(subject, settings, lambda neurons: repaired(base, fitted(neurons, tokens)))
-    return fitted(chosen.order, tokens, rounds=list(chosen.rounds))
+    return fitted(chosen.order, tokens, chosen.notes, rounds=list(chosen.rounds))
 
 
 def added_tokens(subject: Subject, settings: TestTimeSettings) -> Float[Tensor, "R D"]:

@@ -62,11 +62,7 @@ def scores(
         UserError: if the model's MLPs are not known, or these images have no outlier.
     """
     anatomy = backbone.anatomy
-    if not anatomy.mlp:
-        raise UserError(
-            f"the MLPs of {backbone.spec} are not recognised, so their neurons cannot be edited; substitute, clip-norm and "
-            "mask-keys need none."
-        )
+    refuse_unknown_mlp(backbone)
     sums: dict[int, Activations] = {}
     counts = [0, 0]
     for pixels in batches:
@@ -97,6 +93,15 @@ def scores(
         outgoing = outgoing_norms(anatomy.mlp[block], len(each.size))
         result[block] = (each.outliers / counts[0] - each.normal / max(counts[1], 1)).abs() * outgoing
     return result
+
+
+def refuse_unknown_mlp(backbone: Backbone) -> None:
+    """Raise UserError for a model whose MLPs are not known."""
+    if not backbone.anatomy.mlp:
+        raise UserError(
+            f"the MLPs of {backbone.spec} are not recognised, so their neurons cannot be edited; substitute, clip-norm and "
+            "mask-keys need none."
+        )
 
 
 def ranked(scored: Mapping[int, Tensor]) -> list[Neuron]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
 from vitreg.repair.effect import Effects
-from vitreg.repair.neurons.scores import Neuron, candidates, hidden_units, ranked, scores
+from vitreg.repair.neurons.listed import by_lot, others, read_list
+from vitreg.repair.neurons.scores import Neuron, candidates, hidden_units, ranked, refuse_unknown_mlp, scores
 from vitreg.repair.outliers import NothingToRepairError
 from vitreg.repair.record import EffectRecord
 from vitreg.repair.settings import TestTimeSettings
@@ -36,6 +38,7 @@ class Chosen:
 
     order: tuple[Neuron, ...]
     rounds: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
 
 def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repaired) -> Chosen:
@@ -44,9 +47,11 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
     Args:
         repaired: neurons, the best first -> the model with these edited.
     Raises:
-        UserError: if the outliers are no neurons' work, or the MLPs are not known.
+        UserError: if the outliers are no neurons' work, the MLPs are not known, or the neurons listed are another model's.
     """
     base, outliers = subject.backbone, subject.outliers
+    if settings.neurons_from is not None:
+        return _listed(subject, settings.neurons_from)
     effects = Effects(subject, outliers, "tune")
     if not settings.neurons and effects.outliers < FEWEST:
         raise UserError(
@@ -81,6 +86,16 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
             break
         kept += _by_lot(order, k, subject.seed) if subject.random else order[:k]
     return Chosen(tuple(kept), tuple(rounds))
+
+
+def _listed(subject: Subject, file: Path) -> Chosen:
+    """Take the neurons of a list."""
+    refuse_unknown_mlp(subject.backbone)
+    found = read_list(file.expanduser(), subject.backbone)
+    order = by_lot(found.order, subject.backbone, subject.seed) if subject.random else found.order
+    note = others(found, subject.backbone)
+    listed = {"neurons": len(order), "listed": found.source, "model": found.model}
+    return Chosen(tuple(order), (listed,), (note,) if note else ())
 
 
 def _by_lot(order: Sequence[Neuron], k: int, seed: int) -> list[Neuron]:

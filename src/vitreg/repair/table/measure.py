@@ -26,7 +26,6 @@ from vitreg.repair.columns import (
     attention,
     boxes,
     cost,
-    heads,
     int8,
     masks,
     outliers,
@@ -35,13 +34,14 @@ from vitreg.repair.columns import (
     smoothing,
     summary,
 )
+from vitreg.repair.columns.answers import heads, zeroshot
 from vitreg.repair.columns.column import Column, PerImage
 from vitreg.repair.columns.reading import Gathered, Reader, Reading
 from vitreg.results import RepairCell, RepairColumn
 
 COLUMNS: tuple[Column, ...] = (
     *outliers.COLUMNS[:6], *attention.COLUMNS, *boxes.COLUMNS, *masks.COLUMNS, *int8.COLUMNS,
-    *positions.COLUMNS, *outliers.COLUMNS[6:], *summary.COLUMNS, *heads.COLUMNS, *probes.COLUMNS, *smoothing.COLUMNS,
+    *positions.COLUMNS, *outliers.COLUMNS[6:], *summary.COLUMNS, *heads.COLUMNS, *zeroshot.COLUMNS, *probes.COLUMNS, *smoothing.COLUMNS,
 )  # fmt: skip
 SHOWN = 4  # images whose maps are kept
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,14 +110,16 @@ class Rows:
 
     def key(self, asked: Asked) -> str:
         """Return what identifies a row: model, images, method, and all that makes its numbers."""
-        backbone, subject, truth, masks = self.subject.backbone, self.subject, self.held_out.truth, self.held_out.masks
+        backbone, subject, truth = self.subject.backbone, self.subject, self.held_out.truth
+        masks, words = self.held_out.masks, self.held_out.sentences
         settings = None if asked.repair is None else asdict(asked.repair.settings)
         words = [
             vitreg.__version__, backbone.spec, weights_hash(backbone), backbone.edits_identity, str(backbone.dtype),
             subject.images.sha256, subject.size, subject.seed, subject.force, str(asked), settings,
+            [] if asked.repair is None else [_content(each) for each in asked.repair.settings.files],
             [column.name for column in COLUMNS], None if self.held_out.labels is None else self.held_out.labels.tolist(),
             None if truth is None else [each.tolist() for each in truth.boxes],
-            None if masks is None else masks.sha256,
+            None if masks is None else masks.sha256, None if words is None else words.sha256,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()[:20]
 
@@ -183,6 +186,11 @@ class Rows:
         return RepairRow(
             model=self.subject.backbone.spec, method=asked.method, control=asked.control, forced=forced, **words
         )
+
+
+def _content(file: Path) -> str:
+    place = file.expanduser()
+    return hashlib.sha256(place.read_bytes()).hexdigest() if place.is_file() else ""
 
 
 def twin_row(model: str, subject: Subject, held_out: HeldOut) -> RepairRow:

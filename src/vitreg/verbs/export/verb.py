@@ -67,7 +67,7 @@ FORMATS["transformers"] = FORMATS["hf"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The path of an export, and its largest difference from the model on random images (None: could not be run)."""
+    """The path of an export, and its largest difference from the model on three drawn images (None: could not be run)."""
 
     path: Path
     difference: float | None
@@ -142,8 +142,8 @@ def summary(exported: Exported, to: str) -> str:
     if exported.difference is None:
         return f"Wrote {exported.path}; it is well formed, but was not run."
     return (
-        f"Wrote {exported.path}. Loaded back with {package} {metadata.version(package)}, the largest difference on a "
-        f"random image is {exported.difference:.1e}."
+        f"Wrote {exported.path}. Loaded back with {package} {metadata.version(package)}, its outputs for three drawn "
+        f"images differ from the model's by at most {exported.difference:.1e}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from torch import nn
@@ -44,7 +45,8 @@ def fix(
         method: "test-time", or another of `vitreg fix --help`.
         model: a spec, a module, or a loaded backbone.
         images: as `vitreg.scan` takes them.
-        out: folder for repair.json, repair.safetensors, norm.png and attention.png; `fixed:OUT` is the repaired model.
+        out: folder for repair.json, repair.safetensors, norm.png and attention.png, of a repair of neurons also
+            neurons.json; `fixed:OUT` is the repaired model.
         weights: a checkpoint for the spec.
         settings: of the method; keywords override them.
         options: see `FitOptions`; keywords override them.
@@ -58,9 +60,11 @@ def fix(
     options, loading = split(FitOptions, options, others, "fix")
     refuse_reloading(model, weights, loading)
     ahead.refuse_absent_inputs(images, files=[weights])
+    for file in settings.files:
+        ahead.refuse_absent_truth(settings=file)
     with results_folder(out) as folder:
         assert folder is not None  # `out` was given
-        for outputs in ahead.fix_outputs(folder, images, weights):
+        for outputs in ahead.fix_outputs(folder, images, weights, settings.files):
             outputs.check()
         backbone = opened(model, weights, loading, size=options.pixels)
         with subject_of(backbone, images, options, show=not quiet) as subject:
@@ -100,6 +104,5 @@ def summary(repair: Repair, out: Path) -> str:
         if effect.share > effect.before / 2:
             lines.append("The repair does not help here: compare methods with vitreg repairs.")
     lines += record.notes
-    return "\n".join(
-        [*lines, f"Use it as fixed:{out} in place of a model, for example: vitreg scan fixed:{out} IMAGES"]
-    )
+    spec = quote(f"fixed:{out}")
+    return "\n".join([*lines, f"Use it as {spec} in place of a model, for example: vitreg scan {spec} IMAGES"])

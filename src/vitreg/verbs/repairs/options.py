@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+from vitreg.errors import UserError
 from vitreg.passes.keywords import Listed
 from vitreg.passes.options import ImageOptions, at_least
 from vitreg.repair.asked import NONE, Wanted, wanted
@@ -40,6 +41,11 @@ class RepairsOptions(ImageOptions):
     """Label of pixels without a class, in the masks."""
     labels: Path | None = None
     """Classes for the model's own classifier: a JSON object {image, its stem, its folder or the word before "_": index}."""
+    names: Path | None = None
+    """Names of the classes of --labels, for models with a text tower: a text file, one name a line in the order of the
+    indices, or lines of index, tab, name."""
+    templates: Literal["openai", "simple"] = "openai"
+    """Sentences around the names: OpenAI's 80, or 7."""
     limit: int | None = 500
     """Use at most this many images."""
     seed: int = 0
@@ -51,6 +57,8 @@ class RepairsOptions(ImageOptions):
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
+        if self.names is not None and self.labels is None:
+            raise UserError("--names are those of the classes in --labels; give these too.")
 
 
 def methods_of(asked: Sequence[str]) -> list[Wanted]:

@@ -32,6 +32,7 @@ from vitreg.passes.progress import Advance, progress
 from vitreg.passes.view import shown_stretched, view_of
 from vitreg.records import Skipped
 from vitreg.repair.asked import NONE, Wanted
+from vitreg.repair.columns.answers.zeroshot import sentences_on
 from vitreg.repair.columns.boxes import truth_on
 from vitreg.repair.columns.data import HeldOut, labels_of, read_labels
 from vitreg.repair.columns.masks import masks_on
@@ -88,13 +89,15 @@ def repairs(
         raise UserError("name at least one model, and weights from a file for one model only.")
     run = _Run(images, methods_of(options.methods), options, loading, quiet, ended)
     ahead.refuse_absent_inputs(images, files=[weights])
-    ahead.refuse_absent_truth(boxes=options.boxes, masks=options.masks, labels=options.labels)
+    ahead.refuse_absent_truth(boxes=options.boxes, masks=options.masks, labels=options.labels, names=options.names)
     started = datetime.now(UTC)
     with results_folder(out) as folder:
         run.outputs = (
             None
             if folder is None
-            else ahead.repairs_outputs(folder, images, options.boxes, options.masks, options.labels, weights)
+            else ahead.repairs_outputs(
+                folder, images, options.boxes, options.masks, options.labels, options.names, weights
+            )
         )
         if run.outputs is not None:
             run.outputs.check()
@@ -184,15 +187,18 @@ class _Run:
         self._take(key, found)
 
     def _held_out(self, subject: Subject) -> HeldOut:
-        """Read the labels, boxes and masks of the images."""
+        """Read the labels, names of classes, boxes and masks of the images."""
         names, own = subject.images.names_of("held_out"), self.options
         labels = None if own.labels is None else labels_of(names, read_labels(own.labels))
+        words = None
+        if labels is not None and own.names is not None:
+            words = sentences_on(subject.backbone, labels, own.names.expanduser(), own.templates)
         if own.boxes is None and own.masks is None:
-            return HeldOut(names, labels)
+            return HeldOut(names, labels, sentences=words)
         view, fitted = view_of(subject.backbone, size=own.pixels, policy=own.fit), subject.images.names_of("fit")
         truth = None if own.boxes is None else truth_on(view, names, _boxes(own.boxes.expanduser()))
         masks = None if own.masks is None else masks_on(view, fitted, names, own.masks.expanduser(), own.ignore)
-        return HeldOut(names, labels, truth, masks=masks)
+        return HeldOut(names, labels, truth, masks=masks, sentences=words)
 
     def _kept(self, key: str) -> RepairRow | None:
         """Return a row that an earlier run finished."""
@@ -256,7 +262,7 @@ def _draw(run: _Run, outputs: Outputs, result: RepairsResult) -> RepairsResult:
 
 def _not_given(options: RepairsOptions) -> list[str]:
     """Say which numbers need what was not given."""
-    flags = {"boxes": options.boxes, "masks": options.masks, "labels": options.labels}
+    flags = {"boxes": options.boxes, "masks": options.masks, "labels": options.labels, "names": options.names}
     return [
         f"Not measured without --{name}: {', '.join(titles)}."
         for name, value in flags.items()

@@ -20,12 +20,12 @@ from vitreg.data.views.transforms import IMAGENET
 from vitreg.errors import UserError
 from vitreg.models.vit import VisionTransformer
 from vitreg.passes.view import view_of
+from vitreg.repair.columns.answers.heads import mcnemar
 from vitreg.repair.columns.attention import share_on
 from vitreg.repair.columns.boxes import truth_on
 from vitreg.repair.columns.column import cosine_distance
 from vitreg.repair.columns.cost import tokens_added
 from vitreg.repair.columns.data import labels_of, read_labels
-from vitreg.repair.columns.heads import mcnemar
 from vitreg.repair.columns.int8 import in_int8, linears, rounded, weights_rounded
 from vitreg.repair.columns.outliers import cosines, medians
 from vitreg.repair.columns.positions import permutation_null, symmetries

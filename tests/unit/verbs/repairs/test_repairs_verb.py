@@ -39,7 +39,7 @@ def test_the_rows_are_the_model_its_repairs_and_their_controls(result: RepairsRe
         "none", "none clean twin", "test-time", "test-time random", "test-time zero strength", "none twin",
     ]  # fmt: skip
     assert not [row.failed for row in result.rows if row.failed]
-    assert (result.images, result.held_out) == (12, 3)
+    assert (result.images, result.held_out) == (12, 6)
     assert result.repairable
 
 

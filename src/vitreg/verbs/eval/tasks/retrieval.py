@@ -11,13 +11,13 @@ from torch import Tensor
 
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
+from vitreg.passes.clip.towers import open_towers, view_for
 from vitreg.passes.progress import progress
 from vitreg.probes.chance import derangement, recall_by_chance
 from vitreg.probes.retrieval import recall
 from vitreg.records import Skipped
 from vitreg.verbs.eval.settings.whole_image import RetrievalSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.towers import open_towers, view_for
 
 HEADLINE = "mean_recall"
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
+from vitreg.passes.clip.class_names import words_for
+from vitreg.passes.clip.towers import open_towers, templates_of, text_classifier, view_for
 from vitreg.passes.progress import progress
 from vitreg.probes.chance import derangement
-from vitreg.probes.zeroshot import LOGIT_SCALE, RankTally, classifier_of, logits_of, ranks_of
+from vitreg.probes.zeroshot import LOGIT_SCALE, RankTally, logits_of, ranks_of
 from vitreg.records import Skipped
 from vitreg.results import Table
-from vitreg.verbs.eval.class_names import words_for
 from vitreg.verbs.eval.settings.whole_image import ZeroShotSettings
 from vitreg.verbs.eval.task import Outcome
-from vitreg.verbs.eval.towers import Towers, open_towers, view_for
-
-_CLASSES = 10  # classes whose sentences are embedded at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +62,7 @@ class ZeroShot(ZeroShotSettings):
             classes=len(words),
             protocol={
                 "templates": self.templates,
-                "sentences_per_class": len(_templates(self.templates)),
+                "sentences_per_class": len(templates_of(self.templates)),
                 "names": origin,
                 "logits": f"{LOGIT_SCALE:g} x cosine; ties count against the model",
                 "size": list(view.pictures.size),
@@ -78,25 +73,6 @@ class ZeroShot(ZeroShotSettings):
             notes=towers.notes,
             skipped=tuple(Skipped(name=name, reason=reason) for name, reason in skipped.items()),
         )
-
-
-def text_classifier(
-    towers: Towers, words: Sequence[str], templates: Literal["openai", "simple"]
-) -> Float[Tensor, "C E"]:
-    """Embed the sentences of all classes, a few classes at a time."""
-    sentences = _templates(templates)
-    rows = []
-    for start in range(0, len(words), _CLASSES):
-        own = words[start : start + _CLASSES]
-        features = towers.encode_texts([sentence(name) for name in own for sentence in sentences])
-        rows.append(classifier_of(features.unflatten(0, (len(own), len(sentences)))))
-    return torch.cat(rows)
-
-
-def _templates(which: Literal["openai", "simple"]) -> Sequence:
-    import open_clip
-
-    return open_clip.OPENAI_IMAGENET_TEMPLATES if which == "openai" else open_clip.SIMPLE_IMAGENET_TEMPLATES
 
 
 def _per_class(classes: Sequence[str], words: Sequence[str], tally: RankTally) -> Table:

@@ -14,10 +14,10 @@ from vitreg.backbones import Backbone, load
 from vitreg.data.sets.sides import open_test
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
+from vitreg.passes.clip.towers import open_towers, text_classifier
 from vitreg.probes.zeroshot import ranks_of
 from vitreg.verbs.eval.tasks.retrieval import Retrieval, _in_order
-from vitreg.verbs.eval.tasks.zeroshot import ZeroShot, text_classifier
-from vitreg.verbs.eval.towers import open_towers
+from vitreg.verbs.eval.tasks.zeroshot import ZeroShot
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 
@@ -85,6 +85,15 @@ def test_the_classifier_is_that_of_open_clip(theirs, backbone):
     ):
         expected = open_clip.build_zero_shot_classifier(theirs, tokenizer, WORDS[:2], templates)
         torch.testing.assert_close(text_classifier(towers, WORDS[:2], which), expected.T, atol=1e-5, rtol=1e-4)
+
+
+def test_what_the_image_tower_returns_is_placed_among_the_sentences(backbone, run):
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for model in (backbone, of_run(run)):
+        towers = open_towers(model)
+        with torch.inference_mode():
+            placed = F.normalize(towers.place(model.module(pixels)), dim=-1)
+        torch.testing.assert_close(placed, towers.encode_images(pixels))
 
 
 def test_images_are_encoded_and_counted_as_by_open_clip(theirs, backbone, root):

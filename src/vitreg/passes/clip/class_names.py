@@ -29,6 +29,20 @@ def words_for(classes: Sequence[str], names: Path | None = None) -> tuple[list[s
     return [_plain(name) for name in classes], "the names of the classes in the set"
 
 
+def numbered(names: Path) -> list[str]:
+    """Return the names of classes that are numbers from 0 on.
+
+    Args:
+        names: as for `words_for`; with tabs, the class is its number.
+    Raises:
+        UserError: for fewer than two classes, and as `words_for` does.
+    """
+    lines = [line for line in read_text(names, what="the names of classes").splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise UserError(f"{names} names {len(lines)} classes, and there is nothing to tell apart with less than 2.")
+    return words_for([str(number) for number in range(len(lines))], names)[0]
+
+
 def _of_imagenet(classes: Sequence[str]) -> list[str]:
     import open_clip
     from timm.data.imagenet_info import ImageNetInfo

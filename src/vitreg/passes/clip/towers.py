@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,13 @@ from vitreg.documents import read_json
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
 from vitreg.passes.view import View
+from vitreg.probes.zeroshot import classifier_of
 from vitreg.recipes.known import kinds
 from vitreg.training.checkpoint import load_newest
 from vitreg.training.settings import TrainConfig
 
 _TEXTS = 256  # sentences at a time
+_CLASSES = 10  # classes whose sentences are embedded at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class Towers:
         model: open_clip's model or our recipe, with `encode_image` and `encode_text`, on the device and in the dtype of
             the backbone, in evaluation mode.
         tokenize: texts -> ids [B, L].
+        place: what the module of the image tower returns -> the common space.
         size: (height, width) of its images; None for any multiple of its patch.
         notes: sentences for the user.
     """
@@ -45,6 +48,7 @@ class Towers:
     model: nn.Module
     tokenize: Callable[[list[str]], Int64[Tensor, "B L"]]
     size: tuple[int, int] | None
+    place: Callable[[Float[Tensor, "B D"]], Float[Tensor, "B E"]] = lambda returned: returned
     notes: tuple[str, ...] = ()
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
@@ -153,7 +157,30 @@ def _of_run(backbone: Backbone, run: Path) -> Towers:
             f"the published backbone of {run} is not that of its newest checkpoint, {found.path.name}; resume the run "
             "for one step, or remove the checkpoint."
         )
-    return Towers(model=recipe, tokenize=recipe.tokenizer(), size=None, notes=found.notes)
+    return Towers(
+        model=recipe, tokenize=recipe.tokenizer(), size=None, notes=found.notes,
+        place=lambda pooled: pooled @ recipe.projection.to(pooled),
+    )  # fmt: skip
+
+
+def text_classifier(
+    towers: Towers, words: Sequence[str], templates: Literal["openai", "simple"]
+) -> Float[Tensor, "C E"]:
+    """Embed the sentences of all classes, a few classes at a time."""
+    sentences = templates_of(templates)
+    rows = []
+    for start in range(0, len(words), _CLASSES):
+        own = words[start : start + _CLASSES]
+        features = towers.encode_texts([sentence(name) for name in own for sentence in sentences])
+        rows.append(classifier_of(features.unflatten(0, (len(own), len(sentences)))))
+    return torch.cat(rows)
+
+
+def templates_of(which: Literal["openai", "simple"]) -> Sequence[Callable[[str], str]]:
+    """Return the sentences around the name of a class: OpenAI's 80, or 7."""
+    import open_clip
+
+    return open_clip.OPENAI_IMAGENET_TEMPLATES if which == "openai" else open_clip.SIMPLE_IMAGENET_TEMPLATES
 
 
 def view_for(bench: Bench, towers: Towers) -> View:

@@ -3,7 +3,7 @@
 import pytest
 
 from vitreg.errors import UserError
-from vitreg.verbs.eval.class_names import words_for
+from vitreg.passes.clip.class_names import words_for
 
 
 def test_folders_become_words():

@@ -1,0 +1,1 @@
+"""What a model says of the class of an image: its own classifier, and the nearest sentence."""
