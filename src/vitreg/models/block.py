@@ -158,7 +158,11 @@ class Block(nn.Module):
         slots: [start, stop) of tokens whose queries compete for the keys.
     Attributes:
         checkpoint: recompute activations in the backward pass (activation checkpointing).
+        attn, mlp: ours, or somebody's.
     """
+
+    attn: Any
+    mlp: Any
 
     def __init__(
         self,

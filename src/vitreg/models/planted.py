@@ -212,6 +212,7 @@ def _plant_positions(kind: str, parts: Machinery, draw: torch.Generator) -> Trut
     count = int(torch.randint(2, 5, (1,), generator=draw))
     chosen = sorted(torch.randperm(rows * cols, generator=draw)[:count].tolist())
     ratio = 7 + 5 * torch.rand(1, generator=draw).item()
+    assert parts.model.pos_embed is not None
     parts.model.pos_embed[0, chosen] += math.sqrt(ratio**2 - 1) * 1.05 * parts.shared[0] * parts.directions.artifact
     return Truth(
         kind=kind,

@@ -183,6 +183,7 @@ def _write_tokens(
     filters = between(0.07, 0.1) * filters + EDGE * to.edges.T @ patterns
     model.patch_embed.proj.weight.copy_(filters.unflatten(1, (3, PATCH, PATCH)))
 
+    assert model.pos_embed is not None
     places = model.pos_embed[0]
     places += between(1.0, 1.4) * to.content(len(places), draw)
     # The sum of two shuffled ladders: bounded and bell-shaped, so that no position has an unusual norm.
