@@ -85,6 +85,7 @@ class VisionTransformer(nn.Module):
         UserError: if somebody's part is not there.
     """
 
+    norm: Any  # ours, or somebody's
     pos_embed: nn.Parameter | None
     reg_token: nn.Parameter | None
     cls_token: nn.Parameter | None
