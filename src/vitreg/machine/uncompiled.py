@@ -48,7 +48,9 @@ def collector_paused() -> Generator[None, None, None]:
 class _Absent(ModuleType):
     """Stands for a module of the compiler until something of it is needed."""
 
-    __path__: list[str] = []  # noqa: RUF012  a package, so that its modules can be imported
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # a package, so that its modules can be imported
 
     def disable(self, function: Any = None, *_: object, **__: object) -> Any:
         """Return the function, which nothing compiles."""
