@@ -143,6 +143,8 @@ MISTAKES = {
     "look photos -m tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",
     "look photos --repair mine": "mine holds no repair.json, so it is no repair",
     "look photos --out model.pth": "model.pth is a file; name a folder.",
+    "look photos --weights model.pth": "--weights belong to a model; name it with -m.",
+    f"look photos --weights model.pth -m {MODEL} -m {MODEL}": "--weights belong to one model, not to 2",
     "look photos --size 0": "--size 0 is no image size",
     "look --no-show": "no photo named; give a file, or - for standard input.",
     f"look {MODEL} photos": f"'{MODEL}' is a model, and stands among the photos; name it with -m {MODEL}.",

@@ -39,9 +39,13 @@ class Looker:
         return self.view.backbone
 
 
-def lookers(models: Sequence[Model], options: LookOptions, loading: dict[str, Any]) -> tuple[list[Looker], str]:
+def lookers(
+    models: Sequence[Model], weights: str | Path | None, options: LookOptions, loading: dict[str, Any]
+) -> tuple[list[Looker], str]:
     """Load the models named, or those chosen where none is, and their repairs.
 
+    Args:
+        weights: a checkpoint for the one model named.
     Returns:
         the models in the order of their rows, and a sentence on the choice; empty if they were named.
     Raises:
@@ -55,7 +59,7 @@ def lookers(models: Sequence[Model], options: LookOptions, loading: dict[str, An
     elif not models:
         subjects, said = chosen()
         named = [(subject, subject.title) for subject in subjects]
-    found = [_loaded(model, title, options, loading) for model, title in named]
+    found = [_loaded(model, title, weights, options, loading) for model, title in named]
     rows: list[Looker] = []
     fixed = [(folder, repair, _number_of(folder, repair, found)) for folder, repair in repairs]
     for number, looker in enumerate(found):
@@ -68,11 +72,14 @@ def lookers(models: Sequence[Model], options: LookOptions, loading: dict[str, An
     return rows, said
 
 
-def _loaded(model: Model | Subject, title: str, options: LookOptions, loading: dict[str, Any]) -> Looker:
-    subject = model if isinstance(model, Subject) else None
-    spec = subject.spec if subject is not None else model
-    with offline() if subject is not None and subject.cached else contextlib.nullcontext():
-        backbone = opened(spec, None if subject is None else subject.weights, loading)  # type: ignore[arg-type]
+def _loaded(
+    model: Model | Subject, title: str, weights: str | Path | None, options: LookOptions, loading: dict[str, Any]
+) -> Looker:
+    if isinstance(model, Subject):
+        with offline() if model.cached else contextlib.nullcontext():
+            backbone = opened(model.spec, model.weights, loading)
+    else:
+        backbone = opened(model, weights, loading, size=options.pixels)
     return Looker(title or backbone.spec, view_of(backbone, size=options.pixels, policy=options.fit))
 
 

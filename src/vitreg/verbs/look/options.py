@@ -8,8 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Suppress, UseAppendAction, arg
 
+from vitreg.errors import UserError
 from vitreg.passes.keywords import Fitted, Size
-from vitreg.passes.options import Fit, ModelOptions, at_least, check_size
+from vitreg.passes.options import Fit, LoadOptions, at_least, check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,17 @@ class LookOptions(Fitted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadingOptions(ModelOptions):
+class LoadingOptions(LoadOptions):
     """How to load the models and run them; repairs are rows of their own."""
 
     repair: Suppress[Path | None] = None
+
+
+def refuse_weights(weights: object, models: int) -> None:
+    """Raise UserError for a file of weights beside no model, or several."""
+    if weights is not None and models != 1:
+        raise UserError(
+            f"--weights belong to one model, not to {models}; look through the models one by one."
+            if models
+            else "--weights belong to a model; name it with -m."
+        )

@@ -29,7 +29,7 @@ from vitreg.records import Heatmap, Skipped
 from vitreg.records.look import BlockLook, LookResult, ModelLook, PhotoLook, Seconds
 from vitreg.report.look.picture import PANEL, Row, as_png, draw_look
 from vitreg.verbs.look.models import Looker, Model, lookers
-from vitreg.verbs.look.options import LookOptions
+from vitreg.verbs.look.options import LookOptions, refuse_weights
 from vitreg.verbs.look.places import place_of
 from vitreg.verbs.look.words import CAUTION, sentence_of
 from vitreg.verbs.scan.one import OneScan, scan_one
@@ -68,6 +68,7 @@ def look(
     models: Model | Sequence[Model] = (),
     *,
     out: str | Path | None = None,
+    weights: str | Path | None = None,
     options: LookOptions | None = None,
     looked: Callable[[PhotoLook], object] = lambda photo: None,
     **keywords: Any,
@@ -79,6 +80,7 @@ def look(
         models: specs, modules or loaded backbones; without any, one known for artifacts whose weights lie in a local cache,
             else a model with planted artifacts and its clean twin.
         out: a folder for the pictures, or a name that ends with .png; nothing is written without it, and nothing is replaced.
+        weights: a checkpoint for the one model named.
         options: see `LookOptions`; keywords override them.
         looked: called with each photo as it is done.
         keywords: fields of `LookOptions`, such as size and repair, and of `ModelOptions`, such as device and precision.
@@ -86,6 +88,8 @@ def look(
         UserError: for a model that cannot be loaded, photos none of which can be read, or a place that cannot be written.
     """
     options, loading = split(LookOptions, options, keywords, "look")
+    named = [models] if isinstance(models, Model) else list(models)
+    refuse_weights(weights, len(named))
     skipped: list[Skipped] = []
     sources = _sources(images)
     readable = _readable(sources, options.limit, skipped)
@@ -97,7 +101,7 @@ def look(
             else f"{skipped[0].name} could not be read: {skipped[0].reason}."
         )
     started = time.perf_counter()
-    subjects, chosen = lookers([models] if isinstance(models, Model) else list(models), options, loading)
+    subjects, chosen = lookers(named, weights, options, loading)
     spent = {"load": time.perf_counter() - started, "forward": 0.0, "drawing": 0.0}
     records, pictures = [], []
     for name, picture in itertools.chain([first], readable):

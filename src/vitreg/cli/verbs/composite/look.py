@@ -15,7 +15,7 @@ from vitreg.cli.command import open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.verbs.look.options import LoadingOptions, LookOptions
+from vitreg.verbs.look.options import LoadingOptions, LookOptions, refuse_weights
 
 if TYPE_CHECKING:
     from vitreg.records.look import PhotoLook
@@ -62,8 +62,9 @@ class Look:
         for path in self.images:
             if specs.has_source(path) and not os.path.lexists(path):
                 raise UserError(f"'{path}' is a model, and stands among the photos; name it with -m {path}.")
+        refuse_weights(self.load.weights, len(self.model))
         for spec in self.model:
-            self.load.check(spec)
+            self.load.check(spec, self.load.weights)
         for folder in self.look.repair:
             if not specs.is_repair(folder.expanduser()):
                 raise UserError(f"{folder} holds no repair.json, so it is no repair; vitreg fix writes one.")
@@ -91,7 +92,8 @@ class Look:
     @property
     def _loading(self) -> dict[str, Any]:
         """How to load the models, as keywords; repairs are among the options of the verb."""
-        return {name: value for name, value in self.load.given().items() if name != "repair"}
+        given = {name: value for name, value in self.load.given().items() if name != "repair"}
+        return {**given, "weights": self.load.weights}
 
     def _print(self, photo: PhotoLook) -> None:
         """Print what the models show on a photo, and the picture where the terminal can."""
