@@ -1,0 +1,1 @@
+"""Figures of the paper that show photographs and maps of them, one file each."""

@@ -1,0 +1,61 @@
+"""Fig. 1: with registers attention maps can be read: no lone patches that take the attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, pairs, rows_of_models
+from vitreg.experiments.pictures.judging import NOT_READ, by_images, hundredths, known, measured
+from vitreg.experiments.pictures.seen import seen
+from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
+
+MOST = 0.05
+READABLE = Says(
+    id="readable",
+    says="With registers the attention maps can be read: they have no peaky outliers, like those of DINO.",
+    criterion=(
+        f"in the last block less than {100 * MOST:.0f} % of the class token's attention to patches lies on lone peaks (patches with "
+        "at least 4 times the median attention of the 24 around them, and twice the mean); mean over images, interval included"
+    ),
+)
+
+
+def measure(setting: Setting, model: str) -> Measured:
+    """Find the lone peaks of the attention maps."""
+    maps, scanned, jobs = seen(setting, model)
+    share = maps.on_peaks()
+    return measured(model, scanned, maps, jobs, {} if share is None else {"on_peaks": share})
+
+
+def claims(measured: Sequence[Measured]) -> list[Claim]:
+    """Judge each model that has registers."""
+    return READABLE.of_each(measured, _readable)
+
+
+def _readable(found: Measured) -> Claim:
+    if not found.numbers["registers"]:
+        return READABLE.outcome(found.subject, None, "It has no registers.")
+    if not found.numbers["attention"]:
+        return READABLE.outcome(found.subject, None, NOT_READ)
+    words = "{value} ({interval}) of the attention to patches lies on lone peaks."
+    return by_images(READABLE, found, known(found.series["on_peaks"]), MOST, words, above=False, write=hundredths)
+
+
+def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
+    """The attention maps of models with registers, each below its twin without; of all models where there is no pair."""
+    return rows_of_models(pairs(record), jobs, of_class_token, attention_scale, ATTENTION, most=4)
+
+
+EXPERIMENT = Experiment(
+    id="fig1", label="Fig. 1", title="Attention maps without and with registers", needs=("images",), measure=measure, claims=claims,
+    draw=draw,
+    published={"models": "DeiT-III, OpenCLIP, DINOv2, without and with registers", "with registers": "no artifacts visible"},
+    protocol="Attention of the class token in the last block at a high resolution, drawn for three photographs. Nothing was counted.",
+    ours="The same map, mean over heads, at the size of the run (--size). A peak is a patch that towers above its surroundings.",
+)  # fmt: skip
