@@ -10,30 +10,36 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.lib.stride_tricks import sliding_window_view
 
-REACH = 2  # patches around a patch: a window of 5x5, in which a clump of a few outliers is still a minority
-FACTOR = 4.0  # a peak has at least this many times the median of its window
-LEAST = 2.0  # and this many times the mean of its map: where all is small, nothing is a peak
+REACH = 2  # patches around a patch: a window of 5x5
+NEAR, FEW = (
+    0.25,
+    0.25,
+)  # near a peak is a patch with a quarter of its value; at most a quarter of those around it may be
+LEAST = 2.0  # times the mean of its map, at least: where all is small, nothing is a peak
 
 
 def lone_peaks(maps: Float[np.ndarray, "n rows cols"]) -> Bool[np.ndarray, "n rows cols"]:
-    """Mark patches of a map of shares, such as attention, that tower above all that surrounds them.
+    """Mark patches of a map of shares, such as attention, that tower above what surrounds them.
 
-    An object is no peak: most of the window around its patches lies on it, too.
+    Even the corner of an object is no peak: a third of the patches around it belong to the object. A clump of a few outliers
+    is made of peaks.
 
     >>> for i, r, c in product(range(n), range(rows), range(cols)):
-    ...     near = [maps[i, y, x] for y, x in cells if abs(y - r) <= 2 and abs(x - c) <= 2 and (y, x) != (r, c)]
-    ...     out[i, r, c] = maps[i, r, c] >= 4 * median(near) and maps[i, r, c] >= 2 * mean(maps[i])
+    ...     around = [maps[i, y, x] for y, x in cells if abs(y - r) <= 2 and abs(x - c) <= 2 and (y, x) != (r, c)]
+    ...     near = [value for value in around if value > maps[i, r, c] / 4]
+    ...     out[i, r, c] = len(near) <= len(around) / 4 and maps[i, r, c] >= 2 * mean(maps[i])
 
     Patches without a token are NaN, and ignored.
     """
-    around = np.pad(maps, ((0, 0), (REACH, REACH), (REACH, REACH)), constant_values=np.nan)
+    edged = np.pad(maps, ((0, 0), (REACH, REACH), (REACH, REACH)), constant_values=np.nan)
     side = 2 * REACH + 1
-    windows = sliding_window_view(around, (side, side), axis=(1, 2)).reshape(*maps.shape, side * side)
-    others = np.delete(windows, side * side // 2, axis=-1)
-    with np.errstate(invalid="ignore"):
-        usual = np.nanmedian(others, axis=-1)
-        mean = np.nanmean(maps, axis=(1, 2), keepdims=True)
-        return (maps >= FACTOR * usual) & (maps >= LEAST * mean)
+    windows = sliding_window_view(edged, (side, side), axis=(1, 2)).reshape(*maps.shape, side * side)
+    around = np.delete(windows, side * side // 2, axis=-1)
+    near = (around > NEAR * maps[..., None]).sum(-1)  # NaN is not
+    known = np.isfinite(maps)
+    count = known.sum(axis=(1, 2), keepdims=True)
+    mean = np.where(known, maps, 0.0).sum(axis=(1, 2), keepdims=True) / np.maximum(count, 1)
+    return known & (near <= FEW * np.isfinite(around).sum(-1)) & (maps >= LEAST * mean) & (maps > 0)
 
 
 def roughness(maps: Float[np.ndarray, "n rows cols"]) -> Float[np.ndarray, " n"]:

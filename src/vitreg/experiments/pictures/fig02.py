@@ -11,7 +11,7 @@ import numpy as np
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, rows_of_models
-from vitreg.experiments.pictures.judging import NOT_READ, by_images, known, measured, of_others
+from vitreg.experiments.pictures.judging import by_images, known, measured, not_attended, of_others
 from vitreg.experiments.pictures.seen import CLS, seen
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
@@ -54,9 +54,9 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _peaky(found: Measured) -> Claim:
-    absent = of_others(PEAKY, found) or without_outliers(PEAKY, found)
-    if absent is not None or not found.numbers["attention"]:
-        return absent or PEAKY.outcome(found.subject, None, NOT_READ)
+    absent = of_others(PEAKY, found) or without_outliers(PEAKY, found) or not_attended(PEAKY, found)
+    if absent is not None:
+        return absent
     share = number(100 * (found.numbers["share"] or 0.0))
     words = (
         "An outlier gets {value} times ({interval}) the attention of another patch; together they get " + f"{share} %."

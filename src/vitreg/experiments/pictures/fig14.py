@@ -8,7 +8,7 @@ from pathlib import Path
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, rows_of_models
 from vitreg.experiments.pictures.fig01 import measure
-from vitreg.experiments.pictures.judging import NOT_READ, TWIN, against_twin, hundredths
+from vitreg.experiments.pictures.judging import TWIN, against_twin, hundredths, not_attended
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 CLEANER = Says(
@@ -27,9 +27,9 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _cleaner(found: Measured, everyone: Sequence[Measured]) -> Claim:
-    if not found.numbers["attention"]:
-        return CLEANER.outcome(found.subject, None, NOT_READ)
-    return against_twin(CLEANER, found, everyone, "on_peaks", "Share on lone peaks:", hundredths)
+    return not_attended(CLEANER, found) or against_twin(
+        CLEANER, found, everyone, "on_peaks", "Share on lone peaks:", hundredths
+    )
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -13,7 +13,7 @@ from vitreg.analysis.roughness import lone_peaks
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import too_few, without_outliers
 from vitreg.experiments.pictures.drawing import fixed_scale, rows_of_models
-from vitreg.experiments.pictures.judging import NOT_READ, measured
+from vitreg.experiments.pictures.judging import measured, not_attended
 from vitreg.experiments.pictures.seen import CLS, Seen, seen
 from vitreg.quantities import count, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
@@ -58,9 +58,9 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 
 def _same(found: Measured) -> Claim:
-    absent = without_outliers(SAME, found)
-    if absent is not None or not found.numbers["attention"]:
-        return absent or SAME.outcome(found.subject, None, NOT_READ)
+    absent = without_outliers(SAME, found) or not_attended(SAME, found)
+    if absent is not None:
+        return absent
     peaks, images = found.numbers["peaks"] or 0.0, found.numbers["with_peaks"] or 0.0
     if not peaks:
         return SAME.outcome(found.subject, False, "Its attention maps have no peaks, though it has outliers.")

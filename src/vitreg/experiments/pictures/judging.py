@@ -9,14 +9,14 @@ import numpy as np
 from vitreg.analysis.paired import Sums, interval, resamples
 from vitreg.experiments.experiment import Says
 from vitreg.experiments.outliers import FEWEST, note_of, of_verdict
-from vitreg.experiments.pictures.seen import Seen
+from vitreg.experiments.pictures.seen import CLS, Seen
 from vitreg.quantities import count, number
 from vitreg.records import ScanResult
 from vitreg.records.reproduction import Claim, Measured
 
 Values = Sequence[float]
-TWIN = "the last model named before it with its width and depth and no registers"
 NOT_READ = "Its attention cannot be read."
+TWIN = "the last model named before it with its width and depth and no registers"
 
 
 def measured(
@@ -30,13 +30,14 @@ def measured(
     numbers: dict[str, float | None] = {
         **of_verdict(scanned), "registers": float(scanned.model.tokens.get("registers", 0)),
         "width": float(scanned.model.width), "blocks": float(scanned.model.blocks), "images": float(len(maps.names)),
-        "attention": float("CLS" in maps.attention),
+        "cls": float(scanned.model.tokens.get("cls", 0)), "attention": float(CLS in maps.attention),
     }  # fmt: skip
     for name, values in series.items():
         known = values[np.isfinite(values)]
         numbers[name] = float(known.mean()) if len(known) else None
     held = {name: [float(v) if np.isfinite(v) else -1.0 for v in values] for name, values in series.items()}
-    return Measured(subject=model, note=note_of(model), numbers=numbers, series=held, jobs=dict(jobs))
+    note = "; ".join(each for each in (note_of(model), maps.unread.rstrip(".")) if each)
+    return Measured(subject=model, note=note, numbers=numbers, series=held, jobs=dict(jobs))
 
 
 def known(values: Values) -> np.ndarray:
@@ -76,6 +77,13 @@ def by_images(
     mean = float(values.mean())
     text = words.format(value=write(mean), interval=f"{write(ends[0])} to {write(ends[1])}")
     return says.outcome(found.subject, ends[0] > least if above else ends[1] < least, text, mean, ends)
+
+
+def not_attended(says: Says, found: Measured) -> Claim | None:
+    """Judge a model without an attention map of the class token; None for one that has it."""
+    if found.numbers["attention"]:
+        return None
+    return says.outcome(found.subject, None, NOT_READ if found.numbers["cls"] else "It has no class token.")
 
 
 def of_others(says: Says, found: Measured) -> Claim | None:

@@ -118,7 +118,10 @@ def views(found_in: Path) -> list[Path]:
 def keep(result: MapsResult, folder: Path) -> None:
     """Write the maps of the peak and of the last block into a folder, and the photographs as the model saw them."""
     peak, last = result.maps[0], result.maps[-1]
-    unread = next((note for note in result.notes if "no attention map" in note and "registers" not in note), "")
+    unread = next(
+        (note for note in result.notes if "no attention maps;" in note),
+        "",
+    )
     assert peak.norm is not None
     assert last.norm is not None
     assert last.pca is not None
