@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitreg.experiments.maps.objects import _inside
+from vitreg.experiments.maps.seen import representative, spread
 from vitreg.experiments.pictures import fig01, fig02, fig09, fig13, fig14, fig15, fig16
-from vitreg.experiments.pictures.objects import _inside
-from vitreg.experiments.pictures.seen import representative, spread
 from vitreg.records.reproduction import Measured
 
 MODEL = {
@@ -127,7 +127,7 @@ def test_which_patches_a_box_holds():
 
 
 def test_boxes_are_drawn_half_open_and_pass_with_their_picture():
-    from vitreg.experiments.pictures.objects import pictures_with_boxes
+    from vitreg.experiments.maps.objects import pictures_with_boxes
 
     pictures, masks = pictures_with_boxes("synthetic:scenes@0:60", 3)
     assert len(pictures) == len(masks) == 3

@@ -5,8 +5,8 @@ import pytest
 
 import vitreg
 from vitreg.experiments.known import EXPERIMENTS
+from vitreg.experiments.maps.seen import read, views
 from vitreg.experiments.pictures.fig09 import APART, _moved, _whole
-from vitreg.experiments.pictures.seen import read, views
 from vitreg.models import planted
 
 pytestmark = pytest.mark.usefixtures("planted_once", "few_resamples", "blank_figures")
@@ -28,7 +28,7 @@ def run(photographs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitreg.verbs.scan.verb._draw", lambda _outputs, result, *_seen: result)
         patch.setattr("vitreg.experiments.pictures.fig13.IMAGES", 8)
-        patch.setattr("vitreg.experiments.pictures.objects.IMAGES", 6)
+        patch.setattr("vitreg.experiments.maps.objects.IMAGES", 6)
         return vitreg.reproduce(IDS, **words), words
 
 

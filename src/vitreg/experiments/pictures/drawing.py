@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from vitreg.experiments.experiment import Drawings
+from vitreg.experiments.maps.seen import CLS, Seen, kept_maps, spread
 from vitreg.experiments.pictures.judging import twin_of
-from vitreg.experiments.pictures.seen import CLS, Seen, kept_maps, spread
 from vitreg.records.reproduction import ExperimentRecord, Measured
 from vitreg.report.paper import NotMeasuredError
 
@@ -38,7 +38,12 @@ def rows_of_models(
         maps: of a model. scale: the colour scale of all maps together; None gives each map its own.
         caption: what is shown, and how it is scaled. most: photographs.
     """
-    return {record.id: (record.title, lambda: _drawn(record, jobs, maps, scale, caption, colours, most))}
+    return {
+        record.id: (
+            "The same photographs for all models",
+            lambda: _drawn(record, jobs, maps, scale, caption, colours, most),
+        )
+    }
 
 
 def _drawn(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.seen import seen
 from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, pairs, rows_of_models
 from vitreg.experiments.pictures.judging import by_images, hundredths, known, measured, not_attended
-from vitreg.experiments.pictures.seen import seen
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.seen import CLS, seen
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, rows_of_models
 from vitreg.experiments.pictures.judging import by_images, known, measured, not_attended, of_others
-from vitreg.experiments.pictures.seen import CLS, seen
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 

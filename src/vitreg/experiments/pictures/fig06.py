@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of
 from vitreg.experiments.pictures.scheme import Scheme, figure
-from vitreg.experiments.pictures.wiring import wiring
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 from vitreg.writing.files import write_text
 
@@ -36,6 +35,7 @@ SCHEME = "scheme.json"
 def measure(setting: Setting, model: str) -> Measured:
     """Read the layout of the tokens, and change positions and registers to see what depends on them."""
     import vitreg
+    from vitreg.experiments.pictures.wiring import wiring  # needs torch
 
     def work(folder: Path) -> dict[str, Any]:
         numbers, order = wiring(vitreg.load(model, **setting.loading), setting.seed)

@@ -12,10 +12,10 @@ import numpy as np
 
 from vitreg.errors import UserError
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.objects import on_objects
+from vitreg.experiments.maps.seen import CLS, Seen, kept_maps, seen, spread
 from vitreg.experiments.pictures.drawing import attention_scale, short, subjects
 from vitreg.experiments.pictures.judging import NOT_READ, by_images, hundredths, known, measured
-from vitreg.experiments.pictures.objects import on_objects
-from vitreg.experiments.pictures.seen import CLS, Seen, kept_maps, seen, spread
 from vitreg.quantities import percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 

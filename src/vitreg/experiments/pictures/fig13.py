@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitreg.analysis.roughness import roughness, standing_out
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.roughness import roughness, standing_out
+from vitreg.experiments.maps.seen import kept_maps, seen, spread, views
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import short, subjects
 from vitreg.experiments.pictures.judging import TWIN, against_twin, by_images, known, measured, of_others
-from vitreg.experiments.pictures.seen import kept_maps, seen, spread, views
 from vitreg.passes.jobs import RUNS
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 from vitreg.report.paper import NotMeasuredError
@@ -105,7 +105,7 @@ def steps_of(folder: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
     """The steps of a few photographs; a row for each model."""
-    return {record.id: (record.title, lambda: _figure(record, jobs))}
+    return {record.id: ("The same photographs for all models", lambda: _figure(record, jobs))}
 
 
 def _figure(record: ExperimentRecord, jobs: Path) -> Any:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitreg.analysis.roughness import roughness, standing_out
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.roughness import roughness, standing_out
+from vitreg.experiments.maps.seen import seen
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import fixed_scale, rows_of_models
 from vitreg.experiments.pictures.judging import TWIN, against_twin, by_images, known, measured, of_others
-from vitreg.experiments.pictures.seen import seen
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:

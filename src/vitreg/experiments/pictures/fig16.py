@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitreg.analysis.intervals import wilson
-from vitreg.analysis.roughness import lone_peaks
 from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.maps.roughness import lone_peaks
+from vitreg.experiments.maps.seen import CLS, Seen, seen
 from vitreg.experiments.outliers import too_few, without_outliers
 from vitreg.experiments.pictures.drawing import fixed_scale, rows_of_models
 from vitreg.experiments.pictures.judging import measured, not_attended
-from vitreg.experiments.pictures.seen import CLS, Seen, seen
 from vitreg.quantities import count, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 

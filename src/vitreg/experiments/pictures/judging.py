@@ -8,8 +8,8 @@ import numpy as np
 
 from vitreg.analysis.paired import Sums, interval, resamples
 from vitreg.experiments.experiment import Says
+from vitreg.experiments.maps.seen import CLS, Seen
 from vitreg.experiments.outliers import FEWEST, note_of, of_verdict
-from vitreg.experiments.pictures.seen import CLS, Seen
 from vitreg.quantities import count, number
 from vitreg.records import ScanResult
 from vitreg.records.reproduction import Claim, Measured

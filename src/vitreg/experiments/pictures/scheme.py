@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitreg.experiments.pictures.wiring import ROLES
 from vitreg.quantities import count
 from vitreg.records.reproduction import Measured
 
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+ROLES = ("patch", "cls", "register", "other")
+"""What the numbers in an order of tokens stand for."""
 SHOWN = 6  # tokens of a run; more are dots
 GAP, SIDE = 0.25, 0.8
 INPUT, OUTPUT = 0.0, 4.2  # heights of the rows of tokens

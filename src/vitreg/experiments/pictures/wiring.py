@@ -13,10 +13,9 @@ from torch import Tensor
 from vitreg.backbones import Backbone
 from vitreg.backbones.edits import Edit, Place
 from vitreg.backbones.trace import Capture
+from vitreg.experiments.pictures.scheme import ROLES
 from vitreg.tokens import TokenLayout
 
-ROLES = ("patch", "cls", "register", "other")
-"""What the numbers in an order stand for."""
 FAR = 1e-5  # of the largest value: less is rounding
 
 
@@ -24,7 +23,7 @@ def wiring(backbone: Backbone, seed: int = 0) -> tuple[dict[str, float | None], 
     """Return numbers of the layout and of what depends on what, and the order of the tokens.
 
     Returns:
-        numbers; and the sequence that enters block 0 as [role, how many, role, how many, ...], see `ROLES`.
+        numbers; and the sequence that enters block 0 as [role, how many, role, how many, ...], see `scheme.ROLES`.
     """
     anatomy, size = backbone.anatomy, backbone.anatomy.native_size
     first, last = backbone.layouts(size)[0], backbone.layouts(size)[-1]

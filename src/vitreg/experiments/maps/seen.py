@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 from PIL import Image
 
-from vitreg.analysis.roughness import lone_peaks
+from vitreg.experiments.maps.roughness import lone_peaks
 from vitreg.passes.jobs import RUNS
 from vitreg.records import ScanResult
 from vitreg.records.reproduction import Measured

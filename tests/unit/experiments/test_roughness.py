@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from vitreg.analysis.roughness import lone_peaks, roughness, standing_out
+from vitreg.experiments.maps.roughness import lone_peaks, roughness, standing_out
 
 
 @pytest.fixture

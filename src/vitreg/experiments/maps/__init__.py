@@ -1,0 +1,1 @@
+"""Maps that the picture experiments share: of photographs, in true boxes, and how rough they are."""
