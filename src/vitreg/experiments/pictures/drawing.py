@@ -17,7 +17,7 @@ from vitreg.report.paper import NotMeasuredError
 if TYPE_CHECKING:
     from vitreg.report.sheets.sheet import Scale
 
-TOP = 0.98  # quantile at which a scale of attention ends, as a few sinks would leave all else black
+TOP = 0.99  # quantile at which a scale of attention ends, as a few sinks would leave all else black
 FEW = 5  # photographs of a figure
 Maps = Callable[[Seen], "np.ndarray | None"]
 """Maps of all photographs, [n, rows, cols]; None for a model that has none."""
