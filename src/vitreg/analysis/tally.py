@@ -20,6 +20,7 @@ import numpy as np
 from vitreg.analysis.norms import BINS, STEPS_PER_OCTAVE, NormHistogram, encode, pack, to_bin, unpack
 from vitreg.analysis.outliers import ratio_of
 from vitreg.analysis.sinks import COUNTS, PLACES, SinkCounts
+from vitreg.data.sources.content import LIMBS
 from vitreg.machine.runtime import Processes
 from vitreg.tokens import TokenLayout
 
@@ -41,6 +42,7 @@ class BatchStatistics:
     cls_attention: np.ndarray | None  # [L, B, P], share of the CLS-to-patch attention; sums to 1 over P
     received: np.ndarray | None  # [L, B, P], times the mean over patches; 0, as above, for patches that are gone
     sinks: SinkCounts | None = None
+    content: np.ndarray | None = None  # hashes of the images' bytes, summed (`data.sources.content`)
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Sums:
     sink_patches: np.ndarray  # [L, BINS] sinks of heads of block l + 1 on patches, by their norm after block l
     images: np.ndarray = field(default_factory=lambda: np.zeros(1))
     with_attention: np.ndarray = field(default_factory=lambda: np.zeros(2))  # images with CLS attention, with received
+    content: np.ndarray = field(default_factory=lambda: np.zeros(LIMBS + 1))  # hash of the images' bytes
 
     @classmethod
     def zero(cls, layers: int, registers: int, heads: int = 0) -> Sums:
@@ -132,6 +135,7 @@ class Tally:
         patches = to_bin(self.layout.take(codes, -1)).astype(np.int64)  # [L, B, P]
         size, sums = len(batch.indices), self.sums
         sums.images += size
+        sums.content += 0 if batch.content is None else batch.content
         patch_norms = self.layout.take(batch.norms, -1)
         for layer in range(self.layers):
             there = self.there(layer)

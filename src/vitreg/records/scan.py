@@ -71,6 +71,10 @@ class ImagesRecord(Record):
     skipped: list[Skipped] = Field(default=[])
     interrupted: bool = False
     planned: int | None = None
+    sha256: str | None = Field(
+        default=None,
+        description="of the bytes of all images seen, in any order; null for pictures without a file, and in earlier records",
+    )
 
 
 class Followed(Record):

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from vitreg.console.interrupts import interrupts_held
+from vitreg.data.sources.content import added
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.sources.images import ImageSource
 from vitreg.data.views.transforms import Preprocess
@@ -32,6 +33,7 @@ class Batch:
     indices: Int64[Tensor, " B"]  # positions in the source, ascending
     names: tuple[str, ...]
     pixels: Float32[Tensor, "B 3 h w"]
+    content: Float64[np.ndarray, " limbs"] | None = None  # see `data.sources.content`; None without files
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class _Decoded:
     index: int
     name: str
     outcome: np.ndarray | str  # uint8 [h, w, 3], or the reason
+    digest: bytes | None  # of the image's bytes
 
 
 class Stream:
@@ -87,6 +90,7 @@ class Stream:
             torch.tensor([image.index for image in images]),
             tuple(image.name for image in images),
             self.preprocess.normalise(pixels),
+            added(image.digest for image in images),
         )
 
     def _decoded(self) -> Generator[_Decoded, None, None]:
@@ -102,10 +106,10 @@ class Stream:
             if item is None:
                 return None
             try:
-                outcome = item.reduce(self.preprocess.pixels, self.min_side)
+                outcome, digest = item.reduced(self.preprocess.pixels, self.min_side)
             except Unreadable as error:
-                outcome = error.reason
-            return _Decoded(place, item.index, item.name, outcome)
+                outcome, digest = error.reason, None
+            return _Decoded(place, item.index, item.name, outcome, digest)
 
         ahead = max(2 * self.workers, _BATCHES_AHEAD * self.batch_size)
         early: dict[int, _Decoded] = {}

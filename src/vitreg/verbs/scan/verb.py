@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vitreg.backbones.identity import code_of
 from vitreg.backbones.loading.load import opened, refuse_reloading
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.console.terminal import say
+from vitreg.data.sources.content import hash_of
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes, processes, provenance, versions
 from vitreg.passes import ahead
@@ -169,7 +170,11 @@ def _record(
         schema="vitreg.scan/1",
         model=readout.model_record(backbone, batches.size, [*notes, *unread, *batches.notes]),
         images=ImagesRecord(
-            seen=int(seen.sums.images[0]), skipped=seen.skipped, interrupted=seen.interrupted, planned=batches.planned
+            seen=int(seen.sums.images[0]),
+            skipped=seen.skipped,
+            interrupted=seen.interrupted,
+            planned=batches.planned,
+            sha256=hash_of(seen.sums.content, int(seen.sums.images[0])),
         ),
         settings={**asdict(options), "attention_queries": len(seen.measure.queries) if attention.readable else 0},
         layers=readout.layers,
@@ -278,7 +283,8 @@ def _run(batches: Batches, measure: Measure, tally: Tally, saved: SavedPass, *, 
         with progress("scanning", batches.planned, unit="images", show=show, done=done) as advance:
             for batch in batches:
                 try:
-                    tally.add(measure(batch.indices, batch.names, batch.pixels))
+                    found = measure(batch.indices, batch.names, batch.pixels)
+                    tally.add(replace(found, content=batch.content))
                 except FloatingPointError as error:
                     full = measure.backbone.dtype == torch.float32
                     remedy = "the images or the weights hold NaN or infinite values" if full else "try --precision fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.unit.data.sources.small_files import levels, make_tar, names, put
 
 from vitreg.data import ImageSource, Unreadable
+from vitreg.data.sources.content import added, hash_of
 from vitreg.errors import UserError
 from vitreg.writing.ledger import LEDGER, note_written
 
@@ -206,3 +208,25 @@ def test_figures_of_a_result_that_was_copied_without_hidden_files_are_no_images(
     assert len(ImageSource([tmp_path / "results"])) == 1
     (tmp_path / "results" / "copy" / record).write_text('{"schema": "coco/1"}')
     assert len(ImageSource([tmp_path / "results"])) == 2
+
+
+def test_a_set_has_one_hash_in_any_order_and_another_for_any_other_byte(tmp_path):
+    names = ("a.png", "b.png", "c.png")
+    for number, name in enumerate(names):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / name)
+
+    def hashed(order):
+        items = [ImageSource([tmp_path / name])[0].reduced(lambda image: image.size) for name in order]
+        return hash_of(added(digest for _, digest in items), len(items))
+
+    whole = hashed(names)
+    value = sum(int.from_bytes(hashlib.sha256((tmp_path / name).read_bytes()).digest(), "little") for name in names)
+    assert whole == f"{value % 2**256:064x}"
+    assert whole == hashed(names[::-1])
+    assert whole != hashed(names[:2])
+    assert whole != hashed((*names[:2], names[0]))
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes() + b"\0")
+    assert whole != hashed(names)
+    memory = ImageSource.of_pictures([Image.new("RGB", (32, 32))])[0].reduced(lambda image: image.size)
+    assert memory == ((32, 32), None)
+    assert hash_of(added([None]), 1) is None
