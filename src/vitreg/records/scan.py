@@ -73,7 +73,8 @@ class ImagesRecord(Record):
     planned: int | None = None
     sha256: str | None = Field(
         default=None,
-        description="of the bytes of all images seen, in any order; null for pictures without a file, and in earlier records",
+        description="of the bytes of all images seen (pixels of pictures in memory), in any order; null for tensors and in "
+        "earlier records",
     )
 
 

@@ -12,17 +12,27 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float64
+from PIL import Image
 
 LIMBS, BITS = 16, 16  # 256 bits
+_AT_ONCE = 1 << 20  # bytes
 
 
 def digest(file: BinaryIO) -> bytes | None:
     """Return the SHA-256 of a file's bytes; None if they cannot be read."""
+    found = hashlib.sha256()
     try:
         file.seek(0)
-        return hashlib.file_digest(file, "sha256").digest()
+        while piece := file.read(_AT_ONCE):
+            found.update(piece)
     except (OSError, ValueError):
         return None
+    return found.digest()
+
+
+def digest_of_pixels(image: Image.Image) -> bytes:
+    """Return the SHA-256 of a picture without a file: its mode, size and pixels."""
+    return hashlib.sha256(f"{image.mode} {image.size}\0".encode() + image.tobytes()).digest()
 
 
 def added(digests: Iterable[bytes | None]) -> Float64[np.ndarray, " limbs+1"]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from vitreg.data.sources.archives import is_url
-from vitreg.data.sources.content import digest
+from vitreg.data.sources.content import digest, digest_of_pixels
 from vitreg.data.sources.decode import decode
 from vitreg.data.sources.listing import find
 from vitreg.data.sources.parts import Listed, Locator, OnDisk, Part
@@ -62,13 +62,13 @@ class ImageItem:
         return self.reduced(function, min_side)[0]
 
     def reduced(self, function: Callable[[Image.Image], T], min_side: int = 1) -> tuple[T, bytes | None]:
-        """Decode and return `function(picture)`, and the SHA-256 of the image's bytes; None for a picture in memory.
+        """Decode and return `function(picture)`, and the SHA-256 of the file's bytes, or of the pixels of a picture in memory.
 
         Raises:
             Unreadable: with a short reason.
         """
         if isinstance(self.locator, InMemory):
-            return self.locator.reduce(function, min_side), None
+            return self.locator.reduce(lambda image: (function(image), digest_of_pixels(image)), min_side)
         with self.locator.file() as file:
             return decode(file, function, min_side=min_side), digest(file)
 
