@@ -94,6 +94,12 @@ REPETITIONS = """
     test_repairs::test_a_repair_keeps_every_promise_at_another_size
     test_scan_parity::test_the_batch_size_does_not_matter
     test_eval::test_a_result_never_vanishes_under_another
+    test_zoo_verb::test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one
+    test_zoo_verb::test_two_processes_share_a_run_and_each_has_the_whole_board
+    test_public_models::test_some_build_without_weights_and_have_the_registers_stated[hf:facebook/dinov2-base]
+    test_nothing_is_lost::test_a_folder_whose_name_is_no_utf_8_takes_results_or_is_refused[zoo]
+    test_nothing_is_lost::test_the_same_command_may_be_given_again[zoo]
+    test_nothing_is_lost::test_a_file_of_the_user_survives_under_every_name_that_a_verb_writes[zoo]
 """
 
 

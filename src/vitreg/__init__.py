@@ -26,6 +26,7 @@ _HOMES = {
     "TokenLayout": "vitreg.tokens",
     "Tokens": "vitreg.tokens",
     "UserError": "vitreg.errors",
+    "badge": "vitreg.verbs.zoo.card",
     "compare": "vitreg.verbs.compare",
     "curves": "vitreg.verbs.curves",
     "demo": "vitreg.verbs.demo.verb",
@@ -50,6 +51,7 @@ _HOMES = {
     "Repair": "vitreg.repair.repair",
     "repaired": "vitreg.repair.repair",
     "train": "vitreg.verbs.train.verb",
+    "zoo": "vitreg.verbs.zoo.verb",
     "Trace": "vitreg.backbones",
 }
 
@@ -70,6 +72,7 @@ __all__ = [
     "Trace",
     "UserError",
     "__version__",
+    "badge",
     "compare",
     "curves",
     "demo",
@@ -93,6 +96,7 @@ __all__ = [
     "reproduce",
     "scan",
     "train",
+    "zoo",
 ]
 
 

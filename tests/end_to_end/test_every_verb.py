@@ -71,6 +71,19 @@ CASES = {
         "{out}",
         "{small}",
     ),
+    "zoo": (
+        "{photographs}",
+        "-m",
+        "{model}",
+        "-m",
+        "{scanned}",
+        "--limit",
+        "4",
+        "--out",
+        "{out}",
+        "{small}",
+        "{quick}",
+    ),
     "demo": ("--out", "{out}"),
     "version": (),
 }
@@ -78,8 +91,23 @@ LEAVES = {
     "look": "*-look.png", "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
     "fix": "repair.json", "repairs": "table.csv", "demo": "index.html", "reproduce": "claims.json",
+    "zoo": "board.csv",
 }  # fmt: skip
-OPENS = {"look", "scan", "compare", "maps", "eval", "discover", "curves", "draw", "fix", "repairs", "reproduce", "demo"}
+OPENS = {
+    "look",
+    "scan",
+    "compare",
+    "maps",
+    "eval",
+    "discover",
+    "curves",
+    "draw",
+    "fix",
+    "repairs",
+    "reproduce",
+    "zoo",
+    "demo",
+}
 """Verbs that end with a page or picture to open."""
 EVALUATIONS = {
     "knn": ("{model}", "knn", "{classes}", "--k", "3"),

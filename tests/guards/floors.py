@@ -28,6 +28,8 @@ VERBS_MAY_IMPORT = {
     ("draw", "vitreg.verbs.compare"): "a comparison is drawn of the scans that it names",
     ("evaluate", "vitreg.verbs.eval.verb"): "its place in 0.1.0",
     ("demo", "vitreg.verbs.scan.verb"): "the demo is two scans",
+    ("zoo", "vitreg.verbs.scan.verb"): "a board is scans",
+    ("zoo", "vitreg.verbs.compare"): "records are read as `compare` reads them",
     ("fix", "vitreg.verbs.maps.verb"): "maps before and after are drawn by `maps`",
     ("look", "vitreg.verbs.scan.one"): "a look is a scan of one image, drawn from the same forward",
 }

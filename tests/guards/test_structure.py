@@ -47,8 +47,10 @@ def test_public_names():
     assert sorted(vitreg.__all__) == [
         "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
         "Repair", "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
+        "badge",
         "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "fit_repair",
         "fix", "load", "load_repair", "look", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
+        "zoo",
     ]  # fmt: skip
     for name in vitreg.__all__:
         assert getattr(vitreg, name) is not None
@@ -83,6 +85,7 @@ def test_verbs():
         "fix",
         "repairs",
         "reproduce",
+        "zoo",
         "demo",
         "version",
     ]

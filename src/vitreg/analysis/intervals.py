@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
+from vitreg.records import Histogram
+
+RESAMPLES = 2000
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
@@ -68,3 +71,33 @@ def paired_difference_of(gained: float, lost: float, count: float) -> tuple[floa
     more, less = ((each + 1) / (count + 2) for each in (gained, lost))
     half = _Z * np.sqrt((more + less - (more - less) ** 2) / (count + 2))
     return max(-1.0, float(more - less - half)), min(1.0, float(more - less + half))
+
+
+def mean_of_images(per_image: Histogram | None, seed: int = 0) -> tuple[float, float, float] | None:
+    """Mean number of outliers of an image, and its interval: images are resampled, not tokens, which come in groups.
+
+    Args:
+        per_image: how many images carry n outliers.
+    Returns:
+        mean, low, high; None without images.
+    """
+    if per_image is None or not sum(per_image.counts):
+        return None
+    counts = np.asarray(per_image.counts, dtype=np.int64)
+    per = np.floor(np.asarray(per_image.edges[:-1]) + 0.5)  # a bin is as wide as one count
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
+    low, high = np.percentile(drawn @ per / counts.sum(), (2.5, 97.5))
+    return float(counts @ per / counts.sum()), float(low), float(high)
+
+
+def share_of_outliers(per_image: Histogram | None, share: float) -> tuple[float, float] | tuple[None, None]:
+    """Interval of a share of tokens, from how many of them each image carries.
+
+    Args:
+        share: of the tokens of all images; tells how many tokens an image has.
+    """
+    found = mean_of_images(per_image)
+    if found is None or not found[0]:
+        return None, None
+    mean, low, high = found
+    return share * low / mean, share * high / mean

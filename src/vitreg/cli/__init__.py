@@ -18,12 +18,12 @@ class _Verbs(Mapping[str, type]):
 
     names = (
         "scan", "look", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
-        "repairs", "reproduce", "demo", "version",
+        "repairs", "reproduce", "zoo", "demo", "version",
     )  # fmt: skip
     elsewhere = {  # noqa: RUF012
         "eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals",
         "repairs": "composite.repairs", "reproduce": "composite.reproduce", "demo": "composite.demo",
-        "look": "composite.look",
+        "look": "composite.look", "zoo": "composite.zoo",
     }  # fmt: skip
 
     def __getitem__(self, name: str) -> type:
@@ -50,6 +50,7 @@ KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
     "repairs": "finished rows are kept, and the same command goes on from them",
     "reproduce": "finished scans and probes are kept, and the same command goes on from them",
+    "zoo": "finished scans are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
     "look": "pictures that were written are kept",
     "demo": "what was written so far is kept, and the same command begins anew",

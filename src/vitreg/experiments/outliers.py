@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from vitreg.analysis.intervals import mean_of_images
 from vitreg.experiments.experiment import Says
 from vitreg.quantities import count, percent
 from vitreg.records import Histogram, ScanResult
 from vitreg.records.reproduction import Claim, Measured
 
-RESAMPLES = 2000
 FEWEST = 5  # images with outliers, below which nothing is said of how much images differ
 PLANTED = "PLANTED: the artifacts were written into the weights; nothing was trained"
 
@@ -59,13 +57,8 @@ def share_interval(per_image: Histogram | None, patches: int, seed: int = 0) -> 
         per_image: how many images carry n outliers.
         patches: tokens of an image.
     """
-    if per_image is None or not sum(per_image.counts):
-        return None, None
-    counts = np.asarray(per_image.counts, dtype=np.int64)
-    per = np.floor(np.asarray(per_image.edges[:-1]) + 0.5)  # a bin is as wide as one count
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
-    low, high = np.percentile(drawn @ per / counts.sum() / patches, (2.5, 97.5))
-    return float(low), float(high)
+    found = mean_of_images(per_image, seed)
+    return (None, None) if found is None else (found[1] / patches, found[2] / patches)
 
 
 def too_few(says: Says, found: Measured, images: float) -> Claim | None:

@@ -51,8 +51,8 @@ class Setting:
         from vitreg.verbs.scan.verb import scan
 
         def work(folder: Path) -> dict[str, Any]:
-            scan(model, list(self.images), out=folder, seed=self.seed, **self.reading, **self.loading)
-            return {}
+            found = scan(model, list(self.images), out=folder, seed=self.seed, **self.reading, **self.loading)
+            return _whole(found.images.interrupted)
 
         return self._result(
             ScanResult, f"scan of {model}", {"verb": "scan", "images": self.data(*self.images)}, model, work
@@ -82,8 +82,8 @@ class Setting:
         from vitreg.verbs.discover.verb import discover
 
         def work(folder: Path) -> dict[str, Any]:
-            discover(model, self.boxes, out=folder, limit=self.reading["limit"], **self.loading)
-            return {}
+            found = discover(model, self.boxes, out=folder, limit=self.reading["limit"], **self.loading)
+            return _whole(found.images.interrupted)
 
         return self._result(
             DiscoverResult, f"objects of {model}", {"verb": "discover", "images": self.data(self.boxes)}, model, work
@@ -125,3 +125,10 @@ class Setting:
     def data(self, *given: str) -> list[str]:
         """Name data with what tells whether its files are the same."""
         return [word for each in given for word in (each, hash_of_data(each))]
+
+
+def _whole(interrupted: bool) -> dict[str, Any]:
+    """Let a job end that saw all its images; one that Ctrl-C stopped goes on in the next run."""
+    if interrupted:
+        raise KeyboardInterrupt
+    return {}

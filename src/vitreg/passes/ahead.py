@@ -24,6 +24,7 @@ from vitreg.writing.outputs import Outputs
 
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
+BADGE, MODEL_CARD = "badge.svg", "model-card.md"
 
 
 def paths_of(*given: object) -> list[str]:
@@ -158,6 +159,16 @@ def reproduce_outputs(folder: Path, *inputs: object) -> Outputs:
     """Where `reproduce` writes: the record, the ledger of claims, the page and its figures. Its jobs lie beside them."""
     names = ["result.json", "claims.json", "report.html", "figures/", "tables/"]
     return Outputs(folder, "reproduce", names, paths_of(*inputs), lambda name: name.startswith(("figures/", "tables/")))
+
+
+def zoo_outputs(folder: Path, *inputs: object) -> Outputs:
+    """Where `zoo` writes: the board as record, page and table. Its jobs and scans lie beside them."""
+    return Outputs(folder, "zoo", ["result.json", "report.html", "board.csv"], paths_of(*inputs))
+
+
+def badge_outputs(folder: Path, *inputs: object) -> Outputs:
+    """Where `zoo --badge` writes: the badge, and a section for the model card."""
+    return Outputs(folder, "zoo", [BADGE, MODEL_CARD], paths_of(*inputs))
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:

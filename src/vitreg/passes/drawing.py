@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
 from vitreg.records.reproduction import Reproduction
+from vitreg.records.zoo import Board
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 from vitreg.writing.files import write_text
 from vitreg.writing.outputs import Outputs
@@ -17,7 +18,7 @@ from vitreg.writing.outputs import Outputs
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
-Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction)
+Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction, Board)
 
 
 def place_of_interrupted(outputs: Outputs) -> Outputs:

@@ -20,8 +20,9 @@ OF_TERMINALS = {
     "look": {"json", "show", "model"},
     "scan": {"fail_above"},
     "reproduce": {"list", "model"},
+    "zoo": {"badge", "model"},
 }
-"""What the exit code and the standard output are about; -m is `models` in Python."""
+"""What the exit code and the standard output are about; -m is `models` in Python, --badge is `vitreg.badge`."""
 NAMED = {"eval": "evaluate"}
 EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights", "repair")
 OVER_IMAGES = ("size", "limit")

@@ -99,6 +99,25 @@ def test_a_model_that_fails_says_why_and_the_others_run(photographs, tmp_path):
     assert not second.failed
 
 
+def test_ctrl_c_in_a_scan_ends_the_run_and_leaves_no_row_of_it(photographs, tmp_path, monkeypatch):
+    from vitreg.analysis.tally import Tally
+
+    add, calls = Tally.add, []
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return add(*given)
+
+    monkeypatch.setattr(Tally, "add", interrupted)
+    words = {"models": MODELS, "images": tuple(map(str, photographs[:3])), "size": 64, "batch_size": 1}
+    with pytest.raises(KeyboardInterrupt):
+        vitreg.reproduce(("fig3",), out=tmp_path, **words)
+    assert len(calls) == 2
+    assert not list((tmp_path / "jobs").glob("*.json"))
+
+
 def test_photographs_are_a_job_and_a_folder_of_that_name_is_not_taken_for_them(tmp_path, monkeypatch):
     seen = []
 

@@ -254,3 +254,20 @@ class Maps {
 const all = [...document.querySelectorAll(".example")].map((card) => new Maps(card));
 document.getElementById("outlines")?.addEventListener("change", () => all.forEach((m) => m.overs.forEach((o) => m.draw(o))));
 for (const id of ["large", "further"]) document.getElementById(id)?.addEventListener("change", (e) => document.querySelector(".examples").classList.toggle(id, e.target.checked));
+
+// Tables whose headings are buttons: a press sorts by the column, another the other way round. Rows without a value stay last.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", (e) => {
+    const { kind, first } = e.currentTarget.dataset, before = head.getAttribute("aria-sort");
+    const way = before === null ? first : before === "ascending" ? "descending" : "ascending", sign = way === "ascending" ? 1 : -1;
+    const value = (row) => row.cells[column].dataset.value;
+    heads.forEach((each) => each.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", way);
+    body.append(...[...body.rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
+      return sign * (kind === "number" ? x - y : x.localeCompare(y));
+    }));
+  }));
+}

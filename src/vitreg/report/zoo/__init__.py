@@ -1,0 +1,1 @@
+"""The board of many models, the badge and the card of one."""

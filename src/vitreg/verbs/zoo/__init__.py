@@ -1,0 +1,1 @@
+"""`zoo`: many models scanned on the same images, on one board."""
