@@ -132,7 +132,9 @@ def load_repair(folder: str | Path) -> Repair:
     held = read_json(place / RECORD)
     schema = held.get("schema") if isinstance(held, dict) else None
     if schema != SCHEMA:
-        raise UserError(f"{place / RECORD} is of the version {json.dumps(schema)}, and this vitreg reads {SCHEMA}.")
+        raise UserError(
+            f"{place / RECORD} is of the version {json.dumps(schema)}, and this vitreg reads {SCHEMA}; fit it again."
+        )
     try:
         record = RepairRecord.model_validate(held)
     except ValidationError as error:

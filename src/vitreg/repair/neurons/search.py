@@ -12,6 +12,7 @@ import numpy as np
 
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
+from vitreg.quantities import count
 from vitreg.repair.effect import Effects
 from vitreg.repair.neurons.listed import by_lot, others, read_list
 from vitreg.repair.neurons.scores import Neuron, candidates, hidden_units, ranked, refuse_unknown_mlp, scores
@@ -55,8 +56,9 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
     effects = Effects(subject, outliers, "tune")
     if not settings.neurons and effects.outliers < FEWEST:
         raise UserError(
-            f"the {subject.images.count('tune')} images to choose with have {effects.outliers} outliers, too few to tell how "
-            "many neurons write them; take more images, or give --neurons."
+            f"there {'is' if effects.outliers == 1 else 'are'} {count(effects.outliers, 'outlier')} in the "
+            f"{count(subject.images.count('tune'), 'image')} to choose with, too few to tell how many neurons write them; take more "
+            "images, or give --neurons."
         )
     kept: list[Neuron] = []
     rounds: list[dict[str, Any]] = []

@@ -52,7 +52,7 @@ from vitreg.writing.files import printable, results_folder, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
 Model = str | nn.Module | Backbone
-FEWEST = 4  # images: one to fit on, one to choose with, two to judge
+FEWEST = 5  # images: two to fit on, one to choose with, two to judge
 
 
 @takes(RepairsOptions, ModelOptions)

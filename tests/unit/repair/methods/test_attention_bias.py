@@ -119,19 +119,19 @@ def test_a_model_that_takes_no_token_gets_the_keys_of_its_outliers(photographs: 
         fit_repair(beit, photographs[:12])
     with pytest.raises(UserError, match="one mean key"):
         fit_repair(beit, photographs[:12], "attention-bias", registers=2)
-    repair = fit_repair(beit, photographs[:18], "attention-bias")
+    repair = fit_repair(beit, photographs[6:24], "attention-bias")
     ((block, units),) = truth.neurons.items()
     assert {int(at): {*found} for at, found in repair.record.details["neurons"].items()} == {block: {*units}}
     assert repair.record.held_out is not None
     assert repair.record.held_out.worst_share == 0
     assert "mean ones of its outliers" in repair.record.notes[0]
     assert f"k.{block}" not in repair.tensors
-    images = pictures(photographs[18:24])
+    images = pictures(photographs[24:30])
     found = restored(repair.apply(Backbone(beit)), truth, 0, images)
     assert found.normal >= 0.99
     assert found.outliers >= 0.9
 
-    with subject_of(vitreg.load(beit), photographs[:18], FitOptions()) as subject:
+    with subject_of(vitreg.load(beit), photographs[6:24], FitOptions()) as subject:
         images = torch.cat(list(subject.batches()))
     outliers, qkv = truth.outliers(images), Backbone(beit).trace(images, Capture(qkv=[11])).qkv(11)
     for head in range(3):

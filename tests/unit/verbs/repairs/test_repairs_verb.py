@@ -15,7 +15,7 @@ from vitreg.results import RepairRow, RepairsResult
 
 pytestmark = pytest.mark.usefixtures("planted_once", "blank_figures")
 
-FEW: dict[str, Any] = {"methods": ("test-time",), "limit": 12}
+FEW: dict[str, Any] = {"methods": ("test-time",), "limit": 24}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_rows_are_the_model_its_repairs_and_their_controls(result: RepairsRe
         "none", "none clean twin", "test-time", "test-time random", "test-time zero strength", "none twin",
     ]  # fmt: skip
     assert not [row.failed for row in result.rows if row.failed]
-    assert (result.images, result.held_out) == (12, 6)
+    assert (result.images, result.held_out) == (24, 12)
     assert result.repairable
 
 
@@ -112,7 +112,7 @@ def test_finished_rows_are_kept_and_others_measured(
 def test_an_interrupted_table_goes_on_from_its_rows(
     photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words: dict[str, Any] = {**FEW, "out": tmp_path, "limit": 8, "controls": False}
+    words: dict[str, Any] = {**FEW, "out": tmp_path, "limit": 16, "controls": False}
 
     def stop(row: RepairRow) -> None:
         raise KeyboardInterrupt
@@ -137,7 +137,7 @@ def test_a_model_without_outliers_is_left_alone_unless_forced(photographs: list[
 
 
 def test_a_model_that_fails_is_a_row_and_the_others_go_on(photographs: list[Path]) -> None:
-    words: dict[str, Any] = {"methods": ("none",), "limit": 4, "size": 64}
+    words: dict[str, Any] = {"methods": ("none",), "limit": 5, "size": 64}
     found = vitreg.repairs(["planted:nothing", "planted:clean"], photographs, **words)
     assert "no planted kind 'nothing'" in found.rows[0].failed
     assert not found.rows[1].failed
@@ -146,7 +146,7 @@ def test_a_model_that_fails_is_a_row_and_the_others_go_on(photographs: list[Path
 
 
 def test_a_method_that_cannot_repair_a_model_says_so_in_its_row(photographs: list[Path]) -> None:
-    found = vitreg.repairs("planted:position-locked", photographs, methods=("test-time",), limit=8, controls=False)
+    found = vitreg.repairs("planted:position-locked", photographs, methods=("test-time",), limit=16, controls=False)
     assert "position-rows" in found.rows[1].failed
     assert found.rows[0].cells
 
@@ -169,7 +169,7 @@ def test_boxes_and_labels_give_their_columns(voc: Path, tmp_path: Path) -> None:
 def test_mistakes_are_one_sentence(photographs: list[Path]) -> None:
     with pytest.raises(UserError, match="Did you mean 'test-time'"):
         vitreg.repairs("planted:clean", photographs, methods=("tset-time",))
-    with pytest.raises(UserError, match="at least 4 images, and there are 3"):
+    with pytest.raises(UserError, match="at least 5 images, and there are 3"):
         vitreg.repairs("planted:clean", photographs[:3], size=64)
     with pytest.raises(UserError, match="one model only"):
         vitreg.repairs(["planted:clean", "planted:hidden"], photographs, weights="w.pth")
