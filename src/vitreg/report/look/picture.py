@@ -24,6 +24,7 @@ from vitreg.report.look.words import font, shortened, wrapped
 PANEL, GAP, MARGIN = 336, 20, 40  # pixels; PANEL is the longer side of a map
 COLUMNS = 5
 WIDEST = 1.5  # times the median: even maps are drawn on a scale from 1/1.5 to 1.5, so that they look even
+APART = 36  # pixels between the numbers under the scale
 TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -147,12 +148,14 @@ def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, scale: tuple[float, fl
     ramp = np.broadcast_to(np.linspace(0, 1, bar[0]), (bar[1], bar[0]))
     page.paste(Image.fromarray(coloured(ramp, MAGMA)), (left, top))
     low, high = math.log(scale[0]), math.log(scale[1])
-    for tick in sorted(TICKS, key=lambda tick: (tick != 1, tick)):
-        if not scale[0] <= tick <= scale[1]:
-            continue
+    taken: list[float] = []
+    for tick in (*scale, 1, *TICKS):
         x = left + (math.log(tick) - low) / (high - low) * (bar[0] - 1)
+        if not scale[0] <= tick <= scale[1] or any(abs(x - other) < APART for other in taken):
+            continue
+        taken.append(x)
         draw.line((x, top + bar[1], x, top + bar[1] + 5), MUTED, 1)
-        draw.text((x, top + bar[1] + 7), short(tick), MUTED, font(13), anchor="ma")
+        draw.text((x, top + bar[1] + 7), short(tick, 2), MUTED, font(13), anchor="ma")
     words = "norm of a patch token, in medians of its map; one scale for all models. Attention: each map from 0 to its maximum."
     x = left + bar[0] + GAP
     draw.text((x, top - 2), words, MUTED, font(14))
