@@ -117,7 +117,8 @@ def overview() -> str:
         "       vitreg --version",
         "",
         "See and measure feature artifacts of Vision Transformers, and train them with registers.",
-        "For a first look, without a model or images of your own: vitreg demo",
+        "For a first look at a photo: vitreg look photo.jpg",
+        "Without a model or images of your own: vitreg demo",
         "",
         "Verbs:",
     ]
