@@ -104,6 +104,13 @@ def test_registers_that_differ_and_attend_to_objects():
     assert one(fig09, {}, 0, registers=4.0) == "not testable here"
 
 
+def test_why_nothing_is_said_of_objects():
+    for boxes, word in ((0.0, "name a set with --boxes"), (1.0, "the note above says why")):
+        numbers = {**MODEL, "registers": 4.0, "boxes": boxes}
+        found = Measured(subject="a", numbers=numbers, series={"apart": around(0.5), "from_class_token": around(0.5)})
+        assert word in fig09.EXPERIMENT.claims([found])[2].reason
+
+
 def test_a_register_is_chosen_on_other_images_than_it_is_judged_on():
     """Of many registers that look anywhere, the best of an image looks at objects; the best of other images does not."""
     share = np.random.default_rng(0).random((400, 16))

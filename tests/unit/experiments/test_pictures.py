@@ -1,5 +1,7 @@
 """The picture experiments on planted models: claims hold where something was planted, and fail on the clean twin."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,17 @@ def test_claims_hold_where_it_was_planted(run, claim):
 def test_four_copies_of_one_register_are_not_taken_for_different_ones(run):
     assert outcome(run[0], "fig9", "registers-differ", "global-registers") == "not held"
     assert outcome(run[0], "fig9", "objects-attended", "global-registers") == "not held"
+
+
+def test_boxes_that_cannot_be_had_take_one_claim_alone(run, tmp_path):
+    _, words = run
+    words = {**words, "out": shutil.copytree(words["out"], tmp_path / "copy")}
+    found = vitreg.reproduce(
+        ("fig9",), **{**words, "models": ("planted:global-registers",), "boxes": "voc2007:nowhere"}
+    )
+    (record,) = found.experiments
+    assert "no folder 'nowhere'" in record.measured[0].note
+    assert [claim.outcome for claim in record.claims] == ["not held", "held", "not testable here"]
 
 
 def test_nothing_holds_on_the_clean_twin(run):

@@ -47,6 +47,8 @@ OBJECTS = Says(
 )
 MOST = 4  # photographs
 SINGLE = "It has a single register."
+UNBOXED = "It needs images with true boxes; name a set with --boxes."
+UNSEEN = "Its attention could not be measured in true boxes; the note above says why."
 CAPTION = (
     "Attention of the class token and of each register to the patches in the last block, mean over heads. One colour scale for all; "
     "values above it have the last colour."
@@ -56,7 +58,7 @@ CAPTION = (
 def measure(setting: Setting, model: str) -> Measured:
     """Compare the maps of registers with one another and with that of the class token, and with true boxes if there are any."""
     maps, scanned, jobs = seen(setting, model)
-    series, more = {}, {}
+    series, more, unread = {}, {}, ""
     registers = [_whole(maps.attention[name]) for name in maps.registers]
     if len(registers) > 1:
         series["apart"] = np.mean([_moved(a, b) for a, b in combinations(registers, 2)], axis=0)
@@ -66,9 +68,15 @@ def measure(setting: Setting, model: str) -> Measured:
         try:
             share, area, more["objects"] = on_objects(setting, model)
             series |= {"on_objects": _chosen_blind(share), "objects_area": area}
-        except UserError:  # such as a set without boxes; the other claims are about other images
-            pass
-    return measured(model, scanned, maps, {**jobs, **more}, series)
+        except UserError as error:  # such as a set without boxes; the other claims are about other images
+            unread = f"No attention in true boxes: {error.sentence.rstrip('.')}"
+    found = measured(model, scanned, maps, {**jobs, **more}, series)
+    return found.model_copy(
+        update={
+            "numbers": found.numbers | {"boxes": float(bool(setting.boxes))},
+            "note": "; ".join(filter(None, (found.note, unread))),
+        }
+    )
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:
@@ -106,7 +114,7 @@ def _unlike(found: Measured) -> Claim:
 def _objects(found: Measured) -> Claim:
     absent = _absent(OBJECTS, found)
     if absent is None and "on_objects" not in found.series:
-        absent = OBJECTS.outcome(found.subject, None, "It needs images with true boxes; name a set with --boxes.")
+        absent = OBJECTS.outcome(found.subject, None, UNSEEN if found.numbers.get("boxes") else UNBOXED)
     if absent is not None:
         return absent
     ours, area = (np.asarray(found.series[name]) for name in ("on_objects", "objects_area"))
