@@ -125,7 +125,7 @@ def main() -> None:
     where = provenance(started=started, device=torch.device("cpu"), precision="auto", processes=1).model_dump()
     if options.write is not None:
         options.write.mkdir(parents=True, exist_ok=True)
-        path = options.write / "look-cpu.json"
+        path = options.write / f"look-cpu-{torch.get_num_threads()}-threads.json"
         kept = {"rounds": options.rounds, "load_of_others": round(load, 1), "models": results, "provenance": where}
         path.write_text(json.dumps(kept, indent=1) + "\n")
         print(path)
