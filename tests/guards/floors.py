@@ -37,6 +37,10 @@ VERBS_MAY_IMPORT = {
 
 BACKWARDS = {
     ("vitreg.backbones.loading.load", "vitreg.repair.opened"): "`fixed:DIR` is a model, made of a model and its repair",
+    (
+        "vitreg.verbs.draw",
+        "vitreg.experiments.drawn",
+    ): "each experiment draws its own figures, and `draw` draws all folders",
 }
 """Imports that climb or close a circle, and why they may. Rules hold for everything but these and `SETTINGS_OF_RECIPES`."""
 

@@ -17,7 +17,7 @@ from vitreg.experiments.options import ReproduceOptions
 from vitreg.experiments.setting import Setting
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
-from vitreg.passes.drawing import noted
+from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.jobs import Job, Jobs
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records.reproduction import ExperimentRecord, Measured, Reproduction
@@ -134,7 +134,7 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
 
 def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
     """Write record and ledger, then the figures and the page; what cannot be drawn is listed."""
-    from vitreg.report.reproduction.page import draw_reproduction
+    from vitreg.experiments.drawn import draw_again
 
     def write(place: Path, held: Reproduction) -> None:
         write_text(place / RECORD, held.model_dump_json(indent=1))
@@ -144,8 +144,7 @@ def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
     outputs.publish(lambda place: write(place, result), more=True)
     attempts = Attempts()
     with outputs.adding() as place:
-        drawings = {each.id: EXPERIMENTS[each.id].draw(each, outputs.folder) for each in result.experiments}
-        draw_reproduction(result, drawings, place, attempts)
+        draw_again(as_written(result), outputs.folder, place, attempts)
         return noted(result, place / RECORD, attempts)
 
 

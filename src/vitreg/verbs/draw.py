@@ -19,6 +19,8 @@ from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
+from vitreg.records.reproduction import Reproduction
+from vitreg.records.zoo import Board
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.evaluation.table import CSV as TABLE
@@ -26,10 +28,13 @@ from vitreg.report.evaluation.table import draw_evaluations
 from vitreg.report.repairs.page import CSV as REPAIRS
 from vitreg.report.repairs.page import draw_repairs
 from vitreg.report.repairs.sheets import MAPS
+from vitreg.report.reproduction.page import FIGURES, TABLES
 from vitreg.report.scan.kept import FILE_NAME as EXAMPLES
 from vitreg.report.scan.kept import read_examples
 from vitreg.report.sheets.kept import Named, read_sheets
 from vitreg.report.sheets.sheet import save_all
+from vitreg.report.zoo.page import CSV as BOARD
+from vitreg.report.zoo.page import draw_board
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 from vitreg.training.history import read_run
 from vitreg.verbs.compare import RECORD as COMPARED
@@ -81,7 +86,7 @@ class Drawn:
 
 @takes()
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
-    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves or train.
+    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves, train, zoo or reproduce.
 
     Args:
         folder: the folder the verb wrote.
@@ -98,7 +103,8 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         inside = sorted(path.parent.name for name in (RESULT, "curves.json") for path in folder.glob(f"*/{name}"))
         hint = f" Try {folder / inside[0]}." if inside else ""
         raise UserError(
-            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves or train.{hint}"
+            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves, train, zoo or "
+            f"reproduce.{hint}"
         )
     unproven = _refuse_foreign(folder, drawings)
     for each in drawings:
@@ -234,6 +240,24 @@ def _repairs(folder: Path) -> Drawing:
     )  # fmt: skip
 
 
+def _board(folder: Path) -> Drawing:
+    board = _read(folder / RESULT, Board)
+    return Drawing(
+        verb="zoo", names=(PAGE, BOARD), opens=PAGE, reads=(RESULT,), record=RESULT, undrawn=board.undrawn,
+        draw=partial(draw_board, board),
+    )  # fmt: skip
+
+
+def _reproduction(folder: Path) -> Drawing:
+    from vitreg.experiments.drawn import draw_again
+
+    result = _read(folder / RESULT, Reproduction)
+    return Drawing(
+        verb="reproduce", names=(PAGE, f"{FIGURES}/", f"{TABLES}/"), opens=PAGE, reads=(RESULT,), record=RESULT,
+        undrawn=result.undrawn, draw=partial(draw_again, result, folder),
+    )  # fmt: skip
+
+
 def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
@@ -291,6 +315,8 @@ _RESULTS: dict[str | None, Callable[[Path], Drawing]] = {
     "vitreg.eval/1": _eval,
     "vitreg.evals/1": _evals,
     "vitreg.repairs/1": _repairs,
+    "vitreg.reproduce/1": _reproduction,
+    "vitreg.zoo/1": _board,
 }
 
 
