@@ -28,6 +28,10 @@ class UserError(Exception):
         return format(self.sentence, spec)
 
 
+FROM_FILE = "pass --weights FILE"
+"""What helps where weights cannot be fetched; a verb without that flag says what helps there."""
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """Return up to `count` of the choices that look most like `name`, best first; empty where nothing is close."""
     return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.6)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vitreg.backbones.anatomy.find import find_anatomy
-from vitreg.errors import UserError
+from vitreg.errors import FROM_FILE, UserError
 
 
 def refuse_others(spec: str, create: Callable[[], nn.Module]) -> None:
@@ -55,15 +55,13 @@ def fetch(spec: str, online: bool, create: Callable[[], Any], *, trusted: bool =
             if not online:
                 raise
             if any(word in text for word in ("gated", "401", "403", "Unauthorized")):
-                raise UserError(
-                    f"no access to the weights of {spec}; log in to the hub, or pass --weights FILE."
-                ) from None
+                raise UserError(f"no access to the weights of {spec}; log in to the hub, or {FROM_FILE}.") from None
             if any(word in text for word in ("404", "not a valid model identifier", "Repo id must")):
                 raise UserError(f"the hub has no {spec}; check the name.") from None
             if any(isinstance(e, OSError) for e in _chain(error)) or "ownload" in text or "internet" in text:
                 raise UserError(
                     f"could not fetch the weights of {spec} (no connection to the hub); "
-                    "pass --weights FILE, or --random to look at untrained weights."
+                    f"{FROM_FILE}, or --random to look at untrained weights."
                 ) from None
             raise
 

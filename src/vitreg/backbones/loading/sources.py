@@ -31,7 +31,7 @@ from vitreg.backbones.loading.preprocessing import (
 from vitreg.backbones.weights.into_module import load_weights
 from vitreg.data.views.transforms import IMAGENET, Preprocess
 from vitreg.documents import read_json
-from vitreg.errors import UserError, unknown
+from vitreg.errors import FROM_FILE, UserError, unknown
 from vitreg.models.arguments import check_arguments
 from vitreg.models.parts.words import is_own
 from vitreg.specs import RUN_SCHEMA, refuse_no_run, untrusted
@@ -102,8 +102,7 @@ def from_open_clip(name: str, pretrained: bool) -> Built:
     if pretrained and not tag:
         if not tags:
             raise UserError(
-                f"open_clip has no weights for {architecture}; "
-                "pass --weights FILE, or --random to look at untrained weights."
+                f"open_clip has no weights for {architecture}; {FROM_FILE}, or --random to look at untrained weights."
             )
         tag = tags[0]
         notes = (f"openclip:{name} names no weights; took {architecture}@{tag} of {', '.join(tags)}.",)

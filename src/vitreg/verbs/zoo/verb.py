@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vitreg.backbones import load
-from vitreg.errors import UserError
+from vitreg.errors import FROM_FILE, UserError
 from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
@@ -32,6 +32,7 @@ from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
 READING = ("size", "fit", "limit", "detector", "seed")
+A_SCAN = "name with -m the folder of a scan made with --weights FILE"
 HOW_FAST = ("batch_size", "workers")  # change no number
 
 
@@ -131,6 +132,8 @@ class _Scans:
                     found = scan(model, self.images, out=folder, quiet=self.quiet, **reading, **self.loading)
                 else:
                     found = self._scan_by_patches(model, folder, reading)
+            except UserError as error:
+                raise UserError(error.sentence.replace(FROM_FILE, A_SCAN)) from error
             finally:
                 gc.collect()  # one model at a time: what holds itself in a circle goes before the next is loaded
             if found.images.interrupted:  # the images seen are kept, and the next run goes on from them

@@ -202,3 +202,19 @@ def test_mistakes(photos, tmp_path):
     with pytest.raises(UserError, match="holds no scan"):
         vitreg.zoo(out=tmp_path, records=[photos])
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_cannot_be_fetched_name_what_helps_on_a_board(photos, tmp_path, monkeypatch):
+    """A zoo has no --weights: those belong to one model."""
+
+    def unreachable(*_given, **_named):
+        raise UserError(
+            "could not fetch the weights of it; pass --weights FILE, or --random to look at untrained weights."
+        )
+
+    monkeypatch.setattr(verb, "scan", unreachable)
+    board = vitreg.zoo(photos, out=tmp_path, models=("timm:vit_tiny_patch16_224",), **WORDS)
+    assert board.rows[0].failed == (
+        "could not fetch the weights of it; name with -m the folder of a scan made with --weights FILE, or --random to look at "
+        "untrained weights."
+    )
