@@ -19,7 +19,7 @@ class Claim(Record):
     subject: str = Field(description="a model, or what else was looked at")
     says: str = Field(description="what the paper says")
     criterion: str = Field(
-        description="what must be true here for the claim to hold; written before anything was measured"
+        description="what must be true here for the claim to hold; written before any outcome on a trained model was seen"
     )
     outcome: Outcome
     reason: str = Field(description="the numbers behind the outcome, or what stands in the way")

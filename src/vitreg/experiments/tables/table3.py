@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vitreg.analysis.intervals import difference_of_shares
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.outliers import note_of
+from vitreg.experiments.pictures.judging import twin_of
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -47,7 +48,7 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 def _better(found: Measured, measured: Sequence[Measured]) -> Claim:
     if not found.numbers["registers"]:
         return BETTER.outcome(found.subject, None, "It has no registers.")
-    twin = _twin(found, measured)
+    twin = twin_of(found, measured)
     if twin is None:
         return BETTER.outcome(
             found.subject, None, "No network of its width and depth without registers was named before it."
@@ -65,15 +66,6 @@ def _better(found: Measured, measured: Sequence[Measured]) -> Claim:
         )
     words = f"{number(own)} % against {number(other)} % of {twin.subject}; difference {number(low)} to {number(high)}."
     return BETTER.outcome(found.subject, low > 0, words, own - other, (low, high))
-
-
-def _twin(found: Measured, measured: Sequence[Measured]) -> Measured | None:
-    shape = (found.numbers["width"], found.numbers["blocks"])
-    alike = [
-        each for each in measured[: list(measured).index(found)]
-        if not each.failed and not each.numbers["registers"] and (each.numbers["width"], each.numbers["blocks"]) == shape
-    ]  # fmt: skip
-    return alike[-1] if alike else None
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:
