@@ -12,7 +12,7 @@ import numpy as np
 
 from vitreg.backbones import Backbone
 from vitreg.errors import UserError
-from vitreg.quantities import count
+from vitreg.quantities import count, number, percent
 from vitreg.repair.effect import Effects
 from vitreg.repair.neurons.listed import by_lot, others, read_list
 from vitreg.repair.neurons.scores import Neuron, candidates, hidden_units, ranked, refuse_unknown_mlp, scores
@@ -35,7 +35,7 @@ Repaired = Callable[[Sequence[Neuron]], Backbone]
 
 @dataclass(frozen=True)
 class Chosen:
-    """Neurons, the best first, and how they were found: a record of each round, as JSON values."""
+    """Neurons, the best first, and how they were found: a record of each round, as JSON values; and sentences about it."""
 
     order: tuple[Neuron, ...]
     rounds: tuple[dict[str, Any], ...]
@@ -48,7 +48,8 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
     Args:
         repaired: neurons, the best first -> the model with these edited.
     Raises:
-        UserError: if the outliers are no neurons' work, the MLPs are not known, or the neurons listed are another model's.
+        UserError: if the outliers are no neurons' work, the MLPs are not known, the neurons listed are another model's, or
+            even one neuron does too much damage.
     """
     base, outliers = subject.backbone, subject.outliers
     if settings.neurons_from is not None:
@@ -62,6 +63,7 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
         )
     kept: list[Neuron] = []
     rounds: list[dict[str, Any]] = []
+    notes: list[str] = []
     for _ in range(settings.rounds):
         model = repaired(kept) if kept else base
         try:
@@ -84,10 +86,27 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
             {"neurons": n, "share": e.worst_share, "cls_change": e.cls_change} for n, e in sorted(search.tried.items())
         ]
         rounds.append({"neurons": k, "blocks": list(blocks), "tried": steps})
+        notes = [] if settings.neurons or subject.random else _stopped(search, k)
         if len(rounds) > 1 and search.effect(k).worst_share >= effects.of(model).worst_share:
             break
         kept += _by_lot(order, k, subject.seed) if subject.random else order[:k]
-    return Chosen(tuple(kept), tuple(rounds))
+    return Chosen(tuple(kept), tuple(rounds), tuple(notes))
+
+
+def _stopped(search: _Search, k: int) -> list[str]:
+    """Say that the limit of damage ended the search before the outliers were gone, and whether neurons are to blame."""
+    left = search.effect(k).worst_share
+    if left < search.gone or all(effect.cls_change <= search.max_damage for effect in search.tried.values()):
+        return []
+    note = (
+        f"With {count(k, 'neuron')} edited {percent(left)} of the patches stay outliers; more of them move the class token further than "
+        f"--max-damage {number(search.max_damage)}."
+    )
+    alone = search.effects.of(search.repaired(search.kept)).cls_change
+    if alone <= search.max_damage / 2:
+        return [note]
+    # LayerNorm makes any token one of ordinary length, a nearly empty one too.
+    return [note, f"What is added moves it by {number(alone)} without any neuron; --token mean adds an ordinary token."]
 
 
 def _listed(subject: Subject, file: Path) -> Chosen:
@@ -185,5 +204,12 @@ class _Search:
             far = abs(np.log(effect.ratio or 1.0))
             return far > abs(np.log(self.stood_out)) / 2, max(effect.worst_share, self.gone), far, k
 
-        within = [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]
-        return min(within, key=badness, default=min(self.tried))
+        while not (within := [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]):
+            fewer = min(self.tried) // 2
+            if not fewer:
+                raise UserError(
+                    f"even one neuron moves the class token by {number(self.effect(1).cls_change)} (1 - cosine), more than "
+                    f"--max-damage {number(self.max_damage)}; substitute moves no neuron, and --token mean adds an ordinary token."
+                )
+            self.effect(fewer)
+        return min(within, key=badness)
