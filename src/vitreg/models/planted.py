@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.errors import UserError, unknown
+from vitreg.models.comparing import COMPARING, follow, lowest, plant_comparison
 from vitreg.models.forgetting import give_to_registers, plant_forgetting, widen
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
@@ -33,10 +34,12 @@ class Truth:
     """The ground truth of a planted model, for detectors and repairs.
 
     Attributes:
-        kind: one of `KINDS`, or "global-registers", whose registers take the artifact, so that no patch is an outlier.
+        kind: one of `KINDS`; "global-registers", whose registers take the artifact, so that no patch is an outlier; or
+            "comparing", see `comparing`.
         layers: blocks whose outputs show the outliers.
         neurons: {block: hidden neurons of its MLP that write the artifact}; empty for "position-locked".
-        triggers: {block: hidden neurons that detect which patches become outliers}; empty for "position-locked".
+        triggers: {block: hidden neurons that detect which patches become outliers}; empty for "position-locked". Of
+            "comparing" also those that make other outliers once these are gone.
         removers: {block: hidden neurons that take the artifact away again}; of "last-block" only.
         direction: unit vector [D] that the artifact adds to a token.
         ratio: expected median norm of the outliers over that of other patches, at the first of `layers`.
@@ -116,6 +119,25 @@ def with_registers(seed: int = 0, *, image_size: int = 224) -> tuple[VisionTrans
     return parts.model, replace(_plant_global(parts, truth, seed), kind=TAKEN)
 
 
+def comparing(seed: int = 0, *, image_size: int = 224) -> tuple[VisionTransformer, Truth]:
+    """Return a model like `build("high-norm", seed)` whose outliers depend on the other patches, with the truth about it.
+
+    The emptiest patches of every image are its outliers, and where no outlier is seen after that, the next ones are.
+    """
+    parts = _machinery("high-norm", seed, image_size, 0)
+    followers = plant_comparison(parts)
+    draw = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        truth = _plant_neurons("high-norm", parts, draw)
+    size = math.sqrt(truth.ratio**2 - 1) * 1.05 * parts.shared[parts.layer]
+    follow(parts.model, parts.layer, followers, size * truth.direction)
+    assert truth.trigger is not None
+    return parts.model, replace(
+        truth, kind=COMPARING, triggers={**truth.triggers, parts.layer + 1: tuple(followers)},
+        trigger=lowest(truth.trigger, parts.model, parts.layer),
+    )  # fmt: skip
+
+
 def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, registers: int = 0) -> VisionTransformer:
     """Return the clean twin of `build(kind, seed)`: the same weights, with those that write the artifact set to zero.
 
@@ -124,6 +146,10 @@ def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, regi
     Raises:
         UserError: if there is no such kind.
     """
+    if kind == COMPARING:
+        parts = _machinery("high-norm", seed, image_size, registers)
+        plant_comparison(parts)
+        return parts.model
     return _machinery(kind, seed, image_size, registers).model
 
 

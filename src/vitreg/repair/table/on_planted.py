@@ -36,6 +36,8 @@ class Outcome:
         normal: mean over patches that are no outliers.
         outliers: mean over those that are, which a repair restores or not; NaN where no patch is one.
         before: the same without the repair.
+        own: the same as `outliers` for what a token has of its own: less the mean of the image's normal patches in the
+            twin. Most of a planted token is the same in all, so any ordinary one has a cosine near 1.
     """
 
     repair: Repair
@@ -43,6 +45,7 @@ class Outcome:
     normal: float
     outliers: float
     before: float
+    own: float
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,10 @@ class Patient:
         subject.__dict__["outliers"] = self.subject.outliers  # looked for once
         repair = fit_subject(subject, method_named(method), settings)
         assert repair.record.held_out is not None
-        normal, outliers = self.cosines(repair.apply(self.subject.backbone))
-        return Outcome(repair, repair.record.held_out, normal, outliers, self.unrepaired[1])
+        patches = self.patches(repair.apply(self.subject.backbone))
+        normal, outliers = self._means(self.likeness(patches))
+        own = self._means(self.likeness(patches, own=True))[1]
+        return Outcome(repair, repair.record.held_out, normal, outliers, self.unrepaired[1], own)
 
     @cached_property
     def unrepaired(self) -> tuple[float, float]:
@@ -73,25 +78,32 @@ class Patient:
 
     def cosines(self, model: Backbone) -> tuple[float, float]:
         """Return the mean cosines of ordinary patches and of planted outliers to those of the twin."""
-        like, marked = self.likeness(model)
-        return like[~marked].mean().item(), like[marked].mean().item()
+        return self._means(self.likeness(self.patches(model)))
 
-    def likeness(self, model: Backbone) -> tuple[Float[Tensor, "n P"], Bool[Tensor, "n P"]]:
-        """Return the cosine of every final patch held out to the twin's, float64, and which are planted outliers."""
-        batches = self.subject.batches("held_out")
-        like = [
-            F.cosine_similarity(model(pixels).patches.double(), wanted, dim=-1)
-            for pixels, (wanted, _) in zip(batches, self._known, strict=True)
-        ]
-        return torch.cat(like), torch.cat([marked for _, marked in self._known])
+    def _means(self, like: Float[Tensor, "n P"]) -> tuple[float, float]:
+        return like[~self.marked].mean().item(), like[self.marked].mean().item()
+
+    def patches(self, model: Backbone) -> Float[Tensor, "n P D"]:
+        """Return the final patches of all images held out, float64."""
+        return torch.cat([model(pixels).patches.double() for pixels in self.subject.batches("held_out")])
+
+    def likeness(self, patches: Float[Tensor, "n P D"], *, own: bool = False) -> Float[Tensor, "n P"]:
+        """Return the cosine of every patch to the twin's, whole or less the mean normal patch of the twin's image."""
+        wanted = self._wanted
+        if own:
+            normal = (~self.marked[..., None]).to(wanted)
+            common = (wanted * normal).sum(1, keepdim=True) / normal.sum(1, keepdim=True)
+            wanted, patches = wanted - common, patches - common
+        return F.cosine_similarity(patches, wanted, dim=-1)
 
     @cached_property
-    def _known(self) -> list[tuple[Float[Tensor, "B P D"], Bool[Tensor, "B P"]]]:
-        """The final patches of the twin, and which patches are planted outliers, of every batch held out."""
-        return [
-            (self.twin(pixels).patches.double(), self.truth.outliers(pixels))
-            for pixels in self.subject.batches("held_out")
-        ]
+    def _wanted(self) -> Float[Tensor, "n P D"]:
+        return self.patches(self.twin)
+
+    @cached_property
+    def marked(self) -> Bool[Tensor, "n P"]:
+        """Which patches of the images held out are planted outliers."""
+        return torch.cat([self.truth.outliers(pixels) for pixels in self.subject.batches("held_out")])
 
     def neurons(self, repair: Repair) -> tuple[float, float] | None:
         """Return precision and recall of the neurons that a repair edits; None if it edits none.
@@ -117,11 +129,12 @@ def patient(kind: str, seed: int, images: Images, options: FitOptions | None = N
     """Build a planted model, and read the images once.
 
     Args:
-        kind: one of `planted.KINDS`, or "global-registers".
+        kind: one of `planted.KINDS`, "global-registers" or "comparing".
     Raises:
         UserError: for another kind, or images that cannot be read.
     """
-    model, truth = planted.with_registers(seed) if kind == planted.TAKEN else planted.build(kind, seed)
+    special = {planted.TAKEN: planted.with_registers, planted.COMPARING: planted.comparing}
+    model, truth = special[kind](seed) if kind in special else planted.build(kind, seed)
     with subject_of(vitreg.load(model), images, options or FitOptions()) as subject:
         yield Patient(subject, Backbone(without_artifact(kind, seed)), truth)
 

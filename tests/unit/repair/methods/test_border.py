@@ -16,6 +16,7 @@ from vitreg.models import planted
 from vitreg.models.vit import VisionTransformer
 from vitreg.repair.fitting import fit_repair
 from vitreg.repair.methods.border import AddRing, DropRing, LowRank, ring_of
+from vitreg.repair.table.on_planted import patient
 from vitreg.tokens import TokenLayout
 
 pytestmark = pytest.mark.usefixtures("planted_once")
@@ -132,3 +133,18 @@ def test_models_it_cannot_surround_are_told_so(photographs: list[Path]) -> None:
     backbone.anatomy = replace(anatomy, attention=())
     with pytest.raises(UserError, match="not recognised"):
         fit_repair(backbone, photographs, "border", limit=12)
+
+
+@pytest.mark.parametrize("random", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_an_empty_border_takes_the_outliers_of_a_model_that_compares_patches(
+    random: bool, photographs: list[Path]
+) -> None:
+    """The emptiest patches of the picture are outliers, and those of the ring are emptier, trained or not."""
+    with patient("comparing", 0, photographs[:12]) as case:
+        found = case.after("border", random=random)
+        assert found.effect.before > 0.002
+        assert found.effect.worst_share < 0.1 * found.effect.before
+        assert found.normal >= 0.99
+        assert found.outliers >= 0.9 > found.before
+    with patient("high-norm", 0, photographs[:12]) as other:
+        assert other.after("border", random=True).effect.share > 0.3 * other.subject.outliers.record.share

@@ -105,6 +105,18 @@ def test_what_is_cached_is_what_attention_read(high: Patient, after: Outcome) ->
     assert tried[details["tokens"]] <= 1.001 * min(tried.values())
 
 
+def test_where_attention_wants_an_outlier_only_both_halves_together_help(photographs: list[Path]) -> None:
+    """Deletion alone makes others follow, and the prefix alone leaves those there are."""
+    with patient("comparing", 0, photographs[:12]) as case:
+        found = case.after("prefix", candidates=2)
+        assert found.effect.worst_share == 0 < found.effect.before
+        assert found.normal >= 0.99
+        alone = found.repair.record.details["controls"]
+        assert alone["prefix"]["share"] == found.effect.before
+        assert alone["deletion"]["worst_share"] > found.effect.before
+        assert case.after("substitute").effect.worst_share > found.effect.before
+
+
 @pytest.mark.slow
 def test_ordinary_tokens_by_lot_repair_nothing(high: Patient) -> None:
     control = high.after("prefix", candidates=1, tokens=1, random=True)
