@@ -65,6 +65,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 AFTERWARDS = {planted.GLOBAL: ("test-time:token=mean", "attention-bias:token=mean")}
 """Not expected, but tried once the expected ones had failed there: why, says docs/verbs/repairs.md."""
 DELETES, OUTPUT_ONLY, TRAINED = ("prefix",), ("denoise",), ("border", "distill", "singular")
+CHEAP = ("substitute", "substitute:detector=lof", "clip-norm", "mask-keys", "position-rows")
 SLOW = ("test-time:score=activation", "prefix", "denoise", *TRAINED)  # their controls are seen once
 EXPECTED_DRAWS, OTHER_DRAWS, TRAINED_DRAWS, CONTROL_DRAWS, SLOW_CONTROL_DRAWS = 20, 5, 2, 2, 1
 HELPED, NORMAL, REPAIRED = 0.0005, 0.99, 0.9
@@ -97,7 +98,7 @@ def draws(kind: str, method: str, *, control: bool) -> int:
 
 
 def plan() -> list[Cell]:
-    """Every cell, seed by seed; what trains comes last of a seed.
+    """Every cell, seed by seed: first what is expected and what is cheap, what trains last.
 
     Cells of one model stand together, since a process keeps the last model.
     """
@@ -109,8 +110,10 @@ def plan() -> list[Cell]:
         for seed in range(draws(kind, method, control=control))
     ]
 
-    def turn(cell: Cell) -> tuple[float, int]:
-        return cell.seed + (0.5 if cell.method in TRAINED else 0.0), KINDS.index(cell.kind)
+    def turn(cell: Cell) -> tuple[int, int]:
+        later = 2 if cell.method in TRAINED else 1
+        asked = cell.method in (*EXPECTED[cell.kind], *AFTERWARDS.get(cell.kind, ())) and not cell.control
+        return cell.seed + (0 if asked or cell.method in CHEAP else later), KINDS.index(cell.kind)
 
     return sorted(every, key=turn)
 
@@ -236,27 +239,51 @@ def of(found: list[dict[str, Any]], method: str) -> dict[str, Any]:
 
 
 def render(entries: list[dict[str, Any]]) -> str:
-    """Draw the Markdown table."""
-    lines = [
-        "| kind | method | expected | helped | restored | outliers, % | normal tokens | repaired tokens | own part | neurons "
-        "| control helped |",
-        "|" + "---|" * 11,
+    """Draw the Markdown tables: in how many draws each method helped, and the numbers of what was expected or tried after."""
+    named = {(each["kind"], each["method"]): each for each in entries}
+    kinds = [kind for kind in KINDS if any(each["kind"] == kind for each in entries) and kind != planted.TAKEN]
+    lines = [f"| | {' | '.join(kinds)} |", "|" + "---|" * (1 + len(kinds))]
+    for method in dict.fromkeys(each["method"] for each in entries):
+        cells = [counts(named.get((kind, method))) for kind in kinds]
+        beside = [named[kind, method]["control"] for kind in kinds if (kind, method) in named]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+        if any(each["draws"] for each in beside):
+            lines.append(
+                f"| · control | {' | '.join(counts(named.get((kind, method), {}).get('control')) for kind in kinds)} |"
+            )
+    lines += [
+        "",
+        "| kind | method | outliers, % | normal tokens | repaired tokens | own part | neurons | CLS moves by |",
+        "|" + "---|" * 8,
     ]
-    for each in entries:
-        head = f"| {each['kind']} | {each['method']} | {'yes' if each['expected'] else '–'} |"
-        control = each["control"]
-        beside = f"{control['helped']} of {control['judged']}" if control["judged"] else "–"
-        if not each["judged"]:
-            lines.append(f"{head} refused {each['refused']} of {each['draws']} | – | – | – | – | – | – | {beside} |")
-            continue
-        neurons = "–" if each["precision"] is None else f"{each['precision']:.2f}, {each['recall']:.2f}"
-        refused = f", {each['refused']} refused" if each["refused"] else ""
-        lines.append(
-            f"{head} {each['helped']} of {each['judged']}{refused} | {each['restored']} | {100 * each['before']:.2f} → "
-            f"{100 * each['left']:.2f} | {each['normal']:.3f} | {each['repaired_before']:.2f} → {each['repaired']:.3f} | "
-            f"{'–' if each['own'] is None else format(each['own'], '.2f')} | {neurons} | {beside} |"
-        )
-    return "\n".join(lines)
+    detailed = (
+        each
+        for each in entries
+        if each["judged"] and (each["expected"] or each["method"] in AFTERWARDS.get(each["kind"], ()))
+    )
+    return "\n".join([*lines, *map(line, detailed)])
+
+
+def counts(each: dict[str, Any] | None) -> str:
+    """In how many draws it helped, and restored where that differs; bold where it was expected to."""
+    if not each or not each["draws"]:
+        return "–"
+    if not each["judged"]:
+        return f"refuses ({each['refused']})" if each["refused"] else "–"
+    restored = "" if each["restored"] == each["helped"] else f", {each['restored']} restored"
+    refused = f", {each['refused']} refused" if each["refused"] else ""
+    text = f"{each['helped']} of {each['judged']}{restored}{refused}"
+    return f"**{text}**" if each.get("expected") else text
+
+
+def line(each: dict[str, Any]) -> str:
+    """The numbers of a cell, each of the worst draw."""
+    neurons = "–" if each["precision"] is None else f"{each['precision']:.2f}, {each['recall']:.2f}"
+    own = "–" if each["own"] is None else f"{each['own']:.2f}"
+    return (
+        f"| {each['kind']} | {each['method']} | {100 * each['before']:.2f} → {100 * each['left']:.2f} | {each['normal']:.3f} | "
+        f"{each['repaired_before']:.2f} → {each['repaired']:.3f} | {own} | {neurons} | {each['cls_change']:.4f} |"
+    )
 
 
 def main() -> None:
