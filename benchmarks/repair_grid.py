@@ -3,8 +3,7 @@
     python benchmarks/repair_grid.py IMAGES --out FOLDER [--images 32] [--write benchmarks/results]
     python benchmarks/repair_grid.py --table benchmarks/results/repair-grid.json
 
-A cell is a method on a kind, once for each seed, which draws another model. Half of the images are fitted on, a quarter is
-chosen with, the rest judges:
+A cell is a method on a kind, once for each seed, which draws another model. Half of the images judge:
 
     helped     less than 0.05 % of the tokens are outliers in every block. denoise changes the output only: there, a planted
                outlier counts until its cosine to the clean twin's is 0.9
@@ -63,7 +62,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     planted.COMPARING: ("prefix", "border"),
 }
 AFTERWARDS = {planted.GLOBAL: ("test-time:token=mean", "attention-bias:token=mean")}
-"""Not expected, but tried once the expected ones had failed there: why, says docs/verbs/repairs.md."""
+"""Not expected, but tried once the expected ones had failed there: why, says docs/verbs/repair-grid.md."""
 DELETES, OUTPUT_ONLY, TRAINED = ("prefix",), ("denoise",), ("border", "distill", "singular")
 CHEAP = ("substitute", "substitute:detector=lof", "clip-norm", "mask-keys", "position-rows")
 SLOW = ("test-time:score=activation", "prefix", "denoise", *TRAINED)  # their controls are seen once
@@ -166,7 +165,7 @@ def share_of_output(case: Patient, model: Backbone) -> float:
 def job_of(cell: Cell, images: str, count: int) -> Job:
     """A cell with all that makes its numbers."""
     name = f"{cell.method}{' (control)' if cell.control else ''} on {cell.kind}@{cell.seed}"
-    settings = {"grid": 1, "images": images, "count": count, **vars(cell)}
+    settings = {"grid": 2, "images": images, "count": count, **vars(cell)}
     return Job(name, settings)
 
 
