@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.errors import UserError, unknown
-from vitreg.models.comparing import COMPARING, follow, lowest, plant_comparison
-from vitreg.models.forgetting import give_to_registers, plant_forgetting, widen
+from vitreg.models.circuits.comparing import COMPARING, follow, lowest, plant_comparison
+from vitreg.models.circuits.forgetting import give_to_registers, plant_forgetting, widen
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, DEPTH, PATCH, RAMP, WIDTH, Machinery, build_machinery
 from vitreg.models.vit import Block, VisionTransformer

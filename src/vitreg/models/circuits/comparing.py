@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.models.block import Block
-from vitreg.models.forgetting import widen
+from vitreg.models.circuits.forgetting import widen
 from vitreg.models.planted_trigger import Trigger
 from vitreg.models.planted_weights import CONSTANT, MARGIN, RAMP, WIDTH, Directions, Machinery
 from vitreg.models.vit import VisionTransformer
