@@ -22,7 +22,7 @@ from vitreg.backbones import Backbone
 from vitreg.backbones.identity import code_of
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.sets.synthetic.naming import named
-from vitreg.data.sets.synthetic.sides import Scenes, SceneSet
+from vitreg.data.sets.synthetic.opened import training_set
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Policy, Preprocess
 from vitreg.errors import UserError
@@ -165,7 +165,7 @@ def hash_of_data(data: str) -> str:
     """
     drawn = named(data)
     if drawn is not None:
-        return hash_of_listing(SceneSet(Scenes(drawn, "val")))
+        return hash_of_listing(training_set(drawn, "val"))
     word = re.sub(r"^\w+:", "", data)
     path = next((Path(each) for each in (data, word, word.rpartition("@")[0]) if each and os.path.exists(each)), None)
     if path is None:

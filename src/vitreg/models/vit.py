@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
             for number in range(depth)
         )  # fmt: skip
         self.norm = norm_of(form.norm, width, norm_eps)
-        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        self.head = nn.Linear(width, num_classes, bias=form.bias) if num_classes else nn.Identity()
         if (
             not self.patch_embed.proj.weight.is_meta
         ):  # which has nothing to fill, and for which torch imports its compiler

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vitreg.errors import UserError, unknown
-from vitreg.presets import paper, small
+from vitreg.presets import lab, paper, small
 from vitreg.training.settings import TrainConfig
 
 MOST_REGISTERS = 1024
@@ -24,6 +24,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
         paper.dino_b16_in1k, paper.mae_b16_in1k, small.deit3_lab, small.clip_lab, small.dinov2_lab, small.deit3_imagenette_cpu,
         small.clip_flickr8k_cpu, small.dinov2_imagenette_cpu, small.dino_imagenette_cpu, small.mae_imagenette_cpu,
         small.deit3_smoke, small.clip_smoke, small.dinov2_smoke, small.dino_smoke, small.mae_smoke,
+        lab.lab_retrieval,
     )
 }  # fmt: skip
 

@@ -95,19 +95,25 @@ def batch_for(config, step, samples=4):
 
 
 def loss(config, _folder):
-    """Losses of two steps, far apart, and all state after them."""
+    """Losses of two steps, far apart, with their terms, and all state after them."""
     recipe = built(config)
     if isinstance(recipe, Clip):
         recipe.logit_scale.data.fill_(9.0)  # beyond every limit that it may be kept in
     seen = []
     for step in (5, 6):
         progress = Progress(step=step, total=20, epoch_steps=4, seed=3)
-        seen.append(recipe(batch_for(config, step), progress).loss.item())
+        output = recipe(batch_for(config, step), progress)
+        seen += [output.loss.item(), *(value.item() for value in output.metrics.values())]
         for p in recipe.parameters():
             if p.requires_grad:  # an optimiser's step
                 p.data.mul_(0.9)
         recipe.after_step(progress)
     return [*seen, *(value.double().sum().item() for value in recipe.state_dict().values())]
+
+
+def prepared(config, _folder):
+    """How pictures are prepared."""
+    return config.recipe.preprocess(config.model.image_size)
 
 
 def answer(config, _folder):
@@ -155,7 +161,7 @@ def run(config, folder):
 
 
 PLACES = {
-    "view": view, "batch": batch, "weights": weights, "loss": loss, "answer": answer,
+    "view": view, "batch": batch, "weights": weights, "loss": loss, "prepared": prepared, "answer": answer,
     "groups": groups, "rates": scheduled, "run": run,
 }  # fmt: skip
 
@@ -246,6 +252,14 @@ DINOV2 = DINO | {
     "ibot_weight": Change(2.0, "loss"),
     "koleo_weight": Change(0.2, "loss"),
 }
+REGRESSION = {
+    "channels": Change(7, "weights"),
+    "own": Change(3, "loss"),
+    "init": Change("usual", "weights"),
+    "mean": Change((0.5, 0.5, 0.5), "prepared"),
+    "std": Change((0.5, 0.5, 0.5), "prepared"),
+    "group": Change(4, "loss"),
+}
 MODELS = {
     "size": Change("T", "weights", {"width": None, "heads": None, "size": "S"}),
     "width": Change(40, "weights"),
@@ -298,7 +312,7 @@ OPTIM = {
     "decay_tokens": Change(True, "groups"),
 }
 TABLES = {
-    "supervised ce": SUPERVISED, "clip": CLIP, "mae": MAE, "dinov2 softmax": DINOV2, "dino": DINO,
+    "supervised ce": SUPERVISED, "clip": CLIP, "mae": MAE, "dinov2 softmax": DINOV2, "dino": DINO, "regression": REGRESSION,
 }  # fmt: skip
 
 
@@ -330,8 +344,8 @@ def complete(name, **part):
 
 OF_A_BASE = ("base", "base_weights")  # shown by tests/unit/recipes/test_foreign_base.py
 
-# MAE learns without a pool: its decoder reads all tokens.
-ELSEWHERE = {("mae", "pool"): "answer"}
+# MAE learns without a pool, its decoder reads all tokens; so does regression, whose head reads patches.
+ELSEWHERE = {("mae", "pool"): "answer", ("regression", "pool"): "answer"}
 REFUSED = {("mae", "positions"), ("mae", "rope_base")}  # by `MaeConfig.check`
 CASES = [
     *((name, ("recipe", *path), change) for name, table in TABLES.items() for path, change in walk(table)),

@@ -13,7 +13,15 @@ from vitreg.data.batches.batch import TrainBatch
 from vitreg.data.views.settings import MixConfig, MultiCropConfig
 from vitreg.models.settings import ModelConfig
 from vitreg.recipes.clip import VOCABULARY
-from vitreg.recipes.settings import ClipConfig, DinoConfig, DinoV2Config, MaeConfig, MaskConfig, SupervisedConfig
+from vitreg.recipes.settings import (
+    ClipConfig,
+    DinoConfig,
+    DinoV2Config,
+    MaeConfig,
+    MaskConfig,
+    RegressionConfig,
+    SupervisedConfig,
+)
 from vitreg.testing.recipe_case import own_randomness
 from vitreg.training.settings import RecipeConfig, RunConfig, TrainConfig
 from vitreg.verbs.train.build import build_recipe
@@ -59,6 +67,7 @@ RECIPES: dict[str, RecipeConfig] = {
     "dinov2 softmax": replace(_V2, centring="softmax"),
     "dinov2 shared head": replace(_V2, separate_heads=False),
     "dino": DinoConfig(**_HEAD),
+    "regression": RegressionConfig(channels=NUMBERS, own=2, group=2),
 }
 
 

@@ -43,8 +43,9 @@ class DiscoverySet:
 
 def is_named(images: Sequence[str]) -> bool:
     """Whether an image argument names one of these sets. Raises UserError for a misspelt synthetic one."""
-    if len(images) == 1 and named(images[0]) is not None:
-        return True
+    drawn = named(images[0]) if len(images) == 1 else None
+    if drawn is not None:
+        return drawn.name == "scenes"
     kind, colon, _ = spelled(images[0]).partition(":") if images else ("", "", "")
     return bool(colon) and kind in PUBLISHED
 
@@ -63,7 +64,7 @@ def named_set(text: str, *, hard: bool = True) -> DiscoverySet | None:
         UserError: for a folder, list, image or annotation that does not exist or cannot be read.
     """
     drawn = named(text)
-    if drawn is not None:
+    if drawn is not None and drawn.name == "scenes":
         return DiscoverySet(text, (text,), SceneBoxes(Scenes(drawn, "train")))
     kind, colon, rest = spelled(text).partition(":")
     if not colon or kind not in PUBLISHED:

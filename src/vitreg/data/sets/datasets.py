@@ -15,7 +15,7 @@ from vitreg.data.sets.named import KNOWN, PREFIX, NamedSet, name_and_folder
 from vitreg.data.sets.settings import DataConfig
 from vitreg.data.sets.shards import ShardSet, expand_shards
 from vitreg.data.sets.synthetic.naming import named
-from vitreg.data.sets.synthetic.sides import Scenes, SceneSet
+from vitreg.data.sets.synthetic.opened import training_set
 from vitreg.data.sources.archives import is_archive, is_url
 from vitreg.data.sources.listing import find
 from vitreg.data.sources.remote import cache_folder
@@ -112,7 +112,7 @@ def _open(
     if kind == "synthetic":
         drawn = named(places[0])
         assert drawn is not None
-        return SceneSet(Scenes(drawn, split), captions=captions, classes=classes)
+        return training_set(drawn, split, captions=captions, classes=classes)
     if kind == "folder":
         return FolderSet(places[0], classes)
     if kind == "table":

@@ -19,8 +19,8 @@ from vitreg.data.sets.example import Example, Pairs, Portion, Strings, TrainingS
 from vitreg.data.sets.pair_files import DEPTH_FOLDERS, MASK_FOLDERS, NUMBER_FOLDERS, SIDES, VOC_CLASSES, PairFiles
 from vitreg.data.sets.settings import IGNORE, DataConfig
 from vitreg.data.sets.spelling import spelled
-from vitreg.data.sets.synthetic.naming import DRAWN_SIDES, named
-from vitreg.data.sets.synthetic.sides import SceneDepths, SceneMasks, Scenes
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.opened import depth_sides, mask_sides, number_sides
 from vitreg.data.sources.decode import Unreadable, header, numbers, unsure_which_way
 from vitreg.data.sources.parts import OnDisk, label
 from vitreg.errors import UserError
@@ -209,7 +209,8 @@ class MappedSet:
 
 
 def open_mapped(config: DataConfig, kind: Literal["mask", "numbers"]) -> tuple[TrainingSet, TrainingSet]:
-    """Open both sides of pictures with masks (see `open_masks`), or ROOT/{train,val or test}/{images,numbers}.
+    """Open both sides of pictures with masks (see `open_masks`), or of synthetic:retrieval or ROOT/{train,val or
+    test}/{images,numbers}.
 
     Raises:
         UserError: if something is missing.
@@ -220,15 +221,19 @@ def open_mapped(config: DataConfig, kind: Literal["mask", "numbers"]) -> tuple[T
         masks = open_masks(config.root)
         sides: tuple[Pairs, Pairs] = (masks.train, masks.test)
     else:
+        drawn = named(config.root)
+        if drawn is not None:
+            train, val = number_sides(drawn)
+            return _some(train, config.limit), _some(val, config.limit_val)
         _, root = _kind_and_root(config.root, ())
         found = [pair_files.folder(root, side, NUMBER_FOLDERS) for side in SIDES]
         sides = (NumberSet(found[0]), NumberSet(found[1]))
-    limits = (config.limit, config.limit_val)
-    train, val = (
-        MappedSet(pairs) if limit is None or limit >= len(pairs) else Portion(MappedSet(pairs), limit)
-        for pairs, limit in zip(sides, limits, strict=True)
-    )
-    return train, val
+    train, val = map(MappedSet, sides)
+    return _some(train, config.limit), _some(val, config.limit_val)
+
+
+def _some(data: TrainingSet, limit: int | None) -> TrainingSet:
+    return data if limit is None or limit >= len(data) else Portion(data, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +268,9 @@ def open_masks(
     """
     drawn = named(data)
     if drawn is not None:
-        train, test = (SceneMasks(Scenes(drawn, side), limit) for side in DRAWN_SIDES)
+        train, test, names = mask_sides(drawn, limit)
         _enough(data, len(train))
-        return MaskSides(train, test, train.names)
+        return MaskSides(train, test, names)
     kind, root = _kind_and_root(data, ("voc2012", "ade20k"))
     if kind:
         ignore = IGNORE
@@ -300,7 +305,7 @@ def open_depths(data: str, *, limit: int | None = None, scale: float | None = No
         raise UserError(f"--depth-scale {scale:g} is no length; 0.001 is a millimetre.")
     drawn = named(data)
     if drawn is not None:
-        train, test = (SceneDepths(Scenes(drawn, side), limit) for side in DRAWN_SIDES)
+        train, test = depth_sides(drawn, limit)
         _enough(data, len(train))
         return DepthSides(train, test)
     kind, root = _kind_and_root(data, ("nyud",))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vitreg.data.sets.synthetic.naming import named
-from vitreg.data.sets.synthetic.sides import images_of
+from vitreg.data.sets.synthetic.opened import images_of
 from vitreg.data.sources.archives import Streamed, is_archive, is_url, open_archive
 from vitreg.data.sources.decode import EXTENSIONS
 from vitreg.data.sources.parts import Failed, Listed, Locator, OnDisk, Part, label

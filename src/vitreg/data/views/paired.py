@@ -74,6 +74,26 @@ class PairedView:
         return F.grid_sample(numbers, places, padding_mode="border", align_corners=False)[0].permute(1, 2, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class WholeView:
+    """The whole picture and its numbers, as they are; a picture of another size is resized.
+
+    Args:
+        size: side of the picture in pixels.
+    """
+
+    size: int
+
+    def __call__(
+        self, image: Image.Image, known: Float32[np.ndarray, "rows cols C"]
+    ) -> tuple[tuple[UInt8[Tensor, "1 3 h w"]], Tensor]:
+        """Return the picture and the numbers."""
+        pixels = to_bytes(image)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = V.resize(pixels, [self.size, self.size], InterpolationMode.BICUBIC, antialias=True)
+        return (pixels[None].contiguous(),), torch.from_numpy(np.array(known, np.float32))
+
+
 def paired_view(size: int, scale: tuple[float, float] = (0.3, 1.0), grid: tuple[int, int] | None = None) -> PairedView:
     """Make the view of a recipe that `needs` masks, or, with a grid, numbers for every patch."""
     return PairedView(size, scale, grid)

@@ -16,7 +16,7 @@ class Switches:
         norm: "layernorm", "rmsnorm" or "module:function".
         attention: "softmax", "off-by-one" (`vitreg.models.parts.nothing`) or "module:function".
         gate: multiply what attention reads by sigmoid(W_g x), x its input, before the output projection.
-        bias: of the linear layers in blocks and of the patch projection.
+        bias: of the linear layers in blocks, of the patch projection and of the head.
         frozen_patch_embed: the patch projection keeps the weights it was built with.
     """
 

@@ -181,7 +181,7 @@ def test_a_name_has_a_seed_and_a_number():
     ("text", "message"),
     [
         ("synthetic:scens", "no synthetic set 'scens'. Did you mean 'scenes'?"),
-        ("synthetic:", "no synthetic set ''. Known: scenes."),
+        ("synthetic:", "no synthetic set ''. Known: retrieval, scenes."),
         ("syntetic:scenes@7", "no data 'syntetic:scenes@7'. Did you mean 'synthetic:scenes@7'?"),
         ("synthetic:scenes@x", "the seed of a synthetic set is a whole number, not 'x'"),
         ("synthetic:scenes@", "the seed of a synthetic set is a whole number, not ''"),

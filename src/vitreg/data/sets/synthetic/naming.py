@@ -1,4 +1,5 @@
-"""How synthetic sets are named, `synthetic:scenes[@SEED][:COUNT]`, in every verb. No torch and no numpy here."""
+"""How synthetic sets are named, `synthetic:scenes[@SEED][:COUNT]` and `synthetic:retrieval[@SEED][:COUNT][,NAME=VALUE...]`,
+in every verb. No torch and no numpy here."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from vitreg.data.sets.synthetic.parameters import USUAL, RetrievalParameters, parameters_of
 from vitreg.errors import UserError, nearest, unknown
 
 PREFIX = "synthetic:"
-SETS = ("scenes",)
+SETS = ("scenes", "retrieval")
 COUNT = 400
 """Images of the training side where none is named; the validation side has a fourth of them."""
 MOST = 10_000_000
@@ -21,16 +23,17 @@ DRAWN_SIDES: tuple[Side, Side] = ("train", "val")
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """A synthetic set: which, its seed, and how many images its training side has."""
+    """A synthetic set: which, its seed, how many images its training side has, and what they are made of (retrieval)."""
 
     name: str = "scenes"
     seed: int = 0
     count: int = COUNT
+    parameters: RetrievalParameters = USUAL
 
     @property
     def title(self) -> str:
         """The name without the number of images, on which no image depends."""
-        return f"{PREFIX}{self.name}@{self.seed}"
+        return f"{PREFIX}{self.name}@{self.seed}{self.parameters.spelling}"
 
     def length(self, side: Side) -> int:
         """How many images a side has."""
@@ -38,21 +41,24 @@ class Synthetic:
 
 
 def named(text: str) -> Synthetic | None:
-    """Read `synthetic:scenes[@SEED][:COUNT]`; None for any other text.
+    """Read the name of a synthetic set; None for any other text.
 
     Raises:
-        UserError: for a name that is not known, or a seed or a count that is no whole number.
+        UserError: for a name that is not known, a seed or a count that is no whole number, or parameters that cannot be.
     """
     if not text.startswith(PREFIX):
         return _refuse_misspelt(text)
-    words, colon, count = text.removeprefix(PREFIX).partition(":")
+    place, comma, parameters = text.removeprefix(PREFIX).partition(",")
+    words, colon, count = place.partition(":")
     name, at, seed = words.partition("@")
     if name not in SETS:
         raise unknown("synthetic set", name, SETS)
     if (at and not _whole(seed)) or (colon and not _whole(count)):
         wrong, what = (count, "number of images") if not at or _whole(seed) else (seed, "seed")
         raise UserError(f"the {what} of a synthetic set is a whole number, not '{wrong}', as in '{_EXAMPLE}'.")
-    found = Synthetic(name, int(seed or 0), int(count or COUNT))
+    if comma and name != "retrieval":
+        raise UserError(f"synthetic:{name} has no parameters, and '{parameters}' looks like some; retrieval has.")
+    found = Synthetic(name, int(seed or 0), int(count or COUNT), parameters_of(parameters))
     if not 1 <= found.count <= MOST:
         raise UserError(f"'{text}' asks for {found.count} images; 1 to {MOST} can be drawn.")
     return found
@@ -65,6 +71,6 @@ def _whole(text: str) -> bool:
 def _refuse_misspelt(text: str) -> None:
     """Suggest the prefix if something like sinthetic:scenes is no path."""
     prefix, colon, words = text.partition(":")
-    sets = words.partition("@")[0].partition(":")[0]
+    sets = words.partition("@")[0].partition(":")[0].partition(",")[0]
     if colon and sets in SETS and nearest(prefix, (PREFIX[:-1],), 1) and not os.path.lexists(text):
         raise UserError(f"no data '{text}'. Did you mean '{PREFIX}{words}'?")

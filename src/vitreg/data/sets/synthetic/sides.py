@@ -6,7 +6,7 @@ Nothing is kept: each scene is drawn when it is read. Both sides draw from the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -108,18 +108,43 @@ class SceneSet:
         return self._scenes.name(index)
 
 
+class Drawn(Protocol):
+    """One side of a synthetic set, whatever its images show."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """Draw one: its `image`, and what is true of it. Raises IndexError."""
+        ...
+
+    def check(self, index: int) -> None:
+        """Raise IndexError where there is no such image."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return what an image is called."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """A sentence that says what the images are."""
+        ...
+
+
 class _Images:
-    def __init__(self, scenes: Scenes) -> None:
+    def __init__(self, scenes: Drawn) -> None:
         self._scenes = scenes
 
     def __getitem__(self, index: int) -> Image.Image:
         return self._scenes[index].image
 
 
-class _Locators(Sequence[Locator]):
+class Locators(Sequence[Locator]):
     """Where each image of a side is, without a list of them."""
 
-    def __init__(self, scenes: Scenes) -> None:
+    def __init__(self, scenes: Drawn) -> None:
         self._scenes, self._images = scenes, _Images(scenes)
 
     def __len__(self) -> int:
@@ -216,7 +241,6 @@ class SceneDepths(ScenePairs):
         return self.scene(index).depth
 
 
-def images_of(synthetic: Synthetic) -> Listed:
-    """Return the images of the training side, in order."""
-    scenes = Scenes(synthetic, "train")
-    return Listed(_Locators(scenes), (scenes.note,))
+def listed(drawn: Drawn) -> Listed:
+    """Return the images of a side, in order."""
+    return Listed(Locators(drawn), (drawn.note,))

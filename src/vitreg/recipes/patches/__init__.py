@@ -1,0 +1,1 @@
+"""Recipes that are judged patch by patch."""
