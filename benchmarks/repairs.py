@@ -103,8 +103,8 @@ def write_outliers(module: nn.Module) -> None:
     mlp = module.get_submodule("blocks.6.mlp")
     assert isinstance(mlp.fc1, nn.Linear)
     assert isinstance(mlp.fc2, nn.Linear)
-    mlp.fc1.weight[7] *= 200 / mlp.fc1.weight[7].norm()
-    mlp.fc1.bias[7] = -420.0
+    mlp.fc1.weight[7] *= 20 / mlp.fc1.weight[7].norm()
+    mlp.fc1.bias[7] = -42.0
     mlp.fc2.weight[:, 7] = torch.randn(768)
 
 

@@ -7,7 +7,6 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 READ_BY_NAME = {
-    ("Command", "dry_run"): "run_train takes the word out of the line; the class is the manual of train",
     ("Command", "resume"): "run_train takes the word out of the line; the class is the manual of train",
 }
 """Fields that are read in another way than as an attribute, and how."""

@@ -246,3 +246,20 @@ def _signs(
         return fallback
     contrast = scores[:, ~border].mean((0, 1)) - scores[:, border].mean((0, 1))  # [K]
     return torch.where(contrast.abs() > 1e-4, torch.where(contrast < 0, -1.0, 1.0), fallback)
+
+
+def overlap(maps: Float[Tensor, "R rows cols"]) -> float | None:
+    """Return how much of their attention registers pay to the same patches, the mean over all pairs (Sec. 3.4, Fig. 9).
+
+    >>> mean(minimum(maps[i] / maps[i].sum(), maps[j] / maps[j].sum()).sum() for i in range(R) for j in range(i))
+
+    Patches that are NaN in any map, and maps without any attention, are left out. None without two maps.
+    """
+    rows = maps.double().flatten(1)
+    rows = rows[:, ~rows.isnan().any(0)]
+    rows = rows[rows.sum(1) > 0]
+    if len(rows) < 2:
+        return None
+    rows = rows / rows.sum(1, keepdim=True)
+    i, j = torch.triu_indices(len(rows), len(rows), offset=1)
+    return float(torch.minimum(rows[i], rows[j]).sum(1).mean())

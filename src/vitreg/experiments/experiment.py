@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitreg.experiments.options import Scale
+from vitreg.experiments.trained.model import Trained
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
 
-Need = Literal["images", "classes", "boxes"]
+Need = Literal["images", "classes", "boxes", "masks", "depths", "train", "captions"]
 Drawings = Mapping[str, tuple[str, Callable[[], Any]]]
 """Names of figures without suffix; of each a caption, and a function that returns it (matplotlib)."""
+
+
+def nothing(scale: Scale) -> tuple[Trained, ...]:
+    """Train no model."""
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,11 @@ class Experiment:
         title: what it shows, a few words.
         published: the paper's numbers. protocol: how it came to them. ours: how this project measures.
         needs: data that `measure` reads; nothing for what follows from formulas.
-        subjects: what is measured one by one: the models of the setting unless named here.
+        uses: data of which it reads what there are.
+        subjects: what is measured one by one: models unless named here.
+        looks: at which models beside those it trains: the scale's or the user's, the user's only, or none.
+        trains: the models that are trained for it, of one seed. Where the user names models, only an experiment that looks at
+            none trains any.
         measure: one subject -> its numbers. Verbs are called through the setting, so no other is repeated.
         claims: numbers of all subjects -> outcomes. It sees nothing but these, so it can be asked again without measuring.
         draw: the record and the setting's folder of jobs -> figures.
@@ -39,7 +50,10 @@ class Experiment:
     protocol: str
     ours: str
     needs: tuple[Need, ...] = ()
+    uses: tuple[Need, ...] = ()
     subjects: tuple[str, ...] = ()
+    looks: Literal["models", "given", "none"] = "models"
+    trains: Callable[[Scale], tuple[Trained, ...]] = nothing
     measure: Callable[[Setting, str], Measured]
     claims: Callable[[Sequence[Measured]], list[Claim]]
     draw: Callable[[ExperimentRecord, Path], Drawings]

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from vitreg.errors import unknown
+from vitreg.experiments import future
 from vitreg.experiments.experiment import Experiment
-from vitreg.experiments.figures import fig03, fig04a, fig05a, fig05b, fig07, fig10, fig11, fig12
+from vitreg.experiments.figures import fig03, fig04a, fig04b, fig04c, fig05a, fig05b, fig07, fig08, fig10, fig11, fig12
 from vitreg.experiments.pictures import fig01, fig02, fig06, fig09, fig13, fig14, fig15, fig16
-from vitreg.experiments.tables import table1, table3
+from vitreg.experiments.tables import table1, table2a, table2b, table3
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.EXPERIMENT.id: each.EXPERIMENT
     for each in (
-        fig01,
-        fig02,
-        fig03,
-        fig04a,
-        fig05a,
-        fig05b,
-        fig06,
-        fig07,
-        fig09,
-        fig10,
-        fig11,
-        fig12,
-        fig13,
-        fig14,
-        fig15,
-        fig16,
-        table1,
-        table3,
+        fig01, fig02, fig03, fig04a, fig04b, fig04c, fig05a, fig05b, fig06, fig07, fig08, fig09, fig10, fig11, fig12, fig13,
+        fig14, fig15, fig16, table1, table2a, table2b, table3, future,
     )
-}
+}  # fmt: skip
 
 
 def experiments_named(ids: tuple[str, ...]) -> list[Experiment]:

@@ -11,27 +11,23 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from vitreg.errors import UserError
-from vitreg.experiments.experiment import Experiment
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.options import ReproduceOptions
+from vitreg.experiments.runner import run_all
 from vitreg.experiments.setting import Setting
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
 from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.jobs import Job, Jobs
 from vitreg.passes.options import ModelOptions, split, takes
-from vitreg.records.reproduction import ExperimentRecord, Measured, Reproduction
-from vitreg.report.attempts import Attempts, reason_of
+from vitreg.records.reproduction import ExperimentRecord, Reproduction
+from vitreg.report.attempts import Attempts
 from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
 PHOTOGRAPHS = "photographs"
 READING = ("size", "fit", "limit", "batch_size", "workers")
 LEDGER = "claims.json"
-LACKING = {
-    "classes": "It needs images with classes; name DATA with --classes.",
-    "boxes": "It needs images with true boxes; name a set with --boxes.",
-}
 
 
 @takes(ReproduceOptions, ModelOptions)
@@ -73,16 +69,15 @@ def reproduce(
     if only is not None:
         return _again(outputs, only, {each.id for each in experiments} if ids else set(EXPERIMENTS))
     with Jobs(folder, started, waits) as jobs:
-        needed = any("images" in each.needs for each in experiments)
+        needed = options.scale != "paper" and any("images" in each.needs for each in experiments)
         images = options.images or ((_photographs(jobs),) if needed else ())
         setting = Setting(
-            jobs=jobs, models=options.subjects, images=images, classes=options.classes, boxes=options.boxes, seed=options.seed,
+            jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer,
+            seed=options.seed, **options.data,
             reading={name: getattr(options, name) for name in READING}, loading=loading,
         )  # fmt: skip
-        records = []
-        for each in experiments:
-            records.append(_run(each, setting))
-            ended(records[-1])
+        found = run_all(experiments, setting, options, named=bool(ids), ended=ended)
+        records = sorted(found, key=lambda each: list(EXPERIMENTS).index(each.id))
         made = provenance(
             started=begun, device=choose_device(loading.get("device")), precision=str(loading["precision"]), processes=1,
             seed=options.seed,
@@ -94,28 +89,6 @@ def reproduce(
             return _written(outputs, result)
 
 
-def _run(experiment: Experiment, setting: Setting) -> ExperimentRecord:
-    """Measure every subject, and judge."""
-    measured = [_measured(experiment, setting, each) for each in experiment.subjects or setting.models]
-    return ExperimentRecord(
-        id=experiment.id, label=experiment.label, title=experiment.title, published=dict(experiment.published),
-        protocol=experiment.protocol, ours=experiment.ours, measured=measured, claims=experiment.claims(measured),
-    )  # fmt: skip
-
-
-def _measured(experiment: Experiment, setting: Setting, subject: str) -> Measured:
-    """Measure one subject; one that cannot be measured says why."""
-    for need, given in LACKING.items():
-        if need in experiment.needs and not getattr(setting, need):
-            return Measured(subject=subject, failed=given)
-    try:
-        return experiment.measure(setting, subject)
-    except UserError as error:
-        return Measured(subject=subject, failed=error.sentence)
-    except (OSError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
-        return Measured(subject=subject, failed=f"{reason_of(error)}.")
-
-
 def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
     """Judge or draw again what an earlier run measured."""
     path = outputs.folder / RECORD
@@ -123,11 +96,18 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
         held = Reproduction.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is not a record of this version's `vitreg reproduce`.") from error
-    if only == "claims":
-        judged = [
-            each.model_copy(update={"claims": EXPERIMENTS[each.id].claims(each.measured)}) if each.id in ids else each
-            for each in held.experiments
-        ]
+    if only == "claims" or any(each.id not in EXPERIMENTS for each in held.experiments):
+        try:
+            judged = [
+                each.model_copy(update={"claims": EXPERIMENTS[each.id].claims(each.measured)})
+                if each.id in ids
+                else each
+                for each in held.experiments
+            ]
+        except LookupError as error:  # an experiment or a number of another version
+            raise UserError(
+                f"{path} holds what this version's `vitreg reproduce` does not know ({error}); measure again without --only."
+            ) from error
         held = held.model_copy(update={"experiments": judged})
     return _written(outputs, held)
 

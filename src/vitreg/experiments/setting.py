@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vitreg.errors import UserError
+from vitreg.experiments.options import Scale
+from vitreg.experiments.trained.model import Trained
+from vitreg.experiments.trained.scales import PROTOCOLS, config_of
 from vitreg.features.key import hash_of_data
-from vitreg.passes.jobs import Job, Jobs, Row
+from vitreg.passes.jobs import Job, Jobs, Row, Work
 from vitreg.records import ScanResult
 from vitreg.results import DiscoverResult, EvalResult
 from vitreg.specs import whole
+from vitreg.training.settings import TrainConfig
 
 R = TypeVar("R", ScanResult, EvalResult, DiscoverResult)
 RECORD = "result.json"
+FEATURES = "features"  # folder of the features of models trained here
 HOW_FAST = ("batch_size", "workers")  # change no number
 
 
@@ -29,6 +34,9 @@ class Setting:
         images: paths or a named set; for what needs no truth.
         classes: DATA with classes and two sides; empty where there is none.
         boxes: a named set with true boxes; empty where there is none.
+        masks, depths: DATA with a class or a distance for every pixel; empty where there is none.
+        train, captions: DATA to train on, for CLIP with captions; empty where there is none.
+        scale: how models are trained and probed. longer: how many times as long.
         reading: how images reach a model: size, fit, limit, batch_size, workers, as the keywords of every verb.
         loading: keywords of `vitreg.load`.
     """
@@ -38,9 +46,55 @@ class Setting:
     images: tuple[str, ...]
     classes: str = ""
     boxes: str = ""
+    masks: str = ""
+    depths: str = ""
+    train: str = ""
+    captions: str = ""
+    scale: Scale = "smoke"
+    longer: float = 1.0
     seed: int = 0
     reading: Mapping[str, Any]
     loading: Mapping[str, Any]
+    _trained: dict[str, Trained] = field(default_factory=dict)
+
+    def trained(self, model: Trained) -> tuple[str, str]:
+        """Train a model, unless it is trained, and return its SPEC and the key of its job.
+
+        Raises:
+            UserError: if it failed.
+        """
+        job, work = self.training(model)
+        row = self.jobs.do(job, work)
+        if row.failed:
+            raise UserError(row.failed)
+        spec = f"run:{self.jobs.files(job)}"
+        self._trained[spec] = model
+        return spec, job.key
+
+    def training(self, model: Trained) -> tuple[Job, Work]:
+        """Return the job that trains a model. Raises UserError where it cannot be trained."""
+        from vitreg.experiments.trained.training import training_of
+
+        config = self.config(model)
+        return training_of(model, config, self.data(config.data.root), self.loading.get("device"))
+
+    def config(self, model: Trained) -> TrainConfig:
+        """Return the run that trains a model. Raises UserError where it cannot be trained."""
+        return config_of(model, self.scale, self.trained_on(model), self.longer)
+
+    def trained_on(self, model: Trained) -> str:
+        """Return the DATA of a model. Raises UserError if there is none."""
+        if model.recipe == "clip":
+            if not self.captions:
+                raise UserError("It needs images with captions to train on; name DATA with --captions.")
+            return self.captions
+        if not self.train:
+            raise UserError("It needs images to train on; name DATA with --train.")
+        return self.train
+
+    def as_trained(self, model: str) -> Trained | None:
+        """Return what was trained under a SPEC; None for a model that was not trained here."""
+        return self._trained.get(model)
 
     def scan(self, model: str) -> tuple[ScanResult, str]:
         """Return the scan of a model on the images, and the key of its job.
@@ -55,39 +109,60 @@ class Setting:
             return _whole(found.images.interrupted)
 
         return self._result(
-            ScanResult, f"scan of {model}", {"verb": "scan", "images": self.data(*self.images)}, model, work
+            ScanResult,
+            f"scan of {self._called(model)}",
+            {"verb": "scan", "images": self.data(*self.images)},
+            model,
+            work,
         )
 
-    def evaluate(self, model: str, task: str, data: str) -> tuple[EvalResult, str]:
+    def probe(self, model: str, task: str, data: str) -> tuple[EvalResult, str]:
+        """Return a task's result for a model by the protocol of the scale, and the key of its job.
+
+        Raises:
+            UserError: if it failed.
+        """
+        return self.evaluate(model, task, data, **PROTOCOLS[self.scale].probes.get(task, {}))
+
+    def evaluate(self, model: str, task: str, data: str, **settings: Any) -> tuple[EvalResult, str]:
         """Return a task's result for a model, with the task's defaults, and the key of its job.
 
+        Args:
+            settings: of the task, over its defaults.
         Raises:
             UserError: if it failed.
         """
         from vitreg.verbs.eval.verb import evaluate
 
         def work(folder: Path) -> dict[str, Any]:
-            evaluate(model, task, data, out=folder, seed=self.seed, **self.reading, **self.loading)
+            stored = {} if self.as_trained(model) is None else {"features": self.jobs.folder / FEATURES}
+            evaluate(
+                model, task, data, out=folder, seed=self.seed, **settings, **stored, **self.reading, **self.loading
+            )
             return {}
 
-        asked = {"verb": "eval", "task": task, "data": self.data(data)}
-        return self._result(EvalResult, f"{task} of {model}", asked, model, work)
+        asked = {"verb": "eval", "task": task, "data": self.data(data), **({"settings": settings} if settings else {})}
+        return self._result(EvalResult, f"{task} of {self._called(model)}", asked, model, work)
 
     def discover(self, model: str) -> tuple[DiscoverResult, str]:
         """Return the objects that LOST finds with a model, and the key of its job.
+
+        It reads keys; values of DeiT-III and CLIP that were trained here, as the paper does.
 
         Raises:
             UserError: if it failed.
         """
         from vitreg.verbs.discover.verb import discover
 
+        held = self.as_trained(model)
+        how = {"feature": "v"} if held is not None and held.recipe != "dinov2" else {}
+
         def work(folder: Path) -> dict[str, Any]:
-            found = discover(model, self.boxes, out=folder, limit=self.reading["limit"], **self.loading)
+            found = discover(model, self.boxes, out=folder, limit=self.reading["limit"], **how, **self.loading)
             return _whole(found.images.interrupted)
 
-        return self._result(
-            DiscoverResult, f"objects of {model}", {"verb": "discover", "images": self.data(self.boxes)}, model, work
-        )
+        asked = {"verb": "discover", "images": self.data(self.boxes), **how}
+        return self._result(DiscoverResult, f"objects of {self._called(model)}", asked, model, work)
 
     @property
     def folder_of_images(self) -> str:
@@ -107,7 +182,7 @@ class Setting:
             UserError: if it failed.
         """
         settings = {
-            **asked, "model": model, "weights": self.data(whole(model).partition(":")[2]), "seed": self.seed,
+            **asked, **self._identity(model), "seed": self.seed,
             "given": {name: str(value) for name, value in {**self.reading, **self.loading}.items() if name not in HOW_FAST},
         }  # fmt: skip
         job = Job(name, settings)
@@ -115,6 +190,17 @@ class Setting:
         if row.failed:
             raise UserError(row.failed)
         return self.jobs.files(job), job.key
+
+    def _identity(self, model: str) -> dict[str, Any]:
+        """Name a model with what tells whether its weights are the same: of one trained here, the job that did it."""
+        held = self.as_trained(model)
+        if held is not None:
+            return {"model": held.name, "weights": [self.training(held)[0].key]}
+        return {"model": model, "weights": self.data(whole(model).partition(":")[2])}
+
+    def _called(self, model: str) -> str:
+        held = self.as_trained(model)
+        return model if held is None else held.name
 
     def _result(
         self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]

@@ -30,6 +30,17 @@ class Claim(Record):
     by: str = Field(default="Darcet et al., ICLR 2024", description="who made the claim")
 
 
+class TrainedAs(Record):
+    """How a model was trained that the run trained itself."""
+
+    recipe: str = Field(description="dinov2, deit3 or clip")
+    registers: int
+    size: str = Field(default="", description="where it is not the scale's own")
+    decorrelation: float = Field(default=0.0, description="weight of the penalty on similar registers")
+    slots: bool = Field(default=False, description="whether the registers compete for keys")
+    seed: int = 0
+
+
 class Measured(Record):
     """What was measured on one subject."""
 
@@ -39,6 +50,7 @@ class Measured(Record):
     series: dict[str, list[float]] = Field(default_factory=dict)
     jobs: dict[str, str] = Field(default_factory=dict, description="keys of the jobs behind the numbers, by verb")
     failed: str = Field(default="", description="why there are no numbers; empty where there are some")
+    trained: TrainedAs | None = Field(default=None, description="of a model that this run trained")
 
 
 class ExperimentRecord(Record):

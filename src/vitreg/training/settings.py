@@ -88,7 +88,7 @@ def changed(config: TrainConfig, tables: Mapping[str, Any]) -> TrainConfig:
                 f"no keyword '{name}' in vitreg.train: it is a setting of {homes[0]}; give {homes[0]}={{'{name}': ...}}."
             )
         if name not in known:
-            raise unknown("keyword", name, [*known, "resume", "quiet", "judged"], "vitreg.train")
+            raise unknown("keyword", name, [*known, "resume", "quiet", "judged", "evaluated"], "vitreg.train")
         if not isinstance(table, Mapping) and not is_dataclass(table):
             raise UserError(
                 f"{name} takes a table of settings such as {{'{next(iter(known[name]))}': ...}}, not {table!r}."

@@ -136,7 +136,6 @@ MISTAKES = {
     f"reproduce fig33 -m {MODEL} --images photos": "no experiment 'fig33' in vitreg reproduce. Did you mean 'fig3'",
     "reproduce fig3 -m tim:x --images photos": "no source 'tim:' of models. Did you mean 'timm:x'?",
     "reproduce fig3 --images fotos": "no file or folder 'fotos'",
-    "reproduce fig3 --scale lab": "--scale lab looks at your images; name them with --images.",
     "reproduce --only clams": "--only takes claims or figures, not 'clams'. Did you mean 'claims'?",
     f"repairs -m {MODEL} photos --out other": "other holds another result",
     "look fotos": "no file or folder 'fotos'. Did you mean 'photos'?",

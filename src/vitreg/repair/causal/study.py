@@ -15,6 +15,7 @@ from vitreg.backbones import Backbone, Capture, Edit
 from vitreg.errors import UserError
 from vitreg.passes.progress import progress
 from vitreg.passes.view import images_at_once
+from vitreg.quantities import count
 from vitreg.repair.causal.banks import SIDES, Donors, find_donors, registers_of
 from vitreg.repair.causal.effects import (
     CHANGES,
@@ -83,9 +84,9 @@ def study(subject: Subject, labels: Mapping[str, int] | None = None, *, batch: i
         UserError: for fewer than 4 images, none with sinks, labels of a model without a classifier or of none of the
             images, and as `find_sinks` does.
     """
-    if (images := len(subject.images)) < FEWEST_IMAGES:
+    if len(subject.images) < FEWEST_IMAGES:
         raise UserError(
-            f"causes are looked for on at least {FEWEST_IMAGES} images, and there {'is' if images == 1 else 'are'} {images}."
+            f"causes are looked for on at least {FEWEST_IMAGES} images, and this is {count(len(subject.images), 'image')}."
         )
     batch = batch or images_at_once(subject.backbone, subject.size)
     names = subject.images.names_of(JUDGED)

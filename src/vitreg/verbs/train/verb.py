@@ -54,8 +54,15 @@ FREE = frozenset(
 
 @takes(TrainConfig)
 def train(
-    config: TrainConfig | str, out: str | Path, *, resume: bool = False, quiet: bool = True, judged: bool = True, **tables: Any
-) -> Outcome:  # fmt: skip
+    config: TrainConfig | str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    quiet: bool = True,
+    judged: bool = True,
+    evaluated: bool = True,
+    **tables: Any,
+) -> Outcome:
     """Train a Vision Transformer.
 
     Args:
@@ -63,6 +70,7 @@ def train(
         out: folder of the run: config.json, model.safetensors, metrics.jsonl, checkpoints/.
         resume: resume the run in `out` from its newest good checkpoint.
         judged: evaluate and watch the norms as configured.
+        evaluated: evaluate on the validation side; False leaves that out and watches the norms.
         tables: settings over those of `config`, by their table: optim={"lr": 1e-3}, data={"root": "images/"}.
     Returns:
         how it ended.
@@ -80,7 +88,7 @@ def train(
         with claimed(folder, group, partial(_refuse_foreign, folder, resume)) as claim:
             for note in claim.notes if claim else ():
                 say(note)
-            outcome = _train(config, folder, group, say, claim, resume=resume, judged=judged)
+            outcome = _train(config, folder, group, say, claim, resume=resume, judges=(judged, judged and evaluated))
             if group.first:
                 try:
                     write_run_report(folder)
@@ -93,9 +101,16 @@ def train(
 
 
 def _train(
-    config: TrainConfig, folder: Path, group: Processes, say: _Say, claim: Claim | None, *, resume: bool, judged: bool
+    config: TrainConfig,
+    folder: Path,
+    group: Processes,
+    say: _Say,
+    claim: Claim | None,
+    *,
+    resume: bool,
+    judges: tuple[bool, bool],
 ) -> Outcome:
-    """Train in a folder that nobody else writes to."""
+    """Train in a folder that nobody else writes to; `judges`: whether norms are watched, and whether the run is evaluated."""
     record = _record(folder, config, resume, say)
     data = build.open_data(config)
     known = data_record(data)
@@ -124,7 +139,7 @@ def _train(
     if done == plan.total:
         say(f"the run in {folder} was finished before.")
     with progress("training", plan.total, unit="steps", show=not say.quiet, done=done) as bar:
-        setup = _setup(config, data, plan, group, folder, device, precision, known, bar, judged)
+        setup = _setup(config, data, plan, group, folder, device, precision, known, bar, judges)
         if claim is not None:
             setup = replace(setup, stepped=claim.keep)
         return fit(recipe, config, plan, setup, resumed)
@@ -151,7 +166,7 @@ def _setup(
     precision: torch.dtype,
     known: dict[str, Any],
     bar: Advance,
-    judged: bool,
+    judges: tuple[bool, bool],
 ) -> Setup:
     loaders: list[TrainingLoader] = []
 
@@ -169,7 +184,7 @@ def _setup(
         group=group,
         published=known,
         skipped=lambda: loaders[-1].skipped if loaders else {},
-        callbacks=callbacks(config, data, plan, group) if judged else (),
+        callbacks=callbacks(config, data, plan, group, evaluated=judges[1]) if judges[0] else (),
         tell=lambda moment: bar(moment.steps, f"loss {moment.loss:.3g}"),
     )
 
@@ -213,10 +228,12 @@ def published(config: TrainConfig, data: build.Data, recipe: Recipe) -> dict[str
     return {"model": model, "preprocess": asdict(data.preprocess), "train": encode(config)}
 
 
-def callbacks(config: TrainConfig, data: build.Data, plan: Plan, group: Processes) -> list[Callback]:
+def callbacks(
+    config: TrainConfig, data: build.Data, plan: Plan, group: Processes, *, evaluated: bool = True
+) -> list[Callback]:
     """Return the callbacks of a run: the recipe's judge if there is a validation side, and the norms."""
     chosen: list[Callback] = []
-    judge, judged_by = judge_of(config, data, group), config.recipe.judged_by
+    judge, judged_by = judge_of(config, data, group) if evaluated else None, config.recipe.judged_by
     if judge is not None:
         chosen.append(
             Callback("evaluation", plan.evaluate_every, judge, best=judged_by.metric, better=judged_by.better)

@@ -40,7 +40,9 @@ class Reproduce:
     only: Literal["claims", "figures"] | None = None
     """Judge or draw again from the records of an earlier run in --out."""
     list: bool = False
-    """List the experiments, what each shows and needs, and stop."""
+    """List the experiments, what each shows, needs and costs, and stop."""
+    dry_run: bool = False
+    """Say what the experiments need and cost, from formulas, and stop."""
     reproduce: OmitArgPrefixes[ReproduceOptions] = field(default_factory=ReproduceOptions)
     """What is looked at."""
     load: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
@@ -56,12 +58,13 @@ class Reproduce:
         from vitreg.passes import ahead
 
         experiments_named(self.ids)
-        if self.list:
+        if self.list or self.dry_run:
             return
         for spec in self.options.subjects:
             self.load.check(spec, None)
         ahead.refuse_absent_inputs(self.reproduce.images)
-        for data in (self.reproduce.classes, self.reproduce.boxes):
+        held = self.reproduce
+        for data in (held.classes, held.boxes, held.masks, held.depths, held.train, held.captions):
             if data:
                 ahead.refuse_absent_data(data)
         check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images))
@@ -70,10 +73,11 @@ class Reproduce:
         """Run the verb. Returns the exit code."""
         from vitreg.experiments.known import experiments_named
 
-        if self.list:
-            for each in experiments_named(self.ids):
-                needs = ", ".join(each.needs) or "no data"
-                say(f"{each.id:8} {each.label}: {each.title} (needs {needs})")
+        if self.list or self.dry_run:
+            from vitreg.experiments.plan import lines
+
+            for line in lines(experiments_named(self.ids), self.options, named=bool(self.ids)):
+                say(line)
             return Exit.DONE
         from vitreg.experiments.reproduce import reproduce
 

@@ -1,0 +1,40 @@
+"""The probes of the paper on frozen features (Sec. 3.2): headlines of `eval`, each on the data that the user or the scale names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vitreg.experiments.experiment import Need
+from vitreg.experiments.lacking import LACKING
+from vitreg.records.reproduction import Claim, Measured
+
+if TYPE_CHECKING:
+    from vitreg.experiments.setting import Setting
+
+NEEDS: dict[str, Need] = {"segmentation": "masks", "depth": "depths"}
+"""What tasks need that need more than classes."""
+
+
+def probed(setting: Setting, model: str, tasks: Sequence[str]) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return the headline of each task whose data there is, its controls, and the keys of the jobs.
+
+    Raises:
+        UserError: if a task fails, or there are data for none.
+    """
+    numbers: dict[str, float | None] = {}
+    jobs = {}
+    for task in tasks:
+        data = {"segmentation": setting.masks, "depth": setting.depths}.get(task, setting.classes)
+        if data:
+            result, jobs[task] = setting.probe(model, task, data)
+            numbers[task] = result.metrics[result.headline]
+            numbers |= {f"{task} control: {name}": value for name, value in result.controls.items()}
+    return numbers, jobs
+
+
+def judged(claim: Claim, sides: tuple[Sequence[Measured], Sequence[Measured]], task: str) -> Claim:
+    """Say of a claim without a number which data it lacks."""
+    if claim.value is not None or any(each.failed for side in sides for each in side):
+        return claim
+    return claim.model_copy(update={"reason": LACKING[NEEDS.get(task, "classes")]})
