@@ -55,7 +55,7 @@ class Setting:
     seed: int = 0
     reading: Mapping[str, Any]
     loading: Mapping[str, Any]
-    _trained: dict[str, Trained] = field(default_factory=dict)
+    _trained: dict[str, Trained] = field(default_factory=dict, init=False)
 
     def trained(self, model: Trained) -> tuple[str, str]:
         """Train a model, unless it is trained, and return its SPEC and the key of its job.
