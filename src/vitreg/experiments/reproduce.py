@@ -36,6 +36,7 @@ def reproduce(
     *,
     out: str | Path,
     only: Literal["claims", "figures"] | None = None,
+    weights: str | Path | None = None,
     options: ReproduceOptions | None = None,
     started: Callable[[Job], object] = lambda job: None,
     waits: Callable[[Job], object] = lambda job: None,
@@ -49,6 +50,7 @@ def reproduce(
         out: folder for result.json, claims.json, report.html, figures/, and jobs/ and runs/, from which an interrupted run
             goes on.
         only: judge or draw again from the records of an earlier run in `out`, without a model.
+        weights: a checkpoint for the one model named.
         started, waits: called with a job that begins here, or that another process is doing.
         ended: called with each experiment.
         options: see `ReproduceOptions`; keywords override them.
@@ -60,11 +62,13 @@ def reproduce(
     options, loading = split(ReproduceOptions, options, keywords, "reproduce")
     if loading.get("precision", "auto") == "auto":
         loading["precision"] = "fp32"  # a claim should not depend on what a machine is fast at
+    ahead.refuse_weights(weights, len(options.models))
+    ahead.refuse_absent_inputs(files=[weights])
     experiments, begun = experiments_named(tuple(ids)), datetime.now(UTC)
     if only is not None and not (Path(out) / RECORD).exists():
         raise UserError(f"{Path(out) / RECORD} does not exist; leave out --only to measure first.")
     folder = output_folder(Path(out))
-    outputs = ahead.reproduce_outputs(folder, *options.images)
+    outputs = ahead.reproduce_outputs(folder, *options.images, weights)
     outputs.check()
     if only is not None:
         return _again(outputs, only, {each.id for each in experiments} if ids else set(EXPERIMENTS))
@@ -75,6 +79,7 @@ def reproduce(
             jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer,
             seed=options.seed, **options.data,
             reading={name: getattr(options, name) for name in READING}, loading=loading,
+            weights="" if weights is None else str(weights),
         )  # fmt: skip
         found = run_all(experiments, setting, options, named=bool(ids), ended=ended)
         records = sorted(found, key=lambda each: list(EXPERIMENTS).index(each.id))

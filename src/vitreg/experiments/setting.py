@@ -39,6 +39,7 @@ class Setting:
         scale: how models are trained and probed. longer: how many times as long.
         reading: how images reach a model: size, fit, limit, batch_size, workers, as the keywords of every verb.
         loading: keywords of `vitreg.load`.
+        weights: a checkpoint for the one model named; empty where models bring their own.
     """
 
     jobs: Jobs
@@ -55,6 +56,7 @@ class Setting:
     seed: int = 0
     reading: Mapping[str, Any]
     loading: Mapping[str, Any]
+    weights: str = ""
     _trained: dict[str, Trained] = field(default_factory=dict, init=False)
 
     def trained(self, model: Trained) -> tuple[str, str]:
@@ -105,7 +107,7 @@ class Setting:
         from vitreg.verbs.scan.verb import scan
 
         def work(folder: Path) -> dict[str, Any]:
-            found = scan(model, list(self.images), out=folder, seed=self.seed, **self.reading, **self.loading)
+            found = scan(model, list(self.images), out=folder, seed=self.seed, **self.reading, **self.loads(model))
             return _whole(found.images.interrupted)
 
         return self._result(
@@ -137,7 +139,7 @@ class Setting:
         def work(folder: Path) -> dict[str, Any]:
             stored = {} if self.as_trained(model) is None else {"features": self.jobs.folder / FEATURES}
             evaluate(
-                model, task, data, out=folder, seed=self.seed, **settings, **stored, **self.reading, **self.loading
+                model, task, data, out=folder, seed=self.seed, **settings, **stored, **self.reading, **self.loads(model)
             )
             return {}
 
@@ -158,11 +160,19 @@ class Setting:
         how = {"feature": "v"} if held is not None and held.recipe != "dinov2" else {}
 
         def work(folder: Path) -> dict[str, Any]:
-            found = discover(model, self.boxes, out=folder, limit=self.reading["limit"], **how, **self.loading)
+            found = discover(model, self.boxes, out=folder, limit=self.reading["limit"], **how, **self.loads(model))
             return _whole(found.images.interrupted)
 
         asked = {"verb": "discover", "images": self.data(self.boxes), **how}
         return self._result(DiscoverResult, f"objects of {self._called(model)}", asked, model, work)
+
+    def loads(self, model: str) -> dict[str, Any]:
+        """Return how a model is loaded, as keywords of a verb."""
+        given = self._weights(model)
+        return {**self.loading, **({"weights": given} if given else {})}
+
+    def _weights(self, model: str) -> str:
+        return self.weights if model in self.models else ""
 
     @property
     def folder_of_images(self) -> str:
@@ -196,7 +206,7 @@ class Setting:
         held = self.as_trained(model)
         if held is not None:
             return {"model": held.name, "weights": [self.training(held)[0].key]}
-        return {"model": model, "weights": self.data(whole(model).partition(":")[2])}
+        return {"model": model, "weights": self.data(self._weights(model) or whole(model).partition(":")[2])}
 
     def _called(self, model: str) -> str:
         held = self.as_trained(model)

@@ -33,6 +33,16 @@ def paths_of(*given: object) -> list[str]:
     return [str(each) for each in flat if isinstance(each, str | Path)]
 
 
+def refuse_weights(weights: object, models: int) -> None:
+    """Raise UserError for a file of weights beside no model, or several."""
+    if weights is not None and models != 1:
+        raise UserError(
+            f"--weights belong to one model, not to {models}; name the models one by one."
+            if models
+            else "--weights belong to a model; name it with -m."
+        )
+
+
 def refuse_absent_inputs(images: object = (), *, files: Sequence[object] = ()) -> None:
     """Refuse inputs that do not exist.
 

@@ -33,9 +33,9 @@ def on_objects(setting: Setting, model: str) -> tuple[Float64[np.ndarray, "n R"]
         from vitreg.verbs.maps.verb import maps
 
         pictures, masks = pictures_with_boxes(setting.boxes, limit)
-        made = maps(model, pictures, what=("registers",), **reading, **setting.loading).maps[0]
+        made = maps(model, pictures, what=("registers",), **reading, **setting.loads(model)).maps[0]
         # The boxes as pictures, so that they are resized and cropped as the photographs are.
-        seen = maps(model, masks, what=("norm",), **reading, **setting.loading).maps[0].inputs
+        seen = maps(model, masks, what=("norm",), **reading, **setting.loads(model)).maps[0].inputs
         registers = [each for name, each in made.attention.items() if name.startswith("register")]
         inside = np.stack([_inside(mask, made.grid) for mask in seen])
         write_npz(folder / KEPT, {"attention": np.stack(registers, axis=1), "inside": inside})

@@ -92,7 +92,9 @@ def seen(setting: Setting, model: str) -> tuple[Seen, ScanResult, dict[str, str]
 
         reading = {name: value for name, value in setting.reading.items() if name != "limit"}
         what = ("attention", "registers", "pca", "norm")
-        result = maps(model, list(setting.images), what=what, layer=layers, limit=limit, **reading, **setting.loading)
+        result = maps(
+            model, list(setting.images), what=what, layer=layers, limit=limit, **reading, **setting.loads(model)
+        )
         keep(result, folder)
         return {}
 

@@ -38,7 +38,7 @@ def measure(setting: Setting, model: str) -> Measured:
     from vitreg.experiments.pictures.wiring import wiring  # needs torch
 
     def work(folder: Path) -> dict[str, Any]:
-        numbers, order = wiring(vitreg.load(model, **setting.loading), setting.seed)
+        numbers, order = wiring(vitreg.load(model, **setting.loads(model)), setting.seed)
         scheme = Measured(subject=model, note=note_of(model), numbers=numbers, series={"order": order})
         write_text(folder / SCHEME, scheme.model_dump_json())
         return {}

@@ -59,7 +59,12 @@ def measure(setting: Setting, model: str) -> Measured:
         from vitreg.verbs.discover.verb import discover
 
         discover(
-            model, [pictures[place] for place in chosen], out=folder, steps=IMAGES, pictures=IMAGES, **setting.loading
+            model,
+            [pictures[place] for place in chosen],
+            out=folder,
+            steps=IMAGES,
+            pictures=IMAGES,
+            **setting.loads(model),
         )
         return {}
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from tyro.conf import Suppress, UseAppendAction, arg
 
-from vitreg.errors import UserError
 from vitreg.passes.keywords import Fitted, Size
 from vitreg.passes.options import Fit, LoadOptions, at_least, check_size
 
@@ -54,13 +53,3 @@ class LoadingOptions(LoadOptions):
     """How to load the models and run them; repairs are rows of their own."""
 
     repair: Suppress[Path | None] = None
-
-
-def refuse_weights(weights: object, models: int) -> None:
-    """Raise UserError for a file of weights beside no model, or several."""
-    if weights is not None and models != 1:
-        raise UserError(
-            f"--weights belong to one model, not to {models}; look through the models one by one."
-            if models
-            else "--weights belong to a model; name it with -m."
-        )

@@ -22,6 +22,7 @@ from vitreg.backbones import Backbone
 from vitreg.data import ImageSource
 from vitreg.data.sources.decode import Unreadable
 from vitreg.errors import UserError
+from vitreg.passes import ahead
 from vitreg.passes.given import Images, source_of
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.view import View
@@ -29,7 +30,7 @@ from vitreg.records import Heatmap, Skipped
 from vitreg.records.look import BlockLook, LookResult, ModelLook, PhotoLook, Seconds
 from vitreg.report.look.picture import PANEL, Row, as_png, draw_look
 from vitreg.verbs.look.models import Looker, Model, lookers
-from vitreg.verbs.look.options import LookOptions, refuse_weights
+from vitreg.verbs.look.options import LookOptions
 from vitreg.verbs.look.places import place_of
 from vitreg.verbs.look.words import CAUTION, sentence_of
 from vitreg.verbs.scan.one import OneScan, scan_one
@@ -89,7 +90,7 @@ def look(
     """
     options, loading = split(LookOptions, options, keywords, "look")
     named = [models] if isinstance(models, Model) else list(models)
-    refuse_weights(weights, len(named))
+    ahead.refuse_weights(weights, len(named))
     skipped: list[Skipped] = []
     sources = _sources(images)
     readable = _readable(sources, options.limit, skipped)

@@ -15,7 +15,7 @@ from vitreg.cli.command import open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.verbs.look.options import LoadingOptions, LookOptions, refuse_weights
+from vitreg.verbs.look.options import LoadingOptions, LookOptions
 
 if TYPE_CHECKING:
     from vitreg.records.look import PhotoLook
@@ -62,7 +62,7 @@ class Look:
         for path in self.images:
             if specs.has_source(path) and not os.path.lexists(path):
                 raise UserError(f"'{path}' is a model, and stands among the photos; name it with -m {path}.")
-        refuse_weights(self.load.weights, len(self.model))
+        ahead.refuse_weights(self.load.weights, len(self.model))
         for spec in self.model:
             self.load.check(spec, self.load.weights)
         for folder in self.look.repair:

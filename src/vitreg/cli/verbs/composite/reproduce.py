@@ -12,7 +12,7 @@ from vitreg.cli.command import check_place, open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.passes.options import ModelOptions
+from vitreg.passes.options import LoadOptions
 
 if TYPE_CHECKING:
     from vitreg.records.reproduction import ExperimentRecord
@@ -45,7 +45,7 @@ class Reproduce:
     """Say what the experiments need and cost, from formulas, and stop."""
     reproduce: OmitArgPrefixes[ReproduceOptions] = field(default_factory=ReproduceOptions)
     """What is looked at."""
-    load: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
+    load: OmitArgPrefixes[LoadOptions] = field(default_factory=LoadOptions)
 
     @property
     def options(self) -> ReproduceOptions:
@@ -60,14 +60,15 @@ class Reproduce:
         experiments_named(self.ids)
         if self.list or self.dry_run:
             return
+        ahead.refuse_weights(self.load.weights, len(self.model))
         for spec in self.options.subjects:
-            self.load.check(spec, None)
+            self.load.check(spec, self.load.weights)
         ahead.refuse_absent_inputs(self.reproduce.images)
         held = self.reproduce
         for data in (held.classes, held.boxes, held.masks, held.depths, held.train, held.captions):
             if data:
                 ahead.refuse_absent_data(data)
-        check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images))
+        check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images, self.load.weights))
 
     def __call__(self) -> int:
         """Run the verb. Returns the exit code."""
@@ -84,7 +85,7 @@ class Reproduce:
         reproduce(
             self.ids, out=self.out, only=self.only, options=self.options, started=lambda job: say(f"{job.name} ..."),
             waits=lambda job: say(f"waiting for another process: {job.name}"), ended=lambda each: say(in_lines(each)),
-            **self.load.given(),
+            weights=self.load.weights, **self.load.given(),
         )  # fmt: skip
         open_with(self.out / "report.html")
         return Exit.DONE
