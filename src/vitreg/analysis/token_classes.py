@@ -165,6 +165,16 @@ class ByClass:
         total = self.counts.sum()
         return float(self.sums[:, :, self.measures.index(measure)].sum() / total) if total else None
 
+    def interval(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+        """95 % bootstrap interval, over groups of images, of the mean over all tokens; None for fewer than 4 groups."""
+        used = self.counts.sum(1) > 0
+        counts, sums = self.counts[used].sum(1), self.sums[used, :, self.measures.index(measure)].sum(1)
+        if len(counts) < 4:
+            return None
+        draws = np.random.default_rng(seed).integers(0, len(counts), (resamples, len(counts)))
+        low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), (0.025, 0.975))
+        return float(low), float(high)
+
     def difference(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
         """95 % bootstrap interval, over groups of images, of the mean over outliers minus the mean over normal tokens.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import Trained
-from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
+from vitreg.records.reproduction import PAPER, Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
@@ -26,7 +26,7 @@ def nothing(scale: Scale) -> tuple[Trained, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One figure or table of the paper.
+    """One figure or table of the paper, or a claim of later work about it.
 
     Args:
         id: such as fig3; label: as the paper names it.
@@ -61,16 +61,17 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Says:
-    """A claim of the paper, before it meets numbers.
+    """A claim of the paper, or of later work, before it meets numbers.
 
     Args:
-        id: short. says: the claim. criterion: what must be true here. paper: the published number.
+        id: short. says: the claim. criterion: what must be true here. paper: the published number. by: who made it.
     """
 
     id: str
     says: str
     criterion: str
     paper: str = ""
+    by: str = PAPER
 
     def outcome(
         self,
@@ -90,7 +91,7 @@ class Says:
         low, high = interval
         return Claim(
             id=self.id, subject=subject, says=self.says, criterion=self.criterion, outcome=said, reason=reason,
-            paper=self.paper, value=value, low=low, high=high,
+            paper=self.paper, value=value, low=low, high=high, by=self.by,
         )  # fmt: skip
 
     def of_each(self, measured: Sequence[Measured], judge: Callable[[Measured], Claim]) -> list[Claim]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from vitreg.records.base import Record
 from vitreg.records.scan import Provenance, Undrawn
 
+PAPER = "Darcet et al., ICLR 2024"
 Outcome = Literal["held", "not held", "not testable here"]
 
 
@@ -27,7 +28,7 @@ class Claim(Record):
     value: float | None = None
     low: float | None = Field(default=None, description="95 % interval")
     high: float | None = None
-    by: str = Field(default="Darcet et al., ICLR 2024", description="who made the claim")
+    by: str = Field(default=PAPER, description="who made the claim")
 
 
 class TrainedAs(Record):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitreg.records.reproduction import Claim, ExperimentRecord, Reproduction
+from vitreg.records.reproduction import PAPER, Claim, ExperimentRecord, Reproduction
 from vitreg.report import shell
 from vitreg.report.attempts import Attempts
 from vitreg.report.paper import NotMeasuredError, save_figure
@@ -71,6 +71,7 @@ def render(result: Reproduction, figures: Mapping[str, list[tuple[str, Path]]], 
         several=count(len(result.experiments), "experiment"),
         experiments=[_section(each, figures.get(each.id, [])) for each in result.experiments],
         citation=CITATION,
+        paper=PAPER,
         undrawn=attempts.failed,
         data=payload.empty_block(),
     )

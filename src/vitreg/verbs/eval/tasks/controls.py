@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vitreg.analysis.intervals import paired_difference_of
 from vitreg.analysis.substitute import KINDS, Kind, TokenBank, replacing
 from vitreg.analysis.token_classes import OutlierRule, pick_many, random_keys
 from vitreg.backbones.trace import Trace
@@ -62,16 +63,21 @@ class Controls(ControlsSettings):
         found = _judge(tokens, sides.test, selections, readout)
         metrics: dict[str, float] = dict(zip(MEASURES[:2], found.untouched, strict=False))
         rows: list[list[Cell]] = [["none", "-", 0.0, *found.untouched]]
+        intervals: dict[str, tuple[float, float]] = {}
         for (name, kind), values in found.edited.items():
             rows.append([name, kind, found.replaced[name], *values])
             metrics |= {f"{name}_{kind}_{m}": value for m, value in zip(MEASURES, values, strict=True)}
+            lost = found.lost[name, kind]
+            metrics[f"{name}_{kind}_linear_lost"] = lost.points
+            intervals[f"{name}_{kind}_linear_lost"] = lost.interval
         columns = ["tokens", "replaced by", "tokens an image", "linear, %", "kNN, %", "cosine of CLS"]
         return Outcome(
             headline="linear",
             metrics=metrics,
             controls={"majority class": found.majority, "fitted to shuffled labels": found.shuffled},
-            trials={name: found.images for name in metrics if not name.endswith("cosine")},
-            units={"*cosine": ""},
+            trials={name: found.images for name in metrics if not name.endswith(("cosine", "lost"))},
+            intervals=intervals,
+            units={"*cosine": "", "*lost": "points"},
             counts={"train": len(readout.labels), "test": found.images},
             protocol={
                 **tokens.protocol(rule),
@@ -92,12 +98,33 @@ class Controls(ControlsSettings):
 
 
 @dataclass(frozen=True)
+class _Lost:
+    """What the linear readout loses by an edit, on the same images."""
+
+    images: float
+    lost: float  # right before and wrong after
+    gained: float
+
+    @property
+    def points(self) -> float:
+        """Percent of the images."""
+        return 100 * (self.lost - self.gained) / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % (Bonett & Price)."""
+        low, high = paired_difference_of(self.lost, self.gained, self.images)
+        return 100 * low, 100 * high
+
+
+@dataclass(frozen=True)
 class _Found:
     """Accuracy of both readouts in percent, and the mean cosine to the untouched class token."""
 
     images: int
     untouched: list[float]
     edited: dict[tuple[Which, Kind], list[float]]
+    lost: dict[tuple[Which, Kind], _Lost]
     replaced: dict[Which, float]  # tokens per image
     majority: float
     shuffled: float
@@ -143,6 +170,7 @@ def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Sel
     group, seed = tokens.bench.group, tokens.bench.seed
     pairs: list[tuple[Which, Kind]] = [(name, kind) for name in selections for kind in KINDS]
     sums = np.zeros((1 + len(pairs), len(MEASURES)))
+    moved = np.zeros((len(pairs), 2))  # images that the linear readout loses and gains
     others = np.zeros(2 + len(selections))  # images, right by shuffled labels, tokens replaced of each class
     seen = np.zeros(readout.classes)
     for batch in tokens.images(data, "judging"):
@@ -162,8 +190,10 @@ def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Sel
                 if len(image):
                     values = selection.bank.values(kind, slot, batch.indices[image], seed=seed)
                     after = _feature(tokens, tokens.trace(batch.pixels, replacing(image, token, values)))
-                sums[1 + pairs.index((name, kind))] += readout.judge(before, after, batch.labels)
-    sums, others, seen = group.sum(sums), group.sum(others), group.sum(seen)
+                place = pairs.index((name, kind))
+                sums[1 + place] += readout.judge(before, after, batch.labels)
+                moved[place] += readout.moved(before, after, batch.labels)
+    sums, others, seen, moved = group.sum(sums), group.sum(others), group.sum(seen), group.sum(moved)
     images = others[0]
     means = (sums / images * (100, 100, 1)).tolist()
     common = int(readout.labels.bincount(minlength=readout.classes).argmax())
@@ -171,6 +201,7 @@ def _judge(tokens: TokenPass, data: TrainingSet, selections: Mapping[Which, _Sel
         images=int(images),
         untouched=means[0],
         edited=dict(zip(pairs, means[1:], strict=True)),
+        lost={pair: _Lost(float(images), *counts) for pair, counts in zip(pairs, moved.tolist(), strict=True)},
         replaced=dict(zip(selections, (others[2:] / images).tolist(), strict=True)),
         majority=float(100 * seen[common] / images),
         shuffled=float(100 * others[1] / images),
@@ -224,6 +255,13 @@ class _Readout:
             float((votes.argmax(-1) == labels).sum()),
             float(F.cosine_similarity(before.double(), after.double()).sum()),
         )
+
+    def moved(
+        self, before: Float[Tensor, "B D"], after: Float[Tensor, "B D"], labels: Int64[Tensor, "B"]
+    ) -> tuple[float, float]:
+        """Count images that the linear readout is right about only before, and only after an edit."""
+        own, other = (self.linear(each).argmax(-1) == labels for each in (before, after))
+        return float((own & ~other).sum()), float((other & ~own).sum())
 
     def _fit(self, labels: Tensor, order: Tensor) -> tuple[LinearMap, float]:
         targets = F.one_hot(labels, self.classes).double()

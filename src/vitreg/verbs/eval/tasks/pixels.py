@@ -59,11 +59,13 @@ def _outcome(bench: Bench, found: ByClass, probe: PixelProbe, fitted: int) -> Ou
     interval = found.difference("error", seed=bench.seed)
     if interval is not None:
         metrics |= {"error_difference_low": interval[0], "error_difference_high": interval[1]}
+    overall = found.interval("error", seed=bench.seed)
     columns = ["tokens", "count", "L2 error", "of the mean patch", "explained, %"]
     height, width = probe.patch
     return Outcome(
         headline="error",
         metrics=metrics,
+        intervals={} if overall is None else {"error": overall},
         controls={"mean patch": found.overall("control") or 0.0},
         units={"*error*": ""},
         counts={"train": fitted, "test": found.images},

@@ -89,6 +89,7 @@ class Position(PositionSettings):
                     f"{measure}_difference_low": scale * interval[0],
                     f"{measure}_difference_high": scale * interval[1],
                 }
+        overall = found.interval("accuracy", seed=bench.seed)
         columns = [
             "tokens",
             "count",
@@ -100,6 +101,7 @@ class Position(PositionSettings):
         return Outcome(
             headline="accuracy",
             metrics=metrics,
+            intervals={} if overall is None else {"accuracy": (100 * overall[0], 100 * overall[1])},
             controls={
                 "chance": 100 / cells,
                 "fitted to shuffled places": 100 * (found.overall("shuffled") or 0.0),

@@ -1,0 +1,1 @@
+"""What later work claims about registers and their repairs, one experiment each."""
