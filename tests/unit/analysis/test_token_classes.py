@@ -123,6 +123,21 @@ def test_the_interval_of_the_difference_covers_what_it_should(shift):
     assert covered >= 50  # 95 % wanted of 60, and a bootstrap over 64 groups is a little narrow
 
 
+def test_the_interval_of_all_tokens_is_that_of_their_mean_over_images():
+    """Images whose tokens all agree: as many trials as images, however many tokens there are."""
+    rng = np.random.default_rng(0)
+    right = torch.from_numpy((rng.random(64) < 0.5).astype(float))[:, None].expand(64, 100)
+    found = ByClass(("a",))
+    found.add(torch.arange(64), torch.zeros(64, 100, dtype=torch.bool), [right])
+    low, high = found.interval("a")
+    share = float(right.mean())
+    half = 1.96 * np.sqrt(share * (1 - share) / 64)
+    assert (low, high) == pytest.approx((share - half, share + half), abs=0.02)
+    few = ByClass(("a",))
+    few.add(torch.arange(3), torch.zeros(3, 4, dtype=torch.bool), [torch.ones(3, 4)])
+    assert few.interval("a") is None
+
+
 def test_classes_without_tokens_have_no_mean_and_no_difference():
     found = ByClass(("a",))
     found.add(torch.arange(5), torch.zeros(5, 3, dtype=torch.bool), [torch.ones(5, 3)])

@@ -9,6 +9,7 @@ import torch
 
 from vitreg.backbones import Backbone, Capture
 from vitreg.errors import UserError
+from vitreg.passes.given import Images
 from vitreg.passes.view import images_at_once
 from vitreg.repair.columns.attention import share_on
 from vitreg.repair.columns.reading import queries_of
@@ -16,9 +17,7 @@ from vitreg.repair.fitting import subject_of
 from vitreg.repair.settings import FitOptions
 
 
-def shares_of(
-    backbone: Backbone, images: Sequence[str], times: float, reading: Mapping[str, Any]
-) -> dict[str, list[float]]:
+def shares_of(backbone: Backbone, images: Images, times: float, reading: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return shares of attention for each image: "on_sinks", patches with more than `times` the mean,
     and "on_registers".
 
@@ -31,7 +30,7 @@ def shares_of(
     if status.source == "none":
         raise UserError(f"its attention cannot be read: {status.reason}.")
     found: dict[str, list[float]] = {"on_sinks": [], "on_registers": []}
-    with subject_of(backbone, list(images), FitOptions(**reading), choose=False) as subject:
+    with subject_of(backbone, images, FitOptions(**reading), choose=False) as subject:
         layouts = backbone.layouts(subject.size)
         rows = {block: queries_of(layouts[block]) for block in range(backbone.depth // 2, backbone.depth)}
         batch = reading.get("batch_size") or images_at_once(backbone, subject.size)

@@ -66,7 +66,18 @@ def test_registers_that_say_nothing_of_the_image_can_be_replaced_by_all_but_zero
     for kind in ("mean", "noise", "shuffle"):
         assert found[f"registers_{kind}_cosine"] == pytest.approx(1, abs=1e-6)
         assert found[f"registers_{kind}_linear"] == found["linear"]
+        assert found[f"registers_{kind}_linear_lost"] == 0
     assert found["registers_zero_cosine"] < 0.999
+
+
+def test_what_a_readout_loses_is_its_accuracy_before_minus_that_after_and_lies_in_its_interval(folder):
+    found = Controls(replace=("registers",)).run(bench(folder, network(registers=2)))
+    for kind in KINDS:
+        lost = found.metrics[f"registers_{kind}_linear_lost"]
+        assert lost == pytest.approx(found.metrics["linear"] - found.metrics[f"registers_{kind}_linear"])
+        low, high = found.intervals[f"registers_{kind}_linear_lost"]
+        assert low < high
+        assert low <= lost <= high
 
 
 def test_zeroing_is_what_a_plain_loop_does(folder):
