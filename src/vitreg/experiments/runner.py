@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.experiments.experiment import Experiment
@@ -63,7 +64,9 @@ def _measured(experiment: Experiment, setting: Setting, subject: str | Trained) 
     """Measure one subject; one that cannot be measured says why."""
     found = _tried(experiment, setting, subject)
     if isinstance(subject, str):
-        return found
+        given = setting.loads(subject).get("weights")
+        notes = (found.note, f"weights of {Path(given).name}" if given else "")
+        return found.model_copy(update={"note": "; ".join(filter(None, notes))})
     held = TrainedAs(**asdict(subject))
     return found.model_copy(update={"subject": subject.name, "trained": held, "note": _note(setting, subject)})
 

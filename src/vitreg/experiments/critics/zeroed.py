@@ -39,7 +39,7 @@ def measure(setting: Setting, model: str) -> Measured:
     numbers: dict[str, float | None] = {"registers": float(scanned.model.tokens.get("registers", 0))}
     jobs = {"scan": job}
     if numbers["registers"]:
-        result, jobs["controls"] = setting.evaluate(model, "controls", setting.classes)
+        result, jobs["controls"] = setting.evaluate(model, "controls", setting.classes, replace=("registers",))
         numbers["untouched"] = result.metrics["linear"]
         for kind in ("zero", *OTHERS):
             name = f"registers_{kind}_linear_lost"
