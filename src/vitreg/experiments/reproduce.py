@@ -75,12 +75,7 @@ def reproduce(
     with Jobs(folder, started, waits) as jobs:
         needed = options.scale != "paper" and any("images" in each.needs for each in experiments)
         images = options.images or ((_photographs(jobs),) if needed else ())
-        setting = Setting(
-            jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer,
-            seed=options.seed, **options.data,
-            reading={name: getattr(options, name) for name in READING}, loading=loading,
-            weights="" if weights is None else str(weights),
-        )  # fmt: skip
+        setting = _setting(jobs, options, images, loading, weights)
         found = run_all(experiments, setting, options, named=bool(ids), ended=ended)
         records = sorted(found, key=lambda each: list(EXPERIMENTS).index(each.id))
         made = provenance(
@@ -92,6 +87,15 @@ def reproduce(
         result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
         with jobs.alone():  # another process on this folder may end at the same moment
             return _written(outputs, result)
+
+
+def _setting(
+    jobs: Jobs, options: ReproduceOptions, images: tuple[str, ...], loading: dict[str, Any], weights: str | Path | None
+) -> Setting:
+    return Setting(
+        jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer, seed=options.seed, **options.data,
+        reading={name: getattr(options, name) for name in READING}, loading=loading, weights="" if weights is None else str(weights),
+    )  # fmt: skip
 
 
 def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
