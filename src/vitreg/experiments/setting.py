@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from vitreg.errors import UserError
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import Trained
@@ -216,7 +218,12 @@ class Setting:
         self, kind: type[R], name: str, asked: dict[str, Any], model: str, work: Callable[[Path], dict[str, Any]]
     ) -> tuple[R, str]:
         folder, key = self.done(name, asked, model, work)
-        return kind.model_validate_json((folder / RECORD).read_bytes()), key
+        try:
+            return kind.model_validate_json((folder / RECORD).read_bytes()), key
+        except (OSError, ValidationError) as error:
+            raise UserError(
+                f"{folder / RECORD} is gone or damaged; delete {folder}, and the same command measures again."
+            ) from error
 
     def data(self, *given: str) -> list[str]:
         """Name data with what tells whether its files are the same."""

@@ -63,7 +63,7 @@ class Row(Record):
 
 
 class Jobs:
-    """The jobs of a folder. A job is done once; one that failed is tried again by the next run.
+    """The jobs of a folder. A job is done once; one that failed, or whose files were removed, is tried again by the next run.
 
     Args:
         folder: created where it does not exist.
@@ -80,7 +80,8 @@ class Jobs:
         waits: Callable[[Job], object] = lambda job: None,
     ) -> None:
         self.folder, self._started, self._waits = folder, started, waits
-        output_folder(folder / ROWS)
+        for name in (ROWS, RUNS):
+            output_folder(folder / name)
         for path in (folder / ROWS).glob("*.json"):
             if _row(path) is None:
                 raise UserError(f"{path} is no row of vitreg's jobs; move it away, or name another place with --out.")
@@ -134,7 +135,9 @@ class Jobs:
 
     def _ended(self, job: Job) -> Row | None:
         row = self.row(job)
-        return None if row is None or (row.failed and row.at < self._since) else row
+        if row is None or row.failed:
+            return None if row is None or row.at < self._since else row
+        return row if self.files(job).is_dir() else None  # somebody removed what it wrote
 
     def _claimed(self, job: Job, work: Work) -> Row | None:
         """Do a job; None if another process is doing it."""

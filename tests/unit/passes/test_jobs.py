@@ -1,8 +1,11 @@
 """A job is done once, whoever asks, whatever is killed, and by one of several processes."""
 
+import errno
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from tests.apart import end_of
@@ -122,3 +125,37 @@ def test_rows_say_how_long_it_took(tmp_path):
     with Jobs(tmp_path / "out") as jobs:
         row = jobs.do(A, lambda folder: time.sleep(0.05) or {})
     assert 0.05 <= row.seconds < 5
+
+
+def test_a_job_whose_files_were_removed_is_done_again(tmp_path):
+    ran = tmp_path / "ran"
+    with Jobs(tmp_path / "out") as jobs:
+        jobs.do(A, counting(ran, 1))
+        jobs.do(B, counting(ran, 1))
+        shutil.rmtree(jobs.files(A))
+        assert jobs.do(A, counting(ran, 2)).found == {"value": 2}
+        assert jobs.do(B, counting(ran, 2)).found == {"value": 1}
+
+
+@pytest.mark.parametrize("name", ["jobs", "runs"])
+def test_a_file_in_the_place_of_a_folder_is_one_sentence(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is a file"):
+        Jobs(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence_and_the_next_goes_on(tmp_path, monkeypatch):
+    ran = tmp_path / "ran"
+    with Jobs(tmp_path / "out") as jobs, monkeypatch.context() as patch:
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        jobs.do(A, counting(ran, 1))
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(UserError, match=r"cannot write .*: No space left"):
+            jobs.do(B, counting(tmp_path / "b"))
+    with Jobs(tmp_path / "out") as jobs:
+        assert jobs.do(A, counting(ran, 2)).found == {"value": 1}
+        assert jobs.row(B) is None
