@@ -24,7 +24,7 @@ EXPORTS = {"timm": "", "hf": "", "transformers": "", "safetensors": ".safetensor
 """File suffix of each `export` format; empty where the format is a folder."""
 PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden", "global")
 """Artifacts that are planted."""
-PLANTED_TWINS = ("clean", "global-registers")
+PLANTED_TWINS = ("clean", "clean-registers", "global-registers")
 """Planted models without an outlier among the patches: without any artifact, and with one on the registers alone."""
 
 

@@ -258,6 +258,10 @@ def test_the_seed_decides_everything_and_nothing_else_does(shipped, monkeypatch)
 def test_a_spec_names_kind_and_seed():
     twin = planted.clean(3).state_dict()
     assert all(torch.equal(value, twin[name]) for name, value in planted.from_spec("clean@3").state_dict().items())
+    assert planted.from_spec("clean").num_registers == 0
+    with_some = planted.from_spec("clean-registers@3").state_dict()
+    assert with_some["reg_token"].shape[1] == 4
+    assert all(torch.equal(with_some[name], twin[name]) for name in ("pos_embed", "patch_embed.proj.weight"))
     assert not planted.from_spec("hidden").training
     with pytest.raises(UserError, match="Did you mean 'high-norm'"):
         planted.from_spec("high-nrom")

@@ -26,7 +26,7 @@ from vitreg.specs import PLANTED, PLANTED_TWINS
 
 KINDS: tuple[str, ...] = PLANTED
 GLOBAL, TAKEN = "global", "global-registers"
-REGISTERS = 4  # of `TAKEN`
+REGISTERS = 4  # of `TAKEN`, and of the clean twin with registers
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def clean(seed: int = 0, *, kind: str = "high-norm", image_size: int = 224, regi
 
 
 def from_spec(text: str) -> VisionTransformer:
-    """Build the planted model that KIND or KIND@SEED names, where KIND is one of `KINDS`, "clean" or "global-registers".
+    """Build the planted model that KIND or KIND@SEED names, where KIND is one of `KINDS`, "clean", "clean-registers" (with four
+    registers that do nothing) or "global-registers".
 
     Raises:
         UserError: if there is no such kind, or the seed is not a whole number.
@@ -162,8 +163,8 @@ def from_spec(text: str) -> VisionTransformer:
     kind, _, seed = text.partition("@")
     if seed and not seed.isdecimal():
         raise UserError(f"the seed of a planted model is a whole number, not '{seed}', as in 'planted:{kind}@3'.")
-    if kind == "clean":
-        return clean(int(seed or 0))
+    if kind in ("clean", "clean-registers"):
+        return clean(int(seed or 0), registers=0 if kind == "clean" else REGISTERS)
     if kind == TAKEN:
         return with_registers(int(seed or 0))[0]
     if kind not in KINDS:
