@@ -109,7 +109,7 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
         try:
             judged = [
                 each.model_copy(update={"claims": EXPERIMENTS[each.id].claims(each.measured)})
-                if each.id in ids
+                if each.id in ids or each.id not in EXPERIMENTS
                 else each
                 for each in held.experiments
             ]

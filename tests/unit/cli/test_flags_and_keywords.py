@@ -19,7 +19,7 @@ OF_TERMINALS = {
     "doctor": {"json"},
     "look": {"json", "show", "model"},
     "scan": {"fail_above"},
-    "reproduce": {"list", "model"},
+    "reproduce": {"dry_run", "list", "model"},
     "zoo": {"badge", "model"},
 }
 """What the exit code and the standard output are about; -m is `models` in Python, --badge is `vitreg.badge`."""
@@ -27,7 +27,7 @@ NAMED = {"eval": "evaluate"}
 EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights", "repair")
 OVER_IMAGES = ("size", "limit")
 IN_BATCHES = ("fit", "batch_size", "workers")
-METHOD = {"registers", "neurons", "score", "rounds", "token", "max_damage"}
+METHOD = {"registers", "neurons", "score", "rounds", "token", "max_damage", "neurons_from"}
 TASK = {"k", "temperature", "token", "n_per_class", "n_tries"}
 
 

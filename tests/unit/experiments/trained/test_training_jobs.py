@@ -139,7 +139,7 @@ def test_models_of_the_users_are_asked_in_place_of_trained_ones(tmp_path, photog
     assert not models_of(EXPERIMENTS["table2a"], held)
 
 
-def test_a_scale_without_its_data_says_which_and_the_others_run(tmp_path):
+def test_a_scale_without_its_data_says_which_and_the_others_run(tmp_path, monkeypatch):
     found = vitreg.reproduce(("fig3", "fig4b", "fig12", "table2b"), out=tmp_path, scale="paper")
     by_id = {each.id: each for each in found.experiments}
     assert {each.failed for each in by_id["fig3"].measured} == {"It needs images; name them with --images."}
@@ -149,6 +149,6 @@ def test_a_scale_without_its_data_says_which_and_the_others_run(tmp_path):
     alone = setting(tmp_path, train="")
     with pytest.raises(UserError, match="name DATA with train"):
         alone.trained(MODEL)
-    (tmp_path / "result.json").write_text((tmp_path / "result.json").read_text().replace('"fig12"', '"fig99"'))
-    with pytest.raises(UserError, match="fig99"):
+    monkeypatch.delitem(EXPERIMENTS, "fig12")  # as if another version had written the record
+    with pytest.raises(UserError, match="fig12"):
         vitreg.reproduce((), out=tmp_path, only="claims")
