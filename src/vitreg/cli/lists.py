@@ -44,7 +44,12 @@ def unified(kind: Any, words: Sequence[str]) -> list[str]:
             continue
         marked, apart = lists[flag]
         values = [value] if given else []
-        while not given and left and _belongs(left[0], marked, first=not values):
+        while (
+            not given
+            and left
+            and left[0].partition("=")[0] not in repeated
+            and _belongs(left[0], marked, first=not values)
+        ):
             values.append(left.pop(0))
         if not values:
             out.append(flag)

@@ -59,6 +59,10 @@ def test_a_flag_that_is_repeated_keeps_every_value(kind):
     found = parse(kind, words, prog="vitreg")
     assert found.model == ("a,1", "b", "c")
     assert (found.ids if kind is Reproduce else found.images) == ("fig3", "fig12")
+    found = parse(
+        Reproduce, ["fig3", "--images", "a", "b", "-m", "c", "-m", "d"], prog="vitreg"
+    )  # after a list of any words
+    assert (found.reproduce.images, found.model) == (("a", "b"), ("c", "d"))
     for words in ("fig3 -m", "fig3 -m --size 64", "fig3 --model="):
         with pytest.raises(UserError, match=r"needs a value; repeat it for several\."):
             parse(kind, words.split(), prog="vitreg")

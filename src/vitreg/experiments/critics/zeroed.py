@@ -58,7 +58,11 @@ def _zero(found: Measured) -> Claim:
     if not found.numbers["registers"]:
         return ZERO.outcome(found.subject, None, "It has no registers.")
     low, high = found.numbers["zero_low"] or 0.0, found.numbers["zero_high"] or 0.0
-    words = f"{_loss(found, 'zero')}, of {number(found.numbers['untouched'] or 0.0)} %."
+    moved = {kind: 1 - (found.numbers[f"{kind}_cosine"] or 0.0) for kind in ("zero", *OTHERS)}
+    words = (
+        f"{_loss(found, 'zero')}, of {number(found.numbers['untouched'] or 0.0)} %. 1 - cosine of the class token is "
+        f"{number(moved['zero'])} with zeros, {number(moved['mean'])} with means, {number(moved['shuffle'])} with those of another image."
+    )
     return ZERO.outcome(found.subject, low > 0, words, found.numbers["zero"], (low, high))
 
 
