@@ -25,6 +25,6 @@ def lab_retrieval() -> TrainConfig:
         ),
         run=RunConfig(
             duration="5000 steps", batch=16, precision="fp32", evaluate_every="250 steps", watch_every="250 steps",
-            watch_images=256, log_every=50, save_every="1000 steps",
+            watch_images=256, watch_maps=4, log_every=50, save_every="1000 steps",
         ),
     )  # fmt: skip

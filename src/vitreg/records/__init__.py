@@ -8,6 +8,7 @@ from vitreg.records.base import (
     Histogram,
     Record,
 )
+from vitreg.records.moments import ByToken, LayerMoment, NormsMoment, Strength, VerdictKind, Watch
 from vitreg.records.scan import (
     PAPER_SHARE,
     Curve,
@@ -17,10 +18,8 @@ from vitreg.records.scan import (
     Finding,
     Followed,
     ImagesRecord,
-    LayerMoment,
     LayerRecord,
     ModelRecord,
-    NormsMoment,
     OwnMedian,
     Power,
     PrecisionChoice,
@@ -30,11 +29,8 @@ from vitreg.records.scan import (
     ScanResult,
     Side,
     Skipped,
-    Strength,
     Undrawn,
-    VerdictKind,
     VerdictRecord,
-    Watch,
     reading_block,
 )
 from vitreg.records.sinks import (
@@ -47,6 +43,7 @@ from vitreg.records.sinks import (
 __all__ = [
     "PAPER_SHARE",
     "SINK_KINDS",
+    "ByToken",
     "Curve",
     "Curves",
     "Detectable",

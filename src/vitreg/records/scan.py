@@ -15,10 +15,9 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from vitreg.records.base import Heatmap, Histogram, Record
+from vitreg.records.moments import Strength, VerdictKind, Watch
 from vitreg.records.sinks import SinksRecord
 
-VerdictKind = Literal["none", "high-norm", "low-norm", "position-locked"]
-Strength = Literal["none", "mild", "moderate", "strong"]
 Side = Literal["high", "low"]
 
 
@@ -234,37 +233,6 @@ class Provenance(Record):
     processes: int
     git: str | None = None
     seed: int = 0
-
-
-class LayerMoment(Record):
-    """Patch-token norms of one block's output at one step of a run, pooled over the probe images."""
-
-    median: float
-    p99: float
-    max: float
-    ratio: float | None = Field(description="median norm of outliers / of the rest; null without outliers")
-    outlier_fraction: float
-
-
-class NormsMoment(Record):
-    """One look at the probe images while a run trains: a small scan."""
-
-    step: int = Field(description="optimiser steps done")
-    verdict: VerdictKind
-    strength: Strength
-    first_layer: int | None
-    peak_layer: int | None
-    outlier_fraction: float = Field(description="share of the patch tokens at the peak layer")
-    layers: list[LayerMoment]
-    histogram: Histogram = Field(description="of the norms after the last block, logarithmic edges")
-
-
-class Watch(Record):
-    """The norms of fixed probe images over a run (Sec. 2.1, Fig. 4b)."""
-
-    onset: int | None = Field(description="step from which on every look shows artifacts; null if the last shows none")
-    sentence: str = Field(description="when artifacts appeared, for a non-specialist")
-    moments: list[NormsMoment]
 
 
 class Curve(Record):

@@ -64,12 +64,15 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def watch_of(folder: Path) -> Watch | None:
-    """Return the norms over the run in a folder; None if none were recorded.
+    """Return the norms over the run in a folder, without maps; None if none were recorded.
 
     Raises:
         UserError: if they cannot be read.
     """
-    return read_run(folder).watched if read_records(folder, "norms") else None
+    found = read_run(folder).watched if read_records(folder, "norms") else None
+    if found is None:
+        return None
+    return found.model_copy(update={"moments": [each.model_copy(update={"maps": []}) for each in found.moments]})
 
 
 def _size(settings: dict[str, Any]) -> str:

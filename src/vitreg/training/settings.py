@@ -53,6 +53,8 @@ class RunConfig:
     """How often the norms of the probe images are recorded, to see artifacts appear."""
     watch_images: int = 64
     """Probe images, the first of the validation side; 0 watches nothing."""
+    watch_maps: int = 0
+    """Of the probe images, how many keep the norms of all their patches in the records, to be drawn as maps."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from PIL import Image
 
 from vitreg.data.sources.decode import decode
@@ -50,6 +50,15 @@ class TrainingSet(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Samples left out when the set was opened, a sentence each."""
+        ...
+
+
+@runtime_checkable
+class WithBackground(Protocol):
+    """A set that says which patches of its images are background."""
+
+    def background(self, index: int) -> Bool[np.ndarray, "rows cols"]:
+        """Return which patches of an image are background, on the grid of the data."""
         ...
 
 
@@ -115,13 +124,25 @@ class Portion:
         """Count the samples of the part."""
         return len(self._indices)
 
+    def place(self, index: int) -> int:
+        """Return the place of a sample in the whole set."""
+        return int(self._indices[index])
+
     def read(self, index: int) -> Example:
         """Decode one sample. Raises Unreadable."""
-        return self.whole.read(int(self._indices[index]))
+        return self.whole.read(self.place(index))
 
     def name(self, index: int) -> str:
         """Return the path of a sample."""
-        return self.whole.name(int(self._indices[index]))
+        return self.whole.name(self.place(index))
+
+
+def backgrounds(data: TrainingSet) -> list[Bool[np.ndarray, "rows cols"]] | None:
+    """Return which patches of each image are background; None for a set that does not say."""
+    places = range(len(data))
+    while isinstance(data, Portion):
+        places, data = [data.place(index) for index in places], data.whole
+    return [data.background(index) for index in places] if isinstance(data, WithBackground) else None
 
 
 def picture(locator: Locator) -> Image.Image:

@@ -1,40 +1,115 @@
-"""A look at a network in training: the norms of fixed probe images; `vitreg.training.history` finds the step at which artifacts appear."""
+"""A look at a network in training: norms of fixed probe images, and what outliers, background and registers take of the
+attention; `vitreg.training.history` finds the step at which artifacts appear."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitreg.backbones import Backbone, load
 from vitreg.models.vit import VisionTransformer
+from vitreg.records import ScanResult
+from vitreg.verbs.scan.measure import sampled_queries
+from vitreg.verbs.scan.taking import Taken, taken_by_block
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
 
-def look(recipe: Any, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
-    """Return the norms of the network that a recipe trains, on the device where it is; see `norms_of`."""
-    network = recipe.backbone()
-    return norms_of(network, probes.to(next(network.parameters()).device))
+@dataclass(frozen=True)
+class Probes:
+    """What every look of a run is at.
 
-
-def norms_of(network: VisionTransformer, probes: Float[Tensor, "n 3 H W"]) -> dict[str, Any]:
-    """Scan a network on the probe images, and return the values for curves over the run.
-
-    Returns:
-        "verdict", "strength", "first_layer", "peak_layer", "outlier_fraction" as in a scan's verdict; "layers" with
-        median, p99, max, ratio and outlier_fraction of each; "histogram" of the last layer's norms.
+    Args:
+        pixels: the images, prepared for the model.
+        background: which patches the data call background; None where they do not say.
+        maps: of how many images, the first, the norms of all patches are kept.
     """
-    result = scan(network, probes, options=ScanOptions(examples=0, power=False))
+
+    pixels: Float[Tensor, "n 3 H W"]
+    background: Bool[Tensor, "n rows cols"] | None = None
+    maps: int = 0
+
+
+def look(recipe: Any, probes: Probes) -> dict[str, Any]:
+    """Look at the network that a recipe trains, on the device where it is; see `norms_of`."""
+    return norms_of(recipe.backbone(), probes.pixels, background=probes.background, maps=probes.maps)
+
+
+def norms_of(
+    network: VisionTransformer, probes: Float[Tensor, "n 3 H W"], *,
+    background: Bool[Tensor, "n rows cols"] | None = None, maps: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Scan a network on the probe images, run it on them once more for single images, and return the values for curves.
+
+    Args:
+        background: patches that the data call background; left out if the network has another grid.
+        maps: of how many images the norms of all patches are returned.
+    Returns:
+        the fields of `records.NormsMoment` but the step.
+    """
+    probes = probes.to(next(network.parameters()).device)
+    backbone = load(network)
+    result = scan(backbone, probes, options=ScanOptions(examples=0, power=False))
     verdict = result.verdict
-    return {
+    layers = [
+        {key: getattr(layer, key) for key in ("median", "p99", "max", "ratio", "outlier_fraction")}
+        for layer in result.layers
+    ]
+    found: dict[str, Any] = {
         "verdict": verdict.kind,
         "strength": verdict.strength,
         "first_layer": verdict.first_layer,
         "peak_layer": verdict.peak_layer,
         "outlier_fraction": verdict.outlier_fraction,
-        "layers": [
-            {key: getattr(layer, key) for key in ("median", "p99", "max", "ratio", "outlier_fraction")}
-            for layer in result.layers
-        ],
+        "layers": layers,
         "histogram": result.layers[-1].histogram.model_dump(),
     }
+    if backbone.attention_status().readable:
+        taken = _taken(backbone, probes)
+        for layer, more in zip(layers, _by_token(taken, result, background), strict=True):
+            layer |= more
+        if maps:
+            found["maps"] = [[[_short(norm) for norm in row] for row in each.norms[:maps].tolist()] for each in taken]
+    return found
+
+
+def _taken(backbone: Backbone, probes: Tensor) -> list[Taken]:
+    layouts = backbone.layouts((probes.shape[-2], probes.shape[-1]))
+    return taken_by_block(backbone, probes, [sampled_queries(layout) for layout in layouts[:-1]])
+
+
+def _by_token(taken: list[Taken], result: ScanResult, background: Tensor | None) -> list[dict[str, Any]]:
+    """Return, for each block, the ratio of single images, and attention and values by kind of token."""
+    outliers = _outliers(taken, result)
+    patches = taken[0].norms.shape
+    known = None if background is None or background.flatten(1).shape != patches else background.flatten(1)
+    rows = []
+    for each in taken:
+        kinds = {"outliers": each.by(outliers), "background": each.by(known), "registers": each.by_registers()}
+        rows.append(
+            {
+                "image_ratio": _short(each.ratio),
+                "attention": {name: _short(pair[0]) for name, pair in kinds.items()},
+                "values": {name: _short(pair[1]) for name, pair in kinds.items()},
+            }
+        )
+    return rows
+
+
+def _outliers(taken: list[Taken], result: ScanResult) -> Bool[Tensor, "n P"] | None:
+    """Return the outliers of the peak layer; None for a verdict none."""
+    peak = result.verdict.peak_layer
+    layer = None if peak is None or result.verdict.kind == "none" else result.layers[peak]
+    if layer is None or layer.threshold is None:
+        return None
+    norms = taken[layer.index].norms
+    return torch.lt(norms, layer.threshold) if layer.side == "low" else torch.ge(norms, layer.threshold)
+
+
+def _short(value: float | None) -> float | None:
+    """Round to four digits, as much as a curve can show; None where there is no finite number."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

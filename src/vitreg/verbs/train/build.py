@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from vitreg.data.batches.order import Order
 from vitreg.data.batches.training import TrainingLoader, evaluation_loader, training_loader
@@ -19,6 +19,7 @@ from vitreg.recipes.foreign import ForeignNetwork
 from vitreg.recipes.recipe import Recipe
 from vitreg.training.plan import Plan, plan
 from vitreg.training.settings import TrainConfig
+from vitreg.verbs.scan.look import Probes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,12 +152,20 @@ def loader_of(config: TrainConfig, data: Data, steps: int, start: int, group: Pr
     )  # fmt: skip
 
 
-def probes_of(data: Data, count: int) -> Tensor | None:
-    """Return the first images of the validation side, or of the training side, prepared for the model [n, 3, H, W]."""
+def probes_of(data: Data, count: int, maps: int = 0) -> Probes | None:
+    """Return the first images of the validation side, or of the training side, prepared for the model; None for a count of 0.
+
+    Args:
+        maps: of how many of them norm maps are kept.
+    """
     if not count:
         return None
     source = data.val if data.val is not None else data.train
-    from vitreg.data.sets.example import Portion
+    from vitreg.data.sets.example import Portion, backgrounds
 
-    loader = evaluation_loader(Portion(source, min(count, len(source))), data.preprocess, batch=count, workers=0)
-    return torch.cat([batch.pixels for batch in loader])
+    chosen = Portion(source, min(count, len(source)))
+    loader = evaluation_loader(chosen, data.preprocess, batch=count, workers=0)
+    pixels = torch.cat([batch.pixels for batch in loader])
+    known = backgrounds(chosen)
+    told = known is not None and len(known) == len(pixels)
+    return Probes(pixels, torch.from_numpy(np.stack(known)) if told else None, maps)

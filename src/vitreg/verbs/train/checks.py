@@ -25,7 +25,7 @@ RANGES: dict[str, Range] = {
     "data.workers": MAYBE,
     **dict.fromkeys(("data.limit", "data.limit_val"), COUNT),
     **dict.fromkeys(("run.batch", "run.micro_batch", "run.keep", "run.log_every"), COUNT),
-    "run.watch_images": MAYBE,
+    **dict.fromkeys(("run.watch_images", "run.watch_maps"), MAYBE),
     "run.seed": Range(0, 2**63 - 1),  # the range of torch's generators
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.clip", "optim.layer_decay"), FACTOR),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_lr", "optim.weight_decay", "optim.weight_decay_end"), AMOUNT),

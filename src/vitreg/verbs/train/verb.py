@@ -48,7 +48,7 @@ FREE = frozenset(
         f"run.{key}"
         for key in ("micro_batch", "parallel", "checkpoint_activations", "compile", "device", "tensorboard")
     ]
-    + [f"run.{key}" for key in ("keep", "save_every", "evaluate_every", "watch_every", "log_every")]
+    + [f"run.{key}" for key in ("keep", "save_every", "evaluate_every", "watch_every", "watch_maps", "log_every")]
 )
 
 
@@ -238,7 +238,7 @@ def callbacks(
         chosen.append(
             Callback("evaluation", plan.evaluate_every, judge, best=judged_by.metric, better=judged_by.better)
         )
-    probes = build.probes_of(data, config.run.watch_images)
+    probes = build.probes_of(data, config.run.watch_images, config.run.watch_maps)
     if probes is not None:
         chosen.append(Callback("norms", plan.watch_every, partial(look, probes=probes), at_start=True))
     return chosen

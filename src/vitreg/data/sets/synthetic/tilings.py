@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from vitreg.data.sets.example import Example
@@ -109,6 +109,11 @@ class TilingSet:
         """Draw one picture, and what is asked."""
         tiling = self.tiling(index)
         return Example(tiling.image, tiling.numbers if self._asked else None)
+
+    def background(self, index: int) -> Bool[np.ndarray, "rows cols"]:
+        """Return which tiles of an image are background."""
+        tiling = self.tiling(index)
+        return tiling.tiles.background.reshape(tiling.given.grid, tiling.given.grid)
 
     def name(self, index: int) -> str:
         """Return what an image is called."""
