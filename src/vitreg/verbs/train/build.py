@@ -167,5 +167,6 @@ def probes_of(data: Data, count: int, maps: int = 0) -> Probes | None:
     loader = evaluation_loader(chosen, data.preprocess, batch=count, workers=0)
     pixels = torch.cat([batch.pixels for batch in loader])
     known = backgrounds(chosen)
-    told = known is not None and len(known) == len(pixels)
-    return Probes(pixels, torch.from_numpy(np.stack(known)) if told else None, maps)
+    if known is None or len(known) != len(pixels):  # an unreadable image is left out of the pixels
+        return Probes(pixels, None, maps)
+    return Probes(pixels, torch.from_numpy(np.stack(known)), maps)
