@@ -24,7 +24,7 @@ EVENTS: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 """What a life is killed at: a batch of a scan, the row of a job, an outcome, a file of the result put in its place, a figure,
 a step of a training."""
-OF_THE_RUN = {"provenance", "seconds", "at", "pid", "timing"}  # when and where, not what
+OF_THE_RUN = {"provenance", "seconds", "at", "images_per_second", "wait_share"}  # when, where and how fast, not what
 
 
 def life(do: Callable[[], object], event: str, at: int) -> int:
@@ -87,6 +87,8 @@ def kept(out: Path) -> Mapping[str, Any]:
         name = path.relative_to(out).as_posix()
         if path.suffix == ".json" and path.name != ".vitreg.json":
             found[name] = _without(json.loads(path.read_text()), str(out))
+        elif path.suffix == ".jsonl":
+            found[name] = [_without(json.loads(line), str(out)) for line in path.read_text().splitlines()]
         elif path.is_file() and not path.name.startswith(".") and path.suffix != ".html":
             found[name] = path.read_bytes()
     return found
