@@ -102,6 +102,10 @@ def test_registers_that_differ_and_attend_to_objects():
     assert one(fig09, {"from_class_token": around(0.4)}, 0, registers=1.0) == "not testable here"
     assert one(fig09, {"apart": around(0.4)}, 1, registers=4.0) == "not testable here"  # no class token
     assert one(fig09, {}, 0, registers=4.0) == "not testable here"
+    alone = {"on_objects": around(0.5), "objects_area": [0.2] * 30}  # a single register, and no class token
+    assert [one(fig09, alone, claim, registers=1.0, registers_read=1.0) for claim in range(3)] == [
+        "not testable here"
+    ] * 2 + ["held"]
 
 
 def test_why_nothing_is_said_of_objects():

@@ -73,7 +73,7 @@ def measure(setting: Setting, model: str) -> Measured:
     found = measured(model, scanned, maps, {**jobs, **more}, series)
     return found.model_copy(
         update={
-            "numbers": found.numbers | {"boxes": float(bool(setting.boxes))},
+            "numbers": found.numbers | {"boxes": float(bool(setting.boxes)), "registers_read": float(len(registers))},
             "note": "; ".join(filter(None, (found.note, unread))),
         }
     )
@@ -129,9 +129,8 @@ def _objects(found: Measured) -> Claim:
 def _absent(says: Says, found: Measured) -> Claim | None:
     if not found.numbers["registers"]:
         return says.outcome(found.subject, None, "It has no registers.")
-    return (
-        says.outcome(found.subject, None, NOT_READ) if not {"apart", "from_class_token"} & set(found.series) else None
-    )
+    read = found.numbers.get("registers_read") or {"apart", "from_class_token"} & set(found.series)
+    return None if read else says.outcome(found.subject, None, NOT_READ)
 
 
 def _words(who: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vitreg.errors import UserError
 from vitreg.experiments.experiment import Need
 from vitreg.experiments.lacking import LACKING
 from vitreg.records.reproduction import Claim, Measured
 
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
+    from vitreg.results import EvalResult
 
 NEEDS: dict[str, Need] = {"segmentation": "masks", "depth": "depths"}
 """What tasks need that need more than classes."""
@@ -27,10 +29,19 @@ def probed(setting: Setting, model: str, tasks: Sequence[str]) -> tuple[dict[str
     for task in tasks:
         data = {"segmentation": setting.masks, "depth": setting.depths}.get(task, setting.classes)
         if data:
-            result, jobs[task] = setting.probe(model, task, data)
+            result, jobs[task] = _probe(setting, model, task, data)
             numbers[task] = result.metrics[result.headline]
             numbers |= {f"{task} control: {name}": value for name, value in result.controls.items()}
     return numbers, jobs
+
+
+def _probe(setting: Setting, model: str, task: str, data: str) -> tuple[EvalResult, str]:
+    from vitreg.verbs.eval.tasks.depth import WITHOUT
+
+    try:
+        return setting.probe(model, task, data)
+    except UserError as error:  # names a flag of `eval` that experiments do not have
+        raise UserError(error.sentence.replace(f"; {WITHOUT}", "")) from error
 
 
 def judged(claim: Claim, sides: tuple[Sequence[Measured], Sequence[Measured]], task: str) -> Claim:

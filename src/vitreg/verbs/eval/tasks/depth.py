@@ -32,6 +32,7 @@ from vitreg.verbs.eval.task import Outcome
 SHORT_STEPS, SHORT_RATE, SHORT_BATCH, BATCH = 1000, 1e-3, 8, 16
 _WARMING_UP = 100  # steps without the loss's variance term
 _GRADIENT_WEIGHT = 0.5
+WITHOUT = "pass --no-cls"  # what helps where there is no class token
 _OFFICIAL_BLOCKS = {24: (4, 11, 17, 23)}  # by number of blocks; other models use the last block of each quarter
 
 
@@ -48,7 +49,7 @@ class Depth(DepthSettings):
         """
         training, blocks = self.training(), blocks_to_read(bench.backbone.depth, int(self.layers))
         if self.cls and not bench.backbone.layout(bench.backbone.anatomy.native_size).cls:
-            raise UserError("this model has no class token to put beside its patch tokens; pass --no-cls.")
+            raise UserError(f"this model has no class token to put beside its patch tokens; {WITHOUT}.")
         sides = open_depths(bench.data, limit=bench.limit, scale=self.depth_scale)
         source = self._source(bench, sides, blocks)
         mean_map, mean = _mean_depths(source.training_maps(), self.max_depth)
