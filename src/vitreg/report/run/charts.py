@@ -62,7 +62,7 @@ def curves(
     span, kind = _value_span(values, from_zero)
     plot = framed(width, height, (0.0, max(last, 1)), span, ("linear", kind))
     note = ", log scale" if kind == "log" else ""
-    plot.frame("step", label + note, labelled(plot.x.ticks(_few(width))), labelled(plot.y.ticks(4), unit))
+    plot.frame("step", label + note, labelled(plot.x.ticks(few(width))), labelled(plot.y.ticks(4), unit))
     for place, _, points, _ in lines:
         if any(p.high > p.low for p in points):
             xs = [p.step for p in points]
@@ -90,13 +90,14 @@ def _value_span(values: Sequence[float], from_zero: bool) -> tuple[Span, Kind]:
     return (0.0 if from_zero and min(values) >= 0 else low - margin, high + margin), "linear"
 
 
-def _step_span(steps: Sequence[int]) -> Span:
+def step_span(steps: Sequence[int]) -> Span:
     """Return the range from the first step to the last, widened if they are equal."""
     low, high = min(steps), max(steps)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _few(width: float) -> int:
+def few(width: float) -> int:
+    """Return how many ticks a step axis of a width in pixels has."""
     return 3 if width < 400 else 6 if width > 800 else 4
 
 
@@ -128,14 +129,14 @@ def norms(
     if span is None or not all(moment.layers for moment in moments):
         return None
     looks = [moment.step for moment in moments]
-    plot = framed(width, height, steps or _step_span(looks), span, ("linear", "log"), TOP)
-    plot.frame("step", "norm (L2, log scale)", labelled(plot.x.ticks(_few(width))), labelled(plot.y.ticks()))
+    plot = framed(width, height, steps or step_span(looks), span, ("linear", "log"), TOP)
+    plot.frame("step", "norm (L2, log scale)", labelled(plot.x.ticks(few(width))), labelled(plot.y.ticks()))
     opacity = strengths(norm_density(moments, span, ROWS))
     _picture(plot, opacity, looks, PATCH)
     last = [moment.layers[-1] for moment in moments]
     for name in ("max", "p99", "median"):
         plot.line([(s, getattr(layer, name)) for s, layer in zip(looks, last, strict=True)], f"over-{name}")
-    _mark_onset(plot, watch)
+    mark_onset(plot, watch)
     for moment, left, right in _columns(moments):
         layer = moment.layers[-1]
         plot.hit(
@@ -170,15 +171,15 @@ def outliers_by_block(
         return None
     looks = [moment.step for moment in moments]
     bottom = TOP + max(120.0, min(15.0 * blocks, 340.0))
-    x = Axis(*(steps or _step_span(looks)), start=LEFT, stop=width - RIGHT)
+    x = Axis(*(steps or step_span(looks)), start=LEFT, stop=width - RIGHT)
     plot = Plot(width, bottom + 78, x, Axis(-0.5, blocks - 0.5, start=bottom, stop=TOP))
     every = next(step for step in (1, 2, 4, 5, 10, 20, 50) if 13 * blocks / step < bottom - TOP or step == 50)
     ticks = [(float(i), str(i)) for i in range(0, blocks, every)]
-    plot.frame("step", "block", labelled(plot.x.ticks(_few(width))), ticks)
+    plot.frame("step", "block", labelled(plot.x.ticks(few(width))), ticks)
     scaled = shares / (top or highest)
     opacity = np.where(shares > 0, 0.15 + 0.85 * np.minimum(scaled, 1), 0.0)
     _picture(plot, opacity, looks, OUTLIER)
-    _mark_onset(plot, watch)
+    mark_onset(plot, watch)
     _share_bar(plot, bottom + 58, top or highest)
     for moment, left, right in _columns(moments):
         found = [(i, la) for i, la in enumerate(moment.layers) if la.outlier_fraction > 0]
@@ -216,7 +217,7 @@ def _share_bar(plot: Plot, y: float, top: float) -> None:
     plot.text(LEFT + 118, y + 9, f"up to {percent(top)} of the patches", "tick", "start")
 
 
-def _mark_onset(plot: Plot, watch: Watch) -> None:
+def mark_onset(plot: Plot, watch: Watch) -> None:
     """Draw a line at the onset of the artifacts, labelled with the step."""
     looks = [moment.step for moment in watch.moments]
     if watch.onset is None or watch.onset not in looks or not plot.x.low <= watch.onset <= plot.x.high:

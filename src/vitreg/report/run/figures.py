@@ -17,10 +17,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from vitreg.records import Curve, RunRecord, Watch
 from vitreg.report.paper import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
 from vitreg.report.ranges import drawable, usable
+from vitreg.report.run import birth
 from vitreg.report.run.charts import ROWS
 from vitreg.report.run.over_steps import (
     best,
     boundaries,
+    is_loss,
     named,
     norm_density,
     norm_span,
@@ -31,6 +33,8 @@ from vitreg.report.run.over_steps import (
 from vitreg.writing.files import output_folder
 
 COLOURS, DASHES = (PATCH, OUTLIER, REGISTER, CLS), ("-", "--")
+TOKENS = {"outliers": (OUTLIER, "-"), "background": (CLS, "--"), "registers": (REGISTER, "-")}
+MOST_NAMED = 8  # blocks that have room in a key
 DENSITY = LinearSegmentedColormap.from_list("density", ["white", PATCH])
 
 
@@ -46,20 +50,42 @@ def write_curves_figure(runs: Sequence[RunRecord], directory: Path) -> Path:
 
 
 def curves_figure(runs: Sequence[RunRecord]) -> Figure:
-    """Loss, evaluation and outliers of all runs above, the norms of each over training below (the paper's Fig. 4b)."""
+    """Loss, evaluation and outliers of all runs above; below, for each, its norms over training (the paper's Fig. 4b) and
+    what happened together: error and norms by block, attention, values."""
     watched = [(run, run.watched) for run in runs if run.watched is not None and norm_span(run.watched.moments)]
-    rows = 1 + len(watched)
-    figure = Figure(figsize=(10.5, 3.0 + 2.5 * len(watched)), layout="constrained")
+    born = [birth.panels(run) for run, _ in watched]
+    heights = [3.0, *(tall for panels in born for tall in (2.5, *(1.7 for each in panels if each.name != "error")))]
+    figure = Figure(figsize=(10.5, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, 3)
+    grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
+    _overview(figure, [figure.add_subplot(grid[0, place]) for place in range(3)], runs)
+    spans = [norm_span(watch.moments) or (1.0, 10.0) for _, watch in watched]
+    span = (min((low for low, _ in spans), default=1.0), max((high for _, high in spans), default=10.0))
+    steps = [moment.step for _, each in watched for moment in each.moments]
+    row = 1
+    for (run, watch), panels in zip(watched, born, strict=True):
+        axes = _axes(figure.add_subplot(grid[row, :]))
+        _norms(axes, watch, span, legend=row == 1)
+        title = f"{writable(run.name)}: {watch.sentence}" if len(runs) > 1 else watch.sentence
+        axes.set_title(title, fontsize=9, loc="left", color=INK, wrap=True).set_parse_math(False)
+        below = [_axes(figure.add_subplot(grid[row + 1 + i, :])) for i in range(sum(p.name != "error" for p in panels))]
+        _birth(below, panels, watch)
+        for each in (axes, *below):
+            each.set_xlim(*usable(min(steps), max(steps)))
+        row += 1 + len(below)
+    return figure
+
+
+def _overview(figure: Figure, places: Sequence[Axes], runs: Sequence[RunRecord]) -> None:
+    """Draw loss, evaluation and outliers, a line per run, and the key of the runs."""
     judged = [run.evaluations[0] if run.evaluations else None for run in runs]
     panels: list[tuple[str, list[Curve | None]]] = [
         ("loss", [named(run.training, "loss") for run in runs]),
-        (" / ".join(dict.fromkeys(curve.name for curve in judged if curve)) + " (%)", judged),
+        (" / ".join(dict.fromkeys(_judged(curve.name) for curve in judged if curve)), judged),
         ("outliers (% of the patches)", [outlier_share(run) for run in runs]),
     ]
     for place, (title, lines) in enumerate(panels):
-        axes = _axes(figure.add_subplot(grid[0, place]))
+        axes = _axes(places[place])
         if any(line is not None for line in lines):
             _lines(axes, lines, mark_best=place == 1)
             axes.set_xlim(left=0)
@@ -69,16 +95,45 @@ def curves_figure(runs: Sequence[RunRecord]) -> Figure:
     if len(runs) > 1:
         keys = [Line2D([], [], **_style(i), label=writable(run.name)) for i, run in enumerate(runs)]
         figure.legend(handles=keys, loc="outside upper center", ncols=min(len(runs), 4), frameon=False, fontsize=8)
-    spans = [norm_span(watch.moments) or (1.0, 10.0) for _, watch in watched]
-    span = (min((low for low, _ in spans), default=1.0), max((high for _, high in spans), default=10.0))
-    for row, (run, watch) in enumerate(watched, start=1):
-        axes = _axes(figure.add_subplot(grid[row, :]))
-        _norms(axes, watch, span, legend=row == 1)
-        steps = [moment.step for _, each in watched for moment in each.moments]
-        axes.set_xlim(*usable(min(steps), max(steps)))
-        title = f"{writable(run.name)}: {watch.sentence}" if len(runs) > 1 else watch.sentence
-        axes.set_title(title, fontsize=9, loc="left", color=INK, wrap=True).set_parse_math(False)
-    return figure
+
+
+def _judged(name: str) -> str:
+    return name.replace("_", " ") if is_loss(name) else f"{name} (%)"
+
+
+def _birth(rows: Sequence[Axes], panels: Sequence[birth.Panel], watch: Watch) -> None:
+    """Draw norms by block with the task's error on a second axis, then attention and values, and mark the onset."""
+    error = next((each for each in panels if each.name == "error"), None)
+    for axes, panel in zip(rows, (each for each in panels if each.name != "error"), strict=True):
+        for line in panel.lines:
+            colour, dash = TOKENS.get(line.kind, (PATCH, "-"))
+            style = {"color": colour, "ls": dash, "lw": 1.4, "alpha": line.strength}
+            axes.plot(*zip(*line.points, strict=True), marker="o", ms=2, label=line.name, **style)
+        axes.set_yscale(panel.kind)
+        axes.set_ylim(*panel.span)
+        if panel.kind == "log":
+            plain_log(axes.yaxis)
+        axes.set_title(panel.label, fontsize=8, loc="left", color=INK)
+        if panel.name != "ratio" or len(panel.lines) <= MOST_NAMED:
+            axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=4)
+        if panel.name == "ratio" and error is not None:
+            other = axes.twinx()
+            other.plot(*zip(*error.lines[0].points, strict=True), color=INK, lw=1.2, ls="--")
+            other.set_yscale(error.kind)
+            other.set_ylim(*error.span)
+            if error.kind == "log":
+                plain_log(other.yaxis)
+            other.tick_params(labelsize=8)
+            other.spines["top"].set_visible(False)
+            other.set_ylabel(f"{error.label} (dashed)", fontsize=8)
+        _mark(axes, watch)
+
+
+def _mark(axes: Axes, watch: Watch) -> None:
+    """Draw a line at the onset."""
+    looks = [moment.step for moment in watch.moments]
+    if watch.onset is not None and watch.onset in looks:
+        axes.axvline(boundaries(looks)[looks.index(watch.onset)], color=OUTLIER, lw=1.2)
 
 
 def _style(place: int) -> dict[str, Any]:
@@ -118,9 +173,7 @@ def _norms(axes: Axes, watch: Watch, span: tuple[float, float], *, legend: bool)
     for name, words, dash in (("max", "maximum", ":"), ("p99", "99th percentile", "--"), ("median", "median", "-")):
         values = drawable(getattr(moment.layers[-1], name) for moment in watch.moments if moment.layers)
         axes.plot(looks[: len(values)], values, color=INK, ls=dash, lw=1.1, label=words)
-    if watch.onset is not None and watch.onset in looks:
-        at = boundaries(looks)[looks.index(watch.onset)]
-        axes.axvline(at, color=OUTLIER, lw=1.2)
+    _mark(axes, watch)
     axes.set_ylim(*span)
     axes.set_yscale("log")
     plain_log(axes.yaxis)

@@ -17,8 +17,8 @@ from vitreg.records import Curve, RunRecord, Watch
 from vitreg.report import shell
 from vitreg.report.attempts import Attempts
 from vitreg.report.ranges import usable
+from vitreg.report.run import birth, over_steps
 from vitreg.report.run import charts as charts_run
-from vitreg.report.run import over_steps
 from vitreg.report.run.figures import write_curves_figure
 from vitreg.report.scan import payload
 from vitreg.report.scan.page import FILE_NAME
@@ -67,6 +67,7 @@ def render(runs: Sequence[RunRecord], attempts: Attempts | None = None) -> str:
         "rate": charts.of_training("lr", "learning rate", from_zero=True),
         "evaluations": charts.evaluations(),
         "outliers": charts.outliers(),
+        "births": charts.births(),
         "strips": charts.strips(),
         "others": charts.others(),
         "differing": _differing(runs),
@@ -174,6 +175,19 @@ class _Charts:
             words = _evaluation_words(name)
             charts.append((words, self.curve(words, drawn, shell.FULL, unit=_unit(name), mark_best=True)))
         return charts
+
+    def births(self) -> list[dict[str, Any]]:
+        """Draw what was recorded of the birth of artifacts, run by run, over the same steps."""
+        watched = [(run, run.watched, birth.panels(run)) for run in self.runs if run.watched is not None]
+        steps = charts_run.step_span([m.step for _, watch, _ in watched for m in watch.moments] or [0])
+        found = []
+        for run, watch, panels in watched:
+            drawn = [
+                self.two(f"{each.name} of {run.name}", partial(birth.chart, each, watch, steps=steps), shell.FULL)
+                for each in panels
+            ]
+            found.append({"run": run, "charts": [each for each in drawn if each is not None]})
+        return [each for each in found if each["charts"]]
 
     def strips(self) -> list[dict[str, Any]]:
         """Draw norms and outliers by block of every watched run, on the same axes."""

@@ -1,0 +1,76 @@
+"""The birth of artifacts as panels: each value is the one that was recorded, and the onset is marked in each."""
+
+import json
+import re
+
+import pytest
+import synthetic_run
+
+from vitreg.report.run import birth
+from vitreg.report.run.figures import curves_figure
+from vitreg.report.run.page import render
+from vitreg.training.history import read_run
+
+ONSET, LOOKS = 400, range(0, 1001, 100)
+
+
+def numbers(block, step):
+    """What block 1 of 12 gives outliers most of: .3 from the onset on; registers get .2 in block 5."""
+    outliers = (0.3 if block == 1 else 0.1) if step >= ONSET else None
+    attention = {"outliers": outliers, "background": 0.05, "registers": 0.2 if block == 5 else 0.01}
+    values = {"outliers": None if outliers is None else 0.01 * block, "background": 1.0, "registers": 0.1 * block}
+    return {"image_ratio": 1 + block * (step >= ONSET), "attention": attention, "values": values}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    shown = range(ONSET, 1001, 100)
+    run = synthetic_run.write_run(tmp_path_factory.mktemp("born") / "r0", total=1000, watch_every=100, artifacts=shown)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for block, layer in enumerate(line.get("layers", ())):
+            layer |= numbers(block, line["step"])
+    lines += [{"kind": "evaluation", "step": s, "val_loss": 0.5, "val_asked": 1 / (s + 1)} for s in (100, 500, 900)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_the_panels_hold_what_was_recorded(folder):
+    error, ratio, attention, values = birth.panels(read_run(folder))
+    assert error.lines[0].points == [(100, 1 / 101), (500, 1 / 501), (900, 1 / 901)]
+    assert [line.points for line in ratio.lines] == [[(s, 1 + b * (s >= ONSET)) for s in LOOKS] for b in range(12)]
+    by_name = {line.name: line.points for line in attention.lines}
+    assert by_name["outliers"] == [(s, 0.3) for s in LOOKS if s >= ONSET]
+    assert by_name["registers"] == [(s, 0.2) for s in LOOKS]
+    # The values are those of the block that gives most attention, not the smallest.
+    by_name = {line.name: line.points for line in values.lines}
+    assert by_name["outliers"] == [(s, 0.01) for s in LOOKS if s >= ONSET]
+    assert by_name["registers"] == [(s, 0.5) for s in LOOKS]
+
+
+def test_a_run_without_them_shows_the_pooled_ratio_and_its_headline(tmp_path):
+    run = read_run(synthetic_run.write_run(tmp_path / "old", total=1000, watch_every=100))
+    error, ratio = birth.panels(run)
+    assert (error.label, error.kind) == ("top1", "linear")
+    first = run.watched.moments[0].layers[3]
+    assert ratio.lines[3].points[0] == (0, first.max / first.median)
+    assert "all images together" in ratio.label
+    assert birth.panels(read_run(synthetic_run.write_run(tmp_path / "bare", total=1000, watch_every=0))) == []
+
+
+def test_the_onset_is_marked_in_every_panel_of_page_and_picture(folder):
+    run = read_run(folder)
+    for panel in birth.panels(run):
+        assert birth.chart(panel, run.watched, 1040).count("artifacts from step 400") == 1
+    assert "What happens together" in render([run])
+    rows = curves_figure([run]).axes[3:]  # below loss, evaluation and outliers
+    marked = [axes for axes in rows if any(len(set(line.get_xdata())) == 1 for line in axes.lines)]
+    assert len(marked) == 4  # norms, ratio, attention, values; the error shares the ratio's axis
+
+
+def test_a_phone_shows_the_lines_within_the_plot(folder):
+    run = read_run(folder)
+    for panel in birth.panels(run):
+        drawn = str(birth.chart(panel, run.watched, 358))
+        places = [float(x) for line in re.findall(r'points="([^"]+)"', drawn) for x in re.findall(r"([\d.]+),", line)]
+        assert 52 <= min(places) <= max(places) <= 358 - 14
