@@ -27,7 +27,8 @@ ZERO = Says(
 REPLACED = Says(
     id="replaced-registers",
     says="It loses next to nothing if registers are replaced by their mean, or by another image's: their content is not needed.",
-    criterion=f"for both, the interval of the loss lies below {POINTS:g} points; not held if one lies above",
+    criterion=f"zeroing costs accuracy, and for both of these the interval of the loss lies below {POINTS:g} points; not held if one lies "
+    "above",
     paper="within about 1 point",
     by=BY,
 )
@@ -74,7 +75,10 @@ def _replaced(found: Measured) -> Claim:
     lows = [found.numbers[f"{kind}_low"] or 0.0 for kind in OTHERS]
     high = found.numbers[f"{worst}_high"] or 0.0
     held = True if high < POINTS else False if max(lows) > POINTS else None
-    if held is None:
+    if held and (found.numbers["zero_low"] or 0.0) <= 0:
+        held = None  # of registers that do nothing it would hold, and say nothing
+        words += " But zeroing costs nothing for certain, so nothing is overstated."
+    elif held is None:
         words += f" Too few images: an interval holds {POINTS:g} points and less."
     return REPLACED.outcome(found.subject, held, words, found.numbers[worst], (found.numbers[f"{worst}_low"], high))
 

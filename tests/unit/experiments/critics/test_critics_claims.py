@@ -31,6 +31,7 @@ LITTLE, MUCH, UNSURE = (0.2, -0.5, 1.0), (9.0, 7.0, 11.0), (1.0, -2.0, 4.0)
         (zeroing(MUCH, LITTLE, LITTLE), HELD, HELD),
         (zeroing(UNSURE, LITTLE, UNSURE), NOT, UNTESTED),
         (zeroing(MUCH, LITTLE, MUCH), HELD, NOT),
+        (zeroing(LITTLE, LITTLE, LITTLE), NOT, UNTESTED),
         (Measured(subject="a", numbers={"registers": 0.0}), UNTESTED, UNTESTED),
         (Measured(subject="a", failed="no such model."), UNTESTED, UNTESTED),
     ],
