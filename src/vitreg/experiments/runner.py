@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,18 +34,46 @@ def run_all(
     """
     experiments = [each for each in experiments if runs(each, chosen, named)]
     wanted = {each.id: models_of(each, chosen) for each in experiments}
-    to_train = list(dict.fromkeys(model for models in wanted.values() for model in models))
-    for each in sorted(experiments, key=lambda each: bool(wanted[each.id])):
-        if wanted[each.id]:
-            _train(to_train, setting)
-            to_train = []
-        measured = [_measured(each, setting, subject) for subject in (*others_of(each, chosen), *wanted[each.id])]
-        record = ExperimentRecord(
-            id=each.id, label=each.label, title=each.title, published=dict(each.published), protocol=each.protocol,
-            ours=each.ours, measured=measured, claims=each.claims(measured),
-        )  # fmt: skip
-        ended(record)
-        yield record
+    trained = [each for each in experiments if wanted[each.id]]
+    for group in ([each for each in experiments if each not in trained], trained):
+        _train(list(dict.fromkeys(model for each in group for model in wanted[each.id])), setting)
+        subjects = {each.id: [*others_of(each, chosen), *wanted[each.id]] for each in group}
+        for record in _records(group, subjects, setting):
+            ended(record)
+            yield record
+
+
+def _records(
+    experiments: Sequence[Experiment], subjects: Mapping[str, Sequence[str | Trained]], setting: Setting
+) -> Iterator[ExperimentRecord]:
+    """Yield the record of each experiment once all its subjects are measured, by turns with other processes."""
+    work = {_piece(each, subject): (each, subject) for each in experiments for subject in subjects[each.id]}
+    found: dict[str, Measured] = {}
+    left = list(experiments)
+
+    def ready() -> Iterator[ExperimentRecord]:
+        for each in list(left):
+            pieces = [_piece(each, subject) for subject in subjects[each.id]]
+            if all(piece in found for piece in pieces):
+                left.remove(each)
+                yield _record(each, [found[piece] for piece in pieces])
+
+    yield from ready()  # what measures nothing
+    for piece in setting.jobs.in_turn(list(work)):
+        found[piece] = _measured(work[piece][0], setting, work[piece][1])
+        yield from ready()
+
+
+def _piece(experiment: Experiment, subject: str | Trained) -> str:
+    """Name the part of the work that processes take turns at."""
+    return f"{experiment.id} of {subject if isinstance(subject, str) else subject.name}"
+
+
+def _record(experiment: Experiment, measured: Sequence[Measured]) -> ExperimentRecord:
+    return ExperimentRecord(
+        id=experiment.id, label=experiment.label, title=experiment.title, published=dict(experiment.published),
+        protocol=experiment.protocol, ours=experiment.ours, measured=list(measured), claims=experiment.claims(measured),
+    )  # fmt: skip
 
 
 def _train(models: Sequence[Trained], setting: Setting) -> None:

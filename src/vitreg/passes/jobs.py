@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +133,23 @@ class Jobs:
                 time.sleep(PAUSE)
             left = others
 
+    def in_turn(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield the names of pieces of work that are made of jobs. Those that another process is at come last.
+
+        So processes that share a folder go at different pieces, and do not wait for one another's jobs.
+        """
+        others = []
+        for name in names:
+            piece = _piece(hashlib.sha256(name.encode()).hexdigest())
+            if not self._claims.take(piece):
+                others.append(name)
+                continue
+            try:
+                yield name
+            finally:
+                self._claims.let_go(piece)
+        yield from others
+
     def _ended(self, job: Job) -> Row | None:
         row = self.row(job)
         if row is None or row.failed:
@@ -141,7 +158,7 @@ class Jobs:
 
     def _claimed(self, job: Job, work: Work) -> Row | None:
         """Do a job; None if another process is doing it."""
-        piece = int(job.key[:15], 16)
+        piece = _piece(job.key)
         if not self._claims.take(piece):
             return None
         try:
@@ -171,6 +188,11 @@ class Jobs:
         )
         write_text(self.folder / ROWS / f"{job.key}.json", row.model_dump_json(indent=1))
         return row
+
+
+def _piece(key: str) -> int:
+    """Return the number under which what a key names is claimed."""
+    return int(key[:15], 16)
 
 
 def _row(path: Path) -> Row | None:

@@ -86,7 +86,8 @@ def test_one_is_killed_and_the_other_takes_over(photographs, tmp_path):
     assert ended(second) == 0
     begun = (tmp_path / "begun").read_text().splitlines()
     assert [line.partition(" ")[2] for line in begun if line.startswith(f"{second} ")] == [
-        f"scan of {each}" for each in MODELS
+        f"scan of {each}"
+        for each in reversed(MODELS)  # what nobody was at came first
     ]
     assert end_of(lambda: vitreg.reproduce(TWO, **words(photographs, whole))) == 0
     assert kept(out) == kept(whole)

@@ -121,6 +121,33 @@ def test_two_processes_share_the_jobs_and_each_has_all_rows(tmp_path):
     assert times(ran) == 3
 
 
+def test_what_another_process_is_at_comes_last(tmp_path):
+    out, went = tmp_path / "out", tmp_path / "went"
+
+    def at_a():
+        with Jobs(out) as jobs:
+            for name in jobs.in_turn(["a", "b"]):
+                (tmp_path / f"at {name}").touch()
+                until(went.exists)
+
+    child = os.fork()
+    if not child:
+        try:
+            at_a()
+        finally:
+            os._exit(0)
+    until((tmp_path / "at a").exists)
+    with Jobs(out) as jobs:
+        order = []
+        for name in jobs.in_turn(["a", "b", "c"]):
+            order.append(name)
+            went.touch()
+    os.waitpid(child, 0)
+    assert order == ["b", "c", "a"]
+    with Jobs(out) as jobs:
+        assert list(jobs.in_turn(["a", "b"])) == ["a", "b"], "claims ended with their turns"
+
+
 def test_rows_say_how_long_it_took(tmp_path):
     with Jobs(tmp_path / "out") as jobs:
         row = jobs.do(A, lambda folder: time.sleep(0.05) or {})
