@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from vitreg.errors import UserError, unknown
 
@@ -138,3 +139,49 @@ def step_of_official_deit(step: int, epoch_steps: int) -> int:
     The official code passes the number of the finished epoch, so epochs 0 and 1 both run at the first value.
     """
     return max(0, step // epoch_steps - 1) * epoch_steps
+
+
+_SPELLED = re.compile(r"\s*([A-Za-z_]\w*)\s*<\s*(\S+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """A number of the evaluations, the bound below which it must fall, and how many steps follow."""
+
+    metric: str
+    bound: float
+    more: int
+
+    def end(self, records: Iterable[Mapping[str, Any]]) -> int | None:
+        """Return the step at which the run ends by its records; None if the bound has not been reached.
+
+        Raises:
+            UserError: if an evaluation lacks the number.
+        """
+        for record in sorted((each for each in records if each["kind"] == "evaluation"), key=lambda each: each["step"]):
+            if self.metric not in record:
+                known = [name for name in record if name not in ("kind", "step")]
+                raise unknown("number", self.metric, known, "the evaluations of this run")
+            if record[self.metric] is not None and record[self.metric] < self.bound:
+                return int(record["step"]) + self.more
+        return None
+
+
+def until_of(text: str | None, more: str, *, epoch_steps: int, batch: int, total: int) -> Until | None:
+    """Read "val_asked < 0.01", and how long the run goes on afterwards.
+
+    Raises:
+        UserError: for other words.
+    """
+    if text is None:
+        return None
+    found = _SPELLED.fullmatch(text)
+    try:
+        bound = float(found[2]) if found else None
+    except ValueError:
+        bound = None
+    if found is None or bound is None or bound != bound:
+        raise UserError(
+            f"run.until is '{text}'; it is a number of the evaluations and a bound, as in 'val_loss < 0.01'."
+        )
+    return Until(found[1], bound, parse_duration(more).steps(epoch_steps=epoch_steps, batch=batch, total=total))

@@ -6,9 +6,10 @@ import contextlib
 import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from vitreg.machine.runtime import keep_freed_memory
 from vitreg.models.block import Block
 from vitreg.recipes.recipe import Progress, Recipe, StepOutput
 from vitreg.training import checkpoint
-from vitreg.training.journal import Journal, Sums, mean_of
+from vitreg.training.journal import Journal, Sums, mean_of, read_records
 from vitreg.training.optim import build_optimizer, clip_gradients, set_rates
 from vitreg.training.parallel import wrap
 from vitreg.training.plan import Plan
@@ -59,6 +60,7 @@ class _Loop:
         # Only float16 lacks the range for gradients.
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == torch.float16)
         self.step = self.told = 0
+        self.end = plan.total  # or earlier, by run.until
         self.published = 0  # the step of the weights in model.safetensors
         self.sums = Sums()
         self.looked = True
@@ -83,6 +85,9 @@ class _Loop:
             self.published = self.setup.group.gather(checkpoint.published_step(self.setup.folder))[0]
         run, first = self.config.run, self.setup.group.first
         self.told = self.step
+        if self.plan.until is not None and self.step:
+            before = [line for line in read_records(self.setup.folder, "evaluation") if line["step"] <= self.step]
+            self.end = self._end(self.setup.group.gather(before)[0])
         self.journal = Journal(
             self.setup.folder, self.step, until=self.published, looked=self.looked, write=first,
             tensorboard=run.tensorboard and first,
@@ -93,7 +98,7 @@ class _Loop:
         """Run the remaining steps."""
         self._start()
         with contextlib.closing(iter(self.setup.batches(self.step))) as batches:  # pyright: ignore[reportArgumentType]
-            while self.step < self.plan.total:
+            while self.step < self.end:
                 began = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - began
@@ -105,13 +110,14 @@ class _Loop:
                 self.setup.stepped()
                 self.metric = None
                 self.sums.add(metrics, waited, time.perf_counter() - began)
-                last = self.step == self.plan.total
+                last = self.step == self.end
                 if last or self.step % self.config.run.log_every == 0:
                     self._log()
                 if number and not last:  # only seconds may be left: evaluation can wait until the run is resumed
                     self._save(looked=False)
                     return Outcome("stopped", self.step, number)
                 self._look(at_start=False)
+                last = self.step == self.end  # an evaluation may have ended the run
                 # Save after every evaluation: else the best weights would be gone by the next checkpoint.
                 if last or self.metric is not None or self.step % self.plan.save_every == 0:
                     self._save()
@@ -168,20 +174,23 @@ class _Loop:
 
     def _look(self, *, at_start: bool) -> bool:
         """Run the callbacks that are due, and write their records. Returns whether any was due."""
-        due = [
-            callback
-            for callback in self.setup.callbacks
-            if (callback.at_start if at_start else self.step % callback.every == 0 or self.step == self.plan.total)
-        ]
-        if not due:
-            return False
-        recipe = self.wrapped.plain()
-        for callback in due:
+        recipe, any_due = None, False
+        for callback in self.setup.callbacks:  # the evaluation comes first: it may make this the last step
+            if not (callback.at_start if at_start else self.step % callback.every == 0 or self.step == self.end):
+                continue
+            any_due, recipe = True, recipe or self.wrapped.plain()
             values = callback.call(recipe)
             if callback.best is not None:
                 self.metric = float(values[callback.best]) * (1 if callback.better == "max" else -1)
             self.journal.write(callback.kind, self.step, values)
-        return True
+            if callback.kind == "evaluation":
+                self.end = min(self.end, self._end([{"kind": callback.kind, "step": self.step, **values}]))
+        return any_due
+
+    def _end(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Return the step at which the run ends, by its evaluations: not before the present one."""
+        found = None if self.plan.until is None else self.plan.until.end(records)
+        return self.plan.total if found is None else min(max(found, self.step), self.plan.total)
 
     def _save(self, *, looked: bool = True) -> None:
         """Write a checkpoint, and publish the backbone."""

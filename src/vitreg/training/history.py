@@ -15,7 +15,7 @@ import pydantic
 from vitreg.config import flatten, read
 from vitreg.errors import UserError
 from vitreg.records import Curve, NormsMoment, RunRecord, Watch
-from vitreg.schedule import parse_duration
+from vitreg.schedule import parse_duration, until_of
 from vitreg.training.journal import read_journal, read_records
 from vitreg.writing.files import printable
 
@@ -104,13 +104,19 @@ def _curves_of(lines: list[dict[str, Any]], kind: str) -> list[Curve]:
 
 
 def _total(settings: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
-    """Steps of the whole run, from its duration and the epoch length in any record."""
+    """Steps of the whole run, from its duration, the epoch length in any record, and what ended it earlier."""
     epoch_steps = next((round(line["step"] / epoch) for line in reversed(lines) if (epoch := _epoch(line))), None)
     try:
         duration = parse_duration(settings["run.duration"])
         if duration.unit == "epochs" and epoch_steps is None:
             return None
-        return duration.steps(epoch_steps=epoch_steps or 1, batch=settings["run.batch"])
+        total = duration.steps(epoch_steps=epoch_steps or 1, batch=settings["run.batch"])
+        until = until_of(
+            settings.get("run.until"), settings.get("run.until_more", "0 steps"), epoch_steps=epoch_steps or 1,
+            batch=settings["run.batch"], total=total,
+        )  # fmt: skip
+        end = None if until is None else until.end(lines)
+        return total if end is None else min(end, total)
     except (KeyError, UserError):
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitreg.errors import UserError
-from vitreg.schedule import parse_duration
+from vitreg.schedule import Until, parse_duration, until_of
 from vitreg.training.settings import TrainConfig
 
 
@@ -19,6 +19,7 @@ class Plan:
     save_every: int
     evaluate_every: int
     watch_every: int
+    until: Until | None = None
 
 
 def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = None) -> Plan:
@@ -39,6 +40,7 @@ def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = No
     def steps(text: str) -> int:
         return parse_duration(text).steps(epoch_steps=epoch_steps, batch=batch, total=total)
 
+    until = until_of(config.run.until, config.run.until_more, epoch_steps=epoch_steps, batch=batch, total=total)
     warmup = steps(config.optim.warmup)
     if warmup >= total:
         raise UserError(
@@ -51,4 +53,5 @@ def plan(config: TrainConfig, epoch_length: int, official_epoch: int | None = No
         save_every=max(1, steps(config.run.save_every)),
         evaluate_every=max(1, steps(config.run.evaluate_every)),
         watch_every=max(1, steps(config.run.watch_every)),
+        until=until,
     )

@@ -43,6 +43,10 @@ class RunConfig:
     """cpu, cuda, mps; the best there is if unset."""
     start_from: str | None = None
     """A model to start from: whatever `vitreg scan` takes as SPEC; registers it lacks are added, untrained."""
+    until: str | None = None
+    """End before the duration once a number of the evaluations has fallen below a bound, as in "val_loss < 0.01"."""
+    until_more: str = "0 steps"
+    """How long the run goes on after that."""
     save_every: str = "5%"
     """How often a checkpoint is written; also after every evaluation, at the end and on SIGTERM."""
     keep: int = 2

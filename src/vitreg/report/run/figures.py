@@ -115,7 +115,7 @@ def _birth(rows: Sequence[Axes], panels: Sequence[birth.Panel], watch: Watch) ->
             plain_log(axes.yaxis)
         axes.set_title(panel.label, fontsize=8, loc="left", color=INK)
         if panel.name != "ratio" or len(panel.lines) <= MOST_NAMED:
-            axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=4)
+            axes.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=MOST_NAMED)
         if panel.name == "ratio" and error is not None:
             other = axes.twinx()
             other.plot(*zip(*error.lines[0].points, strict=True), color=INK, lw=1.2, ls="--")
@@ -125,7 +125,7 @@ def _birth(rows: Sequence[Axes], panels: Sequence[birth.Panel], watch: Watch) ->
                 plain_log(other.yaxis)
             other.tick_params(labelsize=8)
             other.spines["top"].set_visible(False)
-            other.set_ylabel(f"{error.label} (dashed)", fontsize=8)
+            other.set_ylabel("error (dashed)" if error.kind == "log" else f"{error.label} (dashed)", fontsize=8)
         _mark(axes, watch)
 
 

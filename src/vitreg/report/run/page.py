@@ -17,7 +17,7 @@ from vitreg.records import Curve, RunRecord, Watch
 from vitreg.report import shell
 from vitreg.report.attempts import Attempts
 from vitreg.report.ranges import usable
-from vitreg.report.run import birth, over_steps
+from vitreg.report.run import birth, maps, over_steps
 from vitreg.report.run import charts as charts_run
 from vitreg.report.run.figures import write_curves_figure
 from vitreg.report.scan import payload
@@ -186,7 +186,11 @@ class _Charts:
                 self.two(f"{each.name} of {run.name}", partial(birth.chart, each, watch, steps=steps), shell.FULL)
                 for each in panels
             ]
-            found.append({"run": run, "charts": [each for each in drawn if each is not None]})
+            kept = self.attempts(f"norm maps of {run.name}", partial(maps.chart, watch))
+            block = maps.peak_block(watch) if kept is not None else None
+            found.append(
+                {"run": run, "charts": [each for each in drawn if each is not None], "maps": kept, "block": block}
+            )
         return [each for each in found if each["charts"]]
 
     def strips(self) -> list[dict[str, Any]]:

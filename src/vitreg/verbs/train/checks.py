@@ -32,7 +32,14 @@ RANGES: dict[str, Range] = {
     "optim.patch_embed_lr": AMOUNT,
     "optim.betas": BELOW_ONE,
 }
-DURATIONS = ("run.duration", "run.save_every", "run.evaluate_every", "run.watch_every", "optim.warmup")
+DURATIONS = (
+    "run.duration",
+    "run.until_more",
+    "run.save_every",
+    "run.evaluate_every",
+    "run.watch_every",
+    "optim.warmup",
+)
 
 
 def check_settings(config: TrainConfig) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 import synthetic_run
 
-from vitreg.report.run import birth
+from vitreg.report.run import birth, maps
 from vitreg.report.run.figures import curves_figure
 from vitreg.report.run.page import render
 from vitreg.training.history import read_run
@@ -74,3 +74,33 @@ def test_a_phone_shows_the_lines_within_the_plot(folder):
         drawn = str(birth.chart(panel, run.watched, 358))
         places = [float(x) for line in re.findall(r'points="([^"]+)"', drawn) for x in re.findall(r"([\d.]+),", line)]
         assert 52 <= min(places) <= max(places) <= 358 - 14
+
+
+def with_maps(folder, onset):
+    watch = read_run(folder).watched
+    calm, artifact = [1.0, 2.0, 3.0, 2.0] * 4, [1.0, 2.0, 3.0, 40.0] + [2.0] * 12
+    moments = [
+        each.model_copy(update={"maps": [[calm], [artifact if onset is not None and each.step >= onset else calm]]})
+        for each in watch.moments
+    ]
+    return watch.model_copy(update={"moments": moments, "onset": onset})
+
+
+def test_maps_are_those_before_at_and_after_the_onset_in_the_block_that_shows_it(folder):
+    watch = with_maps(folder, ONSET)
+    assert [moment.step for _, moment in maps.shown(watch)] == [ONSET - 100, ONSET, 1000]
+    assert maps.peak_block(watch) == 1
+    drawn = str(maps.chart(watch))
+    assert drawn.count("<image") == 3
+    assert "before, step 300" in drawn
+    assert "largest: 20" in drawn  # 40 over a median of 2
+    strongest = maps._pixels(maps._over_median([watch.moments[-1].maps[1][0]])[0], 20.0)
+    assert strongest[..., 3].ravel().argmax() == 3
+    assert strongest[0, 3, 3] == 255
+    assert strongest[0, 0, 3] == 0  # below the median
+
+
+def test_without_an_onset_first_middle_and_last_are_shown_and_without_maps_nothing(folder):
+    watch = with_maps(folder, None)
+    assert [moment.step for _, moment in maps.shown(watch)] == [0, 500, 1000]
+    assert maps.chart(read_run(folder).watched) is None
