@@ -63,6 +63,15 @@ def percent(share: float | None) -> str:
     return f"{text} %"
 
 
+def there_are(value: int) -> str:
+    """Return "there is 1" or "there are 3".
+
+    >>> there_are(1)
+    'there is 1'
+    """
+    return f"there {'is' if value == 1 else 'are'} {value}"
+
+
 def count(value: float, singular: str, plural: str | None = None) -> str:
     """A number of things with the right noun: 1 image, 1,024 images."""
     return f"{value:,.0f} {singular if value == 1 else plural or singular + 's'}"

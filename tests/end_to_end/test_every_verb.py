@@ -38,7 +38,7 @@ CASES = {
         "--methods",
         "none,test-time",
         "--limit",
-        "4",
+        "5",
         "--force",
         "--no-controls",
         "--out",
@@ -124,8 +124,8 @@ EVALUATIONS = {
     "causal": ("{model}", "causal", "{photographs}", "--limit", "9", "--twin", "planted:clean"),
     "complexity": ("{model}", "complexity", "--registers", "0", "4"),
 }
-SHARES = {"knn", "linear", "logistic", "zeroshot", "retrieval", "tokens", "controls"}  # of right answers
-RESAMPLED = {"causal"}  # images, for intervals of other numbers
+SHARES = {"knn", "linear", "logistic", "zeroshot", "retrieval", "tokens", "position"}  # of right answers
+RESAMPLED = {"causal", "controls", "pixels"}  # images, for intervals of other numbers
 
 
 def words_of(case, made, out):

@@ -15,7 +15,7 @@ VERBS = {
     "maps": (MODEL, SCENES, "--limit", "2", *SMALL, "--what", "norm"),
     "discover": (MODEL, SCENES, "--limit", "4", *SMALL),
     "extract": (MODEL, SCENES, "--limit", "4", *SMALL),
-    "repairs": (MODEL, SCENES, "--methods", "none,test-time", "--limit", "4", "--force", "--no-controls", *SMALL),
+    "repairs": (MODEL, SCENES, "--methods", "none,test-time", "--limit", "5", "--force", "--no-controls", *SMALL),
     "fix": ("test-time", MODEL, SCENES, "--neurons", "6", "--limit", "12", *SMALL, "--force"),
 }
 EVALUATIONS = {

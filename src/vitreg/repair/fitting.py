@@ -20,6 +20,7 @@ from vitreg.passes.batches import batches_of
 from vitreg.passes.findings import refuse_broken_weights
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
+from vitreg.quantities import there_are
 from vitreg.repair.asked import wanted
 from vitreg.repair.effect import Effects
 from vitreg.repair.method import Method
@@ -131,9 +132,8 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
     """
     backbone, began = subject.backbone, time.perf_counter()
     if len(subject.images) < method.fewest:
-        count = len(subject.images)
         raise UserError(
-            f"{method.name} is fitted on at least {method.fewest} images, and there {'is' if count == 1 else 'are'} {count}."
+            f"{method.name} is fitted on at least {method.fewest} images, and {there_are(len(subject.images))}."
         )
     if method.choose is not None:
         return method.choose(subject, settings, fit_named)

@@ -27,7 +27,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = json.loads((FIXTURES / "settings_of_0.1.0.json").read_text())
 # Added since; what was written before lacks them, and they have their defaults.
 ADDED = {
-    "model": {"base": None, "base_weights": None, "register_attention": "softmax", "cls_token": True, **asdict(USUAL)}
+    "model": {"base": None, "base_weights": None, "register_attention": "softmax", "cls_token": True, **asdict(USUAL)},
+    "run": {"watch_maps": 0, "until": None, "until_more": "0 steps"},
 }
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from PIL import Image
 
 LIMBS, BITS = 16, 16  # 256 bits
-_AT_ONCE = 1 << 20  # bytes
+_AT_ONCE = 1 << 16  # bytes
 
 
 def digest(file: BinaryIO) -> bytes | None:

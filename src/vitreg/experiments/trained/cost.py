@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from vitreg.analysis.complexity import Architecture
 from vitreg.data.sets.synthetic.naming import named
 from vitreg.experiments.options import Scale
-from vitreg.experiments.trained.model import Trained
+from vitreg.experiments.trained.model import RecipeName, Trained
 from vitreg.experiments.trained.scales import config_of
 from vitreg.models.settings import ModelConfig
-from vitreg.recipes.settings import ClipConfig
-from vitreg.recipes.settings.self_distill import DinoV2Config
 from vitreg.schedule import parse_duration
 from vitreg.training.settings import TrainConfig
 
@@ -82,21 +81,23 @@ def _cost(config: TrainConfig, model: Trained, scale: Scale, data: str) -> Cost:
         epoch_steps=config.recipe.official_epoch() or max(1, count // config.run.batch), batch=config.run.batch
     )
     images = steps * config.run.batch
-    flops = images * flops_per_image(config)
+    flops = images * flops_per_image(model.recipe, config)
     hours = max(flops / rate.flops, images / rate.images if rate.images else 0.0) / 3600
-    return Cost(images, flops, hours, _disk(config))
+    return Cost(images, flops, hours, _disk(model.recipe, config))
 
 
-def flops_per_image(config: TrainConfig) -> float:
+def flops_per_image(recipe: RecipeName, config: TrainConfig) -> float:
     """Count the FLOPs of a training step for one image."""
-    network, model, recipe = architecture(config.model), config.model, config.recipe
+    network, model = architecture(config.model), config.model
     own = network.macs((model.image_size, model.image_size), model.registers)
-    if isinstance(recipe, DinoV2Config):
-        local = network.macs((recipe.crops.local_size, recipe.crops.local_size), model.registers)
-        return 2.0 * (2 * (BACKWARD + 1) * own + recipe.crops.local_crops * BACKWARD * local)
-    if isinstance(recipe, ClipConfig):
-        width, length = recipe.text_width, recipe.context
-        text = recipe.text_layers * (length * 12 * width**2 + 2 * length**2 * width)
+    settings: Any = config.recipe  # of the recipe that is named
+    if recipe == "dinov2":
+        crops = settings.crops
+        local = network.macs((crops.local_size, crops.local_size), model.registers)
+        return 2.0 * (2 * (BACKWARD + 1) * own + crops.local_crops * BACKWARD * local)
+    if recipe == "clip":
+        width, length = settings.text_width, settings.context
+        text = settings.text_layers * (length * 12 * width**2 + 2 * length**2 * width)
         return 2.0 * BACKWARD * (own + text)
     return 2.0 * BACKWARD * own
 
@@ -112,8 +113,8 @@ def architecture(model: ModelConfig) -> Architecture:
     )  # fmt: skip
 
 
-def _disk(config: TrainConfig) -> int:
+def _disk(recipe: RecipeName, config: TrainConfig) -> int:
     """Count the bytes of a run's folder: weights, and checkpoints of weights, moments and a teacher. Heads are left out."""
     weights = 4 * architecture(config.model).parameters(config.model.registers)
-    held = 4 if isinstance(config.recipe, DinoV2Config) else 3
+    held = 4 if recipe == "dinov2" else 3
     return weights * (1 + held * (config.run.keep + 1))

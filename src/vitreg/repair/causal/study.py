@@ -15,7 +15,7 @@ from vitreg.backbones import Backbone, Capture, Edit
 from vitreg.errors import UserError
 from vitreg.passes.progress import progress
 from vitreg.passes.view import images_at_once
-from vitreg.quantities import count
+from vitreg.quantities import there_are
 from vitreg.repair.causal.banks import SIDES, Donors, find_donors, registers_of
 from vitreg.repair.causal.effects import (
     CHANGES,
@@ -86,7 +86,7 @@ def study(subject: Subject, labels: Mapping[str, int] | None = None, *, batch: i
     """
     if len(subject.images) < FEWEST_IMAGES:
         raise UserError(
-            f"causes are looked for on at least {FEWEST_IMAGES} images, and this is {count(len(subject.images), 'image')}."
+            f"causes are looked for on at least {FEWEST_IMAGES} images, and {there_are(len(subject.images))}."
         )
     batch = batch or images_at_once(subject.backbone, subject.size)
     names = subject.images.names_of(JUDGED)

@@ -30,6 +30,7 @@ from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import Advance, progress
 from vitreg.passes.view import shown_stretched, view_of
+from vitreg.quantities import there_are
 from vitreg.records import Skipped
 from vitreg.repair.asked import NONE, Wanted
 from vitreg.repair.columns.answers.zeroshot import sentences_on
@@ -141,7 +142,7 @@ class _Run:
         with self._subject(backbone) as subject:
             if len(subject.images) < FEWEST:
                 raise UserError(
-                    f"repairs are compared on at least {FEWEST} images, and there are {len(subject.images)}."
+                    f"repairs are compared on at least {FEWEST} images, and {there_are(len(subject.images))}."
                 )
             held_out = self._held_out(subject)
             self.seen = (len(subject.images), subject.images.count("held_out"))

@@ -50,7 +50,7 @@ def test_flops_are_those_that_pytorch_counts(recipe):
             (module.encode_image(images).sum() + module.encode_text(tokens).sum()).backward()
         else:
             module.backbone()(images).sum().backward()
-    assert flops_per_image(config) == pytest.approx(counter.get_total_flops(), rel=0.15)
+    assert flops_per_image(recipe, config) == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
 @pytest.mark.parametrize("scale", PROTOCOLS)

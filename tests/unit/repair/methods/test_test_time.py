@@ -46,7 +46,7 @@ def test_neurons_chosen_by_lot_repair_nothing(photographs: list[Path]) -> None:
 
 def test_outliers_of_the_position_table_are_no_neurons_work(photographs: list[Path]) -> None:
     with pytest.raises(UserError, match="position-rows"):
-        fit_repair(planted.build("position-locked", 0)[0], photographs[:8])
+        fit_repair(planted.build("position-locked", 0)[0], photographs[:12])
 
 
 @pytest.mark.parametrize("registers", [1, 2])
