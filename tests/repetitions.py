@@ -94,6 +94,22 @@ REPETITIONS = """
     test_repairs::test_a_repair_keeps_every_promise_at_another_size
     test_scan_parity::test_the_batch_size_does_not_matter
     test_eval::test_a_result_never_vanishes_under_another
+    test_pictures::test_claims_hold_where_it_was_planted
+    test_pictures::test_four_copies_of_one_register_are_not_taken_for_different_ones
+    test_pictures::test_boxes_that_cannot_be_had_take_one_claim_alone
+    test_pictures::test_nothing_holds_on_the_clean_twin
+    test_pictures::test_a_job_of_each_model_serves_all_figures_and_they_are_drawn_again_without_one
+    test_pictures::test_maps_are_those_of_the_verb
+    test_pictures::test_the_outliers_of_a_map_are_the_planted_ones
+    test_training_jobs::test_experiments_share_models_and_scans
+    test_training_jobs::test_nothing_is_claimed_from_one_seed_and_the_record_says_how_it_was_trained
+    test_training_jobs::test_a_stopped_training_goes_on_from_its_checkpoint_to_the_same_weights
+    test_exports::test_onnx_gives_the_tokens_and_answers_of_every_repaired_model[timm-test-time]
+    test_border::test_an_empty_border_takes_the_outliers_of_a_model_that_compares_patches
+    test_prefix::test_where_attention_wants_an_outlier_only_both_halves_together_help
+    test_test_time::test_the_neurons_found_are_the_planted_writers[low-norm]
+    test_draw_again::test_a_folder_is_drawn_as_it_was[reproduce]
+    test_edited_modules::test_an_edited_model_that_does_not_compile_runs_with_its_edits
     test_zoo_verb::test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one
     test_zoo_verb::test_two_processes_share_a_run_and_each_has_the_whole_board
     test_public_models::test_some_build_without_weights_and_have_the_registers_stated[hf:facebook/dinov2-base]
