@@ -49,7 +49,7 @@ def test_public_names():
         "Repair", "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
         "badge",
         "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "fit_repair",
-        "fix", "load", "load_repair", "look", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
+        "fix", "lab", "load", "load_repair", "look", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
         "zoo",
     ]  # fmt: skip
     for name in vitreg.__all__:
@@ -85,6 +85,7 @@ def test_verbs():
         "fix",
         "repairs",
         "reproduce",
+        "lab",
         "zoo",
         "demo",
         "version",

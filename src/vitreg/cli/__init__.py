@@ -18,12 +18,12 @@ class _Verbs(Mapping[str, type]):
 
     names = (
         "scan", "look", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
-        "repairs", "reproduce", "zoo", "demo", "version",
+        "repairs", "reproduce", "lab", "zoo", "demo", "version",
     )  # fmt: skip
     elsewhere = {  # noqa: RUF012
         "eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals",
         "repairs": "composite.repairs", "reproduce": "composite.reproduce", "demo": "composite.demo",
-        "look": "composite.look", "zoo": "composite.zoo",
+        "look": "composite.look", "lab": "composite.lab", "zoo": "composite.zoo",
     }  # fmt: skip
 
     def __getitem__(self, name: str) -> type:
@@ -50,6 +50,7 @@ KEPT = {
     "extract": "features of whole shards are kept, and the same command goes on from them",
     "repairs": "finished rows are kept, and the same command goes on from them",
     "reproduce": "finished scans and probes are kept, and the same command goes on from them",
+    "lab": "each run has a checkpoint, and the same command goes on from them",
     "zoo": "finished scans are kept, and the same command goes on from them",
     "draw": "what was drawn before is kept",
     "look": "pictures that were written are kept",

@@ -1,0 +1,38 @@
+"""What `vitreg lab` trains. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitreg.errors import UserError, unknown
+
+EXPERIMENTS = ("born",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabOptions:
+    """Which runs are trained: one for each number of registers and each seed."""
+
+    registers: tuple[int, ...] = (0, 4)
+    """A run for each of these numbers of registers."""
+    seeds: int = 1
+    """Runs for each number of registers, from the seeds 0, 1 and so on."""
+    steps: int = 10_000
+    """The most a run takes; it ends 1000 steps after the error of what is asked fell below 0.01."""
+    processes: int = 2
+    """Runs beside each other, one core each."""
+
+    def __post_init__(self) -> None:
+        if not self.registers or not all(0 <= count <= 64 for count in self.registers):
+            raise UserError(f"--registers takes numbers from 0 to 64, not '{' '.join(map(str, self.registers))}'.")
+        for name, most in (("seeds", 1000), ("steps", 10_000), ("processes", 256)):
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"--{name} is {getattr(self, name)}; it goes from 1 to {most}.")
+        if self.steps <= 200:
+            raise UserError(f"--steps is {self.steps}, and the first 200 are warm-up; 5000 show the birth.")
+
+
+def refuse_unknown(experiment: str) -> None:
+    """Raise UserError for an experiment that the lab does not have."""
+    if experiment not in EXPERIMENTS:
+        raise unknown("experiment", experiment, EXPERIMENTS, "vitreg lab")

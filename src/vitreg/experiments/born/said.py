@@ -1,0 +1,98 @@
+"""What became of a run of the lab, from its records: numbers, a sentence, and the line while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vitreg.experiments.born.runs import SOLVED, Born
+from vitreg.quantities import number
+from vitreg.records import LayerMoment, NormsMoment, RunRecord
+from vitreg.records.lab import BornRun, Outcome, Sink
+from vitreg.training.journal import read_records
+
+METRIC, BOUND = SOLVED.split(" < ")[0], float(SOLVED.split(" < ")[1])
+ARTIFACT = 5.0
+"""Largest norm of an image over its median, median over images: artifacts lie above (as in the pilot)."""
+
+
+def judged(run: Born, record: RunRecord, seconds: float) -> BornRun:
+    """Return what became of a run that ended."""
+    moments = record.watched.moments if record.watched else []
+    ratios = [(largest(each), each.step) for each in moments]
+    peak, at = max(ratios, default=(0.0, 0))
+    last = ratios[-1][0] if ratios else 0.0
+    error = next((curve for curve in record.evaluations if curve.name == METRIC), None)
+    pairs = [(s, v) for s, v in zip(error.steps, error.values, strict=True) if v is not None] if error else []
+    return BornRun(
+        name=run.name, registers=run.registers, seed=run.seed, steps=record.step, seconds=seconds,
+        outcome=_outcome(peak, last), solved=next((step for step, value in pairs if value < BOUND), None),
+        error=pairs[-1][1] if pairs else None, onset=next((step for ratio, step in ratios if ratio > ARTIFACT), None),
+        peak_ratio=peak, peak_step=at, last_ratio=last,
+        background=_sink(moments[-1], "background") if moments else None,
+        registers_hold=_sink(moments[-1], "registers") if moments else None,
+    )  # fmt: skip
+
+
+def _outcome(peak: float, last: float) -> Outcome:
+    if peak <= ARTIFACT:
+        return "none"
+    return "artifacts" if last > ARTIFACT else "dissolved"
+
+
+def largest(moment: NormsMoment) -> float:
+    """Return the largest norm over the median after any block."""
+    return max((layer.image_ratio for layer in moment.layers if layer.image_ratio is not None), default=0.0)
+
+
+def _sink(moment: NormsMoment, kind: str) -> Sink | None:
+    """Return what a kind of token takes, in the block that gives it most, and its values there."""
+
+    def share(layer: LayerMoment) -> float:
+        return (layer.attention and getattr(layer.attention, kind)) or 0.0
+
+    layer = max(moment.layers, key=share, default=None)
+    if layer is None or layer.attention is None or getattr(layer.attention, kind) is None:
+        return None
+    return Sink(block=moment.layers.index(layer), attention=share(layer), values=getattr(layer.values, kind, None))
+
+
+def sentence(run: BornRun) -> str:
+    """Say what became of a run."""
+    if run.failed:
+        return f"{run.name}: {run.failed}"
+    solved = f"solved at step {run.solved:,}" if run.solved is not None else f"not solved by step {run.steps:,}"
+    words = {
+        "none": f"no artifacts (largest norm / median {number(run.peak_ratio)})",
+        "artifacts": f"artifacts from step {run.onset:,}, up to {number(run.peak_ratio)} times the median"
+        if run.onset is not None
+        else "",
+        "dissolved": f"artifacts of {number(run.peak_ratio)} times the median at step {run.peak_step:,}, gone at the end",
+    }[run.outcome]
+    parts = [f"{run.name}: {words}; {solved}"]
+    for name, sink in (("background", run.background), ("registers", run.registers_hold)):
+        if sink is not None:
+            value = "" if sink.values is None else f" with values of {number(sink.values)} of the mean"
+            parts.append(f"{name} take{'s' * (name == 'background')} {number(sink.attention)} of the attention{value}")
+    return "; ".join(parts) + "."
+
+
+def line(places: Mapping[str, Path]) -> str:
+    """Return how the runs stand, from their records so far; runs that have not begun are left out."""
+    return " | ".join(words for name, place in places.items() if (words := _stands(name, place)))
+
+
+def _stands(name: str, place: Path) -> str:
+    records = read_records(place) if (place / "metrics.jsonl").exists() else []
+    if not records:
+        return ""
+    words = [f"{name}: step {records[-1]['step']:,}"]
+    errors = [each[METRIC] for each in records if each["kind"] == "evaluation" and each.get(METRIC) is not None]
+    words += [f"error {number(errors[-1])}"] if errors else []
+    looks = [each for each in records if each["kind"] == "norms"]
+    if looks:
+        moment = NormsMoment.model_validate({key: value for key, value in looks[-1].items() if key != "kind"})
+        words.append(f"max/median {number(largest(moment))}")
+        sink = _sink(moment, "registers") or _sink(moment, "background")
+        words += [f"attention {number(sink.attention)}"] if sink else []
+    return ", ".join(words)
