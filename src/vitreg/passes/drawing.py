@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
+from vitreg.records.lab import Lab
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
@@ -18,7 +19,9 @@ from vitreg.writing.outputs import Outputs
 if TYPE_CHECKING:
     from vitreg.report import Attempts
 
-Kept = TypeVar("Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction, Board)
+Kept = TypeVar(
+    "Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction, Board, Lab
+)
 
 
 def place_of_interrupted(outputs: Outputs) -> Outputs:

@@ -148,6 +148,7 @@ MISTAKES = {
     "look --no-show": "no photo named; give a file, or - for standard input.",
     f"look {MODEL} photos": f"'{MODEL}' is a model, and stands among the photos; name it with -m {MODEL}.",
     f"zoo fotos -m {MODEL}": "no file or folder 'fotos'. Did you mean 'photos'?",
+    "lab bron": "no experiment 'bron' in vitreg lab. Did you mean 'born'?",
     "zoo photos": "no model named; name each with -m, such as -m @dinov2",
     f"zoo -m {MODEL}": "no images named",
     "zoo photos -m tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",
