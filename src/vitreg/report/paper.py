@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from vitreg.quantities import short
 from vitreg.report.words import PERCENT, middle
@@ -64,6 +64,7 @@ def mark_blocks(axes: Axes, indices: Sequence[int]) -> None:
 
 def plain_log(axis: Axis) -> None:
     """Write 300, not 3 x 10^2, and label 2 and 5 between the decades of a short axis."""
+    axis.set_major_locator(LogLocator(numticks=6))  # by itself a low axis over 200 decades asks for ticks at 10^316
     low, high = sorted(axis.get_view_interval())
     between = (2, 5) if high < 1000 * max(low, 1e-12) else ()
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-LARGEST, SMALLEST = 1e200, 1e-200  # beyond, margins, sums and ratios of ends overflow, also inside matplotlib
+LARGEST, SMALLEST = (
+    1e100,
+    1e-200,
+)  # beyond, margins, sums, ratios of ends and distant ticks overflow, also inside matplotlib
 NARROW = 1e-9  # relative width; below it there are too few floats for ticks
 
 Range = tuple[float, float]

@@ -13,7 +13,7 @@ from typing import Literal
 from markupsafe import Markup
 
 from vitreg.records import ByToken, LayerMoment, NormsMoment, RunRecord, Watch
-from vitreg.report.ranges import usable
+from vitreg.report.ranges import LARGEST, usable
 from vitreg.report.run.charts import few, mark_onset, step_span
 from vitreg.report.run.over_steps import boundaries, is_loss, named
 from vitreg.report.svg import LEFT, RIGHT, Axis, Kind, Plot, labelled
@@ -60,7 +60,7 @@ class Panel:
         values = [value for line in self.lines for _, value in line.points]
         if self.kind == "log":
             positive = [value for value in values if value > 0] or [1.0]
-            return min(positive) / 1.1, max(self.top, *positive) * 1.1
+            return usable(min(positive) / 1.1, min(max(self.top, *positive), LARGEST) * 1.1, log=True)
         return usable(0.0, max(self.top, *values) * 1.05)
 
 

@@ -105,28 +105,30 @@ def _birth(rows: Sequence[Axes], panels: Sequence[birth.Panel], watch: Watch) ->
     """Draw norms by block with the task's error on a second axis, then attention and values, and mark the onset."""
     error = next((each for each in panels if each.name == "error"), None)
     for axes, panel in zip(rows, (each for each in panels if each.name != "error"), strict=True):
+        _scaled(axes, panel)
         for line in panel.lines:
             colour, dash = TOKENS.get(line.kind, (PATCH, "-"))
             style = {"color": colour, "ls": dash, "lw": 1.4, "alpha": line.strength}
             axes.plot(*zip(*line.points, strict=True), marker="o", ms=2, label=line.name, **style)
-        axes.set_yscale(panel.kind)
-        axes.set_ylim(*panel.span)
-        if panel.kind == "log":
-            plain_log(axes.yaxis)
         axes.set_title(panel.label, fontsize=8, loc="left", color=INK)
         if panel.name != "ratio" or len(panel.lines) <= MOST_NAMED:
             axes.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=MOST_NAMED)
         if panel.name == "ratio" and error is not None:
             other = axes.twinx()
+            _scaled(other, error)
             other.plot(*zip(*error.lines[0].points, strict=True), color=INK, lw=1.2, ls="--")
-            other.set_yscale(error.kind)
-            other.set_ylim(*error.span)
-            if error.kind == "log":
-                plain_log(other.yaxis)
             other.tick_params(labelsize=8)
             other.spines["top"].set_visible(False)
             other.set_ylabel("error (dashed)" if error.kind == "log" else f"{error.label} (dashed)", fontsize=8)
         _mark(axes, watch)
+
+
+def _scaled(axes: Axes, panel: birth.Panel) -> None:
+    """Set scale and range before anything is drawn: a logarithmic axis that scales itself wants a positive value."""
+    axes.set_yscale(panel.kind)
+    axes.set_ylim(*panel.span)
+    if panel.kind == "log":
+        plain_log(axes.yaxis)
 
 
 def _mark(axes: Axes, watch: Watch) -> None:
