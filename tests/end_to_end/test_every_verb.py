@@ -71,6 +71,7 @@ CASES = {
         "{out}",
         "{small}",
     ),
+    "lab": ("born", "--registers", "1", "--steps", "4", "--out", "{out}"),
     "zoo": (
         "{photographs}",
         "-m",
@@ -91,7 +92,7 @@ LEAVES = {
     "look": "*-look.png", "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
     "fix": "repair.json", "repairs": "table.csv", "demo": "index.html", "reproduce": "claims.json",
-    "zoo": "board.csv",
+    "zoo": "board.csv", "lab": "report.html",
 }  # fmt: skip
 OPENS = {
     "look",
@@ -105,6 +106,7 @@ OPENS = {
     "fix",
     "repairs",
     "reproduce",
+    "lab",
     "zoo",
     "demo",
 }

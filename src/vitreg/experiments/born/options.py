@@ -28,8 +28,6 @@ class LabOptions:
         for name, most in (("seeds", 1000), ("steps", 10_000), ("processes", 256)):
             if not 1 <= getattr(self, name) <= most:
                 raise UserError(f"--{name} is {getattr(self, name)}; it goes from 1 to {most}.")
-        if self.steps <= 200:
-            raise UserError(f"--steps is {self.steps}, and the first 200 are warm-up; 5000 show the birth.")
 
 
 def refuse_unknown(experiment: str) -> None:

@@ -49,6 +49,7 @@ def runs_of(options: LabOptions) -> list[Born]:
 def _config(registers: int, seed: int, options: LabOptions) -> TrainConfig:
     tables: dict[str, Any] = {
         "data": {"root": f"synthetic:retrieval@{seed}:{IMAGES}"},
+        "optim": {"warmup": f"{min(200, options.steps // 2)} steps"},
         "run": {
             "seed": seed, "duration": f"{options.steps} steps", "until": SOLVED, "until_more": AFTER, "device": "cpu", "keep": 1,
         },

@@ -64,7 +64,7 @@ def test_what_cannot_be_asked_for():
     for words, said in (
         ({"registers": (65,)}, "registers takes numbers from 0 to 64"),
         ({"seeds": 0}, "seeds is 0; it goes from 1 to 1000"),
-        ({"steps": 100}, "the first 200 are warm-up"),
+        ({"steps": 10_001}, "steps is 10001; it goes from 1 to 10000"),
         ({"processes": 0}, "processes is 0"),
     ):
         with pytest.raises(UserError, match=said):
