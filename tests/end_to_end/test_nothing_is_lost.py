@@ -34,6 +34,7 @@ WRITES = (
     "fix",
     "repairs",
     "reproduce",
+    "lab",
     "zoo",
 )
 SKIPPED = {

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitreg.config import encode
+from vitreg.experiments.begun import goes_on
 from vitreg.experiments.born.options import LabOptions
 from vitreg.passes.jobs import Job, Jobs, Row, Work
 from vitreg.presets import preset
-from vitreg.training import checkpoint
 from vitreg.training.settings import TrainConfig, changed
 
 SOLVED, AFTER = "val_asked < 0.01", "1000 steps"
@@ -108,11 +107,7 @@ def _training(config: TrainConfig) -> Work:
     def work(folder: Path) -> Mapping[str, Any]:
         from vitreg.verbs.train.verb import train
 
-        resume = (folder / "config.json").exists() and checkpoint.latest(folder) is not None
-        if not resume:  # killed before its first checkpoint, or never begun
-            shutil.rmtree(folder)
-            folder.mkdir()
-        outcome = train(config, folder, resume=resume)
+        outcome = train(config, folder, resume=goes_on(config, folder))
         if outcome.reason == "stopped":
             raise KeyboardInterrupt
         return {"steps": outcome.step}

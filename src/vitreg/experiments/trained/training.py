@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vitreg.config import encode
+from vitreg.experiments.begun import goes_on
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import PREFIX, Trained
 from vitreg.passes.jobs import Job, Work
-from vitreg.training import checkpoint
 from vitreg.training.settings import TrainConfig
 
 CHANGE_NOTHING = (("data", "workers"), ("data", "cache"), ("data", "download"), ("run", "device"), ("run", "compile"))
@@ -43,11 +42,7 @@ def _train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Train in the folder of the job, or go on there. Ctrl-C and SIGTERM leave a checkpoint and end the run of experiments."""
     from vitreg.verbs.train.verb import train
 
-    resume = (folder / "config.json").exists() and checkpoint.latest(folder) is not None
-    if not resume:  # killed before its first checkpoint, or never begun
-        shutil.rmtree(folder)
-        folder.mkdir()
-    outcome = train(config, folder, resume=resume, evaluated=False)
+    outcome = train(config, folder, resume=goes_on(config, folder), evaluated=False)
     if outcome.reason == "stopped":
         raise KeyboardInterrupt
     return {"steps": outcome.step}
