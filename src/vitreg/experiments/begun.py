@@ -10,10 +10,11 @@ from vitreg.config import encode
 from vitreg.errors import UserError
 from vitreg.training import checkpoint
 from vitreg.training.settings import TrainConfig
+from vitreg.writing.ledger import read_ledger
 
 RECORD = "config.json"
 OF_A_START = (RECORD, "metrics.jsonl", ".vitreg.lock", ".vitreg.json")
-"""What a run has written before its first checkpoint, besides the hidden files of one half-written."""
+"""What a run has written before its first checkpoint, besides what its list of files proves, and hidden files of a half-written checkpoint."""
 
 
 def goes_on(config: TrainConfig, folder: Path) -> bool:
@@ -25,7 +26,9 @@ def goes_on(config: TrainConfig, folder: Path) -> bool:
     if (folder / RECORD).exists() and checkpoint.latest(folder) is not None:
         return True
     held = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    if held and not (_is_of(config, folder / RECORD) and all(_of_a_start(path) for path in held)):
+    ledger = read_ledger(folder)
+    own = all(_of_a_start(path) or ledger.proves(path.as_posix()) for path in held)
+    if held and not (own and _is_of(config, folder / RECORD)):
         raise UserError(
             f"{folder} holds files that are not this run's; move them away, or name another place with --out."
         )

@@ -9,6 +9,7 @@ from vitreg.config import encode
 from vitreg.errors import UserError
 from vitreg.experiments.begun import goes_on
 from vitreg.presets import preset
+from vitreg.writing.ledger import note_written
 
 CONFIG = preset("lab-retrieval")
 
@@ -21,6 +22,8 @@ def begun(folder, config=CONFIG):
 
 def test_what_the_same_run_began_is_removed(tmp_path):
     begun(tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").write_text("of step 0")
+    note_written(tmp_path / "run", ["config.json", "model.safetensors"], "train")
     assert not goes_on(CONFIG, tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 

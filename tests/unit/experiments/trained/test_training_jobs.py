@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import vitreg
+from vitreg.config import encode
 from vitreg.errors import UserError
 from vitreg.experiments.known import EXPERIMENTS
 from vitreg.experiments.options import ReproduceOptions
@@ -67,6 +68,7 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_to_the_same_weights(tmp_
     monkeypatch.setattr(verb, "train", stopped)
     folder = held.jobs.files(job)
     folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"train": encode(held.config(MODEL))}))
     (folder / "metrics.jsonl").write_text("a killed run's")
     with pytest.raises(KeyboardInterrupt):
         held.trained(MODEL)
