@@ -14,7 +14,7 @@ from vitreg.writing.ledger import read_ledger
 
 RECORD = "config.json"
 OF_A_START = (RECORD, "metrics.jsonl", ".vitreg.lock", ".vitreg.json")
-"""What a run has written before its first checkpoint, besides what its list of files proves, and hidden files of a half-written checkpoint."""
+"""What a run has written before its first checkpoint, besides what its list of files proves and a half-written checkpoint."""
 
 
 def goes_on(config: TrainConfig, folder: Path) -> bool:
