@@ -25,7 +25,7 @@ def goes_on(config: TrainConfig, folder: Path) -> bool:
     """
     if (folder / RECORD).exists() and checkpoint.latest(folder) is not None:
         return True
-    held = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    held = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     ledger = read_ledger(folder)
     own = all(_of_a_start(path) or ledger.proves(path.as_posix()) for path in held)
     if held and not (own and _is_of(config, folder / RECORD)):

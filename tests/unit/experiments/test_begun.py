@@ -47,3 +47,12 @@ def test_another_run_and_no_run_stay(tmp_path):
         with pytest.raises(UserError):
             goes_on(CONFIG, tmp_path / folder)
         assert (tmp_path / folder / "metrics.jsonl").exists()
+
+
+def test_a_link_to_a_folder_stays(tmp_path):
+    begun(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="not this run's"):
+        goes_on(CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / "link").is_symlink()
