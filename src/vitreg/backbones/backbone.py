@@ -71,6 +71,7 @@ class Backbone:
         self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None
         self.edit_sets: tuple[EditSet, ...] = ()
+        self.base: Backbone | None = None  # before edits and changed weights; None if it has none
 
     def edited(self, edits: Sequence[Edit], name: str, *, leaving: Sequence[Edit] = ()) -> Backbone:
         """Return a backbone of this model that applies edits in every forward. The module is not changed.
@@ -85,6 +86,7 @@ class Backbone:
         other = copy.copy(self)
         other.__dict__.pop("module", None)
         other.edit_sets = (*self.edit_sets, EditSet(tuple(edits), name, tuple(leaving)))
+        other.base = self.base or self
         Editor([each.of_module() for each in other.edit_sets], self.depth)
         other.spec = f"{self.spec} + {name}"
         other.notes = (*self.notes, f"Edited while it runs: {name}.")
@@ -390,8 +392,7 @@ class Backbone:
         return recorder
 
     def _in_float32(self) -> AttentionStatus | None:
-        """Check a float32 copy of this model; None if it cannot be copied, since an anatomy made by hand fits its
-        module only."""
+        """Check a float32 copy of this model; None if it cannot be copied: an anatomy made by hand fits its module only."""
         try:
             return Backbone(copy.deepcopy(self.original).float()).attention_status()
         except (UserError, RuntimeError, TypeError):

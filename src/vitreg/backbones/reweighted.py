@@ -37,12 +37,14 @@ def reweighted(backbone: Backbone, weights: Mapping[str, Tensor], name: str) -> 
         shared[id(own[key])] = nn.Parameter(value.to(own[key]), requires_grad=own[key].requires_grad)
     changed = copy.deepcopy(module, shared)
     anatomy = _anatomy_of(changed) or followed(backbone.anatomy, shared)
-    return Backbone(
+    other = Backbone(
         changed, anatomy, backbone.preprocess, spec=f"{backbone.spec} + {name}",
         weights_source=backbone.weights_source, weights_sha256=sha256_of_weights(anatomy.tower),
         notes=(*backbone.notes, f"Weights changed: {name}."), untrained=backbone.untrained,
         precision_choice=backbone.precision_choice,
     )  # fmt: skip
+    other.base = backbone.base or backbone
+    return other
 
 
 def _anatomy_of(module: nn.Module) -> Anatomy | None:

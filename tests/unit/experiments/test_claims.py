@@ -185,3 +185,9 @@ def test_what_is_the_same_in_every_image_is_no_difference():
     numbers = {**SEEN, **LIKE_THE_PAPER[fig05b], "position_outlier_accuracy": 100.0, "position_normal_accuracy": 100.0}
     del numbers["position_accuracy_difference_low"], numbers["position_accuracy_difference_high"]
     assert outcomes(fig05b, numbers) == ["not held", "held"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_of_subjects_that_failed_no_claim_is_made(experiment):
+    failed = [Measured(subject=each, failed="It broke.") for each in experiment.subjects or ("a", "b")]
+    assert {each.outcome for each in experiment.claims(failed)} <= {"not testable here"}

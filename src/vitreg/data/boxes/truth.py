@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitreg.errors import UserError
+from vitreg.quantities import count
 
 SLACK = 1.0  # pixels by which a box may exceed its image, because of rounded coordinates
 
@@ -69,7 +70,7 @@ class BoxSet:
         self._length = len(seen)
         if not self.boxes:
             left = f"; {dropped} were left out ({convention})" if dropped else ""
-            raise UserError(f"'{source}' holds no boxes at all for {self._length} images{left}.")
+            raise UserError(f"'{source}' holds no boxes at all for {count(self._length, 'image')}{left}.")
 
     def __len__(self) -> int:
         """Return the number of annotated images."""

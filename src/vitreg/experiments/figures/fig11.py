@@ -52,8 +52,8 @@ def measure(setting: Setting, way: str) -> Measured:
 def claims(measured: Sequence[Measured]) -> list[Claim]:
     """Judge each way of resampling by the spread of its gradient."""
     return [
-        *STRIPED.of_each([each for each in measured if not each.numbers["antialias"]], _striped),
-        *EVEN.of_each([each for each in measured if each.numbers["antialias"]], _striped),
+        *STRIPED.of_each([each for each in measured if not WAYS[each.subject][0]], _striped),
+        *EVEN.of_each([each for each in measured if WAYS[each.subject][0]], _striped),
     ]
 
 

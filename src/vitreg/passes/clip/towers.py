@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
 from vitreg.backbones.loading.fetch import fetch
+from vitreg.backbones.watch import undisturbed
 from vitreg.backbones.weights.checkpoints import read_checkpoint
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.wrappers import plain_names
@@ -43,6 +44,7 @@ class Towers:
         place: what the module of the image tower returns -> the common space.
         size: (height, width) of its images; None for any multiple of its patch.
         notes: sentences for the user.
+        repaired: the image tower with edits or other weights, which embeds the images in place of the model's own.
     """
 
     model: nn.Module
@@ -50,43 +52,57 @@ class Towers:
     size: tuple[int, int] | None
     place: Callable[[Float[Tensor, "B D"]], Float[Tensor, "B E"]] = lambda returned: returned
     notes: tuple[str, ...] = ()
+    repaired: nn.Module | None = None
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
         """Return the embedding of each image, L2-normalised, float32 on the CPU."""
-        return self._encode("encode_image", images)
+        return self._encode(self._repaired_images if self.repaired else self._own.encode_image, images)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
         """Return the embedding of each text, L2-normalised, float32 on the CPU."""
         parts = [list(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
-        return torch.cat([self._encode("encode_text", self.tokenize(part)) for part in parts])
+        return torch.cat([self._encode(self._own.encode_text, self.tokenize(part)) for part in parts])
 
-    def _encode(self, which: str, inputs: Tensor) -> Tensor:
+    @property
+    def _own(self) -> Any:
+        return self.model
+
+    def _repaired_images(self, images: Tensor) -> Tensor:
+        assert self.repaired is not None
+        with undisturbed(self.repaired):
+            found = self.repaired(images)
+        if not isinstance(found, Tensor) or found.shape[:-1] != images.shape[:1]:
+            raise UserError("with this repair the model returns tokens, and no embedding of the image.")
+        return self.place(found)
+
+    def _encode(self, embed: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         weight = next(self.model.parameters())
         inputs = inputs.to(weight.device, weight.dtype if inputs.is_floating_point() else None)
         with torch.inference_mode():
-            found = F.normalize(getattr(self.model, which)(inputs).float(), dim=-1).cpu()
+            found = F.normalize(embed(inputs).float(), dim=-1).cpu()
         if not found.isfinite().all():
             raise UserError(f"features are not finite in {weight.dtype}; try --precision fp32.")
         return found
 
 
 def open_towers(backbone: Backbone) -> Towers:
-    """Find the text tower that belongs to an image tower, and put both on its device.
+    """Find the text tower that belongs to an image tower, repaired or not, and put both on its device.
 
     Raises:
         UserError: for a model without a text tower, or with one that cannot be read.
     """
-    prefix, _, name = backbone.spec.partition(":")
+    base = backbone.base or backbone
+    prefix, _, name = base.spec.partition(":")
     if prefix == "openclip":
-        towers = _of_open_clip(backbone, name)
+        towers = _of_open_clip(base, name)
     elif prefix == "run":
-        towers = _of_run(backbone, Path(name).expanduser())
+        towers = _of_run(base, Path(name).expanduser())
     else:
         raise UserError(
             f"{backbone.spec} has no text tower; name an openclip:ARCH[@TAG] or the run:DIR of a training with captions."
         )
     towers.model.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
-    return towers
+    return towers if backbone is base else replace(towers, repaired=backbone.module)
 
 
 def _of_open_clip(backbone: Backbone, name: str) -> Towers:

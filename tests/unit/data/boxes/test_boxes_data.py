@@ -122,7 +122,7 @@ def test_a_box_that_stands_over_by_rounding_is_kept(tmp_path):
         ("<annotation><object>", "no readable XML"),
         ("<html/>", "begins with <html>"),
         ("<annotation><object/></annotation>", "without a <bndbox>"),
-        ("<annotation/>", "no boxes at all for 1 images"),
+        ("<annotation/>", "no boxes at all for 1 image"),
     ],
 )
 def test_what_is_no_voc_annotation(tmp_path, text, says):

@@ -29,7 +29,7 @@ LITTLE, MUCH, UNSURE = (0.2, -0.5, 1.0), (9.0, 7.0, 11.0), (1.0, -2.0, 4.0)
     ("measured", "zero", "replaced"),
     [
         (zeroing(MUCH, LITTLE, LITTLE), HELD, HELD),
-        (zeroing(UNSURE, LITTLE, UNSURE), NOT, UNTESTED),
+        (zeroing(UNSURE, LITTLE, UNSURE), UNTESTED, UNTESTED),
         (zeroing(MUCH, LITTLE, MUCH), HELD, NOT),
         (zeroing(LITTLE, LITTLE, LITTLE), NOT, UNTESTED),
         (Measured(subject="a", numbers={"registers": 0.0}), UNTESTED, UNTESTED),

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import towers_of_colours as colours
 from safetensors.torch import save_file
 
-from vitreg.backbones import Backbone, load
+from vitreg.backbones import Backbone, Edit, load
+from vitreg.backbones.reweighted import reweighted
 from vitreg.data.sets.sides import open_test
 from vitreg.errors import UserError
 from vitreg.passes.bench import Bench
@@ -94,6 +95,33 @@ def test_what_the_image_tower_returns_is_placed_among_the_sentences(backbone, ru
         with torch.inference_mode():
             placed = F.normalize(towers.place(model.module(pixels)), dim=-1)
         torch.testing.assert_close(placed, towers.encode_images(pixels))
+
+
+def test_a_repaired_tower_embeds_the_images_and_the_model_goes_on_as_it_was(theirs, backbone, run):
+    """The same change by a hook of the library's own module, by an edit, and by other weights."""
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, texts = open_towers(backbone).encode_images(pixels), open_towers(backbone).encode_texts(WORDS)
+    shift = torch.linspace(-1, 1, 32)
+    edited = backbone.edited([Edit("block", 0, lambda hidden, place: hidden + shift)], "shifted")
+    name = "transformer.resblocks.0.mlp.c_proj.bias"
+    bias = dict(backbone.anatomy.tower.named_parameters())[name]
+    other = reweighted(backbone, {name: bias + shift}, "other bias")
+    hook = theirs.visual.transformer.resblocks[0].register_forward_hook(lambda _module, _given, found: found + shift)
+    with torch.inference_mode():
+        expected = theirs.encode_image(pixels, normalize=True)
+    hook.remove()
+    assert (expected - plain).abs().max() > 0.01
+    for changed in (edited, other):
+        towers = open_towers(changed)
+        torch.testing.assert_close(towers.encode_images(pixels), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(towers.encode_texts(WORDS), texts)
+    torch.testing.assert_close(open_towers(backbone).encode_images(pixels), plain)
+    ours = of_run(run)
+    zeroed = ours.edited([Edit("block", -1, lambda hidden, place: 0 * hidden)], "zeroed")
+    assert (
+        open_towers(zeroed).encode_images(pixels)[0] - open_towers(ours).encode_images(pixels)[0]
+    ).abs().max() > 0.01
+    assert (open_towers(zeroed).encode_images(pixels).std(0) < 1e-6).all()
 
 
 def test_images_are_encoded_and_counted_as_by_open_clip(theirs, backbone, root):
