@@ -16,7 +16,7 @@ from vitreg.data.boxes.truth import BoxSet
 from vitreg.data.boxes.voc import voc_boxes
 from vitreg.data.sets.spelling import spelled
 from vitreg.data.sets.synthetic.naming import named
-from vitreg.data.sets.synthetic.sides import SceneBoxes, Scenes
+from vitreg.data.sets.synthetic.scenes import SceneBoxes, Scenes
 from vitreg.documents import read_lines
 from vitreg.errors import UserError
 

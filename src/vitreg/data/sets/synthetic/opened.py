@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from vitreg.data.sets.example import Pairs, TrainingSet
 from vitreg.data.sets.synthetic import scene, tilings
+from vitreg.data.sets.synthetic.drawn import listed
 from vitreg.data.sets.synthetic.naming import DRAWN_SIDES, Side, Synthetic
-from vitreg.data.sets.synthetic.sides import BACKGROUND, SceneDepths, SceneMasks, Scenes, SceneSet, listed
-from vitreg.data.sets.synthetic.tilings import TilingMasks, Tilings, TilingSet
+from vitreg.data.sets.synthetic.scenes import BACKGROUND, SceneDepths, SceneMasks, Scenes, SceneSet
+from vitreg.data.sets.synthetic.tilings import TilingMasks, TilingNumbers, Tilings, TilingSet
 from vitreg.data.sources.parts import Listed
 from vitreg.errors import UserError
 
@@ -64,5 +65,5 @@ def number_sides(synthetic: Synthetic) -> tuple[TrainingSet, TrainingSet]:
     """
     if synthetic.name != "retrieval":
         raise UserError(f"'{synthetic.title}' has no numbers for patches; synthetic:retrieval has.")
-    train, val = (TilingSet(Tilings(synthetic, side), asked=True) for side in DRAWN_SIDES)
+    train, val = (TilingNumbers(Tilings(synthetic, side)) for side in DRAWN_SIDES)
     return train, val

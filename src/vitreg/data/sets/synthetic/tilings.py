@@ -1,7 +1,4 @@
-"""Images of `synthetic:retrieval` as what verbs read: pictures, pictures with numbers for every tile, or with classes.
-
-Nothing is kept: each image is drawn when it is read. Both sides draw from the same generator, from other numbers.
-"""
+"""Images of `synthetic:retrieval` as what verbs read: pictures, pictures with numbers for every tile, or with classes."""
 
 from __future__ import annotations
 
@@ -12,12 +9,11 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from vitreg.data.sets.example import Example
-from vitreg.data.sets.synthetic.naming import Side, Synthetic
+from vitreg.data.sets.synthetic.drawn import Drawn, DrawnSet
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
 from vitreg.data.sets.synthetic.retrieval import Tiles, draw_tiles, picture_of
 
 CLASSES = ("background", "tile", "marked tile")
-_VALIDATION = 1 << 31  # the first number of the validation side, far above every training image
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +41,13 @@ class Tiling:
         return kinds.reshape(self.given.grid, -1).repeat(self.given.side, 0).repeat(self.given.side, 1)
 
 
-class Tilings:
-    """One side of a set: item i is image i of it, drawn anew each time."""
+class Tilings(Drawn[Tiling]):
+    """One side of a set."""
 
-    def __init__(self, synthetic: Synthetic, side: Side) -> None:
-        self.synthetic, self.side = synthetic, side
-        self._count = synthetic.length(side)
-        self._first = _VALIDATION if side == "val" else 0
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return self._count
-
-    def __getitem__(self, index: int) -> Tiling:
-        """Draw an image. Raises IndexError."""
-        self.check(index)
+    def draw(self, number: int) -> Tiling:
+        """Draw the tiles of a number."""
         given = self.synthetic.parameters
-        return Tiling(draw_tiles(self.synthetic.seed, self._first + index, given), given)
-
-    def check(self, index: int) -> None:
-        """Raise IndexError where there is no such image."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-
-    def name(self, index: int) -> str:
-        """Return what an image is called; the number of images is not part of it."""
-        return f"{self.synthetic.title}:{self.side}-{index:05d}"
+        return Tiling(draw_tiles(self.synthetic.seed, number, given), given)
 
     @property
     def note(self) -> str:
@@ -78,46 +55,22 @@ class Tilings:
         return f"The images of {self.synthetic.title} are synthetic: tiles whose pixels are numbers, not pictures of anything."
 
 
-class TilingSet:
-    """Images as a training set, with the numbers that are asked of their tiles, or with nothing; see `example.Pairs` too.
-
-    Args:
-        asked: targets are numbers [rows, cols, C], NaN for tiles of which nothing is asked.
-        limit: of them at most, spread evenly.
-    """
-
-    classes: tuple[str, ...] | None = None
-    labels = None
-
-    def __init__(self, tilings: Tilings, *, asked: bool = False, limit: int | None = None) -> None:
-        self._tilings, self._asked, self.notes = tilings, asked, (tilings.note,)
-        self.title = f"{tilings.synthetic.title} {tilings.side}"
-        self._count = len(tilings) if limit is None else min(limit, len(tilings))
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return self._count
-
-    def _place(self, index: int) -> int:
-        return index * len(self._tilings) // self._count
-
-    def tiling(self, index: int) -> Tiling:
-        """Draw one image."""
-        return self._tilings[self._place(index)]
-
-    def read(self, index: int) -> Example:
-        """Draw one picture, and what is asked."""
-        tiling = self.tiling(index)
-        return Example(tiling.image, tiling.numbers if self._asked else None)
+class TilingSet(DrawnSet[Tiling]):
+    """Images as a training set, without targets."""
 
     def background(self, index: int) -> Bool[np.ndarray, "rows cols"]:
         """Return which tiles of an image are background."""
-        tiling = self.tiling(index)
+        tiling = self.drawn(index)
         return tiling.tiles.background.reshape(tiling.given.grid, tiling.given.grid)
 
-    def name(self, index: int) -> str:
-        """Return what an image is called."""
-        return self._tilings.name(self._place(index))
+
+class TilingNumbers(TilingSet):
+    """Images with the numbers that are asked of their tiles: [rows, cols, C], NaN where nothing is asked."""
+
+    def read(self, index: int) -> Example:
+        """Draw one picture, and what is asked."""
+        tiling = self.drawn(index)
+        return Example(tiling.image, tiling.numbers)
 
 
 class TilingMasks(TilingSet):
@@ -125,14 +78,6 @@ class TilingMasks(TilingSet):
 
     classes = CLASSES
 
-    def map_name(self, index: int) -> str:
-        """Return what a map is called."""
-        return self.name(index)
-
-    def empty(self, values: np.ndarray) -> str:
-        """Say that something can be learned from every map."""
-        return ""
-
     def map(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """Return the class of every pixel."""
-        return self.tiling(index).classes
+        return self.drawn(index).classes
