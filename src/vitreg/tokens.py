@@ -255,7 +255,7 @@ class Tokens:
         """The class token. Raises ValueError for a model without one."""
         if not self.layout.cls:
             raise ValueError("this model has no class token")
-        return self.values[:, self.layout.cls[0]]
+        return self.values[:, self.layout.cls[0]].clone()  # who collects a view of it holds all tokens in memory
 
     @property
     def registers(self) -> Float[Tensor, "B R D"]:

@@ -133,3 +133,9 @@ def test_a_common_layout_has_a_place_for_every_token():
 def test_blocks_on_several_grids_are_not_compared():
     with pytest.raises(UserError, match="patches on grids of 1x3 and 2x3"):
         common_layout([BESIDE, TokenLayout.prefixed((1, 3), cls_tokens=1)])
+
+
+def test_summaries_that_are_collected_do_not_keep_all_tokens_in_memory():
+    tokens = Tokens(torch.randn(2, 11, 5), TokenLayout.prefixed((3, 3), cls_tokens=1, registers=1))
+    for found in (tokens.cls, tokens.registers, tokens.mean_patch):
+        assert found.untyped_storage().nbytes() == found.numel() * found.element_size()

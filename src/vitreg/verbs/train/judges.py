@@ -91,7 +91,7 @@ class Knn:
         features, labels = [], []
         for batch in loader:
             tokens = network.forward_features(batch.pixels.to(device))  # [B, N, D]
-            features.append(network.pooled(tokens).float().cpu())
+            features.append(network.pooled(tokens).float().cpu().clone())  # a view of CLS holds all tokens in memory
             labels.append(batch.labels)
         parts = self.group.gather((torch.cat(features), torch.cat(labels)))
         return torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts])
