@@ -78,12 +78,16 @@ class ReproduceOptions(ImageOptions):
 
     longer: float = 1.0
     """Train so many times as long as the scale does."""
+    processes: int | None = None
+    """How many processes share the work, each with its part of the threads; on a CPU 2 at smoke scale without -m, else 1, if
+    unset."""
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
         at_least(1, "seeds", self.seeds)
+        at_least(1, "processes", self.processes)
         if not 0 < self.longer < math.inf:
             raise UserError(f"--longer must be a number above 0, not {self.longer:g}.")
 

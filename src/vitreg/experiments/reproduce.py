@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from vitreg.errors import UserError
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.experiments.runner import run_all
-from vitreg.experiments.setting import Setting
+from vitreg.experiments.shared.processes import beside, processes_of
+from vitreg.experiments.shared.run import Run
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
 from vitreg.passes.drawing import as_written, noted
@@ -25,8 +25,6 @@ from vitreg.report.attempts import Attempts
 from vitreg.writing.files import output_folder, printable, write_text
 from vitreg.writing.outputs import RECORD, Outputs
 
-PHOTOGRAPHS = "photographs"
-READING = ("size", "fit", "limit", "batch_size", "workers")
 LEDGER = "claims.json"
 
 
@@ -64,38 +62,27 @@ def reproduce(
         loading["precision"] = "fp32"  # a claim should not depend on what a machine is fast at
     ahead.refuse_weights(weights, len(options.models))
     ahead.refuse_absent_inputs(files=[weights])
-    experiments, begun = experiments_named(tuple(ids)), datetime.now(UTC)
+    begun, wanted = datetime.now(UTC), {each.id for each in experiments_named(tuple(ids))}
     if only is not None and not (Path(out) / RECORD).exists():
         raise UserError(f"{Path(out) / RECORD} does not exist; leave out --only to measure first.")
     folder = output_folder(Path(out))
     outputs = ahead.reproduce_outputs(folder, *options.images, weights)
     outputs.check()
     if only is not None:
-        return _again(outputs, only, {each.id for each in experiments} if ids else set(EXPERIMENTS))
-    with Jobs(folder, started, waits) as jobs:
-        needed = options.scale != "paper" and any("images" in each.needs for each in experiments)
-        images = options.images or ((_photographs(jobs),) if needed else ())
-        setting = _setting(jobs, options, images, loading, weights)
-        found = run_all(experiments, setting, options, named=bool(ids), ended=ended)
-        records = sorted(found, key=lambda each: list(EXPERIMENTS).index(each.id))
+        return _again(outputs, only, wanted)
+    run = Run(tuple(ids), folder, options, loading, weights)
+    device = choose_device(loading.get("device"))
+    processes = processes_of(run, device.type)
+    with Jobs(folder, started, waits) as jobs, beside(processes - 1, run):
+        records = sorted(run.records(jobs, ended), key=lambda each: list(EXPERIMENTS).index(each.id))
         made = provenance(
-            started=begun, device=choose_device(loading.get("device")), precision=str(loading["precision"]), processes=1,
-            seed=options.seed,
-        )  # fmt: skip
-        ours = "photographs that scikit-image ships, and crops of them" if images else "no images"
+            started=begun, device=device, precision=str(loading["precision"]), processes=processes, seed=options.seed
+        )
+        ours = "photographs that scikit-image ships, and crops of them" if run.own_images else "no images"
         words = ", ".join(options.images) or ours
         result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
         with jobs.alone():  # another process on this folder may end at the same moment
             return _written(outputs, result)
-
-
-def _setting(
-    jobs: Jobs, options: ReproduceOptions, images: tuple[str, ...], loading: dict[str, Any], weights: str | Path | None
-) -> Setting:
-    return Setting(
-        jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer, seed=options.seed, **options.data,
-        reading={name: getattr(options, name) for name in READING}, loading=loading, weights="" if weights is None else str(weights),
-    )  # fmt: skip
 
 
 def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
@@ -135,22 +122,3 @@ def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
     with outputs.adding() as place:
         draw_again(as_written(result), outputs.folder, place, attempts)
         return noted(result, place / RECORD, attempts)
-
-
-def _photographs(jobs: Jobs) -> str:
-    """Write scikit-image's photographs, and return where. A job like any other: whole, or done again.
-
-    Raises:
-        UserError: if scikit-image is not installed.
-    """
-    from vitreg.verbs.demo.verb import write_photographs
-
-    def work(folder: Path) -> dict[str, Any]:
-        write_photographs(folder / PHOTOGRAPHS)
-        return {}
-
-    job = Job("photographs of scikit-image", {"photographs": "scikit-image"})
-    row = jobs.do(job, work)
-    if row.failed:
-        raise UserError(row.failed)
-    return str(jobs.files(job) / PHOTOGRAPHS)

@@ -130,7 +130,7 @@ def test_photographs_are_a_job_and_a_folder_of_that_name_is_not_taken_for_them(t
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "mine.png").write_bytes(b"mine")
     with pytest.raises(UserError, match="needs scikit-image"):
-        vitreg.reproduce(("fig3",), out=tmp_path)
+        vitreg.reproduce(("fig3",), out=tmp_path, processes=1)
     assert seen
     assert tmp_path / "photographs" not in seen
     assert vitreg.reproduce(("fig12",), out=tmp_path).experiments  # needs none

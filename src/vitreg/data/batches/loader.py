@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -21,6 +20,7 @@ from vitreg.data.sources.content import added
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.sources.images import ImageSource
 from vitreg.data.views.transforms import Preprocess
+from vitreg.machine.processors import processors
 from vitreg.records import Skipped
 
 _BATCHES_AHEAD = 2
@@ -161,7 +161,7 @@ def stream(
         their positions in the source.
     """
     if workers is None:
-        workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        workers = min(4, processors())
     if batch_size < 1 or workers < 1 or not 0 <= rank < world:
         raise ValueError(
             f"batch_size {batch_size} and workers {workers} start at 1, rank {rank} lies below world {world}"

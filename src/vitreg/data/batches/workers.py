@@ -27,6 +27,7 @@ from vitreg.data.sets.example import Example, TrainingSet
 from vitreg.data.sources.decode import Unreadable
 from vitreg.data.views.transforms import Preprocess
 from vitreg.errors import UserError
+from vitreg.machine.processors import processors
 
 OneView = Callable[[Image.Image], tuple[UInt8[Tensor, "V 3 h w"], ...]]
 PairedView = Callable[[Image.Image, np.ndarray], tuple[tuple[UInt8[Tensor, "V 3 h w"], ...], Tensor]]
@@ -240,8 +241,7 @@ def _quiet_when_left(kind: type[BaseException], error: BaseException, traceback:
 
 def default_workers() -> int:
     """Return how many workers a process has by default: its share of the processors, at least one."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(_MOST_WORKERS, max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _words(seed: int, position: int, purpose: str, attempt: int = 0) -> list[int]:

@@ -88,7 +88,14 @@ def run(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("trained")
     begun, words = (
         [],
-        {"out": tmp_path, "train": SCENES, "captions": SCENES, "images": ("synthetic:scenes@0:8",), "limit": 8},
+        {
+            "out": tmp_path,
+            "train": SCENES,
+            "captions": SCENES,
+            "images": ("synthetic:scenes@0:8",),
+            "limit": 8,
+            "processes": 1,
+        },
     )
     words |= dict.fromkeys(("classes", "masks", "depths", "boxes"), "synthetic:scenes@0:16")
     found = vitreg.reproduce(("fig4b", "table2b", "future"), started=lambda job: begun.append(job.name), **words)
