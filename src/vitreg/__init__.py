@@ -39,7 +39,7 @@ _HOMES = {
     "fit_repair": "vitreg.repair.fitting",
     "fix": "vitreg.verbs.fix.verb",
     "extract": "vitreg.verbs.extract.verb",
-    "lab": "vitreg.experiments.born.verb",
+    "lab": "vitreg.experiments.lab.verb",
     "load": "vitreg.backbones",
     "load_repair": "vitreg.repair.repair",
     "look": "vitreg.verbs.look.verb",

@@ -96,6 +96,10 @@ def _run(name: str, words: list[str]) -> int:
         from vitreg.cli.verbs.fix import run_fix
 
         return run_fix(words)
+    if name == "lab":  # its flags are those of the experiment
+        from vitreg.cli.verbs.composite.lab import run_lab
+
+        return run_lab(words)
     words = respelled(words, name)
     if name in OF_MODELS:
         words = take_models(words, name, several=name in OF_SEVERAL)

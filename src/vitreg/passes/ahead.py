@@ -176,6 +176,21 @@ def zoo_outputs(folder: Path, *inputs: object) -> Outputs:
     return Outputs(folder, "zoo", ["result.json", "report.html", "board.csv"], paths_of(*inputs))
 
 
+def born_outputs(folder: Path) -> Outputs:
+    """Where `lab born` writes: the record, the page and the picture. Its jobs and runs lie beside them."""
+    return Outputs(folder, "lab", ["result.json", "report.html", "curves.png"])
+
+
+def design_outputs(folder: Path) -> Outputs:
+    """Where `lab run` and `lab report` write: the record, the page, two tables and the design."""
+    return Outputs(folder, "lab", ["result.json", "report.html", "effects.csv", "runs.csv", "design.json"])
+
+
+def refuse_other_lab(folder: Path, schema: str) -> None:
+    """Refuse a folder that holds the result of another experiment of the lab. Raises UserError."""
+    refuse_other_result(folder, {"schema": schema}, lambda held: {"schema": held["schema"]})
+
+
 def badge_outputs(folder: Path, *inputs: object) -> Outputs:
     """Where `zoo --badge` writes: the badge, and a section for the model card."""
     return Outputs(folder, "zoo", [BADGE, MODEL_CARD], paths_of(*inputs))

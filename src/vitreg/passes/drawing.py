@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
-from vitreg.records.lab import Lab
+from vitreg.records.lab import Lab, LabReport
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from vitreg.report import Attempts
 
 Kept = TypeVar(
-    "Kept", ScanResult, Curves, DiscoverResult, EvalResult, Evaluations, RepairsResult, Reproduction, Board, Lab
+    "Kept",
+    ScanResult,
+    Curves,
+    DiscoverResult,
+    EvalResult,
+    Evaluations,
+    RepairsResult,
+    Reproduction,
+    Board,
+    Lab,
+    LabReport,
 )
 
 

@@ -1,4 +1,4 @@
-"""What the lab found: the runs of an experiment, and what became of each."""
+"""What the lab found: the runs of an experiment and what became of each; of a design also cells, effects and answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pydantic import ConfigDict, Field
 from vitreg.records.base import Record
 from vitreg.records.scan import Undrawn
 
-Outcome = Literal["none", "artifacts", "dissolved"]
+Outcome = Literal["none", "artifacts", "dissolved", "not solved", "diverged"]
+OUTCOMES: tuple[Outcome, ...] = ("artifacts", "dissolved", "none", "not solved", "diverged")
+Measure = Literal["ratio", "solved", "error"]
+MEASURES: tuple[Measure, ...] = ("ratio", "solved", "error")
 
 
 class Sink(Record):
@@ -29,7 +32,11 @@ class BornRun(Record):
     failed: str = Field(default="", description="why there is no result; empty where there is one")
     steps: int = 0
     seconds: float = Field(default=0.0, description="since it was last taken up")
-    outcome: Outcome = Field(default="none", description="dissolved: artifacts at some look, none at the last")
+    outcome: Outcome = Field(
+        default="none",
+        description="dissolved: artifacts at some look, none at the last; none: the task is solved and no look shows any; not "
+        "solved: no look shows any so far; diverged: a loss or gradient that is not finite",
+    )
     solved: int | None = Field(default=None, description="first evaluation with the error below 0.01")
     error: float | None = Field(default=None, description="of what is asked of other tiles, at the last evaluation")
     onset: int | None = Field(default=None, description="first look with a ratio above 5")
@@ -48,6 +55,120 @@ class Lab(Record):
     schema_: Literal["vitreg.lab/1"] = Field(default="vitreg.lab/1", alias="schema")
     experiment: str
     runs: list[BornRun]
+    undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Course(Record):
+    """The course of a run, look by look and evaluation by evaluation."""
+
+    looks: list[int] = Field(description="steps at which the norms were looked at")
+    ratio: list[float] = Field(description="largest norm of an image / its median, any block")
+    background: list[float | None] = Field(description="attention into the background, in the block that gives it most")
+    registers: list[float | None] = Field(description="the same, into the registers")
+    values: list[float | None] = Field(description="norm of the background's values / mean of all, in the same block")
+    evaluated: list[int] = Field(description="steps of the evaluations")
+    error: list[float | None] = Field(description="of what is asked of other tiles")
+
+
+class DesignRun(BornRun):
+    """One run of a design."""
+
+    cell: int = Field(description="index in `cells`")
+    diverged: str = Field(default="", description="where and how; empty where it did not")
+    course: Course | None = None
+
+
+class Share(Record):
+    """A share of runs with its 95 % interval (Wilson)."""
+
+    hits: int
+    of: int
+    low: float
+    high: float
+
+
+class LabCell(Record):
+    """What is trained alike but for the seed."""
+
+    name: str
+    changes: dict[str, str] = Field(description="what differs from the base, by whole names of settings")
+    seeds: list[int] = Field(description="those that the design asks for")
+    outcomes: dict[Outcome, int] = Field(description="how many runs, of those that ended")
+    failed: int = 0
+    artifacts: Share | None = Field(
+        description="artifacts at any look, of the runs past their onset; null without such runs"
+    )
+    ratio: float | None = Field(description="geometric mean of the largest ratios of these runs")
+    solved: float | None = Field(description="mean step of the runs that solved the task")
+    error: float | None = Field(description="geometric mean of their last errors")
+    background: float | None = Field(description="their mean attention into the background at the last look")
+    registers: float | None = Field(description="the same, into the registers")
+    values: float | None = Field(description="their mean norm of the background's values / mean of all")
+    least: float | None = Field(default=None, description="least error that is possible if no tile looks at another")
+
+
+class Estimate(Record):
+    """By how much a change changes one measure."""
+
+    value: float = Field(description="a factor for ratio and error, steps for solved")
+    low: float | None
+    high: float | None
+    p: float | None = Field(description="Welch's, of no difference")
+    adjusted: float | None = Field(
+        default=None, description="the same after Holm's correction over all rows of this measure"
+    )
+    exact: float | None = Field(
+        default=None, description="p of the exact permutation test, where two cells are compared"
+    )
+    decided: bool = Field(default=False, description="adjusted below 0.05, and exact too where there is one")
+    runs: tuple[int, int] = Field(description="how many were compared with how many of the base's level")
+    left_out: int = Field(default=0, description="runs of these cells that had not come to their onset, or failed")
+    censored: int = Field(
+        default=0, description="runs that count with their last step, because they had not solved the task"
+    )
+
+
+class Effect(Record):
+    """A row of the table: a level of a factor against the base's, at some levels of the others, or on average over these."""
+
+    block: str
+    factor: str
+    level: str
+    against: str
+    where: str = Field(description="levels of the other factors; empty if there are none")
+    average: bool = False
+    cells: tuple[list[int], list[int]] = Field(
+        description="cells of the level, and those that they are compared with, in order"
+    )
+    measures: dict[Measure, Estimate]
+
+
+class Answer(Record):
+    """A question, the sentence that answers it, and the numbers behind it."""
+
+    question: str
+    sentence: str
+    decided: bool
+    numbers: dict[str, float | None] = Field(default={}, description="those of the sentence")
+    cells: list[int] = Field(default=[], description="what it stands on")
+
+
+class LabReport(Record):
+    """The whole of ``result.json`` of `vitreg lab run` and `vitreg lab report`."""
+
+    schema_: Literal["vitreg.lab-report/1"] = Field(default="vitreg.lab-report/1", alias="schema")
+    title: str
+    sentence: str
+    steps: int = Field(description="the most a run takes")
+    asked: int = Field(description="runs of the design")
+    ended: int = Field(description="of which ended, with a row")
+    hours: float = Field(description="of a core, of the runs that ended, since each was last taken up")
+    cells: list[LabCell]
+    effects: list[Effect]
+    answers: list[Answer]
+    runs: list[DesignRun]
     undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

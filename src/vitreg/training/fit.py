@@ -25,7 +25,7 @@ from vitreg.training.optim import build_optimizer, clip_gradients, set_rates
 from vitreg.training.parallel import wrap
 from vitreg.training.plan import Plan
 from vitreg.training.settings import TrainConfig
-from vitreg.training.setup import Moment, Outcome, Setup
+from vitreg.training.setup import DivergedError, Moment, Outcome, Setup
 from vitreg.training.signals import Stop, agree, stop_signals
 
 
@@ -105,7 +105,7 @@ class _Loop:
                 metrics = self._update(batch.on(self.setup.device, self.setup.mean, self.setup.std))
                 number, finite = agree(stop, self._finite(metrics))
                 if not finite:
-                    raise UserError(self._diverged())
+                    raise DivergedError(self._diverged(), self.step + 1)
                 self.step += 1
                 self.setup.stepped()
                 self.metric = None

@@ -10,7 +10,21 @@ from typing import Any, Literal
 import torch
 
 from vitreg.data.batches.batch import TrainBatch
+from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
+
+
+class DivergedError(UserError):
+    """A loss or a gradient that is not finite: the run ends, and would end there again.
+
+    Args:
+        sentence: for the person who started the run.
+        step: the first that failed, counted from 1.
+    """
+
+    def __init__(self, sentence: str, step: int) -> None:
+        super().__init__(sentence)
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)

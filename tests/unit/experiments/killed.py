@@ -24,7 +24,15 @@ EVENTS: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 """What a life is killed at: a batch of a scan, the row of a job, an outcome, a file of the result put in its place, a figure,
 a step of a training."""
-OF_THE_RUN = {"provenance", "seconds", "at", "images_per_second", "wait_share"}  # when, where and how fast, not what
+OF_THE_RUN = {
+    "provenance",
+    "seconds",
+    "hours",
+    "begun",
+    "at",
+    "images_per_second",
+    "wait_share",
+}  # when, where and how fast, not what
 
 
 def life(do: Callable[[], object], event: str, at: int) -> int:

@@ -1,22 +1,27 @@
-"""`vitreg lab`."""
+"""`vitreg lab`: born, run and report, each with flags of its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from vitreg.cli.command import open_with
+from vitreg.cli.command import check_place, contents, manual, open_with
+from vitreg.cli.parsing import parse
 from vitreg.console.exits import Exit
+from vitreg.console.interrupts import import_torch
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
-from vitreg.experiments.born.options import LabOptions, refuse_unknown
+from vitreg.experiments.lab.options import LabOptions, RunOptions, refuse_unknown
+
+if TYPE_CHECKING:
+    from vitreg.records.lab import LabReport
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lab:
+class Born:
     """Grow artifacts on this computer: small ViTs trained without and with registers, beside each other.
 
     Each run learns to look things up among drawn tiles, until its error is small. Writes result.json, report.html and
@@ -25,22 +30,24 @@ class Lab:
     Example: vitreg lab born --registers 0 4 --out born
     """
 
-    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT", help="born")] = "born"
     out: Path = Path("vitreg-lab")
     """Folder for the results."""
-    lab: OmitArgPrefixes[LabOptions] = field(default_factory=LabOptions)
+    which: OmitArgPrefixes[LabOptions] = field(default_factory=LabOptions)
     """Which runs."""
 
     def check(self) -> None:
         """Refuse mistakes that show before torch is loaded."""
-        refuse_unknown(self.experiment)
+        from vitreg.passes import ahead
+
+        check_place(ahead.born_outputs(self.out))
+        ahead.refuse_other_lab(self.out, "vitreg.lab/1")
 
     def __call__(self) -> int:
-        """Run the verb. Returns the exit code."""
-        from vitreg.experiments.born.said import sentence
-        from vitreg.experiments.born.verb import lab
+        """Run the experiment. Returns the exit code."""
+        from vitreg.experiments.lab.born import born
+        from vitreg.experiments.lab.said import sentence
 
-        result = lab(self.experiment, out=self.out, options=self.lab, told=_Told())
+        result = born(self.which, self.out, _Told())
         for run in result.runs:
             say(sentence(run))
         for each in result.undrawn:
@@ -49,6 +56,128 @@ class Lab:
             raise UserError(f"no run has ended; the first, {result.runs[0].name}: {result.runs[0].failed}")
         open_with(self.out / "report.html")
         return Exit.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Train the runs of a design: factors that are crossed, each run from several seeds until its task is solved.
+
+    A design is a TOML file (docs/lab.md says how it is written), or one that vitreg ships: first, which asks what grows
+    artifacts, and tiny, which takes a minute. How many hours it takes is said beforehand; --dry-run says only that. Finished
+    runs are kept: after Ctrl-C the same command goes on, and several processes on one folder share the runs. Writes
+    result.json, report.html, effects.csv and runs.csv; vitreg lab report DIR writes them again from the runs so far.
+
+    Example: vitreg lab run first --out first
+    """
+
+    design: Annotated[Positional[str], arg(metavar="DESIGN", help="a TOML file, or first or tiny")] = ""
+    out: Path = Path("vitreg-lab-run")
+    """Folder for the results."""
+    dry_run: bool = False
+    """List the runs and say how many hours they take, from the runs that ended or a short training, and stop."""
+    how: OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    """How the runs are trained."""
+
+    def check(self) -> None:
+        """Refuse mistakes that show before torch is loaded."""
+        from vitreg.experiments.lab.reading import design_named
+        from vitreg.passes import ahead
+
+        design_named(self.design)
+        if not self.dry_run:
+            check_place(ahead.design_outputs(self.out))
+            ahead.refuse_other_lab(self.out, "vitreg.lab-report/1")
+
+    def __call__(self) -> int:
+        """Run the design. Returns the exit code."""
+        from vitreg.experiments.lab.running import lines, planned, run
+
+        if self.dry_run:
+            for line in lines(*planned(self.design, self.out), self.how.processes):
+                say(line)
+            return Exit.DONE
+        return _said(run(self.design, self.how, self.out, _Told()), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Say what the runs of a design show so far: effects with intervals over seeds, outcomes, courses. Nothing is trained.
+
+    Also while vitreg lab run goes on in the same folder. Writes result.json, report.html, effects.csv and runs.csv into it.
+
+    Example: vitreg lab report first
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="the --out of a vitreg lab run")]
+
+    def check(self) -> None:
+        """Refuse a folder that is none."""
+        if not self.folder.is_dir():
+            raise UserError(f"no folder '{self.folder}'; name the --out of a vitreg lab run.")
+
+    def __call__(self) -> int:
+        """Write the report. Returns the exit code."""
+        from vitreg.experiments.lab.report import report
+
+        return _said(report(self.folder), self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """Grow artifacts on this computer: a pair of small ViTs (born), or a design of many factors (run, report).
+
+    Example: vitreg lab born --registers 0 4 --out born
+
+    Every setting of an experiment: vitreg lab born --help
+    """
+
+
+KINDS: dict[str, type[Born] | type[Run] | type[Report]] = {"born": Born, "run": Run, "report": Report}
+
+
+def run_lab(argv: list[str]) -> int:
+    """Read the words after `vitreg lab`, and do the experiment. Returns the exit code.
+
+    Raises:
+        UserError: for a mistake in names, settings or the design.
+    """
+    if not argv or argv[0] in ("--help", "-h"):
+        say(overview())
+        return Exit.DONE
+    name, *words = argv
+    refuse_unknown(name)
+    kind = KINDS[name]
+    command = parse(kind, words, prog=f"vitreg lab {name}", description=manual(kind))
+    command.check()
+    import_torch()
+    return command()
+
+
+def overview() -> str:
+    """Return the usage, and the list of experiments with the first sentence of each manual."""
+    lines = [
+        "usage: vitreg lab EXPERIMENT ... [--out DIR]",
+        "       vitreg lab EXPERIMENT --help    every setting of an experiment, with its value and meaning",
+        "",
+        "Experiments:",
+    ]
+    return "\n".join([*lines, *contents(KINDS)])
+
+
+def _said(result: LabReport, folder: Path) -> int:
+    """Print what a design shows, and what to open."""
+    say(result.sentence)
+    for answer in result.answers:
+        say(f"{answer.question} {answer.sentence}")
+    failed = [run for run in result.runs if run.failed or run.diverged]
+    if failed:
+        say(f"{len(failed)} of {result.asked} runs failed or diverged; the page names each with its reason.")
+    for each in result.undrawn:
+        say(each.sentence)
+    if failed and all(run.failed for run in result.runs):
+        raise UserError(f"no run has ended; the first, {failed[0].name}: {failed[0].failed}")
+    open_with(folder / "report.html")
+    return Exit.DONE
 
 
 class _Told:

@@ -1,4 +1,4 @@
-"""What `vitreg lab` trains. No torch here."""
+"""What `vitreg lab` does, and the options of each experiment. No torch here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from vitreg.errors import UserError, unknown
 
-EXPERIMENTS = ("born",)
+MOST_PROCESSES = 256
+EXPERIMENTS = ("born", "run", "report")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabOptions:
-    """Which runs are trained: one for each number of registers and each seed."""
+    """Which runs `lab born` trains: one for each number of registers and each seed."""
 
     registers: tuple[int, ...] = (0, 4)
     """A run for each of these numbers of registers."""
@@ -25,9 +26,24 @@ class LabOptions:
     def __post_init__(self) -> None:
         if not self.registers or not all(0 <= count <= 64 for count in self.registers):
             raise UserError(f"--registers takes numbers from 0 to 64, not '{' '.join(map(str, self.registers))}'.")
-        for name, most in (("seeds", 1000), ("steps", 10_000), ("processes", 256)):
-            if not 1 <= getattr(self, name) <= most:
-                raise UserError(f"--{name} is {getattr(self, name)}; it goes from 1 to {most}.")
+        for name, most in (("seeds", 1000), ("steps", 10_000), ("processes", MOST_PROCESSES)):
+            _in_range(name, getattr(self, name), most)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How `lab run` trains the runs of a design."""
+
+    processes: int = 2
+    """Runs beside each other, one core each."""
+
+    def __post_init__(self) -> None:
+        _in_range("processes", self.processes, MOST_PROCESSES)
+
+
+def _in_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise UserError(f"--{name} is {value}; it goes from 1 to {most}.")
 
 
 def refuse_unknown(experiment: str) -> None:

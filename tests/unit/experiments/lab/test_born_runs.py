@@ -3,30 +3,22 @@
 import json
 
 import pytest
+from tests.unit.experiments.lab.made_runs import moment
 
 import vitreg
 from vitreg.errors import UserError
-from vitreg.experiments.born import runs as born_runs
-from vitreg.experiments.born.options import LabOptions
-from vitreg.experiments.born.runs import runs_of
-from vitreg.experiments.born.said import judged, line, sentence
+from vitreg.experiments.lab import design, runs
+from vitreg.experiments.lab.born import design_of
+from vitreg.experiments.lab.options import LabOptions
+from vitreg.experiments.lab.said import judged, line, sentence
 from vitreg.passes.jobs import Jobs
 from vitreg.records import Curve, RunRecord, Watch
 from vitreg.records.lab import Lab
 from vitreg.training.settings import changed
 
 
-def moment(step, ratio, attention=0.5):
-    tokens = {"outliers": None, "background": attention, "registers": None}
-    layer = {
-        "median": 1.0, "p99": 1.0, "max": 2.0, "ratio": None, "outlier_fraction": 0.0, "image_ratio": ratio,
-        "attention": tokens, "values": {**tokens, "background": 0.1},
-    }  # fmt: skip
-    return {
-        "step": step, "verdict": "none", "strength": "none", "first_layer": None, "peak_layer": None, "outlier_fraction": 0.0,
-        "layers": [{**layer, "image_ratio": 1.0, "attention": {**tokens, "background": 0.1}}, layer],
-        "histogram": {"edges": [1.0, 2.0], "counts": [1.0], "unit": "norm"},
-    }  # fmt: skip
+def runs_of(options):
+    return design_of(options).runs
 
 
 def record(ratios, errors):
@@ -45,6 +37,7 @@ def record(ratios, errors):
         ((1.0, 1.5, 2.0), (None, 0.08, 0.004), "none", None, 500),
         ((1.0, 6.0, 30.0), (None, 0.08, 0.004), "artifacts", 250, 500),
         ((1.0, 56.0, 1.3), (None, 0.08, 0.05), "dissolved", 250, None),
+        ((1.0, 1.5, 2.0), (None, 0.08, 0.05), "not solved", None, None),
     ],
 )
 def test_a_run_is_judged_by_its_whole_curve(ratios, errors, outcome, onset, solved):
@@ -54,9 +47,11 @@ def test_a_run_is_judged_by_its_whole_curve(ratios, errors, outcome, onset, solv
     assert (found.peak_ratio, found.last_ratio) == (max(ratios), ratios[-1])
     assert (found.background.block, found.background.attention, found.background.values) == (1, 0.5, 0.1)
     said = sentence(found)
-    assert {"none": "no artifacts", "artifacts": "artifacts from step 250", "dissolved": "gone at the end"}[
-        outcome
-    ] in said
+    words = {
+        "none": "no artifacts (", "artifacts": "artifacts from step 250", "dissolved": "gone at the end",
+        "not solved": "no artifacts so far (",
+    }  # fmt: skip
+    assert words[outcome] in said
     assert ("not solved by step 500" if solved is None else "solved at step 500") in said
 
 
@@ -89,13 +84,13 @@ def test_equal_numbers_are_one_run_and_seeds_change_data_and_weights():
 @pytest.fixture
 def tiny(monkeypatch):
     """Runs of six steps. The other processes get the configurations of this one."""
-    whole = born_runs._config
+    whole = design.config_of
     run = {
         "duration": "6 steps", "evaluate_every": "3 steps", "watch_every": "3 steps", "watch_images": 8, "batch": 4,
         "until": None, "log_every": 1,
     }  # fmt: skip
     small = {"data": {"limit_val": 8}, "optim": {"warmup": "2 steps"}, "run": run}
-    monkeypatch.setattr(born_runs, "_config", lambda *given: changed(whole(*given), small))
+    monkeypatch.setattr(design, "config_of", lambda *given: changed(whole(*given), small))
 
 
 @pytest.mark.slow
@@ -103,30 +98,30 @@ def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_pat
     lines = []
     found = vitreg.lab("born", out=tmp_path / "lab", registers=(0, 2), told=lines.append)
     assert [(run.registers, run.steps, run.failed, run.outcome) for run in found.runs] == [
-        (0, 6, "", "none"),
-        (2, 6, "", "none"),
+        (0, 6, "", "not solved"),
+        (2, 6, "", "not solved"),
     ]
     assert found.runs[0].registers_hold is None
     assert 0 < found.runs[1].registers_hold.attention < 1
     assert Lab.model_validate(json.loads((tmp_path / "lab" / "result.json").read_text())) == found
     for name in ("report.html", "curves.png"):
         assert (tmp_path / "lab" / name).stat().st_size > 1000
-    runs = runs_of(LabOptions(registers=(0, 2)))
+    trained = runs_of(LabOptions(registers=(0, 2)))
     with Jobs(tmp_path / "lab") as jobs:
-        written = {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in runs}
-        words = line({run.name: jobs.files(run.job) for run in runs})
+        written = {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in trained}
+        words = line({run.name: jobs.files(run.job) for run in trained})
     assert "0 registers, seed 0: step 6, error " in words
     assert "| 2 registers, seed 0: step 6" in words
     # The same command again does nothing twice.
     again = vitreg.lab("born", out=tmp_path / "lab", registers=(0, 2))
     with Jobs(tmp_path / "lab") as jobs:
-        assert {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in runs} == written
+        assert {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in trained} == written
     assert again == found
 
 
 def test_a_run_that_failed_is_a_row_with_its_reason(tiny, tmp_path, monkeypatch):
-    row = born_runs._lost(runs_of(LabOptions(registers=(0,)))[0])
-    monkeypatch.setattr("vitreg.experiments.born.verb.train_all", lambda *_: [row])
+    row = runs._lost(runs_of(LabOptions(registers=(0,)))[0])
+    monkeypatch.setattr("vitreg.experiments.lab.born.train_all", lambda *_: [row])
     found = vitreg.lab("born", out=tmp_path / "lab", registers=(0,))
-    assert found.runs[0].failed == born_runs.FAILED
+    assert found.runs[0].failed == runs.FAILED
     assert sentence(found.runs[0]).startswith("0 registers, seed 0: its process ended")

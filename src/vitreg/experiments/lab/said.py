@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vitreg.experiments.born.runs import SOLVED, Born
+from vitreg.experiments.lab.design import Run
+from vitreg.experiments.lab.factors import SOLVED
 from vitreg.quantities import number
 from vitreg.records import LayerMoment, NormsMoment, RunRecord
-from vitreg.records.lab import BornRun, Outcome, Sink
+from vitreg.records.lab import BornRun, Course, Outcome, Sink
 from vitreg.training.journal import read_records
 
 METRIC, BOUND = SOLVED.split(" < ")[0], float(SOLVED.split(" < ")[1])
@@ -16,28 +17,47 @@ ARTIFACT = 5.0
 """Largest norm of an image over its median, median over images: artifacts lie above (as in the pilot)."""
 
 
-def judged(run: Born, record: RunRecord, seconds: float) -> BornRun:
-    """Return what became of a run that ended."""
+def judged(run: Run, record: RunRecord, seconds: float, diverged: bool = False) -> BornRun:
+    """Return what became of a run that ended, by its whole course.
+
+    A run without artifacts that has not solved its task is before its onset, and so says nothing yet.
+    """
+    course = course_of(record)
+    peak, at = max(zip(course.ratio, course.looks, strict=True), default=(0.0, 0))
+    pairs = [(step, value) for step, value in zip(course.evaluated, course.error, strict=True) if value is not None]
+    solved = next((step for step, value in pairs if value < BOUND), None)
     moments = record.watched.moments if record.watched else []
-    ratios = [(largest(each), each.step) for each in moments]
-    peak, at = max(ratios, default=(0.0, 0))
-    last = ratios[-1][0] if ratios else 0.0
-    error = next((curve for curve in record.evaluations if curve.name == METRIC), None)
-    pairs = [(s, v) for s, v in zip(error.steps, error.values, strict=True) if v is not None] if error else []
+    last = course.ratio[-1] if course.ratio else 0.0
     return BornRun(
         name=run.name, registers=run.registers, seed=run.seed, steps=record.step, seconds=seconds,
-        outcome=_outcome(peak, last), solved=next((step for step, value in pairs if value < BOUND), None),
-        error=pairs[-1][1] if pairs else None, onset=next((step for ratio, step in ratios if ratio > ARTIFACT), None),
-        peak_ratio=peak, peak_step=at, last_ratio=last,
+        outcome="diverged" if diverged else _outcome(peak, last, solved is not None), solved=solved,
+        error=pairs[-1][1] if pairs else None, peak_ratio=peak, peak_step=at, last_ratio=last,
+        onset=next((step for step, ratio in zip(course.looks, course.ratio, strict=True) if ratio > ARTIFACT), None),
         background=_sink(moments[-1], "background") if moments else None,
         registers_hold=_sink(moments[-1], "registers") if moments else None,
     )  # fmt: skip
 
 
-def _outcome(peak: float, last: float) -> Outcome:
+def _outcome(peak: float, last: float, solved: bool) -> Outcome:
     if peak <= ARTIFACT:
-        return "none"
+        return "none" if solved else "not solved"
     return "artifacts" if last > ARTIFACT else "dissolved"
+
+
+def course_of(record: RunRecord) -> Course:
+    """Return the course of a run from its records."""
+    moments = record.watched.moments if record.watched else []
+    sinks = {kind: [_sink(each, kind) for each in moments] for kind in ("background", "registers")}
+    error = next((curve for curve in record.evaluations if curve.name == METRIC), None)
+    return Course(
+        looks=[each.step for each in moments],
+        ratio=[largest(each) for each in moments],
+        background=[each and each.attention for each in sinks["background"]],
+        registers=[each and each.attention for each in sinks["registers"]],
+        values=[each and each.values for each in sinks["background"]],
+        evaluated=list(error.steps) if error else [],
+        error=list(error.values) if error else [],
+    )
 
 
 def largest(moment: NormsMoment) -> float:
@@ -64,6 +84,8 @@ def sentence(run: BornRun) -> str:
     solved = f"solved at step {run.solved:,}" if run.solved is not None else f"not solved by step {run.steps:,}"
     words = {
         "none": f"no artifacts (largest norm / median {number(run.peak_ratio)})",
+        "not solved": f"no artifacts so far (largest norm / median {number(run.peak_ratio)})",
+        "diverged": "diverged",
         "artifacts": f"artifacts from step {run.onset:,}, up to {number(run.peak_ratio)} times the median"
         if run.onset is not None
         else "",

@@ -1,0 +1,233 @@
+"""What a design answers: which changes prevent artifacts, what comes first, what kind of sink they are, what registers change.
+
+An answer is decided only where its interval says so; a question whose runs a design does not have is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vitreg.analysis.contrasts import Contrast, mean_interval
+from vitreg.experiments.lab.design import is_registers
+from vitreg.experiments.lab.effects import counts
+from vitreg.quantities import number, percent
+from vitreg.records.lab import Answer, Course, DesignRun, Effect, Estimate, LabCell
+
+NO_OP, BROADCAST = 0.2, 0.5
+"""Norm of the values over the mean of all: at most, at least; as `vitreg.analysis.sinks` has it for single heads."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What answers are made of.
+
+    Args:
+        base: index of the cell without changes.
+        rounding: steps between two looks.
+    """
+
+    cells: Sequence[LabCell]
+    effects: Sequence[Effect]
+    runs: Sequence[DesignRun]
+    base: int | None
+    rounding: float
+
+    def of(self, cell: int | None) -> list[DesignRun]:
+        """Return the runs of a cell that are past their onset."""
+        return [run for run in self.runs if run.cell == cell and counts(run)]
+
+    def changes(self) -> list[Effect]:
+        """Return the rows that compare one cell with the base."""
+        return [each for each in self.effects if not each.average and each.cells[1] == [self.base]]
+
+
+def answers_of(found: Found) -> list[Answer]:
+    """Return the answers that there are."""
+    ask: tuple[Callable[[Found], Answer | None], ...] = (necessary, order, kind, earlier, taken)
+    return [answer for each in ask if found.base is not None and (answer := each(found)) is not None]
+
+
+def necessary(found: Found) -> Answer | None:
+    """Say with which changes no artifacts came, and with which they came all the same."""
+    held = [(found.cells[each.cells[0][0]], each.measures.get("ratio")) for each in found.changes()]
+    base = found.cells[found.base or 0]
+    if base.artifacts is None or not held:
+        return None
+    never = [
+        cell
+        for cell, each in held
+        if each and each.decided and each.value < 1 and cell.artifacts and not cell.artifacts.hits
+    ]
+    still = [cell for cell, _ in held if cell.artifacts and cell.artifacts.hits == cell.artifacts.of]
+    open_ = [cell for cell, _ in held if cell not in never and cell not in still]
+    parts = [f"Without a change artifacts came in {_share(base)} runs"]
+    parts += [f"in none with {_list(never)}"] if never else []
+    parts += [f"in all with {_list(still)}"] if still else []
+    parts += [f"undecided: {_list(open_)}"] if open_ else []
+    return Answer(
+        question="What do artifacts need?", sentence="; ".join(parts) + ".", decided=bool(never or still),
+        cells=[found.base or 0, *(each.cells[0][0] for each in found.changes())],
+    )  # fmt: skip
+
+
+def _share(cell: LabCell) -> str:
+    assert cell.artifacts is not None
+    return f"{cell.artifacts.hits} of {cell.artifacts.of}"
+
+
+def _list(cells: Sequence[LabCell]) -> str:
+    words = [
+        f"{each.name} ({_share(each)}, {percent(each.artifacts.low)} to {percent(each.artifacts.high)})"
+        if each.artifacts
+        else f"{each.name} (no run past its onset)"
+        for each in cells
+    ]
+    return ", ".join(words)
+
+
+def order(found: Found) -> Answer | None:
+    """Say which comes first: the norms, the attention, the fall of the error. Each at half of its way."""
+    times = [
+        times_of(run.course)
+        for run in found.of(found.base)
+        if run.course and run.onset is not None and run.solved is not None
+    ]
+    known = [
+        (norm, mass, error)
+        for norm, mass, error in times
+        if norm is not None and mass is not None and error is not None
+    ]
+    if len(known) < 2:
+        return None
+    gaps = {
+        ("the norms", "the attention"): [norm - mass for norm, mass, _ in known],
+        ("the norms", "the error"): [norm - error for norm, _, error in known],
+        ("the attention", "the error"): [mass - error for _, mass, error in known],
+    }
+    # Times of two courses are each known to the step between two looks.
+    intervals = {names: mean_interval(each, found.rounding * math.sqrt(2)) for names, each in gaps.items()}
+    said = [_first(names, each) for names, each in intervals.items()]
+    numbers: dict[str, float | None] = {}
+    for (one, other), each in intervals.items():
+        numbers |= {f"{one} after {other}, steps": each.value, f"{one} after {other}, low": each.low}
+        numbers |= {f"{one} after {other}, high": each.high}
+    return Answer(
+        question="What comes first?", sentence=f"In {len(known)} runs, at half of the way: {'; '.join(said)}.",
+        decided=all(not _around_0(each) for each in intervals.values()), numbers=numbers, cells=[found.base or 0],
+    )  # fmt: skip
+
+
+def times_of(course: Course) -> tuple[float | None, float | None, float | None]:
+    """Return the steps at which norms, attention into the background and error are half way from their start to their end.
+
+    Norms and error by their logarithms; the end is the largest norm, the most attention, the least error.
+    """
+    norms = [math.log(each) if each > 0 else None for each in course.ratio]
+    errors = [-math.log(each) if each else None for each in course.error]
+    return half_way(course.looks, norms), half_way(course.looks, course.background), half_way(course.evaluated, errors)
+
+
+def half_way(steps: Sequence[int], values: Sequence[float | None]) -> float | None:
+    """Return the step at which a course first is half way from its first value to its largest, between two by a straight line."""
+    known = [
+        (step, value) for step, value in zip(steps, values, strict=True) if value is not None and math.isfinite(value)
+    ]
+    if len(known) < 2 or max(value for _, value in known) <= known[0][1]:
+        return None
+    half = (known[0][1] + max(value for _, value in known)) / 2
+    for (step, value), (later, more) in itertools.pairwise(known):
+        if more >= half:
+            return step + (later - step) * (half - value) / (more - value)
+    return None
+
+
+def _around_0(found: Contrast) -> bool:
+    return found.low is None or found.high is None or found.low <= 0 <= found.high
+
+
+def _first(names: tuple[str, str], found: Contrast) -> str:
+    interval = "" if found.low is None or found.high is None else f", {found.low:,.0f} to {found.high:,.0f}"
+    if _around_0(found):
+        return f"{names[0]} and {names[1]} undecided ({found.value:+,.0f} steps{interval})"
+    first, later = names if found.value < 0 else names[::-1]
+    return f"{first} before {later} ({found.value:+,.0f} steps{interval})"
+
+
+def kind(found: Found) -> Answer | None:
+    """Say whether the artifacts are no-ops or broadcasters, by their values."""
+    runs = [run for run in found.of(found.base) if run.outcome == "artifacts" and run.background]
+    values = [run.background.values for run in runs if run.background and run.background.values is not None]
+    if len(values) < 2:
+        return None
+    mean = mean_interval(values)
+    words, decided = "undecided between a no-op and a broadcaster", False
+    if mean.high is not None and mean.high < NO_OP:
+        words, decided = "a no-op: looking at it adds nothing", True
+    elif mean.low is not None and mean.low > BROADCAST:
+        words, decided = "a broadcaster: others read it", True
+    return Answer(
+        question="Are artifacts no-ops or broadcasters?", decided=decided, cells=[found.base or 0],
+        sentence=f"The background's values are {_interval(mean)} of the mean of all at the end of {len(values)} runs: {words}.",
+        numbers={"values": mean.value, "low": mean.low, "high": mean.high},
+    )  # fmt: skip
+
+
+def _interval(mean: Contrast) -> str:
+    return number(mean.value) + (
+        "" if mean.low is None or mean.high is None else f" ({number(max(mean.low, 0.0))} to {number(mean.high)})"
+    )
+
+
+def earlier(found: Found) -> Answer | None:
+    """Say whether the error falls earlier, and lower, with registers."""
+    rows = [each for each in found.changes() if is_registers(each.factor)]
+    said, decided, numbers = [], [], dict[str, float | None]()
+    for row in rows:
+        solved, error = row.measures.get("solved"), row.measures.get("error")
+        if solved is None or error is None:
+            continue
+        steps = f"{abs(solved.value):,.0f} steps {'earlier' if solved.value < 0 else 'later'}{_range(solved, ',.0f')}"
+        lower = f"ends at {number(error.value)} times the error{_range(error, '.3g')}"
+        said.append(f"with {row.level} it falls {steps} and {lower}")
+        decided += [solved.decided, error.decided]
+        for name, each in (("earlier", solved), ("lower", error)):
+            numbers |= {
+                f"{row.level} {name}": each.value,
+                f"{row.level} {name}, low": each.low,
+                f"{row.level} {name}, high": each.high,
+            }
+    if not said:
+        return None
+    return Answer(
+        question="Does the error fall earlier and lower with registers?", decided=any(decided), numbers=numbers,
+        sentence="Against no change, " + "; ".join(said) + ".", cells=[cell for row in rows for cell in row.cells[0]],
+    )  # fmt: skip
+
+
+def _range(each: Estimate, form: str) -> str:
+    interval = "" if each.low is None or each.high is None else f"{each.low:{form}} to {each.high:{form}}, "
+    return f" ({interval}{'decided' if each.decided else 'undecided'})"
+
+
+def taken(found: Found) -> Answer | None:
+    """Say how much of the attention registers take, in runs that solved the task."""
+    said, cells, numbers = [], [], dict[str, float | None]()
+    for row in (each for each in found.changes() if is_registers(each.factor)):
+        cell = row.cells[0][0]
+        runs = [run for run in found.of(cell) if run.solved is not None and run.registers_hold is not None]
+        shares = [run.registers_hold.attention for run in runs if run.registers_hold]
+        if len(shares) < 2:
+            continue
+        mean = mean_interval(shares)
+        said.append(f"{row.level}: {_interval(mean)}")
+        cells.append(cell)
+        numbers |= {row.level: mean.value, f"{row.level}, low": mean.low, f"{row.level}, high": mean.high}
+    if not said:
+        return None
+    return Answer(
+        question="How much of the attention do registers take?", decided=True, numbers=numbers, cells=cells,
+        sentence=f"At the end, by number of registers, in the block that gives them most: {'; '.join(said)}.",
+    )  # fmt: skip

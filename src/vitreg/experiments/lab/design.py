@@ -1,0 +1,160 @@
+"""A design: blocks of factors that are crossed, and the runs that follow from it. `vitreg lab born` is the smallest. No torch.
+
+A cell is what is trained, without the seed. Cells of several blocks that are the same are one, and so are their runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vitreg.config import encode
+from vitreg.data.sets.synthetic.parameters import RetrievalParameters
+from vitreg.experiments.lab.factors import config_of, parameters_in, seeded, usual
+from vitreg.passes.jobs import Job
+from vitreg.training.settings import TrainConfig
+
+VERB = "lab born"  # what the hash of a job has said since there were no designs; a run of either is found again by the other
+AS_IN_BASE = "as in the base"
+Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A value of a factor: how it is named, and what it sets, by whole names."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor and its levels, the base's first if it is among them."""
+
+    name: str
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Factors that are crossed: every level of one with every level of the others, from each of the seeds."""
+
+    name: str
+    factors: tuple[Factor, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained, without the seed.
+
+    Args:
+        name: for people; without any factor "base".
+        changes: what differs from the base, by whole names.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """What two cells have in common if they are the same."""
+        return tuple(sorted((name, repr(value)) for name, value in self.changes.items()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the lab."""
+
+    cell: Cell
+    seed: int
+    registers: int
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Such as "4 registers, seed 0"."""
+        return f"{self.cell.name}, seed {self.seed}"
+
+    @property
+    def job(self) -> Job:
+        """The job, named by the hash of everything that decides the run."""
+        return Job(f"training with {self.name}", {"verb": VERB, "config": encode(self.config)})
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a design asks for.
+
+    Args:
+        base: settings that differ from the preset, by whole names.
+        steps: the most a run takes.
+        where: the file, for messages.
+    """
+
+    name: str
+    title: str
+    base: Mapping[str, Any]
+    blocks: tuple[Block, ...]
+    steps: int
+    where: str = "the design"
+
+    def cell(self, levels: Sequence[tuple[Factor, Level]]) -> Cell:
+        """Return the cell of one level of each of some factors; what the base has anyway is no change."""
+        changed, names = {}, []
+        for factor, level in levels:
+            own = {key: value for key, value in level.settings.items() if value != usual(key, self.base)}
+            changed |= own
+            names += [words(factor.name, level.name)] if own or is_registers(factor.name) else []
+        return Cell(", ".join(names) or "base", changed)
+
+    def crossed(self, block: Block) -> list[tuple[Level, ...]]:
+        """Return every combination of levels of a block."""
+        return list(itertools.product(*(factor.levels for factor in block.factors)))
+
+    @cached_property
+    def cells(self) -> dict[Key, tuple[Cell, tuple[int, ...]]]:
+        """Return the cells by their keys, each with the seeds that any block asks for."""
+        found: dict[Key, tuple[Cell, tuple[int, ...]]] = {}
+        for run in self.runs:
+            cell, seeds = found.get(run.cell.key, (run.cell, ()))
+            found[run.cell.key] = (cell, (*seeds, run.seed))
+        return found
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Return the runs, block by block, each seed by seed, so that runs that are compared are done side by side."""
+        found: dict[tuple[Key, int], Run] = {}
+        configs: dict[Key, TrainConfig] = {}
+        for block in self.blocks:
+            crossed = [self.cell(list(zip(block.factors, levels, strict=True))) for levels in self.crossed(block)]
+            for seed in block.seeds:
+                for cell in crossed:
+                    if (cell.key, seed) not in found:
+                        config = configs.get(cell.key) or self.config(cell)
+                        configs[cell.key] = config
+                        found[cell.key, seed] = Run(cell, seed, config.model.registers, seeded(config, seed))
+        return list(found.values())
+
+    def parameters(self, cell: Cell) -> RetrievalParameters:
+        """Return what the images of a cell are made of."""
+        return parameters_in({**self.base, **cell.changes})
+
+    def config(self, cell: Cell) -> TrainConfig:
+        """Return the run of seed 0 of a cell."""
+        return config_of({**self.base, **cell.changes}, self.steps, self.where)
+
+
+def is_registers(factor: str) -> bool:
+    """Whether a factor is the number of registers, which every run is named by where it varies."""
+    return factor.rpartition(".")[2] == "registers"
+
+
+def words(factor: str, level: str) -> str:
+    """Return a level of a factor in words: "4 registers", "attention off-by-one"."""
+    if is_registers(factor):
+        return f"{level} register{'s' * (level != '1')}"
+    return f"{factor} {level}"

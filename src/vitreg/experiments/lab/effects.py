@@ -1,0 +1,146 @@
+"""The table of a design: each level of a factor against the base's, at the levels of the others and on average, over seeds.
+
+Largest norms and errors are compared by their logarithms, so an effect is a factor; steps by their difference. A run counts for
+the largest norm once it is past its onset, and for the error once it has solved the task. For the steps a run that never solved
+it counts with its last step (a mean restricted to the length of a run), and the row says how many did.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vitreg.analysis.contrasts import Contrast, contrast, exact_p, holm
+from vitreg.experiments.lab.design import Block, Design, Factor, Key, Level, words
+from vitreg.records.lab import MEASURES, DesignRun, Effect, Estimate, Measure
+
+LEVEL = 0.05
+JUDGED = ("artifacts", "dissolved", "none")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared: cells of a level with cells of the base's level, in pairs; several pairs are averaged."""
+
+    block: str
+    factor: str
+    level: str
+    against: str
+    where: str
+    pairs: tuple[tuple[int, int], ...]
+
+
+def effects_of(design: Design, numbers: Mapping[Key, int], runs: Sequence[DesignRun], rounding: float) -> list[Effect]:
+    """Return the table.
+
+    Args:
+        numbers: the index of each cell, by its key.
+        runs: those that ended.
+        rounding: steps between two evaluations.
+    """
+    by_cell: dict[int, list[DesignRun]] = {}
+    for run in runs:
+        by_cell.setdefault(run.cell, []).append(run)
+    rows = list(rows_of(design, numbers))
+    found: list[dict[Measure, Estimate]] = [{} for _ in rows]
+    for measure in MEASURES:
+        values = {cell: values_of(measure, each) for cell, each in by_cell.items()}
+        estimates = [_estimate(measure, row, values, by_cell, rounding) for row in rows]
+        adjusted = holm([each.p if each else None for each in estimates])
+        for place, (each, p) in enumerate(zip(estimates, adjusted, strict=True)):
+            if each is not None:
+                decided = p is not None and p < LEVEL and (each.exact is None or each.exact < LEVEL)
+                found[place][measure] = each.model_copy(update={"adjusted": p, "decided": decided})
+    return [_effect(row, measures) for row, measures in zip(rows, found, strict=True)]
+
+
+def rows_of(design: Design, numbers: Mapping[Key, int]) -> Iterator[Row]:
+    """Yield what a design compares, each pair of cells once."""
+    seen: set[tuple[tuple[int, int], ...]] = set()
+    for block in design.blocks:
+        for place, factor in enumerate(block.factors):
+            for level in factor.levels[1:]:
+                contexts = list(
+                    itertools.product(*(f.levels for f in block.factors[:place] + block.factors[place + 1 :]))
+                )
+                pairs = [_pair(design, numbers, block, place, level, context) for context in contexts]
+                others = [each for number, each in enumerate(block.factors) if number != place]
+                named = [_where(others, context) for context in contexts]
+                if len(contexts) > 1:
+                    named.append(f"on average over {' and '.join(each.name for each in others)}")
+                for where, own in zip(named, [*((pair,) for pair in pairs), tuple(pairs)], strict=False):
+                    if own not in seen and all(one != other for one, other in own):
+                        seen.add(own)
+                        yield Row(block.name, factor.name, level.name, factor.levels[0].name, where, own)
+
+
+def _pair(
+    design: Design, numbers: Mapping[Key, int], block: Block, place: int, level: Level, context: Sequence[Level]
+) -> tuple[int, int]:
+    """Return the cells of a level, and of the first level, of one factor, with the others as in a context."""
+    found = []
+    for own in (level, block.factors[place].levels[0]):
+        levels = [*context[:place], own, *context[place:]]
+        found.append(numbers[design.cell(list(zip(block.factors, levels, strict=True))).key])
+    return found[0], found[1]
+
+
+def _where(factors: Sequence[Factor], levels: Sequence[Level]) -> str:
+    return ", ".join(words(factor.name, level.name) for factor, level in zip(factors, levels, strict=True))
+
+
+def values_of(measure: Measure, runs: Sequence[DesignRun]) -> list[float]:
+    """Return what the runs of a cell say of a measure; those that say nothing of it are left out."""
+    if measure == "ratio":
+        return [math.log(each.peak_ratio) for each in runs if counts(each) and each.peak_ratio > 0]
+    if measure == "error":
+        return [math.log(each.error) for each in runs if each.solved is not None and each.error and usable(each)]
+    return [float(each.steps if each.solved is None else each.solved) for each in runs if usable(each)]
+
+
+def usable(run: DesignRun) -> bool:
+    """Whether a run ended as it should."""
+    return not run.failed and run.outcome != "diverged"
+
+
+def counts(run: DesignRun) -> bool:
+    """Whether a run is past its onset: it has artifacts, or has solved its task without."""
+    return not run.failed and run.outcome in JUDGED
+
+
+def _estimate(
+    measure: Measure,
+    row: Row,
+    values: Mapping[int, Sequence[float]],
+    by_cell: Mapping[int, Sequence[DesignRun]],
+    rounding: float,
+) -> Estimate | None:
+    """Return the estimate of a row; None where a cell has no run that says something."""
+    groups = [values.get(cell, ()) for pair in row.pairs for cell in pair]
+    if not all(groups):
+        return None
+    weights = [sign / len(row.pairs) for _ in row.pairs for sign in (1, -1)]
+    found = contrast(groups, weights, rounding if measure == "solved" else 0.0)
+    if measure != "solved":
+        found = _as_factor(found)
+    runs = [run for pair in row.pairs for cell in pair for run in by_cell.get(cell, ())]
+    censored = sum(run.solved is None and usable(run) for run in runs) if measure == "solved" else 0
+    return Estimate(
+        value=found.value, low=found.low, high=found.high, p=found.p,
+        exact=exact_p(groups[0], groups[1]) if len(groups) == 2 else None,
+        runs=(sum(map(len, groups[::2])), sum(map(len, groups[1::2]))), left_out=len(runs) - sum(map(len, groups)), censored=censored,
+    )  # fmt: skip
+
+
+def _as_factor(found: Contrast) -> Contrast:
+    low, high = (None if each is None else math.exp(min(each, 700.0)) for each in (found.low, found.high))
+    return Contrast(math.exp(found.value), low, high, found.p)
+
+
+def _effect(row: Row, measures: dict[Measure, Estimate]) -> Effect:
+    return Effect(
+        block=row.block, factor=row.factor, level=row.level, against=row.against, where=row.where, average=len(row.pairs) > 1,
+        cells=([one for one, _ in row.pairs], [other for _, other in row.pairs]), measures=measures,
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""The factors of a design: settings of `vitreg train`, and parameters of `synthetic:retrieval`, by the names users know. No torch.
+
+A factor is named as its flag, `optim.lr`, or by the last part alone where one setting has that name, `lr`. What the lab itself
+sets (seed, length, end) is no factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any
+
+from vitreg.config import decode, encode, flatten, merge
+from vitreg.data.sets.synthetic.parameters import RetrievalParameters, parameters_of
+from vitreg.errors import UserError, unknown
+from vitreg.presets import preset
+from vitreg.training.settings import TrainConfig
+
+PRESET, DATA = "lab-retrieval", "retrieval."
+DRAWN = "synthetic:retrieval@"
+SOLVED, AFTER = "val_asked < 0.01", "1000 steps"
+IMAGES = 160_000
+SET_HERE = {"run.seed", "run.duration", "run.until", "run.until_more", "run.device", "run.keep"}
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    """Return what can be a factor, by its whole name, with the value that the preset has."""
+    flat = flatten(encode(preset(PRESET)))
+    usual = {f"{DATA}{each.name}": each.default for each in fields(RetrievalParameters)}
+    return {
+        name: value for name, value in flat.items() if name not in SET_HERE and not name.startswith("data.")
+    } | usual
+
+
+@cache
+def _short() -> dict[str, str]:
+    """Return the whole name of each setting whose last part no other has."""
+    last = [name.rpartition(".")[2] for name in _settings()]
+    return {name.rpartition(".")[2]: name for name in _settings() if last.count(name.rpartition(".")[2]) == 1}
+
+
+def setting_named(name: str, where: str) -> str:
+    """Return the whole name of a setting.
+
+    Raises:
+        UserError: for a name that there is not, with the nearest.
+    """
+    if name in _settings():
+        return name
+    if name not in _short():
+        raise unknown(
+            "factor", name, [*_short(), *_settings()], where, see="vitreg train lab-retrieval --help lists settings"
+        )
+    return _short()[name]
+
+
+def usual(setting: str, base: Mapping[str, Any]) -> Any:
+    """Return the value that a setting has in the base of a design."""
+    return base.get(setting, _settings()[setting])
+
+
+def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfig:
+    """Return the run of seed 0 of some settings, by their whole names, that differ from the preset.
+
+    Tiles of another shape bring the model's patches, and the numbers that are asked, along.
+
+    Raises:
+        UserError: for a value that does not fit its setting.
+    """
+    try:
+        given = parameters_of(
+            ",".join(f"{name.removeprefix(DATA)}={value}" for name, value in settings.items() if name.startswith(DATA))
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error.sentence}") from None
+    flat = {
+        "model.patch": given.side, "model.image_size": given.side * given.grid, "recipe.channels": given.channels,
+        "recipe.own": given.code, "optim.warmup": f"{min(200, steps // 2)} steps",
+    } | {name: value for name, value in settings.items() if not name.startswith(DATA)}  # fmt: skip
+    base = encode(preset(PRESET))
+    batch = flat.get("run.batch", base["run"]["batch"])
+    count = max(IMAGES, steps * batch) if isinstance(batch, int) else IMAGES  # no image comes twice
+    flat |= {
+        "data.root": f"{DRAWN}0:{count}{given.spelling}", "run.seed": 0, "run.duration": f"{steps} steps",
+        "run.until": SOLVED, "run.until_more": AFTER, "run.device": "cpu", "run.keep": 1,
+    }  # fmt: skip
+    return decode(TrainConfig, merge(base, _nested(flat)), where=where)
+
+
+def seeded(config: TrainConfig, seed: int) -> TrainConfig:
+    """Return a run of seed 0 with another seed, of its weights and of its data."""
+    root = config.data.root.replace(f"{DRAWN}0:", f"{DRAWN}{seed}:", 1)
+    return replace(config, data=replace(config.data, root=root), run=replace(config.run, seed=seed))
+
+
+def parameters_in(settings: Mapping[str, Any]) -> RetrievalParameters:
+    """Return what the images of some settings are made of."""
+    words = [f"{name.removeprefix(DATA)}={value}" for name, value in settings.items() if name.startswith(DATA)]
+    return parameters_of(",".join(words))
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for name, value in flat.items():
+        table, _, key = name.partition(".")
+        tables.setdefault(table, {})[key] = value
+    return tables

@@ -1,0 +1,141 @@
+"""How long a design takes, said before it is run: from seconds of its runs that ended, or from a short training where none has."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitreg.experiments.lab.design import Design, Run
+from vitreg.experiments.lab.factors import IMAGES
+from vitreg.passes.jobs import Job, Row
+from vitreg.quantities import count, number
+from vitreg.schedule import parse_duration
+from vitreg.training.settings import TrainConfig, changed
+
+TYPICAL = 4000
+"""Steps of a run that solves its task, with the 1000 after: in the pilot at 2,250 to 3,250."""
+TIMED = 16
+"""Steps of the short training."""
+Size = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a design needs.
+
+    Args:
+        runs: in all; left: those without a row.
+        hours: of a core, for those that are left, if each takes as many steps as is usual.
+        most: the same, if none solves its task.
+        steps: the usual number.
+        minutes: of a run, by the name of its cell.
+        recorded: whether all is from runs that ended.
+    """
+
+    runs: int
+    left: int
+    hours: float
+    most: float
+    steps: int
+    minutes: Mapping[str, float]
+    recorded: bool
+
+    def sentence(self, processes: int) -> str:
+        """Say how long it takes."""
+        if not self.left:
+            return f"All {count(self.runs, 'run')} ended before."
+        of = f"{self.left} of {count(self.runs, 'run')}" if self.left < self.runs else count(self.runs, "run")
+        source = "by the runs that ended" if self.recorded else f"by {TIMED} steps timed here"
+        beside = min(processes, self.left)
+        with_ = f"{number(self.hours / beside)} with {count(beside, 'process', 'processes')}"
+        return (
+            f"{of}: about {number(self.hours)} hours of a core, {with_}, if each takes {self.steps:,} steps ({source}); "
+            f"{number(self.most / beside)} if none solves its task."
+        )
+
+
+def plan_of(design: Design, row_of: Callable[[Job], Row | None], timed: Callable[[TrainConfig], float]) -> Plan:
+    """Return what is left of a design, and how long it takes.
+
+    Args:
+        row_of: returns the row of a job that has ended.
+        timed: returns the seconds of a step, with its share of evaluations and looks.
+    """
+    rows = [(run, row_of(run.job)) for run in design.runs]
+    ended = [(run, row) for run, row in rows if row is not None and not row.failed]
+    left = [run for run, row in rows if row is None or row.failed]
+    recorded = _recorded(ended)
+    pace = dict(recorded)
+    for run in left:
+        if size_of(run.config) not in pace:
+            pace[size_of(run.config)] = timed(run.config)
+    taken = [row.found["steps"] for _, row in ended if "diverged" not in row.found]
+    steps = min(design.steps, round(statistics.median(taken)) if taken else TYPICAL)
+    seconds = [pace[size_of(run.config)] for run in left]
+    return Plan(
+        runs=len(rows), left=len(left), hours=sum(seconds) * steps / 3600, most=sum(seconds) * design.steps / 3600, steps=steps,
+        minutes={run.cell.name: pace[size_of(run.config)] * steps / 60 for run in left},
+        recorded=bool(recorded) and all(size_of(run.config) in recorded for run in left),
+    )  # fmt: skip
+
+
+def _recorded(ended: Sequence[tuple[Run, Row]]) -> dict[Size, float]:
+    """Return the median seconds of a step, of runs of each size that ended."""
+    found: dict[Size, list[float]] = defaultdict(list)
+    for run, row in ended:
+        steps = row.found["steps"] - row.found.get("begun", 0)
+        if steps > 0:
+            found[size_of(run.config)].append(row.seconds / steps)
+    return {size: statistics.median(each) for size, each in found.items()}
+
+
+def size_of(config: TrainConfig) -> Size:
+    """Return what the seconds of a step depend on most."""
+    model, run = config.model, config.run
+    return (
+        model.width,
+        model.depth,
+        model.heads,
+        model.mlp_ratio,
+        model.image_size // model.patch,
+        run.batch,
+        run.precision,
+    )
+
+
+def steps_of(duration: str, config: TrainConfig) -> int:
+    """Return a duration of a run, such as how often it is looked at, in steps."""
+    batch = config.run.batch
+    whole = parse_duration(config.run.duration).steps(epoch_steps=IMAGES // batch, batch=batch)
+    return max(1, parse_duration(duration).steps(epoch_steps=IMAGES // batch, batch=batch, total=whole))
+
+
+def seconds_of_a_step(config: TrainConfig) -> float:
+    """Train for a moment, on one core, and return the seconds of a step, with its share of evaluations and looks."""
+    import torch
+
+    from vitreg.training.journal import read_records
+    from vitreg.verbs.train.verb import train
+
+    short = {"duration": f"{TIMED} steps", "log_every": TIMED // 2, "until": None, "save_every": f"{TIMED} steps"}
+    every = steps_of(config.run.watch_every, config)
+    config = changed(config, {"run": short, "optim": {"warmup": f"{TIMED // 2} steps"}})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="vitreg-lab-") as place:
+            whole = []
+            for judged in (False, True):
+                begun, folder = time.perf_counter(), Path(place) / str(judged)
+                train(config, folder, judged=judged)
+                whole.append(time.perf_counter() - begun)
+            rate = read_records(Path(place) / "False", "train")[-1]["images_per_second"]
+    finally:
+        torch.set_num_threads(threads)
+    looks = max(0.0, whole[1] - whole[0]) / 2  # one at the start, one at the end
+    return config.run.batch / rate + looks / every

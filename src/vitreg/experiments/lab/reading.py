@@ -1,0 +1,167 @@
+"""Reads a design: a TOML file, or one that vitreg ships, by its name. No torch.
+
+title = "What grows artifacts"        # optional
+seeds = 4                             # of every block that names none: 4 is 0 to 3; or a list
+steps = 6000                          # the most a run takes; it ends 1000 steps after its task is solved
+
+[base]                                # settings that differ from the preset lab-retrieval; optional
+depth = 2
+
+[[block]]                             # levels of the factors of a block are crossed
+seeds = 8
+[block.factors]
+registers = [0, 4]
+attention = ["off-by-one"]            # the base's own level is always there too
+rate = { "x 3" = { lr = 0.015, min_lr = 0.015 } }    # a level of several settings, under a name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitreg.config import read
+from vitreg.errors import UserError, unknown
+from vitreg.experiments.lab.design import AS_IN_BASE, Block, Design, Factor, Level
+from vitreg.experiments.lab.factors import config_of, setting_named, usual
+
+SHIPPED = Path(__file__).with_name("designs")
+MOST_STEPS, MOST_SEEDS = 1_000_000, 1000
+TOP, OF_A_BLOCK = ("title", "seeds", "steps", "base", "block"), ("name", "seeds", "factors")
+
+
+def design_named(name: str) -> Design:
+    """Read a design, and make sure that each of its levels can be trained.
+
+    Raises:
+        UserError: for a file that is absent or no design, an unknown factor, a level that does not fit, or a block without
+            seeds: one sentence, with the nearest choice.
+    """
+    if not name:
+        raise UserError(f"no design named; give a TOML file, or one of {', '.join(shipped())}.")
+    path, own = Path(name).expanduser(), SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        if name not in shipped():
+            raise unknown("file or shipped design", name, shipped(), "vitreg lab run")
+        path = own
+    found = design_of(read(path), path.stem, name)
+    _refuse_what_cannot_be_trained(found)
+    return found
+
+
+def shipped() -> list[str]:
+    """Return the names of the designs that vitreg ships."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def design_of(data: Mapping[str, Any], name: str, where: str) -> Design:
+    """Build a design from what its file holds.
+
+    Args:
+        where: the file, for messages.
+    Raises:
+        UserError: see `design_named`.
+    """
+    _refuse_unknown(data, TOP, where)
+    steps, title = data.get("steps", 10_000), data.get("title", name)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"steps of {where} is a whole number from 1 to {MOST_STEPS:,}, not {steps!r}.")
+    base = {setting_named(key, where): value for key, value in _table(data.get("base", {}), "base", where).items()}
+    blocks = data.get("block", [])
+    if not isinstance(blocks, list) or not blocks:
+        raise UserError(f"{where} has no [[block]], so there is nothing to run; give one with seeds and factors.")
+    built = tuple(_block(each, number, data.get("seeds"), base, where) for number, each in enumerate(blocks, 1))
+    return Design(name=name, title=str(title), base=base, blocks=built, steps=steps, where=where)
+
+
+def _block(data: Any, number: int, seeds: Any, base: Mapping[str, Any], where: str) -> Block:
+    table = _table(data, f"block {number}", where)
+    _refuse_unknown(table, OF_A_BLOCK, f"block {number} of {where}")
+    factors = _table(table.get("factors", {}), f"the factors of block {number}", where)
+    name = str(table.get("name", " x ".join(factors) or "base"))
+    built = tuple(_factor(each, levels, base, f"block '{name}' of {where}") for each, levels in factors.items())
+    return Block(name, built, _seeds(table.get("seeds", seeds), f"block '{name}' of {where}"))
+
+
+def _seeds(given: Any, where: str) -> tuple[int, ...]:
+    if given is None or given in (0, []):
+        raise UserError(f"{where} has no seeds; say how many, as in seeds = 8, or which, as in seeds = [0, 1].")
+    listed = list(range(given)) if isinstance(given, int) and 0 < given <= MOST_SEEDS else given
+    if not isinstance(listed, list) or not all(type(each) is int and 0 <= each < 2**31 for each in listed):
+        raise UserError(
+            f"seeds of {where} are a number from 1 to {MOST_SEEDS} or a list of whole numbers, not {given!r}."
+        )
+    return tuple(dict.fromkeys(listed))
+
+
+def _factor(name: str, given: Any, base: Mapping[str, Any], where: str) -> Factor:
+    """Read a factor; the base's own level comes first, also where it is not listed."""
+    if isinstance(given, dict) and given and all(isinstance(each, dict) for each in given.values()):
+        named = {
+            level: {setting_named(key, where): value for key, value in settings.items()}
+            for level, settings in given.items()
+        }
+        keys = dict.fromkeys(key for settings in named.values() for key in settings)
+        own = {key: usual(key, base) for key in keys}
+        levels = [Level(AS_IN_BASE, own), *(Level(level, own | settings) for level, settings in named.items())]
+        return Factor(name, tuple(_apart(levels)))
+    setting = setting_named(name, where)
+    if not isinstance(given, list) or not given:
+        raise UserError(
+            f"factor '{name}' in {where} takes a list of levels, as in {name} = [{_word(usual(setting, base))}]."
+        )
+    values = [usual(setting, base), *given]
+    return Factor(name, tuple(_apart([Level(_word(value), {setting: value}) for value in values])))
+
+
+def _apart(levels: list[Level]) -> list[Level]:
+    """Leave out levels that set the same as an earlier one."""
+    found: list[Level] = []
+    for level in levels:
+        if all(level.settings != other.settings for other in found):
+            found.append(level)
+    return found
+
+
+def _word(value: Any) -> str:
+    """Return a value as tables show it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _refuse_what_cannot_be_trained(design: Design) -> None:
+    """Build the settings of every level alone, then of every cell."""
+    from vitreg.verbs.train.checks import check_values
+
+    config_of(design.base, design.steps, f"the base of {design.where}")
+    for block in design.blocks:
+        for factor in block.factors:
+            for level in factor.levels[1:]:
+                at = f"factor '{factor.name}', level {level.name} in block '{block.name}' of {design.where}"
+                config = config_of({**design.base, **level.settings}, design.steps, at)
+                try:
+                    check_values(config)
+                except UserError as error:
+                    raise UserError(f"{at}: {error.sentence}") from None
+    firsts = {run.cell.key: run for run in reversed(design.runs)}
+    for run in firsts.values():
+        try:
+            check_values(run.config)
+        except UserError as error:
+            raise UserError(f"{run.cell.name} of {design.where}: {error.sentence}") from None
+        for objection in run.config.recipe.check(run.config.model):
+            raise UserError(f"{run.cell.name} of {design.where}: {objection}")
+
+
+def _table(given: Any, what: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise UserError(f"{what} of {where} is a table, not {given!r}.")
+    return given
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise unknown("key", key, known, where)

@@ -1,0 +1,77 @@
+"""`lab run`: the runs of a design on the one runner, how long they take beforehand, and what they say at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitreg.config import read
+from vitreg.experiments.lab.hours import Plan, plan_of, seconds_of_a_step
+from vitreg.experiments.lab.options import RunOptions
+from vitreg.experiments.lab.reading import SHIPPED, design_named
+from vitreg.experiments.lab.report import DESIGN, as_json, report
+from vitreg.experiments.lab.runs import train_all
+from vitreg.experiments.lab.said import line
+from vitreg.passes import ahead
+from vitreg.passes.jobs import ROWS, Jobs
+from vitreg.quantities import number
+from vitreg.records.lab import LabReport
+from vitreg.writing.files import output_folder, write_text
+
+if TYPE_CHECKING:
+    from vitreg.experiments.lab.design import Design
+
+
+def planned(name: str, out: Path) -> tuple[Design, Plan]:
+    """Return a design, and what of it is left to do in a folder. Nothing is written."""
+    design = design_named(name)
+    if not (out / ROWS).is_dir():
+        return design, plan_of(design, lambda job: None, seconds_of_a_step)
+    with Jobs(out) as jobs:
+        return design, plan_of(design, jobs.row, seconds_of_a_step)
+
+
+def lines(design: Design, plan: Plan, processes: int) -> Iterator[str]:
+    """Yield what a design would run, a line a cell in the order of its runs, then how long that takes."""
+    for cell, seeds in design.cells.values():
+        minutes = f", {number(plan.minutes[cell.name])} minutes each" if cell.name in plan.minutes else ", all ended"
+        yield f"{cell.name}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}{minutes}"
+    yield plan.sentence(processes)
+
+
+def _ranges(seeds: tuple[int, ...]) -> str:
+    """Return seeds as "0 to 7", or one by one."""
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return " ".join(map(str, seeds))
+
+
+def run(name: str, options: RunOptions, out: Path, told: Callable[[str], object]) -> LabReport:
+    """Train what is left of a design, and write what its runs say; see `vitreg.lab`."""
+    design = design_named(name)
+    folder = output_folder(out)
+    ahead.refuse_other_lab(folder, "vitreg.lab-report/1")
+    outputs = ahead.design_outputs(folder)
+    outputs.check()
+    path = Path(name).expanduser()
+    data = read(path if path.is_file() else SHIPPED / f"{name}.toml")
+    with Jobs(folder) as jobs:
+        plan = plan_of(design, jobs.row, seconds_of_a_step)
+        with jobs.alone(), outputs.adding() as place:
+            write_text(place / DESIGN, as_json(data, design.name))
+        places = [(each.name, jobs.files(each.job)) for each in design.runs]
+    told(plan.sentence(options.processes))
+    if plan.left:
+        train_all(design.runs, folder, options.processes, lambda: told(_stand(places, folder / ROWS)))
+    return report(folder)
+
+
+def _stand(places: Sequence[tuple[str, Path]], rows: Path) -> str:
+    """Return how many runs have ended, and how those stand that have not."""
+    ended = {path.stem for path in rows.glob("*.json")}
+    running = {name: place for name, place in places if place.name not in ended}
+    words = line(running)
+    return (
+        f"{sum(place.name in ended for _, place in places)} of {len(places)} runs ended{' | ' if words else ''}{words}"
+    )

@@ -1,0 +1,118 @@
+"""The runs of the lab as jobs: what each trains, and several processes that share them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitreg.errors import UserError
+from vitreg.experiments.begun import goes_on
+from vitreg.experiments.lab.design import Run
+from vitreg.passes.jobs import Jobs, Row, Work
+from vitreg.training.settings import TrainConfig
+
+FAILED = "its process ended without a result; the same command tries again."
+
+
+def train_all(
+    runs: Sequence[Run], folder: Path, processes: int, watch: Callable[[], object], every: float = 5.0
+) -> list[Row]:
+    """Train the runs in several processes, each on one core, and return their rows in order.
+
+    Args:
+        watch: called every few seconds meanwhile.
+    Raises:
+        KeyboardInterrupt: after the runs have written a checkpoint each.
+        UserError: if a row cannot be written, as on a full disk; the rows that are there stay.
+    """
+    start = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    said = start.SimpleQueue()
+    workers = [start.Process(target=_work, args=(list(runs), folder, said)) for _ in range(min(processes, len(runs)))]
+    for each in workers:
+        each.start()
+    try:
+        while any(each.is_alive() for each in workers):
+            for each in workers:
+                each.join(every / len(workers))
+            watch()
+    except KeyboardInterrupt:
+        for each in workers:
+            each.terminate()  # SIGTERM: the step is finished, and a checkpoint written
+        raise
+    finally:
+        for each in workers:
+            each.join()
+    with Jobs(folder) as jobs:
+        rows = [jobs.row(run.job) for run in runs]
+    if not all(rows) and not said.empty():
+        raise UserError(said.get())
+    return [row or _lost(run) for run, row in zip(runs, rows, strict=True)]
+
+
+def work_on(runs: Sequence[Run], folder: Path) -> None:
+    """Do the runs that no other process does, one after the other.
+
+    Raises:
+        KeyboardInterrupt: after a run was stopped and has written a checkpoint.
+        UserError: if a row cannot be written.
+    """
+    with Jobs(folder) as jobs:
+        for _ in jobs.each([(run.job, _training(run.config)) for run in runs]):
+            pass
+
+
+def _lost(run: Run) -> Row:
+    return Row(name=run.job.name, settings=dict(run.job.settings), failed=FAILED, seconds=0.0, at=0.0)
+
+
+def _work(runs: Sequence[Run], folder: Path, said: Any) -> None:
+    """Work on one core; what ends the work is told to the parent, which says it."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        work_on(runs, folder)
+    except KeyboardInterrupt:
+        return
+    except UserError as error:
+        said.put(error.sentence)
+
+
+def _training(config: TrainConfig) -> Work:
+    """Return what trains a run. A run that diverges has ended: trained again, it would diverge again."""
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        from vitreg.training.setup import DivergedError
+
+        resumed = goes_on(config, folder)
+        begun = _last_step(folder) if resumed else 0
+        try:
+            return {"steps": trained(config, folder, resumed), "begun": begun}
+        except DivergedError as error:
+            words = f"the loss or the gradient of step {error.step:,} is not finite."
+            return {"steps": error.step, "begun": begun, "diverged": words}
+
+    return work
+
+
+def trained(config: TrainConfig, folder: Path, resumed: bool) -> int:
+    """Train a run to its end, and return its steps.
+
+    Raises:
+        KeyboardInterrupt: if it was stopped; a checkpoint is written.
+    """
+    from vitreg.verbs.train.verb import train
+
+    outcome = train(config, folder, resume=resumed)
+    if outcome.reason == "stopped":
+        raise KeyboardInterrupt
+    return outcome.step
+
+
+def _last_step(folder: Path) -> int:
+    from vitreg.training import checkpoint
+
+    newest = checkpoint.latest(folder)
+    return 0 if newest is None else int(newest.name.rpartition("-")[2])

@@ -1,0 +1,87 @@
+"""Trainings made up by arithmetic, in the place of real ones: what a run finds depends on its settings and seed alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vitreg.config import encode
+from vitreg.experiments.lab import runs
+
+EVERY = 250
+
+
+def moment(step, ratio, attention=0.5, registers=None, values=0.1):
+    """A look, as `metrics.jsonl` has it."""
+    tokens = {"outliers": None, "background": attention, "registers": registers}
+    layer = {
+        "median": 1.0, "p99": 1.0, "max": 2.0, "ratio": None, "outlier_fraction": 0.0, "image_ratio": ratio,
+        "attention": tokens, "values": {**tokens, "background": values},
+    }  # fmt: skip
+    return {
+        "step": step, "verdict": "none", "strength": "none", "first_layer": None, "peak_layer": None, "outlier_fraction": 0.0,
+        "layers": [{**layer, "image_ratio": 1.0, "attention": {**tokens, "background": 0.05, "registers": registers and 0.1}}, layer],
+        "histogram": {"edges": [1.0, 2.0], "counts": [1.0], "unit": "norm"},
+    }  # fmt: skip
+
+
+def planted(config):
+    """The truth of the planted runs: 30 times the median without registers and loss, else 1.5; registers solve 500 steps earlier."""
+    grows = config.model.registers == 0 and ",loss=1" not in config.data.root
+    return {"peak": 30.0 if grows else 1.5, "solved": 3000 - 500 * (config.model.registers > 0), "spread": 0.15}
+
+
+def write(folder: Path, config, *, peak=30.0, solved=3000, spread=0.15, last=None):
+    """Write the folder of a run that grew artifacts, or none, about the step at which it solved its task.
+
+    Args:
+        solved: None if it never did.
+        spread: of the peak over seeds, as a standard deviation of its logarithm.
+        last: ratio at the last look; the peak if unset.
+    """
+    draw = np.random.default_rng(config.run.seed)
+    peak *= float(np.exp(spread * draw.standard_normal()))
+    solved = None if solved is None else solved + EVERY * int(draw.integers(-1, 2))
+    end = (solved + 1000) if solved else 4000
+    half, lines = solved or end, []
+    for step in range(0, end + 1, EVERY):
+        grown = 1 / (1 + np.exp(-(step - half) / 200))
+        ratio = 1.3 * (peak / 1.3) ** grown
+        error = 0.16 * (0.004 / 0.16) ** grown if solved is None or step < solved else 0.004
+        if solved is None:
+            error = 0.05
+        ratio = last if last is not None and step == end else ratio
+        if step:
+            lines.append({"kind": "train", "step": step, "loss": 1.0, "epoch": 0.0})
+            lines.append({"kind": "evaluation", "step": step, "val_loss": error, "val_asked": float(error)})
+        held = 0.9 * grown if config.model.registers else None
+        lines.append(
+            {
+                "kind": "norms",
+                **moment(step, float(ratio), float(0.05 + 0.6 * grown), held, 0.05 + 0.01 * config.run.seed),
+            }
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.json").write_text(json.dumps({"schema": "vitreg.run/1", "model": {}, "train": encode(config)}))
+    return end
+
+
+def in_this_process(monkeypatch, trained, ran: Path | None = None):
+    """Let the lab train by `trained(config, folder)` here, instead of in processes of its own; note each run in a file."""
+
+    def instead(config, folder, resumed):
+        if ran is not None:
+            with ran.open("a") as file:
+                file.write(f"{os.getpid()} {folder.name}\n")
+        return trained(config, folder)
+
+    def here(wanted, folder, processes, watch, every=0.0):
+        runs.work_on(wanted, folder)
+        watch()
+
+    monkeypatch.setattr(runs, "trained", instead)
+    monkeypatch.setattr("vitreg.experiments.lab.running.train_all", here)
+    monkeypatch.setattr("vitreg.experiments.lab.running.seconds_of_a_step", lambda config: 0.05)

@@ -1,0 +1,161 @@
+"""The report of a design, from runs whose truth is planted: effects, answers, what is undecided, and what runs cannot say."""
+
+import csv
+import json
+import math
+
+import pytest
+from tests.unit.experiments.lab import made_runs
+
+import vitreg
+from vitreg.data.sets.synthetic.parameters import USUAL
+from vitreg.data.sets.synthetic.retrieval import least_error
+from vitreg.experiments.lab.answers import half_way
+from vitreg.records.lab import LabReport
+
+DESIGN = """
+title = "Planted"
+seeds = 6
+[[block]]
+factors = { registers = [0, 4] }
+[[block]]
+factors = { diversity = [1], loss = [1] }
+[[block]]
+seeds = 4
+factors = { registers = [0, 4], gate = [true] }
+"""
+
+
+def reported(monkeypatch, tmp_path, trained, design=DESIGN):
+    (tmp_path / "design.toml").write_text(design)
+    made_runs.in_this_process(monkeypatch, trained)
+    return vitreg.lab("run", tmp_path / "design.toml", out=tmp_path / "out")
+
+
+def rows(found, **wanted):
+    return [each for each in found.effects if all(getattr(each, name) == value for name, value in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    place = tmp_path_factory.mktemp("planted")
+    with pytest.MonkeyPatch.context() as patch:
+        return reported(
+            patch, place, lambda config, folder: made_runs.write(folder, config, **made_runs.planted(config))
+        ), place / "out"
+
+
+def test_planted_effects_are_found_with_their_sizes(found):
+    (registers,) = [each for each in rows(found[0], factor="registers", where="") if each.level == "4"]
+    ratio, solved = registers.measures["ratio"], registers.measures["solved"]
+    assert ratio.decided
+    assert ratio.low <= 1.5 / 30 <= ratio.high
+    assert ratio.low < ratio.value < ratio.high < 0.1
+    assert ratio.exact == pytest.approx(2 / math.comb(12, 6))
+    assert (ratio.runs, ratio.left_out, solved.censored) == ((6, 6), 0, 0)
+    assert solved.low <= -500 <= solved.high
+    (loss,) = rows(found[0], factor="loss", where="on average over diversity")
+    assert loss.average
+    assert loss.measures["ratio"].low <= 0.05 <= loss.measures["ratio"].high
+    assert loss.measures["ratio"].decided
+
+
+def test_what_has_no_effect_is_undecided(found):
+    for factor in ("diversity", "gate"):
+        for each in rows(found[0], factor=factor):
+            assert not any(measure.decided for measure in each.measures.values()), each
+    (average,) = rows(found[0], factor="gate", average=True)
+    assert average.measures["ratio"].low < 1 < average.measures["ratio"].high
+
+
+def test_each_pair_of_cells_stands_once(found):
+    pairs = [(tuple(each.cells[0]), tuple(each.cells[1])) for each in found[0].effects]
+    assert len(pairs) == len(set(pairs))
+    assert all(
+        math.isfinite(each.adjusted) for row in found[0].effects for each in row.measures.values() if each.p is not None
+    )
+
+
+def test_the_answers_are_those_that_were_planted(found):
+    said = {each.question: each for each in found[0].answers}
+    need = said["What do artifacts need?"].sentence
+    assert "Without a change artifacts came in 6 of 6 runs; in none with " in need
+    assert "4 registers (0 of 6, 0 % to 39 %)" in need
+    assert "; in all with diversity 1 (6 of 6" in need
+    assert said["Are artifacts no-ops or broadcasters?"].decided
+    assert (
+        "0.075 (0.0554 to 0.0946) of the mean of all at the end of 6 runs: a no-op"
+        in said["Are artifacts no-ops or broadcasters?"].sentence
+    )
+    assert (
+        "Against no change, with 4 it falls" in said["Does the error fall earlier and lower with registers?"].sentence
+    )
+    assert "4: 0.89" in said["How much of the attention do registers take?"].sentence
+    assert found[0].sentence.startswith(
+        "Artifacts came in 6 of 6 runs of the base (0 registers). The largest norms are smaller with "
+    )
+    assert [each.least for each in found[0].cells[:2]] == [least_error(USUAL)] * 2
+
+
+def test_cells_say_what_became_of_their_runs(found):
+    cells = {each.name: each for each in found[0].cells}
+    assert cells["0 registers"].outcomes == {"artifacts": 6}
+    assert cells["4 registers"].outcomes == {"none": 6}
+    share = cells["4 registers"].artifacts
+    assert (share.hits, share.of, share.low) == (0, 6, 0.0)
+    assert cells["0 registers"].ratio == pytest.approx(30, rel=0.2)
+
+
+def test_record_page_and_tables_are_written_and_a_report_is_the_same_again(found):
+    result, out = found
+    assert LabReport.model_validate(json.loads((out / "result.json").read_text())) == result
+    page = (out / "report.html").read_text()
+    assert result.undrawn == []
+    assert page.index(result.sentence) < page.index("What each change does")
+    assert page.count('class="chart lab-course"') == 2 * len(result.cells)
+    assert "undecided" in page
+    with (out / "effects.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == sum(len(each.measures) for each in result.effects)
+    assert {each["measure"] for each in lines} == {"ratio", "solved", "error"}
+    with (out / "runs.csv").open() as file:
+        assert [each["outcome"] for each in csv.DictReader(file)] == [run.outcome for run in result.runs]
+    before = (out / "design.json").read_text()
+    assert vitreg.lab("report", out) == result
+    assert (out / "design.json").read_text() == before
+
+
+def test_no_run_is_judged_before_its_onset(monkeypatch, tmp_path):
+    """Runs with 4 registers never solve the task: nothing is said of their norms, and their steps count as their last."""
+
+    def trained(config, folder):
+        return made_runs.write(
+            folder,
+            config,
+            peak=1.4 if config.model.registers else 30.0,
+            solved=None if config.model.registers else 3000,
+        )
+
+    result = reported(monkeypatch, tmp_path, trained, "seeds = 4\n[[block]]\nfactors = { registers = [0, 4] }")
+    assert result.cells[1].outcomes == {"not solved": 4}
+    assert result.cells[1].artifacts is None
+    (row,) = result.effects
+    assert "ratio" not in row.measures
+    assert "error" not in row.measures
+    assert row.measures["solved"].censored == 4
+    assert "4 registers (no run past its onset)" in result.answers[0].sentence
+    assert "undecided" in result.answers[0].sentence
+
+
+def test_artifacts_that_dissolve_are_seen(monkeypatch, tmp_path):
+    design = "seeds = 3\n[[block]]\nfactors = { registers = [0] }"
+    result = reported(monkeypatch, tmp_path, lambda config, folder: made_runs.write(folder, config, last=1.3), design)
+    assert result.cells[0].outcomes == {"dissolved": 3}
+    assert (result.cells[0].artifacts.hits, result.effects) == (3, [])
+
+
+def test_half_way():
+    assert half_way([0, 100, 200], [0.0, 0.2, 1.0]) == pytest.approx(100 + 100 * 0.3 / 0.8)
+    assert half_way([0, 100, 200], [None, 0.0, 1.0]) == pytest.approx(150)
+    assert half_way([0, 100], [1.0, 0.5]) is None
+    assert half_way([0], [1.0]) is None
