@@ -31,7 +31,7 @@ class BornRun(Record):
     seed: int
     failed: str = Field(default="", description="why there is no result; empty where there is one")
     steps: int = 0
-    seconds: float = Field(default=0.0, description="since it was last taken up")
+    seconds: float = Field(default=0.0, description="since it was last taken up; of the core in a design")
     outcome: Outcome = Field(
         default="none",
         description="dissolved: artifacts at some look, none at the last; none: the task is solved and no look shows any; not "

@@ -149,6 +149,14 @@ MISTAKES = {
     f"look {MODEL} photos": f"'{MODEL}' is a model, and stands among the photos; name it with -m {MODEL}.",
     f"zoo fotos -m {MODEL}": "no file or folder 'fotos'. Did you mean 'photos'?",
     "lab bron": "no experiment 'bron' in vitreg lab. Did you mean 'born'?",
+    "lab born --out model.pth": "model.pth is a file; name a folder.",
+    "lab run": "no design named; give a TOML file, or one of first, tiny.",
+    "lab run frist": "no file or shipped design 'frist' in vitreg lab run. Did you mean 'first'?",
+    "lab run design.toml": "no factor 'registrs' in block 'registrs' of design.toml. Did you mean 'registers'",
+    "lab run tiny --processes 0": "--processes is 0; it goes from 1 to 256.",
+    "lab run tiny --out mine": "mine/result.json exists",
+    "lab report nowhere": "no folder 'nowhere'",
+    "lab report photos": "photos holds no design.json; name the --out of a vitreg lab run.",
     "zoo photos": "no model named; name each with -m, such as -m @dinov2",
     f"zoo -m {MODEL}": "no images named",
     "zoo photos -m tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",
@@ -167,7 +175,14 @@ MISTAKES = {
 }
 
 
-HELPS = ["--help", *(f"{verb} --help" for verb in VERBS), *(f"eval {task} --help" for task in TASKS), "train --help"]
+OF_THE_LAB = ("lab", *(f"lab {experiment} --help" for experiment in ("born", "run", "report")))
+HELPS = [
+    "--help",
+    *OF_THE_LAB,
+    *(f"{verb} --help" for verb in VERBS),
+    *(f"eval {task} --help" for task in TASKS),
+    "train --help",
+]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +193,7 @@ def said(tmp_path_factory):
         (place / folder).mkdir(parents=True)
     (place / "photos" / "a.png").write_bytes(b"is not opened")
     (place / "model.pth").write_bytes(b"is not opened")
+    (place / "design.toml").write_text("seeds = 1\n[[block]]\nfactors = { registrs = [0] }")
     for name in ("mine/report.html", "mine/result.json", "taken/norm.png"):
         (place / name).write_text("not vitreg's")
     (place / "other" / "result.json").write_text('{"schema": "vitreg.eval/1", "task": "knn"}')

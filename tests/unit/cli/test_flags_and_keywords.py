@@ -8,13 +8,15 @@ import pytest
 import vitreg as package
 from vitreg.cli import VERBS
 from vitreg.cli.parsing import flags
+from vitreg.cli.verbs.composite.lab import Born
+from vitreg.cli.verbs.composite.lab import Run as LabRun
 from vitreg.cli.verbs.eval import Command
 from vitreg.cli.verbs.fix import Command as Fix
 from vitreg.errors import UserError
 from vitreg.repair.settings import TestTimeSettings
 from vitreg.verbs.eval.registry import TASKS
 
-KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings]}
+KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings], "lab": Born}
 OF_TERMINALS = {
     "doctor": {"json"},
     "look": {"json", "show", "model"},
@@ -68,6 +70,11 @@ def test_the_examples_of_the_page_on_python_run(photographs):
 def test_every_flag_is_a_keyword(verb):
     taken = set(inspect.signature(getattr(package, NAMED.get(verb, verb))).parameters)
     assert flags_of(verb) - taken - OF_TERMINALS.get(verb, set()) == {"eval": TASK, "fix": METHOD}.get(verb, set())
+
+
+def test_the_flags_of_a_design_are_keywords_of_lab():
+    taken = {flag.removeprefix("--").replace("-", "_") for flag in flags(LabRun) if not flag.startswith("--no-")}
+    assert taken - set(inspect.signature(package.lab).parameters) == {"dry_run"}
 
 
 @pytest.mark.parametrize("verb", ["scan", "maps", "eval", "extract", "discover", "doctor", "fix", "repairs"])

@@ -29,6 +29,7 @@ OF_THE_RUN = {
     "seconds",
     "hours",
     "begun",
+    "core_seconds",
     "at",
     "images_per_second",
     "wait_share",

@@ -19,8 +19,8 @@ from vitreg.training.settings import TrainConfig, changed
 
 TYPICAL = 4000
 """Steps of a run that solves its task, with the 1000 after: in the pilot at 2,250 to 3,250."""
-TIMED = 16
-"""Steps of the short training."""
+SHORT, TIMED = 4, 24
+"""Steps of a short training, and how many more a longer one has: the difference is timed."""
 Size = tuple[object, ...]
 
 
@@ -52,10 +52,10 @@ class Plan:
         of = f"{self.left} of {count(self.runs, 'run')}" if self.left < self.runs else count(self.runs, "run")
         source = "by the runs that ended" if self.recorded else f"by {TIMED} steps timed here"
         beside = min(processes, self.left)
-        with_ = f"{number(self.hours / beside)} with {count(beside, 'process', 'processes')}"
+        together = f"{number(self.hours / beside)} with {count(beside, 'process', 'processes')}"
         return (
-            f"{of}: about {number(self.hours)} hours of a core, {with_}, if each takes {self.steps:,} steps ({source}); "
-            f"{number(self.most / beside)} if none solves its task."
+            f"{of}: about {number(self.hours)} hours of a core, {together} on an idle machine, if each takes "
+            f"{self.steps:,} steps ({source}); {number(self.most / beside)} if none solves its task."
         )
 
 
@@ -90,7 +90,7 @@ def _recorded(ended: Sequence[tuple[Run, Row]]) -> dict[Size, float]:
     for run, row in ended:
         steps = row.found["steps"] - row.found.get("begun", 0)
         if steps > 0:
-            found[size_of(run.config)].append(row.seconds / steps)
+            found[size_of(run.config)].append(row.found.get("core_seconds", row.seconds) / steps)
     return {size: statistics.median(each) for size, each in found.items()}
 
 
@@ -115,27 +115,41 @@ def steps_of(duration: str, config: TrainConfig) -> int:
     return max(1, parse_duration(duration).steps(epoch_steps=IMAGES // batch, batch=batch, total=whole))
 
 
-def seconds_of_a_step(config: TrainConfig) -> float:
-    """Train for a moment, on one core, and return the seconds of a step, with its share of evaluations and looks."""
-    import torch
+class Timing:
+    """Trains for a moment, and gives the seconds that one core needs for a step, with its share of evaluations and looks.
 
-    from vitreg.training.journal import read_records
+    Seconds of the core, not of the clock, so that a machine with other work says the same. How many steps a look is worth is
+    measured once, with the first run.
+    """
+
+    def __init__(self) -> None:
+        self.look: float | None = None  # in steps
+
+    def __call__(self, config: TrainConfig) -> float:
+        """Return the seconds of a step of a run."""
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            if self.look is None:
+                _core_seconds(config, SHORT)  # what is loaded and compiled once
+            begin, end = _core_seconds(config, SHORT), _core_seconds(config, SHORT + TIMED)
+            step = max(0.0, end - begin) / TIMED
+            if self.look is None:  # one at the start, one at the end
+                looked = _core_seconds(config, SHORT, judged=True)
+                self.look = max(0.0, looked - begin) / 2 / step if step else 0.0
+        finally:
+            torch.set_num_threads(threads)
+        return step * (1 + self.look / steps_of(config.run.watch_every, config))
+
+
+def _core_seconds(config: TrainConfig, steps: int, *, judged: bool = False) -> float:
     from vitreg.verbs.train.verb import train
 
-    short = {"duration": f"{TIMED} steps", "log_every": TIMED // 2, "until": None, "save_every": f"{TIMED} steps"}
-    every = steps_of(config.run.watch_every, config)
-    config = changed(config, {"run": short, "optim": {"warmup": f"{TIMED // 2} steps"}})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="vitreg-lab-") as place:
-            whole = []
-            for judged in (False, True):
-                begun, folder = time.perf_counter(), Path(place) / str(judged)
-                train(config, folder, judged=judged)
-                whole.append(time.perf_counter() - begun)
-            rate = read_records(Path(place) / "False", "train")[-1]["images_per_second"]
-    finally:
-        torch.set_num_threads(threads)
-    looks = max(0.0, whole[1] - whole[0]) / 2  # one at the start, one at the end
-    return config.run.batch / rate + looks / every
+    run = {"duration": f"{steps} steps", "log_every": steps, "until": None, "save_every": f"{steps} steps"}
+    short = changed(config, {"run": run, "optim": {"warmup": f"{SHORT // 2} steps"}})
+    with tempfile.TemporaryDirectory(prefix="vitreg-lab-") as place:
+        begun = time.process_time()
+        train(short, Path(place) / "run", judged=judged)
+        return time.process_time() - begun

@@ -17,6 +17,7 @@ rate = { "x 3" = { lr = 0.015, min_lr = 0.015 } }    # a level of several settin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vitreg.errors import UserError, unknown
 from vitreg.experiments.lab.design import AS_IN_BASE, Block, Design, Factor, Level
 from vitreg.experiments.lab.factors import config_of, setting_named, usual
 
+KEPT = "design.json"
 SHIPPED = Path(__file__).with_name("designs")
 MOST_STEPS, MOST_SEEDS = 1_000_000, 1000
 TOP, OF_A_BLOCK = ("title", "seeds", "steps", "base", "block"), ("name", "seeds", "factors")
@@ -48,6 +50,26 @@ def design_named(name: str) -> Design:
     found = design_of(read(path), path.stem, name)
     _refuse_what_cannot_be_trained(found)
     return found
+
+
+def design_in(folder: Path) -> Design:
+    """Read the design that `lab run` keeps beside its runs.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = folder / KEPT
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {KEPT}; name the --out of a vitreg lab run.")
+    held = read(path)
+    if not isinstance(held.get("design"), dict):
+        raise UserError(f"{path} is no design that vitreg lab run wrote.")
+    return design_of(held["design"], str(held.get("name", "design")), str(path))
+
+
+def as_kept(data: Mapping[str, object], name: str) -> str:
+    """Return the file that keeps a design beside its runs."""
+    return json.dumps({"schema": "vitreg.lab-design/1", "name": name, "design": data}, indent=1)
 
 
 def shipped() -> list[str]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitreg.analysis.intervals import wilson
-from vitreg.config import read
 from vitreg.data.sets.synthetic.retrieval import least_error
 from vitreg.errors import UserError
-from vitreg.experiments.lab.answers import Found, answers_of
 from vitreg.experiments.lab.design import Cell, Design, Run
-from vitreg.experiments.lab.effects import counts, effects_of, usable
 from vitreg.experiments.lab.hours import steps_of
-from vitreg.experiments.lab.reading import design_of
+from vitreg.experiments.lab.reading import KEPT, design_in
 from vitreg.experiments.lab.said import course_of, judged
+from vitreg.experiments.lab.statistics.answers import Found, answers_of
+from vitreg.experiments.lab.statistics.effects import counts, effects_of, usable
 from vitreg.passes import ahead
 from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.jobs import Jobs
@@ -30,8 +28,6 @@ from vitreg.training.history import read_run
 from vitreg.writing.files import texts
 from vitreg.writing.outputs import RECORD, Outputs
 
-DESIGN = "design.json"
-
 
 def report(folder: Path) -> LabReport:
     """Write what the runs in a folder say so far; see `vitreg.lab`.
@@ -39,26 +35,19 @@ def report(folder: Path) -> LabReport:
     Raises:
         UserError: for a folder that holds no design of `lab run`, or cannot be written.
     """
-    path = folder / DESIGN
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {DESIGN}; name the --out of a vitreg lab run.")
-    held = read(path)
-    try:
-        name, data = str(held["name"]), held["design"]
-    except KeyError:
-        raise UserError(f"{path} is no design that vitreg lab run wrote.") from None
+    design = design_in(folder)
     ahead.refuse_other_lab(folder, "vitreg.lab-report/1")
-    design, outputs = design_of(data, name, str(path)), ahead.design_outputs(folder)
+    outputs = ahead.design_outputs(folder)
     outputs.check()
     with Jobs(folder) as jobs:
         result = found_in(design, jobs)
         with jobs.alone():  # another process on this folder may end at the same moment
-            return _written(outputs, result, path.read_text(encoding="utf-8"))
+            return _written(outputs, result, (folder / KEPT).read_text(encoding="utf-8"))
 
 
 def _written(outputs: Outputs, result: LabReport, design: str) -> LabReport:
     """Write the record, and the design again beside it, then tables and page."""
-    outputs.publish(texts({RECORD: result.model_dump_json(indent=1), DESIGN: design}), more=True)
+    outputs.publish(texts({RECORD: result.model_dump_json(indent=1), KEPT: design}), more=True)
     attempts = Attempts()
     with outputs.adding() as place:
         draw_lab(as_written(result), place, attempts)
@@ -88,7 +77,13 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
     row = jobs.row(run.job)
     if row is None:
         return None
-    named = {"name": run.name, "registers": run.registers, "seed": run.seed, "cell": cell, "seconds": row.seconds}
+    named = {
+        "name": run.name,
+        "registers": run.registers,
+        "seed": run.seed,
+        "cell": cell,
+        "seconds": row.found.get("core_seconds", row.seconds),
+    }
     if row.failed:
         return DesignRun(**named, failed=row.failed)
     try:
@@ -96,7 +91,7 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
     except UserError as error:  # its folder was removed, or it diverged before it wrote anything
         return DesignRun(**named, failed=row.found.get("diverged") or error.sentence)
     diverged = str(row.found.get("diverged", ""))
-    base = judged(run, record, row.seconds, bool(diverged))
+    base = judged(run, record, named["seconds"], bool(diverged))
     return DesignRun(**base.model_dump(), cell=cell, diverged=diverged, course=course_of(record))
 
 
@@ -156,8 +151,3 @@ def sentence(found: Found, asked: int) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def as_json(design: Mapping[str, object], name: str) -> str:
-    """Return the file that keeps a design beside its runs."""
-    return json.dumps({"schema": "vitreg.lab-design/1", "name": name, "design": design}, indent=1)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.config import read
-from vitreg.experiments.lab.hours import Plan, plan_of, seconds_of_a_step
+from vitreg.experiments.lab.hours import Plan, Timing, plan_of
 from vitreg.experiments.lab.options import RunOptions
-from vitreg.experiments.lab.reading import SHIPPED, design_named
-from vitreg.experiments.lab.report import DESIGN, as_json, report
+from vitreg.experiments.lab.reading import KEPT, SHIPPED, as_kept, design_named
+from vitreg.experiments.lab.report import report
 from vitreg.experiments.lab.runs import train_all
 from vitreg.experiments.lab.said import line
 from vitreg.passes import ahead
@@ -27,9 +27,9 @@ def planned(name: str, out: Path) -> tuple[Design, Plan]:
     """Return a design, and what of it is left to do in a folder. Nothing is written."""
     design = design_named(name)
     if not (out / ROWS).is_dir():
-        return design, plan_of(design, lambda job: None, seconds_of_a_step)
+        return design, plan_of(design, lambda job: None, Timing())
     with Jobs(out) as jobs:
-        return design, plan_of(design, jobs.row, seconds_of_a_step)
+        return design, plan_of(design, jobs.row, Timing())
 
 
 def lines(design: Design, plan: Plan, processes: int) -> Iterator[str]:
@@ -57,9 +57,9 @@ def run(name: str, options: RunOptions, out: Path, told: Callable[[str], object]
     path = Path(name).expanduser()
     data = read(path if path.is_file() else SHIPPED / f"{name}.toml")
     with Jobs(folder) as jobs:
-        plan = plan_of(design, jobs.row, seconds_of_a_step)
+        plan = plan_of(design, jobs.row, Timing())
         with jobs.alone(), outputs.adding() as place:
-            write_text(place / DESIGN, as_json(data, design.name))
+            write_text(place / KEPT, as_kept(data, design.name))
         places = [(each.name, jobs.files(each.job)) for each in design.runs]
     told(plan.sentence(options.processes))
     if plan.left:

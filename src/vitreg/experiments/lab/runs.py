@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,14 @@ def _training(config: TrainConfig) -> Work:
         from vitreg.training.setup import DivergedError
 
         resumed = goes_on(config, folder)
-        begun = _last_step(folder) if resumed else 0
+        found: dict[str, Any] = {"begun": _last_step(folder) if resumed else 0}
+        begun = time.process_time()
         try:
-            return {"steps": trained(config, folder, resumed), "begun": begun}
+            found["steps"] = trained(config, folder, resumed)
         except DivergedError as error:
-            words = f"the loss or the gradient of step {error.step:,} is not finite."
-            return {"steps": error.step, "begun": begun, "diverged": words}
+            found["steps"] = error.step
+            found["diverged"] = f"the loss or the gradient of step {error.step:,} is not finite."
+        return {**found, "core_seconds": time.process_time() - begun}
 
     return work
 

@@ -84,4 +84,4 @@ def in_this_process(monkeypatch, trained, ran: Path | None = None):
 
     monkeypatch.setattr(runs, "trained", instead)
     monkeypatch.setattr("vitreg.experiments.lab.running.train_all", here)
-    monkeypatch.setattr("vitreg.experiments.lab.running.seconds_of_a_step", lambda config: 0.05)
+    monkeypatch.setattr("vitreg.experiments.lab.running.Timing", lambda: lambda config: 0.05)

@@ -10,7 +10,7 @@ from tests.unit.experiments.lab import made_runs
 import vitreg
 from vitreg.data.sets.synthetic.parameters import USUAL
 from vitreg.data.sets.synthetic.retrieval import least_error
-from vitreg.experiments.lab.answers import half_way
+from vitreg.experiments.lab.statistics.answers import half_way
 from vitreg.records.lab import LabReport
 
 DESIGN = """

@@ -18,7 +18,7 @@ import vitreg
 from vitreg.config import encode
 from vitreg.errors import UserError
 from vitreg.experiments.lab import runs
-from vitreg.experiments.lab.hours import plan_of, seconds_of_a_step
+from vitreg.experiments.lab.hours import Timing, plan_of
 from vitreg.experiments.lab.reading import design_named, design_of
 from vitreg.experiments.lab.running import lines
 from vitreg.passes.jobs import Job, Row
@@ -42,7 +42,9 @@ def test_each_run_is_done_once_and_a_larger_design_goes_on_from_a_smaller(monkey
     made_runs.in_this_process(monkeypatch, well, ran)
     found = vitreg.lab("run", written(tmp_path), out=tmp_path / "out", told=told.append)
     assert (found.asked, found.ended) == (4, 4)
-    assert told[0].startswith("4 runs: about 0.222 hours of a core, 0.111 with 2 processes, if each takes 4,000 steps")
+    assert told[0].startswith(
+        "4 runs: about 0.222 hours of a core, 0.111 with 2 processes on an idle machine, if each takes 4,000 steps"
+    )
     assert told[-1] == "4 of 4 runs ended"
     vitreg.lab("run", written(tmp_path), out=tmp_path / "out", told=told.append)
     assert told[-1] == "All 4 runs ended before."
@@ -200,6 +202,16 @@ def test_the_result_of_another_experiment_is_not_replaced(monkeypatch, tmp_path)
         vitreg.lab("run", written(tmp_path), out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["result.json", "report.html", "effects.csv", "runs.csv", "design.json"])
+def test_a_file_of_the_user_is_not_replaced(name, monkeypatch, tmp_path):
+    made_runs.in_this_process(monkeypatch, well)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match="move it away"):
+        vitreg.lab("run", written(tmp_path), out=tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
 TINY = {
     "steps": 6,
     "base": {"batch": 2, "evaluate_every": "3 steps", "watch_every": "3 steps", "save_every": "2 steps", "watch_images": 4, "watch_maps": 0,
@@ -273,7 +285,7 @@ def test_the_same_seed_trains_bit_for_bit_the_same_on_one_core_and_another_seed_
 @pytest.mark.slow
 def test_a_moment_of_training_gives_the_seconds_of_a_step():
     config = design_named("tiny").runs[0].config
-    found = seconds_of_a_step(config)
+    found = Timing()(config)
     assert math.isfinite(found)
     assert 0 < found < 60
     assert encode(config) == encode(design_named("tiny").runs[0].config)

@@ -112,8 +112,11 @@ class Report:
 
     def check(self) -> None:
         """Refuse a folder that is none."""
+        from vitreg.experiments.lab.reading import design_in
+
         if not self.folder.is_dir():
             raise UserError(f"no folder '{self.folder}'; name the --out of a vitreg lab run.")
+        design_in(self.folder)
 
     def __call__(self) -> int:
         """Write the report. Returns the exit code."""

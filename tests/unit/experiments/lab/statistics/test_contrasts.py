@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vitreg.analysis.contrasts import contrast, exact_p, holm, mean_interval
+from vitreg.experiments.lab.statistics.contrasts import contrast, exact_p, holm, mean_interval
 
 
 @pytest.mark.parametrize(("many", "others"), [(4, 8), (8, 8), (2, 3)])

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vitreg.analysis.contrasts import Contrast, mean_interval
 from vitreg.experiments.lab.design import is_registers
-from vitreg.experiments.lab.effects import counts
+from vitreg.experiments.lab.statistics.contrasts import Contrast, mean_interval
+from vitreg.experiments.lab.statistics.effects import counts
 from vitreg.quantities import number, percent
 from vitreg.records.lab import Answer, Course, DesignRun, Effect, Estimate, LabCell
 

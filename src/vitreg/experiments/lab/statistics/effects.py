@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vitreg.analysis.contrasts import Contrast, contrast, exact_p, holm
 from vitreg.experiments.lab.design import Block, Design, Factor, Key, Level, words
+from vitreg.experiments.lab.statistics.contrasts import Contrast, contrast, exact_p, holm
 from vitreg.records.lab import MEASURES, DesignRun, Effect, Estimate, Measure
 
 LEVEL = 0.05

@@ -1,0 +1,1 @@
+"""What the runs of a design say: differences with intervals over seeds, the table of effects, answers to questions."""
