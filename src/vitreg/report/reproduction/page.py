@@ -68,6 +68,7 @@ def render(result: Reproduction, figures: Mapping[str, list[tuple[str, Path]]], 
         "reproduction.html.j2",
         result=result,
         sentence=sentence(result),
+        outcomes=OUTCOMES,
         several=count(len(result.experiments), "experiment"),
         experiments=[_section(each, figures.get(each.id, [])) for each in result.experiments],
         citation=CITATION,
@@ -93,11 +94,17 @@ def _section(each: ExperimentRecord, figures: list[tuple[str, Path]]) -> dict[st
     by_claim: dict[str, list[Claim]] = {}
     for claim in each.claims:
         by_claim.setdefault(claim.id, []).append(claim)
+    notes: dict[str, list[str]] = {}
+    for found in each.measured:
+        if found.note:
+            notes.setdefault(found.note, []).append(found.subject)
     return {
         "record": each,
         "claims": list(by_claim.values()),
-        "notes": {found.subject: found.note for found in each.measured if found.note},
-        "published": [(name.replace("_", " "), published(value)) for name, value in each.published.items()],
+        "counts": Counter(claim.outcome for claim in each.claims),
+        "notes": notes,
+        "published": "; ".join(f"{name.replace('_', ' ')}: {published(value)}" for name, value in each.published.items()),
+        "ours": each.ours.split("`"),  # every second part is code
         "figures": [
             (caption, f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for caption, path in figures
         ],
