@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
-from vitreg.backbones.edited_module import EditedModule
+from vitreg.backbones.edited_module import edited_copy, without_edits
 from vitreg.backbones.edits import ChangesLayout, Edit, Editor, EditSet
 from vitreg.backbones.loading.preprocessing import UNKNOWN, Unprepared, not_rgb
 from vitreg.backbones.probing import AttentionStatus, check_attention, in_float32_it_can
@@ -61,16 +61,17 @@ class Backbone:
         untrained: str = "",
         precision_choice: PrecisionChoice | None = None,
     ) -> None:
+        module, sets = without_edits(module) if anatomy is None else (module, ())
         self.original = module  # the original; an edited backbone shares it
-        self.spec, self.untrained = spec or f"module:{type(module).__name__}", untrained
+        self.spec = " + ".join([spec or f"module:{type(module).__name__}", *(each.name for each in sets)])
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
-        self.precision_choice = precision_choice
+        self.untrained, self.precision_choice = untrained, precision_choice
         self.anatomy = find_anatomy(module) if anatomy is None else anatomy
         self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
         self._unprepared = preprocess if isinstance(preprocess, Unprepared) else not_rgb(self.anatomy) or UNKNOWN
         self._status: AttentionStatus | None = None
-        self.edit_sets: tuple[EditSet, ...] = ()
+        self.edit_sets: tuple[EditSet, ...] = sets
         self.base: Backbone | None = None  # before edits and changed weights; None if it has none
 
     def edited(self, edits: Sequence[Edit], name: str, *, leaving: Sequence[Edit] = ()) -> Backbone:
@@ -105,7 +106,7 @@ class Backbone:
         if status is not None and status.source == "none":
             raise UserError(status.reason)
         source: Source = "projections" if status is not None and status.source == "projections" else "sdpa"
-        return EditedModule(self.original, [each.of_module() for each in self.edit_sets], source)
+        return edited_copy(self.original, [each.of_module() for each in self.edit_sets], source)
 
     @property
     def edit_names(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
-from vitreg.backbones.reweighted import reweighted
+from vitreg.backbones.edited_module import edited_in_place, edits_of
+from vitreg.backbones.reweighted import replaced_parameters, reweighted
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.tensor_files import read_tensor_file
 from vitreg.documents import read_json
@@ -58,12 +59,31 @@ class Repair:
         """
         if isinstance(model, Backbone):
             return self._of(model, force=force)
+        self._refuse_for_modules()
+        return self._of(Backbone(model), force=force).module  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def in_place(self, module: nn.Module, *, force: bool = False) -> Generator[None, None, None]:
+        """Repair the very object while the block runs. Raises UserError as `apply`."""
+        self._refuse_for_modules()
+        self.check(Backbone(module), force=force)
+        method, found = method_named(self.record.method), self._found
+        with replaced_parameters(module, method.weights(found), self.name):
+            edits = method.edits(found)
+            if not edits:
+                yield
+                return
+            made = edits_of(Backbone(module).edited(edits, self.name, leaving=method.leaving(found)).module)
+            assert made is not None
+            with edited_in_place(module, made.sets, made.source):
+                yield
+
+    def _refuse_for_modules(self) -> None:
         if any(edit.site == "forward" for edit in method_named(self.record.method).edits(self._found)):
             raise UserError(
                 f"{self.name} works on the tokens of a whole call, and a module returns what it likes; apply it to "
                 "vitreg.load(module), or use distill, or denoise with --position-part."
             )
-        return self._of(Backbone(model), force=force).module  # type: ignore[return-value]
 
     def _of(self, backbone: Backbone, *, force: bool) -> Backbone:
         self.check(backbone, force=force)
@@ -159,15 +179,22 @@ def repaired(model: Model, repair: Repair, *, force: bool = False) -> Generator[
     Raises:
         UserError: as `Repair.apply`.
     """
-    fixed = repair.apply(model, force=force)
-    stored = fixed.__dict__ if isinstance(model, Backbone) else {"forward": getattr(fixed, "forward")}  # noqa: B009
-    before = {name: model.__dict__[name] for name in stored if name in model.__dict__}
-    cached = model.__dict__.pop("module", None) if isinstance(model, Backbone) else None
-    try:
-        model.__dict__.update(stored)
+    if isinstance(model, Backbone):
+        with _taken_from(model, repair.apply(model, force=force)):
+            yield model
+        return
+    with repair.in_place(model, force=force):
         yield model
+
+
+@contextlib.contextmanager
+def _taken_from(model: Backbone, fixed: Backbone) -> Generator[None, None, None]:
+    """Let a backbone be another one while the block runs."""
+    before = dict(model.__dict__)
+    try:
+        model.__dict__.clear()
+        model.__dict__.update(fixed.__dict__)
+        yield
     finally:
-        for name in stored:
-            model.__dict__.pop(name, None)
-        model.__dict__.pop("module", None)
-        model.__dict__.update(before if cached is None else {**before, "module": cached})
+        model.__dict__.clear()
+        model.__dict__.update(before)

@@ -16,8 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
-from vitreg.backbones.anatomy.find import find_anatomy
-from vitreg.backbones.edited_module import EditedModule
+from vitreg.backbones.edited_module import edits_of
 from vitreg.errors import UserError
 from vitreg.repair.columns.answers.heads import headless
 from vitreg.repair.columns.column import Column, PerImage, cosine_distance
@@ -60,7 +59,8 @@ def _of_module(backbone: Backbone) -> list[nn.Linear]:
         module = backbone.module
     except UserError:  # an edit of the whole call has no module
         return []
-    return _linears(find_anatomy(module.model).blocks) if isinstance(module, EditedModule) else []
+    edits = edits_of(module)
+    return [] if edits is None else _linears(edits.anatomy.blocks)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,9 @@ def _section(each: ExperimentRecord, figures: list[tuple[str, Path]]) -> dict[st
         "claims": list(by_claim.values()),
         "counts": Counter(claim.outcome for claim in each.claims),
         "notes": notes,
-        "published": "; ".join(f"{name.replace('_', ' ')}: {published(value)}" for name, value in each.published.items()),
+        "published": "; ".join(
+            f"{name.replace('_', ' ')}: {published(value)}" for name, value in each.published.items()
+        ),
         "ours": each.ours.split("`"),  # every second part is code
         "figures": [
             (caption, f"{FIGURES}/{path.name}", payload.data_uri("png", path.read_bytes())) for caption, path in figures

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.anatomy.find import find_anatomy
-from vitreg.backbones.edited_module import EditedModule
+from vitreg.backbones.edited_module import edited_copy
 from vitreg.backbones.edits import Edit, Editor, EditSet, Place
 from vitreg.backbones.recorder import Source
 from vitreg.errors import UserError
@@ -53,7 +53,8 @@ class Traced(nn.Module):
         else:
             leaving = [EditSet(each.leaving, each.name) for each in sets]
             inside = [*inside, EditSet((Edit("block", -1, self._keep),), "kept"), *leaving]
-        self.inner = EditedModule(module, inside, _source(backbone)).eval()
+        self.inner = edited_copy(module, inside, _source(backbone)).eval()
+        self._final_norm = find_anatomy(self.inner).final_norm
         self._kept: Tensor | None = None
         self._tables = _Tables()
         with torch.no_grad(), self._tables.recording():
@@ -71,7 +72,7 @@ class Traced(nn.Module):
         hidden, self._kept = self._kept, None
         assert hidden is not None, "the last block runs"
         assert found is not None, "the output was seen before"
-        return self.inner.anatomy.final_norm(hidden), found
+        return self._final_norm(hidden), found
 
     def _encoded(self, images: Tensor) -> Tokens:
         return Tokens(self.inner(images), self._layout)

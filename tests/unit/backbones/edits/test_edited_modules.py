@@ -33,7 +33,7 @@ def test_the_module_of_an_edited_model_makes_the_edits_and_can_be_exported(vit, 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
         seen.append(output)
 
-    handle = edited.module.get_submodule("model.norm").register_forward_hook(keep)
+    handle = edited.module.get_submodule("norm").register_forward_hook(keep)
     with torch.no_grad():
         found = edited.module(images)
         handle.remove()
@@ -89,6 +89,6 @@ def test_an_edit_of_the_whole_call_is_no_part_of_a_module(vit) -> None:
 def test_an_edit_that_the_module_does_not_pass_is_refused(vit, images) -> None:
     """The last projection of an MLP is there and never called."""
     edited = Backbone(vit).edited([Edit("mlp", 1, Scale(0.5))], "halved")
-    edited.module.get_submodule("model.blocks.1").mlp = nn.Identity()
+    edited.module.get_submodule("blocks.1").mlp = nn.Identity()
     with pytest.raises(UserError, match="the mlp of block 1 was not seen"):
         edited.module(images)
