@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreg.analysis.norms import encode
 from vitreg.analysis.outliers import detector
 from vitreg.analysis.tally import Tally
-from vitreg.backbones import Backbone
+from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.machine.runtime import Processes
 from vitreg.passes.portrait import portrait_of
 from vitreg.records import Example, LayerRecord, ModelRecord, VerdictRecord, reading_block
@@ -32,6 +32,7 @@ class OneScan:
         model: as in the record of a scan.
         unread: why attention was not read; empty if it was.
         draw: (name, image as shown, block of the norms) → its portrait, from the same forward.
+        trace: of that forward.
     """
 
     verdict: VerdictRecord
@@ -40,11 +41,14 @@ class OneScan:
     model: ModelRecord
     unread: str
     draw: Callable[[str, np.ndarray, int], Example]
+    trace: Trace
 
 
-def scan_one(backbone: Backbone, pixels: Float[Tensor, "1 3 H W"]) -> OneScan:
+def scan_one(backbone: Backbone, pixels: Float[Tensor, "1 3 H W"], also: Capture | None = None) -> OneScan:
     """Scan one image with the default detector.
 
+    Args:
+        also: q, k, v and projections to keep beside what a scan needs; left out where attention cannot be read.
     Raises:
         FloatingPointError: if the model puts out no numbers.
     """
@@ -59,6 +63,8 @@ def scan_one(backbone: Backbone, pixels: Float[Tensor, "1 3 H W"]) -> OneScan:
             for layer, queries in capture.rows.items()
         }
         capture = replace(capture, rows=more)
+    if also is not None and status.readable:
+        capture = replace(capture, qkv=also.qkv, projected=also.projected if backbone.anatomy.attention else ())
     with torch.inference_mode():
         trace = backbone.trace(pixels, capture)
     statistics = measure.statistics(torch.zeros(1, dtype=torch.long), ("",), trace)
@@ -77,4 +83,6 @@ def scan_one(backbone: Backbone, pixels: Float[Tensor, "1 3 H W"]) -> OneScan:
         queries = special[attended] if status.readable else None
         return portrait_of(trace, last, name, shown, (block, attended), flags, queries)
 
-    return OneScan(readout.verdict, layers, readout.peak, readout.model_record(backbone, size, []), status.reason, draw)
+    return OneScan(
+        readout.verdict, layers, readout.peak, readout.model_record(backbone, size, []), status.reason, draw, trace
+    )

@@ -1,0 +1,108 @@
+"""One photo by several models: what each shows, as a record, as a row of the picture, and the forward behind both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vitreg.backbones import Backbone, Capture
+from vitreg.errors import UserError
+from vitreg.passes.view import View
+from vitreg.records import Heatmap
+from vitreg.records.look import BlockLook, ModelLook
+from vitreg.report.look.picture import PANEL, Row
+from vitreg.verbs.look.models import Looker
+from vitreg.verbs.look.places import place_of
+from vitreg.verbs.look.words import sentence_of
+from vitreg.verbs.scan.one import OneScan, scan_one
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one model shows on one photo."""
+
+    record: ModelLook
+    row: Row
+    scan: OneScan
+
+
+def see(picture: Image.Image, subjects: Sequence[Looker], also: Capture | None = None) -> Iterator[Seen]:
+    """Run the models one by one over a photo.
+
+    Args:
+        also: what to keep of each forward beside what a look needs.
+    Raises:
+        UserError: for a model that puts out no numbers.
+    """
+    peaks: list[tuple[int, bool]] = []
+    for looker in subjects:
+        pixels = looker.view.fit(looker.view.pictures(picture)[None])
+        scan = _scanned(looker.backbone, pixels, also)
+        peaks.append((scan.peak, scan.verdict.peak_layer is not None))
+        # Where a repair leaves no group, its norms are shown after the block where the model's own stand apart.
+        peak = scan.peak if looker.base is None or peaks[-1][1] else peaks[looker.base][0]
+        yield Seen(*_of_model(looker, scan, peak, pixels, picture), scan)
+
+
+def _scanned(backbone: Backbone, pixels: Any, also: Capture | None) -> OneScan:
+    try:
+        return scan_one(backbone, pixels, also)
+    except FloatingPointError as error:
+        full = backbone.dtype == torch.float32
+        remedy = "its weights hold NaN or infinite values" if full else "try --precision fp32"
+        raise UserError(f"{error} in {backbone.spec} at {backbone.dtype}; {remedy}.") from error
+
+
+def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: Image.Image) -> tuple[ModelLook, Row]:
+    """Return what one model shows, as a record and as a row of the picture; norms after `block`."""
+    example = scan.draw("", looker.view.shown(pixels)[0], block)
+    verdict, layer = scan.verdict, scan.layers[block]
+    patches = [(int(row), int(col)) for row, col in np.argwhere(example.outliers)]
+    place = place_of(example.outliers)
+    there = int((~np.isnan(example.norms)).sum())
+    said = sentence_of(verdict, scan.layers, len(patches), there, place)
+    if looker.backbone.untrained:
+        said = f"{looker.backbone.untrained} {said}"
+    missing = _missing(scan)
+    rows, cols = example.norms.shape
+    values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(example.norms).tolist()]
+    record = ModelLook(
+        name=looker.name, model=scan.model, found=verdict.peak_layer is not None, side=layer.side,
+        share=layer.outlier_fraction, ratio=layer.ratio, first=verdict.first_layer, peak=block, threshold=layer.threshold,
+        patches=patches, place=place, norms=Heatmap(rows=rows, cols=cols, values=values),
+        blocks=[
+            BlockLook(index=each.index, median=each.median, max=each.max, ratio=each.ratio, share=each.outlier_fraction)
+            for each in scan.layers
+        ],
+        attention_block=example.attention_layer, missing=missing, sentence=said,
+    )  # fmt: skip
+    photo = _photo(looker.view, picture, example.image)
+    return record, Row(
+        name=looker.name, sentence=said[0].upper() + said[1:], example=example, photo=photo, median=layer.median,
+        missing=missing,
+    )  # fmt: skip
+
+
+def _missing(scan: OneScan) -> dict[str, str]:
+    """Return which maps there are not, and why."""
+    if scan.unread:
+        return {"cls": scan.unread, "registers": scan.unread}
+    tokens = scan.model.tokens
+    without = {"cls": "no class token", "registers": "no registers"}
+    return {role: f"this model has {why}" for role, why in without.items() if not tokens[role]}
+
+
+def _photo(view: View, picture: Image.Image, shown: np.ndarray) -> np.ndarray:
+    """Return the area that the patches cover, in the resolution of the page where the photo has it."""
+    preprocess, (height, width) = view.pictures, view.size
+    times = math.ceil(PANEL / max(height, width))
+    if times < 2 or preprocess.size != view.size or shown.shape[:2] != view.size:
+        return shown
+    large = preprocess.with_size((height * times, width * times))
+    return np.asarray(large.unnormalise(large(picture)))
