@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`
 CASES = {
     "look": ("{photographs}", "-m", "{model}", "--limit", "2", "--no-show", "--out", "{out}", "{small}"),
+    "explore": ("{photographs}", "-m", "{model}", "--limit", "2", "--blocks", "1", "--out", "{out}", "{small}"),
     "scan": ("{model}", "{photographs}", "--limit", "4", "--out", "{out}", "{small}", "{quick}"),
     "compare": ("{scanned}", "{scanned}", "--out", "{out}/page.html"),
     "maps": ("{model}", "{photographs}", "--limit", "2", "--out", "{out}", "{small}"),
@@ -89,13 +90,15 @@ CASES = {
     "version": (),
 }
 LEAVES = {
-    "look": "*-look.png", "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
+    "look": "*-look.png", "explore": "data/p0m0-b1.js",
+    "scan": "result.json", "compare": "page.html", "maps": "*.png", "eval": "result.json", "discover": "result.json",
     "extract": "*", "train": "run/model.safetensors", "curves": "*.html", "draw": "report.html", "export": "model.safetensors",
     "fix": "repair.json", "repairs": "table.csv", "demo": "index.html", "reproduce": "claims.json",
     "zoo": "board.csv", "lab": "report.html",
 }  # fmt: skip
 OPENS = {
     "look",
+    "explore",
     "scan",
     "compare",
     "maps",

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
 
 WRITES = (
     "scan",
+    "explore",
     "compare",
     "maps",
     "eval",

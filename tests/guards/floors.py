@@ -32,6 +32,11 @@ VERBS_MAY_IMPORT = {
     ("zoo", "vitreg.verbs.compare"): "records are read as `compare` reads them",
     ("fix", "vitreg.verbs.maps.verb"): "maps before and after are drawn by `maps`",
     ("look", "vitreg.verbs.scan.one"): "a look is a scan of one image, drawn from the same forward",
+    ("explore", "vitreg.verbs.look.one"): "an explorer is looks, with what their forwards hold",
+    ("explore", "vitreg.verbs.look.models"): "it takes the models that a look takes",
+    ("explore", "vitreg.verbs.look.photos"): "it reads photos as a look does",
+    ("explore", "vitreg.verbs.look.options"): "its options are those of a look, and one more",
+    ("explore", "vitreg.verbs.look.words"): "its caution is that of a look",
 }
 """What a verb may import of another verb: its public function, and why."""
 

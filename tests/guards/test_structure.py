@@ -48,7 +48,7 @@ def test_public_names():
         "Anatomy", "Backbone", "Capture", "DiscoverOptions", "Edit", "EvalOptions", "ExtractOptions", "MapsOptions", "Place",
         "Repair", "ScanOptions", "TokenLayout", "Tokens", "Trace", "UserError", "__version__",
         "badge",
-        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "export", "extract", "fit_repair",
+        "compare", "curves", "demo", "discover", "doctor", "draw", "evaluate", "evaluate_all", "explore", "export", "extract", "fit_repair",
         "fix", "lab", "load", "load_repair", "look", "maps", "plugin", "register", "repaired", "repairs", "reproduce", "scan", "train",
         "zoo",
     ]  # fmt: skip
@@ -72,6 +72,7 @@ def test_verbs():
     assert list(VERBS) == [
         "scan",
         "look",
+        "explore",
         "compare",
         "maps",
         "doctor",

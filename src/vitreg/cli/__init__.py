@@ -17,13 +17,13 @@ class _Verbs(Mapping[str, type]):
     """The command class of each verb, imported on first use, so that one verb does not wait for the others."""
 
     names = (
-        "scan", "look", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
+        "scan", "look", "explore", "compare", "maps", "doctor", "eval", "discover", "extract", "train", "curves", "draw", "export", "fix",
         "repairs", "reproduce", "lab", "zoo", "demo", "version",
     )  # fmt: skip
     elsewhere = {  # noqa: RUF012
         "eval": "manuals", "train": "manuals", "fix": "manuals", "version": "manuals",
         "repairs": "composite.repairs", "reproduce": "composite.reproduce", "demo": "composite.demo",
-        "look": "composite.look", "lab": "composite.lab", "zoo": "composite.zoo",
+        "look": "composite.look", "explore": "composite.explore", "lab": "composite.lab", "zoo": "composite.zoo",
     }  # fmt: skip
 
     def __getitem__(self, name: str) -> type:

@@ -24,6 +24,7 @@ from vitreg.writing.outputs import Outputs
 
 SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
+EXPLORER, EXPLORED = "index.html", "explore.json"
 BADGE, MODEL_CARD = "badge.svg", "model-card.md"
 
 
@@ -194,6 +195,18 @@ def refuse_other_lab(folder: Path, schema: str) -> None:
 def badge_outputs(folder: Path, *inputs: object) -> Outputs:
     """Where `zoo --badge` writes: the badge, and a section for the model card."""
     return Outputs(folder, "zoo", [BADGE, MODEL_CARD], paths_of(*inputs))
+
+
+def is_one_page(place: Path) -> bool:
+    """Whether --out of `explore` names one file."""
+    return place.suffix.lower() in (".html", ".htm") and not place.is_dir()
+
+
+def explore_outputs(place: Path, *inputs: object) -> Outputs:
+    """Where `explore` writes: the page, the record and the measured parts in a folder, or one file."""
+    if is_one_page(place):
+        return Outputs(place.parent, "explore", [place.name], paths_of(*inputs))
+    return Outputs(place, "explore", [EXPLORER, EXPLORED, "data/"], paths_of(*inputs))
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:

@@ -20,6 +20,7 @@ KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings], "
 OF_TERMINALS = {
     "doctor": {"json"},
     "look": {"json", "show", "model"},
+    "explore": {"model"},
     "scan": {"fail_above"},
     "reproduce": {"dry_run", "list", "model"},
     "zoo": {"badge", "model"},

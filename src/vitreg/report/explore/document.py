@@ -69,6 +69,7 @@ class Document:
         thresholds: norm that separates the second group, and its side ("high", "low"), by block; None without a group.
         received: mean attention to every token, over queries and heads; NaN for a block that was not read.
         values: norm of a token's values over the median of the patches, mean of the heads; NaN likewise.
+        neighbours: cosine of a patch to its neighbours, right after the patch projection.
         features: of the patches, after the last block and the final norm.
         attention: by block; a block may be left out.
         missing: what there is not, and why.
@@ -82,6 +83,7 @@ class Document:
     thresholds: list[tuple[float, str] | None]
     received: Float[np.ndarray, "L N"]
     values: Float[np.ndarray, "L N"]
+    neighbours: Float[np.ndarray, "P"]
     features: Float[np.ndarray, "P D"]
     attention: dict[int, BlockAttention] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -104,9 +106,10 @@ def parts_of(document: Document, name: str) -> Iterator[tuple[str, Part]]:
 def _head(document: Document) -> Part:
     record = document.record
     cls, other, registers = document.tokens
-    of_the_record = ("name", "sentence", "found", "side", "share", "ratio", "first", "peak", "place")
+    of_the_record = ("name", "sentence", "found", "side", "share", "ratio", "peak", "place")
     return {
         **{name: getattr(record, name) for name in of_the_record},
+        "begins": record.first,
         "spec": record.model.spec,
         "grid": document.grid,
         "cls": cls,
@@ -121,6 +124,7 @@ def _head(document: Document) -> Part:
         "norms": packed(document.norms.astype(np.float32)),
         "received": packed(document.received.astype(np.float32)),
         "values": packed(document.values.astype(np.float32)),
+        "neighbours": packed(document.neighbours.astype(np.float32)),
         "heads": {block: len(each.received) for block, each in document.attention.items()},
         "before": [block for block, each in document.attention.items() if each.before is not None],
         "attention_block": record.attention_block,

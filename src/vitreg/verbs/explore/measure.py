@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitreg.analysis.locality import neighbour_cosine
 from vitreg.backbones import QKV, Backbone, Capture, Trace
 from vitreg.report.explore.document import BlockAttention, Compared, Document
 from vitreg.tokens import TokenLayout, common_layout
@@ -45,6 +46,7 @@ def document_of(backbone: Backbone, seen: Seen, blocks: Sequence[int]) -> Docume
                 attention[layer] = found
             elif why:
                 missing["attention"] = why
+    neighbours = neighbour_cosine(trace.patch_embeddings.float(), common.grid)[0].cpu().numpy()
     final = trace.final
     features = final.layout.take(final.values[0].float().cpu()).numpy()
     return Document(
@@ -54,7 +56,7 @@ def document_of(backbone: Backbone, seen: Seen, blocks: Sequence[int]) -> Docume
             None if each.threshold is None or each.side is None else (each.threshold, each.side)
             for each in seen.scan.layers
         ],
-        received=received, values=values, features=features, attention=attention, missing=missing,
+        received=received, values=values, neighbours=neighbours, features=features, attention=attention, missing=missing,
     )  # fmt: skip
 
 

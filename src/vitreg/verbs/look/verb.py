@@ -17,12 +17,12 @@ from vitreg import __version__
 from vitreg.passes import ahead
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
-from vitreg.passes.photos import Photos
 from vitreg.records.look import LookResult, PhotoLook, Seconds
 from vitreg.report.look.picture import as_png, draw_look
 from vitreg.verbs.look.models import Looker, Model, lookers
 from vitreg.verbs.look.one import see
 from vitreg.verbs.look.options import LookOptions
+from vitreg.verbs.look.photos import Photos
 from vitreg.verbs.look.words import CAUTION
 from vitreg.writing.files import output_folder, write_new
 
