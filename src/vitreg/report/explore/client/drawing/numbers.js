@@ -10,8 +10,7 @@ export function number(v) {
 
 export function percent(share) {
   const p = 100 * share;
-  if (!Number.isFinite(p)) return "–";
-  return (p === 0 ? "0" : p < 0.01 ? "< 0.01" : p < 1 ? p.toFixed(2) : p < 9.95 ? p.toFixed(1) : p.toFixed(0)) + "\u00a0%";
+  return (p > 0 && p < 0.001 ? "< 0.001" : number(p)) + "\u00a0%";
 }
 
 export const times = (v) => (Number.isFinite(v) ? number(v) + "\u00a0×" : "–");

@@ -113,7 +113,7 @@ export class Panel {
     const own = nearest(this.features.similar(patch), 4, patch).map((found) => [shown, "here", ...found]);
     const there = await Promise.all(others.map(async ([name, photo]) => {
       const other = await documentOf(name), similar = (await other.features()).similar(patch, this.features);
-      return nearest(similar, 2).map((found) => [other, photo, ...found]);
+      return nearest(similar, 4).map((found) => [other, photo, ...found]);
     }));
     const all = [...own, ...there.flat().sort((a, b) => b[3] - a[3]).slice(0, 4)];
     if (this.shown === shown) list.replaceChildren(...all.map((each) => crop(...each)));

@@ -1,0 +1,190 @@
+"""The explorer on phones, for screen readers, as one file, in a frame, with its story and what it saves; how long a move takes."""
+
+import json
+import os
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vitreg
+
+from .conftest import BLOCK, drawn, opened
+from .test_explore_browser import MAP, asked_for, facts, find, wait, words_of
+
+pytestmark = pytest.mark.browser
+AXE = Path(os.environ.get("VITREG_AXE", Path(__file__).parents[3] / "node_modules" / "axe-core" / "axe.min.js"))
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_no_width_needs_sideways_scrolling(explorer, width):
+    browser = explorer(f"block={BLOCK}&patch=40&story=2")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500},
+    )
+    wide, seen = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert wide <= seen <= width
+
+
+def test_a_tap_keeps_a_patch_on_a_phone(explorer):
+    browser = explorer("right=-1")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        area = find(browser, MAP.format("left"))
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", area)
+        x, y, wide, tall = browser.execute_script(
+            "const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width, b.height]", area
+        )
+        at = {"x": x + wide * 2.5 / 14, "y": y + tall * 4.5 / 14}
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        wait(browser, lambda: "patch=58" in words_of(browser))
+        assert "row 4, column 2" in find(browser, "#left [data-part='token']").text
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("words", ["", f"block={BLOCK}&patch=40&map=given&token=cls0&story=1"])
+def test_axe_finds_nothing(explorer, scheme, words):
+    if not AXE.is_file():
+        pytest.skip(f"no {AXE}; npm install --no-save axe-core brings it")
+    browser = explorer()
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    explorer(words)
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
+    found = browser.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"
+        ".then((r) => done(r.violations.map((v) => [v.id, v.nodes.map((n) => n.target.join(' '))])))"
+    )
+    assert found == []
+
+
+def test_one_file_shows_the_same_and_asks_for_nothing(explorer, explorer_photos, tmp_path):
+    one = vitreg.explore(
+        "planted:high-norm", explorer_photos[0], out=tmp_path / "one.html", blocks=BLOCK, precision="fp32"
+    )
+    words = f"block={BLOCK}&patch=40&right=-1"
+    said = facts(explorer(words))
+    browser = explorer(words, one.path)
+    browser.get_log("performance")
+    opened(browser, f"{one.path.as_uri()}#{words}")
+    assert facts(browser) == said
+    assert [url for url in asked_for(browser, one.path) if not url.startswith(("data:", one.path.as_uri()))] == []
+
+
+def test_a_notebook_shows_the_page_in_a_frame(explorer, explorer_photos, browser, tmp_path):
+    shown = vitreg.explore("planted:clean", explorer_photos[0], blocks=BLOCK, size=64)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8><body>{shown}")
+    browser.get((tmp_path / "notebook.html").as_uri())
+    browser.switch_to.frame(find(browser, "iframe"))
+    drawn(browser)
+    assert "None of the 12 blocks" in find(browser, "#left .sentence").text
+    browser.execute_script("document.querySelector('input[value=neighbours]').click()")
+    drawn(browser)
+    assert "Cosine of each patch" in find(browser, "#left [data-part='caption']").text
+    browser.switch_to.default_content()
+
+
+def test_the_story_tells_the_numbers_of_this_photo(explorer, explored, explorer_photos):
+    browser = explorer()
+    look = vitreg.look(explorer_photos[0], "planted:high-norm", precision="fp32").record.photos[0].models[0]
+    told = []
+    for number in range(5):
+        find(browser, "#story" if number == 0 else "#next").click()
+        drawn(browser)
+        told.append(find(browser, "#tale-words").text)
+        assert f"story={number + 1}" in words_of(browser)
+    assert f"{len(look.patches)} patches of 196 form a second group with {look.ratio:.3g} times" in told[1]
+    assert told[4].startswith("With 4 registers, no block shows a second group")
+    assert not find(browser, "#next").is_enabled()
+    browser.back()
+    wait(browser, lambda: "story=4" in words_of(browser))
+    find(browser, "#leave").click()
+    drawn(browser)
+    assert not find(browser, "#tale").is_displayed()
+
+
+def saved(browser, button):
+    """What a button saves: its text, or its size where it is a picture."""
+    return browser.execute_async_script(
+        "const [id, done] = arguments, made = URL.createObjectURL; HTMLAnchorElement.prototype.click = () => {};"
+        "URL.createObjectURL = (b) => { URL.createObjectURL = made; (b.type === 'image/png' ? createImageBitmap(b).then((i) => "
+        "[i.width, i.height]) : b.text()).then(done); return made(b); };"
+        "document.getElementById(id).click();",
+        button,
+    )
+
+
+def test_what_is_seen_is_saved_as_numbers_and_as_a_picture(explorer):
+    browser = explorer(f"block={BLOCK}&patch=40")
+    held = json.loads(saved(browser, "save-numbers"))
+    assert held["photo"] == "plain.png"
+    assert held["state"]["patch"] == 40
+    left, right = held["models"]
+    assert left["spec"] == "planted:high-norm"
+    assert left["token"]["Norm"] == facts(browser)["Norm"]
+    assert np.isfinite(left["values"]).all()
+    assert len(left["values"]) == len(right["values"]) == 196
+    width, height = saved(browser, "save-picture")
+    assert width > 800
+    assert height > 900  # two models
+
+
+def test_a_model_without_class_token_or_readable_attention_shows_the_rest(browser, explorer, explorer_photos, tmp_path):
+    timm = pytest.importorskip("timm")
+    settings = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    without = timm.create_model("vit_tiny_patch16_224", class_token=False, global_pool="avg", **settings)
+    by_hand = timm.create_model("vit_tiny_patch16_224", **settings)
+    for block in by_hand.blocks:
+        block.attn.forward = lambda x, *_, layer=block.attn, **__: layer.proj(layer.qkv(x)[..., : x.shape[-1]])
+    at = vitreg.explore([without, by_hand], explorer_photos[0], out=tmp_path / "page").path
+    explorer("block=1&map=given&token=cls0&patch=3", at)
+    assert find(browser, "#left [data-part='empty']").text == "This model has no class token."
+    assert "cannot be read" in find(browser, "#right [data-part='empty']").text
+    assert "cannot be read" in find(browser, "#right .note").text
+    assert "after block 1" in facts(browser, "right")["Norm"]
+    assert "cannot be read" in facts(browser, "right")["Receives"]
+
+
+@pytest.mark.slow
+def test_a_move_over_1369_patches_takes_8_ms_of_script(explorer, explorer_photos, tmp_path):
+    """Of the page's thread: what else the machine does is no property of the page."""
+    words = {"random": True, "blocks": BLOCK, "precision": "fp32"}
+    at = vitreg.explore("timm:vit_base_patch14_dinov2", explorer_photos[0], out=tmp_path, **words).path
+    for shown in ("norms", "given", "receives", "similar"):
+        browser = explorer(f"block={BLOCK}&map={shown}", at)
+        assert statistics.median(milliseconds_of_moves(browser)) <= 8, shown
+
+
+def milliseconds_of_moves(browser, moves=60):
+    """Script of the page for each move of the mouse over the map, in milliseconds of its thread."""
+    area = find(browser, MAP.format("left"))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", area)
+    x, y, wide, tall = browser.execute_script(
+        "const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width, b.height]", area
+    )
+    browser.execute_cdp_cmd("Performance.disable", {})
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def script():
+        found = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return 1000 * next(each["value"] for each in found if each["name"] == "ScriptDuration")
+
+    spent, before = [], script()
+    for move in range(moves):
+        at = {"x": x + wide * (move % 37 + 0.5) / 37, "y": y + tall * (3 * (move // 37) + 5.5) / 37}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", **at})
+        now = script()
+        spent.append(now - before)
+        before = now
+    return spent
