@@ -17,14 +17,17 @@ from pydantic import ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
+from vitreg.passes.ahead import EXPLORED, EXPLORER
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
+from vitreg.records.explore import ExploreResult
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
 from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.evaluation.table import CSV as TABLE
 from vitreg.report.evaluation.table import draw_evaluations
+from vitreg.report.explore.page import folder_page, kept_parts, single_page
 from vitreg.report.repairs.page import CSV as REPAIRS
 from vitreg.report.repairs.page import draw_repairs
 from vitreg.report.repairs.sheets import MAPS
@@ -86,7 +89,8 @@ class Drawn:
 
 @takes()
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
-    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves, train, zoo or reproduce.
+    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves, train, zoo, reproduce or
+    explore.
 
     Args:
         folder: the folder the verb wrote.
@@ -103,8 +107,8 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         inside = sorted(path.parent.name for name in (RESULT, "curves.json") for path in folder.glob(f"*/{name}"))
         hint = f" Try {folder / inside[0]}." if inside else ""
         raise UserError(
-            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves, train, zoo or "
-            f"reproduce.{hint}"
+            f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves, train, zoo, "
+            f"reproduce or explore.{hint}"
         )
     unproven = _refuse_foreign(folder, drawings)
     for each in drawings:
@@ -171,6 +175,8 @@ def _drawings(folder: Path) -> Iterator[Drawing]:
         yield _curves(folder)
     if (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file():
         yield _run(folder)
+    if (folder / EXPLORED).is_file():
+        yield _explorer(folder)
     yield from _maps(folder)
     compared = [path for path in sorted(folder.glob(f"*.htm*{COMPARED}")) if _schema(path) == "vitreg.compare/1"]
     yield from map(_comparison, compared)
@@ -298,6 +304,20 @@ def _maps(folder: Path) -> Iterator[Drawing]:
 
 def _kept(sheet: str) -> str:
     return sheet.removesuffix(".png").partition("-")[0] + ".npz"
+
+
+def _explorer(folder: Path) -> Drawing:
+    """The page of `explore`; elsewhere it becomes one file, for its parts lie beside the record."""
+    record = _read(folder / EXPLORED, ExploreResult)
+
+    def page(place: Path) -> str:
+        beside = folder.resolve() in place.resolve().parents
+        return folder_page(record) if beside else single_page(record, dict(kept_parts(folder)))
+
+    return Drawing(
+        verb="explore", names=(EXPLORER,), opens=EXPLORER, reads=(EXPLORED,),
+        draw=lambda place, attempts: write_text(place / EXPLORER, page(place)),
+    )  # fmt: skip
 
 
 def _comparison(path: Path) -> Drawing:

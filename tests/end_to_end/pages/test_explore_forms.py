@@ -156,6 +156,36 @@ def test_a_model_without_class_token_or_readable_attention_shows_the_rest(browse
     assert "cannot be read" in facts(browser, "right")["Receives"]
 
 
+def test_the_repair_of_a_model_takes_its_place(explorer, explorer_photos, tmp_path):
+    photos = [explorer_photos[0]] * 4
+    vitreg.fit_repair("planted:high-norm", photos, "clip-norm", force=True).save(tmp_path / "repair")
+    at = vitreg.explore([], explorer_photos[0], out=tmp_path / "page", repair=tmp_path / "repair", blocks=BLOCK).path
+    browser = explorer("right=-1", at)
+    before = find(browser, "#left .sentence").text
+    browser.execute_script("document.getElementById('repair').click()")
+    drawn(browser)
+    assert "repair=1" in words_of(browser)
+    assert "second group" in before
+    assert find(browser, "#left .sentence").text == "None of the 12 blocks shows a second group of patch norms."
+
+
+def test_attention_is_also_shown_before_rotary_embedding(explorer, explorer_photos, tmp_path):
+    timm = pytest.importorskip("timm")
+    settings = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    rotary = timm.create_model("vit_small_patch16_rope_224", **settings)
+    at = vitreg.explore(rotary, explorer_photos[0], out=tmp_path / "page").path
+    browser = explorer("block=1&map=given&token=cls0", at)
+    rows = "return Array.from(window.vitregExplorer.panels[0].attention.given(3))"
+    after = browser.execute_script(rows)
+    browser.execute_script("document.getElementById('before').click()")
+    drawn(browser)
+    assert "before=1" in words_of(browser)
+    before = np.array(browser.execute_script(rows))
+    assert np.abs(before - after).max() > 1e-4
+    assert before.sum() == pytest.approx(1, abs=1e-3)
+    assert not find(explorer(), "#before").is_displayed()
+
+
 @pytest.mark.slow
 def test_a_move_over_1369_patches_takes_8_ms_of_script(explorer, explorer_photos, tmp_path):
     """Of the page's thread: what else the machine does is no property of the page."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
@@ -48,6 +48,13 @@ def single_page(record: ExploreResult, parts: Mapping[str, str]) -> str:
 def script_of(name: str, part: str) -> str:
     """Return the file of a part: a script that hands it to the page."""
     return f"vitregPart({json.dumps(name)},{part});\n"
+
+
+def kept_parts(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the parts that lie beside a page, by name, as JSON."""
+    for path in sorted((folder / DATA).glob("*.js")):
+        text = path.read_text(encoding="utf-8")
+        yield path.stem, text[text.index(",") + 1 : text.rindex(")")]
 
 
 def _page(record: ExploreResult, parts: Mapping[str, str]) -> str:

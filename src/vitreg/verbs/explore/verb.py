@@ -18,7 +18,7 @@ from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records.explore import ExploreResult, ShownDocument, ShownModel
 from vitreg.report.explore.document import Document, parts_of
-from vitreg.report.explore.page import DATA, folder_page, script_of, single_page
+from vitreg.report.explore.page import DATA, folder_page, kept_parts, script_of, single_page
 from vitreg.verbs.explore.measure import EVERYTHING, document_of
 from vitreg.verbs.explore.options import ExploreOptions
 from vitreg.verbs.look.models import Looker, Model, lookers
@@ -54,7 +54,7 @@ class Exploration:
             return single_page(self.record, self.parts)
         if self.path.name != ahead.EXPLORER:
             return self.path.read_text(encoding="utf-8")
-        return single_page(self.record, dict(_kept(self.path.parent / DATA)))
+        return single_page(self.record, dict(kept_parts(self.path.parent)))
 
     def _repr_html_(self) -> str:
         return (
@@ -192,10 +192,3 @@ class _Store:
     def _name(self) -> str:
         assert self._place is not None, "there is a place to write to"
         return self._place.name
-
-
-def _kept(folder: Path) -> Iterator[tuple[str, str]]:
-    """Read the parts that lie in a folder."""
-    for path in sorted(folder.glob("*.js")):
-        text = path.read_text(encoding="utf-8")
-        yield path.stem, text[text.index(",") + 1 : text.rindex(")")]

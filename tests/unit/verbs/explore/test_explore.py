@@ -214,3 +214,12 @@ def test_broken_photos_are_named_and_a_file_that_would_be_too_large_is_refused(v
     monkeypatch.setattr("vitreg.verbs.explore.verb.LARGEST", 10_000)
     assert "fewer blocks with --blocks" in one_sentence(vitreg("explore", broken, plain, *words))
     assert not (tmp_path / "one.html").exists()
+
+
+def test_the_page_is_drawn_again_and_elsewhere_as_one_file(plain, tmp_path):
+    found = package.explore(small(), plain, out=tmp_path / "explorer")
+    page = found.path.read_text()
+    assert package.draw(tmp_path / "explorer").paths == (found.path,)
+    assert found.path.read_text() == page
+    package.draw(tmp_path / "explorer", out=tmp_path / "one")
+    assert (tmp_path / "one" / "index.html").read_text() == found.page
