@@ -238,7 +238,8 @@ def _entered_by(kind: type[nn.Module], name: str) -> Callable[..., Any]:
     def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return getattr(self, _HELD).run(self, about, functools.partial(held, self), args, kwargs)
 
-    entry.__code__ = entry.__code__.replace()  # torch.compile counts what it compiled by code: each module has its own
+    plain: Any = entry
+    plain.__code__ = plain.__code__.replace()  # torch.compile counts what it compiled by code: each module has its own
     return entry
 
 
