@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -32,6 +34,27 @@ class Done:
 @pytest.fixture(scope="module", autouse=True)
 def _planted_once(planted_once):
     pass
+
+
+@pytest.fixture(scope="module")
+def small_lab():
+    """The lab trains and looks at few images. Its processes get the settings of this one."""
+    from vitreg.experiments.lab import design
+    from vitreg.training.settings import changed
+
+    whole, few = design.config_of, {"data": {"limit_val": 8}, "run": {"watch_images": 8, "batch": 4}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(design, "config_of", lambda *given: changed(whole(*given), few))
+        yield
+
+
+@pytest.fixture(scope="module")
+def forked_lab(small_lab):
+    """And its processes are forked, for tests that start many: others import torch anew."""
+    start = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitreg.experiments.lab.runs.multiprocessing", start)
+        yield
 
 
 @pytest.fixture(scope="session")

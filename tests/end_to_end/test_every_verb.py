@@ -15,7 +15,7 @@ from vitreg.verbs.eval.registry import TASKS
 
 from .made import QUICK, SMALL
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures", "small_lab")
 
 
 # verb -> its words, where {out} is a folder of the test's own and the other names are made by `made`

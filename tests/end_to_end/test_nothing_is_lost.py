@@ -19,7 +19,7 @@ from .conftest import one_sentence
 from .made import MODEL, QUICK, SMALL
 from .test_every_verb import CASES, words_of
 
-pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_figures", "forked_lab")
 
 WRITES = (
     "scan",

@@ -37,6 +37,7 @@ class Drawn(ABC, Generic[Item]):
 
     def __init__(self, synthetic: Synthetic, side: Side) -> None:
         self.synthetic, self.side = synthetic, side
+        self._title = synthetic.title  # spelt once: a run hashes the names of all its images
         self._count = synthetic.length(side)
         self._first = _VALIDATION if side == "val" else 0
 
@@ -65,7 +66,7 @@ class Drawn(ABC, Generic[Item]):
 
     def name(self, index: int) -> str:
         """Return what an image is called; the number of images is not part of it."""
-        return f"{self.synthetic.title}:{self.side}-{index:05d}"
+        return f"{self._title}:{self.side}-{index:05d}"
 
 
 class DrawnSet(Generic[Item]):
