@@ -62,6 +62,21 @@ def whole(spec: str) -> str:
     return f"run:{spec}" if is_run(folder) else f"fixed:{spec}" if is_repair(folder) else spec
 
 
+def absolute(spec: str) -> str:
+    """Return the spec with the folder that it names, where that exists, as an absolute path: it opens from any folder."""
+    source, _, name = whole(spec).partition(":")
+    place, entry = "", ""
+    if source == "timm" and name.startswith("local-dir:"):
+        place, name = "local-dir:", name.removeprefix("local-dir:")
+    elif source == "hub":
+        name, colon, entry = name.rpartition(":")
+        entry = colon + entry
+    elif source not in ("run", "fixed", "hf"):
+        return spec
+    folder = Path(name).expanduser()
+    return f"{source}:{place}{folder.absolute()}{entry}" if name and folder.is_dir() else spec
+
+
 def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bool = False) -> None:
     """Refuse specs that are wrong without asking a library.
 

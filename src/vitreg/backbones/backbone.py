@@ -66,6 +66,8 @@ class Backbone:
         self.spec = " + ".join([spec or f"module:{type(module).__name__}", *(each.name for each in sets)])
         self.notes = (untrained, *notes) if untrained else notes
         self.weights_source, self.weights_sha256 = weights_source, weights_sha256
+        self.weights_size: tuple[int, int] | None = None  # as `load` read a file of weights, and the next line
+        self.allow_partial = False
         self.untrained, self.precision_choice = untrained, precision_choice
         self.anatomy = find_anatomy(module) if anatomy is None else anatomy
         self.preprocess = None if isinstance(preprocess, Unprepared) else preprocess
@@ -199,9 +201,7 @@ class Backbone:
         return self.layouts(image_size)[-1]
 
     def layouts(self, image_size: tuple[int, int]) -> tuple[TokenLayout, ...]:
-        """Return the roles of the tokens that enter block 0 and of those after each block.
-
-        The model itself or edits may change them on the way.
+        """Return the roles of the tokens that enter block 0 and of those after each block: the model or edits may change them.
 
         Raises:
             UserError: if the model cannot take this size, naming one it can.

@@ -26,7 +26,7 @@ from vitreg.repair.effect import Effects
 from vitreg.repair.method import Method
 from vitreg.repair.methods import method_named
 from vitreg.repair.record import Base, RepairRecord
-from vitreg.repair.repair import Repair, weights_hash
+from vitreg.repair.repair import Repair, content_hash, weights_hash
 from vitreg.repair.settings import FitOptions, MethodSettings
 from vitreg.repair.subject import Kept, Subject
 
@@ -104,18 +104,34 @@ def subject_of(
 
 
 def base_of(backbone: Backbone) -> Base:
-    """Say which model a repair belongs to."""
-    source, named = backbone.weights_source, not backbone.spec.startswith("module:")
-    from_file = named and backbone.spec.partition(":")[0] in specs.LIBRARIES and source not in ("library", "random")
+    """Say which model a repair belongs to, such that it opens from any folder."""
+    source, spec = backbone.weights_source, _spec_of(backbone)
+    library = spec.partition(":")[0]
+    from_file = library in specs.LIBRARIES and source not in ("library", "random")
     return Base(
-        spec=backbone.spec if named else "",
+        spec=spec,
         file=str(Path(source).absolute()) if from_file else "",
-        random=named and source == "random",
+        weights_size=backbone.weights_size if from_file else None,
+        allow_partial=backbone.allow_partial and from_file,
+        random=bool(spec) and library != "fixed" and source == "random",
         weights_sha256=weights_hash(backbone),
         library=backbone.anatomy.library,
         blocks=backbone.depth,
         width=backbone.anatomy.width,
+        edits=list(backbone.edit_names),
     )
+
+
+def _spec_of(backbone: Backbone) -> str:
+    """Return the spec that opens a model, its folder an absolute path; "" for a module, and for one that is edited beyond its
+    spec."""
+    if backbone.spec.startswith("module:"):
+        return ""
+    if backbone.base is not None or backbone.edit_names:  # "fixed:A + clip-norm" opens nothing
+        folder = backbone.spec.removeprefix("fixed:")
+        if folder == backbone.spec or not specs.is_repair(Path(folder).expanduser()):
+            return ""
+    return specs.absolute(backbone.spec)
 
 
 def fit_named(subject: Subject, word: str) -> Repair:
@@ -152,6 +168,8 @@ def fit_subject(subject: Subject, method: Method, settings: MethodSettings) -> R
         random=subject.random,
         vitreg=vitreg.__version__,
     )  # fmt: skip
+    written = record.model_dump(mode="json")["details"]
+    record = record.model_copy(update={"sha256": content_hash(written, found.tensors)})
     repair = Repair(record, found.tensors)
     if outliers is None or not subject.images.count("held_out"):
         return repair

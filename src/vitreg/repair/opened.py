@@ -23,8 +23,15 @@ def open_fixed(folder: str, load: Callable[..., Backbone], keywords: dict[str, A
     """
     repair = load_repair(folder)
     base = repair.record.base
+    if not base.spec and base.edits:
+        raise UserError(
+            f"{folder} repairs {base.title}, which has no name; name that model, such as fixed:A of its repair A, and add "
+            f"--repair {quote(folder)}."
+        )
     if not base.spec:
         raise UserError(f"{folder} repairs a module that has no name; name the model and add --repair {quote(folder)}.")
+    if base.file and base.says("weights_size"):
+        keywords = {**keywords, "weights_size": base.weights_size, "allow_partial": base.allow_partial}
     backbone = load(base.spec, weights=base.file or None, random=base.random, **keywords)
     fixed = repair.apply(backbone)
     fixed.spec, fixed.notes = f"fixed:{folder}", (*fixed.notes, f"{base.spec}, repaired.")

@@ -17,17 +17,32 @@ class Base(Record):
     Args:
         spec: how it is loaded again; "" for a module that a caller held.
         file: the checkpoint that was loaded into it, if one was.
+        weights_size: image size (height, width) that its position table was read for.
+        allow_partial: whether missing or unexpected tensors of it were accepted.
         random: whether its weights are the untrained ones of a seed.
         weights_sha256: of its tower's tensors, in any dtype they were loaded from.
+        edits: names of the edits it had, such as an earlier repair, inner first.
     """
 
     spec: str
     file: str = ""
+    weights_size: tuple[int, int] | None = None
+    allow_partial: bool = False
     random: bool = False
     weights_sha256: str
     library: str
     blocks: int
     width: int
+    edits: list[str] = Field(default_factory=list)
+
+    def says(self, field: str) -> bool:
+        """Whether the record has a field; those of older versions lack some."""
+        return field in self.model_fields_set
+
+    @property
+    def title(self) -> str:
+        """The model in a sentence."""
+        return self.spec or (f"a model with {' + '.join(self.edits)}" if self.edits else "a module")
 
 
 class OutliersRecord(Record):
@@ -84,6 +99,7 @@ class RepairRecord(Record):
         details: what the method chose, such as neurons by block.
         held_out: its effect on images that it was not fitted on; None where it was fitted on none.
         random: fitted as a control: the same number of neurons or tokens, chosen by lot.
+        sha256: of the details and the tensors, 16 hexadecimal digits; "" where an older version wrote the record.
     """
 
     schema_: Literal["vitreg.repair/1"] = Field(default="vitreg.repair/1", alias="schema")
@@ -98,4 +114,5 @@ class RepairRecord(Record):
     notes: list[str] = Field(default_factory=list)
     held_out: EffectRecord | None = None
     random: bool = False
+    sha256: str = ""
     vitreg: str = ""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
 from vitreg.backbones.edited_module import edited_in_place, edits_of
+from vitreg.backbones.edits import Edit
 from vitreg.backbones.reweighted import replaced_parameters, reweighted
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.tensor_files import read_tensor_file
@@ -46,16 +49,16 @@ class Repair:
     def __repr__(self) -> str:
         effect = self.record.held_out
         seen = "" if effect is None else f", outliers {effect.before:.2%} -> {effect.share:.2%} held out"
-        return f"Repair({self.record.method!r} of {self.record.base.spec or 'a module'}{seen})"
+        return f"Repair({self.record.method!r} of {self.record.base.title}{seen})"
 
     def apply(self, model: Model, *, force: bool = False) -> Model:
         """Return the repaired model; the one given stays as it is.
 
         Args:
             model: a backbone, or the module of a library or your own, whose outputs keep their form.
-            force: skip the comparison of weights.
+            force: skip the comparison of weights and earlier repairs.
         Raises:
-            UserError: if the repair belongs to another model.
+            UserError: if the repair belongs to another model, or is damaged.
         """
         if isinstance(model, Backbone):
             return self._of(model, force=force)
@@ -67,19 +70,18 @@ class Repair:
         """Repair the very object while the block runs. Raises UserError as `apply`."""
         self._refuse_for_modules()
         self.check(Backbone(module), force=force)
-        method, found = method_named(self.record.method), self._found
-        with replaced_parameters(module, method.weights(found), self.name):
-            edits = method.edits(found)
+        weights, edits, leaving = self._parts
+        with replaced_parameters(module, weights, self.name):
             if not edits:
                 yield
                 return
-            made = edits_of(Backbone(module).edited(edits, self.name, leaving=method.leaving(found)).module)
+            made = edits_of(self._edited(Backbone(module), edits, leaving).module)
             assert made is not None
             with edited_in_place(module, made.sets, made.source):
                 yield
 
     def _refuse_for_modules(self) -> None:
-        if any(edit.site == "forward" for edit in method_named(self.record.method).edits(self._found)):
+        if any(edit.site == "forward" for edit in self._parts[1]):
             raise UserError(
                 f"{self.name} works on the tokens of a whole call, and a module returns what it likes; apply it to "
                 "vitreg.load(module), or use distill, or denoise with --position-part."
@@ -87,15 +89,32 @@ class Repair:
 
     def _of(self, backbone: Backbone, *, force: bool) -> Backbone:
         self.check(backbone, force=force)
-        method = method_named(self.record.method)
-        found = self._found
-        weights, edits = method.weights(found), method.edits(found)
+        weights, edits, leaving = self._parts
         fixed = reweighted(backbone, weights, self.name) if weights else backbone
-        return fixed.edited(edits, self.name, leaving=method.leaving(found)) if edits else fixed
+        return self._edited(fixed, edits, leaving) if edits else fixed
+
+    def _edited(self, backbone: Backbone, edits: Sequence[Edit], leaving: Sequence[Edit]) -> Backbone:
+        with self._whole():
+            return backbone.edited(edits, self.name, leaving=leaving)
 
     @property
-    def _found(self) -> Fitted:
-        return Fitted(self.tensors, self.record.details)
+    def _parts(self) -> tuple[Mapping[str, Tensor], Sequence[Edit], Sequence[Edit]]:
+        """The weights, the edits, and those that leave. Raises UserError where the record or the tensors lack something."""
+        method, found = method_named(self.record.method), Fitted(self.tensors, self.record.details)
+        with self._whole():
+            return method.weights(found), method.edits(found), method.leaving(found)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Generator[None, None, None]:
+        """Say of what a damaged file makes fail that it is damaged."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"this {self.name} repair is damaged; fit the repair again ({type(error).__name__}: {error})."
+            ) from error
 
     @property
     def name(self) -> str:
@@ -103,7 +122,7 @@ class Repair:
         return self.record.method + (" (random control)" if self.record.random else "")
 
     def check(self, backbone: Backbone, *, force: bool = False) -> None:
-        """Raise UserError if the repair belongs to another model, by shape or, unless forced, by weights."""
+        """Raise UserError if the repair belongs to another model, by shape or, unless forced, by weights or earlier repairs."""
         base, anatomy = self.record.base, backbone.anatomy
         if (backbone.depth, anatomy.width) != (base.blocks, base.width):
             raise UserError(
@@ -113,8 +132,10 @@ class Repair:
         if not force and weights_hash(backbone) != base.weights_sha256:
             raise UserError(
                 f"this repair belongs to other weights than those of {backbone.spec}: it was fitted on "
-                f"{base.spec or 'a module'}{f' with {base.file}' if base.file else ''}; fit it again (or `apply(force=True)` in Python)."
+                f"{base.title}{f' with {base.file}' if base.file else ''}; fit it again (or `apply(force=True)` in Python)."
             )
+        if not force:
+            self._refuse_other_edits(backbone)
 
     def save(self, folder: str | Path) -> Path:
         """Write the repair as a folder: its record, its tensors, and the list of the neurons it edits. Returns the folder.
@@ -134,6 +155,39 @@ class Repair:
 
         outputs.publish(write)
         return outputs.folder
+
+    def _refuse_other_edits(self, backbone: Backbone) -> None:
+        """Raise UserError if the model has other repairs than the one that this repair was fitted on."""
+        wanted, had = tuple(self.record.base.edits), backbone.edit_names
+        if not self.record.base.says("edits") or had == wanted:
+            return
+        if had != wanted[: len(had)]:
+            raise UserError(
+                f"{self.name} was fitted on a model {_repaired_by(wanted)}, and {backbone.spec} is one {_repaired_by(had)}; "
+                "fit it again on that one."
+            )
+        first = wanted[len(had) :]
+        raise UserError(
+            f"{self.name} was fitted on a model {_repaired_by(wanted)}; {' + '.join(first)} comes first: name the model that "
+            "it repaired, fixed:A where A is its folder (in Python b.apply(a.apply(backbone)))."
+        )
+
+
+def _repaired_by(names: Sequence[str]) -> str:
+    return f"repaired by {' + '.join(names)}" if names else "without a repair"
+
+
+def content_hash(details: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return 16 hexadecimal digits that name what a repair computes with.
+
+    Args:
+        details: as they stand in repair.json.
+    """
+    digest = hashlib.sha256(json.dumps(details, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def load_repair(folder: str | Path) -> Repair:
@@ -164,6 +218,8 @@ def load_repair(folder: str | Path) -> Repair:
         ) from None
     tensors = read_tensor_file(place / TENSORS)
     method_named(record.method)
+    if record.sha256 and record.sha256 != content_hash(held["details"], tensors):
+        raise UserError(f"{place} is damaged: {RECORD} and {TENSORS} are not of one repair; fit the repair again.")
     return Repair(record, tensors)
 
 

@@ -151,8 +151,8 @@ def _loaded(asked: _Asked) -> Backbone:
 
     source = built.weights or ("random" if asked.random else "library")
     untrained = "These weights are random: the model was not trained." if asked.random else ""
+    trained = asked.size if asked.weights_size is None else asked.weights_size
     if asked.weights is not None:
-        trained = asked.size if asked.weights_size is None else asked.weights_size
         anatomy, report = _fill(anatomy, asked.weights, trained, asked.strict, asked.allow_partial)
         notes += report.notes
         source = str(asked.weights)
@@ -169,7 +169,7 @@ def _loaded(asked: _Asked) -> Backbone:
         dtype, choice = choose_precision(asked.precision, where or torch.device("cpu"))
     # Anatomies look parameters up on each call, so this one stays valid after moving and casting in place.
     anatomy.tower.to(device=where, dtype=dtype)
-    return Backbone(
+    backbone = Backbone(
         built.module if given else anatomy.tower,
         anatomy,
         built.preprocess if asked.size is None else built.preprocess.with_size(asked.size),
@@ -180,6 +180,10 @@ def _loaded(asked: _Asked) -> Backbone:
         untrained=untrained,
         precision_choice=choice,
     )
+    if asked.weights is not None:
+        # Read for no size, a file is read as for the model's own.
+        backbone.weights_size, backbone.allow_partial = trained or anatomy.native_size, asked.allow_partial
+    return backbone
 
 
 def _given(asked: _Asked, module: nn.Module) -> tuple[sources.Built, str, torch.device | None]:
@@ -216,7 +220,10 @@ def opened(
         UserError: as `load` does, and for weights or options beside a loaded backbone.
     """
     refuse_reloading(model, weights, options)
-    return model if isinstance(model, Backbone) else load(model, weights=weights, weights_size=size, **options)
+    if isinstance(model, Backbone):
+        return model
+    loading: dict[str, Any] = {"weights_size": size, **options}
+    return load(model, weights=weights, **loading)
 
 
 def refuse_reloading(model: object, weights: object, options: Mapping[str, Any]) -> None:

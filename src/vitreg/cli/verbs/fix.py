@@ -92,6 +92,6 @@ def _run(name: str, command: Command[MethodSettings]) -> int:
     except NoneKeptError as error:
         say(f"vitreg: {error}", error=True)
         return Exit.OVER_BUDGET
-    say(summary(repair, command.out))
+    say(summary(repair, command.out, command.model.repair))
     open_with(command.out / "norm.png")
     return Exit.DONE

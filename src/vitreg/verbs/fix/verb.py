@@ -18,7 +18,7 @@ from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.quantities import number, percent
 from vitreg.repair.fitting import fit_subject, subject_of, with_settings
 from vitreg.repair.methods import method_named
-from vitreg.repair.repair import Repair
+from vitreg.repair.repair import Repair, load_repair
 from vitreg.repair.settings import FitOptions, MethodSettings
 from vitreg.verbs.maps.verb import maps
 from vitreg.writing.files import results_folder
@@ -85,11 +85,15 @@ def _draw(backbone: Backbone, repair: Repair, images: Images, folder: Path, opti
         say(f"vitreg: maps before and after were not all drawn: {error}", error=True)
 
 
-def summary(repair: Repair, out: Path) -> str:
-    """Return what the repair did, as lines for a terminal."""
+def summary(repair: Repair, out: Path, before: Path | None = None) -> str:
+    """Return what the repair did, as lines for a terminal.
+
+    Args:
+        before: the folder of the repair that the model had, where it was named beside the model.
+    """
     record = repair.record
     lines = [
-        f"{record.method} on {record.base.spec or 'the module'}, fitted on {record.images} images at {'x'.join(map(str, record.size))}."
+        f"{record.method} on {record.base.title}, fitted on {record.images} images at {'x'.join(map(str, record.size))}."
     ]
     effect, found = record.held_out, record.outliers
     if found is not None and found.forced:
@@ -104,5 +108,15 @@ def summary(repair: Repair, out: Path) -> str:
         if effect.share > effect.before / 2:
             lines.append("The repair does not help here: compare methods with vitreg repairs.")
     lines += record.notes
-    spec = quote(f"fixed:{out}")
-    return "\n".join([*lines, f"Use it as {spec} in place of a model, for example: vitreg scan {spec} IMAGES"])
+    return "\n".join([*lines, _use(repair, out, before)])
+
+
+def _use(repair: Repair, out: Path, before: Path | None) -> str:
+    """Return the sentence that says how the repaired model is named."""
+    spec, then = quote(f"fixed:{out}"), ""
+    if not repair.record.base.spec:
+        first = None if before is None else load_repair(before)
+        if first is None or not first.record.base.spec:
+            return "Use it in Python, after the repair that the model had: second.apply(first.apply(backbone))."
+        spec, then = quote(f"fixed:{before}"), f" --repair {quote(str(out))}"
+    return f"Use it as {spec}{then} in place of a model, for example: vitreg scan {spec} IMAGES{then}"
