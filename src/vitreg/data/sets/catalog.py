@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-from torchvision import datasets
 
 from vitreg.data.sets import official
 from vitreg.data.sets.example import TrainingSet
@@ -45,9 +42,13 @@ class Named:
     fetch: Callable[[str], Any] | None = None
 
 
+def _fetched(name: str) -> Callable[[str], Any]:
+    return lambda root: getattr(official.torchvision_sets(), name)(root, download=True)
+
+
 def _voc(root: str) -> None:
     for side in ("trainval", "test"):
-        datasets.VOCDetection(root, year="2007", image_set=side, download=True)
+        official.torchvision_sets().VOCDetection(root, year="2007", image_set=side, download=True)
 
 
 CATALOG = {
@@ -66,21 +67,21 @@ CATALOG = {
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
         official.aircraft,
         "mean_per_class",
-        partial(datasets.FGVCAircraft, download=True),
+        _fetched("FGVCAircraft"),
     ),
     "cifar10": Named(
         "CIFAR-10",
         "cifar-10-batches-py",
         "https://www.cs.toronto.edu/~kriz/cifar.html",
         official.cifar10,
-        fetch=partial(datasets.CIFAR10, download=True),
+        fetch=_fetched("CIFAR10"),
     ),
     "cifar100": Named(
         "CIFAR-100",
         "cifar-100-python",
         "https://www.cs.toronto.edu/~kriz/cifar.html",
         official.cifar100,
-        fetch=partial(datasets.CIFAR100, download=True),
+        fetch=_fetched("CIFAR100"),
     ),
     "cub": Named(
         "CUB-200-2011",
@@ -94,7 +95,7 @@ CATALOG = {
         "https://data.caltech.edu/records/mzrjq-6wc02",
         official.caltech101,
         "mean_per_class",
-        partial(datasets.Caltech101, download=True),
+        _fetched("Caltech101"),
     ),
     "cars": Named(
         "Stanford cars",
@@ -108,7 +109,7 @@ CATALOG = {
         "dtd/dtd/{images/, labels/}",
         "https://www.robots.ox.ac.uk/~vgg/data/dtd",
         official.dtd,
-        fetch=partial(datasets.DTD, download=True),
+        fetch=_fetched("DTD"),
     ),
     "flowers": Named(
         "Oxford flowers-102",
@@ -116,14 +117,14 @@ CATALOG = {
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
         official.flowers,
         "mean_per_class",
-        partial(datasets.Flowers102, download=True),
+        _fetched("Flowers102"),
     ),
     "food": Named(
         "Food-101",
         "food-101/{images/, meta/}",
         "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
         official.food,
-        fetch=partial(datasets.Food101, download=True),
+        fetch=_fetched("Food101"),
     ),
     "pets": Named(
         "Oxford-IIIT pets",
@@ -131,7 +132,7 @@ CATALOG = {
         "https://www.robots.ox.ac.uk/~vgg/data/pets",
         official.pets,
         "mean_per_class",
-        partial(datasets.OxfordIIITPet, download=True),
+        _fetched("OxfordIIITPet"),
     ),
     "sun397": Named(
         "SUN397",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torchvision.datasets
 
 from vitreg.data.sets.example import Example
 from vitreg.data.sources.decode import Unreadable, to_rgb
@@ -59,6 +58,8 @@ class NamedSet:
     """
 
     def __init__(self, where: str, split: Literal["train", "val"], *, download: bool = False) -> None:
+        import torchvision.datasets  # here, since it brings PyTorch's compiler
+
         name, folder = name_and_folder(where)
         known = KNOWN[name]
         sides = known.train if split == "train" else known.val

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
-from torchvision import datasets
 
 from vitreg.data.sets.example import TrainingSet
 from vitreg.data.sets.listed import ArraySet, ListedSet, MultiLabelSet
@@ -30,40 +29,48 @@ VOC_CLASSES = (
 CALTECH_TRAIN = 30  # images of each class, as in SimCLR; the others are for testing
 
 
+def torchvision_sets() -> Any:
+    """Return the module of torchvision's sets. Imported when asked: it brings PyTorch's compiler, two seconds of a start."""
+    from torchvision import datasets
+
+    return datasets
+
+
 def _of_torchvision(data: Any) -> ListedSet:
     """Extract the lists of images and labels from a torchvision set."""
-    paths = data._images if isinstance(data, datasets.OxfordIIITPet) else data._image_files
+    paths = data._images if isinstance(data, torchvision_sets().OxfordIIITPet) else data._image_files
     return ListedSet(paths, data._labels, data.classes)
 
 
 def aircraft(root: Path) -> Opened:
     """FGVC-Aircraft, 100 variants: train, val and test."""
     return {
-        side: _of_torchvision(datasets.FGVCAircraft(os.fspath(root), split=side)) for side in ("train", "val", "test")
+        side: _of_torchvision(torchvision_sets().FGVCAircraft(os.fspath(root), split=side))
+        for side in ("train", "val", "test")
     }
 
 
 def dtd(root: Path) -> Opened:
     """Describable textures, 47 classes, the first of ten partitions."""
-    return {side: _of_torchvision(datasets.DTD(root, split=side)) for side in ("train", "val", "test")}
+    return {side: _of_torchvision(torchvision_sets().DTD(root, split=side)) for side in ("train", "val", "test")}
 
 
 def food(root: Path) -> Opened:
     """Food-101."""
-    return {side: _of_torchvision(datasets.Food101(root, split=side)) for side in ("train", "test")}
+    return {side: _of_torchvision(torchvision_sets().Food101(root, split=side)) for side in ("train", "test")}
 
 
 def pets(root: Path) -> Opened:
     """Oxford-IIIT pets, 37 breeds."""
     sides = {"train": "trainval", "test": "test"}
-    return {side: _of_torchvision(datasets.OxfordIIITPet(root, split=split)) for side, split in sides.items()}
+    return {side: _of_torchvision(torchvision_sets().OxfordIIITPet(root, split=split)) for side, split in sides.items()}
 
 
 def cars(root: Path) -> Opened:
     """Stanford cars, 196 models."""
     opened = {}
     for side in ("train", "test"):
-        data: Any = datasets.StanfordCars(root, split=side)
+        data: Any = torchvision_sets().StanfordCars(root, split=side)
         paths, labels = zip(*data._samples, strict=True)
         opened[side] = ListedSet(paths, [int(number) for number in labels], data.classes)
     return opened
@@ -71,12 +78,12 @@ def cars(root: Path) -> Opened:
 
 def cifar10(root: Path) -> Opened:
     """CIFAR-10."""
-    return {side: _cifar(datasets.CIFAR10(root, train=side == "train"), side) for side in ("train", "test")}
+    return {side: _cifar(torchvision_sets().CIFAR10(root, train=side == "train"), side) for side in ("train", "test")}
 
 
 def cifar100(root: Path) -> Opened:
     """CIFAR-100, the fine labels."""
-    return {side: _cifar(datasets.CIFAR100(root, train=side == "train"), side) for side in ("train", "test")}
+    return {side: _cifar(torchvision_sets().CIFAR100(root, train=side == "train"), side) for side in ("train", "test")}
 
 
 def _cifar(data: Any, side: str) -> ArraySet:
@@ -88,7 +95,7 @@ def flowers(root: Path) -> Opened:
     base = root / "flowers-102"
     labels = np.atleast_1d(loadmat(base / "imagelabels.mat", squeeze_me=True)["labels"]) - 1
     split = loadmat(base / "setid.mat", squeeze_me=True)
-    names = getattr(datasets.Flowers102, "classes", None) or [str(number) for number in range(102)]
+    names = getattr(torchvision_sets().Flowers102, "classes", None) or [str(number) for number in range(102)]
     opened = {}
     for side, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
         numbers = np.atleast_1d(split[key])
