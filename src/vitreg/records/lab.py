@@ -126,7 +126,8 @@ class Estimate(Record):
     runs: tuple[int, int] = Field(description="how many were compared with how many of the base's level")
     left_out: int = Field(default=0, description="runs of these cells that had not come to their onset, or failed")
     censored: int = Field(
-        default=0, description="runs that count with their last step, because they had not solved the task"
+        default=0,
+        description="runs that had not solved the task: they count with their last step, or with their norms so far",
     )
 
 

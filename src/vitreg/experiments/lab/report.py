@@ -15,7 +15,7 @@ from vitreg.experiments.lab.design import Cell, Design, Run
 from vitreg.experiments.lab.hours import steps_of
 from vitreg.experiments.lab.reading import KEPT, design_in
 from vitreg.experiments.lab.said import course_of, judged
-from vitreg.experiments.lab.statistics.answers import Found, answers_of
+from vitreg.experiments.lab.statistics.answers import Found, answers_of, changed
 from vitreg.experiments.lab.statistics.effects import counts, effects_of, usable
 from vitreg.passes import ahead
 from vitreg.passes.drawing import as_written, noted
@@ -134,11 +134,7 @@ def sentence(found: Found, asked: int) -> str:
         return f"No run of the base is past its onset, so nothing can be said yet.{of}"
     known = [(each, each.measures.get("ratio")) for each in found.changes()]
     fewer, more = (
-        [
-            found.cells[each.cells[0][0]].name
-            for each, ratio in known
-            if ratio and ratio.decided and (ratio.value < 1) == less
-        ]
+        [changed(each) for each, ratio in known if ratio and ratio.decided and (ratio.value < 1) == less]
         for less in (True, False)
     )
     parts = [f"Artifacts came in {base.artifacts.hits} of {count(base.artifacts.of, 'run')} of the base ({base.name})."]

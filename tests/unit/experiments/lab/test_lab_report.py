@@ -80,7 +80,7 @@ def test_the_answers_are_those_that_were_planted(found):
     said = {each.question: each for each in found[0].answers}
     need = said["What do artifacts need?"].sentence
     assert "Without a change artifacts came in 6 of 6 runs; in none with " in need
-    assert "4 registers (0 of 6, 0 % to 39 %)" in need
+    assert "4 registers, loss 1 (0 of 6, 0 % to 39 % each)" in need
     assert "; in all with diversity 1 (6 of 6" in need
     assert said["Are artifacts no-ops or broadcasters?"].decided
     assert (
@@ -88,9 +88,10 @@ def test_the_answers_are_those_that_were_planted(found):
         in said["Are artifacts no-ops or broadcasters?"].sentence
     )
     assert (
-        "Against no change, with 4 it falls" in said["Does the error fall earlier and lower with registers?"].sentence
+        "Against no change, with 4 registers it falls"
+        in said["Does the error fall earlier and lower with registers?"].sentence
     )
-    assert "4: 0.89" in said["How much of the attention do registers take?"].sentence
+    assert "4 registers 0.89" in said["How much of the attention do registers take?"].sentence
     assert found[0].sentence.startswith(
         "Artifacts came in 6 of 6 runs of the base (0 registers). The largest norms are smaller with "
     )
@@ -145,6 +146,21 @@ def test_no_run_is_judged_before_its_onset(monkeypatch, tmp_path):
     assert row.measures["solved"].censored == 4
     assert "4 registers (no run past its onset)" in result.answers[0].sentence
     assert "undecided" in result.answers[0].sentence
+
+
+def test_artifacts_of_runs_that_did_not_solve_the_task_may_still_grow(monkeypatch, tmp_path):
+    """Their norms are clearly smaller so far, and the row is not decided for that."""
+
+    def trained(config, folder):
+        slow = config.model.gate
+        return made_runs.write(folder, config, peak=40.0 if slow else 100.0, solved=None if slow else 3000)
+
+    result = reported(monkeypatch, tmp_path, trained, "seeds = 6\n[[block]]\nfactors = { gate = [true] }")
+    assert result.cells[1].outcomes == {"artifacts": 6}
+    ratio = result.effects[0].measures["ratio"]
+    assert ratio.adjusted < 0.001
+    assert ratio.high < 0.5
+    assert (ratio.decided, ratio.censored) == (False, 6)
 
 
 def test_artifacts_that_dissolve_are_seen(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vitreg.experiments.lab.design import is_registers
+from vitreg.experiments.lab.design import is_registers, words
 from vitreg.experiments.lab.statistics.contrasts import Contrast, mean_interval
 from vitreg.experiments.lab.statistics.effects import counts
 from vitreg.quantities import number, percent
@@ -52,40 +52,42 @@ def answers_of(found: Found) -> list[Answer]:
 
 def necessary(found: Found) -> Answer | None:
     """Say with which changes no artifacts came, and with which they came all the same."""
-    held = [(found.cells[each.cells[0][0]], each.measures.get("ratio")) for each in found.changes()]
+    rows = found.changes()
     base = found.cells[found.base or 0]
-    if base.artifacts is None or not held:
+    if base.artifacts is None or not rows:
         return None
-    never = [
-        cell
-        for cell, each in held
-        if each and each.decided and each.value < 1 and cell.artifacts and not cell.artifacts.hits
-    ]
-    still = [cell for cell, _ in held if cell.artifacts and cell.artifacts.hits == cell.artifacts.of]
-    open_ = [cell for cell, _ in held if cell not in never and cell not in still]
-    parts = [f"Without a change artifacts came in {_share(base)} runs"]
-    parts += [f"in none with {_list(never)}"] if never else []
-    parts += [f"in all with {_list(still)}"] if still else []
-    parts += [f"undecided: {_list(open_)}"] if open_ else []
+    never, still, open_ = list[Effect](), list[Effect](), list[Effect]()
+    for each in rows:
+        share, ratio = found.cells[each.cells[0][0]].artifacts, each.measures.get("ratio")
+        if share and not share.hits and ratio and ratio.decided and ratio.value < 1:
+            never.append(each)
+        else:
+            (still if share and share.hits == share.of else open_).append(each)
+    parts = [f"Without a change artifacts came in {base.artifacts.hits} of {base.artifacts.of} runs"]
+    parts += [f"in none with {_shares(found, never)}"] if never else []
+    parts += [f"in all with {_shares(found, still)}"] if still else []
+    parts += [f"undecided: {_shares(found, open_)}"] if open_ else []
     return Answer(
         question="What do artifacts need?", sentence="; ".join(parts) + ".", decided=bool(never or still),
-        cells=[found.base or 0, *(each.cells[0][0] for each in found.changes())],
+        cells=[found.base or 0, *(each.cells[0][0] for each in rows)],
     )  # fmt: skip
 
 
-def _share(cell: LabCell) -> str:
-    assert cell.artifacts is not None
-    return f"{cell.artifacts.hits} of {cell.artifacts.of}"
+def _shares(found: Found, rows: Sequence[Effect]) -> str:
+    """Return changes in words; those with the same share of runs stand together."""
+    together: dict[str, list[str]] = {}
+    for each in rows:
+        share = found.cells[each.cells[0][0]].artifacts
+        of = "no run past its onset"
+        if share is not None:
+            of = f"{share.hits} of {share.of}, {percent(share.low)} to {percent(share.high)}"
+        together.setdefault(of, []).append(changed(each))
+    return ", ".join(f"{', '.join(names)} ({share}{' each' * (len(names) > 1)})" for share, names in together.items())
 
 
-def _list(cells: Sequence[LabCell]) -> str:
-    words = [
-        f"{each.name} ({_share(each)}, {percent(each.artifacts.low)} to {percent(each.artifacts.high)})"
-        if each.artifacts
-        else f"{each.name} (no run past its onset)"
-        for each in cells
-    ]
-    return ", ".join(words)
+def changed(each: Effect) -> str:
+    """Return a change in words, such as "gate on"."""
+    return words(each.factor, each.level)
 
 
 def order(found: Found) -> Answer | None:
@@ -191,7 +193,7 @@ def earlier(found: Found) -> Answer | None:
             continue
         steps = f"{abs(solved.value):,.0f} steps {'earlier' if solved.value < 0 else 'later'}{_range(solved, ',.0f')}"
         lower = f"ends at {number(error.value)} times the error{_range(error, '.3g')}"
-        said.append(f"with {row.level} it falls {steps} and {lower}")
+        said.append(f"with {changed(row)} it falls {steps} and {lower}")
         decided += [solved.decided, error.decided]
         for name, each in (("earlier", solved), ("lower", error)):
             numbers |= {
@@ -222,12 +224,12 @@ def taken(found: Found) -> Answer | None:
         if len(shares) < 2:
             continue
         mean = mean_interval(shares)
-        said.append(f"{row.level}: {_interval(mean)}")
+        said.append(f"{changed(row)} {_interval(mean)}")
         cells.append(cell)
         numbers |= {row.level: mean.value, f"{row.level}, low": mean.low, f"{row.level}, high": mean.high}
     if not said:
         return None
     return Answer(
         question="How much of the attention do registers take?", decided=True, numbers=numbers, cells=cells,
-        sentence=f"At the end, by number of registers, in the block that gives them most: {'; '.join(said)}.",
+        sentence=f"At the end, in the block that gives them most: {'; '.join(said)}.",
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Largest norms and errors are compared by their logarithms, so an effect is a factor; steps by their difference. A run counts for
 the largest norm once it is past its onset, and for the error once it has solved the task. For the steps a run that never solved
-it counts with its last step (a mean restricted to the length of a run), and the row says how many did.
+it counts with its last step (a mean restricted to the length of a run), and the row says how many did. Artifacts of such a run
+may still have grown: norms are not decided to be smaller by it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def effects_of(design: Design, numbers: Mapping[Key, int], runs: Sequence[Design
         for place, (each, p) in enumerate(zip(estimates, adjusted, strict=True)):
             if each is not None:
                 decided = p is not None and p < LEVEL and (each.exact is None or each.exact < LEVEL)
+                decided = decided and not _may_grow(measure, rows[place], each.value, by_cell)
                 found[place][measure] = each.model_copy(update={"adjusted": p, "decided": decided})
     return [_effect(row, measures) for row, measures in zip(rows, found, strict=True)]
 
@@ -126,12 +128,21 @@ def _estimate(
     if measure != "solved":
         found = _as_factor(found)
     runs = [run for pair in row.pairs for cell in pair for run in by_cell.get(cell, ())]
-    censored = sum(run.solved is None and usable(run) for run in runs) if measure == "solved" else 0
+    counted = {"solved": usable, "ratio": counts}.get(measure)
+    censored = sum(run.solved is None and counted(run) for run in runs) if counted else 0
     return Estimate(
         value=found.value, low=found.low, high=found.high, p=found.p,
         exact=exact_p(groups[0], groups[1]) if len(groups) == 2 else None,
         runs=(sum(map(len, groups[::2])), sum(map(len, groups[1::2]))), left_out=len(runs) - sum(map(len, groups)), censored=censored,
     )  # fmt: skip
+
+
+def _may_grow(measure: Measure, row: Row, value: float, by_cell: Mapping[int, Sequence[DesignRun]]) -> bool:
+    """Whether the side with the smaller norms has runs that did not solve the task: their norms may still have grown."""
+    smaller = [pair[0 if value < 1 else 1] for pair in row.pairs]
+    return measure == "ratio" and any(
+        run.solved is None and counts(run) for cell in smaller for run in by_cell.get(cell, ())
+    )
 
 
 def _as_factor(found: Contrast) -> Contrast:
