@@ -18,7 +18,7 @@ from vitreg.passes.jobs import Job
 from vitreg.training.settings import TrainConfig
 
 VERB = "lab born"  # what the hash of a job has said since there were no designs; a run of either is found again by the other
-AS_IN_BASE = "as in the base"
+AS_IN_BASE = "the base's"
 Key = tuple[tuple[str, str], ...]
 
 

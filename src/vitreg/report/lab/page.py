@@ -126,7 +126,13 @@ def _estimate(measure: Measure, found: Estimate | None) -> dict[str, Any]:
     ends = "" if found.low is None or found.high is None else f"{form(found.low)} to {form(found.high)}"
     notes = [f"{found.left_out} left out"] if found.left_out else []
     notes += [f"{found.censored} not solved"] if found.censored else []
-    p = MISSING if found.adjusted is None else "p < 0.001" if found.adjusted < 0.001 else f"p {found.adjusted:.3f}"
+    p = (
+        "no spread to tell by"
+        if found.adjusted is None
+        else "p < 0.001"
+        if found.adjusted < 0.001
+        else f"p {found.adjusted:.3f}"
+    )
     return {
         "title": title, "value": form(found.value), "interval": ends, "decided": found.decided,
         "state": p if found.decided else f"undecided, {p}", "notes": "; ".join([f"{found.runs[0]} against {found.runs[1]} runs", *notes]),

@@ -138,9 +138,9 @@ def test_the_first_design_asks_what_it_should():
         "2 registers",
         "4 registers",
         "8 registers",
-        "loss 1",
-        "diversity 1",
-        "diversity 1, loss 1",
+        "loss on the background",
+        "codes independent",
+        "codes independent, loss on the background",
     ]
     assert all(seeds[name] >= 8 for name in eight)
     others = (
