@@ -17,6 +17,7 @@ from torch import nn
 from vitreg import specs
 from vitreg.backbones.anatomy.find import Anatomy, find_anatomy
 from vitreg.backbones.backbone import Backbone
+from vitreg.backbones.edited_module import without_edits
 from vitreg.backbones.loading import sources, timm_folders
 from vitreg.backbones.loading.foreign_runs import base_of, fill_from_run
 from vitreg.backbones.loading.given import spec_or_module
@@ -142,6 +143,12 @@ class _Asked:
 def _loaded(asked: _Asked) -> Backbone:
     """Build, fill, move and cast."""
     given = isinstance(asked.spec, nn.Module)
+    plain, sets = without_edits(asked.spec) if isinstance(asked.spec, nn.Module) else (asked.spec, ())
+    if sets:  # of a repaired module
+        backbone = _loaded(replace(asked, spec=plain))
+        for each in sets:
+            backbone = backbone.edited(each.edits, each.name, leaving=each.leaving)
+        return backbone
     built, name, where = _given(asked, asked.spec) if isinstance(asked.spec, nn.Module) else _named(asked, asked.spec)
     notes = list(built.notes)
     try:

@@ -11,7 +11,7 @@ import torch
 from tests.unit.backbones.edits.small_edits import Extra, Scale
 from torch import Tensor, nn
 
-from vitreg.backbones import Backbone, Edit
+from vitreg.backbones import Backbone, Edit, load
 from vitreg.backbones.edited_module import edited_in_place, edits_of
 from vitreg.backbones.reweighted import replaced_parameters, reweighted
 from vitreg.errors import UserError
@@ -90,6 +90,9 @@ def test_a_backbone_of_an_edited_module_is_edited(model: Any, images: Tensor) ->
     torch.testing.assert_close(
         again(images).values, Backbone(model).edited([Edit("input", None, Extra(1)), HALF], "edited")(images).values
     )
+    loaded = load(module_of(model, HALF), device="cpu", precision="fp32")  # a key of stored features holds its edits
+    assert loaded.edit_names == ("edited",)
+    assert torch.equal(loaded(images).values, Backbone(model).edited([HALF], "edited")(images).values)
     twice = again.edited([DOUBLE], "again").module
     assert not torch.equal(twice(images), module_of(model, Edit("input", None, Extra(1)), HALF)(images))
 
