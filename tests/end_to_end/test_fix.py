@@ -25,7 +25,7 @@ def test_a_model_without_artifacts_has_an_exit_code_of_its_own_and_leaves_nothin
         "fix", "test-time", "planted:clean", photographs[0].parent, "--limit", "8", "--out", tmp_path / "fixed"
     )
     assert done.returncode == Exit.NOTHING_TO_REPAIR == 4
-    assert "nothing to repair; --force" in done.stderr
+    assert "on the 3 images to fit on, so there is nothing to repair; more images may show" in done.stderr
     assert not (tmp_path / "fixed").exists()
 
 

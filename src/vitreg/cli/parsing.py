@@ -10,6 +10,7 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tyro
@@ -36,9 +37,26 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, description: str | 
         raise UserError(_sentence(event, kind, words, prog))
 
     words = unified(kind, words)
-    with PERSONS, events.on_parse_error(explain):
+    with PERSONS, _joined_manuals(), events.on_parse_error(explain):
         about = paragraphs(description or inspect.getdoc(kind) or "")
         return tyro.cli(kind, args=list(words), prog=prog, description=about, **options)
+
+
+@contextmanager
+def _joined_manuals() -> Iterator[None]:
+    """Join the lines of a field's docstring, because tyro keeps the break before an indented line."""
+    from tyro import _docstrings as manuals
+
+    read = manuals.parse_docstring_from_object
+
+    def joined(kind: object) -> dict[str, str]:
+        return {name: " ".join(text.split()) for name, text in read(kind).items()}
+
+    manuals.parse_docstring_from_object = joined  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        manuals.parse_docstring_from_object = read
 
 
 def paragraphs(text: str) -> str:

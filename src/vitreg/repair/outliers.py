@@ -18,6 +18,7 @@ from vitreg.analysis.verdict.inheritance import without_inherited
 from vitreg.backbones import Backbone, Capture, Trace
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
+from vitreg.quantities import count
 from vitreg.repair.record import OutliersRecord
 from vitreg.tokens import TokenLayout
 
@@ -91,8 +92,8 @@ def find_outliers(backbone: Backbone, batches: Iterable[Tensor], *, force: bool 
             came_in = any(each.found for both in every for each in both.values())
             why = ": those that stand out had their norm before the first block" if came_in else ""
             raise NothingToRepairError(
-                f"no block of {backbone.spec} shows a second group of patch norms on these {tallied.images} images{why}, so "
-                "there is nothing to repair; --force repairs it all the same."
+                f"no block of {backbone.spec} shows a second group of patch norms on the {count(tallied.images, 'image')} to "
+                f"fit on{why}, so there is nothing to repair; more images may show a smaller group, and --force repairs it all the same."
             )
         return _forced(histograms, tallied.largest)
     thresholds = {

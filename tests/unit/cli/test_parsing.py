@@ -1,12 +1,14 @@
 """What is wrong with a command line is one sentence; what --help shows reads as a person writes."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from tests.end_to_end.conftest import one_sentence
 
 from vitreg.cli import VERBS
 from vitreg.presets import PRESETS
+from vitreg.repair.settings import names
 from vitreg.verbs.eval.registry import TASKS
 
 MISTAKES = {
@@ -49,6 +51,7 @@ HELPS = [
     "--help",
     *(f"{verb} --help" for verb in VERBS),
     *(f"eval {task} --help" for task in TASKS),
+    *(f"fix {method} --help" for method in names()),
     *(f"train {name} --help" for name in PRESETS),
 ]
 
@@ -62,6 +65,16 @@ def test_help_shows_no_value_as_python_writes_it(vitreg, words):
     assert not re.findall(
         r"\(default: ?(?:None|''|\(|\[|<[^)]*|lambda[^)]*)?\)|\{None\}|<function|<class|<object", text
     )
+
+
+@pytest.mark.parametrize("words", HELPS)
+def test_help_breaks_a_line_only_where_the_next_word_does_not_fit(vitreg, words):
+    lines = vitreg(*words.split()).stdout.replace("│", " ").splitlines()
+    for line, following in pairwise(lines):
+        column = len(following) - len(following.lstrip())
+        goes_on = column > 5 and line[:column].endswith("  ") and line[column : column + 1].strip()
+        if goes_on:
+            assert len(line.rstrip()) + 1 + len(following.split()[0]) > len(line) - 2, f"{line}\n{following}"
 
 
 @pytest.mark.parametrize("words", ["scan m x --help", "eval knn --help"])
