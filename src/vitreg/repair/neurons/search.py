@@ -25,9 +25,8 @@ FIRST, SHARE_OF_UNITS = 5, 0.01  # the search begins with 5 neurons and ends at 
 # Outliers are gone if less than .1 % of the patches are some in any block, or less than 5 % of those there were.
 CLEAN, LEFT = 0.001, 0.05
 FEWEST = 3  # outliers among the images to choose with: with fewer, any number of neurons would do
-SAME = (
-    0.05  # two ratios of norms are equal if they differ by less than 5 % of how far outliers stood out, in logarithms
-)
+# A ratio of norms is as near to 1 as another if it is less than 5 % of how far outliers stood out farther, in logarithms.
+AS_NEAR = 0.05
 
 
 Repaired = Callable[[Sequence[Neuron]], Backbone]
@@ -149,8 +148,8 @@ class _Search:
     def run(self) -> int:
         """Return how many neurons to edit.
 
-        Their number doubles until the outliers are gone and the norms of those tokens no longer change, or the best of
-        those tried is taken; the smallest number with the same norms is then found by bisection.
+        Their number doubles until the outliers are gone and more neurons bring their norms no nearer to those of other
+        patches, or the best of those tried is taken; the smallest number that is as near is then found by bisection.
         """
         most = min(self.most, len(self.order))
         k = min(FIRST, most)
@@ -168,26 +167,26 @@ class _Search:
         return 1 + int(np.argmax(falls)) if falls else most
 
     def _settled(self, k: int, more: int) -> bool:
-        """Whether k neurons remove the outliers, and `more` of them change nothing further."""
-        return self._clean(k) and self._same(k, self.effect(more).ratio)
+        """Whether k neurons remove the outliers, and `more` of them bring their norms no nearer to the others'."""
+        return self._clean(k) and self._as_near(k, self.effect(more).ratio)
 
     def _clean(self, k: int) -> bool:
         """Whether k neurons remove the outliers within the damage allowed."""
         effect = self.effect(k)
         return effect.worst_share < self.gone and effect.cls_change <= self.max_damage
 
-    def _same(self, k: int, goal: float | None) -> bool:
-        """Whether k neurons bring the norms of the outliers to the goal, a ratio."""
-        ratio, tolerance = self.effect(k).ratio, SAME * max(1.0, abs(np.log(self.stood_out)))
-        return ratio is None or goal is None or abs(np.log(ratio / goal)) < tolerance
+    def _as_near(self, k: int, goal: float | None) -> bool:
+        """Whether k neurons bring the norms of the outliers as near to those of other patches as the goal, a ratio."""
+        ratio, tolerance = self.effect(k).ratio, AS_NEAR * max(1.0, abs(np.log(self.stood_out)))
+        return ratio is None or goal is None or abs(np.log(ratio)) < abs(np.log(goal)) + tolerance
 
     def _fewest(self, k: int, goal: float | None) -> int:
-        """The smallest number up to k with the same norms: they tell it more surely than shares, which go up and down."""
-        failed = max((n for n in self.tried if n < k and not self._same(n, goal)), default=0)
+        """The smallest number up to k with norms as near: they tell it more surely than shares, which go up and down."""
+        failed = max((n for n in self.tried if n < k and not self._as_near(n, goal)), default=0)
         fewest = min(n for n in self.tried if failed < n <= k)
         while fewest - failed > 1:
             middle = (failed + fewest) // 2
-            failed, fewest = (failed, middle) if self._same(middle, goal) else (middle, fewest)
+            failed, fewest = (failed, middle) if self._as_near(middle, goal) else (middle, fewest)
         worst = max(self.gone, self.effect(k).worst_share)
         suits = (n for n in self.tried if fewest <= n <= k and self.effect(n).cls_change <= self.max_damage)
         return min((n for n in suits if self.effect(n).worst_share <= worst), default=k)

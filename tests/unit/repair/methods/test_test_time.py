@@ -115,9 +115,9 @@ def test_a_search_needs_outliers_to_judge_by(photographs: list[Path]) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_draw_is_repaired(kind: str, seed: int, photographs: list[Path]) -> None:
     model, truth = planted.build(kind, seed)
-    images = pictures(photographs[-6:])
+    images, others = pictures(photographs[-6:]), pictures(photographs[:-6])
     for method in ("test-time", "attention-bias"):
-        repair = fit_repair(model, photographs[:-6], method)
+        repair = fit_repair(model, [*others, *others.flip(-1)], method)  # mirrored too: half only judge
         found = {(int(block), unit) for block, units in repair.record.details["neurons"].items() for unit in units}
         planned = {(block, unit) for block, units in truth.neurons.items() for unit in units}
         neither = {(b, u) for role in (truth.triggers, truth.removers) for b, units in role.items() for u in units}
