@@ -227,7 +227,7 @@ def _edited_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass of the same name whose entries start the edits."""
     own = {name: _entered_by(kind, name) for name in (*WHOLE, *PARTS) if callable(getattr(kind, name, None))}
     about = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (kind,), {**about, **own, "__deepcopy__": _deepcopy})
+    return type(kind.__name__, (kind,), {**about, **own, "__deepcopy__": _deepcopy, "__reduce_ex__": _reduce})
 
 
 def _entered_by(kind: type[nn.Module], name: str) -> Callable[..., Any]:
@@ -250,6 +250,18 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return vars(self)[_HELD].copied(memo)
+
+
+def _reduce(self: nn.Module, _protocol: int) -> tuple[Callable[..., nn.Module], tuple[Any, ...]]:
+    """Pickle a module as it is without edits, and the edits: its class is made anew."""
+    edits: ModuleEdits = vars(self)[_HELD]
+    return _edited_again, (edits.plain(), edits.sets, edits.source, self is edits.module)
+
+
+def _edited_again(module: nn.Module, sets: Sequence[EditSet], source: Source, whole: bool) -> nn.Module:
+    edits = ModuleEdits(module, sets, source)
+    edits.put_on()
+    return module if whole else edits.anatomy.tower
 
 
 def _are_images(given: Any) -> bool:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitreg.backbones import Backbone
+from vitreg.backbones.anatomy.find import unwrapped
 from vitreg.backbones.edited_module import edited_in_place, edits_of
 from vitreg.backbones.edits import Edit
 from vitreg.backbones.reweighted import replaced_parameters, reweighted
@@ -52,7 +53,10 @@ class Repair:
         return f"Repair({self.record.method!r} of {self.record.base.title}{seen})"
 
     def apply(self, model: Model, *, force: bool = False) -> Model:
-        """Return the repaired model; the one given stays as it is.
+        """Return the repaired model; the one given stays unrepaired.
+
+        Both hold the same parameters, but for those that the repair replaces: `.half()` or `load_state_dict` of one changes
+        the other too. `copy.deepcopy` of the result has its own.
 
         Args:
             model: a backbone, or the module of a library or your own, whose outputs keep their form.
@@ -69,6 +73,7 @@ class Repair:
     def in_place(self, module: nn.Module, *, force: bool = False) -> Generator[None, None, None]:
         """Repair the very object while the block runs. Raises UserError as `apply`."""
         self._refuse_for_modules()
+        module = unwrapped(module)  # compiled and parallel modules call the one they wrap
         self.check(Backbone(module), force=force)
         weights, edits, leaving = self._parts
         with replaced_parameters(module, weights, self.name):
@@ -130,9 +135,11 @@ class Repair:
                 f"{backbone.spec} has {backbone.depth} of width {anatomy.width}."
             )
         if not force and weights_hash(backbone) != base.weights_sha256:
+            fitted = f": it was fitted on {base.title}{f' with {base.file}' if base.file else ''}" if base.spec else ""
+            half = " Repair a model before it is turned to half precision." if _is_half(backbone) else ""
             raise UserError(
-                f"this repair belongs to other weights than those of {backbone.spec}: it was fitted on "
-                f"{base.title}{f' with {base.file}' if base.file else ''}; fit it again (or `apply(force=True)` in Python)."
+                f"this repair belongs to other weights than those of {backbone.spec}{fitted}; fit it again (or "
+                f"`apply(force=True)` in Python).{half}"
             )
         if not force:
             self._refuse_other_edits(backbone)
@@ -175,6 +182,10 @@ class Repair:
 
 def _repaired_by(names: Sequence[str]) -> str:
     return f"repaired by {' + '.join(names)}" if names else "without a repair"
+
+
+def _is_half(backbone: Backbone) -> bool:
+    return any(each.dtype in (torch.float16, torch.bfloat16) for each in backbone.original.parameters())
 
 
 def content_hash(details: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

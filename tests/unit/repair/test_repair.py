@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +77,11 @@ def test_the_very_object_is_repaired_inside_the_block_only(
     assert torch.equal(model(images), before)
     assert model.__dict__ == own
 
+    compiled: Any = torch.compile(model, backend="eager")
+    with repaired(compiled, repair):
+        assert torch.equal(compiled(images), wanted)
+    assert torch.equal(compiled(images), before)
+
     backbone = Backbone(model)
     with repaired(backbone, repair):
         assert len(backbone(images).layout.registers) == 1
@@ -103,6 +110,8 @@ def test_a_repair_of_other_weights_or_another_shape_is_refused(repair: Repair) -
     with pytest.raises(UserError, match="other weights"):
         repair.apply(planted.build("high-norm", 1)[0])
     repair.apply(planted.build("high-norm", 1)[0], force=True)
+    with pytest.raises(UserError, match=r"other weights .*Repair a model before it is turned to half precision"):
+        repair.apply(copy.deepcopy(planted.build("high-norm", 0)[0]).half())
     with pytest.raises(UserError, match="of 12 blocks of width 192"):
         repair.apply(_small())
 

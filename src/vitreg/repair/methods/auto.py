@@ -28,6 +28,7 @@ from vitreg.repair.subject import Subject
 
 HELPS = 0.5  # a repair that leaves more than half of the outliers does not help
 GONE = 0.001  # share of the patches below which outliers are gone: then damage decides
+FEWEST = 8  # images to fit on, and outliers in them: fewer share places by chance, or by what they show
 NEURONS = ("test-time", "attention-bias")
 TRAINED = ("singular", "border", "distill")
 NOT_JUDGED = {
@@ -64,23 +65,24 @@ class Tried:
         """What it did, in words."""
         if self.repair is None:
             return f"{self.method} cannot be fitted: {self.why.rstrip('.')}"
-        return f"{self.method} leaves {percent(self.share)} of the patches, damage {number(self.damage)}"
+        return f"{self.method} leaves {percent(self.share)} of the patches, damage {percent(self.damage / 100)}"
 
 
-def plausible(outliers: Outliers, *, locked: bool, train: bool) -> list[str]:
+def plausible(outliers: Outliers, *, locked: bool | None, train: bool) -> list[str]:
     """Return the repairs worth trying for these outliers, by what `docs/verbs/repairs.md` measured.
 
     Args:
-        locked: they sit at the same places of most images.
+        locked: they sit at the same places of most images; None where too little was seen to tell.
         train: also those that train.
     """
     if locked:
         return ["position-rows", "substitute", *(["singular"] if train else [])]
+    rows = ["position-rows"] if locked is None else []
     low = ["substitute:detector=lof"] if outliers.record.side == "low" else []
-    return [*NEURONS, "substitute", *low, *(["singular", "border"] if train else [])]
+    return [*NEURONS, *rows, "substitute", *low, *(["singular", "border"] if train else [])]
 
 
-def left_out(tried: Sequence[str], *, locked: bool, train: bool) -> list[str]:
+def left_out(tried: Sequence[str], *, locked: bool | None, train: bool) -> list[str]:
     """Say of every repair that is not tried why."""
     reasons = dict(NOT_JUDGED)
     reasons |= dict.fromkeys(NEURONS, "what comes with the position is no neuron's work")
@@ -106,6 +108,8 @@ def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str
     locked = sits_still(subject)
     words = plausible(outliers, locked=locked, train=settings.train)
     skipped = f"Not tried: {', '.join(left_out(words, locked=locked, train=settings.train))}."
+    if locked is None:
+        skipped += " There are too few images or outliers to tell whether these sit at the same places, so repairs of both kinds were tried."
     tried = [_try(word, subject, effects, fit) for word in words]
     helping = [
         each
@@ -142,14 +146,17 @@ def _try(name: str, subject: Subject, effects: Effects, fit: Callable[[Subject, 
     return Tried(name, repair, effects.of(fixed).worst_share, damage_of(subject, fixed))
 
 
-def sits_still(subject: Subject) -> bool:
-    """Tell whether most outliers of the images to fit on sit at places that carry one in at least half of the images."""
+def sits_still(subject: Subject) -> bool | None:
+    """Tell whether most outliers of the images to fit on sit at places that carry one in at least half of the images;
+    None where they, or the images, are too few to tell."""
     outliers, peak = subject.outliers, subject.outliers.record.peak
     counts, images = 0.0, 0
     for pixels in subject.batches("fit"):
         beyond = outliers.beyond(patch_norms(subject.backbone.trace(pixels, NORMS), peak), peak)
         counts, images = counts + beyond.sum(0).double().cpu(), images + len(pixels)
-    return position_locked(np.asarray(counts) / images, images)
+    positions = np.asarray(counts)
+    told = positions.sum() >= FEWEST and images >= FEWEST
+    return bool(position_locked(positions / images, images)) if told else None
 
 
 def damage_of(subject: Subject, fixed: Backbone) -> float:

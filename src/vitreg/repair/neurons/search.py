@@ -167,13 +167,19 @@ class _Search:
         return 1 + int(np.argmax(falls)) if falls else most
 
     def _settled(self, k: int, more: int) -> bool:
-        """Whether k neurons remove the outliers, and `more` of them bring their norms no nearer to the others'."""
-        return self._clean(k) and self._as_near(k, self.effect(more).ratio)
+        """Whether k neurons remove the outliers within the damage allowed, and `more` of them keep that up
+        and bring the norms of those tokens no nearer to the others'."""
+        harmless = self.effect(k).cls_change <= self.max_damage
+        return harmless and self._clean(k) and self._clean(more) and self._as_near(k, self.effect(more).ratio)
 
     def _clean(self, k: int) -> bool:
-        """Whether k neurons remove the outliers within the damage allowed."""
-        effect = self.effect(k)
-        return effect.worst_share < self.gone and effect.cls_change <= self.max_damage
+        """Whether k neurons remove the outliers, and those tokens stand out on no side: some neurons alone can make
+        high-norm outliers of low-norm ones, which no share counts."""
+        return self.effect(k).worst_share < self.gone and not self._stands_out(k)
+
+    def _stands_out(self, k: int) -> bool:
+        """Whether norms of the outliers are still, in logarithms, half as far from those of other patches as they were."""
+        return abs(np.log(self.effect(k).ratio or 1.0)) > abs(np.log(self.stood_out)) / 2
 
     def _as_near(self, k: int, goal: float | None) -> bool:
         """Whether k neurons bring the norms of the outliers as near to those of other patches as the goal, a ratio."""
@@ -192,16 +198,12 @@ class _Search:
         return min((n for n in suits if self.effect(n).worst_share <= worst), default=k)
 
     def _least_bad(self) -> int:
-        """The number, of those tried within the damage allowed, that leaves the fewest outliers and the most usual norms.
-
-        First, those tokens no longer stand out: of low-norm outliers some neurons alone can make high-norm ones, which
-        no share counts.
-        """
+        """The number, of those tried within the damage allowed, that leaves the fewest outliers and the most usual norms;
+        first, one after which those tokens no longer stand out."""
 
         def badness(k: int) -> tuple[bool, float, float, int]:
             effect = self.tried[k]
-            far = abs(np.log(effect.ratio or 1.0))
-            return far > abs(np.log(self.stood_out)) / 2, max(effect.worst_share, self.gone), far, k
+            return self._stands_out(k), max(effect.worst_share, self.gone), abs(np.log(effect.ratio or 1.0)), k
 
         while not (within := [n for n, effect in self.tried.items() if effect.cls_change <= self.max_damage]):
             fewer = min(self.tried) // 2

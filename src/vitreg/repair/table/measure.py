@@ -72,6 +72,7 @@ def measured(
         alone: it is another model, whose tokens are not compared with those of the model as it is.
     """
     gathered = gather(reader, of)
+    unrepaired = {} if base is None else base.sums  # the model as it is has no change from itself
     base = gathered if base is None else base
     count = len(next(iter(gathered.sums.values())).numerators)
     weights = resamples(count, RESAMPLES, reader.subject.seed) if count >= FEWEST else None
@@ -85,7 +86,7 @@ def measured(
         if column.whole is not None:
             found = column.whole(base, gathered)
         else:
-            found = cell_of(column, base.sums.get(column.name), gathered.sums[column.name], weights)
+            found = cell_of(column, unrepaired.get(column.name), gathered.sums[column.name], weights)
         if isinstance(found, str):
             lacking[column.name] = found
         else:

@@ -82,8 +82,8 @@ def standing(result: EvalResult) -> Standing:
     if not result.beats_controls:
         return "below"
     ends = result.intervals.get(result.headline)
-    if ends is None:
-        return "above"
+    if ends is None:  # nothing tells a change of either direction from chance
+        return "level" if result.answers_either_way else "above"
     best = (max if result.larger_is_better else min)(result.controls.values())
     clear = ends[0] > best if result.larger_is_better else ends[1] < best
     return "above" if clear else "level"

@@ -93,7 +93,7 @@ def summary(repair: Repair, out: Path, before: Path | None = None) -> str:
     """
     record = repair.record
     lines = [
-        f"{record.method} on {record.base.title}, fitted on {record.images} images at {'x'.join(map(str, record.size))}."
+        f"{record.method} on {record.base.title}, made from {record.images} images at {'x'.join(map(str, record.size))}."
     ]
     effect, found = record.held_out, record.outliers
     if found is not None and found.forced:

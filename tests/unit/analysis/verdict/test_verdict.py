@@ -58,6 +58,14 @@ def test_positions_are_locked_only_if_most_outliers_return_to_the_same_places():
     assert not verdict.position_locked(mostly_scattered, images=10)
 
 
+def test_two_of_four_images_that_share_a_corner_are_not_locked():
+    two_of_four = np.zeros(196)
+    two_of_four[:5] = 0.5
+    assert not verdict.position_locked(two_of_four, images=4)
+    assert verdict.position_locked(two_of_four, images=8)
+    assert verdict.position_locked(1.5 * two_of_four, images=4)
+
+
 @pytest.fixture
 def groups():
     """Norms of 20 images: in `everywhere` each has outliers, in `one_image` a single odd image has them all."""

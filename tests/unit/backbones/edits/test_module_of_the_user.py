@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -81,6 +82,22 @@ def test_a_copy_has_parameters_of_its_own_and_the_edits(model: Any, images: Tens
         other.blocks[1].mlp.fc1.weight.zero_()
         assert not torch.equal(other(images), fixed(images))
         assert torch.equal(fixed(images), module_of(model, HALF)(images))
+
+
+def test_a_pickle_is_a_repaired_model_without_vitreg_s_class_and_a_shallow_copy_shares_parameters(
+    model: Any, images: Tensor
+) -> None:
+    fixed = module_of(model, HALF)
+    with torch.no_grad():
+        expected = fixed(images)
+        assert torch.equal(pickle.loads(pickle.dumps(fixed))(images), expected)
+        with edited_in_place(model, Backbone(model).edited([HALF], "edited").edit_sets):
+            kept = pickle.dumps(model)
+        assert torch.equal(pickle.loads(kept)(images), expected)
+        assert not torch.equal(model(images), expected)
+        shallow = copy.copy(fixed)
+        assert torch.equal(shallow(images), expected)
+        assert shallow.blocks[1].mlp.fc1.weight is model.blocks[1].mlp.fc1.weight
 
 
 def test_a_backbone_of_an_edited_module_is_edited(model: Any, images: Tensor) -> None:

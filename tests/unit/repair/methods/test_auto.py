@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import vitreg
 from vitreg.models import planted
-from vitreg.repair.fitting import fit_repair
+from vitreg.repair.fitting import fit_repair, subject_of
 from vitreg.repair.methods import auto
-from vitreg.repair.methods.auto import NoneKeptError, left_out, plausible
+from vitreg.repair.methods.auto import NoneKeptError, left_out, plausible, sits_still
 from vitreg.repair.outliers import NothingToRepairError, Outliers
 from vitreg.repair.record import OutliersRecord
-from vitreg.repair.settings import METHODS
+from vitreg.repair.settings import METHODS, FitOptions
 
 pytestmark = pytest.mark.usefixtures("planted_once")
 
@@ -23,16 +24,16 @@ def outliers(side: str) -> Outliers:
 
 
 @pytest.mark.parametrize("side", ["high", "low"])
-@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("locked", [True, False, None])
 @pytest.mark.parametrize("train", [True, False])
-def test_every_repair_is_tried_or_said_not_to_be(side: str, locked: bool, train: bool) -> None:
+def test_every_repair_is_tried_or_said_not_to_be(side: str, locked: bool | None, train: bool) -> None:
     tried = plausible(outliers(side), locked=locked, train=train)
     skipped = [each.partition(" (")[0] for each in left_out(tried, locked=locked, train=train)]
     assert sorted({each.partition(":")[0] for each in tried} | {*skipped}) == sorted(METHODS)
     assert not {each.partition(":")[0] for each in tried} & {*skipped}
-    assert ("test-time" in tried) != locked
-    assert ("position-rows" in tried) == locked
-    assert ("substitute:detector=lof" in tried) == (side == "low" and not locked)
+    assert ("test-time" in tried) == (locked is not True)
+    assert ("position-rows" in tried) == (locked is not False)
+    assert ("substitute:detector=lof" in tried) == (side == "low" and locked is not True)
     assert ("singular" in tried) == train
 
 
@@ -65,6 +66,13 @@ def test_the_best_repair_for_a_kind_is_kept(
     assert "repairs on" in record.notes[-2]
     assert record.notes[-1].startswith("Not tried: ")
     assert "clip-norm (it is a control" in record.notes[-1]
+
+
+def test_two_outliers_cannot_tell_whether_they_sit_at_fixed_places(photographs: list[Path]) -> None:
+    with subject_of(vitreg.load("planted:high-norm"), photographs[:12], FitOptions()) as few:
+        assert sits_still(few) is None
+    with subject_of(vitreg.load("planted:high-norm"), photographs, FitOptions()) as many:
+        assert sits_still(many) is False
 
 
 def test_none_is_kept_where_all_do_too_much_damage(monkeypatch: pytest.MonkeyPatch, photographs: list[Path]) -> None:

@@ -24,21 +24,24 @@ WRITERS, BEFORE, APART = 6, 0.02, 10.0
 class Counted:
     """Effects of a model of which only the number of edited neurons is known: six of them write the outliers."""
 
-    def __init__(self, damage: Callable[[int], float]) -> None:
-        self._damage = damage
+    def __init__(self, damage: Callable[[int], float], ratio: Callable[[int], float]) -> None:
+        self._damage, self._ratio = damage, ratio
 
     def of(self, edited: int) -> EffectRecord:
-        gone = edited >= WRITERS
-        share = 0.0 if gone else BEFORE
+        ratio = self._ratio(edited)
+        share = 0.0 if ratio < 2 else BEFORE
         return EffectRecord(
-            images=8, share=share, before=BEFORE, worst_share=share, ratio=1.0 if gone else APART,
-            cls_change=self._damage(edited),
+            images=8, share=share, before=BEFORE, worst_share=share, ratio=ratio, cls_change=self._damage(edited)
         )  # fmt: skip
 
 
-def search(damage: Callable[[int], float]) -> _Search:
+def until_gone(edited: int) -> float:
+    return 1.0 if edited >= WRITERS else APART
+
+
+def search(damage: Callable[[int], float], ratio: Callable[[int], float] = until_gone) -> _Search:
     order = [(3, unit) for unit in range(100)]
-    effects = cast("Effects", Counted(damage))
+    effects = cast("Effects", Counted(damage, ratio))
     return _Search(0.02, APART, 0.001, 40, order, [1.0] * 6 + [0.01] * 94, [], cast("Any", len_of), effects)
 
 
@@ -50,6 +53,21 @@ def test_the_fewest_that_remove_the_outliers_are_taken() -> None:
     free = search(lambda edited: 0.001 * (edited > WRITERS))
     assert free.run() == WRITERS
     assert _stopped(free, WRITERS) == []
+
+
+def test_what_more_neurons_take_from_ordinary_tokens_is_no_outlier_removed() -> None:
+    """Norms that go on falling, .88 to .73 of the others', once kept half as many neurons again."""
+    assert search(lambda _: 0.001, lambda edited: max(0.7, 1 - 0.02 * edited) * until_gone(edited)).run() == WRITERS
+
+
+@pytest.mark.parametrize("again", [APART, 1 / APART])
+def test_a_number_at_which_norms_only_pass_those_of_others_is_not_taken(again: float) -> None:
+    """Some of the writers alone can leave a token of ordinary length that the next one makes stand out, on either side."""
+
+    def passing(edited: int) -> float:
+        return 1.2 if edited == 5 else again if edited < 14 else 1.0
+
+    assert search(lambda _: 0.001, passing).run() == 14
 
 
 @pytest.mark.parametrize(("damage", "most"), [(0.005, 4), (0.009, 2), (0.015, 1)])

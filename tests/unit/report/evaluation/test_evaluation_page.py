@@ -61,6 +61,7 @@ def test_other_metrics_are_called_by_their_name():
         ({"controls": {"a": 80.0}, "larger_is_better": False}, "above"),
         ({"controls": {"a": 72.0}, "larger_is_better": False}, "level"),
         ({"controls": {"a": 66.0}, "intervals": {}}, "above"),
+        ({"controls": {"a": 66.0}, "intervals": {}, "answers_either_way": True}, "level"),
         ({"metrics": {}, "intervals": {}}, "alone"),
     ],
 )
