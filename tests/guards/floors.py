@@ -19,7 +19,7 @@ FLOORS = {
 
 REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}
 
-FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm", "textual_image"}
+FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm", "textual_image", "starlette", "uvicorn"}
 """Libraries that are imported inside functions only."""
 
 VERBS_MAY_IMPORT = {

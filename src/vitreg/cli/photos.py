@@ -39,12 +39,16 @@ class OverPhotos:
     ] = ()
     """A model to look through; may be repeated."""
 
-    def check_photos(self, options: LookOptions, load: LoadingOptions) -> None:
-        """Refuse mistakes that show before a model is loaded. Raises UserError."""
+    def check_photos(self, options: LookOptions, load: LoadingOptions, *, needed: bool = True) -> None:
+        """Refuse mistakes that show before a model is loaded. Raises UserError.
+
+        Args:
+            needed: whether there must be a photo.
+        """
         from vitreg import specs
         from vitreg.passes import ahead
 
-        if not self.images:
+        if needed and not self.images:
             raise UserError("no photo named; give a file, or - for standard input.")
         for path in self.images:
             if specs.has_source(path) and not os.path.lexists(path):
@@ -57,9 +61,13 @@ class OverPhotos:
                 raise UserError(f"{folder} holds no repair.json, so it is no repair; vitreg fix writes one.")
         ahead.refuse_absent_inputs([path for path in self.images if path != STDIN])
 
-    def opened(self) -> list[Any]:
-        """Return the photos, with that of standard input read. Raises UserError if that is no picture."""
-        return [_from_stdin() if each == STDIN else each for each in self.images]
+    def opened(self, verb: str) -> list[Any]:
+        """Return the photos, with that of standard input read. Raises UserError if that is no picture.
+
+        Args:
+            verb: that its errors name.
+        """
+        return [_from_stdin(verb) if each == STDIN else each for each in self.images]
 
 
 def loading_of(load: LoadingOptions) -> dict[str, Any]:
@@ -86,17 +94,17 @@ def say_left_out(record: LookResult | ExploreResult, shown: int, did: str) -> No
         say(record.chosen)
 
 
-def _from_stdin() -> Any:
+def _from_stdin(verb: str) -> Any:
     """Read a photo from standard input. Raises UserError if it is no picture."""
     from vitreg.data.sources.decode import Unreadable, decode
 
     if sys.stdin.isatty():
         raise UserError(
-            "- reads a photo from standard input, which is a terminal; pipe one: cat photo.jpg | vitreg look -"
+            f"- reads a photo from standard input, which is a terminal; pipe one: cat photo.jpg | vitreg {verb} -"
         )
     data = sys.stdin.buffer.read()
     if not data:
-        raise UserError("standard input is empty; pipe a photo: cat photo.jpg | vitreg look -")
+        raise UserError(f"standard input is empty; pipe a photo: cat photo.jpg | vitreg {verb} -")
     try:
         picture = decode(io.BytesIO(data), lambda image: image)
     except Unreadable as error:

@@ -18,15 +18,16 @@ TEMPLATES = Path(__file__).with_name("templates")
 FULL, HALF, PHONE = 1040, 500, 340  # widths in pixels that charts are drawn for
 
 
-def render(template: str, *, client: tuple[str, str] | None = None, **values: object) -> str:
+def render(template: str, *, client: tuple[str, str] | None = None, asks: bool = False, **values: object) -> str:
     """Fill a template. Values are escaped; `style`, `script` and `policy` are added.
 
     Args:
         client: another style and script than those of the reports. That script may load files that lie beside the page.
+        asks: whether the script may ask the server that sent the page.
     """
     style, script = (_asset("report.css"), _asset("report.js")) if client is None else map(Markup, client)
-    policy = _policy(style, script, loads=client is not None)
-    return _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
+    policy = _policy(style, script, loads=client is not None, asks=asks)
+    return _environment().get_template(template).render(style=style, script=script, policy=policy, asks=asks, **values)
 
 
 @functools.cache
@@ -84,17 +85,19 @@ def _asset(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _policy(style: str, script: str, *, loads: bool) -> str:
+def _policy(style: str, script: str, *, loads: bool, asks: bool) -> str:
     """A content security policy: our style and our script by their hashes, pictures inside the page, nothing else.
 
     Args:
         loads: whether our script may load further scripts.
+        asks: whether it may ask the server of the page.
     """
     style_hash, script_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
     )
     more = " 'strict-dynamic'" if loads else ""
+    asked = "connect-src 'self'; " if asks else ""
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'{more}; "
-        "base-uri 'none'; form-action 'none'"
+        f"{asked}base-uri 'none'; form-action 'none'"
     )

@@ -95,12 +95,22 @@ def parts_of(document: Document, name: str) -> Iterator[tuple[str, Part]]:
     Args:
         name: of the document on the page, such as p0m1.
     """
+    yield from first_parts(document, name)
+    for block, attention in document.attention.items():
+        yield from block_parts(name, block, attention)
+
+
+def first_parts(document: Document, name: str) -> Iterator[tuple[str, Part]]:
+    """Yield the parts that a page always shows: all but attention."""
     yield name, _head(document)
     yield f"{name}-features", _features(document.features)
-    for block, attention in document.attention.items():
-        yield f"{name}-b{block}", _attention(attention)
-        if attention.before is not None:
-            yield f"{name}-b{block}-before", _compared(attention.before, attention.there)
+
+
+def block_parts(name: str, block: int, attention: BlockAttention) -> Iterator[tuple[str, Part]]:
+    """Yield the parts of the attention of one block."""
+    yield f"{name}-b{block}", _attention(attention)
+    if attention.before is not None:
+        yield f"{name}-b{block}-before", _compared(attention.before, attention.there)
 
 
 def _head(document: Document) -> Part:
@@ -181,4 +191,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-__all__ = ["BlockAttention", "Compared", "Document", "Packed", "Part", "parts_of", "picture"]
+__all__ = [
+    "BlockAttention",
+    "Compared",
+    "Document",
+    "Packed",
+    "Part",
+    "block_parts",
+    "first_parts",
+    "parts_of",
+    "picture",
+]

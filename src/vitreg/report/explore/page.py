@@ -1,8 +1,9 @@
 """The page of the explorer: beside its parts in a folder, or with all of them in one file.
 
 A page opened from disk may not fetch, so parts are scripts that call `vitregPart`, and script tags load them when they are
-needed; in one file they are blocks of JSON. The modules of `client/` are written as JavaScript modules and put into the page
-as one script, since a page from disk may not import either. One line holds each `import { names } from "./module.js";`.
+needed; in one file they are blocks of JSON; a server is asked for them. The modules of `client/` are written as JavaScript
+modules and put into the page as one script, since a page from disk may not import either. One line holds each
+`import { names } from "./module.js";`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -26,7 +28,7 @@ DATA = "data"
 MODULES = (
     "drawing/numbers", "measured/parts", "drawing/colours", "drawing/svg", "measured/attention", "measured/nearest",
     "measured/shown", "page/state", "page/layers", "page/readout", "drawing/map", "drawing/charts", "page/panel", "page/story",
-    "page/save", "page/main",
+    "page/save", "page/live", "page/main",
 )  # fmt: skip
 """In the order in which they need one another."""
 
@@ -45,6 +47,16 @@ def single_page(record: ExploreResult, parts: Mapping[str, str]) -> str:
     return _page(record, parts)
 
 
+def live_page(record: ExploreResult, largest: int) -> str:
+    """Return the page of a server, which measures the photos that are dropped on it.
+
+    Args:
+        record: without documents; its photos are measured at first.
+        largest: bytes of a photo.
+    """
+    return _page(record.model_copy(update={"photos": []}), {}, {"given": record.photos, "largest": largest})
+
+
 def script_of(name: str, part: str) -> str:
     """Return the file of a part: a script that hands it to the page."""
     return f"vitregPart({json.dumps(name)},{part});\n"
@@ -57,12 +69,13 @@ def kept_parts(folder: Path) -> Iterator[tuple[str, str]]:
         yield path.stem, text[text.index(",") + 1 : text.rindex(")")]
 
 
-def _page(record: ExploreResult, parts: Mapping[str, str]) -> str:
+def _page(record: ExploreResult, parts: Mapping[str, str], live: Mapping[str, Any] | None = None) -> str:
     colours = {name: packed(table(held))["data"] for name, held in (("magma", MAGMA), ("viridis", VIRIDIS))}
-    manifest = {**record.model_dump(), "palettes": colours}
+    manifest = {**record.model_dump(), "palettes": colours, "live": live}
     return shell.render(
         "explore.html.j2",
         client=_client(),
+        asks=live is not None,
         record=record,
         manifest=_held(json.dumps(manifest, allow_nan=False, separators=(",", ":"))),
         parts={name: _held(part) for name, part in parts.items()},

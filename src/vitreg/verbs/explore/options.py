@@ -17,7 +17,8 @@ class ExploreOptions(LookOptions):
 
     It shows the norms after every block with the threshold of a second group, the attention that a patch, CLS or a register
     gives and receives in every block and head, the norms of values, and the most similar patches; two models or a repair
-    beside each other. Everything is measured beforehand: the page opens from disk and asks for no network.
+    beside each other. Everything is measured beforehand: the page opens from disk and asks for no network. With --serve
+    photos are dropped on the page instead, and a server on this machine measures them.
 
     Without -m it takes the models that `vitreg look` would take. One photo establishes nothing; `vitreg scan` measures a
     model on many.
@@ -25,6 +26,8 @@ class ExploreOptions(LookOptions):
     Example: vitreg explore photo.jpg --out explorer
 
     Example: vitreg explore photos/ -m timm:vit_base_patch14_dinov2.lvd142m -m timm:vit_base_patch14_reg4_dinov2.lvd142m
+
+    Example: vitreg explore --serve
     """
 
     limit: int = 4

@@ -96,7 +96,7 @@ def explore(
     photos.refuse_none()  # before models are loaded
     subjects, chosen = lookers(named, weights, options, loading)
     blocks = [options.of(each.backbone.depth, each.name) for each in subjects]
-    models_shown = [_shown(each) for each in subjects]
+    models_shown = [shown_model(each) for each in subjects]
     with _Store(place) as store:
         documents, names = [], []
         for photo, (name, picture) in enumerate(photos):
@@ -116,7 +116,8 @@ def explore(
         return Exploration(record, store.publish(record), store.parts)
 
 
-def _shown(looker: Looker) -> ShownModel:
+def shown_model(looker: Looker) -> ShownModel:
+    """Return what a page says of a model."""
     registers = len(looker.view.layout.registers)
     return ShownModel(name=looker.name, spec=looker.backbone.spec, registers=registers, base=looker.base)
 

@@ -49,7 +49,7 @@ class Look(OverPhotos):
             from vitreg.verbs.look.verb import look
 
             result = look(
-                self.opened(), self.model, out=self.out, options=self.look,
+                self.opened("look"), self.model, out=self.out, options=self.look,
                 looked=lambda photo: None if self.json else self._print(photo), **loading_of(self.load),
             )  # fmt: skip
         if self.json:

@@ -1,9 +1,11 @@
-// Measured parts: in the page itself, or in files beside it that script tags load, because a page opened from disk may not fetch.
+// Measured parts: in the page itself, in files beside it that script tags load, because a page opened from disk may not fetch, or
+// on the server that sent the page.
 
 const KINDS = { f32: Float32Array, i16: Int16Array, i8: Int8Array, u16: Uint16Array, u8: Uint8Array };
 const known = new Map(), waiting = new Map();
 const KEPT = 40; // parts; blocks of large photos take megabytes
 
+export const SILENT = "The server does not answer; start vitreg explore --serve again, and open its new address.";
 export const manifest = JSON.parse(document.getElementById("explorer").textContent);
 
 export function bytes(text) {
@@ -22,10 +24,26 @@ export function array(held) {
 // The part of this name; asked for twice, it is read once.
 export function part(name) {
   if (!known.has(name)) {
-    known.set(name, inPage(name) ?? beside(name));
+    known.set(name, inPage(name) ?? (manifest.live ? asked(name) : beside(name)));
     if (known.size > KEPT) known.delete([...known.keys()].find((each) => each.includes("-b")));
   }
   return known.get(name);
+}
+
+// Take a part that came by itself.
+export function keep(name, content) {
+  known.set(name, Promise.resolve(content));
+}
+
+async function asked(name) {
+  try {
+    const reply = await fetch(`data/${name}`).catch(() => { throw new Error(SILENT); });
+    if (!reply.ok) throw new Error((await reply.text()).trim());
+    return await reply.json();
+  } catch (error) {
+    known.delete(name);
+    throw error;
+  }
 }
 
 function inPage(name) {

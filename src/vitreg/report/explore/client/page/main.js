@@ -1,5 +1,6 @@
 // The page: it answers to the address, to the controls and to pointing, and draws one or two panels on one colour scale.
 import { Scale, paint } from "../drawing/colours.js";
+import { Live } from "./live.js";
 import { Panel } from "./panel.js";
 import { manifest } from "../measured/parts.js";
 import { download, numbers, picture } from "./save.js";
@@ -33,7 +34,8 @@ const panels = ["left", "right"].map((name) => new Panel(id(name), page));
 const state = new State({ right: models.length > 1 ? 1 : -1 }, (now, names) => draw(names));
 
 const shown = () => panels.filter((panel) => !panel.root.hidden && panel.shown);
-const toLeft = (panel, patch) => across(panel.shown, panels[0].shown, patch);
+const kept = (panel) => (panels[0].shown ?? panel.shown); // the state tells patches of the left grid
+const toLeft = (panel, patch) => across(panel.shown, kept(panel), patch);
 
 // The patch at the same place on another grid.
 function across(from, to, patch) {
@@ -44,7 +46,7 @@ function across(from, to, patch) {
 
 function patchIn(panel) {
   if (hovered) return panel === hovered[0] ? hovered[1] : across(hovered[0].shown, panel.shown, hovered[1]);
-  const patch = across(panels[0].shown, panel.shown, state.now.patch);
+  const patch = across(kept(panel), panel.shown, state.now.patch);
   return patch < panel.shown.patches ? patch : -1;
 }
 
@@ -53,15 +55,24 @@ function draw(names = []) {
   ready = drawn(++rounds, names).catch((error) => { id("said").textContent = id("fault").textContent = error.message; id("fault").hidden = false; });
 }
 
+// The numbers of the models to show on either side.
+function wanted() {
+  const { left, right, repair } = state.now;
+  return [repair && repairOf(left) >= 0 ? repairOf(left) : left, right];
+}
+
 async function drawn(round, names) {
-  const now = state.now, left = now.repair && repairOf(now.left) >= 0 ? repairOf(now.left) : now.left;
-  const wanted = [left, now.right];
+  const now = state.now, photo = Math.min(now.photo, photos.length - 1);
   for (const [at, panel] of panels.entries()) {
-    const name = named.get(`${Math.min(now.photo, photos.length - 1)} ${wanted[at]}`);
-    panel.root.hidden = !name;
+    const model = wanted()[at], name = named.get(`${photo} ${model}`), coming = live && photo >= 0 && model in models;
+    panel.root.hidden = !name && !coming;
     if (name) await panel.load(name);
+    else panel.wait(coming ? live.need(photo, model) : "");
   }
   if (round !== rounds) return;
+  for (const name of ["controls", "legend"]) id(name).hidden = !shown().length;
+  for (const name of ["story", "save-picture", "save-numbers"]) id(name).disabled = !shown().length;
+  if (!shown().length) return;
   if (names.includes("photo") || names.includes("left")) hovered = null;
   const all = shown(), block = now.block < 0 ? all[0].shown.peak : now.block, range = normRange(all);
   id("panels").classList.toggle("two", all.length > 1);
@@ -73,7 +84,7 @@ async function drawn(round, names) {
   controls(all, Math.min(block, Math.max(...all.map((panel) => panel.shown.depth - 1))));
   follow(true);
   await rest();
-  if (now.story > 0) await tell(now.story, round);
+  if (now.story > 0 && panels[0].shown) await tell(now.story, round);
 }
 
 // Norms over their medians of all blocks of all panels, at least from 1/1.5 to 1.5, so that even maps look even.
@@ -197,6 +208,7 @@ function chips(tokens, chosen) {
 
 // The story: a step sets the state once, and is told from then on.
 function step(number) {
+  if (!panels[0].shown) return;
   const at = Math.max(1, Math.min(STEPS.length, number)), { shown: first } = panels[0];
   state.set({ outlines: true, repair: false, story: at, ...STEPS[at - 1].show(first, page) });
 }
@@ -211,11 +223,29 @@ async function tell(number, round) {
   id("next").disabled = number >= STEPS.length;
 }
 
+const choosePhoto = (input) => input.addEventListener("change", () => state.set({ photo: Number(input.value), patch: -1 }));
+
+// A photo that was measured by a model; the first of those that were dropped is shown at once.
+function arrived(photo, name, model, found, first) {
+  named.set(`${photo} ${model}`, found);
+  if (photo === photos.length) {
+    const label = document.createElement("label"), input = document.createElement("input");
+    Object.assign(input, { type: "radio", name: "photo", value: photo }).dataset.photo = "";
+    choosePhoto(input);
+    label.append(input, name);
+    id("photos").append(label);
+    photos.push(name);
+    id("photos").hidden = photos.length < 2;
+  }
+  if (first) state.set({ photo, patch: -1 });
+  if (photo === Math.min(state.now.photo, photos.length - 1)) draw();
+}
+
 function wire() {
   const on = (name, event, act) => id(name).addEventListener(event, act);
   on("block", "input", () => state.set({ block: Number(id("block").value) }, false));
   for (const input of document.querySelectorAll("[data-map]")) input.addEventListener("change", () => state.set({ map: input.value }));
-  for (const input of document.querySelectorAll("[data-photo]")) input.addEventListener("change", () => state.set({ photo: Number(input.value), patch: -1 }));
+  for (const input of document.querySelectorAll("[data-photo]")) choosePhoto(input);
   on("left-model", "change", () => state.set({ left: Number(id("left-model").value), repair: false }));
   on("right-model", "change", () => state.set({ right: Number(id("right-model").value) }));
   on("head", "change", () => state.set({ head: Number(id("head").value) }));
@@ -236,4 +266,5 @@ function wire() {
 // For those who look into the page: what is shown, and a promise that it is drawn.
 window.vitregExplorer = { state, panels, documentOf, drawn: () => ready };
 wire();
+const live = manifest.live && new Live({ wanted, arrived, draw });
 draw();

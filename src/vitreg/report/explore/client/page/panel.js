@@ -30,6 +30,7 @@ export class Panel {
   async load(name) {
     if (this.shown?.key === name) return;
     const shown = await documentOf(name);
+    this.root.classList.remove("waiting");
     Object.assign(this, { shown, attention: null, features: null, why: "", block: 0 });
     this.find("picture").src = shown.photo;
     this.find("sentence").textContent = shown.sentence.charAt(0).toUpperCase() + shown.sentence.slice(1);
@@ -37,6 +38,13 @@ export class Panel {
     this.find("missing").hidden = !Object.keys(shown.missing).length;
     this.photo.fit(shown);
     this.map.fit(shown);
+  }
+
+  // Show nothing but the choice of the model, and why.
+  wait(words) {
+    this.shown = null;
+    this.root.classList.add("waiting");
+    this.find("sentence").textContent = words;
   }
 
   // Draw what depends on the block and not on the pointer. range: of norms over medians, one for all panels.
