@@ -20,7 +20,7 @@ KINDS = {**VERBS, "eval": Command[TASKS["knn"]], "fix": Fix[TestTimeSettings], "
 OF_TERMINALS = {
     "doctor": {"json"},
     "look": {"json", "show", "model"},
-    "explore": {"model"},
+    "explore": {"model", "serve", "port", "browser"},
     "scan": {"fail_above"},
     "reproduce": {"dry_run", "list", "model"},
     "zoo": {"badge", "model"},

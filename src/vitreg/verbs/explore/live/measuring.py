@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from PIL import Image
 
 from vitreg.data.sources.decode import Unreadable, decode
@@ -42,7 +41,7 @@ class Asked:
     """
 
     name: str
-    photo: bytes | Image.Image
+    photo: bytes | bytearray | Image.Image
     model: int
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -148,9 +147,5 @@ class _Kept:
 
 
 def _bytes(attention: dict[int, BlockAttention]) -> int:
-    found = 0
-    for block in attention.values():
-        for told in (block.told, block.before):
-            arrays = (told.q, told.k) if isinstance(told, Compared) else () if told is None else (told,)
-            found += sum(np.asarray(each).nbytes for each in arrays)
-    return found
+    all_told = [told for block in attention.values() for told in (block.told, block.before) if told is not None]
+    return sum(told.q.nbytes + told.k.nbytes if isinstance(told, Compared) else told.nbytes for told in all_told)

@@ -133,7 +133,10 @@ def _listening(port: int) -> socket.socket:
     return found
 
 
-def open_browser(address: str, open_with: Callable[[str], object] = webbrowser.open) -> None:
-    """Show the page in the browser of this desktop; without a desktop, nothing happens."""
-    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        threading.Thread(target=open_with, args=(address,), daemon=True).start()  # some browsers return when they end
+def open_browser(address: str, open_with: Callable[[str], object] = webbrowser.open) -> threading.Thread | None:
+    """Show the page in the browser of this desktop. Returns the thread that does; without a desktop, None."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return None
+    thread = threading.Thread(target=open_with, args=(address,), daemon=True)  # some browsers return when they end
+    thread.start()
+    return thread

@@ -27,6 +27,8 @@ export class Live {
   drop(files) {
     id("refused").replaceChildren();
     id("refused").hidden = true;
+    for (const key of this.failed.keys()) this.asked.delete(key); // what failed before is tried again
+    this.failed.clear();
     this.fresh = true; // the first one that can be read is shown
     this.add(Array.from(files, (file) => ({ name: file.name, file })));
     id("files").value = "";
@@ -90,15 +92,18 @@ export class Live {
     return reply.json().catch(unheard);
   }
 
-  refuse({ source, model, aborter }, error) {
-    if (aborter.signal.aborted) return;
-    if (source.photo !== undefined) this.failed.set(`${source.photo} ${model}`, error.message);
-    if (error.message === SILENT) this.stop();
-    if (source.photo !== undefined) return this.page.draw();
-    const item = document.createElement("li");
-    item.textContent = error.message;
-    id("refused").append(item);
-    id("refused").hidden = false;
+  refuse(job, error) {
+    const silent = error.message === SILENT, failed = silent ? [job, ...this.queue] : [job];
+    if (job.aborter.signal.aborted) return;
+    if (silent) this.queue = [];
+    for (const { source, model } of failed) if (source.photo !== undefined) this.failed.set(`${source.photo} ${model}`, error.message);
+    if (job.source.photo === undefined || silent) {
+      const item = document.createElement("li");
+      item.textContent = error.message;
+      id("refused").append(item);
+      id("refused").hidden = false;
+    }
+    this.page.draw();
   }
 
   tell() {
