@@ -1,4 +1,4 @@
-"""What the live explorer takes to answer, asked over the loopback by a process of its own, and a move of the pointer on its page.
+"""What the live explorer takes to answer, asked over the loopback by a process of its own.
 
     python benchmarks/explore.py [--photos 100] [--model vit_small_patch16_224] [--write benchmarks/results]
 
