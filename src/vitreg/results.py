@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records import Finding, ImagesRecord, Provenance, Record, Skipped, Undrawn
+from vitreg.records import DrawnResult, Finding, ImagesRecord, Provenance, Record, Result, Skipped, Undrawn
 
 Cell = str | float | int | None
 
 
-class Table(Record):
+class Table(Result):
     """Rows of values under named columns; the first column says what the row is."""
 
     title: str
@@ -48,7 +48,7 @@ class EvalData(Record):
     )
 
 
-class EvalResult(Record):
+class EvalResult(DrawnResult):
     """One task on one model: ``result.json`` of `vitreg eval`."""
 
     schema_: Literal["vitreg.eval/1"] = Field(default="vitreg.eval/1", alias="schema")
@@ -127,7 +127,7 @@ class EvalPair(Record):
         return self.value > self.control[1] if self.larger_is_better else self.value < self.control[1]
 
 
-class Evaluations(Record):
+class Evaluations(DrawnResult):
     """Several models and tasks on one set of data: ``result.json`` beside the folders of the pairs."""
 
     schema_: Literal["vitreg.evals/1"] = Field(default="vitreg.evals/1", alias="schema")
@@ -139,7 +139,7 @@ class Evaluations(Record):
         return [("data", self.data), *((f"{each.task} of {each.model}", each.value) for each in self.pairs)]
 
 
-class DoctorResult(Record):
+class DoctorResult(Result):
     """Findings about a model without images, as `vitreg doctor --json` prints them."""
 
     schema_: Literal["vitreg.doctor/1"] = Field(default="vitreg.doctor/1", alias="schema")
@@ -175,7 +175,7 @@ class DiscoverSweep(Record):
     )
 
 
-class DiscoverResult(Record):
+class DiscoverResult(DrawnResult):
     """Boxes found without supervision and how well they fit: ``result.json`` of `vitreg discover`."""
 
     schema_: Literal["vitreg.discover/1"] = Field(default="vitreg.discover/1", alias="schema")
@@ -260,7 +260,7 @@ class RepairRow(Record):
     )
 
 
-class RepairsResult(Record):
+class RepairsResult(DrawnResult):
     """Repairs of several models on the same images: ``result.json`` of `vitreg repairs`."""
 
     schema_: Literal["vitreg.repairs/1"] = Field(default="vitreg.repairs/1", alias="schema")

@@ -17,9 +17,9 @@ FLOORS = {
 }  # fmt: skip
 """A module imports from its own floor and those below. Side floor `report` stands beside them: it reads records only."""
 
-REPORT_MAY_IMPORT = {"errors", "quantities", "records", "results", "specs", "writing", "report"}
+REPORT_MAY_IMPORT = {"errors", "notebook", "quantities", "records", "results", "specs", "writing", "report"}
 
-FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm", "textual_image", "starlette", "uvicorn"}
+FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm", "textual_image", "starlette", "uvicorn", "pandas"}
 """Libraries that are imported inside functions only."""
 
 VERBS_MAY_IMPORT = {
@@ -41,6 +41,10 @@ VERBS_MAY_IMPORT = {
 """What a verb may import of another verb: its public function, and why."""
 
 BACKWARDS = {
+    (
+        "vitreg.records.base",
+        "vitreg.report.shown",
+    ): "a result shows itself in Python: what it shows is drawn from its record, as pages are",
     ("vitreg.backbones.loading.load", "vitreg.repair.opened"): "`fixed:DIR` is a model, made of a model and its repair",
     (
         "vitreg.verbs.draw",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitreg.errors import UserError, unknown
 from vitreg.features.shards import Shards, read_record
-from vitreg.notebook import facts
+from vitreg.notebook import Brief, Row, Tabled
 from vitreg.records import Skipped
 
 _MAPPED = 512  # shards mapped at a time
@@ -101,7 +101,7 @@ class StoredArray:
         return result
 
 
-class FeatureStore(Mapping[str, StoredArray]):
+class FeatureStore(Tabled, Mapping[str, StoredArray]):
     """Features by name: "cls/-1", "mean/5", "registers/-1", "patches/-1", "norms/11", "mirrored/cls/-1", ...
 
     Attributes:
@@ -131,12 +131,20 @@ class FeatureStore(Mapping[str, StoredArray]):
     def __repr__(self) -> str:
         return f"FeatureStore({self.images} images; {', '.join(self.record.fields)}; {self.folder})"
 
-    def _repr_html_(self) -> str:
+    def _brief(self) -> Brief:
         fields = [
             (name, f"{self.images} x {' x '.join(map(str, f.shape))} {f.dtype}")
             for name, f in self.record.fields.items()
         ]
-        return facts("FeatureStore", [("images", self.images), *fields, ("folder", self.folder)])
+        return Brief(title="FeatureStore", facts=[("images", self.images), *fields, ("folder", self.folder)])
+
+    def _rows(self) -> list[Row]:
+        """Give a row for each image: its place in the set, its name, and each field that is one vector, read into memory."""
+        vectors = {name: self[name][:].numpy() for name in self if len(self.record.fields[name].shape) == 1}
+        return [
+            {"row": int(row), "name": name, **{field: values[place] for field, values in vectors.items()}}
+            for place, (row, name) in enumerate(zip(self.rows, self.names, strict=True))
+        ]
 
     @property
     def images(self) -> int:

@@ -4,9 +4,11 @@ Reports read these and nothing else.
 """
 
 from vitreg.records.base import (
+    DrawnResult,
     Heatmap,
     Histogram,
     Record,
+    Result,
 )
 from vitreg.records.moments import ByToken, LayerMoment, NormsMoment, Strength, VerdictKind, Watch
 from vitreg.records.scan import (
@@ -47,6 +49,7 @@ __all__ = [
     "Curve",
     "Curves",
     "Detectable",
+    "DrawnResult",
     "Example",
     "Finding",
     "Followed",
@@ -63,6 +66,7 @@ __all__ = [
     "Provenance",
     "Record",
     "RedundancyRecord",
+    "Result",
     "RunRecord",
     "ScanResult",
     "Side",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vitreg.records.base import Record
+from vitreg.records.base import Record, Result
 from vitreg.records.scan import Skipped
 
 
@@ -29,7 +29,7 @@ class ShownDocument(Record):
     sentence: str
 
 
-class ExploreResult(Record):
+class ExploreResult(Result):
     """All photos and models of one page."""
 
     schema_: Literal["vitreg.explore/1"] = Field(default="vitreg.explore/1", alias="schema")

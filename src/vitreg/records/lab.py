@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from vitreg.records.base import Record
+from vitreg.records.base import DrawnResult, Record
 from vitreg.records.scan import Undrawn
 
 Outcome = Literal["none", "artifacts", "dissolved", "not solved", "diverged"]
@@ -49,7 +49,7 @@ class BornRun(Record):
     registers_hold: Sink | None = Field(default=None, description="null without registers")
 
 
-class Lab(Record):
+class Lab(DrawnResult):
     """The whole of ``result.json``."""
 
     schema_: Literal["vitreg.lab/1"] = Field(default="vitreg.lab/1", alias="schema")
@@ -156,7 +156,7 @@ class Answer(Record):
     cells: list[int] = Field(default=[], description="what it stands on")
 
 
-class LabReport(Record):
+class LabReport(DrawnResult):
     """The whole of ``result.json`` of `vitreg lab run` and `vitreg lab report`."""
 
     schema_: Literal["vitreg.lab-report/1"] = Field(default="vitreg.lab-report/1", alias="schema")

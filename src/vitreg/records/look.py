@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vitreg.records.base import Heatmap, Record
+from vitreg.records.base import Heatmap, Record, Result
 from vitreg.records.scan import ModelRecord, Side, Skipped
 
 
@@ -59,7 +59,7 @@ class Seconds(Record):
     drawing: float
 
 
-class LookResult(Record):
+class LookResult(Result):
     """All photos of one call."""
 
     schema_: Literal["vitreg.look/1"] = Field(default="vitreg.look/1", alias="schema")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records.base import Record
+from vitreg.records.base import DrawnResult, Record
 from vitreg.records.scan import Provenance, Undrawn
 
 PAPER = "Darcet et al., ICLR 2024"
@@ -69,7 +69,7 @@ class ExperimentRecord(Record):
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
 
 
-class Reproduction(Record):
+class Reproduction(DrawnResult):
     """All experiments of a run: ``result.json`` of `vitreg reproduce`."""
 
     schema_: Literal["vitreg.reproduce/1"] = Field(default="vitreg.reproduce/1", alias="schema")

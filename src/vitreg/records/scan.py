@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from vitreg.records.base import Heatmap, Histogram, Record
+from vitreg.records.base import DrawnResult, Heatmap, Histogram, Record
 from vitreg.records.moments import Strength, VerdictKind, Watch
 from vitreg.records.sinks import SinksRecord
 
@@ -261,7 +261,7 @@ class RunRecord(Record):
     unreadable: int = Field(default=0, description="lines of metrics.jsonl that are no records, and are left out")
 
 
-class Curves(Record):
+class Curves(DrawnResult):
     """The whole of ``curves.json``: runs in the order they were named."""
 
     schema_: Literal["vitreg.curves/1"] = Field(default="vitreg.curves/1", alias="schema")
@@ -287,7 +287,7 @@ class OwnMedian(Record):
     per_image: Histogram = Field(description="how many images carry n of them")
 
 
-class ScanResult(Record):
+class ScanResult(DrawnResult):
     """The whole of ``result.json``."""
 
     schema_: Literal["vitreg.scan/1"] = Field(default="vitreg.scan/1", alias="schema")

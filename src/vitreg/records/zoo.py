@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitreg.records.base import Record
+from vitreg.records.base import DrawnResult, Record
 from vitreg.records.scan import Provenance, Strength, Undrawn, VerdictKind
 
 
@@ -76,7 +76,7 @@ class PublishedRow(Record):
     protocol: str = Field(description="theirs, in words")
 
 
-class Board(Record):
+class Board(DrawnResult):
     """``result.json`` of `vitreg zoo`."""
 
     schema_: Literal["vitreg.zoo/1"] = Field(default="vitreg.zoo/1", alias="schema")

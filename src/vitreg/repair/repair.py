@@ -24,6 +24,8 @@ from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.backbones.weights.tensor_files import read_tensor_file
 from vitreg.documents import read_json
 from vitreg.errors import UserError
+from vitreg.notebook import Brief, Shown
+from vitreg.quantities import number, percent
 from vitreg.repair.method import Fitted
 from vitreg.repair.methods import method_named
 from vitreg.repair.neurons.listed import list_of
@@ -36,7 +38,7 @@ Model = TypeVar("Model", Backbone, nn.Module)
 
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Shown):
     """A fitted repair.
 
     Args:
@@ -51,6 +53,21 @@ class Repair:
         effect = self.record.held_out
         seen = "" if effect is None else f", outliers {effect.before:.2%} -> {effect.share:.2%} held out"
         return f"Repair({self.record.method!r} of {self.record.base.title}{seen})"
+
+    def _brief(self) -> Brief:
+        record, effect = self.record, self.record.held_out
+        facts: list[tuple[str | None, object]] = [
+            ("model", record.base.title),
+            ("settings", ", ".join(f"{name} {value}" for name, value in record.settings.items())),
+            ("fitted on", f"{record.images} images at {'x'.join(map(str, record.size))}, {record.seconds:.1f} s"),
+        ]
+        if effect is not None:
+            facts += [
+                ("held-out images", effect.images),
+                ("outliers", f"{percent(effect.before)} before, {percent(effect.share)} after"),
+                ("CLS changed by", f"{number(effect.cls_change)} (1 - cosine)"),
+            ]
+        return Brief(title=f"Repair by {self.name}", sentence=" ".join(record.notes), facts=facts)
 
     def apply(self, model: Model, *, force: bool = False) -> Model:
         """Return the repaired model; the one given stays unrepaired.

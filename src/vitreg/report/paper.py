@@ -1,9 +1,10 @@
 """The style of figures for papers and notebooks: colours, axes and files. Each is a matplotlib ``Figure`` without pyplot, so
-there is no global state and no window, and a notebook shows the returned figure.
+there is no global state and no window, and a notebook shows the returned figure (`NotebookFigure`).
 """
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,17 @@ class NotMeasuredError(ValueError):
     """The record lacks the data of a figure."""
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows. Without pyplot, which this project leaves alone, it would show the name of the class."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
+            self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a whole or not at all, in the format of the path's suffix: png, svg or pdf.
 
@@ -47,7 +59,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
     """Return an empty figure (size in inches) with one pair of axes, always on the Agg backend."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ import torch
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.machine.runtime import Processes
+from vitreg.notebook import Shown
 
 
 class DivergedError(UserError):
@@ -90,7 +91,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Shown):
     """How a run ended: with its plan, or by a signal after a checkpoint."""
 
     reason: Literal["done", "stopped"]

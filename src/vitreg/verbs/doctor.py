@@ -13,6 +13,7 @@ from torch import nn
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.loading.load import opened
 from vitreg.machine.runtime import versions
+from vitreg.notebook import Brief, Row, Tabled
 from vitreg.passes.findings import findings
 from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
@@ -22,8 +23,20 @@ from vitreg.results import DoctorResult
 LEVELS = ("problem", "warning", "note", "ok")
 
 
+class Findings(Tabled, list[Finding]):
+    """The findings on a model: a list, which a notebook shows as a table."""
+
+    __slots__ = ()
+
+    def _rows(self) -> list[Row]:
+        return [finding.model_dump() for finding in self]
+
+    def _brief(self) -> Brief:
+        return Brief(title="Findings", sentence=counted(self), table=self._rows(), counted="findings")
+
+
 @takes(ModelOptions)
-def doctor(model: str | nn.Module | Backbone, *, weights: str | Path | None = None, **keywords: Any) -> list[Finding]:
+def doctor(model: str | nn.Module | Backbone, *, weights: str | Path | None = None, **keywords: Any) -> Findings:
     """Examine a model without images.
 
     Args:
@@ -36,7 +49,7 @@ def doctor(model: str | nn.Module | Backbone, *, weights: str | Path | None = No
         findings, see `vitreg.passes.findings.findings`.
     """
     split(ModelOptions, None, keywords, "doctor")  # refuses a keyword that `load` does not know
-    return findings(opened(model, weights, keywords))
+    return Findings(findings(opened(model, weights, keywords)))
 
 
 def record(backbone: Backbone, findings: Sequence[Finding]) -> DoctorResult:
@@ -58,10 +71,12 @@ def render(findings: Sequence[Finding], width: int = 100) -> str:
             lines.append(
                 textwrap.fill(finding.remedy, width, initial_indent=" " * 9 + "-> ", subsequent_indent=" " * 12)
             )
+    return "\n".join([*lines, counted(findings)])
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """Say how many findings of each level there are."""
     counts = Counter(f.level for f in findings)
-    lines.append(
-        ", ".join(
-            f"{counts[level]} {level}{'s' * (level != 'ok' and counts[level] > 1)}" for level in LEVELS if counts[level]
-        )
+    return ", ".join(
+        f"{counts[level]} {level}{'s' * (level != 'ok' and counts[level] > 1)}" for level in LEVELS if counts[level]
     )
-    return "\n".join(lines)

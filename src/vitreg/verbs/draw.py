@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
+from vitreg.notebook import Shown
 from vitreg.passes.ahead import EXPLORED, EXPLORER
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
@@ -80,7 +81,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class Drawn(Shown):
     """The drawings: the files to open first, and sentences on drawings that failed."""
 
     paths: tuple[Path, ...]

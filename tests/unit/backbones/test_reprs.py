@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from vitreg.backbones import Capture, load
+from vitreg.errors import UserError
 from vitreg.verbs.doctor import doctor, record
 from vitreg.verbs.extract.verb import extract
 from vitreg.verbs.maps.verb import maps
@@ -52,11 +53,33 @@ def test_a_notebook_shows_results_as_small_tables(backbone, images, tmp_path):
     assert repr(store).startswith("FeatureStore(1 images; cls/")
     for shown, words in (
         (seen := scan(backbone, images), ("planted:clean", "verdict", seen.verdict.sentence[:20])),
-        (maps(backbone, images, what="norm"), ("planted:clean block", "norm")),
-        (record(backbone, doctor(backbone)), ("DoctorResult", "planted:clean")),
+        (found := doctor(backbone), ("Findings", found[0].subject)),
+        (record(backbone, found), ("DoctorResult", "planted:clean")),
         (store, ("FeatureStore", "cls/", "a&lt;b")),
     ):
         html = shown._repr_html_()
-        assert html.startswith("<table>")
-        assert len(html) < 3000
+        assert "<table" in html
+        assert len(html) < 12000
         assert all(word in html for word in words), html
+    assert found.to_pandas()["message"].tolist() == [each.message for each in list(found)]
+    (row,) = store.to_pandas().to_dict("records")
+    (name,) = [name for name in store if name.startswith("cls/")]
+    assert (row["row"], row["name"]) == (0, store.names[0])
+    assert np.array_equal(row[name], store[name][0].numpy())
+
+
+def test_maps_show_their_sheets_and_number_them_for_pandas(backbone, images):
+    shown = maps(backbone, images, what=("norm", "attention"))
+    html = shown._repr_html_()
+    assert html.count("data:image/png;base64,") == 2
+    assert "planted:clean block" in html
+    assert len(html) < 500_000
+    assert {*shown.figures()} == {"norm.png", "attention.png"}
+    assert "Norm of the patch tokens" in {text.get_text() for text in shown.plot("norm").texts}
+    assert "Attention of CLS" in {text.get_text() for text in shown.plot().texts}
+    with pytest.raises(UserError, match=r"there are no maps of pca here; there are attention, norm\."):
+        shown.plot("pca")
+    frame, values = shown.to_pandas(), shown.maps[0].norm[1]
+    assert frame["map"].tolist() == ["norm", "norm", "attention of CLS", "attention of CLS"]
+    assert frame["max"][1] == values.max() == values[frame["row"][1], frame["col"][1]]
+    assert (frame["min"][1], frame["mean"][1]) == (values.min(), pytest.approx(values.mean(), rel=1e-6))

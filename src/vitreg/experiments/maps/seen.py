@@ -20,7 +20,7 @@ from vitreg.report.npz import read_npz, write_npz
 
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
-    from vitreg.verbs.maps.values import MapsResult
+    from vitreg.verbs.maps.result import MapsResult
 
 IMAGES = 64  # the first ones: enough for an interval, and a model looks at them in seconds
 SHOWN = 8  # photographs kept to be shown

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitreg.records import Curve, RunRecord, Watch
-from vitreg.report.paper import CLS, INK, OUTLIER, PATCH, REGISTER, plain_log, save_figure, writable
+from vitreg.report.paper import CLS, INK, OUTLIER, PATCH, REGISTER, NotebookFigure, plain_log, save_figure, writable
 from vitreg.report.ranges import drawable, usable
 from vitreg.report.run import birth
 from vitreg.report.run.charts import ROWS
@@ -55,7 +55,7 @@ def curves_figure(runs: Sequence[RunRecord]) -> Figure:
     watched = [(run, run.watched) for run in runs if run.watched is not None and norm_span(run.watched.moments)]
     born = [birth.panels(run) for run, _ in watched]
     heights = [3.0, *(tall for panels in born for tall in (2.5, *(1.7 for each in panels if each.name != "error")))]
-    figure = Figure(figsize=(10.5, sum(heights)), layout="constrained")
+    figure = NotebookFigure(figsize=(10.5, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
     _overview(figure, [figure.add_subplot(grid[0, place]) for place in range(3)], runs)

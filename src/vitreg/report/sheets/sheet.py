@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import TextToPath
 
 from vitreg.report.attempts import Attempts
+from vitreg.report.paper import NotebookFigure
 from vitreg.report.ranges import drawable, usable
 from vitreg.report.words import middle
 from vitreg.writing.files import output_folder, replacing
@@ -88,7 +89,7 @@ class Sheet:
                 raise ValueError(f"column '{column.title}' has {len(column.cells)} pictures for {len(self.rows)} rows")
 
 
-def draw(sheet: Sheet) -> Figure:
+def draw(sheet: Sheet) -> NotebookFigure:
     """Draw a sheet. The figure is not tied to a window or to pyplot's state."""
     cell_w, cell_h = _cell_size(sheet)
     headings = _headings(sheet.columns)
@@ -116,7 +117,7 @@ def draw(sheet: Sheet) -> Figure:
     below = 0.08 + len(caption) * LINE + (MARGIN if caption else 0)
     height = above + rows * (cell_h + GAP) + below
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = NotebookFigure(figsize=(width, height), dpi=DPI, facecolor="white")
 
     def text(x: float, y: float, string: str, size: float, **more: object) -> None:
         # x, y in inches from the top left. '$' in file names and specs is a dollar sign, not mathematics.

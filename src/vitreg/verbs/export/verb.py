@@ -23,6 +23,7 @@ from vitreg.backbones.loading.given import spec_or_module
 from vitreg.backbones.weights.into_module import sha256_of_weights
 from vitreg.config import read
 from vitreg.errors import UserError
+from vitreg.notebook import Shown
 from vitreg.passes.ahead import CARD, export_outputs, refuse_no_model
 from vitreg.passes.keywords import Size
 from vitreg.passes.options import refuse_unknown, takes
@@ -66,7 +67,7 @@ FORMATS["transformers"] = FORMATS["hf"]
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Shown):
     """The path of an export, and its largest difference from the model on three drawn images (None: could not be run)."""
 
     path: Path

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from vitreg import __version__
+from vitreg.errors import UserError
+from vitreg.notebook import Row, Tabled, image
 from vitreg.passes import ahead
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
@@ -26,11 +27,14 @@ from vitreg.verbs.look.photos import Photos
 from vitreg.verbs.look.words import CAUTION
 from vitreg.writing.files import output_folder, write_new
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Look(Tabled):
     """What `vitreg.look` returns: the record, and one PNG for each photo, which a notebook shows.
 
     Args:
@@ -47,9 +51,24 @@ class Look:
         shown = zip(self.record.photos, self.pictures, strict=True)
         return "".join(
             f"<p>{html.escape(' '.join(f'{each.name}: {each.sentence}' for each in photo.models))}</p>"
-            f'<img alt="{html.escape(photo.photo)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            + image(png, photo.photo)
             for photo, png in shown
         )
+
+    def _rows(self) -> list[Row]:
+        return self.record._rows()
+
+    def plot(self, photo: int = 0) -> Figure:
+        """Return the picture of one photo as a figure; it belongs to no window and is not of pyplot.
+
+        Raises:
+            UserError: for a photo that there is not.
+        """
+        from vitreg.report.shown.figures import figure_of_picture
+
+        if not -len(self.pictures) <= photo < len(self.pictures):
+            raise UserError(f"there is no photo {photo}; there are {len(self.pictures)}, counted from 0.")
+        return figure_of_picture(self.pictures[photo])
 
 
 @takes(LookOptions, ModelOptions)

@@ -15,7 +15,7 @@ import torch
 from vitreg.analysis.maps import mass_mask
 from vitreg.quantities import percent
 from vitreg.report.sheets.sheet import Column, Scale, Sheet, Upsample, shared_scale
-from vitreg.verbs.maps.values import MapsResult, ModelMaps
+from vitreg.verbs.maps.values import ModelMaps
 
 ROWS = 8  # images on a sheet
 COLUMNS = 18  # pictures in a row, unless one model needs more
@@ -26,12 +26,19 @@ Paged = tuple[str, Sheet]  # file name, sheet
 
 
 def compose(
-    result: MapsResult, what: Sequence[str], *, shared: bool, upsample: Upsample, mass: float | None
+    images: Sequence[str],
+    maps: Sequence[ModelMaps],
+    what: Sequence[str],
+    *,
+    shared: bool,
+    upsample: Upsample,
+    mass: float | None,
 ) -> list[Paged]:
     """Lay out all sheets of a result.
 
     Args:
-        result: maps of every model and layer.
+        images: their names.
+        maps: of every model and layer.
         what: kinds of maps, see `verbs.maps`.
         shared: one colour scale per kind of map, else one per map.
         upsample: how patches are enlarged.
@@ -39,15 +46,17 @@ def compose(
     Returns:
         (file name, sheet), in the order of `what`.
     """
-    return [page for kind in what for page in _KINDS[kind](_Layout(result, shared, upsample, mass))]
+    return [page for kind in what for page in _KINDS[kind](_Layout(images, maps, shared, upsample, mass))]
 
 
 class _Layout:
     """The settings of one call, and the layout common to all kinds of sheets."""
 
-    def __init__(self, result: MapsResult, shared: bool, upsample: Upsample, mass: float | None) -> None:
+    def __init__(
+        self, images: Sequence[str], maps: Sequence[ModelMaps], shared: bool, upsample: Upsample, mass: float | None
+    ) -> None:
         self.upsample: Upsample = upsample
-        self.result, self.shared, self.mass = result, shared, mass
+        self.images, self.maps, self.shared, self.mass = images, maps, shared, mass
 
     def attention(
         self, title: str, file: str, found: list[tuple[ModelMaps, PicturesByTitle]], caption: str
@@ -82,12 +91,12 @@ class _Layout:
             )
             for last, (m, pictures) in zip(before, found, strict=False)
         ]
-        parts = [(rows, part) for part in _packed(groups) for rows in _slices(len(self.result.images))]
+        parts = [(rows, part) for part in _packed(groups) for rows in _slices(len(self.images))]
         for number, (rows, part) in enumerate(parts, start=1):
             columns = ([Column(title="input", cells=list(found[0][0].inputs))] if same else []) + part
             sheet = Sheet(
                 title=title + (f" ({number} of {len(parts)})" if len(parts) > 1 else ""),
-                rows=[_short(name) for name in self.result.images[rows]],
+                rows=[_short(name) for name in self.images[rows]],
                 subtitle=f"{found[0][0].model}, {_block(found[0][0])}" if len(found) == 1 else "",
                 columns=[Column(title=c.title, group=c.group, cells=c.cells[rows]) for c in columns],
                 scale=scale,
@@ -134,21 +143,21 @@ class _Layout:
 def _attention(layout: _Layout) -> Iterator[Paged]:
     found = [
         (m, {t: p for t, p in m.attention.items() if t.startswith("CLS")})
-        for m in layout.result.maps
+        for m in layout.maps
         if any(t.startswith("CLS") for t in m.attention)
     ]
     yield from layout.attention("Attention of CLS", "attention", found, "Mean over heads.")
 
 
 def _registers(layout: _Layout) -> Iterator[Paged]:
-    found = [(m, m.attention) for m in layout.result.maps if any(t.startswith("register") for t in m.attention)]
+    found = [(m, m.attention) for m in layout.maps if any(t.startswith("register") for t in m.attention)]
     yield from layout.attention("Attention of CLS and registers", "registers", found, "Mean over heads.")
 
 
 def _heads(layout: _Layout) -> Iterator[Paged]:
-    several = len({(m.model, m.layer) for m in layout.result.maps}) > 1
-    models = list(dict.fromkeys(m.model for m in layout.result.maps))
-    for made in layout.result.maps:
+    several = len({(m.model, m.layer) for m in layout.maps}) > 1
+    models = list(dict.fromkeys(m.model for m in layout.maps))
+    for made in layout.maps:
         for query, cells in made.heads.items():
             place = f"{models.index(made.model) + 1}-{_slug(made.model)}-block-{made.layer:02}-" if several else ""
             pictures = {f"head {h}": cells[:, h] for h in range(cells.shape[1])}
@@ -157,7 +166,7 @@ def _heads(layout: _Layout) -> Iterator[Paged]:
 
 
 def _pca(layout: _Layout) -> Iterator[Paged]:
-    found = [(m, {"first component": m.pca}) for m in layout.result.maps if m.pca is not None]
+    found = [(m, {"first component": m.pca}) for m in layout.maps if m.pca is not None]
     if not found:
         return
     values = np.concatenate([p.ravel() for _, each in found for p in each.values()])
@@ -173,7 +182,7 @@ def _pca(layout: _Layout) -> Iterator[Paged]:
 
 
 def _rgb(layout: _Layout) -> Iterator[Paged]:
-    found = [(m, {"components 1-3": m.rgb}) for m in layout.result.maps if m.rgb is not None]
+    found = [(m, {"components 1-3": m.rgb}) for m in layout.maps if m.rgb is not None]
     if not found:
         return
     caption = (
@@ -185,7 +194,7 @@ def _rgb(layout: _Layout) -> Iterator[Paged]:
 
 
 def _norm(layout: _Layout) -> Iterator[Paged]:
-    found = [(m, {"norm": m.norm}) for m in layout.result.maps if m.norm is not None]
+    found = [(m, {"norm": m.norm}) for m in layout.maps if m.norm is not None]
     scale = layout._scale(found, "L2 norm of the token", colours="magma")
     caption = "Block output before the final norm."
     yield from layout.pages("Norm of the patch tokens", "norm", found, scale, "magma", caption)

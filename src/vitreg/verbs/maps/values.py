@@ -1,15 +1,11 @@
-"""The result of `maps`: arrays of every kind of map, per model and block. No torch here."""
+"""Maps of images by one block of one model: arrays of every kind. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-
-from vitreg.notebook import facts
-from vitreg.records import Skipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,31 +50,12 @@ class ModelMaps:
             f"ModelMaps({self.model} block {self.layer}; {len(self.inputs)} images of {rows}x{cols} patches; {drawn})"
         )
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MapsResult:
-    """Maps of one set of images.
-
-    Args:
-        images: names, in the order of the first axis of all arrays.
-        maps: one entry per model and layer, in the order requested.
-        skipped: images that could not be read, and why.
-        notes: the maps that a model cannot give, with the reason, and the notes of loading it.
-        paths: the sheets written.
-        there: number of images to choose from; None if unknown, as behind a URL.
-    """
-
-    images: tuple[str, ...]
-    maps: tuple[ModelMaps, ...]
-    skipped: tuple[Skipped, ...] = ()
-    notes: tuple[str, ...] = ()
-    paths: tuple[Path, ...] = ()
-    there: int | None = None
-
-    def __repr__(self) -> str:
-        drawn = ", ".join(f"{each.model} block {each.layer}" for each in self.maps)
-        return f"MapsResult({len(self.images)} images; {drawn})"
-
-    def _repr_html_(self) -> str:
-        drawn = [(f"{each.model} block {each.layer}", repr(each)) for each in self.maps]
-        return facts("MapsResult", [("images", len(self.images)), *drawn, *(("sheet", path) for path in self.paths)])
+    @property
+    def named(self) -> dict[str, Float32[np.ndarray, "n rows cols"]]:
+        """Every map of one number for each patch, by name: "norm", "attention of CLS", "pca", ..."""
+        found = {
+            "norm": self.norm,
+            **{f"attention of {name}": each for name, each in self.attention.items()},
+            "pca": self.pca,
+        }
+        return {name: each for name, each in found.items() if each is not None}

@@ -28,8 +28,9 @@ from vitreg.report import Attempts
 from vitreg.report.sheets.kept import Named, keep_and_draw
 from vitreg.verbs.maps.model import MappedModel
 from vitreg.verbs.maps.options import MapsOptions, weights_of
+from vitreg.verbs.maps.result import MapsResult
 from vitreg.verbs.maps.sheets import compose
-from vitreg.verbs.maps.values import MapsResult, ModelMaps
+from vitreg.verbs.maps.values import ModelMaps
 from vitreg.writing.files import results_folder
 from vitreg.writing.outputs import Outputs
 
@@ -116,13 +117,16 @@ def _computed(
         skipped=skipped,
         notes=(*notes, *chosen_precision),
         there=len(source) if isinstance(source, Tensor) else source.length,
+        options=options,
     )
 
 
 def _drawn(result: MapsResult, outputs: Outputs, options: MapsOptions) -> MapsResult:
     """Draw the sheets of a result. Returns it with their paths."""
     shared = options.scale == "shared"
-    sheets = compose(result, options.what, shared=shared, upsample=options.upsample, mass=options.mass)
+    sheets = compose(
+        result.images, result.maps, options.what, shared=shared, upsample=options.upsample, mass=options.mass
+    )
     attempts = Attempts()
     outputs.publish(lambda place: _draw(sheets, place, attempts))
     failed = {each.name: each.sentence for each in attempts.failed}

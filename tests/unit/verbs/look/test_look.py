@@ -84,6 +84,13 @@ def test_nothing_is_written_without_a_place_and_the_picture_is_there(looked):
     shown = Image.open(io.BytesIO(looked.pictures[0]))
     assert shown.format == "PNG"
     assert looked._repr_html_().count("<img") == 1
+    width, height = looked.plot().get_size_inches() * looked.plot().dpi
+    assert (round(width), round(height)) == shown.size
+    with pytest.raises(package.UserError, match="there is no photo 1; there are 1, counted from 0"):
+        looked.plot(1)
+    frame, models = looked.to_pandas(), looked.record.photos[0].models
+    assert frame["share"].tolist() == [each.share for each in models]
+    assert frame["patches"].tolist() == [len(each.patches) for each in models]
 
 
 def test_a_repaired_model_stands_below_its_own_and_shows_the_same_block(plain, tmp_path):

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from vitreg.records import Example
-from vitreg.report.paper import INK, NotMeasuredError, plain_log, writable
+from vitreg.report.paper import INK, NotebookFigure, NotMeasuredError, plain_log, writable
 from vitreg.report.scan.payload import Scale
 from vitreg.report.words import count
 
@@ -32,7 +32,7 @@ def figure(examples: Sequence[Example]) -> Figure:
     registers = max(len(e.register_attention) for e in ordered)
     titles = ["image", "norm", *(["CLS"] if cls else []), *(f"reg {i + 1}" for i in range(registers)), "PCA"]
     rows = len(ordered)
-    figure = Figure(figsize=(1.55 * len(titles) + 0.9, 1.66 * rows + 0.5), layout="constrained")
+    figure = NotebookFigure(figsize=(1.55 * len(titles) + 0.9, 1.66 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, len(titles), squeeze=False)
     scale = Scale.of(ordered)
