@@ -34,6 +34,8 @@ def app(monkeypatch):
     return module
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("planted_once")
 def test_the_space_shows_a_look_and_an_explorer(app):
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8))
     looked, explored = app.demo.fn(photo, ["planted"])

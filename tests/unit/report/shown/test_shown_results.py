@@ -70,7 +70,7 @@ def test_the_card_is_whole_small_and_holds_the_numbers_of_the_record(name):
     assert [each for each in NUMBERS[name] if each not in words] == []
     assert "img" not in page.seen
     assert "table" in page.seen
-    assert len(html) < 8000
+    assert len(html) < 12000
     assert "style" not in page.seen  # nothing that changes the rest of the notebook
     assert not re.search("<script|http|background|color:", html)  # light and dark alike
 
