@@ -153,11 +153,10 @@ def _repairs(result: RepairsResult) -> Figure:
 
 @_figure.register(Board)
 def _board(result: Board) -> Figure:
-    dots = [
-        Dot(row.model, *(None if each is None else 100 * each for each in (row.share, row.low, row.high)))
-        for row in result.rows
-        if not row.failed
-    ]
+    dots: list[Dot] = []
+    for row in result.rows:
+        share, low, high = (None if each is None else 100 * each for each in (row.share, row.low, row.high))
+        dots += [] if row.failed else [Dot(row.model, share, low, high)]
     return panels_of([Panel("outliers (% of the patches)", dots, start=0.0)])
 
 
