@@ -19,7 +19,17 @@ FLOORS = {
 
 REPORT_MAY_IMPORT = {"errors", "notebook", "quantities", "records", "results", "specs", "writing", "report"}
 
-FOREIGN = {"transformers", "open_clip", "webdataset", "skimage", "timm", "textual_image", "starlette", "uvicorn", "pandas"}
+FOREIGN = {
+    "transformers",
+    "open_clip",
+    "webdataset",
+    "skimage",
+    "timm",
+    "textual_image",
+    "starlette",
+    "uvicorn",
+    "pandas",
+}
 """Libraries that are imported inside functions only."""
 
 VERBS_MAY_IMPORT = {
