@@ -110,7 +110,7 @@ def choose(subject: Subject, settings: AutoSettings, fit: Callable[[Subject, str
     skipped = f"Not tried: {', '.join(left_out(words, locked=locked, train=settings.train))}."
     if locked is None:
         skipped += (
-            " Too few images or outliers tell whether these sit at the same places; repairs of both kinds were tried."
+            " Whether outliers sit at the same places takes more images to tell, so repairs of both kinds were tried."
         )
     tried = [_try(word, subject, effects, fit) for word in words]
     helping = [
