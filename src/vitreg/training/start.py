@@ -240,15 +240,21 @@ def _biases(tensors: dict[str, Tensor], name: str, network: VisionTransformer, n
 def _beside(tensors: dict[str, Tensor], name: str, network: VisionTransformer, notes: list[str]) -> None:
     """Handle the tensors that features do not use: the head and the mask token."""
     own = network.state_dict()
-    head = tensors.get("head.weight") if "head.bias" in tensors else None  # CLIP's projection is no classifier
     if "head.weight" in own:
+        parts = [name for name in ("head.weight", "head.bias") if name in own]
+        # CLIP's projection is no classifier: it has no bias where ours has one.
+        given = [tensors.pop(name, None) for name in ("head.weight", "head.bias")]
+        theirs = [each for each in given if each is not None]
+        head = theirs[0] if len(theirs) == len(parts) else None
+        outputs = "classes" if "head.bias" in own else "numbers"
         if head is not None and head.shape == own["head.weight"].shape:
-            notes.append(f"The head of {name} for {len(head)} classes was taken over.")
+            tensors |= dict(zip(parts, theirs, strict=True))
+            notes.append(f"The head of {name} for {len(head)} {outputs} was taken over.")
         else:
-            tensors["head.weight"], tensors["head.bias"] = own["head.weight"], own["head.bias"]
+            tensors |= {each: own[each] for each in parts}
             if head is not None:
                 notes.append(
-                    f"{name} has a head for {len(head)} classes and this model one for {len(own['head.weight'])}, "
+                    f"{name} has a head for {len(head)} {outputs} and this model one for {len(own['head.weight'])}, "
                     "which starts untrained."
                 )
     if "mask_token" in own:

@@ -175,6 +175,23 @@ def test_the_projection_of_clip_is_no_head():
     assert torch.equal(network.head.weight, fresh)
 
 
+@pytest.mark.parametrize(("numbers", "kept"), [(7, True), (5, False)])
+def test_a_head_without_bias_is_kept_too_and_registers_come_beside_it(numbers, kept):
+    """The ViT of the lab: nothing in it has a bias, and its head gives numbers."""
+    lab = {"bias": False, "positions": "none", "norm": "rmsnorm", "frozen_patch_embed": True, "mlp": "swiglu"}
+    source, network = ours(num_classes=7, **lab), ours(num_classes=numbers, registers=4, **lab)
+    fresh = network.head.weight.detach().clone()
+    notes = start_from(network, randomised(source))
+    assert torch.equal(network.head.weight, source.head.weight if kept else fresh)
+    said = (
+        "for 7 numbers was taken over"
+        if kept
+        else "has a head for 7 numbers and this model one for 5, which starts untrained"
+    )
+    assert any(said in note for note in notes)
+    assert any(note.startswith("Checked: ") for note in notes)
+
+
 def hub_file(path: Path, registers: int) -> dict[str, Tensor]:
     """A file as the DINOv2 repository publishes them."""
     state = of_timm("vit_small_patch14_reg4_dinov2").state_dict()
