@@ -1,6 +1,7 @@
 """Numbers for every patch: the loss by hand, what carries none, and what data do not fit."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,22 @@ def test_data_that_do_not_fit_are_one_sentence(shape, said):
     with pytest.raises(UserError) as error:
         build(SETTINGS, seed=0)(TrainBatch((images,), numbers), NOW)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_numbers_of_the_whole_image_are_read_as_a_class_is(pool):
+    recipe = SETTINGS.build(replace(MODEL, pool=pool), 0)
+    images, _ = batch()
+    wanted = torch.randn(2, 1, 1, 5, generator=torch.Generator().manual_seed(1))
+    output = recipe(TrainBatch((images,), wanted), NOW)
+    found = recipe.network.eval()(images[0])
+    assert output.loss.item() == pytest.approx((found - wanted[:, 0, 0]).square().mean().item(), rel=1e-5)
+    assert output.metrics["asked"].item() == pytest.approx(
+        (found - wanted[:, 0, 0])[:, 2:].square().mean().item(), rel=1e-5
+    )
+    wanted[1] = math.nan  # nothing is asked of the second
+    output = recipe(TrainBatch((images,), wanted), NOW)
+    assert output.loss.item() == pytest.approx((found - wanted[:, 0, 0])[0].square().mean().item(), rel=1e-5)
 
 
 def test_something_must_be_asked_of_others():

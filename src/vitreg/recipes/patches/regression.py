@@ -1,4 +1,4 @@
-"""Numbers for every patch, by their squared error on the patches of which something is asked."""
+"""Numbers for every patch, by their squared error on the patches of which something is asked; or for the whole image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from vitreg.recipes.settings.regression import RegressionConfig
 
 @final
 class Regression(OneNetwork):
-    """A ViT whose head reads every patch; it is published with the network."""
+    """A ViT whose head reads every patch; it is published with the network.
+
+    Of data with numbers for the whole image ([B, 1, 1, C]) the head reads what it reads of any ViT: CLS, or the mean patch.
+    """
 
     network: VisionTransformer
 
@@ -32,7 +35,7 @@ class Regression(OneNetwork):
             init_by_width(vit)
 
     def forward(self, batch: TrainBatch, progress: Progress) -> StepOutput:
-        """Predict the numbers of all patches and compare those that are asked (not NaN)."""
+        """Predict the numbers of all patches, or of the image, and compare those that are asked (not NaN)."""
         images, vit = batch.views[0][0], self.network  # [B, 3, H, W]
         if batch.targets is None:
             raise ValueError("regression needs numbers for every patch")
@@ -42,8 +45,11 @@ class Regression(OneNetwork):
         kept = keep_registers(self.model, len(images), self.group, progress)
         tokens = vit.forward_features(images, depth=depth, registers_kept=kept)  # [B, N, D]
         layout = vit.layout((images.shape[-2], images.shape[-1]))
-        predicted = vit.head(layout.take(tokens)).float()  # [B, P, C]
-        loss, metrics = self._errors(predicted, _as_patches(batch.targets, predicted, layout.grid))
+        whole = batch.targets.shape[1:3] == (1, 1)
+        read = vit.pooled(tokens)[:, None] if whole else layout.take(tokens)
+        predicted = vit.head(read).float()  # [B, P, C], or [B, 1, C]
+        grid = (1, 1) if whole else layout.grid
+        loss, metrics = self._errors(predicted, _as_patches(batch.targets, predicted, grid))
         penalty = register_penalty(self.model, [tokens[:, layout.registers]])
         if penalty is not None:
             loss = loss + penalty

@@ -10,7 +10,9 @@ from PIL import Image
 
 from vitreg.data.sets.example import Example
 from vitreg.data.sets.synthetic.drawn import Drawn, DrawnSet
+from vitreg.data.sets.synthetic.naming import Side, Synthetic
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
+from vitreg.data.sets.synthetic.patches import check_photographs
 from vitreg.data.sets.synthetic.retrieval import Tiles, draw_tiles, picture_of
 
 CLASSES = ("background", "tile", "marked tile")
@@ -30,7 +32,10 @@ class Tiling:
 
     @property
     def numbers(self) -> Float32[np.ndarray, "rows cols C"]:
-        """What is asked of every tile; NaN where nothing is."""
+        """What is asked of every tile, or of the whole image (one row and one column); NaN where nothing is."""
+        if self.given.answer == "image":
+            known = self.tiles.asked[self.tiles.judged]  # [1, C], or [0, C] of an image that is all background
+            return known[None] if len(known) else np.full((1, 1, self.given.channels), np.nan, np.float32)
         asked = np.where(self.tiles.judged[:, None], self.tiles.asked, np.float32(np.nan))
         return asked.reshape(self.given.grid, self.given.grid, -1)
 
@@ -42,7 +47,15 @@ class Tiling:
 
 
 class Tilings(Drawn[Tiling]):
-    """One side of a set."""
+    """One side of a set.
+
+    Raises:
+        UserError: for photographs that are not there.
+    """
+
+    def __init__(self, synthetic: Synthetic, side: Side) -> None:
+        super().__init__(synthetic, side)
+        check_photographs(synthetic.parameters)
 
     def draw(self, number: int) -> Tiling:
         """Draw the tiles of a number."""
@@ -52,7 +65,14 @@ class Tilings(Drawn[Tiling]):
     @property
     def note(self) -> str:
         """A sentence that says what the images are."""
-        return f"The images of {self.synthetic.title} are synthetic: tiles whose pixels are numbers, not pictures of anything."
+        given = self.synthetic.parameters
+        if given.pixels:
+            return (
+                f"The images of {self.synthetic.title} are crops of photographs, the same ones on both sides; what is asked of "
+                "their tiles is made up."
+            )
+        of = ", of patches of photographs" if given.photos else ""
+        return f"The images of {self.synthetic.title} are synthetic: tiles whose pixels are numbers{of}, not pictures of anything."
 
 
 class TilingSet(DrawnSet[Tiling]):
@@ -65,7 +85,8 @@ class TilingSet(DrawnSet[Tiling]):
 
 
 class TilingNumbers(TilingSet):
-    """Images with the numbers that are asked of their tiles: [rows, cols, C], NaN where nothing is asked."""
+    """Images with the numbers that are asked of their tiles: [rows, cols, C], NaN where nothing is asked, or of the whole
+    image: [1, 1, C]."""
 
     def read(self, index: int) -> Example:
         """Draw one picture, and what is asked."""
