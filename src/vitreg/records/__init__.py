@@ -10,7 +10,17 @@ from vitreg.records.base import (
     Record,
     Result,
 )
-from vitreg.records.moments import ByToken, LayerMoment, NormsMoment, Strength, VerdictKind, Watch
+from vitreg.records.moments import (
+    Attended,
+    ByRegister,
+    ByToken,
+    LayerMoment,
+    NormsMoment,
+    Strength,
+    TokenKind,
+    VerdictKind,
+    Watch,
+)  # fmt: skip
 from vitreg.records.scan import (
     PAPER_SHARE,
     Curve,
@@ -45,6 +55,8 @@ from vitreg.records.sinks import (
 __all__ = [
     "PAPER_SHARE",
     "SINK_KINDS",
+    "Attended",
+    "ByRegister",
     "ByToken",
     "Curve",
     "Curves",
@@ -74,6 +86,7 @@ __all__ = [
     "SinksRecord",
     "Skipped",
     "Strength",
+    "TokenKind",
     "Undrawn",
     "ValueSpace",
     "VerdictKind",

@@ -62,6 +62,15 @@ class WithBackground(Protocol):
         ...
 
 
+@runtime_checkable
+class WithMarks(Protocol):
+    """A set that says which patches of its images are asked more than others."""
+
+    def marked(self, index: int) -> Bool[np.ndarray, "rows cols"]:
+        """Return which patches of an image are marked, on the grid of the data."""
+        ...
+
+
 class Pairs(TrainingSet, Protocol):
     """Pictures with a map for each, in pixels of the picture or on a grid over it."""
 
@@ -139,10 +148,22 @@ class Portion:
 
 def backgrounds(data: TrainingSet) -> list[Bool[np.ndarray, "rows cols"]] | None:
     """Return which patches of each image are background; None for a set that does not say."""
-    places = range(len(data))
+    data, places = _whole(data)
+    return [data.background(index) for index in places] if isinstance(data, WithBackground) else None
+
+
+def marks(data: TrainingSet) -> list[Bool[np.ndarray, "rows cols"]] | None:
+    """Return which patches of each image are asked more than others; None for a set that does not say."""
+    data, places = _whole(data)
+    return [data.marked(index) for index in places] if isinstance(data, WithMarks) else None
+
+
+def _whole(data: TrainingSet) -> tuple[TrainingSet, Sequence[int]]:
+    """Return the set that portions of portions are of, and the places of their samples in it."""
+    places: Sequence[int] = range(len(data))
     while isinstance(data, Portion):
         places, data = [data.place(index) for index in places], data.whole
-    return [data.background(index) for index in places] if isinstance(data, WithBackground) else None
+    return data, places
 
 
 def picture(locator: Locator) -> Image.Image:

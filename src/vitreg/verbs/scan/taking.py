@@ -1,4 +1,4 @@
-"""What kinds of tokens take of the attention, and how long their values are: outliers, background and registers of a block.
+"""What tokens of a block take of the attention, how long their values are, and their norms: patches, registers and CLS.
 
 The sums are of single images; a look at a network in training reads them.
 """
@@ -18,17 +18,21 @@ from vitreg.backbones.trace import ReadRows
 from vitreg.tokens import TokenLayout
 
 AT_ONCE = 32  # images of one forward
+SINK = 0.3  # share of an average patch's attention that one token of a head takes, at least (Gu et al. 2025)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """One block over all images, for each patch and register: what it takes, how long its value is, and its norm.
+    """One block over all images, for each patch, register and CLS: what it takes, how long its value is, and its norm.
 
     Args:
-        attention: mean over patch queries and heads; the keys of an image sum to 1, CLS and others left out here.
+        attention: mean over patch queries and heads; the keys of an image sum to 1, or less where heads may look at nothing.
         values: norm of its value / mean norm of all values of the head, mean over heads.
         norms: of the patches after the block.
-        register_attention, register_values: the same of registers.
+        register_attention, register_values, register_norms: the same of registers.
+        cls_attention, cls_values, cls_norms: the same of CLS; K is 0 without.
+        number: effective number of registers that a head looks at, exp of the entropy of their shares, mean over heads.
+        sinks: share of the heads in which one token takes at least 0.3.
     """
 
     attention: Float[Tensor, "n P"]
@@ -36,6 +40,12 @@ class Taken:
     norms: Float[Tensor, "n P"]
     register_attention: Float[Tensor, "n R"]
     register_values: Float[Tensor, "n R"]
+    register_norms: Float[Tensor, "n R"]
+    cls_attention: Float[Tensor, "n K"]
+    cls_values: Float[Tensor, "n K"]
+    cls_norms: Float[Tensor, "n K"]
+    number: Float[Tensor, " n"]
+    sinks: Float[Tensor, " n"]
 
     @property
     def ratio(self) -> float:
@@ -43,6 +53,11 @@ class Taken:
         norms = self.norms.double().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.median(np.nanmax(norms, 1) / np.nanmedian(norms, 1)))
+
+    @property
+    def median(self) -> Float[Tensor, "n 1"]:
+        """Median norm of each image's patches."""
+        return self.norms.nanquantile(0.5, 1, keepdim=True)
 
     def by(self, chosen: Bool[Tensor, "n P"] | None) -> tuple[float | None, float | None]:
         """Return what the chosen patches take together, mean over images, and their mean value; None where there are none."""
@@ -77,15 +92,30 @@ def _everything(rows: Float[Tensor, "B heads Q M"]) -> Bool[Tensor, "B heads"]:
 
 
 def _of_block(trace: Trace, layer: int, queries: list[int]) -> Taken:
-    rows, layout = trace.attention(layer, queries), trace.layout_before(layer)  # [B, heads, Q, N]
-    attention = rows.mean((1, 2))  # [B, N]
-    values = value_ratios(trace.read_rows(layer), rows.shape[0])[:, : layout.length]
+    layout, after = trace.layout_before(layer), trace.layout_after(layer)
+    by_head = trace.attention(layer, queries).mean(2)  # [B, heads, N]
+    values = value_ratios(trace.read_rows(layer), len(by_head))[:, : layout.length]
+    attention, norms = by_head.mean(1), trace.norms(layer)
     registers = list(layout.registers)
     return Taken(
-        attention=_patches(layout, attention), values=_patches(layout, values),
-        norms=_patches(trace.layout_after(layer), trace.norms(layer)),
+        attention=_patches(layout, attention), values=_patches(layout, values), norms=_patches(after, norms),
         register_attention=attention[:, registers].cpu(), register_values=values[:, registers].cpu(),
+        register_norms=_beside(norms, after.registers, layout.registers),
+        cls_attention=attention[:, list(layout.cls)].cpu(), cls_values=values[:, list(layout.cls)].cpu(),
+        cls_norms=_beside(norms, after.cls, layout.cls),
+        number=effective_number(by_head[:, :, registers]).nanmean(1).cpu(),
+        sinks=(by_head.amax(2) >= SINK).float().mean(1).cpu(),
     )  # fmt: skip
+
+
+def effective_number(shares: Float[Tensor, "*n R"]) -> Float[Tensor, "*n"]:
+    """Return exp of the entropy of shares, which need not sum to 1: R where they are equal, 1 where one has all; NaN of nothing.
+
+    >>> p = shares / shares.sum()
+    >>> number = exp(-sum(p * log(p)))
+    """
+    p = shares.double() / shares.double().sum(-1, keepdim=True)
+    return torch.where(p.isnan().any(-1), torch.nan, torch.special.entr(p).sum(-1).exp()).to(shares.dtype)
 
 
 def value_ratios(read: ReadRows, images: int) -> Float[Tensor, "B M"]:
@@ -100,6 +130,13 @@ def value_ratios(read: ReadRows, images: int) -> Float[Tensor, "B M"]:
 
 def _patches(layout: TokenLayout, values: Float[Tensor, "B N"]) -> Float[Tensor, "B P"]:
     return layout.take(values, -1).float().cpu()
+
+
+def _beside(norms: Float[Tensor, "B N"], there: tuple[int, ...], before: tuple[int, ...]) -> Float[Tensor, "B K"]:
+    """Return the norms of tokens after the block; NaN where the block removed some of them."""
+    if len(there) != len(before):
+        return torch.full((len(norms), len(before)), torch.nan)
+    return norms[:, list(there)].float().cpu()
 
 
 def _joined(blocks: tuple[Taken, ...]) -> Taken:

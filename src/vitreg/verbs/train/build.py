@@ -161,12 +161,13 @@ def probes_of(data: Data, count: int, maps: int = 0) -> Probes | None:
     if not count:
         return None
     source = data.val if data.val is not None else data.train
-    from vitreg.data.sets.example import Portion, backgrounds
+    from vitreg.data.sets.example import Portion, backgrounds, marks
 
     chosen = Portion(source, min(count, len(source)))
     loader = evaluation_loader(chosen, data.preprocess, batch=count, workers=0)
     pixels = torch.cat([batch.pixels for batch in loader])
-    known = backgrounds(chosen)
-    if known is None or len(known) != len(pixels):  # an unreadable image is left out of the pixels
-        return Probes(pixels, None, maps)
-    return Probes(pixels, torch.from_numpy(np.stack(known)), maps)
+    said = [backgrounds(chosen), marks(chosen)]  # an unreadable image is left out of the pixels
+    background, marked = (
+        None if each is None or len(each) != len(pixels) else torch.from_numpy(np.stack(each)) for each in said
+    )
+    return Probes(pixels, background, maps, marked)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitreg.data.sets.example import Portion, backgrounds
+from vitreg.data.sets.example import Portion, backgrounds, marks
 from vitreg.data.sets.pairs import open_mapped
 from vitreg.data.sets.settings import DataConfig
 from vitreg.data.views.transforms import IMAGENET
@@ -25,7 +25,7 @@ def network(**changes):
 def test_every_kind_of_token_has_its_numbers_and_the_record_reads_them():
     background = torch.zeros(4, 4, 4, dtype=torch.bool)
     background[:, 0] = True
-    look = norms_of(network(registers=2), PROBES, background=background, maps=2)
+    look = norms_of(network(registers=2), PROBES, background=background, marked=~background, maps=2)
     moment = NormsMoment.model_validate({"step": 0, **look})
     for layer in moment.layers:
         assert layer.attention.outliers is None  # no artifacts
@@ -34,6 +34,13 @@ def test_every_kind_of_token_has_its_numbers_and_the_record_reads_them():
         assert layer.attention.registers == pytest.approx(2 / 19, abs=0.02)
         assert 0.5 < layer.values.background < 2
         assert layer.image_ratio <= layer.max / layer.median * 1.5
+        assert layer.norms.background == pytest.approx(1, abs=0.5)
+        assert sum(layer.each_register.attention) == pytest.approx(layer.attention.registers, abs=1e-3)
+        assert layer.each_register.number == pytest.approx(2, abs=0.05)
+        assert 1 / 19 < layer.foreground.attention <= layer.most.attention < 0.1
+        assert layer.foreground.kinds == {"marked": 1.0}
+        assert sum(layer.most.kinds.values()) == pytest.approx(1, abs=1e-3)
+        assert layer.sinks == 0
     assert [[len(image) for image in block] for block in moment.maps] == [[16, 16]] * 2
 
 
@@ -62,7 +69,8 @@ def test_a_line_of_an_older_run_is_read_without_them():
     }  # fmt: skip
     moment = NormsMoment.model_validate(old)
     assert moment.layers[0].image_ratio is None
-    assert moment.layers[0].attention is None
+    for name in ("attention", "norms", "each_register", "most", "foreground", "sinks"):
+        assert getattr(moment.layers[0], name) is None
     assert moment.maps == []
 
 
@@ -71,5 +79,8 @@ def test_the_background_of_a_portion_is_that_of_its_images():
     part = Portion(Portion(whole, 8), 4)
     all_of_them = backgrounds(whole)
     assert [each.tolist() for each in backgrounds(part)] == [all_of_them[i].tolist() for i in (0, 4, 8, 12)]
+    for index, known in enumerate(marks(whole)):  # more is asked of marked tiles than their own code
+        asked = torch.from_numpy(whole.read(index).target)[..., 16:].nan_to_num()
+        assert known.tolist() == asked.ne(0).any(-1).tolist()
     for index, known in enumerate(all_of_them):  # nothing is asked of background
         assert known.tolist() == torch.from_numpy(whole.read(index).target).isnan().any(-1).tolist()

@@ -1,5 +1,7 @@
 """What kinds of tokens take: attention and values against a loop over images, heads, queries and keys."""
 
+import math
+
 import pytest
 import torch
 
@@ -45,6 +47,17 @@ def test_attention_and_values_are_those_of_a_loop(attention):
                         lengths.append(lengths_of_head[key] / mean)
         assert each.by(chosen) == pytest.approx((mass, sum(lengths) / len(lengths)), rel=1e-4)
         assert each.by_registers()[0] == pytest.approx(registers, rel=1e-4)
+        numbers, sinks = [], 0
+        for b in range(3):
+            for h in range(3):
+                shares = rows[b, h].mean(0)
+                own = [float(shares[k]) / sum(float(shares[k]) for k in layout.registers) for k in layout.registers]
+                numbers.append(math.exp(-sum(p * math.log(p) for p in own)))
+                sinks += any(float(share) >= 0.3 for share in shares)
+        assert float(each.number.mean()) == pytest.approx(sum(numbers) / 9, rel=1e-4)
+        assert float(each.sinks.mean()) == pytest.approx(sinks / 9)
+        assert torch.equal(each.register_norms, trace.norms(layer)[:, list(layout.registers)])
+        assert torch.equal(each.cls_norms, trace.norms(layer)[:, :1])
         norms = trace.norms(layer)[:, list(layout.patch_index)]
         assert each.ratio == pytest.approx(float((norms.amax(1) / norms.quantile(0.5, 1)).quantile(0.5)), rel=1e-4)
 

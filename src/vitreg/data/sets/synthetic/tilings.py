@@ -83,6 +83,11 @@ class TilingSet(DrawnSet[Tiling]):
         tiling = self.drawn(index)
         return tiling.tiles.background.reshape(tiling.given.grid, tiling.given.grid)
 
+    def marked(self, index: int) -> Bool[np.ndarray, "rows cols"]:
+        """Return which tiles of an image are asked what they share with others."""
+        tiling = self.drawn(index)
+        return tiling.tiles.marked.reshape(tiling.given.grid, tiling.given.grid)
+
 
 class TilingNumbers(TilingSet):
     """Images with the numbers that are asked of their tiles: [rows, cols, C], NaN where nothing is asked, or of the whole
