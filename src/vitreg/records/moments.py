@@ -26,7 +26,9 @@ class ByRegister(Record):
     """What each register takes and holds in one block, in their order; means over images."""
 
     attention: list[float | None] = Field(description="share of an average patch's attention")
-    values: list[float | None] = Field(description="norm of the value / mean norm of all values of the head, mean over heads")
+    values: list[float | None] = Field(
+        description="norm of the value / mean norm of all values of the head, mean over heads"
+    )
     norms: list[float | None] = Field(
         description="norm after the block / median norm of the image's patches, median over images"
     )
