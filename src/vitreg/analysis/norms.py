@@ -9,7 +9,7 @@ bin are exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -61,15 +61,18 @@ def to_bin(codes: np.ndarray) -> np.ndarray:
     return codes // _STEPS_PER_BIN
 
 
+@cache
 def edges() -> np.ndarray:
-    """The BINS + 1 edges of the histogram, as norms."""
-    return np.exp2(np.arange(BINS + 1) / BINS_PER_OCTAVE + LOWEST_OCTAVE)
+    """The BINS + 1 edges of the histogram, as norms; read-only."""
+    found = np.exp2(np.arange(BINS + 1) / BINS_PER_OCTAVE + LOWEST_OCTAVE)
+    found.flags.writeable = False
+    return found
 
 
 def edge_index(threshold: float) -> int:
     """The index of the bin edge nearest to a norm; bins from this index on lie above it."""
     position = (np.log2(max(threshold, 2.0**LOWEST_OCTAVE)) - LOWEST_OCTAVE) * BINS_PER_OCTAVE
-    return int(np.clip(np.rint(position), 0, BINS))
+    return min(max(round(float(position)), 0), BINS)
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,16 @@ class NormHistogram:
 
     @cached_property
     def _cumulative(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.counts)])
+        return np.concatenate([[0.0], np.cumsum(self.counts)])  # float64, as what is sought, else each search casts it
 
     def quantile(self, q: float) -> float:
         """The norm below which a share q lies, interpolated within its bin. NaN if empty."""
         if not self.total:
             return float("nan")
         target = q * self.total
-        index = int(np.clip(np.searchsorted(self._cumulative, target, side="left") - 1, 0, BINS - 1))
-        inside = (target - self._cumulative[index]) / max(int(self.counts[index]), 1)
-        return float(np.exp2((index + np.clip(inside, 0, 1)) / BINS_PER_OCTAVE + LOWEST_OCTAVE))
+        index = min(max(int(self._cumulative.searchsorted(target)) - 1, 0), BINS - 1)
+        inside = float(target - self._cumulative[index]) / max(int(self.counts[index]), 1)
+        return float(np.exp2((index + min(max(inside, 0.0), 1.0)) / BINS_PER_OCTAVE + LOWEST_OCTAVE))
 
     @cached_property
     def median(self) -> float:

@@ -321,6 +321,19 @@ class Trace:
         """Return what the queries of the kept rows look at and read; kept with `Capture(rows=..., read=...)`."""
         return self._get("read", self._kept.read, layer)
 
+    def only_attention(self, kept: Callable[[Tensor], Tensor]) -> Trace:
+        """Return a trace of q, k, v, projections and weights alone, each tensor of them as `kept` returns it."""
+        own = self._kept
+
+        def of(found: Mapping[int, QKV]) -> dict[int, QKV]:
+            return {n: replace(each, q=kept(each.q), k=kept(each.k), v=kept(each.v)) for n, each in found.items()}
+
+        less = Kept(
+            qkv=of(own.qkv), projected=of(own.projected), weights={n: kept(each) for n, each in own.weights.items()},
+            entering=own.entering, layouts=own.layouts,
+        )  # fmt: skip
+        return Trace(Tokens(self.final.values[:0], self.layout), self.depth, less)
+
     def _tokens_in(self, layer: int) -> int:
         return self.layout_before(layer).length
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitreg.analysis import maps
@@ -94,11 +95,11 @@ def portrait_of(
         queries: tokens whose attention was captured, class tokens and registers at least; None without attention.
     """
     measured, reading = blocks
+    norms, outliers, near = flagged(trace, measured, flags)
     layout = trace.layout_before(reading)
     rows, cols = layout.grid
     cls, registers, targets, shares = None, np.zeros((0, rows, cols), np.float32), None, None
     with torch.inference_mode():
-        norms = trace.layout_after(measured).take(trace.norms(measured)[0], -1).float().cpu().numpy()
         shown_last = trace.layout_after(last)
         tokens = shown_last.take(trace.hidden(last)).float()
         colours = maps.pca_rgb(tokens, layout.grid, present=shown_last.present)[0].cpu().numpy()
@@ -113,15 +114,13 @@ def portrait_of(
                 among = layout.take(layout.take(mean, 0, fill=0.0), 1, fill=0.0)  # [P, P]
                 best = among.topk(min(ATTENDED, layout.num_patches), dim=1)
                 targets, shares = best.indices.int().numpy(), best.values.numpy()
-    outliers, near, there = np.zeros(norms.shape, bool), np.zeros(norms.shape, bool), ~np.isnan(norms)
-    outliers[there], near[there] = flags(norms[there])
     empty = np.zeros((layout.num_patches, 0))
     return Example(
         name=name,
         image=shown,
-        outliers=outliers.reshape(rows, cols),
-        near=near.reshape(rows, cols),
-        norms=norms.reshape(rows, cols),
+        outliers=outliers,
+        near=near,
+        norms=norms,
         cls_attention=cls,
         register_attention=registers,
         layer=measured,
@@ -130,3 +129,18 @@ def portrait_of(
         attends=empty.astype(np.int32) if targets is None else targets,
         attends_share=empty.astype(np.float32) if shares is None else shares,
     )
+
+
+def flagged(
+    trace: Trace, block: int, flags: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> tuple[Float[np.ndarray, "rows cols"], Bool[np.ndarray, "rows cols"], Bool[np.ndarray, "rows cols"]]:
+    """Return the norms of the patches of one image after a block, which are outliers, and which are near the threshold.
+
+    Args:
+        flags: see `portrait`.
+    """
+    layout = trace.layout_after(block)
+    norms = layout.take(trace.norms(block)[0], -1).float().cpu().numpy()
+    outliers, near, there = np.zeros(norms.shape, bool), np.zeros(norms.shape, bool), ~np.isnan(norms)
+    outliers[there], near[there] = flags(norms[there])
+    return norms.reshape(layout.grid), outliers.reshape(layout.grid), near.reshape(layout.grid)

@@ -114,6 +114,21 @@ def test_the_story_tells_the_numbers_of_this_photo(explorer, explored, explorer_
     assert not find(browser, "#tale").is_displayed()
 
 
+def test_the_block_whose_attention_is_told_is_where_the_second_group_takes_most(explorer):
+    browser = explorer()
+    norms, received, cut, found = browser.execute_script(
+        "const s = window.vitregExplorer.panels[0].shown, rows = (a) => Array.from({ length: s.depth }, (_, b) => "
+        "Array.from(a.subarray((b + 1) * s.tokens - s.patches, (b + 1) * s.tokens)));"
+        "return [rows(s.norms), rows(s.received), s.blocks.map((b) => b.threshold), s.blocks.map((_, b) => s.over(b))]"
+    )
+    with_group = [block for block in range(1, len(norms)) if cut[block - 1] is not None]
+    assert with_group
+    assert [block for block, over in enumerate(found) if over is not None] == with_group
+    for block in with_group:
+        marked, row = np.array(norms[block - 1]) >= cut[block - 1], np.array(received[block])
+        assert found[block] == pytest.approx(row[marked].mean() / row[~marked].mean(), rel=1e-4)
+
+
 def saved(browser, button):
     """What a button saves: its text, or its size where it is a picture."""
     return browser.execute_async_script(

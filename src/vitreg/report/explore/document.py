@@ -67,11 +67,8 @@ class Document:
         tokens: how many class tokens, others, registers; the patches are `grid`.
         norms: of every token after each block, before the final norm.
         thresholds: norm that separates the second group, and its side ("high", "low"), by block; None without a group.
-        received: mean attention to every token, over queries and heads; NaN for a block that was not read.
-        values: norm of a token's values over the median of the patches, mean of the heads; NaN likewise.
         neighbours: cosine of a patch to its neighbours, right after the patch projection.
         features: of the patches, after the last block and the final norm.
-        attention: by block; a block may be left out.
         missing: what there is not, and why.
     """
 
@@ -81,29 +78,49 @@ class Document:
     grid: tuple[int, int]
     norms: Float[np.ndarray, "L N"]
     thresholds: list[tuple[float, str] | None]
-    received: Float[np.ndarray, "L N"]
-    values: Float[np.ndarray, "L N"]
     neighbours: Float[np.ndarray, "P"]
     features: Float[np.ndarray, "P D"]
-    attention: dict[int, BlockAttention] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def parts_of(document: Document, name: str) -> Iterator[tuple[str, Part]]:
-    """Yield the parts of a document by their names: what is always shown first, then what is loaded on demand.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """What was read of the attention of all blocks.
+
+    Args:
+        received: mean attention to every token, over queries and heads; NaN where a token does not enter a block.
+        values: norm of a token's values over the median of the patches, mean of the heads; NaN likewise.
+        blocks: those whose attention the page can draw.
+        before: those of them whose queries and keys are also kept before rotary embedding and norms.
+        missing: why those of the others that were to be drawn cannot be.
+    """
+
+    received: Float[np.ndarray, "L N"]
+    values: Float[np.ndarray, "L N"]
+    blocks: list[int]
+    before: list[int]
+    missing: list[str]
+
+
+def first_parts(document: Document, name: str) -> Iterator[tuple[str, Part]]:
+    """Yield the parts that a page shows first: all but what is read of attention.
 
     Args:
         name: of the document on the page, such as p0m1.
     """
-    yield from first_parts(document, name)
-    for block, attention in document.attention.items():
-        yield from block_parts(name, block, attention)
-
-
-def first_parts(document: Document, name: str) -> Iterator[tuple[str, Part]]:
-    """Yield the parts that a page always shows: all but attention."""
     yield name, _head(document)
     yield f"{name}-features", _features(document.features)
+
+
+def read_part(name: str, read: Read) -> tuple[str, Part]:
+    """Return the part that the page loads next: what tokens receive, and what it can draw."""
+    return f"{name}-read", {
+        "received": packed(read.received.astype(np.float32)),
+        "values": packed(read.values.astype(np.float32)),
+        "blocks": read.blocks,
+        "before": read.before,
+        "missing": read.missing[-1] if read.missing else "",
+    }
 
 
 def block_parts(name: str, block: int, attention: BlockAttention) -> Iterator[tuple[str, Part]]:
@@ -132,12 +149,7 @@ def _head(document: Document) -> Part:
         "aspect": document.photo.shape[1] / document.photo.shape[0],
         "photo": picture(document.photo),
         "norms": packed(document.norms.astype(np.float32)),
-        "received": packed(document.received.astype(np.float32)),
-        "values": packed(document.values.astype(np.float32)),
         "neighbours": packed(document.neighbours.astype(np.float32)),
-        "heads": {block: len(each.received) for block, each in document.attention.items()},
-        "before": [block for block, each in document.attention.items() if each.before is not None],
-        "attention_block": record.attention_block,
         "missing": document.missing,
     }
 
@@ -197,8 +209,9 @@ __all__ = [
     "Document",
     "Packed",
     "Part",
+    "Read",
     "block_parts",
     "first_parts",
-    "parts_of",
     "picture",
+    "read_part",
 ]

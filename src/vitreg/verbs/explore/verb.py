@@ -17,9 +17,10 @@ from vitreg.passes import ahead
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records.explore import ExploreResult, ShownDocument, ShownModel
-from vitreg.report.explore.document import Document, parts_of
+from vitreg.report.explore.document import Document, Part, first_parts
 from vitreg.report.explore.page import DATA, folder_page, kept_parts, script_of, single_page
-from vitreg.verbs.explore.measure import EVERYTHING, document_of
+from vitreg.verbs.explore.attended import Attended
+from vitreg.verbs.explore.measure import EVERYTHING, attended, document_of
 from vitreg.verbs.explore.options import ExploreOptions
 from vitreg.verbs.look.models import Looker, Model, lookers
 from vitreg.verbs.look.one import see
@@ -101,13 +102,14 @@ def explore(
         documents, names = [], []
         for photo, (name, picture) in enumerate(photos):
             names.append(name)
-            for model, document in enumerate(_documents(picture, subjects, blocks)):
+            for model, (document, attention) in enumerate(_documents(picture, subjects, blocks)):
                 found = ShownDocument(
                     name=f"p{photo}m{model}", photo=photo, model=model, found=document.record.found,
                     sentence=document.record.sentence,
                 )  # fmt: skip
                 documents.append(found)
-                store.add(document, found.name)
+                for part in _parts(document, attention, found.name):
+                    store.add(*part)
                 measured(name, models_shown[model], found)
         record = ExploreResult(
             photos=names, models=models_shown, documents=documents, skipped=photos.skipped, there=photos.there,
@@ -122,10 +124,18 @@ def shown_model(looker: Looker) -> ShownModel:
     return ShownModel(name=looker.name, spec=looker.backbone.spec, registers=registers, base=looker.base)
 
 
-def _documents(picture: Image.Image, subjects: Sequence[Looker], blocks: Sequence[list[int]]) -> Iterator[Document]:
+def _documents(
+    picture: Image.Image, subjects: Sequence[Looker], blocks: Sequence[list[int]]
+) -> Iterator[tuple[Document, Attended | None]]:
     """Measure one photo by one model after another."""
-    for number, seen in enumerate(see(picture, subjects, EVERYTHING)):
-        yield document_of(subjects[number].backbone, seen, blocks[number])
+    for looker, seen, own in zip(subjects, see(picture, subjects, EVERYTHING), blocks, strict=True):
+        yield document_of(looker.backbone, seen), attended(looker.backbone, seen, own)
+
+
+def _parts(document: Document, attention: Attended | None, name: str) -> Iterator[tuple[str, Part]]:
+    yield from first_parts(document, name)
+    if attention is not None:
+        yield from attention.parts(name)
 
 
 class _Place:
@@ -157,21 +167,20 @@ class _Store:
         if self._stage is not None:
             self._stage.close()
 
-    def add(self, document: Document, name: str) -> None:
-        """Keep a document. Raises UserError where one file would be too large."""
-        for part, content in parts_of(document, name):
-            text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-            if self._stage is not None:
-                folder = self._stage.path / DATA
-                folder.mkdir(exist_ok=True)
-                (folder / f"{part}.js").write_text(script_of(part, text), encoding="utf-8")
-                continue
-            self.parts[part] = text
-            self._size += len(text)
-            if self._size > LARGEST:
-                raise UserError(
-                    f"one file would hold more than {LARGEST >> 20} MB; name a folder with --out, or fewer blocks with --blocks."
-                )
+    def add(self, part: str, content: Part) -> None:
+        """Keep a part. Raises UserError where one file would be too large."""
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+        if self._stage is not None:
+            folder = self._stage.path / DATA
+            folder.mkdir(exist_ok=True)
+            (folder / f"{part}.js").write_text(script_of(part, text), encoding="utf-8")
+            return
+        self.parts[part] = text
+        self._size += len(text)
+        if self._size > LARGEST:
+            raise UserError(
+                f"one file would hold more than {LARGEST >> 20} MB; name a folder with --out, or fewer blocks with --blocks."
+            )
 
     def publish(self, record: ExploreResult) -> Path | None:
         """Move the page with its parts into place, and return the page; None where no place was named."""

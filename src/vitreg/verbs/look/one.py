@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from vitreg.backbones import Backbone, Capture
@@ -25,11 +26,17 @@ from vitreg.verbs.scan.one import OneScan, scan_one
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one model shows on one photo."""
+    """What one model shows on one photo.
+
+    Args:
+        photo: the area that the patches cover.
+        row: draws the maps of the picture, which takes longer than all the rest but the forward.
+    """
 
     record: ModelLook
-    row: Row
+    photo: UInt8[np.ndarray, "H W 3"]
     scan: OneScan
+    row: Callable[[], Row]
 
 
 def see(picture: Image.Image, subjects: Sequence[Looker], also: Capture | None = None) -> Iterator[Seen]:
@@ -47,7 +54,7 @@ def see(picture: Image.Image, subjects: Sequence[Looker], also: Capture | None =
         peaks.append((scan.peak, scan.verdict.peak_layer is not None))
         # Where a repair leaves no group, its norms are shown after the block where the model's own stand apart.
         peak = scan.peak if looker.base is None or peaks[-1][1] else peaks[looker.base][0]
-        yield Seen(*_of_model(looker, scan, peak, pixels, picture), scan)
+        yield _of_model(looker, scan, peak, pixels, picture)
 
 
 def _scanned(backbone: Backbone, pixels: Any, also: Capture | None) -> OneScan:
@@ -59,19 +66,18 @@ def _scanned(backbone: Backbone, pixels: Any, also: Capture | None) -> OneScan:
         raise UserError(f"{error} in {backbone.spec} at {backbone.dtype}; {remedy}.") from error
 
 
-def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: Image.Image) -> tuple[ModelLook, Row]:
-    """Return what one model shows, as a record and as a row of the picture; norms after `block`."""
-    example = scan.draw("", looker.view.shown(pixels)[0], block)
-    verdict, layer = scan.verdict, scan.layers[block]
-    patches = [(int(row), int(col)) for row, col in np.argwhere(example.outliers)]
-    place = place_of(example.outliers)
-    there = int((~np.isnan(example.norms)).sum())
+def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: Image.Image) -> Seen:
+    """Return what one model shows; norms after `block`."""
+    verdict, layer, (norms, outliers) = scan.verdict, scan.layers[block], scan.group(block)
+    patches = [(int(row), int(col)) for row, col in np.argwhere(outliers)]
+    place = place_of(outliers)
+    there = int((~np.isnan(norms)).sum())
     said = sentence_of(verdict, scan.layers, len(patches), there, place)
     if looker.backbone.untrained:
         said = f"{looker.backbone.untrained} {said}"
     missing = _missing(scan)
-    rows, cols = example.norms.shape
-    values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(example.norms).tolist()]
+    rows, cols = norms.shape
+    values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(norms).tolist()]
     record = ModelLook(
         name=looker.name, model=scan.model, found=verdict.peak_layer is not None, side=layer.side,
         share=layer.outlier_fraction, ratio=layer.ratio, first=verdict.first_layer, peak=block, threshold=layer.threshold,
@@ -80,13 +86,18 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
             BlockLook(index=each.index, median=each.median, max=each.max, ratio=each.ratio, share=each.outlier_fraction)
             for each in scan.layers
         ],
-        attention_block=example.attention_layer, missing=missing, sentence=said,
+        attention_block=scan.attention_block, missing=missing, sentence=said,
     )  # fmt: skip
-    photo = _photo(looker.view, picture, example.image)
-    return record, Row(
-        name=looker.name, sentence=said[0].upper() + said[1:], example=example, photo=photo, median=layer.median,
-        missing=missing,
-    )  # fmt: skip
+    shown = looker.view.shown(pixels)[0]
+    photo = _photo(looker.view, picture, shown)
+
+    def row() -> Row:
+        return Row(
+            name=looker.name, sentence=said[0].upper() + said[1:], example=scan.draw("", shown, block), photo=photo,
+            median=layer.median, missing=missing,
+        )  # fmt: skip
+
+    return Seen(record, photo, scan, row)
 
 
 def _missing(scan: OneScan) -> dict[str, str]:
@@ -105,4 +116,4 @@ def _photo(view: View, picture: Image.Image, shown: np.ndarray) -> np.ndarray:
     if times < 2 or preprocess.size != view.size or shown.shape[:2] != view.size:
         return shown
     large = preprocess.with_size((height * times, width * times))
-    return np.asarray(large.unnormalise(large(picture)))
+    return large.pixels(picture)

@@ -124,7 +124,7 @@ def _look_at(
     start = time.perf_counter()
     seen = list(see(picture, subjects))
     forward = time.perf_counter()
-    drawn = draw_look(name, [each.row for each in seen], CAUTION)
+    drawn = draw_look(name, [each.row() for each in seen], CAUTION)
     page = as_png(drawn, f"{name} by {', '.join(each.name for each in subjects)}")
     path = None if out is None else write_new(_place(Path(out).expanduser(), name), page)
     spent["forward"] += forward - start

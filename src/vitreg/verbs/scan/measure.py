@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from vitreg.machine.runtime import keep_freed_memory
 from vitreg.tokens import TokenLayout, common_layout
 
 SAMPLED_QUERIES = 16
+T = TypeVar("T")
 
 
 def sampled_queries(layout: TokenLayout) -> list[int]:
@@ -48,10 +51,10 @@ class Measure:
         keep_freed_memory()
         layouts = backbone.layouts(image_size)
         self.backbone, self.layout, self.attention = backbone, common_layout(layouts), attention
-        self._places = [layout.places(self.layout) for layout in layouts]
+        self._places = _of_each(layouts, lambda layout: layout.places(self.layout))
         self.present = torch.stack(self._places).numpy() >= 0
         self._moved = [layout != self.layout for layout in layouts]
-        self._patch_queries = [sampled_queries(layout) for layout in layouts[:-1]]
+        self._patch_queries = _of_each(layouts[:-1], sampled_queries)
         self._queries = [
             [*layout.cls[:1], *queries] for layout, queries in zip(layouts, self._patch_queries, strict=False)
         ]
@@ -116,6 +119,11 @@ class Measure:
         places = self._places[stage]
         found = norms[:, places.clamp(min=0).to(norms.device)]
         return found * (places >= 0).to(found)
+
+
+def _of_each(layouts: Sequence[TokenLayout], found: Callable[[TokenLayout], T]) -> list[T]:
+    """Return what is found for every layout, once for equal ones in a row."""
+    return [value for layout, run in itertools.groupby(layouts) for value in [found(layout)] for _ in run]
 
 
 def _share(row: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:

@@ -94,18 +94,18 @@ def test_norms_attention_and_values_are_those_of_trace(kind, plain):
         values = in_order(trace.qkv(block).v[0].norm(dim=-1), layout, [1])
         assert np.allclose(unpacked(part["values"]), values, rtol=1e-4)
         patches = np.median(values[:, -layout.num_patches :], axis=1, keepdims=True)
-        assert np.allclose(unpacked(parts[""]["values"])[block], (values / patches).mean(0), rtol=1e-3)
+        assert np.allclose(unpacked(parts["read"]["values"])[block], (values / patches).mean(0), rtol=1e-3)
 
 
 def test_queries_and_keys_before_rotary_embedding_are_there_where_a_model_has_it(plain):
     model = MODELS["rotary embedding"]()
     parts = explored(model, plain)
-    assert parts[""]["before"] == [0, 1]
+    assert parts["read"]["before"] == [0, 1]
     written = traced(model, plain, Capture(projected=[1])).projected_qkv(1)
     layout = TokenLayout.prefixed((4, 4), cls_tokens=1)
     assert np.abs(attention_of(parts["b1-before"]) - in_order(written.rows()[0], layout, [1, 2])).max() < 1e-3
     assert np.abs(attention_of(parts["b1-before"]) - attention_of(parts["b1"])).max() > 1e-3
-    assert explored(PLANTED, plain, blocks=3)[""]["before"] == []
+    assert explored(PLANTED, plain, blocks=3)["read"]["before"] == []
 
 
 def test_the_head_says_what_a_look_says(plain):
@@ -126,9 +126,9 @@ def test_features_give_the_cosines_of_the_last_block(plain):
 
 def test_only_the_blocks_named_have_attention(plain):
     parts = explored(PLANTED, plain, blocks=(2, -1))
-    assert set(parts) == {"", "features", "b2", "b11"}
-    assert set(parts[""]["heads"]) == {"2", "11"}
-    assert np.isfinite(unpacked(parts[""]["received"])).all()
+    assert set(parts) == {"", "features", "read", "b2", "b11"}
+    assert parts["read"]["blocks"] == [2, 11]
+    assert np.isfinite(unpacked(parts["read"]["received"])).all()
     with pytest.raises(package.UserError, match=r"blocks 12: .* has blocks 0 to 11"):
         package.explore(PLANTED, plain, blocks=12)
 
@@ -140,7 +140,6 @@ def test_a_model_without_readable_attention_shows_the_rest(plain):
     parts = explored(by_hand, plain)
     assert set(parts) == {"", "features"}
     assert "cannot be read" in parts[""]["missing"]["attention"]
-    assert np.isnan(unpacked(parts[""]["received"])).all()
     assert np.isfinite(unpacked(parts[""]["norms"])).all()
 
 
@@ -187,7 +186,7 @@ def test_one_file_holds_what_a_folder_holds(vitreg, plain, tmp_path):
     assert done.stdout.endswith(f"Open {folder / 'index.html'}\n")
     assert "One photo establishes nothing" in done.stdout
     assert sorted(path.name for path in (folder / "data").iterdir()) == [
-        f"p0m0{end}.js" for end in ("-b1", "-b4", "-features", "")
+        f"p0m0{end}.js" for end in ("-b1", "-b4", "-features", "-read", "")
     ]
     assert vitreg(*words, "--out", page).stdout.endswith(f"Open {page}\n")
     text = page.read_text()
@@ -203,7 +202,12 @@ def test_a_smaller_page_leaves_no_parts_of_the_larger_one(vitreg, plain, tmp_pat
     words = ("explore", plain, "-m", "planted:clean", "--size", "64", "--out", tmp_path)
     vitreg(*words, "--blocks", "1", "4")
     assert vitreg(*words, "--blocks", "2").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["p0m0-b2.js", "p0m0-features.js", "p0m0.js"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        "p0m0-b2.js",
+        "p0m0-features.js",
+        "p0m0-read.js",
+        "p0m0.js",
+    ]
 
 
 def test_broken_photos_are_named_and_a_file_that_would_be_too_large_is_refused(vitreg, plain, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import html
 import io
 import json
+import socket
 import struct
 import tempfile
 import threading
@@ -19,7 +20,7 @@ import vitreg as package
 from vitreg.report.explore.document import first_parts
 from vitreg.verbs.explore.live import app as live_app
 from vitreg.verbs.explore.live import measuring
-from vitreg.verbs.explore.measure import EVERYTHING, document_of
+from vitreg.verbs.explore.measure import EVERYTHING, attended, document_of
 from vitreg.verbs.explore.options import ExploreOptions
 from vitreg.verbs.look.models import lookers
 from vitreg.verbs.look.one import see
@@ -51,9 +52,9 @@ def test_a_document_is_that_of_the_static_page(client, tmp_path, model):
     found = drop(client, model=model).json()
     for end in ("", "-features"):
         assert found["parts"][found["name"] + end] == json.loads(static[f"p0m{model}{end}"])
-    for block in (0, 1):
-        part = client.get(f"data/{found['name']}-b{block}")
-        assert part.json() == json.loads(static[f"p0m{model}-b{block}"])
+    for end in ("-read", "-b0", "-b1"):
+        part = client.get(f"data/{found['name']}{end}")
+        assert part.json() == json.loads(static[f"p0m{model}{end}"])
     assert found["sentence"] == found["parts"][found["name"]]["sentence"]
 
 
@@ -292,7 +293,7 @@ def test_a_repair_is_shown_at_the_block_of_its_model():
     measure.close()
     assert [head["found"] for head in heads] == [True, False]
     for number, seen in enumerate(see(image, subjects, EVERYTHING)):
-        document = document_of(subjects[number].backbone, seen, ())
+        document = document_of(subjects[number].backbone, seen)
         assert json.loads(json.dumps(dict(first_parts(document, "x"))["x"])) == heads[number]
 
 
@@ -312,3 +313,28 @@ def test_no_photo_touches_the_disk(two, client, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert drop(client, picture(size=(1200, 1200)) + bytes(3 << 20)).status_code == 200
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_rope_224", "beit_base_patch16_224"])
+def test_what_is_kept_reads_the_same_in_memory_of_its_own(name):
+    [looker], _ = lookers([small(name)], None, ExploreOptions(), {"precision": "fp32"})
+    [seen] = see(Image.open(io.BytesIO(picture())), [looker], EVERYTHING)
+    kept = attended(looker.backbone, seen, [0, 1])
+
+    def read():
+        return [kept.read("d"), kept.block("d", 0), kept.block("d", 1)]
+
+    before, trace = read(), seen.scan.trace
+    kept.settle()
+    assert read() == before
+    for block in (0, 1):
+        assert kept._trace.qkv(block).q.data_ptr() != trace.qkv(block).q.data_ptr()
+        one, other = kept._trace.qkv(block), kept._trace.projected_qkv(block)
+        assert one.v.data_ptr() == other.v.data_ptr()  # what shared memory does so again
+    assert kept.size <= sum(t.nbytes for b in (0, 1) for q in [trace.qkv(b)] for t in (q.q, q.k, q.v, q.q, q.k)) + 4096
+
+
+def test_a_reply_is_sent_at_once():
+    """Where TCP is not named, asyncio leaves Nagle's algorithm on, and the end of a reply waits 40 ms for the browser."""
+    with session([small()]) as found:
+        assert found._socket.proto == socket.IPPROTO_TCP

@@ -1,4 +1,8 @@
-"""One queue for the models: photos are measured one by one in one thread, and attention is kept while it fits."""
+"""One queue for the models: photos are measured one by one in one thread, and what attention is read from is kept while it fits.
+
+Reading the attention of all blocks takes as long as a forward. An answer holds what the first screen shows; a page asks for the
+rest when it has drawn that.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
 from vitreg.data.sources.decode import Unreadable, decode
 from vitreg.errors import UserError
-from vitreg.report.explore.document import BlockAttention, Compared, block_parts, first_parts
+from vitreg.report.explore.document import first_parts
+from vitreg.verbs.explore.attended import Attended
 from vitreg.verbs.explore.live.discretion import Discretion
-from vitreg.verbs.explore.measure import EVERYTHING, document_of
+from vitreg.verbs.explore.measure import EVERYTHING, attended, document_of
 from vitreg.verbs.look.models import Looker
 from vitreg.verbs.look.one import see
 from vitreg.verbs.look.photos import MIN_SIDE
 
-MOST_KEPT = 2**30  # bytes of attention, of all photos
-NAME = re.compile(r"(d\d+)-b(\d+)(-before)?")
+MOST_KEPT = 2**30  # bytes of queries, keys and values of all photos
+NAME = re.compile(r"(d\d+)-(?:read|b(\d+)(?:-before)?)")
 
 
 class Left(Exception):  # noqa: N818  nobody's fault
@@ -51,15 +57,15 @@ class Measuring:
 
     Args:
         subjects: the models.
-        blocks: those of each whose attention is kept.
+        blocks: those of each whose attention a page can draw.
         discreet: shortens the paths in what is sent.
-        most_kept: bytes of attention.
+        most_kept: bytes of queries, keys and values.
     """
 
     def __init__(
         self,
         subjects: Sequence[Looker],
-        blocks: Sequence[Sequence[int]],
+        blocks: Sequence[list[int]],
         discreet: Discretion,
         most_kept: int = MOST_KEPT,
     ) -> None:
@@ -82,10 +88,13 @@ class Measuring:
             raise Left from None
 
     def part(self, name: str) -> str | None:
-        """Return attention of a block as JSON; None if it is no longer kept, or never was."""
+        """Return a part of the attention of a photo as JSON; None if it is no longer kept, or never was."""
         found = NAME.fullmatch(name)
-        attention = found and self._kept.of(found[1], int(found[2]))
-        parts = dict(block_parts(found[1], int(found[2]), attention)) if found and attention else {}
+        attention = self._kept.of(found[1]) if found else None
+        if found is None or attention is None:
+            return None
+        document, block = found.groups()
+        parts = dict([attention.read(document)]) if block is None else attention.block(document, int(block))
         return _json(parts[name]) if name in parts else None
 
     def close(self) -> None:
@@ -102,9 +111,12 @@ class Measuring:
         before = [] if looker.base is None else [self._subjects[looker.base]]
         *_, seen = see(picture, [*before, replace(looker, base=0 if before else None)], EVERYTHING)
         self._go_on(asked)
-        document = document_of(looker.backbone, seen, self._blocks[asked.model])
-        name = f"d{next(self._numbers)}"
-        self._kept.add(name, document.attention)
+        document = document_of(looker.backbone, seen)
+        name, attention = f"d{next(self._numbers)}", attended(looker.backbone, seen, self._blocks[asked.model])
+        if attention is not None:
+            self._kept.add(name, attention)
+            with suppress(RuntimeError):  # the end
+                self._thread.submit(attention.settle)
         record, parts = document.record, dict(first_parts(document, name))
         found = {"name": name, "found": record.found, "sentence": record.sentence, "parts": parts}
         return _json(self.discreet.throughout(found))
@@ -132,20 +144,15 @@ class _Kept:
 
     def __init__(self, most: int) -> None:
         self._most, self._size, self._lock = most, 0, threading.Lock()
-        self._documents: OrderedDict[str, dict[int, BlockAttention]] = OrderedDict()
+        self._documents: OrderedDict[str, Attended] = OrderedDict()
 
-    def add(self, name: str, attention: dict[int, BlockAttention]) -> None:
+    def add(self, name: str, attention: Attended) -> None:
         with self._lock:
             self._documents[name] = attention
-            self._size += _bytes(attention)
+            self._size += attention.size
             while self._size > self._most and len(self._documents) > 1:
-                self._size -= _bytes(self._documents.popitem(last=False)[1])
+                self._size -= self._documents.popitem(last=False)[1].size
 
-    def of(self, name: str, block: int) -> BlockAttention | None:
+    def of(self, name: str) -> Attended | None:
         with self._lock:
-            return self._documents.get(name, {}).get(block)
-
-
-def _bytes(attention: dict[int, BlockAttention]) -> int:
-    all_told = [told for block in attention.values() for told in (block.told, block.before) if told is not None]
-    return sum(told.q.nbytes + told.k.nbytes if isinstance(told, Compared) else told.nbytes for told in all_told)
+            return self._documents.get(name)

@@ -121,7 +121,8 @@ def opened(
 
 
 def _listening(port: int) -> socket.socket:
-    found = socket.socket()
+    # asyncio sends at once (TCP_NODELAY) only where TCP is named; else the end of a reply may wait 40 ms.
+    found = socket.socket(proto=socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((HOST, port))

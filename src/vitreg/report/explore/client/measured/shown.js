@@ -1,7 +1,7 @@
 // One photo by one model, as measured: its tokens and their numbers. What takes megabytes is loaded when it is asked for.
 import { Attention } from "./attention.js";
 import { Features } from "./nearest.js";
-import { median, number } from "../drawing/numbers.js";
+import { mean, median, number } from "../drawing/numbers.js";
 import { array, part } from "./parts.js";
 
 const documents = new Map();
@@ -20,8 +20,9 @@ export class Shown {
     this.tokens = this.first + this.patches;
     this.depth = head.blocks.length;
     this.norms = array(head.norms);
-    this.received = array(head.received);
-    this.values = array(head.values);
+    this.received = this.values = new Float32Array(this.depth * this.tokens).fill(NaN); // until they are read
+    this.drawn = head.missing.attention ? [] : null; // blocks whose attention can be drawn
+    this.before = []; // those that are also there without rotary embedding
     this.neighbours = array(head.neighbours);
     this.medians = head.blocks.map((_, block) => median(this.normsOf(block)));
     this.loaded = new Map();
@@ -51,6 +52,13 @@ export class Shown {
     return Array.from(this.normsOf(block), (norm) => this.stands(norm, block));
   }
 
+  // Mean attention that the second group of the block before takes in a block, over that of the other patches; NaN without a group.
+  over(block) {
+    const marked = block > 0 ? this.outliers(block - 1) : [], taken = this.received.subarray(block * this.tokens + this.first);
+    const of = (group) => mean(Array.from(taken.subarray(0, this.patches)).filter((_, patch) => marked[patch] === group));
+    return of(true) / of(false);
+  }
+
   // The token that a word of the state names: "cls0", "reg2" or "patch", which is the one under the pointer.
   token(word, patch) {
     const which = Number(word.slice(3));
@@ -67,9 +75,22 @@ export class Shown {
     return `REG ${token - cls - other + 1}`.trim();
   }
 
+  // What was read of the attention of all blocks, which comes after what is shown first.
+  read() {
+    this.reading ??= this.drawn ? Promise.resolve() : part(`${this.key}-read`).then((held) => {
+      [this.received, this.values, this.drawn, this.before] = [array(held.received), array(held.values), held.blocks, held.before];
+      if (held.missing) this.missing.attention = held.missing;
+    }).catch((error) => {
+      this.reading = null; // asked for again
+      throw error;
+    });
+    return this.reading;
+  }
+
   // Attention of a block, or the error why it cannot be read; before: as projected, without rotary embedding.
   async attention(block, before = false) {
-    if (!(block in this.heads)) throw new Error(this.unread(block));
+    await this.read();
+    if (!this.drawn.includes(block)) throw new Error(this.unread(block));
     const name = `${this.key}-b${block}`, tail = before && this.before.includes(block) ? "-before" : "";
     if (!this.loaded.has(name + tail)) {
       const compared = tail ? await part(name + tail) : undefined;
@@ -80,7 +101,7 @@ export class Shown {
   }
 
   unread(block) {
-    const kept = Object.keys(this.heads);
+    const kept = this.drawn ?? [];
     if (this.missing.attention) return this.missing.attention;
     return `Attention of block ${number(block)} was left out; this page has that of ${kept.length ? "block " + kept.join(", ") : "none"}.`;
   }

@@ -16,7 +16,7 @@ export function layer(what, panel, token) {
   }
   if (what.map === "values") {
     const values = what.head < 0 ? shown.values.subarray(block * shown.tokens, (block + 1) * shown.tokens) : ofHead(panel.attention.values, what.head, shown);
-    if (!Number.isFinite(values[shown.tokens - 1]) && !values.some(Number.isFinite)) return { why: shown.missing.attention ?? "Values were not read." };
+    if (!Number.isFinite(values[shown.tokens - 1]) && !values.some(Number.isFinite)) return { why: shown.missing.attention ?? (panel.why || (shown.drawn ? "Values were not read." : "Loading …")) };
     return { values: patches(values), words: `Norms of values in block ${block}, over the median, ${heads}`, table: "magma", say: (v) => `${number(v)}× the median`, norms: true };
   }
   if (what.map === "neighbours") {

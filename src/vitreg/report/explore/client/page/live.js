@@ -1,5 +1,6 @@
 // Photos that somebody drops: a server measures them, one photo by one model at a time. One request of a page runs at once, so
 // that those of other pages come in between, and a page that is closed leaves one behind, which the server ends.
+import { documentOf } from "../measured/shown.js";
 import { SILENT, keep, manifest } from "../measured/parts.js";
 
 const id = (name) => document.getElementById(name);
@@ -79,6 +80,8 @@ export class Live {
     }
     this.page.arrived(source.photo, source.name, job.model, found.name, fresh && this.fresh);
     if (fresh) this.fresh = false;
+    // The page keeps what is read of all blocks, the server only while it has room.
+    await documentOf(found.name).then((shown) => shown.read()).catch(() => {});
   }
 
   async ask({ name, file, given }, model, signal) {

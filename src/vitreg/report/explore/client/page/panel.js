@@ -34,10 +34,16 @@ export class Panel {
     Object.assign(this, { shown, attention: null, features: null, why: "", block: 0 });
     this.find("picture").src = shown.photo;
     this.find("sentence").textContent = shown.sentence.charAt(0).toUpperCase() + shown.sentence.slice(1);
-    this.find("missing").textContent = Object.values(shown.missing).map((why) => `Missing: ${why}.`).join(" ").replaceAll("..", ".");
-    this.find("missing").hidden = !Object.keys(shown.missing).length;
+    this.miss();
     this.photo.fit(shown);
     this.map.fit(shown);
+  }
+
+  // Say what there is not, and why.
+  miss() {
+    const missing = Object.values(this.shown.missing);
+    this.find("missing").textContent = missing.map((why) => `Missing: ${why}.`).join(" ").replaceAll("..", ".");
+    this.find("missing").hidden = !missing.length;
   }
 
   // Show nothing but the choice of the model, and why.
@@ -69,6 +75,7 @@ export class Panel {
       [this.attention, this.why] = [null, error.message];
     }
     this.features = await shown.features();
+    if (this.shown === shown) this.miss();
   }
 
   // The token that the maps are of, and the one that is read out.

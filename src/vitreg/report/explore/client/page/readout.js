@@ -11,9 +11,12 @@ export function facts(what, panel, token) {
   rows.push(["Norm", `${number(norm)} after block ${block}, ${times(ratio)} the median${group}`]);
   rows.push(["Receives", taken(what, panel, token)]);
   rows.push(["Gives", attention ? most(what, panel, token) : panel.why || "…"]);
-  rows.push(["Values", `${times(valueRatio(what, panel, token))} the median patch in block ${block}`]);
+  const values = valueRatio(what, panel, token);
+  rows.push(["Values", Number.isFinite(values) ? `${times(values)} the median patch in block ${block}` : unread(panel)]);
   return rows;
 }
+
+const unread = ({ shown, why }) => why || (shown.drawn ? "attention was not read" : "…");
 
 export function valueRatio(what, { shown, block }, token) {
   return shown.values[block * shown.tokens + token];
@@ -30,7 +33,7 @@ export function received(what, { shown, block, attention }, token) {
 
 function taken(what, panel, token) {
   const [share, over] = received(what, panel, token);
-  if (!Number.isFinite(share)) return panel.why || "attention was not read";
+  if (!Number.isFinite(share)) return unread(panel);
   const of = panel.attention && what.token !== "patch" ? panel.shown.token(what.token, -1) : -1;
   const named = of < 0 ? "" : `; ${percent(panel.attention.given(of, what.head)?.[token] ?? NaN)} of ${panel.shown.called(of)}`;
   return `${percent(share)} of a token's attention on average, ${times(over)} the mean patch${named}`;

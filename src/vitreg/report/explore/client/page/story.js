@@ -9,7 +9,8 @@ const patchesOf = (shown, block) => shown.outliers(block).flatMap((stands, patch
 
 // The block whose attention is told: where the second group receives most, among those that the page has.
 function attended(shown) {
-  const kept = Object.keys(shown.heads).map(Number), wanted = shown.attention_block ?? shown.depth - 1;
+  const kept = shown.drawn ?? [], taken = kept.filter((block) => shown.over(block) > 0);
+  const wanted = taken.length ? taken.reduce((best, each) => (shown.over(each) > shown.over(best) ? each : best)) : shown.depth - 1;
   return kept.length ? kept.reduce((best, each) => (Math.abs(each - wanted) < Math.abs(best - wanted) ? each : best)) : wanted;
 }
 
@@ -18,7 +19,7 @@ export const STEPS = [
     title: "Attention is peaky",
     show: (shown) => ({ map: shown.cls ? "given" : "receives", token: shown.cls ? "cls0" : "patch", block: attended(shown), head: -1, patch: patchesOf(shown, shown.peak)[0] ?? -1 }),
     async tell(shown) {
-      if (!Object.keys(shown.heads).length) return `Attention is not here: ${shown.unread(attended(shown))}`;
+      if (!shown.drawn?.length) return `Attention is not here: ${shown.unread(attended(shown))}`;
       if (!shown.cls) return "This model has no class token. The map shows what one patch takes from all others.";
       const block = attended(shown), weights = (await shown.attention(block)).given(0).subarray(shown.first);
       const count = Math.max(1, Math.round(0.02 * shown.patches)), top = largest(weights, count);
