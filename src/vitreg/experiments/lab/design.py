@@ -13,12 +13,13 @@ from typing import Any
 
 from vitreg.config import encode
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
-from vitreg.experiments.lab.factors import config_of, parameters_in, seeded, usual
+from vitreg.experiments.lab.factors import OF, PRESET, config_of, parameters_in, seeded, usual
 from vitreg.passes.jobs import Job
 from vitreg.training.settings import TrainConfig
 
 VERB = "lab born"  # what the hash of a job has said since there were no designs; a run of either is found again by the other
 AS_IN_BASE = "the base's"
+OF_THE_BLOCK = "block"
 Key = tuple[tuple[str, str], ...]
 
 
@@ -40,7 +41,10 @@ class Factor:
 
 @dataclass(frozen=True)
 class Block:
-    """Factors that are crossed: every level of one with every level of the others, from each of the seeds."""
+    """Factors that are crossed: every level of one with every level of the others, from each of the seeds.
+
+    What all cells of a block differ in from the base is a factor of one level, `OF_THE_BLOCK`, named as the block.
+    """
 
     name: str
     factors: tuple[Factor, ...]
@@ -93,6 +97,7 @@ class Design:
         base: settings that differ from the preset, by whole names.
         steps: the most a run takes.
         where: the file, for messages.
+        hours: of a core; no run begins once the runs took so long.
     """
 
     name: str
@@ -101,14 +106,23 @@ class Design:
     blocks: tuple[Block, ...]
     steps: int
     where: str = "the design"
+    hours: float | None = None
 
     def cell(self, levels: Sequence[tuple[Factor, Level]]) -> Cell:
         """Return the cell of one level of each of some factors; what the base has anyway is no change."""
-        changed, names = {}, []
+        changed: dict[str, Any] = {}
+        names: list[str] = []
         for factor, level in levels:
-            own = {key: value for key, value in level.settings.items() if value != usual(key, self.base)}
-            changed |= own
-            names += [words(factor.name, level.name)] if own or is_registers(factor.name) else []
+            if factor.name == OF_THE_BLOCK:
+                changed |= level.settings
+                names.append(level.name)
+        of, ground = changed.get(OF, self.base.get(OF, PRESET)), {**self.base, **changed}
+        for factor, level in levels:
+            if factor.name != OF_THE_BLOCK:
+                own = {key: value for key, value in level.settings.items() if value != usual(key, ground, of)}
+                changed |= own
+                names += [words(factor.name, level.name)] if own or is_registers(factor.name) else []
+        changed = {key: value for key, value in changed.items() if value != usual(key, self.base, of)}
         return Cell(", ".join(names) or "base", changed)
 
     def crossed(self, block: Block) -> list[tuple[Level, ...]]:
@@ -157,4 +171,4 @@ def words(factor: str, level: str) -> str:
     """Return a level of a factor in words: "4 registers", "attention off-by-one"."""
     if is_registers(factor):
         return f"{level} register{'s' * (level != '1')}"
-    return f"{factor} {level}"
+    return level if factor == OF_THE_BLOCK else f"{factor} {level}"

@@ -1,7 +1,8 @@
 """The factors of a design: settings of `vitreg train`, and parameters of `synthetic:retrieval`, by the names users know. No torch.
 
 A factor is named as its flag, `optim.lr`, or by the last part alone where one setting has that name, `lr`. What the lab itself
-sets (seed, length, end) is no factor.
+sets (seed, length, end) is no factor. Other presets than lab-retrieval have no `val_asked`: their runs last as long as the design
+says, and their data are settings too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from vitreg.presets import preset
 from vitreg.training.settings import TrainConfig
 
 PRESET, DATA = "lab-retrieval", "retrieval."
+OF = "preset"
+"""The setting that says which preset a run starts from, where that is not the lab's own."""
 DRAWN = "synthetic:retrieval@"
 SOLVED, AFTER = "val_asked < 0.01", "1000 steps"
 IMAGES = 160_000
@@ -25,40 +28,40 @@ SET_HERE = {"run.seed", "run.duration", "run.until", "run.until_more", "run.devi
 
 
 @cache
-def _settings() -> dict[str, Any]:
-    """Return what can be a factor, by its whole name, with the value that the preset has."""
-    flat = flatten(encode(preset(PRESET)))
+def _settings(of: str) -> dict[str, Any]:
+    """Return what can be a factor of a preset, by its whole name, with the value that the preset has."""
+    flat = flatten(encode(preset(of)))
+    open_to = {name: value for name, value in flat.items() if name not in SET_HERE}
+    if of != PRESET:
+        return open_to
     usual = {f"{DATA}{each.name}": each.default for each in fields(RetrievalParameters)}
-    return {
-        name: value for name, value in flat.items() if name not in SET_HERE and not name.startswith("data.")
-    } | usual
+    return {name: value for name, value in open_to.items() if not name.startswith("data.")} | usual
 
 
 @cache
-def _short() -> dict[str, str]:
+def _short(of: str) -> dict[str, str]:
     """Return the whole name of each setting whose last part no other has."""
-    last = [name.rpartition(".")[2] for name in _settings()]
-    return {name.rpartition(".")[2]: name for name in _settings() if last.count(name.rpartition(".")[2]) == 1}
+    last = [name.rpartition(".")[2] for name in _settings(of)]
+    return {name.rpartition(".")[2]: name for name in _settings(of) if last.count(name.rpartition(".")[2]) == 1}
 
 
-def setting_named(name: str, where: str) -> str:
-    """Return the whole name of a setting.
+def setting_named(name: str, where: str, of: str = PRESET) -> str:
+    """Return the whole name of a setting of a preset.
 
     Raises:
         UserError: for a name that there is not, with the nearest.
     """
-    if name in _settings():
+    if name in _settings(of):
         return name
-    if name not in _short():
-        raise unknown(
-            "factor", name, [*_short(), *_settings()], where, see="vitreg train lab-retrieval --help lists settings"
-        )
-    return _short()[name]
+    short = _short(of)
+    if name not in short:
+        raise unknown("factor", name, [*short, *_settings(of)], where, see=f"vitreg train {of} --help lists settings")
+    return short[name]
 
 
-def usual(setting: str, base: Mapping[str, Any]) -> Any:
-    """Return the value that a setting has in the base of a design."""
-    return base.get(setting, _settings()[setting])
+def usual(setting: str, base: Mapping[str, Any], of: str = PRESET) -> Any:
+    """Return the value that a setting has in the base of a design, for runs of a preset."""
+    return base.get(OF, PRESET) if setting == OF else base.get(setting, _settings(of).get(setting))
 
 
 def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfig:
@@ -69,6 +72,9 @@ def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfi
     Raises:
         UserError: for a value that does not fit its setting.
     """
+    of, settings = settings.get(OF, PRESET), {name: value for name, value in settings.items() if name != OF}
+    if of != PRESET:
+        return _other(of, settings, steps, where)
     try:
         given = parameters_of(
             ",".join(f"{name.removeprefix(DATA)}={value}" for name, value in settings.items() if name.startswith(DATA))
@@ -87,6 +93,15 @@ def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfi
         "run.until": SOLVED, "run.until_more": AFTER, "run.device": "cpu", "run.keep": 1,
     }  # fmt: skip
     return decode(TrainConfig, merge(base, _nested(flat)), where=where)
+
+
+def _other(of: str, settings: Mapping[str, Any], steps: int, where: str) -> TrainConfig:
+    """Return the run of another preset: as long as the design says, on the CPU, with data that the design names."""
+    flat = {"optim.warmup": f"{min(200, steps // 2)} steps", "data.workers": 0} | dict(settings)
+    flat |= {"run.seed": 0, "run.duration": f"{steps} steps", "run.device": "cpu", "run.keep": 1}
+    if not flat.get("data.root"):
+        raise UserError(f'{where} has no data for {of}; name them, as in root = "synthetic:scenes:4000".')
+    return decode(TrainConfig, merge(encode(preset(of)), _nested(flat)), where=where)
 
 
 def seeded(config: TrainConfig, seed: int) -> TrainConfig:

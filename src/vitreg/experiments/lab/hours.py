@@ -105,6 +105,9 @@ def size_of(config: TrainConfig) -> Size:
         model.image_size // model.patch,
         run.batch,
         run.precision,
+        model.patch,
+        config.recipe.kind,
+        "photos=" in config.data.root,
     )
 
 
@@ -132,8 +135,8 @@ class Timing:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            if self.look is None:
-                _core_seconds(config, SHORT)  # what is loaded and compiled once
+            if self.look is None or "photos=" in config.data.root:
+                _core_seconds(config, SHORT)  # what is loaded, compiled or read once
             begin, end = _core_seconds(config, SHORT), _core_seconds(config, SHORT + TIMED)
             step = max(0.0, end - begin) / TIMED
             if self.look is None:  # one at the start, one at the end

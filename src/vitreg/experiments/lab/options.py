@@ -36,6 +36,8 @@ class RunOptions:
 
     processes: int = 2
     """Runs beside each other, one core each."""
+    photos: str | None = None
+    """Whose photographs the runs see, of a design that has some: scikit-image, or a folder; those it names if unset."""
 
     def __post_init__(self) -> None:
         _in_range("processes", self.processes, MOST_PROCESSES)

@@ -4,7 +4,10 @@ title = "What grows artifacts"        # optional
 seeds = 4                             # of every block that names none: 4 is 0 to 3; or a list
 steps = 6000                          # the most a run takes; it ends 1000 steps after its task is solved
 
-[base]                                # settings that differ from the preset lab-retrieval; optional
+preset = "lab-retrieval"              # what runs start from, this if left out; a block may name another
+hours = 12                            # of a core: no run begins once the runs took so long; optional
+
+[base]                                # settings that differ from the preset; optional
 depth = 2
 
 [[block]]                             # levels of the factors of a block are crossed
@@ -13,6 +16,9 @@ seeds = 8
 registers = [0, 4]
 attention = ["off-by-one"]            # the base's own level is always there too
 rate = { "x 3" = { lr = 0.015, min_lr = 0.015 } }    # a level of several settings, under a name
+
+[[block]]                             # masks = true: left out where the photographs have none
+base = { depth = 6 }                  # what all cells of this block differ in
 """
 
 from __future__ import annotations
@@ -23,22 +29,43 @@ from pathlib import Path
 from typing import Any
 
 from vitreg.config import read
+from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sets.synthetic.parameters import RetrievalParameters
 from vitreg.errors import UserError, unknown
-from vitreg.experiments.lab.design import AS_IN_BASE, Block, Design, Factor, Level
-from vitreg.experiments.lab.factors import config_of, setting_named, usual
+from vitreg.experiments.lab.design import AS_IN_BASE, OF_THE_BLOCK, Block, Design, Factor, Level
+from vitreg.experiments.lab.factors import OF, PRESET, config_of, setting_named, usual
+from vitreg.experiments.lab.photographs import with_photographs
+from vitreg.presets import preset
 
 KEPT = "design.json"
 SHIPPED = Path(__file__).with_name("designs")
 MOST_STEPS, MOST_SEEDS = 1_000_000, 1000
-TOP, OF_A_BLOCK = ("title", "seeds", "steps", "base", "block"), ("name", "seeds", "factors")
+TOP = ("title", "seeds", "steps", "hours", "preset", "base", "block")
+OF_A_BLOCK = ("name", "seeds", "preset", "base", "factors", "masks")
 
 
-def design_named(name: str) -> Design:
+def design_named(name: str, photos: str | None = None) -> Design:
     """Read a design, and make sure that each of its levels can be trained.
 
+    Args:
+        photos: see `data_named`.
     Raises:
         UserError: for a file that is absent or no design, an unknown factor, a level that does not fit, or a block without
             seeds: one sentence, with the nearest choice.
+    """
+    data, _ = data_named(name, photos)
+    found = design_of(data, Path(name).stem, name)
+    _refuse_what_cannot_be_trained(found)
+    return found
+
+
+def data_named(name: str, photos: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Read the file of a design, and return what it holds, and a sentence for each block that is left out.
+
+    Args:
+        photos: whose photographs the runs see instead of those that the design names.
+    Raises:
+        UserError: for a file that is absent, or photographs that are.
     """
     if not name:
         raise UserError(f"no design named; give a TOML file, or one of {', '.join(shipped())}.")
@@ -47,9 +74,7 @@ def design_named(name: str) -> Design:
         if name not in shipped():
             raise unknown("file or shipped design", name, shipped(), "vitreg lab run")
         path = own
-    found = design_of(read(path), path.stem, name)
-    _refuse_what_cannot_be_trained(found)
-    return found
+    return with_photographs(read(path), photos, name)
 
 
 def design_in(folder: Path) -> Design:
@@ -89,12 +114,28 @@ def design_of(data: Mapping[str, Any], name: str, where: str) -> Design:
     steps, title = data.get("steps", 10_000), data.get("title", name)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
         raise UserError(f"steps of {where} is a whole number from 1 to {MOST_STEPS:,}, not {steps!r}.")
-    base = {setting_named(key, where): value for key, value in _table(data.get("base", {}), "base", where).items()}
+    hours = data.get("hours")
+    if hours is not None and (isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < 1e6):
+        raise UserError(f"hours of {where} is a number above 0, of hours of a core, not {hours!r}.")
+    of = _preset(data.get("preset", PRESET), where)
+    base = _named(data.get("base", {}), of, "base", where) | ({OF: of} if of != PRESET else {})
     blocks = data.get("block", [])
     if not isinstance(blocks, list) or not blocks:
         raise UserError(f"{where} has no [[block]], so there is nothing to run; give one with seeds and factors.")
     built = tuple(_block(each, number, data.get("seeds"), base, where) for number, each in enumerate(blocks, 1))
-    return Design(name=name, title=str(title), base=base, blocks=built, steps=steps, where=where)
+    return Design(name=name, title=str(title), base=base, blocks=built, steps=steps, where=where, hours=hours)
+
+
+def _preset(name: Any, where: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"preset of {where} is the name of a preset, not {name!r}.")
+    preset(name)  # refuses names that there are not
+    return name
+
+
+def _named(given: Any, of: str, what: str, where: str) -> dict[str, Any]:
+    """Return a table of settings by their whole names."""
+    return {setting_named(key, where, of): value for key, value in _table(given, what, where).items()}
 
 
 def _block(data: Any, number: int, seeds: Any, base: Mapping[str, Any], where: str) -> Block:
@@ -102,8 +143,13 @@ def _block(data: Any, number: int, seeds: Any, base: Mapping[str, Any], where: s
     _refuse_unknown(table, OF_A_BLOCK, f"block {number} of {where}")
     factors = _table(table.get("factors", {}), f"the factors of block {number}", where)
     name = str(table.get("name", " x ".join(factors) or "base"))
-    built = tuple(_factor(each, levels, base, f"block '{name}' of {where}") for each, levels in factors.items())
-    return Block(name, built, _seeds(table.get("seeds", seeds), f"block '{name}' of {where}"))
+    at = f"block '{name}' of {where}"
+    of = _preset(table.get("preset", base.get(OF, PRESET)), at)
+    own = _named(table.get("base", {}), of, "base", at)
+    built = tuple(_factor(each, levels, base | own, of, at) for each, levels in factors.items())
+    if own or of != base.get(OF, PRESET):
+        built = (Factor(OF_THE_BLOCK, (Level(name, own | {OF: of}),)), *built)
+    return Block(name, built, _seeds(table.get("seeds", seeds), at))
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:
@@ -117,23 +163,23 @@ def _seeds(given: Any, where: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def _factor(name: str, given: Any, base: Mapping[str, Any], where: str) -> Factor:
+def _factor(name: str, given: Any, base: Mapping[str, Any], of: str, where: str) -> Factor:
     """Read a factor; the base's own level comes first, also where it is not listed."""
     if isinstance(given, dict) and given and all(isinstance(each, dict) for each in given.values()):
         named = {
-            level: {setting_named(key, where): value for key, value in settings.items()}
+            level: {setting_named(key, where, of): value for key, value in settings.items()}
             for level, settings in given.items()
         }
         keys = dict.fromkeys(key for settings in named.values() for key in settings)
-        own = {key: usual(key, base) for key in keys}
+        own = {key: usual(key, base, of) for key in keys}
         levels = [Level(AS_IN_BASE, own), *(Level(level, own | settings) for level, settings in named.items())]
         return Factor(name, tuple(_apart(levels)))
-    setting = setting_named(name, where)
+    setting = setting_named(name, where, of)
     if not isinstance(given, list) or not given:
         raise UserError(
-            f"factor '{name}' in {where} takes a list of levels, as in {name} = [{_word(usual(setting, base))}]."
+            f"factor '{name}' in {where} takes a list of levels, as in {name} = [{_word(usual(setting, base, of))}]."
         )
-    values = [usual(setting, base), *given]
+    values = [usual(setting, base, of), *given]
     return Factor(name, tuple(_apart([Level(_word(value), {setting: value}) for value in values])))
 
 
@@ -157,12 +203,14 @@ def _refuse_what_cannot_be_trained(design: Design) -> None:
     """Build the settings of every level alone, then of every cell."""
     from vitreg.verbs.train.checks import check_values
 
-    config_of(design.base, design.steps, f"the base of {design.where}")
+    if design.base.get(OF, PRESET) == PRESET or "data.root" in design.base:
+        config_of(design.base, design.steps, f"the base of {design.where}")
     for block in design.blocks:
+        own = block.factors[0].levels[0].settings if block.factors and block.factors[0].name == OF_THE_BLOCK else {}
         for factor in block.factors:
             for level in factor.levels[1:]:
                 at = f"factor '{factor.name}', level {level.name} in block '{block.name}' of {design.where}"
-                config = config_of({**design.base, **level.settings}, design.steps, at)
+                config = config_of({**design.base, **own, **level.settings}, design.steps, at)
                 try:
                     check_values(config)
                 except UserError as error:
@@ -173,8 +221,20 @@ def _refuse_what_cannot_be_trained(design: Design) -> None:
             check_values(run.config)
         except UserError as error:
             raise UserError(f"{run.cell.name} of {design.where}: {error.sentence}") from None
+        drawn = named(run.config.data.root)
+        if drawn is not None:
+            _refuse_absent_photographs(drawn.parameters, f"{run.cell.name} of {design.where}")
         for objection in run.config.recipe.check(run.config.model):
             raise UserError(f"{run.cell.name} of {design.where}: {objection}")
+
+
+def _refuse_absent_photographs(given: RetrievalParameters, where: str) -> None:
+    from vitreg.data.sets.synthetic.patches import check_photographs
+
+    try:
+        check_photographs(given)
+    except UserError as error:
+        raise UserError(f"{where}: {error.sentence}") from None
 
 
 def _table(given: Any, what: str, where: str) -> Mapping[str, Any]:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitreg.config import read
 from vitreg.experiments.lab.hours import Plan, Timing, plan_of
 from vitreg.experiments.lab.options import RunOptions
-from vitreg.experiments.lab.reading import KEPT, SHIPPED, as_kept, design_named
+from vitreg.experiments.lab.reading import KEPT, as_kept, data_named, design_named
 from vitreg.experiments.lab.report import report
 from vitreg.experiments.lab.runs import train_all
 from vitreg.experiments.lab.said import line
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from vitreg.experiments.lab.design import Design
 
 
-def planned(name: str, out: Path) -> tuple[Design, Plan]:
+def planned(name: str, out: Path, photos: str | None = None) -> tuple[Design, Plan]:
     """Return a design, and what of it is left to do in a folder. Nothing is written."""
-    design = design_named(name)
+    design = design_named(name, photos)
     if not (out / ROWS).is_dir():
         return design, plan_of(design, lambda job: None, Timing())
     with Jobs(out) as jobs:
@@ -37,7 +36,11 @@ def lines(design: Design, plan: Plan, processes: int) -> Iterator[str]:
     for cell, seeds in design.cells.values():
         minutes = f", {number(plan.minutes[cell.name])} minutes each" if cell.name in plan.minutes else ", all ended"
         yield f"{cell.name}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}{minutes}"
-    yield plan.sentence(processes)
+    yield plan.sentence(processes) + _bounded(design)
+
+
+def _bounded(design: Design) -> str:
+    return "" if design.hours is None else f" No run begins once the runs took {number(design.hours)} hours of a core."
 
 
 def _ranges(seeds: tuple[int, ...]) -> str:
@@ -49,21 +52,23 @@ def _ranges(seeds: tuple[int, ...]) -> str:
 
 def run(name: str, options: RunOptions, out: Path, told: Callable[[str], object]) -> LabReport:
     """Train what is left of a design, and write what its runs say; see `vitreg.lab`."""
-    design = design_named(name)
+    design = design_named(name, options.photos)
+    data, left_out = data_named(name, options.photos)
     folder = output_folder(out)
     ahead.refuse_other_lab(folder, "vitreg.lab-report/1")
     outputs = ahead.design_outputs(folder)
     outputs.check()
-    path = Path(name).expanduser()
-    data = read(path if path.is_file() else SHIPPED / f"{name}.toml")
     with Jobs(folder) as jobs:
         plan = plan_of(design, jobs.row, Timing())
         with jobs.alone(), outputs.adding() as place:
             write_text(place / KEPT, as_kept(data, design.name))
         places = [(each.name, jobs.files(each.job)) for each in design.runs]
-    told(plan.sentence(options.processes))
+    for each in (*left_out, plan.sentence(options.processes) + _bounded(design)):
+        told(each)
     if plan.left:
-        train_all(design.runs, folder, options.processes, lambda: told(_stand(places, folder / ROWS)))
+        train_all(
+            design.runs, folder, options.processes, lambda: told(_stand(places, folder / ROWS)), hours=design.hours
+        )
     return report(folder)
 
 

@@ -18,19 +18,27 @@ FAILED = "its process ended without a result; the same command tries again."
 
 
 def train_all(
-    runs: Sequence[Run], folder: Path, processes: int, watch: Callable[[], object], every: float = 5.0
+    runs: Sequence[Run],
+    folder: Path,
+    processes: int,
+    watch: Callable[[], object],
+    every: float = 5.0,
+    hours: float | None = None,
 ) -> list[Row]:
     """Train the runs in several processes, each on one core, and return their rows in order.
 
     Args:
         watch: called every few seconds meanwhile.
+        hours: of a core; no run begins once the runs took so long.
     Raises:
         KeyboardInterrupt: after the runs have written a checkpoint each.
         UserError: if a row cannot be written, as on a full disk; the rows that are there stay.
     """
     start = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     said = start.SimpleQueue()
-    workers = [start.Process(target=_work, args=(list(runs), folder, said)) for _ in range(min(processes, len(runs)))]
+    workers = [
+        start.Process(target=_work, args=(list(runs), folder, said, hours)) for _ in range(min(processes, len(runs)))
+    ]
     for each in workers:
         each.start()
     try:
@@ -52,29 +60,43 @@ def train_all(
     return [row or _lost(run) for run, row in zip(runs, rows, strict=True)]
 
 
-def work_on(runs: Sequence[Run], folder: Path) -> None:
+def work_on(runs: Sequence[Run], folder: Path, hours: float | None = None) -> None:
     """Do the runs that no other process does, one after the other.
+
+    Args:
+        hours: of a core, see `train_all`.
 
     Raises:
         KeyboardInterrupt: after a run was stopped and has written a checkpoint.
         UserError: if a row cannot be written.
     """
     with Jobs(folder) as jobs:
+        if _spent(runs, jobs, hours):
+            return
         for _ in jobs.each([(run.job, _training(run.config)) for run in runs]):
-            pass
+            if _spent(runs, jobs, hours):
+                return
+
+
+def _spent(runs: Sequence[Run], jobs: Jobs, hours: float | None) -> bool:
+    """Whether the runs that ended took as many hours of a core as they may."""
+    if hours is None:
+        return False
+    rows = [jobs.row(run.job) for run in runs]
+    return sum(row.found.get("core_seconds", row.seconds) for row in rows if row is not None) >= hours * 3600
 
 
 def _lost(run: Run) -> Row:
     return Row(name=run.job.name, settings=dict(run.job.settings), failed=FAILED, seconds=0.0, at=0.0)
 
 
-def _work(runs: Sequence[Run], folder: Path, said: Any) -> None:
+def _work(runs: Sequence[Run], folder: Path, said: Any, hours: float | None = None) -> None:
     """Work on one core; what ends the work is told to the parent, which says it."""
     import torch
 
     torch.set_num_threads(1)
     try:
-        work_on(runs, folder)
+        work_on(runs, folder, hours)
     except KeyboardInterrupt:
         return
     except UserError as error:

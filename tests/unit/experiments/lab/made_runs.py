@@ -78,8 +78,8 @@ def in_this_process(monkeypatch, trained, ran: Path | None = None):
                 file.write(f"{os.getpid()} {folder.name}\n")
         return trained(config, folder)
 
-    def here(wanted, folder, processes, watch, every=0.0):
-        runs.work_on(wanted, folder)
+    def here(wanted, folder, processes, watch, every=0.0, hours=None):
+        runs.work_on(wanted, folder, hours)
         watch()
 
     monkeypatch.setattr(runs, "trained", instead)

@@ -62,15 +62,16 @@ class Born:
 class Run:
     """Train the runs of a design: factors that are crossed, each run from several seeds until its task is solved.
 
-    A design is a TOML file (docs/lab.md says how it is written), or one that vitreg ships: first, which asks what grows
-    artifacts, and tiny, which takes a minute. How many hours it takes is said beforehand; --dry-run says only that. Finished
+    A design is a TOML file (docs/lab.md says how it is written), or one that vitreg ships: first asks what grows artifacts,
+    bridge at which step from drawn tiles to photographs they stop, and tiny takes a minute.
+    artifacts on photographs, and tiny takes a minute. How many hours it takes is said beforehand; --dry-run says only that. Finished
     runs are kept: after Ctrl-C the same command goes on, and several processes on one folder share the runs. Writes
     result.json, report.html, effects.csv and runs.csv; vitreg lab report DIR writes them again from the runs so far.
 
     Example: vitreg lab run first --out first
     """
 
-    design: Annotated[Positional[str], arg(metavar="DESIGN", help="a TOML file, or first or tiny")] = ""
+    design: Annotated[Positional[str], arg(metavar="DESIGN", help="a TOML file, or first, bridge or tiny")] = ""
     out: Path = Path("vitreg-lab-run")
     """Folder for the results."""
     dry_run: bool = False
@@ -83,7 +84,7 @@ class Run:
         from vitreg.experiments.lab.reading import design_named
         from vitreg.passes import ahead
 
-        design_named(self.design)
+        design_named(self.design, self.how.photos)
         if not self.dry_run:
             check_place(ahead.design_outputs(self.out))
             ahead.refuse_other_lab(self.out, "vitreg.lab-report/1")
@@ -93,7 +94,10 @@ class Run:
         from vitreg.experiments.lab.running import lines, planned, run
 
         if self.dry_run:
-            for line in lines(*planned(self.design, self.out), self.how.processes):
+            from vitreg.experiments.lab.reading import data_named
+
+            left_out = data_named(self.design, self.how.photos)[1]
+            for line in (*left_out, *lines(*planned(self.design, self.out, self.how.photos), self.how.processes)):
                 say(line)
             return Exit.DONE
         return _said(run(self.design, self.how, self.out, _Told()), self.out)

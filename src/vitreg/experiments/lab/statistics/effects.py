@@ -71,7 +71,9 @@ def rows_of(design: Design, numbers: Mapping[Key, int]) -> Iterator[Row]:
                 others = [each for number, each in enumerate(block.factors) if number != place]
                 named = [_where(others, context) for context in contexts]
                 if len(contexts) > 1:
-                    named.append(f"on average over {' and '.join(each.name for each in others)}")
+                    named.append(
+                        f"on average over {' and '.join(each.name for each in others if len(each.levels) > 1)}"
+                    )
                 for where, own in zip(named, [*((pair,) for pair in pairs), tuple(pairs)], strict=False):
                     if own not in seen and all(one != other for one, other in own):
                         seen.add(own)
