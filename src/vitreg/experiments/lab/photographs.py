@@ -23,7 +23,8 @@ def with_photographs(data: Mapping[str, Any], photos: str | None, where: str) ->
         UserError: if the design has no photographs, or photos is neither.
     """
     found = dict(data)
-    base = found.get("base") if isinstance(found.get("base"), dict) else {}
+    given = data.get("base")
+    base: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     key = next((name for name in NAMES if name in base), None)
     if photos is not None:
         if key is None:

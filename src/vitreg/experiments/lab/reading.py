@@ -237,7 +237,7 @@ def _refuse_absent_photographs(given: RetrievalParameters, where: str) -> None:
         raise UserError(f"{where}: {error.sentence}") from None
 
 
-def _table(given: Any, what: str, where: str) -> Mapping[str, Any]:
+def _table(given: Any, what: str, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise UserError(f"{what} of {where} is a table, not {given!r}.")
     return given
