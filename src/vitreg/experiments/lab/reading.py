@@ -146,7 +146,7 @@ def _block(data: Any, number: int, seeds: Any, base: Mapping[str, Any], where: s
     at = f"block '{name}' of {where}"
     of = _preset(table.get("preset", base.get(OF, PRESET)), at)
     own = _named(table.get("base", {}), of, "base", at)
-    built = tuple(_factor(each, levels, base | own, of, at) for each, levels in factors.items())
+    built = tuple(_factor(each, levels, {**base, **own}, of, at) for each, levels in factors.items())
     if own or of != base.get(OF, PRESET):
         built = (Factor(OF_THE_BLOCK, (Level(name, own | {OF: of}),)), *built)
     return Block(name, built, _seeds(table.get("seeds", seeds), at))
