@@ -80,6 +80,8 @@ class TestTimeSettings(MethodSettings):
     score: Literal["contrast", "activation"] = "contrast"
     """How neurons are ranked: by the difference between outliers and other patches times what the neuron writes, or, as
     published, by the mean size of the activation on outliers."""
+    first_block: int | None = None
+    """The first block whose neurons may be moved; unset 3, and 2 of fewer than 12 blocks: moving an earlier one costs accuracy."""
     rounds: int = 1
     """Fit again on the repaired model, up to so many times, while that lowers the share of outliers."""
     token: Literal["zero", "mean"] = "zero"
@@ -92,7 +94,7 @@ class TestTimeSettings(MethodSettings):
         _at_least(1, registers=self.registers, neurons=self.neurons, rounds=self.rounds)
         if self.neurons_from is not None and (self.neurons is not None or self.rounds > 1):
             raise UserError("--neurons-from says which neurons are moved; leave --neurons and --rounds out.")
-        _at_least(0, max_damage=self.max_damage)
+        _at_least(0, max_damage=self.max_damage, first_block=self.first_block)
 
 
 @dataclass(frozen=True, kw_only=True)

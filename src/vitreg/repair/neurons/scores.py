@@ -19,22 +19,25 @@ Neuron = tuple[int, int]  # block, hidden unit of its MLP
 DEEP, EARLIEST, EARLIEST_OF_SHALLOW = 12, 3, 2
 
 
-def candidates(outliers: Outliers, depth: int) -> range:
+def candidates(outliers: Outliers, depth: int, first: int | None = None) -> range:
     """Return the blocks whose neurons may write the outliers: from the fourth to the one where the largest norm jumps.
 
     Neurons of the first blocks are left alone; moving one costs accuracy.
 
+    Args:
+        first: the first of these blocks, where the usual one is not meant.
     Raises:
         UserError: if the outliers are there before any of these blocks has run.
     """
-    first = EARLIEST if depth >= DEEP else min(EARLIEST_OF_SHALLOW, depth - 1)
+    if first is None:
+        first = EARLIEST if depth >= DEEP else min(EARLIEST_OF_SHALLOW, depth - 1)
     last = outliers.onset
     if outliers.record.side == "high" and not outliers.record.forced:
         last = max(last, int(np.argmax(np.diff(outliers.largest, prepend=1.0))))
     if last < first:
         raise UserError(
-            f"the outliers are there after block {last} already, and neurons of the first {first} blocks are left alone; "
-            "position-rows and denoise repair what comes with the position."
+            f"the outliers are there after block {last} already, and neurons of the first {first} blocks are left alone "
+            "(--first-block 0 moves them too); position-rows and denoise repair what comes with the position."
         )
     return range(first, last + 1)
 

@@ -67,7 +67,7 @@ def choose_neurons(subject: Subject, settings: TestTimeSettings, repaired: Repai
         model = repaired(kept) if kept else base
         try:
             now = subject.with_backbone(model).outliers if kept else outliers
-            blocks = candidates(now, base.depth)
+            blocks = candidates(now, base.depth, settings.first_block)
         except (NothingToRepairError, UserError):
             if not rounds:
                 raise
