@@ -14,7 +14,7 @@ RUN_SCHEMA = "vitreg.run/1"
 RUN_HEAD = "run_"
 """Begins the names of the head that a run trained on top of a model of another library."""
 LIBRARIES = ("timm", "hf", "openclip", "torchvision", "hub")
-COMPLETE = ("run", "planted", "fixed")
+COMPLETE = ("run", "planted", "fixed", "vitreg")
 """Sources whose models bring their own weights."""
 SOURCES = tuple(sorted((*LIBRARIES, *COMPLETE)))
 TIMM_PLACES = ("local-dir", "hf-hub")
@@ -27,12 +27,21 @@ PLANTED = ("high-norm", "low-norm", "position-locked", "last-block", "hidden", "
 PLANTED_TWINS = ("clean", "clean-registers", "global-registers")
 """Planted models without an outlier among the patches: without any artifact, and with one on the registers alone."""
 
+SHIPPED = {"born": "synthetic:retrieval", "born-reg4": "synthetic:retrieval"}
+"""Models that come with the package, after `vitreg:`, and the images each was made for."""
+
 
 def has_source(spec: str) -> bool:
     """Whether a spec says where the model comes from."""
     prefix, colon, _ = spec.partition(":")
     plugins.refuse_taken("source", SOURCES)
     return bool(colon) and (prefix in SOURCES or prefix in plugins.names("source"))
+
+
+def images_for(spec: str) -> str:
+    """Return the images that commands name for a model: what a shipped one was made for, else photographs."""
+    source, _, name = spec.partition(" + ")[0].partition(":")
+    return SHIPPED.get(name, "photos/") if source == "vitreg" else "photos/"
 
 
 def is_run(folder: Path) -> bool:
@@ -81,8 +90,8 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
     """Refuse specs that are wrong without asking a library.
 
     Raises:
-        UserError: for an unknown source, a spec without a name, contradictory weights, a run folder or planted kind
-            that does not exist, and a repository whose code is not trusted.
+        UserError: for an unknown source, a spec without a name, contradictory weights, a run folder, planted kind or
+            shipped model that does not exist, and a repository whose code is not trusted.
     """
     if random and weights is not None:
         raise UserError("weights from a file and random weights exclude each other; leave one out.")
@@ -109,6 +118,8 @@ def refuse(spec: str, *, random: bool = False, weights: object = None, trust: bo
         )
     if prefix == "planted" and name.partition("@")[0] not in (*PLANTED, *PLANTED_TWINS):
         raise unknown("planted kind", name.partition("@")[0], (*PLANTED, *PLANTED_TWINS))
+    if prefix == "vitreg" and name not in SHIPPED:
+        raise unknown("shipped model", name, SHIPPED)
     if prefix == "hub" and not trust and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w./-]+)+", name):  # on GitHub
         raise untrusted(name)
 

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 SPEC_HELP = (
     "the model: timm:NAME, timm:local-dir:DIR, timm:hf-hub:REPO, hf:REPO_OR_DIR, openclip:ARCH[@TAG], hub:OWNER/REPO:ENTRY "
-    "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, run:DIR or fixed:DIR (the folder of a run "
-    "or of a repair alone is enough); or -m SPEC anywhere behind the verb"
+    "(runs that repository's code and needs --trust), torchvision:NAME, planted:KIND, vitreg:born or "
+    "vitreg:born-reg4, run:DIR or fixed:DIR (the folder of a run or of a repair alone is enough); or -m SPEC anywhere behind the verb"
 )
-IMAGES_HELP = "files, folders, globs, zip or tar archives, WebDataset shards, .txt lists of paths, or synthetic:scenes"
+IMAGES_HELP = (
+    "files, folders, globs, zip or tar archives, WebDataset shards, .txt lists of paths, or synthetic:scenes "
+    "(for vitreg:born synthetic:retrieval)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from vitreg.backbones.anatomy.parts import Anatomy, parameter_name
 from vitreg.backbones.backbone import Backbone
 from vitreg.backbones.weights.vit_state import feature_weights
 from vitreg.errors import UserError
+from vitreg.models.shipped import card_of, in_words
 from vitreg.records import Finding
 from vitreg.tokens import TokenLayout
 
@@ -30,14 +31,15 @@ def findings(backbone: Backbone) -> list[Finding]:
     """Examine a model without images.
 
     Returns:
-        Findings on training and values of the weights, token layout, the library's names, slicing, registers, position
-        table, pooling, final norm, attention, input sizes and weight decay. Level `problem`: the model does not work
-        as intended; `warning`: likely to mislead; `note`: good to know; `ok`: checked and fine.
+        Findings on the card of a shipped model, training and values of the weights, token layout, the library's names,
+        slicing, registers, position table, pooling, final norm, attention, input sizes and weight decay. Level `problem`:
+        the model does not work as intended; `warning`: likely to mislead; `note`: good to know; `ok`: checked and fine.
     """
     anatomy = backbone.anatomy
     layout = anatomy.layout(anatomy.native_size)
     return [
         *_edits(backbone),
+        *_card(backbone),
         *_training(backbone),
         lint.values(feature_weights(anatomy.tower)),
         _layout(anatomy, layout),
@@ -66,6 +68,15 @@ def _edits(backbone: Backbone) -> list[Finding]:
             "What follows is about its weights and its layout without edits.",
         )
     ]
+
+
+def _card(backbone: Backbone) -> list[Finding]:
+    """Report where a shipped model comes from."""
+    card = card_of(backbone.spec)
+    if card is None:
+        return []
+    remedy = f"Give it {card.made_for} for images. To train it again: {card.command}"
+    return [Finding(level="note", subject="card", message=in_words(card), remedy=remedy)]
 
 
 def refuse_broken_weights(backbone: Backbone, aim: str = "verdict on") -> None:
@@ -246,7 +257,9 @@ def _pooling(anatomy: Anatomy, layout: TokenLayout) -> list[Finding]:
     tower: Any = anatomy.tower
     extra = "registers" if layout.registers else "other tokens"
     if anatomy.library in ("timm", "vitreg"):
-        pool = getattr(tower, "global_pool", "token")
+        pool = getattr(
+            tower, "global_pool", {"mean": "avg"}.get(getattr(tower, "pool", ""), "token")
+        )  # of timm, of ours
         included = bool(getattr(tower, "pool_include_prefix", False))
         if pool == "map":  # timm's Eva pools every token by attention, VisionTransformer the patches only
             included = included or not hasattr(tower, "pool_include_prefix")

@@ -58,8 +58,8 @@ def load(
     Args:
         spec: `timm:NAME[.TAG]`, `timm:local-dir:PATH`, `timm:hf-hub:REPO`, `hf:REPO_OR_DIR`, `openclip:ARCH[@TAG]`,
             `hub:OWNER/REPO:ENTRY` or `hub:/path/to/clone:ENTRY` (needs `trust`), `torchvision:NAME`, `run:DIR` or the folder
-            of a run alone, `fixed:DIR` (a repair and the model it was fitted on), `planted:KIND[@SEED]`, or a module of
-            these families.
+            of a run alone, `fixed:DIR` (a repair and the model it was fitted on), `planted:KIND[@SEED]`,
+            `vitreg:born` or `vitreg:born-reg4`, which come with the package, or a module of these families.
         weights: .safetensors or .pth in any layout of `weights.names.TITLES`, the index of several such files or the folder
             it is in; without it the library's pretrained weights.
         image_size: pixels, one number or (height, width), that photographs are prepared for; None: the model's native
@@ -290,6 +290,8 @@ def _build(spec: str, pretrained: bool, trust: bool) -> sources.Built:
         return sources.from_run(name, trust=trust)
     if prefix == "planted":
         return sources.from_planted(name)
+    if prefix == "vitreg":
+        return sources.from_shipped(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed CUDA, whose state stays
         if prefix == "hub":

@@ -34,7 +34,8 @@ from vitreg.documents import read_json
 from vitreg.errors import FROM_FILE, UserError, unknown
 from vitreg.models.arguments import check_arguments
 from vitreg.models.parts.words import is_own
-from vitreg.specs import RUN_SCHEMA, refuse_no_run, untrusted
+from vitreg.models.shipped import card_of, folder_of, note_of
+from vitreg.specs import RUN_SCHEMA, SHIPPED, refuse_no_run, untrusted
 
 if TYPE_CHECKING:
     from vitreg.models.vit import VisionTransformer
@@ -262,6 +263,16 @@ def from_planted(name: str) -> Built:
         "no artifacts; a twin of the planted ones" if name.startswith("clean") else "artifacts were written into it"
     )
     return Built(from_spec(name), IMAGENET, (f"Planted model: {written}. Nothing is trained.",), "planted")
+
+
+def from_shipped(name: str) -> Built:
+    """Build a model that comes with the package, with a note on where it comes from."""
+    spec = f"vitreg:{name}"
+    card = card_of(spec)
+    if card is None:
+        raise unknown("shipped model", name, SHIPPED)
+    run = from_run(str(folder_of(name)))
+    return Built(run.module, run.preprocess, (note_of(card), *run.notes), "shipped with vitreg")
 
 
 def from_plugin(source: str, name: str, pretrained: bool) -> Built:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from vitreg.records import ScanResult
 from vitreg.report.scan.charts.values import mean
-from vitreg.specs import WEIGHTS
+from vitreg.specs import WEIGHTS, images_for
 
 LITTLE = 0.2  # times the length of the values of other patches, as of a no-op sink
 FEW = 100  # images; fewer can miss a mild effect (docs/verbs/scan.md)
@@ -20,8 +20,13 @@ def next_steps(result: ScanResult, *, named: bool = True) -> list[str]:
 
     Args:
         result: the record of a scan.
-        named: whether commands contain the model instead of the word SPEC.
+        named: whether commands contain the model, and the images it was made for, instead of the word SPEC and photos/.
     """
+    images = images_for(result.model.spec) if named else "photos/"
+    return [step.replace("photos/", images) for step in _steps(result, named)]
+
+
+def _steps(result: ScanResult, named: bool) -> list[str]:
     verdict = result.verdict
     spec, more = (
         _model(result) if named else ("SPEC", "")

@@ -39,7 +39,8 @@ PLANTED = (
     Subject("planted:high-norm", "ViT with PLANTED artifacts"),
     Subject("planted:clean", "its clean twin, nothing planted"),
 )
-"""Shown where no model lies here. A pair that is shipped with the package takes its place."""
+"""Shown where no model lies here. The shipped pair does not take its place: it was made for tiles of 32 pixels, and shows a
+group in 39 % of scikit-image's photographs only, at 8 x 8 patches."""
 
 KNOWN: tuple[tuple[str, str, str], ...] = (
     ("DINOv2 ViT-B/14", "timm:vit_base_patch14_dinov2.lvd142m", "timm/vit_base_patch14_dinov2.lvd142m"),
