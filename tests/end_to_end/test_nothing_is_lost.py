@@ -157,7 +157,9 @@ def test_an_export_onto_a_full_disk_says_so_and_leaves_the_earlier_one(vitreg, m
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["index.html", "photographs/a.jpg", "planted/report.html", "clean/figures/a.png"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "born.html", "photographs/a.jpg", "born-reg4/report.html", "clean/figures/a.png"]
+)
 def test_the_demo_refuses_before_it_writes_anything(vitreg, tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")

@@ -210,9 +210,9 @@ def explore_outputs(place: Path, *inputs: object) -> Outputs:
 
 
 def demo_outputs(folder: Path) -> list[Outputs]:
-    """Where `demo` writes: a page, photographs and two scans."""
-    scans = [Outputs(folder / name, "scan", SCANNED) for name in ("planted", "clean")]
-    return [Outputs(folder, "demo", ["index.html", "photographs/"]), *scans]
+    """Where `demo` writes: the page of its acts, a comparison for each pair, photographs and four scans."""
+    scans = [Outputs(folder / name, "scan", SCANNED) for name in ("born", "born-reg4", "planted", "clean")]
+    return [Outputs(folder, "demo", ["index.html", "born.html", "planted.html", "photographs/"]), *scans]
 
 
 def refuse_no_model(spec: str) -> None:

@@ -51,9 +51,7 @@ def test_the_same_photographs_through_both_models_come_first(scans, tmp_path):
     for first, second in zip(pairs[::2], pairs[1::2], strict=True):
         assert first.replace("with &lt;artifacts&gt;", "clean") == second
     text = page.read_text()
-    assert text.index("The same 2\N{NO-BREAK SPACE}photographs in 2\N{NO-BREAK SPACE}models") < text.index(
-        "Norms along"
-    )
+    assert text.index("The same 2\N{NO-BREAK SPACE}images in 2\N{NO-BREAK SPACE}models") < text.index("Norms along")
 
 
 def test_why_there_are_no_photographs_is_said(scans, tmp_path):

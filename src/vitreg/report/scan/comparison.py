@@ -1,4 +1,4 @@
-"""Several scans on one page: the same photographs through all models, verdicts, and norms on shared axes."""
+"""Several scans on one page: the same images through all models, verdicts, and norms on shared axes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`demo`: a model with planted artifacts and its clean twin, side by side."""
+"""`demo`: pairs of models with and without artifacts, in acts."""

@@ -11,7 +11,7 @@ from vitreg.specs import PLANTED
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Fitted):
-    """Scan a ViT with planted artifacts and its clean twin on real photographs. Offline, under two minutes."""
+    """Scan a ViT in which artifacts were born, a planted one, and their twins without. Offline, under two minutes."""
 
     kind: str = "high-norm"
     """Which artifact is planted: high-norm, low-norm, position-locked, last-block, hidden or global."""

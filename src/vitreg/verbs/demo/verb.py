@@ -1,38 +1,37 @@
-"""`demo`: a ViT with planted artifacts and its clean twin, scanned on the photographs that scikit-image ships. Offline."""
+"""`demo`: pairs of models with and without artifacts, in acts: born by training, and planted. Offline."""
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from vitreg.backbones import Backbone, load
 from vitreg.console.terminal import say
 from vitreg.data.sets.synthetic.photographs import PHOTOGRAPHS, photograph
 from vitreg.errors import UserError
-from vitreg.machine.runtime import processes
 from vitreg.passes import ahead
-from vitreg.passes.batches import batches_of
 from vitreg.passes.options import split, takes
-from vitreg.passes.portrait import portrait_from_record
-from vitreg.records import Example, ScanResult
+from vitreg.records import ScanResult
+from vitreg.report.demo.page import Act, Shown, write_acts
+from vitreg.verbs.demo.acts import NATURAL, Measured, born, measured, planted
 from vitreg.verbs.demo.options import DemoOptions
-from vitreg.verbs.scan.verb import scan, summary
 from vitreg.writing.files import output_folder, replacing
 
-CANDIDATES, SHOWN = ("astronaut", "coffee", "cat"), 2  # the two with most outliers are shown side by side
+CANDIDATES = ("astronaut", "coffee", "cat")
 
 
 @takes(DemoOptions)
 def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any) -> dict[str, ScanResult]:
-    """Scan the planted model and its clean twin side by side and write both reports and a page that compares them.
+    """Scan a pair that was born by training and a planted one, and write a page of acts and all reports.
 
     Args:
-        out: folder for `index.html`, `planted/`, `clean/` and the `photographs/` that were scanned.
+        out: folder for `index.html`, the comparisons `born.html` and `planted.html`, the scans in `born/`, `born-reg4/`, `planted/`
+            and `clean/`, and the `photographs/` that the planted pair sees.
         options: see `DemoOptions`; keywords override them.
         keywords: kind, the artifact to plant, see `vitreg.specs.PLANTED`.
+    Returns:
+        the scans by the names of their folders.
     Raises:
         UserError: for an unknown kind, an unwritable folder, or if scikit-image is not installed.
     """
@@ -44,55 +43,32 @@ def demo(out: str | Path, *, options: DemoOptions | None = None, **keywords: Any
     for each in (outputs, *scans):
         each.check()
     outputs.publish(lambda place: write_photographs(place / "photographs"))
-    photographs = sorted((folder / "photographs").glob("*.png"))
-    say(f"{len(photographs)} photographs and crops of them (scikit-image's own). Nothing is downloaded.")
-    results, backbones = {}, {}
-    for name, spec in (("planted", f"planted:{kind}"), ("clean", "planted:clean")):
-        label = (
-            f"ViT with PLANTED {kind} artifacts"
-            if name == "planted"
-            else "its clean twin: same weights, nothing planted"
-        )
-        say(f"\n{label} ({spec})")
-        backbones[name] = load(spec)
-        results[name] = scan(backbones[name], [folder / "photographs"], out=folder / name, quiet=False)
-        say(textwrap.indent(summary(results[name].verdict), "  "))
-    pictures = _pictures(folder / "photographs", backbones, results)
+    say("Nothing is downloaded: the tiles are drawn, and the photographs and crops of them are scikit-image's own.")
+    pairs = [measured(born(), folder), measured(planted(kind, folder / "photographs", CANDIDATES), folder)]
     with outputs.adding() as place:
-        write_comparison(
-            [("Planted artifacts", results["planted"], "planted"), ("Clean twin", results["clean"], "clean")],
-            place / "index.html",
-            title=f"The same photographs, with and without {kind} artifacts",
-            note="Both ViTs have the same weights; artifacts were planted into the first to show what they look like. "
-            "Neither was trained.",
-            pictures=pictures,
+        for each in pairs:
+            write_comparison(
+                [(role.title, result, role.name) for role, result in zip(each.pair.roles, each.results, strict=True)],
+                place / each.pair.comparison,
+                title=f"{each.pair.name.capitalize()}: {each.pair.title[0].lower()}{each.pair.title[1:]}",
+                note=each.pair.note,
+                pictures=each.pictures,
+            )
+        first, last = map(_act, pairs)
+        write_acts(
+            [first, Act("natural", "None yet: a pair trained on photographs", NATURAL), last], place / "index.html"
         )
     say()
-    return results
+    return {role.name: result for each in pairs for role, result in zip(each.pair.roles, each.results, strict=True)}
 
 
-def _pictures(
-    folder: Path, backbones: dict[str, Backbone], results: dict[str, ScanResult]
-) -> list[tuple[str, list[Example]]]:
-    """The same photographs by both models: norms after the block where the planted outliers are clearest."""
-    peak = results["planted"].verdict.peak_layer
-    layer = results["planted"].model.blocks - 1 if peak is None else peak
-    with processes() as group:
-        batches = {
-            name: batches_of([folder / f"{each}.png" for each in CANDIDATES], backbone, group)
-            for name, backbone in backbones.items()
-        }
-    drawn = [
-        (
-            name,
-            [
-                portrait_from_record(backbones[k], name, batches[k], place, results[k], layer)
-                for k in ("planted", "clean")
-            ],
-        )
-        for place, name in enumerate(CANDIDATES)
+def _act(each: Measured) -> Act:
+    """Return a pair as the page shows it."""
+    models = [
+        Shown(role.title, result, f"{role.name}/report.html")
+        for role, result in zip(each.pair.roles, each.results, strict=True)
     ]
-    return sorted(drawn, key=lambda each: -int(each[1][0].outliers.sum()))[:SHOWN]
+    return Act(each.pair.name, each.pair.title, each.pair.note, models, each.pictures, each.pair.comparison)
 
 
 def write_photographs(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ class Demo:
     """The words of `vitreg demo`."""
 
     out: Path = Path("demo-report")
-    """Folder for the two reports."""
+    """Folder for the page of acts and the reports."""
     demo: OmitArgPrefixes[DemoOptions] = field(default_factory=DemoOptions)
     """What is planted."""
 

@@ -1,0 +1,1 @@
+"""The page of `vitreg demo`: pairs of models in acts."""
