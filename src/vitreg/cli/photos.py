@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitreg.verbs.look.options import LoadingOptions, LookOptions
 
 STDIN = "-"
+PHOTOS = "photos: files, globs, folders; - is standard input"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class OverPhotos:
         Positional[tuple[str, ...]],
         arg(
             metavar="PHOTO...",
-            help="photos: files, globs, folders; - is standard input",
+            help=PHOTOS,
             help_behavior_hint="(at least one)",
         ),
     ]

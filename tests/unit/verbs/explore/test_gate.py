@@ -72,6 +72,20 @@ def test_its_own_page_is_answered(live, headers):
     assert not [name for name in reply.headers if name.startswith("access-control") or name in ("server", "etag")]
 
 
+def test_a_ticket_leads_to_the_page_once(live):
+    """A browser is started with it, which other users of the machine see."""
+    at = live.ticket()
+    token = live.address.split("/")[3]
+    assert token not in at
+    assert one_line(asking(live).post(at, params={"model": 0}), 403)
+    assert one_line(asking(live).get(at, headers={"origin": "http://evil.example"}), 403)
+    led = asking(live).get(at, follow_redirects=False)
+    assert (led.status_code, led.headers["location"]) == (303, f"/{token}/")
+    assert led.headers["cache-control"] == "no-store"
+    assert one_line(asking(live).get(at), 403).startswith("This address lacks the token")
+    assert asking(live).get(live.ticket()).text == asking(live).get("").text
+
+
 def test_each_session_has_a_token_and_a_port_of_its_own(live):
     with session([small()]) as other:
         assert other.address.split("/")[3] != live.address.split("/")[3]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vitreg.cli.command import check_place, open_with
-from vitreg.cli.photos import OverPhotos, loading_of, say_left_out
+from vitreg.cli.photos import PHOTOS, OverPhotos, loading_of, say_left_out
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class Explore(OverPhotos):
     """The words of `vitreg explore`."""
 
+    images: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="PHOTO...", help=PHOTOS, help_behavior_hint="(at least one; with --serve none is needed)"),
+    ]
     out: Path = Path("vitreg-explore")
     """Folder for the page, or a name that ends with .html for one file that holds everything."""
     serve: bool = False
@@ -102,7 +106,7 @@ class Explore(OverPhotos):
         say("Ctrl-C ends it. Other machines cannot ask it; this address alone opens it.")
         say(f"Open {session.address}")
         if self.browser:
-            open_browser(session.address)
+            open_browser(session.ticket())
         session.run()
         return Exit.DONE
 

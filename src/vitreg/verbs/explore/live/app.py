@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vitreg.errors import UserError
-from vitreg.verbs.explore.live.gate import App, Gate
+from vitreg.verbs.explore.live.gate import Gate
 from vitreg.verbs.explore.live.measuring import Asked, Left, Measuring
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _number(request: Request, name: str, most: int) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 and int(text) < most else None
 
 
-def application(answers: Answers, port: int, token: str) -> App:
+def application(answers: Answers, port: int, token: str) -> Gate:
     """Return the ASGI application, which answers those who know the token."""
     from starlette.applications import Starlette
     from starlette.routing import Route

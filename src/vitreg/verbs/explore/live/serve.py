@@ -21,7 +21,7 @@ from vitreg.records.explore import ExploreResult
 from vitreg.report.explore.page import live_page
 from vitreg.verbs.explore.live.app import LARGEST, Answers, application
 from vitreg.verbs.explore.live.discretion import Discretion
-from vitreg.verbs.explore.live.gate import App
+from vitreg.verbs.explore.live.gate import Gate
 from vitreg.verbs.explore.live.measuring import Measuring
 from vitreg.verbs.explore.options import ExploreOptions
 from vitreg.verbs.explore.verb import shown_model
@@ -44,7 +44,7 @@ class Session:
 
     record: ExploreResult
     address: str
-    app: App
+    app: Gate
     _measuring: Measuring
     _socket: socket.socket
 
@@ -68,6 +68,10 @@ class Session:
                 Server(config).run(sockets=[self._socket])
         finally:
             self.close()
+
+    def ticket(self) -> str:
+        """Return an address that leads to the page once."""
+        return f"http://{HOST}:{self._socket.getsockname()[1]}/{self.app.ticket()}/"
 
     def close(self) -> None:
         """Free the address, and drop what is measured."""
