@@ -105,6 +105,15 @@ def idle(browser):
     return drawn(browser)
 
 
+def violations(browser):
+    """What axe-core finds; nothing where it is not here."""
+    if not AXE.is_file():
+        return []
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
+    script = "axe.run(document, {resultTypes: ['violations']}).then((r) => arguments[0](r.violations.map((v) => v.id)))"
+    return browser.execute_async_script(script)
+
+
 def test_a_photo_reads_as_on_the_static_page(browser, page, explored, explorer_photos):
     assert not find(page, "#controls").is_displayed()
     assert not find(page, "#left").is_displayed()
@@ -156,6 +165,7 @@ def test_bad_files_are_one_sentence_each_and_the_good_one_is_shown(page, explore
         "large.png could not be read: 400 megapixels, more than the limit of 179.",
     ]
     assert "form a second group" in find(page, "#left .sentence").text
+    assert violations(page) == []
     # A refusal is not an error of the page, but Chromium writes it into the console.
     assert {entry["level"] for entry in page.get_log("browser")} == {"SEVERE"}
 
@@ -247,10 +257,5 @@ def test_the_empty_page_fits_and_axe_finds_nothing(page, width):
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
     assert wide <= seen <= width
-    if AXE.is_file():
-        page.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
-        script = (
-            "axe.run(document, {resultTypes: ['violations']}).then((r) => arguments[0](r.violations.map((v) => v.id)))"
-        )
-        assert page.execute_async_script(script) == []
+    assert violations(page) == []
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitreg import __version__
 from vitreg.errors import UserError
+from vitreg.notebook import Row, Tabled
 from vitreg.passes import ahead
 from vitreg.passes.given import Images
 from vitreg.passes.options import ModelOptions, split, takes
@@ -33,7 +34,7 @@ Measured = Callable[[str, ShownModel, ShownDocument], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Exploration:
+class Exploration(Tabled):
     """What `vitreg.explore` returns: the record, and the page, which a notebook shows.
 
     Args:
@@ -56,6 +57,9 @@ class Exploration:
         if self.path.name != ahead.EXPLORER:
             return self.path.read_text(encoding="utf-8")
         return single_page(self.record, dict(kept_parts(self.path.parent)))
+
+    def _rows(self) -> list[Row]:
+        return self.record._rows()
 
     def _repr_html_(self) -> str:
         return (

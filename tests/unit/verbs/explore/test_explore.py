@@ -177,6 +177,9 @@ def test_a_notebook_shows_the_whole_page_in_a_frame(plain):
     assert shown.startswith("<iframe ")
     assert "part-p0m0-b1" in shown
     assert "<script" not in shown  # all of it stands in the attribute
+    table = found.to_pandas()
+    assert table["sentence"].tolist() == [found.record.documents[0].sentence]
+    assert table["photo"].tolist() == ["plain.png"]
 
 
 def test_one_file_holds_what_a_folder_holds(vitreg, plain, tmp_path):
