@@ -4,6 +4,7 @@ A verb or task without a case here fails `test_no_verb_and_no_task_is_left_out`.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,17 @@ def test_a_verb_does_its_work(vitreg, made, tmp_path, monkeypatch, verb):
         word, _, opened = done.stdout.rstrip().rpartition("\n")[2].partition(" ")
         assert word == "Open"
         assert Path(opened).is_file()
+
+
+@pytest.mark.slow
+def test_every_link_of_the_demo_leads_to_a_file(vitreg, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "PHOTOGRAPHS", demo.CANDIDATES)
+    assert vitreg("demo", "--out", tmp_path).returncode == 0
+    text = (tmp_path / "index.html").read_text()
+    links = [each for each in re.findall(r'href="([^"]+)"', text) if not each.startswith(("#", "data:"))]
+    assert len(links) == 4 + 2  # reports and comparisons
+    assert all((tmp_path / each).is_file() for each in links)
+    assert [text.index(f"<strong>{act}</strong>") for act in ("born", "natural", "planted")]
 
 
 def test_maps_say_that_they_draw_some_of_the_images_and_the_reason_of_the_precision_once(vitreg, made, tmp_path):

@@ -30,7 +30,7 @@ NAMED = {"eval": "evaluate"}
 EVERYWHERE = ("device", "precision", "random", "strict", "allow_partial", "trust", "weights", "repair")
 OVER_IMAGES = ("size", "limit")
 IN_BATCHES = ("fit", "batch_size", "workers")
-METHOD = {"registers", "neurons", "score", "rounds", "token", "max_damage", "neurons_from"}
+METHOD = {"registers", "neurons", "score", "first_block", "rounds", "token", "max_damage", "neurons_from"}
 TASK = {"k", "temperature", "token", "n_per_class", "n_tries"}
 
 

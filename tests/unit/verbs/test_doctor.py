@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitreg.backbones import Edit
 from vitreg.backbones.backbone import Backbone
+from vitreg.models.vit import VisionTransformer as OurViT
 from vitreg.passes.findings import layout_in_words
 from vitreg.results import DoctorResult
 from vitreg.tokens import TokenLayout
@@ -207,3 +208,12 @@ def test_a_program_gets_the_findings_as_json_and_an_exit_code(vitreg, monkeypatc
     assert result.model.registers == 4
     text = vitreg("doctor", "any")
     assert (text.returncode, text.stdout.strip()) == (done.returncode, render(result.findings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"cls_token": False}, "the patches only, without registers"), ({"pool": "cls"}, "the head reads token 0 only")],
+)
+def test_what_the_head_of_our_own_model_pools(settings, said):
+    model = OurViT(32, 8, 32, 1, 2, registers=2, **settings)
+    assert said in findings(model)["pooled head"].message

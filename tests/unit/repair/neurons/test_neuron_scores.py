@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vitreg.backbones import Backbone, Capture
+from vitreg.errors import UserError
 from vitreg.models.vit import Block, VisionTransformer
 from vitreg.repair.methods import test_time
-from vitreg.repair.neurons.scores import ranked, scores
+from vitreg.repair.neurons.scores import candidates, ranked, scores
 from vitreg.repair.outliers import Outliers
 from vitreg.repair.record import OutliersRecord
 
@@ -146,3 +147,15 @@ def test_edited_outputs_are_those_of_the_loop(
     wanted, _ = by_hand(model, images[:2], order, added)
     fixed = test_time.repaired(Backbone(model), test_time.fitted(order, added))
     torch.testing.assert_close(fixed(images[:2]).values, wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_neurons_of_the_first_blocks_are_moved_only_where_one_says_so():
+    """Of a model of four blocks whose outliers are there after block 1."""
+    record = OutliersRecord(side="high", onset=1, peak=1, thresholds={1: 2.0}, share=0.1, ratio=9)
+    early = Outliers(record, (1.0, 9.0, 9.0, 9.0))
+    with pytest.raises(UserError, match=r"neurons of the first 2 blocks are left alone \(first_block 0"):
+        candidates(early, 4)
+    assert candidates(early, 4, 0) == range(2)
+    assert candidates(early, 4, 1) == range(1, 2)
+    with pytest.raises(UserError, match="there after block 1 already"):
+        candidates(early, 4, 3)
