@@ -183,8 +183,8 @@ def born_outputs(folder: Path) -> Outputs:
 
 
 def design_outputs(folder: Path) -> Outputs:
-    """Where `lab run` and `lab report` write: the record, the page, two tables and the design."""
-    return Outputs(folder, "lab", ["result.json", "report.html", "effects.csv", "runs.csv", "design.json"])
+    """Where `lab run` and `lab report` write: the record, the page, two tables, figures and the design."""
+    return Outputs(folder, "lab", ["result.json", "report.html", "effects.csv", "runs.csv", "figures/", "design.json"])
 
 
 def refuse_other_lab(folder: Path, schema: str) -> None:

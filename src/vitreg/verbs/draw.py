@@ -22,6 +22,7 @@ from vitreg.passes.ahead import EXPLORED, EXPLORER
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.records.explore import ExploreResult
+from vitreg.records.lab import LabReport
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.report import Attempts, draw_curves, draw_scan, write_curves
@@ -29,6 +30,9 @@ from vitreg.report.evaluation.page import SHEETS, draw_evaluation
 from vitreg.report.evaluation.table import CSV as TABLE
 from vitreg.report.evaluation.table import draw_evaluations
 from vitreg.report.explore.page import folder_page, kept_parts, single_page
+from vitreg.report.lab.figures import FIGURES as LAB_FIGURES
+from vitreg.report.lab.page import CSV as EFFECTS
+from vitreg.report.lab.page import RUNS, draw_lab
 from vitreg.report.repairs.page import CSV as REPAIRS
 from vitreg.report.repairs.page import draw_repairs
 from vitreg.report.repairs.sheets import MAPS
@@ -90,8 +94,8 @@ class Drawn(Shown):
 
 @takes()
 def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
-    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves, train, zoo, reproduce or
-    explore.
+    """Redraw the pages, sheets and charts in a folder of scan, compare, maps, discover, eval, repairs, curves, train, zoo, reproduce,
+    lab or explore.
 
     Args:
         folder: the folder the verb wrote.
@@ -109,7 +113,7 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         hint = f" Try {folder / inside[0]}." if inside else ""
         raise UserError(
             f"{folder} holds nothing to draw: no record of scan, compare, maps, discover, eval, repairs, curves, train, zoo, "
-            f"reproduce or explore.{hint}"
+            f"reproduce, lab or explore.{hint}"
         )
     unproven = _refuse_foreign(folder, drawings)
     for each in drawings:
@@ -265,6 +269,14 @@ def _reproduction(folder: Path) -> Drawing:
     )  # fmt: skip
 
 
+def _design(folder: Path) -> Drawing:
+    result = _read(folder / RESULT, LabReport)
+    return Drawing(
+        verb="lab", names=(PAGE, EFFECTS, RUNS, f"{LAB_FIGURES}/"), opens=PAGE, reads=(RESULT,), record=RESULT,
+        undrawn=result.undrawn, draw=partial(draw_lab, result),
+    )  # fmt: skip
+
+
 def _curves(folder: Path) -> Drawing:
     record = _read(folder / "curves.json", Curves)
     return Drawing(
@@ -338,6 +350,7 @@ _RESULTS: dict[str | None, Callable[[Path], Drawing]] = {
     "vitreg.repairs/1": _repairs,
     "vitreg.reproduce/1": _reproduction,
     "vitreg.zoo/1": _board,
+    "vitreg.lab-report/1": _design,
 }
 
 

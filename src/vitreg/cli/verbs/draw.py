@@ -17,7 +17,7 @@ from vitreg.console.terminal import say
 class Draw:
     """Redraw pages, sheets and charts from the records of a folder. No model, no images, no torch.
 
-    DIR is a folder that scan, compare, maps, discover, eval, repairs, curves, train, zoo, reproduce or explore wrote. Numbers
+    DIR is a folder that scan, compare, maps, discover, eval, repairs, curves, train, zoo, reproduce, lab or explore wrote. Numbers
     stay as they are.
 
     Example: vitreg draw scans/reg4

@@ -13,7 +13,7 @@ from typing import Any
 
 from vitreg.config import encode
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
-from vitreg.experiments.lab.factors import OF, PRESET, config_of, parameters_in, seeded, usual
+from vitreg.experiments.lab.factors import OF, PRESET, config_of, going_on, parameters_in, seeded, usual
 from vitreg.passes.jobs import Job
 from vitreg.training.settings import TrainConfig
 
@@ -44,11 +44,17 @@ class Block:
     """Factors that are crossed: every level of one with every level of the others, from each of the seeds.
 
     What all cells of a block differ in from the base is a factor of one level, `OF_THE_BLOCK`, named as the block.
+
+    Args:
+        after: each run goes on from the end of this cell's run of the same seed; None begins anew.
+        steps: for how many steps it goes on.
     """
 
     name: str
     factors: tuple[Factor, ...]
     seeds: tuple[int, ...]
+    after: Cell | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,25 +64,36 @@ class Cell:
     Args:
         name: for people; without any factor "base".
         changes: what differs from the base, by whole names.
+        after: the cell from whose ends its runs go on.
+        steps: for how many steps they go on; 0 for runs that begin anew.
     """
 
     name: str
     changes: Mapping[str, Any]
+    after: Cell | None = None
+    steps: int = 0
 
     @property
     def key(self) -> Key:
         """What two cells have in common if they are the same."""
-        return tuple(sorted((name, repr(value)) for name, value in self.changes.items()))
+        own = sorted((name, repr(value)) for name, value in self.changes.items())
+        return (*own, ("after", repr(self.after.key)), ("steps", repr(self.steps))) if self.after else tuple(own)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the lab."""
+    """One run of the lab.
+
+    Args:
+        config: of a run that goes on from another, with the job of that one as what it starts from.
+        source: the run that it goes on from.
+    """
 
     cell: Cell
     seed: int
     registers: int
     config: TrainConfig
+    source: Run | None = None
 
     @property
     def name(self) -> str:
@@ -108,26 +125,33 @@ class Design:
     where: str = "the design"
     hours: float | None = None
 
-    def cell(self, levels: Sequence[tuple[Factor, Level]]) -> Cell:
-        """Return the cell of one level of each of some factors; what the base has anyway is no change."""
-        changed: dict[str, Any] = {}
+    def cell(self, block: Block, levels: Sequence[Level]) -> Cell:
+        """Return the cell of one level of each factor of a block; what the base has anyway is no change.
+
+        A run that goes on has what the run before it had, but for these levels.
+        """
+        pairs = list(zip(block.factors, levels, strict=True))
+        changed: dict[str, Any] = dict(block.after.changes) if block.after else {}
         names: list[str] = []
-        for factor, level in levels:
+        for factor, level in pairs:
             if factor.name == OF_THE_BLOCK:
                 changed |= level.settings
                 names.append(level.name)
         of, ground = changed.get(OF, self.base.get(OF, PRESET)), {**self.base, **changed}
-        for factor, level in levels:
+        for factor, level in pairs:
             if factor.name != OF_THE_BLOCK:
                 own = {key: value for key, value in level.settings.items() if value != usual(key, ground, of)}
                 changed |= own
                 names += [words(factor.name, level.name)] if own or is_registers(factor.name) else []
         changed = {key: value for key, value in changed.items() if value != usual(key, self.base, of)}
-        return Cell(", ".join(names) or "base", changed)
+        name = ", ".join(names) or "base"
+        if block.after is None:
+            return Cell(name, changed)
+        return Cell(f"{name}, going on from {block.after.name}", changed, block.after, block.steps)
 
-    def crossed(self, block: Block) -> list[tuple[Level, ...]]:
-        """Return every combination of levels of a block."""
-        return list(itertools.product(*(factor.levels for factor in block.factors)))
+    def crossed(self, block: Block) -> list[Cell]:
+        """Return the cell of every combination of levels of a block."""
+        return [self.cell(block, levels) for levels in itertools.product(*(factor.levels for factor in block.factors))]
 
     @cached_property
     def cells(self) -> dict[Key, tuple[Cell, tuple[int, ...]]]:
@@ -144,13 +168,15 @@ class Design:
         found: dict[tuple[Key, int], Run] = {}
         configs: dict[Key, TrainConfig] = {}
         for block in self.blocks:
-            crossed = [self.cell(list(zip(block.factors, levels, strict=True))) for levels in self.crossed(block)]
+            crossed = self.crossed(block)
             for seed in block.seeds:
+                source = found[block.after.key, seed] if block.after else None
                 for cell in crossed:
                     if (cell.key, seed) not in found:
                         config = configs.get(cell.key) or self.config(cell)
                         configs[cell.key] = config
-                        found[cell.key, seed] = Run(cell, seed, config.model.registers, seeded(config, seed))
+                        own = seeded(config, seed) if source is None else going_on(config, seed, source.job.key)
+                        found[cell.key, seed] = Run(cell, seed, config.model.registers, own, source)
         return list(found.values())
 
     def parameters(self, cell: Cell) -> RetrievalParameters:
@@ -159,7 +185,7 @@ class Design:
 
     def config(self, cell: Cell) -> TrainConfig:
         """Return the run of seed 0 of a cell."""
-        return config_of({**self.base, **cell.changes}, self.steps, self.where)
+        return config_of({**self.base, **cell.changes}, cell.steps or self.steps, self.where)
 
 
 def is_registers(factor: str) -> bool:

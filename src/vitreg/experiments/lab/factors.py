@@ -24,6 +24,8 @@ OF = "preset"
 DRAWN = "synthetic:retrieval@"
 SOLVED, AFTER = "val_asked < 0.01", "1000 steps"
 IMAGES = 160_000
+UNSEEN = 2**31
+"""Added to a seed for the images of a run that goes on: no seed of a design is as large."""
 SET_HERE = {"run.seed", "run.duration", "run.until", "run.until_more", "run.device", "run.keep"}
 
 
@@ -108,6 +110,17 @@ def seeded(config: TrainConfig, seed: int) -> TrainConfig:
     """Return a run of seed 0 with another seed, of its weights and of its data."""
     root = config.data.root.replace(f"{DRAWN}0:", f"{DRAWN}{seed}:", 1)
     return replace(config, data=replace(config.data, root=root), run=replace(config.run, seed=seed))
+
+
+def going_on(config: TrainConfig, seed: int, source: str) -> TrainConfig:
+    """Return a run of seed 0 that goes on from the end of another, for its whole duration, on images that this one never saw.
+
+    Args:
+        source: the job of the other; `runs` finds its folder.
+    """
+    later = seeded(config, seed + UNSEEN)
+    run = replace(later.run, seed=seed, until=None, until_more="0 steps", start_from=f"run:{source}")
+    return replace(later, run=run)
 
 
 def parameters_in(settings: Mapping[str, Any]) -> RetrievalParameters:

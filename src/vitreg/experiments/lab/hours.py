@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitreg.experiments.lab.design import Design, Run
 from vitreg.experiments.lab.factors import IMAGES
@@ -32,7 +33,7 @@ class Plan:
         runs: in all; left: those without a row.
         hours: of a core, for those that are left, if each takes as many steps as is usual.
         most: the same, if none solves its task.
-        steps: the usual number.
+        steps: the usual number, of runs that end by their error.
         minutes: of a run, by the name of its cell.
         recorded: whether all is from runs that ended.
     """
@@ -74,12 +75,15 @@ def plan_of(design: Design, row_of: Callable[[Job], Row | None], timed: Callable
     for run in left:
         if size_of(run.config) not in pace:
             pace[size_of(run.config)] = timed(run.config)
-    taken = [row.found["steps"] for _, row in ended if "diverged" not in row.found]
+    taken = [row.found["steps"] for run, row in ended if "diverged" not in row.found and run.source is None]
     steps = min(design.steps, round(statistics.median(taken)) if taken else TYPICAL)
-    seconds = [pace[size_of(run.config)] for run in left]
+    seconds = {
+        most: [pace[size_of(run.config)] * (run.cell.steps or many) for run in left]
+        for most, many in ((False, steps), (True, design.steps))
+    }
     return Plan(
-        runs=len(rows), left=len(left), hours=sum(seconds) * steps / 3600, most=sum(seconds) * design.steps / 3600, steps=steps,
-        minutes={run.cell.name: pace[size_of(run.config)] * steps / 60 for run in left},
+        runs=len(rows), left=len(left), hours=sum(seconds[False]) / 3600, most=sum(seconds[True]) / 3600, steps=steps,
+        minutes={run.cell.name: pace[size_of(run.config)] * (run.cell.steps or steps) / 60 for run in left},
         recorded=bool(recorded) and all(size_of(run.config) in recorded for run in left),
     )  # fmt: skip
 
@@ -150,7 +154,13 @@ class Timing:
 def _core_seconds(config: TrainConfig, steps: int, *, judged: bool = False) -> float:
     from vitreg.verbs.train.verb import train
 
-    run = {"duration": f"{steps} steps", "log_every": steps, "until": None, "save_every": f"{steps} steps"}
+    run: dict[str, Any] = {
+        "duration": f"{steps} steps",
+        "log_every": steps,
+        "until": None,
+        "save_every": f"{steps} steps",
+    }
+    run["start_from"] = None  # which takes a moment, once
     short = changed(config, {"run": run, "optim": {"warmup": f"{SHORT // 2} steps"}})
     with tempfile.TemporaryDirectory(prefix="vitreg-lab-") as place:
         begun = time.process_time()

@@ -19,12 +19,18 @@ rate = { "x 3" = { lr = 0.015, min_lr = 0.015 } }    # a level of several settin
 
 [[block]]                             # masks = true: left out where the photographs have none
 base = { depth = 6 }                  # what all cells of this block differ in
+
+[[block]]
+after = { registers = 0 }             # each run goes on from the end of this one's, of an earlier block, from the same seed
+steps = 4000                          # for so many steps, whatever its error
+factors = { registers = [0, 4] }
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +38,7 @@ from vitreg.config import read
 from vitreg.data.sets.synthetic.naming import named
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
 from vitreg.errors import UserError, unknown
-from vitreg.experiments.lab.design import AS_IN_BASE, OF_THE_BLOCK, Block, Design, Factor, Level
+from vitreg.experiments.lab.design import AS_IN_BASE, OF_THE_BLOCK, Block, Cell, Design, Factor, Level
 from vitreg.experiments.lab.factors import OF, PRESET, config_of, setting_named, usual
 from vitreg.experiments.lab.photographs import with_photographs
 from vitreg.presets import preset
@@ -41,7 +47,7 @@ KEPT = "design.json"
 SHIPPED = Path(__file__).with_name("designs")
 MOST_STEPS, MOST_SEEDS = 1_000_000, 1000
 TOP = ("title", "seeds", "steps", "hours", "preset", "base", "block")
-OF_A_BLOCK = ("name", "seeds", "preset", "base", "factors", "masks")
+OF_A_BLOCK = ("name", "seeds", "preset", "base", "factors", "masks", "after", "steps")
 
 
 def design_named(name: str, photos: str | None = None) -> Design:
@@ -122,8 +128,11 @@ def design_of(data: Mapping[str, Any], name: str, where: str) -> Design:
     blocks = data.get("block", [])
     if not isinstance(blocks, list) or not blocks:
         raise UserError(f"{where} has no [[block]], so there is nothing to run; give one with seeds and factors.")
-    built = tuple(_block(each, number, data.get("seeds"), base, where) for number, each in enumerate(blocks, 1))
-    return Design(name=name, title=str(title), base=base, blocks=built, steps=steps, where=where, hours=hours)
+    design = Design(name=name, title=str(title), base=base, blocks=(), steps=steps, where=where, hours=hours)
+    for number, each in enumerate(blocks, 1):
+        block = _going_on(_block(each, number, data.get("seeds"), base, where), each, design)
+        design = replace(design, blocks=(*design.blocks, block))
+    return design
 
 
 def _preset(name: Any, where: str) -> str:
@@ -150,6 +159,29 @@ def _block(data: Any, number: int, seeds: Any, base: Mapping[str, Any], where: s
     if own or of != base.get(OF, PRESET):
         built = (Factor(OF_THE_BLOCK, (Level(name, own | {OF: of}),)), *built)
     return Block(name, built, _seeds(table.get("seeds", seeds), at))
+
+
+def _going_on(block: Block, data: Mapping[str, Any], so_far: Design) -> Block:
+    """Return a block with the cell that its runs go on from, which an earlier block must have."""
+    at = f"block '{block.name}' of {so_far.where}"
+    if "after" not in data:
+        if "steps" in data:
+            raise UserError(
+                f"{at} has steps of its own, which only runs that go on have; give it after, or leave steps out."
+            )
+        return block
+    of = so_far.base.get(OF, PRESET)
+    given = _named(data["after"], of, f"after in {at}", f"after in {at}")
+    wanted = Cell("", {key: value for key, value in given.items() if value != usual(key, so_far.base, of)})
+    earlier = [(cell, each.seeds) for each in so_far.blocks for cell in so_far.crossed(each) if cell.key == wanted.key]
+    lacking = set(block.seeds) - {seed for _, seeds in earlier for seed in seeds}
+    if lacking:
+        what = ", ".join(f"{key} = {_word(value)}" for key, value in data["after"].items()) or "the base"
+        raise UserError(f"{at} goes on from {what}, which no earlier block has from seed {min(lacking)}.")
+    steps = data.get("steps", so_far.steps)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"steps of {at} is a whole number from 1 to {MOST_STEPS:,}, not {steps!r}.")
+    return replace(block, after=earlier[0][0], steps=steps)
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitreg.analysis.intervals import wilson
 from vitreg.data.sets.synthetic.retrieval import least_error
 from vitreg.errors import UserError
-from vitreg.experiments.lab.design import Cell, Design, Run
+from vitreg.experiments.lab.design import Cell, Design, Key, Run
 from vitreg.experiments.lab.hours import steps_of
+from vitreg.experiments.lab.looks import course_of
 from vitreg.experiments.lab.reading import KEPT, design_in
-from vitreg.experiments.lab.said import course_of, judged
+from vitreg.experiments.lab.said import METRIC, judged
 from vitreg.experiments.lab.statistics.answers import Found, answers_of, changed
 from vitreg.experiments.lab.statistics.effects import counts, effects_of, usable
 from vitreg.passes import ahead
@@ -57,11 +58,11 @@ def _written(outputs: Outputs, result: LabReport, design: str) -> LabReport:
 def found_in(design: Design, jobs: Jobs) -> LabReport:
     """Return what the runs of a design say, from their rows and records."""
     numbers = {key: number for number, key in enumerate(design.cells)}
-    runs = [found for run in design.runs if (found := _run(run, numbers[run.cell.key], jobs)) is not None]
+    runs = _runs(design, numbers, jobs)
     every = [float(steps_of(design.runs[0].config.run.evaluate_every, design.runs[0].config))]
     every.append(float(steps_of(design.runs[0].config.run.watch_every, design.runs[0].config)))
     cells = [
-        _cell(cell, seeds, [run for run in runs if run.cell == numbers[key]], design)
+        _cell(cell, seeds, [run for run in runs if run.cell == numbers[key]], design, numbers)
         for key, (cell, seeds) in design.cells.items()
     ]
     effects = effects_of(design, numbers, runs, every[0])
@@ -70,6 +71,21 @@ def found_in(design: Design, jobs: Jobs) -> LabReport:
         title=design.title, sentence=sentence(found, len(design.runs)), steps=design.steps, asked=len(design.runs), ended=len(runs),
         hours=sum(run.seconds for run in runs) / 3600, cells=cells, effects=effects, answers=answers_of(found), runs=runs,
     )  # fmt: skip
+
+
+def _runs(design: Design, numbers: Mapping[Key, int], jobs: Jobs) -> list[DesignRun]:
+    """Return what became of the runs that ended; one that goes on knows how the run before it ended."""
+    found: dict[str, DesignRun] = {}
+    for run in design.runs:
+        own = _run(run, numbers[run.cell.key], jobs)
+        if own is not None and run.source is not None:
+            before = found.get(run.source.job.key)
+            known = before is not None and not before.failed and before.course is not None and before.course.ratio
+            began = before.last_ratio if before is not None and known else None
+            own = own.model_copy(update={"after": numbers[run.source.cell.key], "began": began})
+        if own is not None:
+            found[run.job.key] = own
+    return list(found.values())
 
 
 def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
@@ -92,22 +108,30 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
         return DesignRun(**named, failed=row.found.get("diverged") or error.sentence)
     diverged = str(row.found.get("diverged", ""))
     base = judged(run, record, named["seconds"], bool(diverged))
-    return DesignRun(**base.model_dump(), cell=cell, diverged=diverged, course=course_of(record))
+    return DesignRun(**base.model_dump(), cell=cell, diverged=diverged, course=course_of(record, METRIC))
 
 
-def _cell(cell: Cell, seeds: Sequence[int], runs: Sequence[DesignRun], design: Design) -> LabCell:
+def _cell(
+    cell: Cell, seeds: Sequence[int], runs: Sequence[DesignRun], design: Design, numbers: Mapping[Key, int]
+) -> LabCell:
     past = [run for run in runs if counts(run)]
     solved = [run for run in past if run.solved is not None]
-    hits = sum(run.onset is not None for run in past)
+    hits = sum(run.outcome == "artifacts" if cell.after else run.onset is not None for run in past)
     outcomes = Counter(run.outcome for run in runs if not run.failed)
     return LabCell(
         name=cell.name, changes={name: str(value) for name, value in cell.changes.items()}, seeds=list(seeds),
         outcomes={name: outcomes[name] for name in OUTCOMES if outcomes[name]}, failed=sum(bool(run.failed) for run in runs),
         artifacts=_share(hits, len(past)) if past else None, ratio=_geometric([run.peak_ratio for run in past]),
-        solved=_mean([run.solved for run in runs if usable(run)]), error=_geometric([run.error for run in solved]),
+        last=_geometric([run.last_ratio for run in past]), after=None if cell.after is None else numbers[cell.after.key],
+        solved=None if cell.after else _mean([run.solved for run in runs if usable(run)]), error=_geometric([run.error for run in solved]),
         background=_mean([run.background and run.background.attention for run in solved]),
         registers=_mean([run.registers_hold and run.registers_hold.attention for run in solved]),
         values=_mean([run.background and run.background.values for run in solved]), least=least_error(design.parameters(cell)),
+        foreground=_mean([run.foreground and run.foreground.attention for run in solved]),
+        registers_values=_mean([run.registers_hold and run.registers_hold.values for run in solved]),
+        registers_norm=_mean([run.registers_hold and run.registers_hold.norm for run in solved]),
+        largest=_mean([run.registers_share and run.registers_share.largest for run in solved]),
+        effective=_mean([run.registers_share and run.registers_share.effective for run in solved]),
     )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vitreg.config import read
 from vitreg.errors import UserError
 from vitreg.experiments.begun import goes_on
 from vitreg.experiments.lab.design import Run
@@ -73,7 +75,7 @@ def work_on(runs: Sequence[Run], folder: Path, hours: float | None = None) -> No
     with Jobs(folder) as jobs:
         if _spent(runs, jobs, hours):
             return
-        for _ in jobs.each([(run.job, _training(run.config)) for run in runs]):
+        for _ in jobs.each([(run.job, _work_of(run, jobs)) for run in runs]):
             if _spent(runs, jobs, hours):
                 return
 
@@ -101,6 +103,28 @@ def _work(runs: Sequence[Run], folder: Path, said: Any, hours: float | None = No
         return
     except UserError as error:
         said.put(error.sentence)
+
+
+def _work_of(run: Run, jobs: Jobs) -> Work:
+    """Return what does a run. One that goes on first sees to it that the run before it has ended."""
+    source = run.source
+    if source is None:
+        return _training(run.config)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        row = jobs.do(source.job, _work_of(source, jobs))
+        if row.failed or "diverged" in row.found:
+            raise UserError(f"the run that it goes on from {'failed: ' + row.failed if row.failed else 'diverged.'}")
+        return _training(_found(run.config, folder, jobs.files(source.job)))(folder)
+
+    return work
+
+
+def _found(config: TrainConfig, folder: Path, source: Path) -> TrainConfig:
+    """Return a run with the folder that it starts from; one that has begun keeps what it says, also where all was moved."""
+    begun = folder / "config.json"
+    held = read(begun).get("train", {}).get("run", {}).get("start_from") if begun.is_file() else None
+    return replace(config, run=replace(config.run, start_from=held or f"run:{source}"))
 
 
 def _training(config: TrainConfig) -> Work:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitreg.experiments.lab.design import Run
 from vitreg.experiments.lab.factors import SOLVED
+from vitreg.experiments.lab.looks import course_of, largest, looked, shared, sink, sinks
 from vitreg.quantities import number
-from vitreg.records import LayerMoment, NormsMoment, RunRecord
-from vitreg.records.lab import BornRun, Course, Outcome, Sink
+from vitreg.records import NormsMoment, RunRecord
+from vitreg.records.lab import BornRun, Outcome
 from vitreg.training.journal import read_records
 
 METRIC, BOUND = SOLVED.split(" < ")[0], float(SOLVED.split(" < ")[1])
@@ -22,7 +24,7 @@ def judged(run: Run, record: RunRecord, seconds: float, diverged: bool = False) 
 
     A run without artifacts that has not solved its task is before its onset, and so says nothing yet.
     """
-    course = course_of(record)
+    course = course_of(record, METRIC)
     peak, at = max(zip(course.ratio, course.looks, strict=True), default=(0.0, 0))
     pairs = [(step, value) for step, value in zip(course.evaluated, course.error, strict=True) if value is not None]
     solved = next((step for step, value in pairs if value < BOUND), None)
@@ -33,48 +35,21 @@ def judged(run: Run, record: RunRecord, seconds: float, diverged: bool = False) 
         outcome="diverged" if diverged else _outcome(peak, last, solved is not None), solved=solved,
         error=pairs[-1][1] if pairs else None, peak_ratio=peak, peak_step=at, last_ratio=last,
         onset=next((step for step, ratio in zip(course.looks, course.ratio, strict=True) if ratio > ARTIFACT), None),
-        background=_sink(moments[-1], "background") if moments else None,
-        registers_hold=_sink(moments[-1], "registers") if moments else None,
+        **(_at_the_end(moments[-1]) if moments else {}),
     )  # fmt: skip
+
+
+def _at_the_end(moment: NormsMoment) -> dict[str, Any]:
+    return {
+        "background": sink(moment, "background"), "registers_hold": sink(moment, "registers"), "registers_share": shared(moment),
+        "most": looked(moment, "most"), "foreground": looked(moment, "foreground"), "sinks": sinks(moment),
+    }  # fmt: skip
 
 
 def _outcome(peak: float, last: float, solved: bool) -> Outcome:
     if peak <= ARTIFACT:
         return "none" if solved else "not solved"
     return "artifacts" if last > ARTIFACT else "dissolved"
-
-
-def course_of(record: RunRecord) -> Course:
-    """Return the course of a run from its records."""
-    moments = record.watched.moments if record.watched else []
-    sinks = {kind: [_sink(each, kind) for each in moments] for kind in ("background", "registers")}
-    error = next((curve for curve in record.evaluations if curve.name == METRIC), None)
-    return Course(
-        looks=[each.step for each in moments],
-        ratio=[largest(each) for each in moments],
-        background=[each and each.attention for each in sinks["background"]],
-        registers=[each and each.attention for each in sinks["registers"]],
-        values=[each and each.values for each in sinks["background"]],
-        evaluated=list(error.steps) if error else [],
-        error=list(error.values) if error else [],
-    )
-
-
-def largest(moment: NormsMoment) -> float:
-    """Return the largest norm over the median after any block."""
-    return max((layer.image_ratio for layer in moment.layers if layer.image_ratio is not None), default=0.0)
-
-
-def _sink(moment: NormsMoment, kind: str) -> Sink | None:
-    """Return what a kind of token takes, in the block that gives it most, and its values there."""
-
-    def share(layer: LayerMoment) -> float:
-        return (layer.attention and getattr(layer.attention, kind)) or 0.0
-
-    layer = max(moment.layers, key=share, default=None)
-    if layer is None or layer.attention is None or getattr(layer.attention, kind) is None:
-        return None
-    return Sink(block=moment.layers.index(layer), attention=share(layer), values=getattr(layer.values, kind, None))
 
 
 def sentence(run: BornRun) -> str:
@@ -92,10 +67,10 @@ def sentence(run: BornRun) -> str:
         "dissolved": f"artifacts of {number(run.peak_ratio)} times the median at step {run.peak_step:,}, gone at the end",
     }[run.outcome]
     parts = [f"{run.name}: {words}; {solved}"]
-    for name, sink in (("background", run.background), ("registers", run.registers_hold)):
-        if sink is not None:
-            value = "" if sink.values is None else f" with values of {number(sink.values)} of the mean"
-            parts.append(f"{name} take{'s' * (name == 'background')} {number(sink.attention)} of the attention{value}")
+    for name, taken in (("background", run.background), ("registers", run.registers_hold)):
+        if taken is not None:
+            value = "" if taken.values is None else f" with values of {number(taken.values)} of the mean"
+            parts.append(f"{name} take{'s' * (name == 'background')} {number(taken.attention)} of the attention{value}")
     return "; ".join(parts) + "."
 
 
@@ -115,6 +90,6 @@ def _stands(name: str, place: Path) -> str:
     if looks:
         moment = NormsMoment.model_validate({key: value for key, value in looks[-1].items() if key != "kind"})
         words.append(f"max/median {number(largest(moment))}")
-        sink = _sink(moment, "registers") or _sink(moment, "background")
-        words += [f"attention {number(sink.attention)}"] if sink else []
+        taken = sink(moment, "registers") or sink(moment, "background")
+        words += [f"attention {number(taken.attention)}"] if taken else []
     return ", ".join(words)

@@ -148,9 +148,12 @@ def test_the_first_design_asks_what_it_should():
         "cls_token on", "weight_decay 0", "weight_decay 0.3", "rate x 0.3", "rate x 3", "background 0", "background 0.04",
         "background 0.16", "background 0.24", "depth 2", "depth 8", "layer_scale 1", "layer_scale 0.0001", "precision bf16",
     )  # fmt: skip
+    later = [f"{n} registers, going on from 0 registers" for n in (0, 4)]
+    assert [seeds.pop(name) for name in later] == [8, 8]
     assert {name for name in seeds if name not in eight} == {
         f"{n} registers, {each}" for n in (0, 4) for each in others
     }
     assert {seeds[name] for name in seeds if name not in eight} == {4}
+    assert len(found.runs) == 248
     assert [each.name for each in found.blocks][:2] == ["registers", "redundant or free of loss"]
     assert "tiny" in shipped()

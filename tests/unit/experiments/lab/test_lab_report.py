@@ -12,6 +12,7 @@ from vitreg.data.sets.synthetic.parameters import USUAL
 from vitreg.data.sets.synthetic.retrieval import least_error
 from vitreg.experiments.lab.statistics.answers import half_way
 from vitreg.records.lab import LabReport
+from vitreg.report.lab.figures import effects_figure
 
 DESIGN = """
 title = "Planted"
@@ -26,9 +27,9 @@ factors = { registers = [0, 4], gate = [true] }
 """
 
 
-def reported(monkeypatch, tmp_path, trained, design=DESIGN):
+def reported(monkeypatch, tmp_path, trained, design=DESIGN, figures=False):
     (tmp_path / "design.toml").write_text(design)
-    made_runs.in_this_process(monkeypatch, trained)
+    made_runs.in_this_process(monkeypatch, trained, figures=figures)
     return vitreg.lab("run", tmp_path / "design.toml", out=tmp_path / "out")
 
 
@@ -41,7 +42,9 @@ def found(tmp_path_factory):
     place = tmp_path_factory.mktemp("planted")
     with pytest.MonkeyPatch.context() as patch:
         return reported(
-            patch, place, lambda config, folder: made_runs.write(folder, config, **made_runs.planted(config))
+            patch,
+            place,
+            lambda config, folder: made_runs.write(folder, config, **made_runs.planted(config)),
         ), place / "out"
 
 
@@ -98,6 +101,94 @@ def test_the_answers_are_those_that_were_planted(found):
     assert [each.least for each in found[0].cells[:2]] == [least_error(USUAL)] * 2
 
 
+def test_what_registers_hold_whether_they_share_and_where_attention_goes_without_artifacts(found):
+    said = {each.question: each for each in found[0].answers}
+    holding, sharing = said["What do registers hold?"], said["Do several registers share the work?"]
+    assert "4 registers have values 0.8 of the mean of all and norms 2.00 times the median patch" in holding.sentence
+    assert not holding.decided  # equal values in every run have no interval
+    # Two registers take 2/3 and 1/3: exp of the entropy is 3 / 2^(2/3).
+    assert "the largest takes 0.667" in sharing.sentence
+    assert sharing.numbers["4 effective"] == pytest.approx(3 / 2 ** (2 / 3), rel=1e-3)
+    sink = said["Is there a sink without artifacts?"]
+    assert "with 4 registers a sink in the registers (0.89" in sink.sentence
+    assert "with loss 1 undecided (the background 0.06, one foreground tile 0.05)" in sink.sentence
+
+
+def test_a_sink_in_a_foreground_tile_is_found_where_the_background_has_none(monkeypatch, tmp_path):
+    """Without artifacts a foreground tile takes 0.4 to 0.6 of the attention, and the background 0.06."""
+
+    def trained(config, folder):
+        peak = 1.4 if config.model.gate else 30.0
+        return made_runs.write(folder, config, peak=peak, foreground=0.4 + 0.05 * config.run.seed if peak < 5 else 0.05)
+
+    result = reported(monkeypatch, tmp_path, trained, "seeds = 5\n[[block]]\nfactors = { gate = [true] }")
+    (sink,) = [each for each in result.answers if each.question == "Is there a sink without artifacts?"]
+    assert sink.decided
+    assert (
+        "with gate on a sink in one foreground tile (0.5 (0.402 to 0.598) of the attention, with values 0.9"
+        in sink.sentence
+    )
+    assert "the most attended token is an unmarked tile in 75 % of the images" in sink.sentence
+    assert result.cells[1].foreground == pytest.approx(0.5)
+
+
+def test_runs_of_vitreg_0_1_0_say_what_they_can(monkeypatch, tmp_path):
+    def trained(config, folder):
+        return made_runs.write(folder, config, older=True, **made_runs.planted(config))
+
+    result = reported(monkeypatch, tmp_path, trained, "seeds = 3\n[[block]]\nfactors = { registers = [0, 4] }")
+    asked = [each.question for each in result.answers]
+    assert "Are artifacts no-ops or broadcasters?" in asked
+    assert "Do several registers share the work?" not in asked
+    assert "Is there a sink without artifacts?" not in asked
+    assert (result.runs[0].most, result.runs[1].registers_share, result.cells[1].effective) == (None, None, None)
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert [each["attention_foreground"] for each in csv.DictReader(file)] == [""] * 6
+
+
+def test_an_interaction_of_runs_is_found(found):
+    """Gates change nothing, with registers and without."""
+    (row,) = [each for each in found[0].effects if each.interaction and each.factor == "gate"]
+    assert row.measures["ratio"].low < 1 < row.measures["ratio"].high
+    (row,) = [each for each in found[0].effects if each.interaction and each.factor == "diversity"]
+    assert row.where == "with loss 1 against 0"
+
+
+def test_all_is_drawn_again_from_the_record_alone(found, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitreg.report.lab.page.draw_figures", lambda *given: None)
+    out = found[1]
+    drawn = vitreg.draw(out, out=tmp_path / "again")
+    assert drawn.paths == (tmp_path / "again" / "report.html",)
+    for name in ("report.html", "effects.csv", "runs.csv"):
+        assert (tmp_path / "again" / name).read_text() == (out / name).read_text()
+
+
+def test_the_figure_of_effects_has_a_row_for_each_change_and_its_interval(found):
+    figure = effects_figure(found[0])
+    axes = figure.axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["registers 4 against 0", "diversity 1 against 0", "loss 1 against 0", "gate on against off"]
+    (row,) = rows(found[0], factor="loss", average=True)
+    drawn = [each.get_segments()[0][:, 0].tolist() for each in axes.collections]
+    assert drawn[2] == pytest.approx([row.measures["ratio"].low, row.measures["ratio"].high])
+
+
+@pytest.mark.slow
+def test_figures_are_written_in_three_formats_and_drawn_again_to_the_byte(monkeypatch, tmp_path):
+    def trained(config, folder):
+        return made_runs.write(folder, config, **made_runs.planted(config))
+
+    reported(monkeypatch, tmp_path, trained, figures=True)
+    out = tmp_path / "out"
+    kept = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert set(kept) == {
+        f"{name}.{kind}" for name in ("effects", "courses-norms", "courses-error") for kind in ("png", "svg", "pdf")
+    }
+    assert 'href="figures/effects.svg"' in (out / "report.html").read_text()
+    vitreg.draw(out)
+    assert {path.name: path.read_bytes() for path in (out / "figures").iterdir()} == kept
+
+
 def test_cells_say_what_became_of_their_runs(found):
     cells = {each.name: each for each in found[0].cells}
     assert cells["0 registers"].outcomes == {"artifacts": 6}
@@ -107,7 +198,8 @@ def test_cells_say_what_became_of_their_runs(found):
     assert cells["0 registers"].ratio == pytest.approx(30, rel=0.2)
 
 
-def test_record_page_and_tables_are_written_and_a_report_is_the_same_again(found):
+def test_record_page_and_tables_are_written_and_a_report_is_the_same_again(found, monkeypatch):
+    monkeypatch.setattr("vitreg.report.lab.page.draw_figures", lambda *given: None)
     result, out = found
     assert LabReport.model_validate(json.loads((out / "result.json").read_text())) == result
     page = (out / "report.html").read_text()
@@ -120,7 +212,13 @@ def test_record_page_and_tables_are_written_and_a_report_is_the_same_again(found
     assert len(lines) == sum(len(each.measures) for each in result.effects)
     assert {each["measure"] for each in lines} == {"ratio", "solved", "error"}
     with (out / "runs.csv").open() as file:
-        assert [each["outcome"] for each in csv.DictReader(file)] == [run.outcome for run in result.runs]
+        lines = list(csv.DictReader(file))
+    assert [each["outcome"] for each in lines] == [run.outcome for run in result.runs]
+    first, second = lines[0], lines[1]  # without registers, and with 4
+    assert (first["attention_most"], first["kinds_most"]) == (first["attention_background"], "background 1")
+    assert (first["effective_registers"], second["norm_registers"], second["values_registers"]) == ("", "2.0", "0.8")
+    assert second["attention_each_register"].count(" ") == 1
+    assert (second["attention_foreground"], second["kinds_foreground"]) == ("0.05", "marked 0.25 unmarked 0.75")
     before = (out / "design.json").read_text()
     assert vitreg.lab("report", out) == result
     assert (out / "design.json").read_text() == before

@@ -8,45 +8,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from vitreg.experiments.lab.design import is_registers, words
+from vitreg.experiments.lab.design import is_registers
 from vitreg.experiments.lab.statistics.contrasts import Contrast, mean_interval
-from vitreg.experiments.lab.statistics.effects import counts
+from vitreg.experiments.lab.statistics.found import BROADCAST, NO_OP, Found, changed, interval
+from vitreg.experiments.lab.statistics.later import later
+from vitreg.experiments.lab.statistics.tokens import elsewhere, holding, sharing
 from vitreg.quantities import number, percent
-from vitreg.records.lab import Answer, Course, DesignRun, Effect, Estimate, LabCell
-
-NO_OP, BROADCAST = 0.2, 0.5
-"""Norm of the values over the mean of all: at most, at least; as `vitreg.analysis.sinks` has it for single heads."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What answers are made of.
-
-    Args:
-        base: index of the cell without changes.
-        rounding: steps between two looks.
-    """
-
-    cells: Sequence[LabCell]
-    effects: Sequence[Effect]
-    runs: Sequence[DesignRun]
-    base: int | None
-    rounding: float
-
-    def of(self, cell: int | None) -> list[DesignRun]:
-        """Return the runs of a cell that are past their onset."""
-        return [run for run in self.runs if run.cell == cell and counts(run)]
-
-    def changes(self) -> list[Effect]:
-        """Return the rows that compare one cell with the base."""
-        return [each for each in self.effects if not each.average and each.cells[1] == [self.base]]
+from vitreg.records.lab import Answer, Course, Effect, Estimate
 
 
 def answers_of(found: Found) -> list[Answer]:
     """Return the answers that there are."""
-    ask: tuple[Callable[[Found], Answer | None], ...] = (necessary, order, kind, earlier, taken)
+    ask: tuple[Callable[[Found], Answer | None], ...] = (
+        necessary, order, kind, elsewhere, earlier, taken, holding, sharing, later,
+    )  # fmt: skip
     return [answer for each in ask if found.base is not None and (answer := each(found)) is not None]
 
 
@@ -83,11 +59,6 @@ def _shares(found: Found, rows: Sequence[Effect]) -> str:
             of = f"{share.hits} of {share.of}, {percent(share.low)} to {percent(share.high)}"
         together.setdefault(of, []).append(changed(each))
     return ", ".join(f"{', '.join(names)} ({share}{' each' * (len(names) > 1)})" for share, names in together.items())
-
-
-def changed(each: Effect) -> str:
-    """Return a change in words, such as "gate on"."""
-    return words(each.factor, each.level)
 
 
 def order(found: Found) -> Answer | None:
@@ -140,9 +111,9 @@ def half_way(steps: Sequence[int], values: Sequence[float | None]) -> float | No
     if len(known) < 2 or max(value for _, value in known) <= known[0][1]:
         return None
     half = (known[0][1] + max(value for _, value in known)) / 2
-    for (step, value), (later, more) in itertools.pairwise(known):
+    for (step, value), (after, more) in itertools.pairwise(known):
         if more >= half:
-            return step + (later - step) * (half - value) / (more - value)
+            return step + (after - step) * (half - value) / (more - value)
     return None
 
 
@@ -172,15 +143,9 @@ def kind(found: Found) -> Answer | None:
         words, decided = "a broadcaster: others read it", True
     return Answer(
         question="Are artifacts no-ops or broadcasters?", decided=decided, cells=[found.base or 0],
-        sentence=f"The background's values are {_interval(mean)} of the mean of all at the end of {len(values)} runs: {words}.",
+        sentence=f"The background's values are {interval(mean)} of the mean of all at the end of {len(values)} runs: {words}.",
         numbers={"values": mean.value, "low": mean.low, "high": mean.high},
     )  # fmt: skip
-
-
-def _interval(mean: Contrast) -> str:
-    return number(mean.value) + (
-        "" if mean.low is None or mean.high is None else f" ({number(max(mean.low, 0.0))} to {number(mean.high)})"
-    )
 
 
 def earlier(found: Found) -> Answer | None:
@@ -224,7 +189,7 @@ def taken(found: Found) -> Answer | None:
         if len(shares) < 2:
             continue
         mean = mean_interval(shares)
-        said.append(f"{changed(row)} {_interval(mean)}")
+        said.append(f"{changed(row)} {interval(mean)}")
         cells.append(cell)
         numbers |= {row.level: mean.value, f"{row.level}, low": mean.low, f"{row.level}, high": mean.high}
     if not said:

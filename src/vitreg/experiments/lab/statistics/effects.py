@@ -1,36 +1,28 @@
-"""The table of a design: each level of a factor against the base's, at the levels of the others and on average, over seeds.
+"""The table of a design: each level of a factor against the base's, at the levels of the others and on average, over seeds, and
+how the effect of one factor differs between the levels of another.
 
-Largest norms and errors are compared by their logarithms, so an effect is a factor; steps by their difference. A run counts for
+Norms and errors are compared by their logarithms, so an effect is a factor; steps by their difference. A run counts for
 the largest norm once it is past its onset, and for the error once it has solved the task. For the steps a run that never solved
 it counts with its last step (a mean restricted to the length of a run), and the row says how many did. Artifacts of such a run
-may still have grown: norms are not decided to be smaller by it.
+may still have grown: norms are not decided to be smaller by it. Runs that go on from others are compared by their norms at the
+last look and by their last error, where the run before them ended with artifacts.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from vitreg.experiments.lab.design import Block, Design, Factor, Key, Level, words
+from vitreg.experiments.lab.design import Design, Key
+from vitreg.experiments.lab.said import ARTIFACT
 from vitreg.experiments.lab.statistics.contrasts import Contrast, contrast, exact_p, holm
+from vitreg.experiments.lab.statistics.rows import Row, rows_of
 from vitreg.records.lab import MEASURES, DesignRun, Effect, Estimate, Measure
 
 LEVEL = 0.05
+OF_ANEW: tuple[Measure, ...] = ("ratio", "solved", "error")
+OF_GOING_ON: tuple[Measure, ...] = ("last", "error")
 JUDGED = ("artifacts", "dissolved", "none")
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is compared: cells of a level with cells of the base's level, in pairs; several pairs are averaged."""
-
-    block: str
-    factor: str
-    level: str
-    against: str
-    where: str
-    pairs: tuple[tuple[int, int], ...]
 
 
 def effects_of(design: Design, numbers: Mapping[Key, int], runs: Sequence[DesignRun], rounding: float) -> list[Effect]:
@@ -58,45 +50,10 @@ def effects_of(design: Design, numbers: Mapping[Key, int], runs: Sequence[Design
     return [_effect(row, measures) for row, measures in zip(rows, found, strict=True)]
 
 
-def rows_of(design: Design, numbers: Mapping[Key, int]) -> Iterator[Row]:
-    """Yield what a design compares, each pair of cells once."""
-    seen: set[tuple[tuple[int, int], ...]] = set()
-    for block in design.blocks:
-        for place, factor in enumerate(block.factors):
-            for level in factor.levels[1:]:
-                contexts = list(
-                    itertools.product(*(f.levels for f in block.factors[:place] + block.factors[place + 1 :]))
-                )
-                pairs = [_pair(design, numbers, block, place, level, context) for context in contexts]
-                others = [each for number, each in enumerate(block.factors) if number != place]
-                named = [_where(others, context) for context in contexts]
-                if len(contexts) > 1:
-                    named.append(
-                        f"on average over {' and '.join(each.name for each in others if len(each.levels) > 1)}"
-                    )
-                for where, own in zip(named, [*((pair,) for pair in pairs), tuple(pairs)], strict=False):
-                    if own not in seen and all(one != other for one, other in own):
-                        seen.add(own)
-                        yield Row(block.name, factor.name, level.name, factor.levels[0].name, where, own)
-
-
-def _pair(
-    design: Design, numbers: Mapping[Key, int], block: Block, place: int, level: Level, context: Sequence[Level]
-) -> tuple[int, int]:
-    """Return the cells of a level, and of the first level, of one factor, with the others as in a context."""
-    found = []
-    for own in (level, block.factors[place].levels[0]):
-        levels = [*context[:place], own, *context[place:]]
-        found.append(numbers[design.cell(list(zip(block.factors, levels, strict=True))).key])
-    return found[0], found[1]
-
-
-def _where(factors: Sequence[Factor], levels: Sequence[Level]) -> str:
-    return ", ".join(words(factor.name, level.name) for factor, level in zip(factors, levels, strict=True))
-
-
 def values_of(measure: Measure, runs: Sequence[DesignRun]) -> list[float]:
     """Return what the runs of a cell say of a measure; those that say nothing of it are left out."""
+    if measure == "last":
+        return [math.log(each.last_ratio) for each in runs if counts(each) and each.last_ratio > 0]
     if measure == "ratio":
         return [math.log(each.peak_ratio) for each in runs if counts(each) and each.peak_ratio > 0]
     if measure == "error":
@@ -110,7 +67,11 @@ def usable(run: DesignRun) -> bool:
 
 
 def counts(run: DesignRun) -> bool:
-    """Whether a run is past its onset: it has artifacts, or has solved its task without."""
+    """Whether a run is past its onset: it has artifacts, or has solved its task without; if it goes on, the run before it had
+    artifacts at its end.
+    """
+    if run.after is not None and (run.began is None or run.began <= ARTIFACT):
+        return False
     return not run.failed and run.outcome in JUDGED
 
 
@@ -121,11 +82,13 @@ def _estimate(
     by_cell: Mapping[int, Sequence[DesignRun]],
     rounding: float,
 ) -> Estimate | None:
-    """Return the estimate of a row; None where a cell has no run that says something."""
+    """Return the estimate of a row; None where a cell has no run that says something, or the measure says nothing of the row."""
+    if measure not in (OF_GOING_ON if row.after is not None else OF_ANEW):
+        return None
     groups = [values.get(cell, ()) for pair in row.pairs for cell in pair]
     if not all(groups):
         return None
-    weights = [sign / len(row.pairs) for _ in row.pairs for sign in (1, -1)]
+    weights = [sign * row.weight for _ in row.pairs for sign in (1, -1)]
     found = contrast(groups, weights, rounding if measure == "solved" else 0.0)
     if measure != "solved":
         found = _as_factor(found)
@@ -140,8 +103,11 @@ def _estimate(
 
 
 def _may_grow(measure: Measure, row: Row, value: float, by_cell: Mapping[int, Sequence[DesignRun]]) -> bool:
-    """Whether the side with the smaller norms has runs that did not solve the task: their norms may still have grown."""
-    smaller = [pair[0 if value < 1 else 1] for pair in row.pairs]
+    """Whether the side with the smaller norms has runs that did not solve the task: their norms may still have grown.
+
+    An interaction has no smaller side: any such run counts.
+    """
+    smaller = [cell for pair in row.pairs for cell in (pair if row.interaction else pair[value >= 1 :][:1])]
     return measure == "ratio" and any(
         run.solved is None and counts(run) for cell in smaller for run in by_cell.get(cell, ())
     )
@@ -154,6 +120,7 @@ def _as_factor(found: Contrast) -> Contrast:
 
 def _effect(row: Row, measures: dict[Measure, Estimate]) -> Effect:
     return Effect(
-        block=row.block, factor=row.factor, level=row.level, against=row.against, where=row.where, average=len(row.pairs) > 1,
+        block=row.block, factor=row.factor, level=row.level, against=row.against, where=row.where, after=row.after,
+        average=len(row.pairs) > 1 and not row.interaction, interaction=row.interaction,
         cells=([one for one, _ in row.pairs], [other for _, other in row.pairs]), measures=measures,
     )  # fmt: skip
