@@ -186,6 +186,8 @@ def test_fifty_photos_in_two_browsers_and_a_closed_tab_in_the_middle(page, addre
             idle(each)
             assert names(each) == [path.name for path in burst]
             assert refused(each) == []
+        point(page, 40)
+        assert facts(page)["Gives"].startswith("most to row "), "attention is read however many photos a page has"
         documents = page.execute_script("return window.vitregExplorer.panels[1].shown.key")
         assert "form a second group" in find(page, "#left .sentence").text
     # Of the fifty photos of the closed tab few were measured, by two models each.

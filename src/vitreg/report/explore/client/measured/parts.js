@@ -3,7 +3,7 @@
 
 const KINDS = { f32: Float32Array, i16: Int16Array, i8: Int8Array, u16: Uint16Array, u8: Uint8Array };
 const known = new Map(), waiting = new Map();
-const KEPT = 40; // parts; blocks of large photos take megabytes
+const KEPT = 20; // blocks; those of large photos take megabytes
 
 export const SILENT = "The server does not answer; start vitreg explore --serve again, and open its new address.";
 export const manifest = JSON.parse(document.getElementById("explorer").textContent);
@@ -23,11 +23,13 @@ export function array(held) {
 
 // The part of this name; asked for twice, it is read once.
 export function part(name) {
-  if (!known.has(name)) {
-    known.set(name, inPage(name) ?? (manifest.live ? asked(name) : beside(name)));
-    if (known.size > KEPT) known.delete([...known.keys()].find((each) => each.includes("-b")));
+  let found = known.get(name);
+  if (!found) {
+    known.set(name, (found = inPage(name) ?? (manifest.live ? asked(name) : beside(name))));
+    const blocks = [...known.keys()].filter((each) => each.includes("-b"));
+    if (blocks.length > KEPT) known.delete(blocks[0]);
   }
-  return known.get(name);
+  return found;
 }
 
 // Take a part that came by itself.

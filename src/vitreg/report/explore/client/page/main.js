@@ -31,7 +31,7 @@ const page = {
   },
 };
 const panels = ["left", "right"].map((name) => new Panel(id(name), page));
-const state = new State({ right: models.length > 1 ? 1 : -1 }, (now, names) => draw(names));
+const state = new State({ right: models.length > 1 ? 1 : -1 }, models.length, (now, names) => draw(names));
 
 const shown = () => panels.filter((panel) => !panel.root.hidden && panel.shown);
 const kept = (panel) => (panels[0].shown ?? panel.shown); // the state tells patches of the left grid

@@ -41,7 +41,7 @@ export class Panel {
 
   // Say what there is not, and why.
   miss() {
-    const missing = Object.values(this.shown.missing);
+    const missing = [...new Set(Object.values(this.shown.missing))];
     this.find("missing").textContent = missing.map((why) => `Missing: ${why}.`).join(" ").replaceAll("..", ".");
     this.find("missing").hidden = !missing.length;
   }

@@ -1,5 +1,6 @@
 // What is shown lives in the address after #, so that it can be shared and the back button works.
 
+const LEAST = { photo: 0, left: 0, story: 0 }; // of the others -1 stands for none
 const NUMBERS = { photo: 0, left: 0, right: -1, block: -1, patch: -1, head: -1, story: 0 };
 const WORDS = { map: "norms", token: "patch" };
 const SWITCHES = { repair: false, before: false, outlines: true };
@@ -7,8 +8,10 @@ const DEFAULTS = { ...NUMBERS, ...WORDS, ...SWITCHES };
 const MAPS = ["norms", "given", "receives", "similar", "values", "neighbours"];
 
 export class State {
-  // start: what a page shows without words in its address; changed: called with the state and the names that differ.
-  constructor(start, changed) {
+  // start: what a page shows without words in its address; models: how many there are; changed: called with the state and the
+  // names that differ.
+  constructor(start, models, changed) {
+    this.below = { left: models, right: models };
     this.defaults = { ...DEFAULTS, ...start };
     this.now = this.read();
     this.changed = changed;
@@ -45,8 +48,8 @@ export class State {
     const found = { ...this.defaults };
     for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
       const whole = Number(text);
-      if (name in NUMBERS && Number.isInteger(whole) && whole >= -1) found[name] = whole;
-      if (name in SWITCHES) found[name] = text === "1";
+      if (Object.hasOwn(NUMBERS, name) && Number.isSafeInteger(whole) && whole >= (LEAST[name] ?? -1) && whole < (this.below[name] ?? Infinity)) found[name] = whole;
+      if (Object.hasOwn(SWITCHES, name)) found[name] = text === "1";
       if (name === "map" && MAPS.includes(text)) found.map = text;
       if (name === "token" && /^(patch|cls\d+|reg\d+)$/.test(text)) found.token = text;
     }
