@@ -69,6 +69,7 @@ class Run:
     folder: Path
     outcome: str
     steps: int
+    ratio: float
     made: str
 
 
@@ -80,7 +81,12 @@ def main() -> None:
     options = parser.parse_args()
     runs = runs_of(options.folder)
     outcomes = [
-        SeedOutcome(seed=seed, without=outcome_of(runs, 0, seed), with_registers=outcome_of(runs, 4, seed))
+        SeedOutcome(
+            seed=seed,
+            without=outcome_of(runs, 0, seed),
+            with_registers=outcome_of(runs, 4, seed),
+            ratio=runs[0, seed].ratio if (0, seed) in runs else None,
+        )
         for seed in range(options.seeds)
     ]
     seed = chosen(outcomes)
@@ -102,7 +108,9 @@ def runs_of(folder: Path) -> dict[tuple[int, int], Run]:
         place = folder / "runs" / path.stem
         became = judged(run, read_run(place), row.seconds, "diverged" in row.found)
         made = datetime.datetime.fromtimestamp(row.at, datetime.UTC).date().isoformat()
-        found[registers, seed] = Run(place, "failed" if row.failed else became.outcome, became.steps, made)
+        found[registers, seed] = Run(
+            place, "failed" if row.failed else became.outcome, became.steps, became.last_ratio, made
+        )
     return found
 
 

@@ -17,6 +17,7 @@ from vitreg.cli.lists import fields_of
 from vitreg.console.terminal import say
 from vitreg.errors import UserError
 from vitreg.passes.options import LoadOptions
+from vitreg.specs import images_for
 
 if TYPE_CHECKING:
     from vitreg.writing.outputs import Outputs
@@ -62,13 +63,13 @@ class OverImages(OfModel):
         from vitreg.passes import ahead
 
         super().check()
-        ahead.refuse_absent_inputs(named_images(self.images))
+        ahead.refuse_absent_inputs(named_images(self.images, images_for(self.spec)))
 
 
-def named_images(images: tuple[str, ...]) -> list[str]:
-    """Return the paths. Raises UserError if there are none."""
+def named_images(images: tuple[str, ...], example: str = "photos/") -> list[str]:
+    """Return the paths. Raises UserError if there are none, with an example."""
     if not images:
-        raise UserError("no images named; give files, a folder or an archive, for example photos/ behind the spec.")
+        raise UserError(f"no images named; give files, a folder or an archive, for example {example} behind the spec.")
     return list(images)
 
 

@@ -37,6 +37,7 @@ class SeedOutcome(Record):
         description="of the run without registers; empty if it has not ended"
     )
     with_registers: Outcome | Literal["", "failed"] = Field(description="of the run with registers")
+    ratio: float | None = Field(description="largest norm / median at the end of the run without registers")
 
 
 class ModelCard(Record):

@@ -171,6 +171,8 @@ MISTAKES = {
     "lab report photos": "photos holds no design.json; name the --out of a vitreg lab run.",
     "zoo photos": "no model named; name each with -m, such as -m @dinov2",
     f"zoo -m {MODEL}": "no images named",
+    "scan vitreg:born": "no images named; give files, a folder or an archive, for example synthetic:retrieval behind the spec.",
+    "doctor vitreg:bron": "no shipped model 'bron'. Did you mean 'born'?",
     "zoo photos -m tim:x": "no source 'tim:' of models. Did you mean 'timm:x'?",
     "zoo photos -m @dinov22": "no group 'dinov22' in vitreg zoo. Did you mean 'dinov2'",
     f"zoo photos -m {MODEL} -m": "-m needs a value; repeat it for several.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitreg.quantities import number
-from vitreg.records.card import ModelCard
+from vitreg.records.card import ModelCard, SeedOutcome
 from vitreg.specs import SHIPPED
 
 HOME = Path(__file__).parent
@@ -39,12 +39,16 @@ def note_of(card: ModelCard) -> str:
 def in_words(card: ModelCard) -> str:
     """Return the card as sentences."""
     error, scan = card.error, card.scan
-    seeds = ", ".join(
-        f"{each.seed} {each.without or 'not ended'} / {each.with_registers or 'not ended'}" for each in card.seeds
-    )
+    seeds = ", ".join(_of_a_seed(each) for each in card.seeds)
     return (
         f"{card.sentence} Data {card.data}, recipe {card.recipe} by the preset {card.preset}, seed {card.seed}, {card.steps:,} "
         f"steps, {card.made}, vitreg {card.vitreg}. Error of what is asked of other tiles {number(error.asked)}, on {error.images} "
         f"images of {error.data}; {number(error.least_alone)} is the least without looking at others. Its own scan ({scan.command}): "
-        f"{scan.sentence} {card.rule} Outcomes without / with registers, by seed: {seeds}. {card.licence}"
+        f"{scan.sentence} {card.rule} Outcomes without / with registers, by seed, with the largest norm over the median at the end: "
+        f"{seeds}. {card.licence}"
     )
+
+
+def _of_a_seed(of: SeedOutcome) -> str:
+    ratio = "" if of.ratio is None else f" ({number(of.ratio)})"
+    return f"{of.seed} {of.without or 'not ended'}{ratio} / {of.with_registers or 'not ended'}"
