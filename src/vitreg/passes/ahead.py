@@ -177,9 +177,9 @@ def zoo_outputs(folder: Path, *inputs: object) -> Outputs:
     return Outputs(folder, "zoo", ["result.json", "report.html", "board.csv"], paths_of(*inputs))
 
 
-def born_outputs(folder: Path) -> Outputs:
-    """Where `lab born` writes: the record, the page and the picture. Its jobs and runs lie beside them."""
-    return Outputs(folder, "lab", ["result.json", "report.html", "curves.png"])
+def births_outputs(folder: Path) -> Outputs:
+    """Where `lab born` writes the curves of its first runs."""
+    return Outputs(folder / "births", "curves", ["report.html", "curves.png", "curves.json"])
 
 
 def design_outputs(folder: Path) -> Outputs:
@@ -187,9 +187,9 @@ def design_outputs(folder: Path) -> Outputs:
     return Outputs(folder, "lab", ["result.json", "report.html", "effects.csv", "runs.csv", "figures/", "design.json"])
 
 
-def refuse_other_lab(folder: Path, schema: str) -> None:
-    """Refuse a folder that holds the result of another experiment of the lab. Raises UserError."""
-    refuse_other_result(folder, {"schema": schema}, lambda held: {"schema": held["schema"]})
+def refuse_other_lab(folder: Path) -> None:
+    """Refuse a folder that holds another result than that of the lab. Raises UserError."""
+    refuse_other_result(folder, {"schema": "vitreg.lab-report/1"}, lambda held: {"schema": held["schema"]})
 
 
 def badge_outputs(folder: Path, *inputs: object) -> Outputs:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vitreg.console.terminal import say
 from vitreg.records import Curves, ScanResult
-from vitreg.records.lab import Lab, LabReport
+from vitreg.records.lab import LabReport
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
@@ -29,7 +29,6 @@ Kept = TypeVar(
     RepairsResult,
     Reproduction,
     Board,
-    Lab,
     LabReport,
 )
 

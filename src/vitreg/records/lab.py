@@ -83,17 +83,6 @@ class BornRun(Record):
     )
 
 
-class Lab(DrawnResult):
-    """The whole of ``result.json``."""
-
-    schema_: Literal["vitreg.lab/1"] = Field(default="vitreg.lab/1", alias="schema")
-    experiment: str
-    runs: list[BornRun]
-    undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
 class Course(Record):
     """The course of a run, look by look and evaluation by evaluation."""
 
@@ -222,7 +211,7 @@ class Answer(Record):
 
 
 class LabReport(DrawnResult):
-    """The whole of ``result.json`` of `vitreg lab run` and `vitreg lab report`."""
+    """The whole of ``result.json`` of `vitreg lab`."""
 
     schema_: Literal["vitreg.lab-report/1"] = Field(default="vitreg.lab-report/1", alias="schema")
     title: str
@@ -235,6 +224,9 @@ class LabReport(DrawnResult):
     effects: list[Effect]
     answers: list[Answer]
     runs: list[DesignRun]
+    births: str = Field(
+        default="", description="page of the curves of the first runs, in the folder; empty if none was drawn"
+    )
     undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

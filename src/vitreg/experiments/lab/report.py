@@ -29,6 +29,9 @@ from vitreg.training.history import read_run
 from vitreg.writing.files import texts
 from vitreg.writing.outputs import RECORD, Outputs
 
+BIRTHS = "births/report.html"
+"""The curves of the first runs, which `lab born` draws."""
+
 
 def report(folder: Path) -> LabReport:
     """Write what the runs in a folder say so far; see `vitreg.lab`.
@@ -37,11 +40,13 @@ def report(folder: Path) -> LabReport:
         UserError: for a folder that holds no design of `lab run`, or cannot be written.
     """
     design = design_in(folder)
-    ahead.refuse_other_lab(folder, "vitreg.lab-report/1")
+    ahead.refuse_other_lab(folder)
     outputs = ahead.design_outputs(folder)
     outputs.check()
     with Jobs(folder) as jobs:
         result = found_in(design, jobs)
+        if (folder / BIRTHS).is_file():
+            result = result.model_copy(update={"births": BIRTHS})
         with jobs.alone():  # another process on this folder may end at the same moment
             return _written(outputs, result, (folder / KEPT).read_text(encoding="utf-8"))
 
@@ -161,11 +166,14 @@ def sentence(found: Found, asked: int) -> str:
         [changed(each) for each, ratio in known if ratio and ratio.decided and (ratio.value < 1) == less]
         for less in (True, False)
     )
-    parts = [f"Artifacts came in {base.artifacts.hits} of {count(base.artifacts.of, 'run')} of the base ({base.name})."]
+    gone = base.outcomes.get("dissolved", 0)
+    stayed = f", and dissolved again in {gone}" if gone else ""
+    came = f"{base.artifacts.hits} of {count(base.artifacts.of, 'run')}"
+    parts = [f"Artifacts came in {came} of the base ({base.name}){stayed}."]
     parts += [f"The largest norms are smaller with {_and(fewer)}."] if fewer else []
     parts += [f"They are larger with {_and(more)}."] if more else []
     left = len(known) - len(fewer) - len(more)
-    parts += [f"Of {count(len(known), 'change')}, {left} {'is' if left == 1 else 'are'} undecided."] if known else []
+    parts += [f"Of {count(len(known), 'change')}, {left} {'is' if left == 1 else 'are'} undecided."] if left else []
     return " ".join(parts) + of
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,29 +54,43 @@ def run(name: str, options: RunOptions, out: Path, told: Callable[[str], object]
     """Train what is left of a design, and write what its runs say; see `vitreg.lab`."""
     design = design_named(name, options.photos)
     data, left_out = data_named(name, options.photos)
-    folder = output_folder(out)
-    ahead.refuse_other_lab(folder, "vitreg.lab-report/1")
-    outputs = ahead.design_outputs(folder)
-    outputs.check()
+    folder = begun(design, data, out)
     with Jobs(folder) as jobs:
         plan = plan_of(design, jobs.row, Timing())
-        with jobs.alone(), outputs.adding() as place:
-            write_text(place / KEPT, as_kept(data, design.name))
-        places = [(each.name, jobs.files(each.job)) for each in design.runs]
     for each in (*left_out, plan.sentence(options.processes) + _bounded(design)):
         told(each)
     if plan.left:
+        places = places_of(design, folder)
         train_all(
             design.runs, folder, options.processes, lambda: told(_stand(places, folder / ROWS)), hours=design.hours
         )
     return report(folder)
 
 
-def _stand(places: Sequence[tuple[str, Path]], rows: Path) -> str:
+def begun(design: Design, data: Mapping[str, object], out: Path) -> Path:
+    """Keep a design in the folder of its runs, and return that folder.
+
+    Args:
+        data: what the design was built from.
+    """
+    folder = output_folder(out)
+    ahead.refuse_other_lab(folder)
+    outputs = ahead.design_outputs(folder)
+    outputs.check()
+    with Jobs(folder) as jobs, jobs.alone(), outputs.adding() as place:
+        write_text(place / KEPT, as_kept(data, design.name))
+    return folder
+
+
+def places_of(design: Design, folder: Path) -> dict[str, Path]:
+    """Return the folder of each run, by its name."""
+    with Jobs(folder) as jobs:
+        return {each.name: jobs.files(each.job) for each in design.runs}
+
+
+def _stand(places: Mapping[str, Path], rows: Path) -> str:
     """Return how many runs have ended, and how those stand that have not."""
     ended = {path.stem for path in rows.glob("*.json")}
-    running = {name: place for name, place in places if place.name not in ended}
+    running = {name: place for name, place in places.items() if place.name not in ended}
     words = line(running)
-    return (
-        f"{sum(place.name in ended for _, place in places)} of {len(places)} runs ended{' | ' if words else ''}{words}"
-    )
+    return f"{sum(place.name in ended for place in places.values())} of {len(places)} runs ended{' | ' if words else ''}{words}"

@@ -12,7 +12,7 @@ from vitreg.experiments.lab.options import LabOptions, RunOptions, refuse_unknow
 from vitreg.experiments.lab.report import report
 from vitreg.experiments.lab.running import run
 from vitreg.passes.options import split, takes
-from vitreg.records.lab import Lab, LabReport
+from vitreg.records.lab import LabReport
 
 
 @takes(LabOptions, RunOptions)
@@ -24,7 +24,7 @@ def lab(
     options: LabOptions | RunOptions | None = None,
     told: Callable[[str], object] = lambda line: None,
     **keywords: Any,
-) -> Lab | LabReport:
+) -> LabReport:
     """Train small ViTs until their task is solved, without and with registers or as a design of many factors, and draw it.
 
     Args:

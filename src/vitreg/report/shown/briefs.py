@@ -9,7 +9,7 @@ from vitreg.notebook import Brief
 from vitreg.quantities import MISSING, number, percent
 from vitreg.records import Curves, ScanResult
 from vitreg.records.explore import ExploreResult
-from vitreg.records.lab import Lab, LabReport
+from vitreg.records.lab import LabReport
 from vitreg.records.look import LookResult
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
@@ -177,11 +177,6 @@ def _reproduction(result: Reproduction) -> Brief:
 
 
 @brief_of.register
-def _lab(result: Lab) -> Brief:
-    return Brief(title="Lab", facts=[("experiment", result.experiment)], table=_runs(result), counted="runs")
-
-
-@brief_of.register
 def _lab_report(result: LabReport) -> Brief:
     facts = [
         ("runs", f"{result.ended} of {result.asked}"),
@@ -196,7 +191,7 @@ def _lab_report(result: LabReport) -> Brief:
     )
 
 
-def _runs(result: Lab | LabReport) -> list[dict[str, object]]:
+def _runs(result: LabReport) -> list[dict[str, object]]:
     return [
         {
             **({"cell": row["cell"]} if "cell" in row else {}), "run": row["name"], "registers": row["registers"], "seed": row["seed"],

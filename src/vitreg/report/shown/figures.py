@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitreg.errors import UserError
 from vitreg.records import Curves, Record, ScanResult
-from vitreg.records.lab import Lab, LabReport
+from vitreg.records.lab import LabReport
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.report.evaluation.words import title
@@ -158,12 +158,6 @@ def _board(result: Board) -> Figure:
         share, low, high = (None if each is None else 100 * each for each in (row.share, row.low, row.high))
         dots += [] if row.failed else [Dot(row.model, share, low, high)]
     return panels_of([Panel("outliers (% of the patches)", dots, start=0.0)])
-
-
-@_figure.register(Lab)
-def _lab(result: Lab) -> Figure:
-    dots = [Dot(run.name, run.peak_ratio or None) for run in result.runs if not run.failed]
-    return panels_of([Panel("largest norm / median, at its peak", dots, result.experiment, start=1.0, log=True)])
 
 
 @_figure.register(LabReport)

@@ -8,7 +8,7 @@ from functools import singledispatch
 from vitreg.notebook import Row
 from vitreg.records import Curves, Record, ScanResult
 from vitreg.records.explore import ExploreResult
-from vitreg.records.lab import BornRun, Lab, LabReport
+from vitreg.records.lab import BornRun, LabReport
 from vitreg.records.look import LookResult
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
@@ -151,12 +151,6 @@ def _reproduction(result: Reproduction) -> list[Row]:
     return [
         {"experiment": each.id, **claim.model_dump(mode="json")} for each in result.experiments for claim in each.claims
     ]
-
-
-@rows_of.register
-def _lab(result: Lab) -> list[Row]:
-    """A row for each run."""
-    return _runs(result.runs)
 
 
 @rows_of.register

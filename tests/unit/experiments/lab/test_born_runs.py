@@ -8,17 +8,17 @@ from tests.unit.experiments.lab.made_runs import moment
 import vitreg
 from vitreg.errors import UserError
 from vitreg.experiments.lab import design, runs
-from vitreg.experiments.lab.born import design_of
+from vitreg.experiments.lab.born import born_design
 from vitreg.experiments.lab.options import LabOptions
 from vitreg.experiments.lab.said import judged, line, sentence
 from vitreg.passes.jobs import Jobs
 from vitreg.records import Curve, RunRecord, Watch
-from vitreg.records.lab import Lab
+from vitreg.records.lab import LabReport
 from vitreg.training.settings import changed
 
 
 def runs_of(options):
-    return design_of(options).runs
+    return born_design(options).runs
 
 
 def record(ratios, errors):
@@ -103,9 +103,10 @@ def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_pat
     ]
     assert found.runs[0].registers_hold is None
     assert 0 < found.runs[1].registers_hold.attention < 1
-    assert Lab.model_validate(json.loads((tmp_path / "lab" / "result.json").read_text())) == found
-    for name in ("report.html", "curves.png"):
-        assert (tmp_path / "lab" / name).stat().st_size > 1000
+    assert found.births == "births/report.html"
+    assert LabReport.model_validate(json.loads((tmp_path / "lab" / "result.json").read_text())) == found
+    for name in ("report.html", "runs.csv", "births/report.html", "births/curves.png"):
+        assert (tmp_path / "lab" / name).stat().st_size > 500
     trained = runs_of(LabOptions(registers=(0, 2)))
     with Jobs(tmp_path / "lab") as jobs:
         written = {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in trained}
@@ -120,8 +121,21 @@ def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_pat
 
 
 def test_a_run_that_failed_is_a_row_with_its_reason(tiny, tmp_path, monkeypatch):
-    row = runs._lost(runs_of(LabOptions(registers=(0,)))[0])
-    monkeypatch.setattr("vitreg.experiments.lab.born.train_all", lambda *_: [row])
-    found = vitreg.lab("born", out=tmp_path / "lab", registers=(0,))
-    assert found.runs[0].failed == runs.FAILED
-    assert sentence(found.runs[0]).startswith("0 registers, seed 0: its process ended")
+    run, other = runs_of(LabOptions(registers=(0, 4)))
+
+    def failing(_runs, folder, *_):
+        with Jobs(folder) as jobs:
+            return [jobs.do(run.job, broken), runs._lost(other)]
+
+    def broken(_place):
+        raise UserError("the disk is full.")
+
+    monkeypatch.setattr("vitreg.experiments.lab.born.train_all", failing)
+    lines = []
+    found = vitreg.lab("born", out=tmp_path / "lab", registers=(0, 4), told=lines.append)
+    assert [sentence(each) for each in found.runs] == ["0 registers, seed 0: the disk is full."]
+    assert (found.asked, found.ended, found.births) == (2, 1, "")
+    assert lines == [
+        "training with 0 registers, seed 0: the disk is full.",
+        "training with 4 registers, seed 0: its process ended without a result; the same command tries again.",
+    ]

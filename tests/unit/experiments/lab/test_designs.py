@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from vitreg.errors import UserError
-from vitreg.experiments.lab.born import design_of as born_design
+from vitreg.experiments.lab.born import born_design
 from vitreg.experiments.lab.options import LabOptions
 from vitreg.experiments.lab.reading import design_named, design_of, shipped
 

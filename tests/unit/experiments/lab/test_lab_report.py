@@ -85,6 +85,9 @@ def test_the_answers_are_those_that_were_planted(found):
     assert "Without a change artifacts came in 6 of 6 runs; in none with " in need
     assert "4 registers, loss 1 (0 of 6, 0 % to 39 % each)" in need
     assert "; in all with diversity 1 (6 of 6" in need
+    when = said["When do artifacts come, and do they stay?"]
+    assert "in 6 runs; they were there at the end of each." in when.sentence
+    assert when.numbers["low"] < when.numbers["onset"] < when.numbers["high"]
     assert said["Are artifacts no-ops or broadcasters?"].decided
     assert (
         "0.075 (0.0554 to 0.0946) of the mean of all at the end of 6 runs: a no-op"

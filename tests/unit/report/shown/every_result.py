@@ -5,7 +5,7 @@ from tests.unit.verbs.made_results import result as evaluation
 
 from vitreg.records import Curve, Curves, Finding, ImagesRecord, RunRecord
 from vitreg.records.explore import ExploreResult, ShownDocument, ShownModel
-from vitreg.records.lab import BornRun, DesignRun, Lab, LabCell, LabReport, Sink
+from vitreg.records.lab import DesignRun, LabCell, LabReport, Sink
 from vitreg.records.look import LookResult, ModelLook, PhotoLook, Seconds
 from vitreg.records.reproduction import Claim, ExperimentRecord, Reproduction
 from vitreg.records.zoo import Board, BoardRow
@@ -140,9 +140,9 @@ def _labs():
     )  # fmt: skip
     report = LabReport(
         title="What grows", sentence="1 of 1.", steps=4000, asked=1, ended=1, hours=0.1, cells=[cell], effects=[], answers=[],
-        runs=[DesignRun(name="r0", cell=0, **run)],
+        runs=[DesignRun(name=HOSTILE, cell=0, **run)],
     )  # fmt: skip
-    return Lab(experiment="born", runs=[BornRun(name=HOSTILE, **run)]), report
+    return (report,)
 
 
 def _board(scan):

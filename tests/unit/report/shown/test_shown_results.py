@@ -57,8 +57,8 @@ NUMBERS = {
     "EvalResult": ("71.5 %", "64.9 to 77.3", "10.0 %"),
     "Evaluations": ("71.5 %", "42.2 %", "64.9 to 77.3", "no model 'c'.", "a is best with"),
     "DiscoverResult": ("61.5 %", "40.2 to 79.0", "30.5 %", "19"), "RepairsResult": ("2.25 %", "0.125 %", "0.0625", "no border."),
-    "Curves": ("3.12", "66.5 (knn)"), "Reproduction": ("5.75 here", "1 is held", "not held"), "Lab": ("31.5", "0.0075", "artifacts"),
-    "LabReport": ("31.5", "0.0075"), "Board": ("2.2 %", "1.8 % to 3.0 %", "6.25"), "Table": ("71.2",),
+    "Curves": ("3.12", "66.5 (knn)"), "Reproduction": ("5.75 here", "1 is held", "not held"), "LabReport": ("31.5", "0.0075", "artifacts"),
+    "Board": ("2.2 %", "1.8 % to 3.0 %", "6.25"), "Table": ("71.2",),
 }  # fmt: skip
 
 
@@ -85,8 +85,8 @@ def test_the_card_of_a_scan_has_a_row_for_each_block():
 
 
 def test_a_long_table_is_cut_and_says_so():
-    runs = [RESULTS["Lab"].runs[0].model_copy(update={"seed": seed}) for seed in range(30)]
-    words = "".join(Whole(RESULTS["Lab"].model_copy(update={"runs": runs})._repr_html_()).words)
+    runs = [RESULTS["LabReport"].runs[0].model_copy(update={"seed": seed}) for seed in range(30)]
+    words = "".join(Whole(RESULTS["LabReport"].model_copy(update={"runs": runs})._repr_html_()).words)
     assert "6 more runs: to_pandas() has all." in words
 
 
@@ -101,8 +101,9 @@ EXPECTED = {
     "DoctorResult": (2, {"level": "ok"}), "EvalResult": (2, {"value": 71.5, "low": 64.9, "headline": True}),
     "Evaluations": (3, {"value": 71.5, "high": 77.3, "control": 10.0}), "DiscoverResult": (2, {"corloc": 61.5, "high": 79.0}),
     "RepairsResult": (4, {"value": 2.25, "low": 1.75, "column": "outliers_peak"}), "Curves": (3, {"step": 50, "value": 4.5}),
-    "Reproduction": (2, {"value": 5.75, "outcome": "held"}), "Lab": (1, {"peak_ratio": 31.5, "background_attention": 0.625}),
-    "LabReport": (1, {"cell": HOSTILE, "error": 0.0075}), "Board": (2, {"share": 0.0225, "low": 0.0175}),
+    "Reproduction": (2, {"value": 5.75, "outcome": "held"}),
+    "LabReport": (1, {"peak_ratio": 31.5, "background_attention": 0.625, "cell": HOSTILE, "error": 0.0075}),
+    "Board": (2, {"share": 0.0225, "low": 0.0175}),
     "Table": (2, {"k": 10, "top1": 71.25}),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from vitreg.experiments.lab.design import is_registers
 from vitreg.experiments.lab.statistics.contrasts import Contrast, mean_interval
 from vitreg.experiments.lab.statistics.found import BROADCAST, NO_OP, Found, changed, interval
 from vitreg.experiments.lab.statistics.later import later
+from vitreg.experiments.lab.statistics.onsets import onsets
 from vitreg.experiments.lab.statistics.tokens import elsewhere, holding, sharing
 from vitreg.quantities import number, percent
 from vitreg.records.lab import Answer, Course, Effect, Estimate
@@ -21,7 +22,7 @@ from vitreg.records.lab import Answer, Course, Effect, Estimate
 def answers_of(found: Found) -> list[Answer]:
     """Return the answers that there are."""
     ask: tuple[Callable[[Found], Answer | None], ...] = (
-        necessary, order, kind, elsewhere, earlier, taken, holding, sharing, later,
+        necessary, onsets, order, kind, elsewhere, earlier, taken, holding, sharing, later,
     )  # fmt: skip
     return [answer for each in ask if found.base is not None and (answer := each(found)) is not None]
 
