@@ -22,6 +22,7 @@ NAMES = ("effects", "courses-norms", "courses-error")
 ROW, ROUND, WIDE, LETTERS = 0.2, 0.9, 3.1, 46
 COLUMNS, CELL = 5, (2.1, 1.5)  # inches of a panel
 BOUNDS = {"ratio": 5.0, "error": 0.01}
+DASHED = {"ratio": "5, above which artifacts lie", "error": "0.01, below which the task is solved"}
 Course = Literal["ratio", "error"]
 
 
@@ -141,13 +142,8 @@ def courses_figure(result: LabReport, of: Course) -> Figure:
         axes.set_visible(False)
     grid[0].set_yscale("log")
     plain_log(grid[0].yaxis)
-    what = (
-        "largest norm / median; dashed: 5, above which artifacts lie"
-        if of == "ratio"
-        else "error of what is asked; dashed: 0.01"
-    )
-    figure.supylabel(what, fontsize=8)
-    figure.supxlabel("step", fontsize=8)
+    figure.supylabel("largest norm / median" if of == "ratio" else "error of what is asked", fontsize=8)
+    figure.supxlabel(f"step (dashed: {DASHED[of]})", fontsize=8)
     return figure
 
 
