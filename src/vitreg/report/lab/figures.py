@@ -135,7 +135,7 @@ def courses_figure(result: LabReport, of: Course) -> Figure:
         for run in runs[place]:
             axes.plot(*zip(*_points(run, of), strict=True), color=PATCH if of == "ratio" else INK, lw=0.8, alpha=0.7)
         axes.axhline(BOUNDS[of], color=OUTLIER, lw=0.7, ls="--")
-        axes.set_title(middle(result.cells[place].name, 34), fontsize=6.5, loc="left", color=INK).set_parse_math(False)
+        axes.set_title(middle(result.cells[place].name, 40), fontsize=6.5, loc="left", color=INK).set_parse_math(False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=6)
     for axes in grid[len(shown) :]:

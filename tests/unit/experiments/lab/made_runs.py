@@ -52,6 +52,26 @@ def planted(config):
     return {"peak": 30.0 if grows else 1.5, "solved": 3000 - 500 * (config.model.registers > 0), "spread": 0.15}
 
 
+def plausible(config, folder: Path) -> int:
+    """Write a run as those of a whole design may look: who grows artifacts, dissolves them again, never solves its task or is slow."""
+    model, root = config.model, config.data.root
+    if config.run.start_from is not None:
+        return go_on(folder, config, begins=60.0, ends=1.6 if model.registers else 70.0)
+    none = (
+        model.registers > 0
+        or model.mlp == "mlp"
+        or model.gate
+        or (",background=0" in f"{root},"
+        and "background=0." not in root)
+    )
+    peak = 1.4 if none or ",loss=1" in root else 12.0 if model.registers == 1 else 60.0
+    slow = config.optim.lr < 0.002 or model.depth == 2
+    return write(
+        folder, config, peak=peak, solved=None if slow and config.run.seed % 2 else 3200 - 300 * (model.registers > 0), spread=0.5,
+        last=1.4 if peak > 5 and config.run.seed == 3 else None, foreground=0.35 if model.mlp == "mlp" else 0.05,
+    )  # fmt: skip
+
+
 def write(folder: Path, config, *, peak=30.0, solved=3000, spread=0.15, last=None, older=False, foreground=0.05):
     """Write the folder of a run that grew artifacts, or none, about the step at which it solved its task.
 

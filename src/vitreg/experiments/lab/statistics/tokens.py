@@ -32,7 +32,9 @@ def holding(found: Found) -> Answer | None:
             continue
         kind = _kind(values)
         norm = "" if norms is None else f" and norms {interval(norms)} times the median patch"
-        said.append(f"{changed(row)} have values {interval(values)} of the mean of all{norm}, {kind}")
+        said.append(
+            f"{changed(row)} {'has' if row.level == '1' else 'have'} values {interval(values)} of the mean of all{norm}, {kind}"
+        )
         decided.append(kind != UNDECIDED)
         cells += row.cells[0]
         numbers |= _numbers(f"{row.level} values", values) | (_numbers(f"{row.level} norm", norms) if norms else {})
@@ -68,7 +70,7 @@ def sharing(found: Found) -> Answer | None:
         words = "several share the work" if several else "one does it" if alone else "undecided"
         head = "" if in_a_head is None else f", within a head of an image {interval(in_a_head)}"
         said.append(
-            f"of {changed(row)} the largest takes {interval(largest)} of what all take; their effective number is "
+            f"of {changed(row)} the largest takes {interval(largest)} of what all take, their effective number is "
             f"{interval(number_of)}{head}: {words}"
         )
         decided.append(several or alone)
@@ -106,13 +108,13 @@ def _is_cls(run: DesignRun) -> bool:
 
 
 def elsewhere(found: Found) -> Answer | None:
-    """Say, of the changes without artifacts, whether there is a sink all the same, which, and what its values are."""
+    """Say, of the changes without artifacts other than registers, whether there is a sink all the same, which, and what its values are."""
     said, cells, numbers, decided = list[str](), list[int](), Numbers(), list[bool]()
     for row in found.changes():
         cell = row.cells[0][0]
         share = found.cells[cell].artifacts
         runs = [run for run in found.solved(cell) if run.foreground is not None]
-        if share is None or share.hits or len(runs) < 2:
+        if share is None or share.hits or len(runs) < 2 or is_registers(row.factor):
             continue
         sinks, below, known = list[str](), True, list[str]()
         for name, (attention, values) in TAKERS.items():
@@ -148,7 +150,7 @@ def _most(runs: Sequence[DesignRun]) -> str:
     if not kinds:
         return ""
     first = max(kinds, key=lambda kind: kinds[kind])
-    return f"; the most attended token is {NAMES.get(first, first)} in {percent(kinds[first])} of the images"
+    return f", the most attended token is {NAMES.get(first, first)} in {percent(kinds[first])} of the images"
 
 
 def _with_registers(found: Found) -> list[Effect]:
