@@ -61,8 +61,7 @@ def plausible(config, folder: Path) -> int:
         model.registers > 0
         or model.mlp == "mlp"
         or model.gate
-        or (",background=0" in f"{root},"
-        and "background=0." not in root)
+        or (",background=0" in f"{root}," and "background=0." not in root)
     )
     peak = 1.4 if none or ",loss=1" in root else 12.0 if model.registers == 1 else 60.0
     slow = config.optim.lr < 0.002 or model.depth == 2
