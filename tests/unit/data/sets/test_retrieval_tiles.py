@@ -150,7 +150,7 @@ def test_bad_parameters_are_one_sentence(text, said):
 
 
 def test_scenes_have_no_parameters():
-    with pytest.raises(UserError, match="has no parameters"):
+    with pytest.raises(UserError, match="has no parameters but canvas"):
         named("synthetic:scenes,background=0.1")
 
 

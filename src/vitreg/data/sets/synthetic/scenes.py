@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int64, UInt8
 from vitreg.data.boxes.truth import BoxSet, ImageBoxes
 from vitreg.data.sets.example import Example
 from vitreg.data.sets.synthetic import backgrounds
+from vitreg.data.sets.synthetic.canvases import on_canvas
 from vitreg.data.sets.synthetic.drawn import Drawn, DrawnSet
 from vitreg.data.sets.synthetic.scene import CLASSES, Scene, draw_scene, labels_of
 from vitreg.errors import UserError
@@ -22,7 +23,8 @@ class Scenes(Drawn[Scene]):
 
     def draw(self, number: int) -> Scene:
         """Draw the scene of a number."""
-        return draw_scene(self.synthetic.seed, number)
+        scene, canvas = draw_scene(self.synthetic.seed, number), self.synthetic.canvas
+        return on_canvas(scene, canvas) if canvas else scene
 
     def index(self, name: str) -> int | None:
         """Return the scene of a name; None for a name of something else."""
@@ -37,7 +39,8 @@ class Scenes(Drawn[Scene]):
     @property
     def note(self) -> str:
         """A sentence that says what the images are."""
-        return f"The images of {self.synthetic.title} are synthetic: drawn objects before {backgrounds.kind()}."
+        on = f", on a canvas ({self.synthetic.canvas})" if self.synthetic.canvas else ""
+        return f"The images of {self.synthetic.title} are synthetic: drawn objects before {backgrounds.kind()}{on}."
 
 
 class SceneSet:
