@@ -132,6 +132,9 @@ def parameters_in(settings: Mapping[str, Any]) -> RetrievalParameters:
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for name, value in flat.items():
-        table, _, key = name.partition(".")
-        tables.setdefault(table, {})[key] = value
+        *places, key = name.split(".")
+        table = tables
+        for place in places:
+            table = table.setdefault(place, {})
+        table[key] = value
     return tables
