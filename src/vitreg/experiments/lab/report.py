@@ -15,9 +15,10 @@ from vitreg.experiments.lab.design import Cell, Design, Key, Run
 from vitreg.experiments.lab.hours import steps_of
 from vitreg.experiments.lab.looks import course_of
 from vitreg.experiments.lab.reading import KEPT, design_in
-from vitreg.experiments.lab.said import METRIC, judged
+from vitreg.experiments.lab.said import METRIC, has_error, judged
 from vitreg.experiments.lab.statistics.answers import Found, answers_of, changed
 from vitreg.experiments.lab.statistics.effects import counts, effects_of, usable
+from vitreg.experiments.lab.statistics.ledger import searched
 from vitreg.passes import ahead
 from vitreg.passes.drawing import as_written, noted
 from vitreg.passes.jobs import Jobs
@@ -72,9 +73,14 @@ def found_in(design: Design, jobs: Jobs) -> LabReport:
     ]
     effects = effects_of(design, numbers, runs, every[0])
     found = Found(cells, effects, runs, numbers.get(()), max(every))
+    if any(map(has_error, design.runs)):
+        said, answers = sentence(found, len(design.runs)), answers_of(found)
+    else:
+        answers = [searched(runs, len(design.runs), design.hours)]
+        said = answers[0].sentence
     return LabReport(
-        title=design.title, sentence=sentence(found, len(design.runs)), steps=design.steps, asked=len(design.runs), ended=len(runs),
-        hours=sum(run.seconds for run in runs) / 3600, cells=cells, effects=effects, answers=answers_of(found), runs=runs,
+        title=design.title, sentence=said, steps=design.steps, asked=len(design.runs), ended=len(runs),
+        hours=sum(run.seconds for run in runs) / 3600, cells=cells, effects=effects, answers=answers, runs=runs,
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ ARTIFACT = 5.0
 def judged(run: Run, record: RunRecord, seconds: float, diverged: bool = False) -> BornRun:
     """Return what became of a run that ended, by its whole course.
 
-    A run without artifacts that has not solved its task is before its onset, and so says nothing yet.
+    A run without artifacts that has not solved its task is before its onset, and so says nothing yet. A run of another preset
+    has no error to be solved by, and says what its whole length shows.
     """
     course = course_of(record, METRIC)
     peak, at = max(zip(course.ratio, course.looks, strict=True), default=(0.0, 0))
@@ -32,11 +33,16 @@ def judged(run: Run, record: RunRecord, seconds: float, diverged: bool = False) 
     last = course.ratio[-1] if course.ratio else 0.0
     return BornRun(
         name=run.name, registers=run.registers, seed=run.seed, steps=record.step, seconds=seconds,
-        outcome="diverged" if diverged else _outcome(peak, last, solved is not None), solved=solved,
+        outcome="diverged" if diverged else _outcome(peak, last, solved is not None or not has_error(run)), solved=solved,
         error=pairs[-1][1] if pairs else None, peak_ratio=peak, peak_step=at, last_ratio=last,
         onset=next((step for step, ratio in zip(course.looks, course.ratio, strict=True) if ratio > ARTIFACT), None),
         **(_at_the_end(moments[-1]) if moments else {}),
     )  # fmt: skip
+
+
+def has_error(run: Run) -> bool:
+    """Whether a run has the error by which the lab's own preset is judged."""
+    return run.config.recipe.kind == "regression"
 
 
 def _at_the_end(moment: NormsMoment) -> dict[str, Any]:
