@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitreg.experiments.lacking import Need
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import Trained
 from vitreg.records.reproduction import PAPER, Claim, ExperimentRecord, Measured
@@ -14,7 +15,6 @@ from vitreg.records.reproduction import PAPER, Claim, ExperimentRecord, Measured
 if TYPE_CHECKING:
     from vitreg.experiments.setting import Setting
 
-Need = Literal["images", "classes", "boxes", "masks", "depths", "train", "captions"]
 Drawings = Mapping[str, tuple[str, Callable[[], Any]]]
 """Names of figures without suffix; of each a caption, and a function that returns it (matplotlib)."""
 

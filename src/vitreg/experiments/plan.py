@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vitreg.experiments.experiment import Experiment
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.experiments.subjects import models_of, others_of, runs
+from vitreg.experiments.subjects import models_of, others_of, read_by, runs
 from vitreg.experiments.trained.cost import RATES, Cost, cost_of
 from vitreg.experiments.trained.model import PREFIX, Trained
 from vitreg.experiments.trained.scales import PROTOCOLS
@@ -53,9 +53,7 @@ def lines(experiments: Sequence[Experiment], options: ReproduceOptions, *, named
 
 
 def _needs(each: Experiment, models: Sequence[Trained], options: ReproduceOptions) -> str:
-    needs = list(dict.fromkeys((*each.needs, *each.uses)))
-    needs += ["train"] * any(model.recipe != "clip" for model in models)
-    needs += ["captions"] * any(model.recipe == "clip" for model in models)
+    needs = read_by(each, models)
     given = {"images": options.images or options.scale != "paper", **options.data}
     absent = [f"--{name}" for name in needs if not given[name]]
     words = f"Needs {', '.join(needs)}" if needs else "Needs no data"

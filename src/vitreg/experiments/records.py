@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,24 @@ def scan_of(found: Measured, jobs: Path) -> ScanResult:
         OSError: if its folder is gone.
     """
     return ScanResult.model_validate_json((jobs / RUNS / found.jobs["scan"] / "result.json").read_bytes())
+
+
+def images_of(found: Measured, jobs: Path) -> int | None:
+    """Return from how many images the numbers of a subject come: those that its last probe was judged on, else those of its scan.
+
+    Args:
+        jobs: folder of the run.
+    Returns:
+        None where no images were looked at, or the record of the job is gone.
+    """
+    for verb in sorted(found.jobs, key=lambda verb: (verb == "scan", -list(found.jobs).index(verb))):
+        try:
+            held = json.loads((jobs / RUNS / found.jobs[verb] / "result.json").read_bytes())
+            images = held["data"]["counts"]["test"] if held.get("task") else held["images"]
+            return int(images["seen"] if isinstance(images, dict) else images)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return None
 
 
 def scans_drawn(

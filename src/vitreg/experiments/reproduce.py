@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from vitreg.errors import UserError
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.options import ReproduceOptions
+from vitreg.experiments.shared.absent import absent, refuse_absent
+from vitreg.experiments.shared.adding import held_in, merged, refuse_other, settings_of
 from vitreg.experiments.shared.processes import beside, processes_of
 from vitreg.experiments.shared.run import Run
 from vitreg.machine.runtime import choose_device, provenance
@@ -52,10 +54,14 @@ def reproduce(
         started, waits: called with a job that begins here, or that another process is doing.
         ended: called with each experiment.
         options: see `ReproduceOptions`; keywords override them.
+    A record in `out` that was measured with the same settings is added to: rows of new experiments and models join it, and claims
+    are judged on all of them.
+
     Returns:
-        the record; an experiment whose model fails says why, and the others run.
+        the record; an experiment whose model fails or whose data do not exist says why, and the others run.
     Raises:
-        UserError: for an unknown id, absent images or models, or a folder that cannot be written.
+        UserError: for an unknown id, data that do not exist where every experiment needs them, a folder that cannot be written,
+            or one whose record was measured with other settings or cannot be read.
     """
     options, loading = split(ReproduceOptions, options, keywords, "reproduce")
     if loading.get("precision", "auto") == "auto":
@@ -71,18 +77,42 @@ def reproduce(
     if only is not None:
         return _again(outputs, only, wanted)
     run = Run(tuple(ids), folder, options, loading, weights)
-    device = choose_device(loading.get("device"))
+    refuse_absent(absent(options), experiments_named(run.ids), options, bool(run.ids))
+    _held(run)
+    with Jobs(folder, started, waits) as jobs:
+        return _measured(run, jobs, outputs, begun, ended)
+
+
+def _measured(
+    run: Run, jobs: Jobs, outputs: Outputs, begun: datetime, ended: Callable[[ExperimentRecord], object]
+) -> Reproduction:
+    """Measure, beside other processes, and add what was found to the record of the folder."""
+    device, options = choose_device(run.loading.get("device")), run.options
     processes = processes_of(run, device.type)
-    with Jobs(folder, started, waits) as jobs, beside(processes - 1, run):
+    with beside(processes - 1, run):
         records = sorted(run.records(jobs, ended), key=lambda each: list(EXPERIMENTS).index(each.id))
         made = provenance(
-            started=begun, device=device, precision=str(loading["precision"]), processes=processes, seed=options.seed
+            started=begun,
+            device=device,
+            precision=str(run.loading["precision"]),
+            processes=processes,
+            seed=options.seed,
         )
-        ours = "photographs that scikit-image ships, and crops of them" if run.own_images else "no images"
-        words = ", ".join(options.images) or ours
-        result = Reproduction(scale=options.scale, images=printable(words), experiments=records, provenance=made)
+        result = Reproduction(
+            scale=options.scale, images=printable(run.called or "no images"), experiments=records, provenance=made,
+            settings=settings_of(run),
+        )  # fmt: skip
         with jobs.alone():  # another process on this folder may end at the same moment
-            return _written(outputs, result)
+            held = _held(run)
+            return _written(outputs, result if held is None else merged(held, result))
+
+
+def _held(run: Run) -> Reproduction | None:
+    """Return the record of the folder. Raises UserError for one that nothing can be added to."""
+    held = held_in(run.folder)
+    if held is not None:
+        refuse_other(held, run, run.folder)
+    return held
 
 
 def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from vitreg.errors import UserError
 from vitreg.experiments.experiment import Experiment
-from vitreg.experiments.lacking import LACKING
+from vitreg.experiments.records import images_of
 from vitreg.experiments.setting import Setting
-from vitreg.experiments.subjects import Chosen, models_of, others_of, runs
+from vitreg.experiments.subjects import Chosen, models_of, others_of, read_by, runs
 from vitreg.experiments.trained.model import Trained
 from vitreg.records.reproduction import ExperimentRecord, Measured, TrainedAs
 from vitreg.report.attempts import reason_of
+from vitreg.writing.files import printable
 
 
 def run_all(
@@ -33,11 +34,11 @@ def run_all(
         ended: called with each.
     """
     experiments = [each for each in experiments if runs(each, chosen, named)]
-    wanted = {each.id: models_of(each, chosen) for each in experiments}
+    wanted = {each.id: [] if _lacks(each, setting) else models_of(each, chosen) for each in experiments}
     trained = [each for each in experiments if wanted[each.id]]
     for group in ([each for each in experiments if each not in trained], trained):
         _train(list(dict.fromkeys(model for each in group for model in wanted[each.id])), setting)
-        subjects = {each.id: [*others_of(each, chosen), *wanted[each.id]] for each in group}
+        subjects = {each.id: [*others_of(each, chosen), *models_of(each, chosen)] for each in group}
         for record in _records(group, subjects, setting):
             ended(record)
             yield record
@@ -56,7 +57,7 @@ def _records(
             pieces = [_piece(each, subject) for subject in subjects[each.id]]
             if all(piece in found for piece in pieces):
                 left.remove(each)
-                yield _record(each, [found[piece] for piece in pieces])
+                yield _record(each, [found[piece] for piece in pieces], _data(each, subjects[each.id], setting))
 
     yield from ready()  # what measures nothing
     for piece in setting.jobs.in_turn(list(work)):
@@ -69,10 +70,18 @@ def _piece(experiment: Experiment, subject: str | Trained) -> str:
     return f"{experiment.id} of {subject if isinstance(subject, str) else subject.name}"
 
 
-def _record(experiment: Experiment, measured: Sequence[Measured]) -> ExperimentRecord:
+def _data(experiment: Experiment, subjects: Sequence[str | Trained], setting: Setting) -> dict[str, str]:
+    """Name the data that an experiment read."""
+    needs = read_by(experiment, [each for each in subjects if not isinstance(each, str)])
+    named = {need: setting.called if need == "images" else getattr(setting, need) for need in needs}
+    return {need: printable(data) for need, data in named.items() if data}
+
+
+def _record(experiment: Experiment, measured: Sequence[Measured], data: Mapping[str, str]) -> ExperimentRecord:
     return ExperimentRecord(
         id=experiment.id, label=experiment.label, title=experiment.title, published=dict(experiment.published),
         protocol=experiment.protocol, ours=experiment.ours, measured=list(measured), claims=experiment.claims(measured),
+        data=dict(data),
     )  # fmt: skip
 
 
@@ -91,12 +100,19 @@ def _train(models: Sequence[Trained], setting: Setting) -> None:
 def _measured(experiment: Experiment, setting: Setting, subject: str | Trained) -> Measured:
     """Measure one subject; one that cannot be measured says why."""
     found = _tried(experiment, setting, subject)
+    found = found.model_copy(update={"note": "; ".join(filter(None, (found.note, _left_out(experiment, setting))))})
     if isinstance(subject, str):
         given = setting.loads(subject).get("weights")
         notes = (found.note, f"weights of {Path(given).name}" if given else "")
         return found.model_copy(update={"note": "; ".join(filter(None, notes))})
     held = TrainedAs(**asdict(subject))
-    return found.model_copy(update={"subject": subject.name, "trained": held, "note": _note(setting, subject)})
+    notes = (_note(setting, subject), _left_out(experiment, setting))
+    return found.model_copy(update={"subject": subject.name, "trained": held, "note": "; ".join(filter(None, notes))})
+
+
+def _left_out(experiment: Experiment, setting: Setting) -> str:
+    """Name the data that an experiment would have used if they existed."""
+    return "; ".join(setting.absent[need].rstrip(".") for need in experiment.uses if need in setting.absent)
 
 
 def _note(setting: Setting, model: Trained) -> str:
@@ -108,14 +124,19 @@ def _note(setting: Setting, model: Trained) -> str:
         return ""
 
 
+def _lacks(experiment: Experiment, setting: Setting) -> str:
+    """Say why an experiment cannot be done with these data; empty if it can."""
+    return next((said for need in experiment.needs if (said := setting.lacks(need))), "")
+
+
 def _tried(experiment: Experiment, setting: Setting, subject: str | Trained) -> Measured:
     name = subject if isinstance(subject, str) else subject.name
-    for need, given in LACKING.items():
-        if need in experiment.needs and not getattr(setting, need):
-            return Measured(subject=name, failed=given)
+    if lacks := _lacks(experiment, setting):
+        return Measured(subject=name, failed=lacks)
     try:
         spec = subject if isinstance(subject, str) else setting.trained(subject)[0]
-        return experiment.measure(setting, spec)
+        found = experiment.measure(setting, spec)
+        return found.model_copy(update={"images": images_of(found, setting.jobs.folder)})
     except UserError as error:
         return Measured(subject=name, failed=error.sentence)
     except (OSError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from vitreg.errors import UserError
+from vitreg.experiments.lacking import LACKING, Need
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import Trained
 from vitreg.experiments.trained.scales import PROTOCOLS, config_of
 from vitreg.features.key import hash_of_data
-from vitreg.passes.jobs import Job, Jobs, Row, Work
+from vitreg.passes.jobs import HOW_FAST, Job, Jobs, Row, Work
 from vitreg.records import ScanResult
 from vitreg.results import DiscoverResult, EvalResult
 from vitreg.specs import whole
@@ -23,7 +24,6 @@ from vitreg.training.settings import TrainConfig
 R = TypeVar("R", ScanResult, EvalResult, DiscoverResult)
 RECORD = "result.json"
 FEATURES = "features"  # folder of the features of models trained here
-HOW_FAST = ("batch_size", "workers")  # change no number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Setting:
         masks, depths: DATA with a class or a distance for every pixel; empty where there is none.
         train, captions: DATA to train on, for CLIP with captions; empty where there is none.
         scale: how models are trained and probed. longer: how many times as long.
+        called: the images in words.
+        absent: why data that were named cannot be read, by the name of their option; the data themselves are then empty.
         reading: how images reach a model: size, fit, limit, batch_size, workers, as the keywords of every verb.
         loading: keywords of `vitreg.load`.
         weights: a checkpoint for the one model named; empty where models bring their own.
@@ -53,6 +55,8 @@ class Setting:
     depths: str = ""
     train: str = ""
     captions: str = ""
+    called: str = ""
+    absent: Mapping[Need, str] = field(default_factory=dict)
     scale: Scale = "smoke"
     longer: float = 1.0
     seed: int = 0
@@ -73,7 +77,7 @@ class Setting:
             raise UserError(row.failed)
         spec = f"run:{self.jobs.files(job)}"
         self._trained[spec] = model
-        return spec, job.key
+        return spec, self.jobs.key(job)
 
     def training(self, model: Trained) -> tuple[Job, Work]:
         """Return the job that trains a model. Raises UserError where it cannot be trained."""
@@ -88,13 +92,15 @@ class Setting:
 
     def trained_on(self, model: Trained) -> str:
         """Return the DATA of a model. Raises UserError if there is none."""
-        if model.recipe == "clip":
-            if not self.captions:
-                raise UserError("It needs images with captions to train on; name DATA with --captions.")
-            return self.captions
-        if not self.train:
-            raise UserError("It needs images to train on; name DATA with --train.")
-        return self.train
+        need: Need = "captions" if model.recipe == "clip" else "train"
+        data = self.captions if model.recipe == "clip" else self.train
+        if not data:
+            raise UserError(self.lacks(need))
+        return data
+
+    def lacks(self, need: Need) -> str:
+        """Say why data that an experiment needs cannot be read; empty if they can."""
+        return "" if getattr(self, need) else self.absent.get(need, LACKING[need])
 
     def as_trained(self, model: str) -> Trained | None:
         """Return what was trained under a SPEC; None for a model that was not trained here."""
@@ -201,7 +207,7 @@ class Setting:
         row: Row = self.jobs.do(job, work)
         if row.failed:
             raise UserError(row.failed)
-        return self.jobs.files(job), job.key
+        return self.jobs.files(job), self.jobs.key(job)
 
     def _identity(self, model: str) -> dict[str, Any]:
         """Name a model with what tells whether its weights are the same: of one trained here, the job that did it."""
@@ -226,8 +232,9 @@ class Setting:
             ) from error
 
     def data(self, *given: str) -> list[str]:
-        """Name data with what tells whether its files are the same."""
-        return [word for each in given for word in (each, hash_of_data(each))]
+        """Name data with what tells whether its files are the same. Those of a job are named by its key, wherever the run lies."""
+        named = [(each, self.jobs.within(each)) for each in given]
+        return [word for each, own in named for word in ((each, hash_of_data(each)) if own is None else (own, ""))]
 
 
 def _whole(interrupted: bool) -> dict[str, Any]:

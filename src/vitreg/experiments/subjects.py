@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from vitreg.experiments.experiment import Experiment
+from vitreg.experiments.lacking import Need
 from vitreg.experiments.options import Scale
 from vitreg.experiments.trained.model import Trained
 
@@ -57,3 +59,14 @@ def models_of(experiment: Experiment, chosen: Chosen) -> list[Trained]:
         return []
     seeds = range(chosen.seed, chosen.seed + chosen.seeds)
     return [model.with_seed(seed) for seed in seeds for model in experiment.trains(chosen.scale)]
+
+
+def read_by(experiment: Experiment, trained: Iterable[Trained]) -> tuple[Need, ...]:
+    """Return the data that an experiment reads, by the names of their options.
+
+    Args:
+        trained: the models that are trained for it.
+    """
+    recipes = {model.recipe for model in trained}
+    on: tuple[Need, ...] = ("train",) * bool(recipes - {"clip"}) + ("captions",) * ("clip" in recipes)
+    return tuple(dict.fromkeys((*experiment.needs, *experiment.uses, *on)))

@@ -15,6 +15,7 @@ from typing import Any
 from vitreg.config import read
 from vitreg.data.sets.spelling import meant
 from vitreg.data.sets.synthetic.naming import named
+from vitreg.data.sources.archives import is_url
 from vitreg.data.sources.listing import refuse_absent
 from vitreg.errors import UserError
 from vitreg.specs import EXPORTS, has_source, refuse_no_run, whole
@@ -76,6 +77,16 @@ def refuse_absent_data(data: str) -> None:
     names such as voc2012:ROOT pass."""
     if named(data) is None and data and ":" not in data:
         refuse_absent(data)
+
+
+def refuse_absent_set(data: str) -> None:
+    """Refuse DATA as `refuse_absent_data` does, and NAME:ROOT with a root that does not exist and a name that is no URL's."""
+    refuse_absent_data(data)
+    name, colon, root = data.partition(":")
+    if colon and named(data) is None and not is_url(data) and name != "torchvision" and not os.path.exists(data):
+        place = root if os.path.lexists(os.path.expanduser(root)) else root.rpartition("@")[0] or root
+        if place and not os.path.lexists(os.path.expanduser(place)):
+            raise UserError(f"no data '{data}': there is no folder '{place}'.")
 
 
 def refuse_taken(outputs: Outputs) -> None:

@@ -51,6 +51,7 @@ class Measured(Record):
     series: dict[str, list[float]] = Field(default_factory=dict)
     jobs: dict[str, str] = Field(default_factory=dict, description="keys of the jobs behind the numbers, by verb")
     failed: str = Field(default="", description="why there are no numbers; empty where there are some")
+    images: int | None = Field(default=None, description="how many were looked at; null where none, or in older records")
     trained: TrainedAs | None = Field(default=None, description="of a model that this run trained")
 
 
@@ -66,6 +67,9 @@ class ExperimentRecord(Record):
     ours: str = Field(description="how it was measured here")
     measured: list[Measured]
     claims: list[Claim]
+    data: dict[str, str] = Field(
+        default_factory=dict, description="what was read, by the option that names it: images, classes, boxes and so on"
+    )
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
 
 
@@ -77,6 +81,10 @@ class Reproduction(DrawnResult):
     images: str = Field(description="what was looked at")
     experiments: list[ExperimentRecord]
     provenance: Provenance
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="what another run must share to add to this record; empty in older ones"
+    )
+    earlier: list[Provenance] = Field(default_factory=list, description="of runs that the last one added to")
     undrawn: list[Undrawn] = Field(default_factory=list)
 
     def __repr_args__(self) -> list[tuple[str, Any]]:

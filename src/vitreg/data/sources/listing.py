@@ -37,8 +37,8 @@ def find(path: str) -> list[Part]:
 
 
 def _expanded(path: str) -> list[str]:
-    path = re.sub(r"^([a-z]+):/(?=[^/])", r"\1://", path)  # pathlib makes one slash of two
-    return expand_braces(os.path.expanduser(path))
+    doubled = re.sub(r"^([a-z]+):/(?=[^/])", r"\1://", path)  # pathlib makes one slash of two
+    return expand_braces(doubled if is_url(doubled) else os.path.expanduser(path))
 
 
 def refuse_absent(path: str) -> None:

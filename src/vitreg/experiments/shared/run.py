@@ -9,13 +9,17 @@ from typing import Any
 
 from vitreg.errors import UserError
 from vitreg.experiments.known import experiments_named
+from vitreg.experiments.lacking import Need
 from vitreg.experiments.options import ReproduceOptions
 from vitreg.experiments.runner import run_all
 from vitreg.experiments.setting import Setting
+from vitreg.experiments.shared.absent import absent
+from vitreg.experiments.subjects import models_of, read_by, runs
 from vitreg.passes.jobs import Job, Jobs
 from vitreg.records.reproduction import ExperimentRecord
 
 PHOTOGRAPHS = "photographs"
+OWN_IMAGES = "photographs that scikit-image ships, and crops of them"
 READING = ("size", "fit", "limit", "batch_size", "workers")
 
 
@@ -42,8 +46,20 @@ class Run:
     @property
     def own_images(self) -> bool:
         """Whether it looks at the photographs that scikit-image ships."""
-        needed = any("images" in each.needs for each in experiments_named(self.ids))
-        return needed and not self.options.images and self.options.scale != "paper"
+        return "images" in self.reads and not self.options.images and self.options.scale != "paper"
+
+    @property
+    def reads(self) -> tuple[Need, ...]:
+        """The data that the experiments of the run read, by the names of their options."""
+        asked = [each for each in experiments_named(self.ids) if runs(each, self.options, bool(self.ids))]
+        return tuple(dict.fromkeys(need for each in asked for need in read_by(each, models_of(each, self.options))))
+
+    @property
+    def called(self) -> str:
+        """The images that are looked at, in words; empty where there are none."""
+        if "images" not in self.reads:
+            return ""
+        return ", ".join(self.options.images) or (OWN_IMAGES if self.own_images else "")
 
     def records(
         self, jobs: Jobs, ended: Callable[[ExperimentRecord], object] = lambda record: None
@@ -59,10 +75,12 @@ class Run:
         )
 
     def _setting(self, jobs: Jobs, images: tuple[str, ...]) -> Setting:
-        options = self.options
+        options, lacking = self.options, absent(self.options)
+        data = {name: "" if name in lacking else held for name, held in options.data.items()}
         return Setting(
-            jobs=jobs, models=options.subjects, images=images, scale=options.scale, longer=options.longer, seed=options.seed,
-            **options.data, reading={name: getattr(options, name) for name in READING}, loading=dict(self.loading),
+            jobs=jobs, models=options.subjects, images=() if "images" in lacking else images, called=self.called, absent=lacking,
+            scale=options.scale, longer=options.longer, seed=options.seed, **data,
+            reading={name: getattr(options, name) for name in READING}, loading=dict(self.loading),
             weights="" if self.weights is None else str(self.weights),
         )  # fmt: skip
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vitreg.errors import UserError
-from vitreg.experiments.experiment import Need
-from vitreg.experiments.lacking import LACKING
+from vitreg.experiments.lacking import LACKING, Need
 from vitreg.records.reproduction import Claim, Measured
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vitreg.features.key import hash_of_data
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.passes import ahead
 from vitreg.passes.drawing import noted
-from vitreg.passes.jobs import Job, Jobs
+from vitreg.passes.jobs import HOW_FAST, Job, Jobs
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.records import ScanResult
 from vitreg.records.zoo import Board, BoardRow
@@ -33,7 +33,6 @@ from vitreg.writing.outputs import RECORD, Outputs
 
 READING = ("size", "fit", "limit", "detector", "seed")
 A_SCAN = "name with -m the folder of a scan made with --weights FILE"
-HOW_FAST = ("batch_size", "workers")  # change no number
 
 
 @takes(ZooOptions, ModelOptions)

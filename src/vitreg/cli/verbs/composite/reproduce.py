@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from vitreg.cli.command import check_place, open_with
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
+from vitreg.errors import UserError
 from vitreg.experiments.options import ReproduceOptions
 from vitreg.passes.options import LoadOptions
 
@@ -61,17 +63,37 @@ class Reproduce:
         if self.list or self.dry_run:
             return
         ahead.refuse_weights(self.load.weights, len(self.model))
-        for spec in self.options.subjects:
-            self.load.check(spec, self.load.weights)
-        ahead.refuse_absent_inputs(self.reproduce.images)
-        held = self.reproduce
-        for data in (held.classes, held.boxes, held.masks, held.depths, held.train, held.captions):
-            if data:
-                ahead.refuse_absent_data(data)
+        self._check_models()
+        for each in self._absent():
+            say(each, error=True)
         check_place(ahead.reproduce_outputs(self.out, *self.reproduce.images, self.load.weights))
 
+    def _check_models(self) -> None:
+        """Refuse models of which none can be taken; of several, the others are looked at."""
+        refused = []
+        for spec in self.options.subjects:
+            try:
+                self.load.check(spec, self.load.weights)
+            except UserError as error:
+                refused.append(error)
+        if refused and len(refused) == len(self.options.subjects):
+            raise refused[0]
+
+    def _absent(self) -> list[str]:
+        """Say which data that were named do not exist. Raises UserError where no experiment can do without."""
+        from vitreg.experiments.known import experiments_named
+        from vitreg.experiments.shared.absent import absent, refuse_absent
+
+        found = absent(self.options)
+        refuse_absent(found, experiments_named(self.ids), self.options, bool(self.ids))
+        return list(found.values())
+
     def __call__(self) -> int:
-        """Run the verb. Returns the exit code."""
+        """Run the verb. Returns the exit code.
+
+        Raises:
+            UserError: once all else is written, if no model could be measured, or data that were named do not exist.
+        """
         from vitreg.experiments.known import experiments_named
 
         if self.list or self.dry_run:
@@ -82,13 +104,34 @@ class Reproduce:
             return Exit.DONE
         from vitreg.experiments.reproduce import reproduce
 
+        ended: list[ExperimentRecord] = []
+
+        def tell(each: ExperimentRecord) -> None:
+            ended.append(each)
+            say(in_lines(each))
+
         reproduce(
             self.ids, out=self.out, only=self.only, options=self.options, started=lambda job: say(f"{job.name} ..."),
-            waits=lambda job: say(f"waiting for another process: {job.name}"), ended=lambda each: say(in_lines(each)),
+            waits=lambda job: say(f"waiting for another process: {job.name}"), ended=tell,
             weights=self.load.weights, **self.load.given(),
         )  # fmt: skip
         open_with(self.out / "report.html")
+        refuse_unmeasured(ended)
+        if (left := self._absent()) and self.only is None:
+            raise UserError(left[0])
         return Exit.DONE
+
+
+def refuse_unmeasured(records: Sequence[ExperimentRecord]) -> None:
+    """Raise UserError if nothing could be measured of any model that the experiments looked at."""
+    from vitreg.experiments.known import EXPERIMENTS
+
+    found = [each for record in records for each in record.measured]
+    models = [each for record in records if not EXPERIMENTS[record.id].subjects for each in record.measured]
+    asked = models or found
+    if asked and all(each.failed for each in asked):
+        what = "no model could be measured" if models else "nothing could be measured"
+        raise UserError(f"{what}; the first, {asked[0].subject}: {asked[0].failed}")
 
 
 def in_lines(each: ExperimentRecord) -> str:
