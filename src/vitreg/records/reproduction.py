@@ -51,7 +51,9 @@ class Measured(Record):
     series: dict[str, list[float]] = Field(default_factory=dict)
     jobs: dict[str, str] = Field(default_factory=dict, description="keys of the jobs behind the numbers, by verb")
     failed: str = Field(default="", description="why there are no numbers; empty where there are some")
-    images: int | None = Field(default=None, description="how many were looked at; null where none, or in older records")
+    images: int | None = Field(
+        default=None, description="how many were looked at; null where none, or in older records"
+    )
     trained: TrainedAs | None = Field(default=None, description="of a model that this run trained")
 
 

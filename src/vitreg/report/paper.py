@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from vitreg.report.words import PERCENT, middle
 from vitreg.writing.files import replacing
 
 DPI = 160
+LETTERS = 18  # of small text that fit into an inch
 SHARES = FuncFormatter(lambda share, _: f"{short(100 * share)}{PERCENT}")
 PATCH, OUTLIER, CLS, REGISTER, INK = "#2a6fb0", "#c4451c", "#8a4fa3", "#0b7f63", "#17202b"
 
@@ -41,10 +43,20 @@ class NotebookFigure(Figure):
         return buffer.getvalue()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def framed(figure: Figure, words: str) -> None:
+    """Write a line of small text below a figure, broken to its width; `save_figure` with the same words keeps it in the picture."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(words, max(30, int(width * LETTERS)))
+    figure.text(0.01, -0.05 / height, "\n".join(lines), va="top", fontsize=6, color="0.35", parse_math=False)
+
+
+def save_figure(figure: Figure, path: Path, words: str = "") -> None:
     """Write a figure as a whole or not at all, in the format of the path's suffix: png, svg or pdf.
 
     The same figure gives the same bytes: neither date nor random names are written.
+
+    Args:
+        words: those of `framed`; also the title of an SVG or PDF.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -52,9 +64,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     with replacing(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file name in another script
         kind = path.suffix.removeprefix(".")
-        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        title = {"Title": words} if words else {}
+        about = {"svg": {"Date": None, **title}, "pdf": {"CreationDate": None, **title}}
+        whole = {"bbox_inches": "tight", "pad_inches": 0.05} if words else {}
         with rc_context({"svg.hashsalt": path.name}):
-            figure.savefig(draft, format=kind, dpi=DPI, metadata=dates.get(kind))
+            figure.savefig(draft, format=kind, dpi=DPI, metadata=about.get(kind), **whole)
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
