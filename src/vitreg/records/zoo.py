@@ -39,6 +39,9 @@ class BoardRow(Record):
         description="first and last place that the intervals of the shares allow, 1 has most outliers; null where unranked",
     )
     unranked: str = Field(default="", description="why a row of the ranked protocol has no rank")
+    disagrees: str = Field(
+        default="", description="that another row of the same weights, protocol and images has other numbers"
+    )
     verdict: str = Field(default="", description="in words")
     kind: VerdictKind | None = None
     strength: Strength | None = None

@@ -8,6 +8,7 @@ from vitreg.quantities import MISSING, number, percent
 from vitreg.records import ScanResult
 from vitreg.records.zoo import BoardRow, Protocol
 from vitreg.report.zoo.words import attention, interval, of_blocks, ratio
+from vitreg.writing.files import printable
 
 HEADING = "## Feature artifacts (vitreg)"
 
@@ -37,7 +38,7 @@ def card_of(row: BoardRow, result: ScanResult) -> str:
         f"Protocol: {escaped(said(protocol))}. Statistics in fp32, before the final norm.", "",
         f"Model `{code(row.model)}`, weights SHA-256 `{code(row.weights_sha256 or 'unknown')}`. Made with vitreg "
         f"{escaped(made.vitreg)} on {made.started[:10]}:", "",
-        "```console", f"$ {made.command}" if made.command != "Python" else "# from Python: vitreg.scan(...)", "```", "",
+        *fenced(f"$ {made.command}" if made.command != "Python" else "# from Python: vitreg.scan(...)"), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -59,6 +60,17 @@ def escaped(text: str) -> str:
     'a\\\\|b\\\\_c \\\\<d\\\\>'
     """
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def fenced(text: str) -> list[str]:
+    """Return a line as a block of code that nothing in it can end: a longer fence, and no line breaks.
+
+    >>> fenced("$ vitreg scan run:a")
+    ['```console', '$ vitreg scan run:a', '```']
+    """
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}console", printable(text), fence]
 
 
 def code(text: str) -> str:

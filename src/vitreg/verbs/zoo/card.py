@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vitreg.errors import UserError
 from vitreg.passes import ahead
 from vitreg.passes.options import takes
 from vitreg.report.zoo.badge import badge_of
 from vitreg.report.zoo.card import card_of
 from vitreg.verbs.compare import read_scan
+from vitreg.verbs.zoo.believable import damage
 from vitreg.verbs.zoo.board import row_of
 from vitreg.writing.files import output_folder, write_text
 
@@ -23,11 +25,14 @@ def badge(record: str | Path, *, out: str | Path) -> Path:
     Returns:
         path of the section for the model card.
     Raises:
-        UserError: for a folder without a scan, or one that cannot be written.
+        UserError: for a folder without a scan, a record whose numbers cannot be, or a folder that cannot be written.
     """
     home = Path(record).expanduser()
     result = read_scan(home.parent if home.name == "result.json" else home)
-    row, folder = row_of(result), output_folder(Path(out))
+    row = row_of(result)
+    if wrong := damage(result, row):
+        raise UserError(f"{home} is damaged: {wrong}; scan into it again.")
+    folder = output_folder(Path(out))
     outputs = ahead.badge_outputs(folder, record)
     outputs.check()
 

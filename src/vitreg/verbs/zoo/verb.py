@@ -25,6 +25,7 @@ from vitreg.report.attempts import Attempts
 from vitreg.specs import whole
 from vitreg.verbs.compare import read_scan
 from vitreg.verbs.scan.verb import scan
+from vitreg.verbs.zoo.believable import damage, told_apart
 from vitreg.verbs.zoo.board import ranked, row_of
 from vitreg.verbs.zoo.named import asked_for, public, published
 from vitreg.verbs.zoo.options import ZooOptions
@@ -80,7 +81,7 @@ def zoo(
         for record in asked.records:
             rows.append(_row_of(record, folder, origin="record", by_patches=options.patches is not None))
             ended(rows[-1], len(rows), len(asked.models) + len(asked.records))
-        placed, protocol = ranked(rows)
+        placed, protocol = ranked(told_apart(rows))
         made = provenance(
             started=begun, device=choose_device(loading.get("device")), precision=str(loading["precision"]), processes=1,
             seed=options.seed,
@@ -161,11 +162,15 @@ def _row_of(home: Path, board: Path, *, origin: str, by_patches: bool) -> BoardR
         result = read_scan(home)
     except UserError as error:
         return BoardRow(model=printable(str(home)), origin="record", failed=error.sentence)
+    row = row_of(result, by_patches=by_patches, origin=origin, **_listed(result.model.spec))
+    if wrong := damage(result, row):
+        reason = f"{home / RECORD} is damaged: {wrong}; scan into it again."
+        return BoardRow(model=printable(result.model.spec), origin="record", failed=printable(reason))
     link = ""
     if (home / "report.html").is_file():
         with contextlib.suppress(ValueError):  # on another drive
             link = quote(os.fsencode(Path(os.path.relpath(home, board)).as_posix()))
-    return row_of(result, by_patches=by_patches, origin=origin, folder=link, **_listed(result.model.spec))
+    return row.model_copy(update={"folder": link})
 
 
 def _written(outputs: Outputs, board: Board) -> Board:
