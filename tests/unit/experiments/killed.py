@@ -26,6 +26,7 @@ EVENTS: dict[str, tuple[Any, str]] = {
 a step of a training."""
 OF_THE_RUN = {
     "provenance",
+    "started",
     "seconds",
     "hours",
     "begun",
