@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -11,17 +13,20 @@ RESAMPLES = 2000
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
-def wilson(hits: float, count: float) -> tuple[float, float]:
+def wilson(hits: float, count: float, of: int = 1) -> tuple[float, float]:
     """Interval of a share of independent trials (Wilson 1927).
 
     >>> sorted(p for p in shares if abs(hits / count - p) == z * sqrt(p * (1 - p) / count))
 
+    Args:
+        of: as many shares, whose intervals all hold together with 95 % (Bonferroni).
     Raises:
         ValueError: without a trial, or for more hits than trials.
     """
     if not 0 <= hits <= count or not count:
         raise ValueError(f"{hits} hits of {count} trials")
-    share, spread = hits / count, _Z**2 / count
+    z = _Z if of == 1 else NormalDist().inv_cdf(1 - 0.025 / of)
+    share, spread = hits / count, z**2 / count
     centre = (share + spread / 2) / (1 + spread)
     half = np.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
     return (0.0 if hits == 0 else float(centre - half)), (1.0 if hits == count else float(centre + half))

@@ -132,6 +132,11 @@ class ByClass:
         """Number of images."""
         return int(self._images[0])
 
+    @property
+    def with_outliers(self) -> int:
+        """Number of images with outliers; of more than `GROUPS` images a lower bound, that of their groups."""
+        return int((self.counts[:, 1] > 0).sum())
+
     def add(
         self, indices: Int64[Tensor, "B"], outliers: Bool[Tensor, "B P"], values: Sequence[Float[Tensor, "B P"]]
     ) -> None:

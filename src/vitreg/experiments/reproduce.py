@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vitreg.errors import UserError
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.experiments.records import images_of
+from vitreg.experiments.records import images_of, with_scans
 from vitreg.experiments.shared.absent import absent, refuse_absent
 from vitreg.experiments.shared.adding import held_in, merged, refuse_other, settings_of
 from vitreg.experiments.shared.processes import beside, processes_of
@@ -127,7 +127,8 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
     if only == "claims" or any(each.id not in EXPERIMENTS for each in held.experiments):
         try:
             judged = [
-                _judged(each) if each.id in ids or each.id not in EXPERIMENTS else each for each in held.experiments
+                _judged(with_scans(each, outputs.folder)) if each.id in ids or each.id not in EXPERIMENTS else each
+                for each in held.experiments
             ]
         except LookupError as error:  # an experiment or a number of another version
             raise UserError(

@@ -26,8 +26,14 @@ class Claim(Record):
     reason: str = Field(description="the numbers behind the outcome, or what stands in the way")
     paper: str = Field(default="", description="the published number")
     value: float | None = None
-    low: float | None = Field(default=None, description="95 % interval")
+    low: float | None = Field(default=None, description="95 % interval of the number that decided")
     high: float | None = None
+    above: float | None = Field(default=None, description="held only if the whole interval lies above this")
+    below: float | None = Field(default=None, description="held only if the whole interval lies below this")
+    exact: bool = Field(default=False, description="the number has no interval because nothing was sampled")
+    control: bool = Field(
+        default=False, description="not the claim itself: a case in which it must fail, or it could not fail at all"
+    )
     by: str = Field(default=PAPER, description="who made the claim")
 
 

@@ -287,6 +287,26 @@ class OwnMedian(Record):
     per_image: Histogram = Field(description="how many images carry n of them")
 
 
+class OverImages(Record):
+    """What other images of the kind would show: 95 % intervals of resamples of the images."""
+
+    resamples: int
+    found: float | None = Field(
+        default=None,
+        description="share of the resamples in which the last block shows outliers; null for a verdict none",
+    )
+    share: tuple[float, float] | None = Field(
+        default=None, description="of the patch tokens that are outliers after the last block; null if it shows none"
+    )
+    ratio: tuple[float, float] | None = Field(default=None, description="their median norm / that of the others")
+    first: tuple[int, int] | None = Field(
+        default=None, description="first block with outliers, of the resamples that show some"
+    )
+    longest_register: tuple[float, float] | None = Field(
+        default=None, description="norm of the longest register after the last block, mean over images, / median patch"
+    )
+
+
 class ScanResult(DrawnResult):
     """The whole of ``result.json``."""
 
@@ -303,6 +323,9 @@ class ScanResult(DrawnResult):
     per_image: Histogram | None = Field(default=None, description="how many images carry n outliers at the peak layer")
     own_median: OwnMedian | None = Field(
         default=None, description="patches that stand out of their own image, at the peak layer"
+    )
+    over_images: OverImages | None = Field(
+        default=None, description="intervals over images; null unless asked for, and for too few images"
     )
     head_sinks: SinksRecord | None = Field(
         default=None,

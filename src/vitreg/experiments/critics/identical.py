@@ -54,7 +54,10 @@ def _stay(found: Measured) -> Claim:
         f"Largest difference of the two {number(gap)} after, {number(found.numbers['at_first'] or 0.0)} before; the registers "
         f"moved by up to {number(moved)}."
     )
-    return STAY.outcome(found.subject, gap == 0, words, gap)
+    claim = STAY.exactly(found.subject, gap == 0, words, gap)
+    if found.subject != APART:
+        return claim
+    return claim.model_copy(update={"control": True, "reason": f"CONTROL, where it must not hold: {words}"})
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

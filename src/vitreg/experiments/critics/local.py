@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, share_interval
-from vitreg.experiments.pictures.judging import TWIN, twin_of
+from vitreg.experiments.experiment import Drawings, Ends, Experiment, Says
+from vitreg.experiments.outliers import absence, ends_of, note_of, of_verdict, share_interval
+from vitreg.experiments.pictures.judging import NO_TWIN, TWIN, twin_of
 from vitreg.quantities import number, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -21,7 +21,8 @@ MARGIN = 0.02  # of all patches placed right, or of the error of their pixels: l
 CLEANER = Says(
     id="cleaner-norms",
     says="With registers fewer patches have outlying norms.",
-    criterion=f"the interval of the share of outliers lies below that of {TWIN}, which has outliers",
+    criterion=f"a smaller share of the patches are outliers than of {TWIN}, which has some; interval of the difference below 0; where none "
+    "are found, the smallest mild group that would have been is the upper end",
     by=BY,
 )
 NO_BETTER = Says(
@@ -29,8 +30,7 @@ NO_BETTER = Says(
     says="Patches of the model with registers know no more of their place and of their pixels.",
     criterion=(
         f"against {TWIN}, over all patches: neither is the position found in {100 * MARGIN:g} % of the patches more, nor the error "
-        f"of the pixels smaller by {100 * MARGIN:g} % of it, with 97.5 % certainty each; not held if an interval lies on the better "
-        "side of 0"
+        f"of the pixels smaller by {100 * MARGIN:g} % of it, with 97.5 % certainty each; not held if one certainly is"
     ),
     by=BY,
 )
@@ -53,6 +53,7 @@ def measure(setting: Setting, model: str) -> Measured:
         numbers[task] = result.metrics[name]
         low, high = result.intervals.get(name, (None, None))
         numbers |= {f"{task}_low": low, f"{task}_high": high}
+        numbers |= {f"{task}_control": max(result.controls.values())} if task == "position" else {}
     return Measured(subject=model, note=note_of(model), numbers=numbers, jobs=jobs)
 
 
@@ -69,9 +70,7 @@ def _against(says: Says, found: Measured, everyone: Sequence[Measured]) -> Claim
         return says.outcome(found.subject, None, "It has no registers.")
     twin = twin_of(found, everyone)
     if twin is None:
-        return says.outcome(
-            found.subject, None, "No model of its width and depth without registers was named before it."
-        )
+        return says.untestable(found.subject, NO_TWIN)
     if not twin.numbers["outliers"]:
         return says.outcome(found.subject, None, f"{twin.subject} has no outliers, so there is nothing to clean.")
     return _cleaner(found, twin) if says is CLEANER else _no_better(found, twin)
@@ -79,34 +78,52 @@ def _against(says: Says, found: Measured, everyone: Sequence[Measured]) -> Claim
 
 def _cleaner(found: Measured, twin: Measured) -> Claim:
     own, other = found.numbers["share"] or 0.0, twin.numbers["share"] or 0.0
-    words = f"{percent(own)} of the patches are outliers, and {percent(other)} of {twin.subject}."
+    words = f"{percent(own)} of the patches are outliers, and {percent(other)} of {twin.subject}"
+    theirs, ours = ends_of(twin, "share"), ends_of(found, "share")
     if not found.numbers["outliers"]:
-        sure = bool(found.numbers["could_see"])
-        words += "" if sure else " These images could not have shown a moderate second group."
-        return CLEANER.outcome(found.subject, True if sure else None, words, own - other)
-    high, low = found.numbers["share_high"], twin.numbers["share_low"]
-    if high is None or low is None:
-        return CLEANER.outcome(found.subject, None, f"{words} Too few images for an interval.", own - other)
-    return CLEANER.outcome(found.subject, high < low, words, own - other)
+        sure, said = absence(found, theirs[0] if theirs else 0.0)
+        words += f" ({said[0].lower()}{said[1:]})"
+        if not sure:
+            return CLEANER.untestable(found.subject, f"{words}.", own - other)
+        ours = (0.0, found.numbers["sees_mild"] or 0.0)
+    ends = None if ours is None or theirs is None else difference((own, *ours), (other, *theirs))
+    return CLEANER.decided(found.subject, own - other, ends, words, below=0.0, write=percent_of_all)
+
+
+def percent_of_all(share: float) -> str:
+    """Write a difference of shares in percent."""
+    return f"{number(100 * share)} %"
 
 
 def _no_better(found: Measured, twin: Measured) -> Claim:
     gains = [_gain(found, twin, task, sign) for task, sign in (("position", 1.0), ("pixels", -1.0))]
     if any(each is None for each in gains):
-        return NO_BETTER.outcome(found.subject, None, "Too few images for an interval.")
+        return NO_BETTER.untestable(found.subject, "Too few images for an interval.")
     place, pixels = (each for each in gains if each is not None)
-    error = twin.numbers["pixels"] or 1.0
-    relative = tuple(100 * each / error for each in pixels)
-    ends = [place[1:], relative[1:]]
-    better, least = any(low > 0 for low, _ in ends), all(high < 100 * MARGIN for _, high in ends)
-    words = (
-        f"Position found in {number(place[0])} points more ({number(place[1])} to {number(place[2])}) than by {twin.subject}; error "
-        f"of the pixels smaller by {number(relative[0])} % ({number(relative[1])} to {number(relative[2])})."
-    )
-    held = False if better else True if least else None
-    if held is None:
-        words += f" Too few images: an interval holds 0 and {100 * MARGIN:g}."
-    return NO_BETTER.outcome(found.subject, held, words, place[0], place[1:])
+    control = twin.numbers.get("position_control")
+    if control is not None and (twin.numbers["position_low"] or 0.0) <= control:
+        return NO_BETTER.untestable(
+            found.subject,
+            f"The probe of position is no better than its control for certain: {number(twin.numbers['position'])} % against "
+            f"{number(control)} %.",
+        )
+    relative = tuple(100 * each / (twin.numbers["pixels"] or 1.0) for each in pixels)
+    most = 100 * MARGIN
+    first = NO_BETTER.decided(
+        found.subject, place[0], place[1:],
+        f"Position found in {number(place[0])} points more ({number(place[1])} to {number(place[2])}) than by {twin.subject}", below=most,
+    )  # fmt: skip
+    second = NO_BETTER.decided(
+        found.subject, relative[0], (relative[1], relative[2]),
+        f"Error of the pixels smaller by {number(relative[0])} % ({number(relative[1])} to {number(relative[2])})", below=most,
+    )  # fmt: skip
+    return NO_BETTER.together([first, second])
+
+
+def difference(one: tuple[float, float, float], other: tuple[float, float, float]) -> Ends:
+    """Return the interval of a difference of two values with their ends, taken as independent, which is too wide here."""
+    (a, a_low, a_high), (b, b_low, b_high) = one, other
+    return a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
 
 
 def _gain(found: Measured, twin: Measured, task: str, sign: float) -> tuple[float, float, float] | None:
@@ -115,7 +132,7 @@ def _gain(found: Measured, twin: Measured, task: str, sign: float) -> tuple[floa
     if None in own or None in other:
         return None
     (a, a_low, a_high), (b, b_low, b_high) = ([value or 0.0 for value in each] for each in (own, other))
-    low, high = a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
+    low, high = difference((a, a_low, a_high), (b, b_low, b_high))
     return (a - b, low, high) if sign > 0 else (b - a, -high, -low)
 
 

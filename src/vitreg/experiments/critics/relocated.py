@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of
-from vitreg.experiments.pictures.judging import TWIN, against_twin, hundredths, known, mean_interval, twin_of
-from vitreg.quantities import count
+from vitreg.experiments.outliers import cured, note_of, of_verdict, too_few
+from vitreg.experiments.pictures.judging import (
+    MARGIN,
+    NO_TWIN,
+    TWIN,
+    against_twin,
+    hundredths,
+    known,
+    mean_interval,
+    twin_of,
+)
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 from vitreg.writing.files import write_text
 
@@ -27,7 +35,7 @@ LEAVES = Says(
     says="With registers a smaller share of the attention goes to patches that are sinks.",
     criterion=(
         f"share on patches that get more than {TIMES} times the mean, of the class token and 16 patches, in the later half of the blocks; "
-        f"against {TWIN}, on the same images: interval of the difference below 0"
+        f"against {TWIN}, on the same images: interval of the difference below -{100 * MARGIN:g} % of the twin's"
     ),
     by=BY,
 )
@@ -67,7 +75,8 @@ def measure(setting: Setting, model: str) -> Measured:
     asked = {"verb": "attention", "images": setting.data(*setting.images), "first": limit}
     folder, key = setting.done(f"attention of {model}", asked, model, work)
     found = Measured.model_validate_json((folder / NUMBERS).read_bytes())
-    return found.model_copy(update={"jobs": {"scan": scan, "attention": key}})
+    numbers = {**found.numbers, **of_verdict(scanned)}
+    return found.model_copy(update={"jobs": {"scan": scan, "attention": key}, "numbers": numbers})
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:
@@ -80,33 +89,30 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 def _arrives(found: Measured, everyone: Sequence[Measured]) -> Claim:
     if not found.numbers["registers"]:
-        return ARRIVES.outcome(found.subject, None, "It has no registers.")
+        return ARRIVES.untestable(found.subject, "It has no registers.")
     twin = twin_of(found, everyone)
     if twin is None:
-        return ARRIVES.outcome(
-            found.subject, None, "No model of its width and depth without registers was named before it."
-        )
+        return ARRIVES.untestable(found.subject, NO_TWIN)
     before, after, registers = (
         known(twin.series["on_sinks"]),
         known(found.series["on_sinks"]),
         known(found.series["on_registers"]),
     )
     if len(before) != len(after):
-        return ARRIVES.outcome(found.subject, None, "The two were not measured on the same images.")
-    lost, ends = before - after, mean_interval(registers - (before - after))
-    certain = mean_interval(lost)
-    if ends is None or certain is None:
-        return ARRIVES.outcome(found.subject, None, f"{count(len(lost), 'image')} are too few.")
-    fall = float(lost.mean())
+        return ARRIVES.untestable(found.subject, "The two were not measured on the same images.")
+    if (few := too_few(ARRIVES, found, len(before), "can be judged")) is not None:
+        return few
+    lost = before - after
+    fall, certain = float(lost.mean()), mean_interval(lost)
     words = f"Patch sinks lost {hundredths(fall)}, registers get {hundredths(float(registers.mean()))}"
-    if certain[0] <= 0:
-        return ARRIVES.outcome(found.subject, False, f"{words}; patches did not lose any for certain.", None)
-    words += f"; difference {hundredths(ends[0])} to {hundredths(ends[1])}."
-    inside = -fall / 2 < ends[0] and ends[1] < fall / 2
-    outside = ends[0] > fall / 2 or ends[1] < -fall / 2
-    return ARRIVES.outcome(
-        found.subject, True if inside else False if outside else None, words, float(registers.mean()) - fall, ends
+    if certain is None or certain[0] <= 0:
+        return ARRIVES.untestable(found.subject, f"{words}; patches lost none for certain, so nothing moved.")
+    ends = mean_interval(registers - lost)
+    words += "" if ends is None else f"; difference {hundredths(ends[0])} to {hundredths(ends[1])}"
+    claim = ARRIVES.decided(
+        found.subject, float(registers.mean()) - fall, ends, words, above=-fall / 2, below=fall / 2, write=hundredths
     )
+    return cured(claim, twin)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

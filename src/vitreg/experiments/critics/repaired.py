@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitreg.experiments.experiment import Drawings, Experiment, Says
+from vitreg.experiments.experiment import Drawings, Ends, Experiment, Says
 from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
-from vitreg.quantities import number
+from vitreg.quantities import number, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ NO_BETTER = Says(
     id="repaired-not-better",
     says="Where outliers are gone, patches know no more of their place and of their pixels.",
     criterion=f"after `test-time`, which takes outliers away: position is found in less than {MARGIN:g} % of the patches more, and less "
-    f"than {MARGIN:g} points more of the pixels are explained, with 97.5 % certainty each; not held if an interval lies on the better side "
-    "of 0",
+    f"than {MARGIN:g} points more of the pixels are explained, with 97.5 % certainty each; not held if one certainly is",
     by="Lappe & Giese, NeurIPS 2025, arXiv 2505.05892, who say it of trained registers",
 )
 
@@ -76,7 +75,11 @@ def _numbers(folder: Path) -> dict[str, float | None]:
     for row in rows:
         cells: dict[str, RepairCell] = {name: row.cells[name] for name in KEPT if name in row.cells}
         for name, cell in cells.items():
-            found |= {f"{row.method}: {name}": cell.value, f"{row.method}: {name}_high": cell.high}
+            found |= {
+                f"{row.method}: {name}": cell.value,
+                f"{row.method}: {name}_low": cell.low,
+                f"{row.method}: {name}_high": cell.high,
+            }
             found |= {
                 f"{row.method}: {name}_change_low": cell.change_low,
                 f"{row.method}: {name}_change_high": cell.change_high,
@@ -97,13 +100,21 @@ def _lacking(says: Says, found: Measured, *names: str) -> Claim | None:
     absent = without_outliers(says, found)
     if absent is not None:
         return absent
-    if any(found.numbers.get(name) is None for name in names):
-        return says.outcome(found.subject, None, "Repairs have no such number with an interval here.")
+    missing = [name for name in names if found.numbers.get(name) is None]
+    if missing:
+        return says.untestable(
+            found.subject, f"`repairs` gave no interval here, or no number at all, for {missing[0]}."
+        )
     return None
 
 
 def _read(found: Measured, *names: str) -> list[float]:
     return [found.numbers[name] or 0.0 for name in names]
+
+
+def _ends(found: Measured, name: str) -> Ends:
+    """Return the ends of a number; 0 for the lower one where an earlier record lacks it."""
+    return found.numbers.get(f"{name}_low") or 0.0, found.numbers[f"{name}_high"] or 0.0
 
 
 def _without_training(found: Measured) -> Claim:
@@ -115,52 +126,66 @@ def _without_training(found: Measured) -> Claim:
     if absent is not None:
         return absent
     before, after, most, moved, at_most = _read(found, *names)
-    words = (
-        f"{number(after)} % of the patches are outliers (at most {number(most)}) instead of {number(before)}; the class token moves by "
-        f"{number(moved)} (at most {number(at_most)})."
-    )
-    likely = after <= TENTH * before and moved < MOVED  # as it should be, if only on average
-    held = True if most <= TENTH * before and at_most < MOVED else None if likely else False
-    words += "" if held is not None else " Too few images to be sure."
-    return WITHOUT_TRAINING.outcome(found.subject, held, words, after)
+    if not before:
+        return WITHOUT_TRAINING.untestable(
+            found.subject, "The images that were measured hold no outliers to take away."
+        )
+    low, high = (end / before for end in _ends(found, "test-time: outliers_peak"))
+    gone = WITHOUT_TRAINING.decided(
+        found.subject, after / before, (low, high),
+        f"{number(after)} % of the patches are outliers (at most {number(most)}) instead of {number(before)}", below=TENTH, write=percent,
+    )  # fmt: skip
+    same = WITHOUT_TRAINING.decided(
+        found.subject, moved, _ends(found, "test-time: cls_change"),
+        f"The class token moves by {number(moved)} (at most {number(at_most)})", below=MOVED,
+    )  # fmt: skip
+    return WITHOUT_TRAINING.together([gone, same])
 
 
 def _norm_only(found: Measured) -> Claim:
-    names = (
-        "none: ratio_peak", "clip-norm: ratio_peak", "clip-norm: ratio_peak_change_high", "none: attention_sinks",
-        "clip-norm: attention_sinks", "clip-norm: attention_sinks_change_low", "clip-norm: attention_sinks_change_high",
-    )  # fmt: skip
-    absent = _lacking(NORM_ONLY, found, *names)
+    changed = [
+        f"clip-norm: {name}_change_{end}" for name in ("ratio_peak", "attention_sinks") for end in ("low", "high")
+    ]
+    names = ("none: ratio_peak", "clip-norm: ratio_peak", "none: attention_sinks", "clip-norm: attention_sinks")
+    absent = _lacking(NORM_ONLY, found, *names, *changed)
     if absent is not None:
         return absent
-    ratio, fixed, falls, attention, kept, low, high = _read(found, *names)
-    words = (
-        f"Norms fall from {number(ratio)} to {number(fixed)} times the others'; their attention from {number(attention)} to "
-        f"{number(kept)} % (change {number(low)} to {number(high)})."
+    (ratio, fixed, attention, kept), ends = _read(found, *names), _read(found, *changed)
+    norms = NORM_ONLY.decided(
+        found.subject,
+        fixed - ratio,
+        (ends[0], ends[1]),
+        f"Norms fall from {number(ratio)} to {number(fixed)} times the others'",
+        below=0.0,
     )
-    least = -HALF * attention
-    held = False if falls >= 0 or high < least else True if low > least else None
-    return NORM_ONLY.outcome(found.subject, held, words, kept - attention, (low, high))
+    words = f"Their attention goes from {number(attention)} to {number(kept)} % (change {number(ends[2])} to {number(ends[3])})"
+    sinks = NORM_ONLY.decided(found.subject, kept - attention, (ends[2], ends[3]), words, above=-HALF * attention)
+    return NORM_ONLY.together([norms, sinks])
 
 
 def _no_better(found: Measured) -> Claim:
-    ends = [
+    names = [
         f"test-time: {probe}_change_{end}" for probe in ("position_probe", "pixel_probe") for end in ("low", "high")
     ]
-    names = ("test-time: outliers_peak_change_high", *ends)
-    absent = _lacking(NO_BETTER, found, *names)
+    absent = _lacking(NO_BETTER, found, "test-time: outliers_peak_change_high", *names)
     if absent is not None:
         return absent
-    falls, low, high, pixels_low, pixels_high = _read(found, *names)
-    words = (
-        f"Position found in {number(low)} to {number(high)} % of the patches more, {number(pixels_low)} to {number(pixels_high)} "
-        "points more of the pixels explained."
-    )
+    falls, low, high, pixels_low, pixels_high = _read(found, "test-time: outliers_peak_change_high", *names)
     if falls >= 0:
-        return NO_BETTER.outcome(found.subject, None, "The repair did not take outliers away, so it shows nothing.")
-    better, least = max(low, pixels_low) > 0, max(high, pixels_high) < MARGIN
-    held = False if better else True if least else None
-    return NO_BETTER.outcome(found.subject, held, words if held is not None else f"{words} Too few images to tell.")
+        return NO_BETTER.untestable(found.subject, "The repair did not take outliers away, so it shows nothing.")
+    parts = (
+        (low, high, "of the patches more are placed"),
+        (pixels_low, pixels_high, "points more of the pixels are explained"),
+    )
+    return NO_BETTER.together(
+        [
+            NO_BETTER.decided(
+                found.subject, (one + other) / 2, (one, other), f"{number(one)} to {number(other)} % {words}".replace("% points", "points"),
+                below=MARGIN,
+            )
+            for one, other, words in parts
+        ]
+    )  # fmt: skip
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.outliers import ends_of, note_of, of_verdict, over_images, without_outliers
 from vitreg.experiments.records import scans_drawn
+from vitreg.quantities import percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 MIDDLE = Says(
     id="middle",
     says="Outliers appear around the middle blocks of the network.",
-    criterion="the first block after which the detector separates them lies between a quarter and three quarters of the depth",
-    paper="block 15 of 40",
+    criterion=(
+        "the first block after which the detector separates them lies between a quarter and three quarters of the depth, interval over "
+        "images included"
+    ),
+    paper="block 15 of 40, counted from 1",
 )
 FROM, TO = 0.25, 0.75
 
@@ -28,7 +32,7 @@ def measure(setting: Setting, model: str) -> Measured:
     result, job = setting.scan(model)
     first, blocks = result.verdict.first_layer, result.model.blocks
     numbers = {
-        **of_verdict(result), "blocks": float(blocks), "first": None if first is None else float(first + 1),
+        **of_verdict(result), **over_images(result), "blocks": float(blocks), "first": None if first is None else float(first + 1),
         "part": None if first is None else (first + 1) / blocks,
     }  # fmt: skip
     ratios = [layer.max_ratio or 0.0 for layer in result.layers]
@@ -46,8 +50,13 @@ def _middle(found: Measured) -> Claim:
     absent, part = without_outliers(MIDDLE, found), found.numbers["part"]
     if absent is not None or part is None:
         return absent or MIDDLE.outcome(found.subject, None, "The scan names no first block.")
-    words = f"From block {found.numbers['first']:.0f} of {found.numbers['blocks']:.0f}."
-    return MIDDLE.outcome(found.subject, FROM <= part <= TO, words, part)
+    blocks, ends = found.numbers["blocks"] or 1.0, ends_of(found, "first")
+    words = f"From block {part * blocks - 1:.0f}"
+    if ends is not None:
+        words += f" ({ends[0]:.0f} to {ends[1]:.0f})"
+        ends = ((ends[0] + 1) / blocks, (ends[1] + 1) / blocks)
+    words += f" of {blocks:.0f}, counted from 0"
+    return MIDDLE.decided(found.subject, part, ends, words, above=FROM, below=TO, write=percent)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

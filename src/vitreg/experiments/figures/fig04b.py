@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from vitreg.errors import UserError
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.options import Scale
-from vitreg.experiments.outliers import of_verdict, without_outliers
-from vitreg.experiments.trained.model import Trained
+from vitreg.experiments.outliers import absence, of_verdict
+from vitreg.experiments.trained.model import RECIPES, Trained
+from vitreg.experiments.trained.seeds import FEWEST_SEEDS, of_seeds
 from vitreg.passes.jobs import RUNS
+from vitreg.quantities import count
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 LATE = Says(
     id="late",
     says="Outliers appear only after a part of the training.",
-    criterion="the trained model has outliers, and the looks at its probe images show them, to the end, from a quarter of the "
-    "training on or later",
+    criterion="trained models have outliers, and the looks at their probe images show them, to the end, from a quarter of the "
+    "training on or later; interval over three seeds or more",
     paper="after a third",
 )
 FROM = 0.25
@@ -55,20 +57,36 @@ def measure(setting: Setting, model: str) -> Measured:
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:
-    """Judge each training by the look from which on outliers are there."""
-    return LATE.of_each(measured, _late)
+    """Judge the trainings over their seeds, by the look from which on outliers are there."""
+    trained = [each for each in measured if each.trained is not None]
+    return (
+        [_late(trained)]
+        if trained
+        else [LATE.outcome(each.subject, None, each.failed) for each in measured if each.failed]
+    )
 
 
-def _late(found: Measured) -> Claim:
-    absent, part = without_outliers(LATE, found), found.numbers.get("part")
-    if absent is not None:
-        return absent
-    if part is None:
+def _late(trained: Sequence[Measured]) -> Claim:
+    subject = f"{RECIPES[trained[0].trained.recipe]}, no registers"  # type: ignore[union-attr, index]
+    failed = next((each.failed for each in trained if each.failed), "")
+    if failed:
+        return LATE.outcome(subject, None, failed)
+    having = [each for each in trained if each.numbers["outliers"]]
+    enough = len(trained) >= FEWEST_SEEDS
+    if not having or len(having) < FEWEST_SEEDS <= len(trained):
+        absent = [absence(each) for each in trained if not each.numbers["outliers"]]
+        held = False if not having and enough and all(sure for sure, _ in absent) else None
+        few = "" if enough else f", and from fewer than {FEWEST_SEEDS} nothing is claimed"
+        words = f"Of {count(len(trained), 'seed')} {len(having)} have outliers in the end{few}. {absent[0][1]}."
+        return LATE.outcome(subject, held, words)
+    parts = [each.numbers.get("part") for each in having]
+    if any(part is None for part in parts):
         return LATE.outcome(
-            found.subject, None, "The trained model has outliers, and its probe images did not show them at the end."
+            subject, None, "The trained model has outliers, and its probe images did not show them at the end."
         )
-    words = f"From step {found.numbers['onset']:.0f} of {found.numbers['steps']:.0f}."
-    return LATE.outcome(found.subject, part >= FROM, words, part)
+    steps = ", ".join(f"{each.numbers['onset']:.0f} of {each.numbers['steps']:.0f}" for each in having)
+    words = f"From step {steps}; part of the training " + "{}"
+    return of_seeds(LATE, subject, [part or 0.0 for part in parts], words, above=FROM)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

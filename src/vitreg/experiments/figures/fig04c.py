@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import of_verdict, without_outliers
+from vitreg.experiments.outliers import absence, of_verdict
 from vitreg.experiments.records import scans_drawn
 from vitreg.experiments.trained.model import RECIPES
 from vitreg.experiments.trained.scales import sized
-from vitreg.quantities import percent
+from vitreg.experiments.trained.seeds import FEWEST_SEEDS
+from vitreg.quantities import count, percent
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 LARGER = Says(
     id="larger-models",
     says="Outliers appear in the larger models only.",
-    criterion="in every seed there is a size from which on all models have outliers, and below which none has; two seeds or more",
+    criterion="in every seed there is a size from which on all models have outliers, and below which none has; three seeds or "
+    "more, which all agree",
     paper="in ViT-L, H and g, not in T, S and B",
 )
 LAST = -1  # block
@@ -43,20 +45,24 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
     failed = next((each for each in trained if each.failed), None)
     if failed is not None:
         return [LARGER.outcome(subject, None, failed.failed)]
-    blind = [without_outliers(LARGER, each) for each in trained]
-    if all(blind):  # the most cautious word for all of them
-        first = next((each for each in blind if each and each.outcome != "not held"), blind[0])
-        assert first is not None
-        return [
-            LARGER.outcome(subject, False if first.outcome == "not held" else None, f"Of every size: {first.reason}")
-        ]
     seeds: dict[int, list[Measured]] = {}
     for each in trained:
         seeds.setdefault(each.trained.seed, []).append(each)  # type: ignore[union-attr]
-    words = "; ".join(f"{each.subject} {percent(each.numbers['share'] or 0)}" for each in trained) + "."
-    if len(seeds) == 1:
-        return [LARGER.outcome(subject, None, f"One seed, from which nothing is claimed: {words}")]
-    return [LARGER.outcome(subject, all(map(_parted, seeds.values())), words)]
+    words = "; ".join(f"{each.subject} {percent(each.numbers['share'] or 0)}" for each in trained)
+    if len(seeds) < FEWEST_SEEDS:
+        few = f"{count(len(seeds), 'seed')}, and from fewer than {FEWEST_SEEDS} nothing is claimed"
+        return [LARGER.outcome(subject, None, f"{few}: {words}.")]
+    for each in trained:
+        sure, absent = absence(each)
+        if not each.numbers["outliers"] and not sure:
+            return [LARGER.outcome(subject, None, f"{each.subject}: {absent}.")]
+    parted = [_parted(each) for each in seeds.values()]
+    held = True if all(parted) else None if any(parted) else False
+    return [
+        LARGER.outcome(
+            subject, held, f"{words}. In {sum(parted)} of {len(parted)} seeds only the larger ones have some."
+        )
+    ]
 
 
 def _parted(measured: Sequence[Measured]) -> bool:

@@ -52,8 +52,8 @@ def _alike(found: Measured) -> Claim:
     if (few := too_few(ALIKE, found, images)) is not None:
         return few
     low, high = auc_interval(auc, images)
-    words = f"Probability {number(auc)} ({number(low)} to {number(high)}), {count(int(images), 'image')} with outliers."
-    return ALIKE.outcome(found.subject, low > 0.5, words, auc, (low, high))
+    words = f"Probability {number(auc)} ({number(low)} to {number(high)}), {count(int(images), 'image')} with outliers"
+    return ALIKE.decided(found.subject, auc, (low, high), words, above=0.5)
 
 
 def auc_interval(auc: float, images: float) -> tuple[float, float]:

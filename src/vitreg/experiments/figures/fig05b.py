@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.outliers import ends_of, note_of, of_verdict, too_few, without_outliers
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -37,6 +37,7 @@ def measure(setting: Setting, model: str) -> Measured:
         for task in ("position", "pixels"):
             result, jobs[task] = setting.evaluate(model, task, setting.folder_of_images)
             numbers |= {f"{task}_{name}": value for name, value in result.metrics.items()}
+            numbers[f"{task}_images"] = float(result.data.counts["with_outliers"])
     return Measured(subject=model, note=note_of(model), numbers=numbers, jobs=jobs)
 
 
@@ -53,15 +54,18 @@ def _less(says: Says, found: Measured, task: str, measure: str, sign: int) -> Cl
     absent = without_outliers(says, found)
     if absent is not None:
         return absent
-    names = [f"{task}_{measure}_difference_{end}" for end in ("low", "high")]
-    low, high = (found.numbers.get(name) for name in names)
     own, other = (found.numbers.get(f"{task}_{kind}_{measure}") for kind in ("outlier", "normal"))
     if own is None or other is None:
-        return says.outcome(found.subject, None, "None of the judged images holds an outlier.")
-    if low is None or high is None:  # the same in every image
-        return says.outcome(found.subject, False, f"{number(own)} against {number(other)}.", own - other)
-    words = f"{number(own)} against {number(other)}; difference {number(low)} to {number(high)}."
-    return says.outcome(found.subject, low > 0 if sign > 0 else high < 0, words, own - other, (low, high))
+        return says.untestable(found.subject, "None of the judged images holds an outlier.")
+    if (few := too_few(says, found, found.numbers.get(f"{task}_images"), "that were judged hold outliers")) is not None:
+        return few
+    ends = ends_of(found, f"{task}_{measure}_difference")
+    if ends is None and own == other:
+        ends = (0.0, 0.0)  # the same in every image
+    words = f"{number(own)} against {number(other)}"
+    words += "" if ends is None else f"; difference {number(ends[0])} to {number(ends[1])}"
+    above, below = (0.0, None) if sign > 0 else (None, 0.0)
+    return says.decided(found.subject, own - other, ends, words, above=above, below=below)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

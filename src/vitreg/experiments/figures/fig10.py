@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 CROWDED = Says(
     id="crowded",
     says="At some positions more than 20 % of the tokens are outliers.",
-    criterion="the fullest cell holds an outlier in more than 20 % of the images; its interval, for as many cells as there are, lies above",
+    criterion="the fullest cell holds an outlier in more than 20 % of the images, interval for all cells at once (Wilson, Bonferroni)",
     paper="more than 20 %",
 )
 BORDER = Says(
     id="border",
     says="Outliers appear more often near the border than in the centre.",
-    criterion="the outermost ring of cells holds a larger share of the outliers than of the cells; interval over the images with outliers",
+    criterion="the outermost ring of cells holds a larger share of the outliers than of the cells; interval over the images with "
+    "outliers (Wilson)",
 )
 TWENTY = 0.2
 
@@ -58,14 +59,13 @@ def _crowded(found: Measured) -> Claim:
     absent = without_outliers(CROWDED, found)
     if absent is not None or fullest is None:
         return absent or CROWDED.outcome(found.subject, None, "The scan kept no positions.")
-    # The fullest of many cells is full by chance too: of K cells, as many images fewer as K draws would give at most.
-    low, high = wilson(round(fullest * images), images)
-    margin = np.sqrt(2 * np.log(found.numbers["cells"] or 1.0) * TWENTY * (1 - TWENTY) / images)
-    held = low > TWENTY and fullest > TWENTY + margin
+    # The fullest of many cells is full by chance too, so the interval is that of all cells at once (Bonferroni).
+    low, high = wilson(round(fullest * images), images, of=int(found.numbers["cells"] or 1))
     words = (
-        f"The fullest cell holds one in {percent(fullest)} ({percent(low)} to {percent(high)}) of {images:.0f} images."
+        f"The fullest cell holds one in {percent(fullest)} ({percent(low)} to {percent(high)}, for all cells at once) of "
+        f"{images:.0f} images"
     )
-    return CROWDED.outcome(found.subject, bool(held), words, fullest, (low, high))
+    return CROWDED.decided(found.subject, fullest, (low, high), words, above=TWENTY, write=percent)
 
 
 def _border(found: Measured) -> Claim:
@@ -78,8 +78,8 @@ def _border(found: Measured) -> Claim:
     if (few := too_few(BORDER, found, images)) is not None:
         return few
     low, high = wilson(ring * images, images)
-    words = f"{percent(ring)} ({percent(low)} to {percent(high)}) of the outliers lie in the ring, which is {percent(cells)} of the cells."
-    return BORDER.outcome(found.subject, low > cells, words, ring, (low, high))
+    words = f"{percent(ring)} ({percent(low)} to {percent(high)}) of the outliers lie in the ring, which is {percent(cells)} of the cells"
+    return BORDER.decided(found.subject, ring, (low, high), words, above=cells, write=percent)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

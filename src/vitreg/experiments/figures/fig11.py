@@ -59,8 +59,10 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 def _striped(found: Measured) -> Claim:
     spread = (found.numbers["std"] or 0.0) / (found.numbers["mean"] or 1.0)
-    says, held = (EVEN, spread < FLAT) if found.numbers["antialias"] else (STRIPED, spread > STRIPES)
-    return says.outcome(found.subject, held, f"Spread {number(spread)} times the mean.", spread)
+    words = f"Spread {number(spread)} times the mean."
+    if found.numbers["antialias"]:
+        return EVEN.exactly(found.subject, spread < FLAT, words, spread, below=FLAT)
+    return STRIPED.exactly(found.subject, spread > STRIPES, words, spread, above=STRIPES)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -61,7 +61,7 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 def _below(says: Says, found: Measured, name: str, most: float) -> Claim:
     value = found.numbers[name] or 0.0
-    return says.outcome(found.subject, value < most, f"{number(value)} % more.", value)
+    return says.exactly(found.subject, value < most, f"{number(value)} % more.", value, below=most)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from vitreg.experiments.experiment import Drawings, Experiment, Says
 from vitreg.experiments.maps.seen import seen
 from vitreg.experiments.pictures.drawing import ATTENTION, attention_scale, of_class_token, pairs, rows_of_models
-from vitreg.experiments.pictures.judging import by_images, hundredths, known, measured, not_attended
+from vitreg.experiments.pictures.judging import (
+    NO_TWIN,
+    TWIN,
+    by_images,
+    hundredths,
+    known,
+    measured,
+    not_attended,
+    twin_of,
+)
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -21,7 +30,8 @@ READABLE = Says(
     says="With registers the attention maps can be read: they have no peaky outliers, like those of DINO.",
     criterion=(
         f"in the last block less than {100 * MOST:.0f} % of the class token's attention to patches lies on lone peaks (at least twice the "
-        "mean, and at most a quarter of the 24 patches around get a quarter as much); mean over images, interval included"
+        "mean, and at most a quarter of the 24 patches around get a quarter as much), mean over images, interval included; and "
+        f"more does in {TWIN}"
     ),
 )
 
@@ -35,15 +45,28 @@ def measure(setting: Setting, model: str) -> Measured:
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:
     """Judge each model that has registers."""
-    return READABLE.of_each(measured, _readable)
+    return READABLE.of_each(measured, lambda found: _readable(found, measured))
 
 
-def _readable(found: Measured) -> Claim:
+def _readable(found: Measured, everyone: Sequence[Measured]) -> Claim:
     if not found.numbers["registers"]:
         return READABLE.outcome(found.subject, None, "It has no registers.")
     if (absent := not_attended(READABLE, found)) is not None:
         return absent
-    words = "{value} ({interval}) of the attention to patches lies on lone peaks."
+    own, twin = _even(found), twin_of(found, everyone)
+    if own.outcome != "held":
+        return own
+    if twin is None:
+        return READABLE.untestable(found.subject, f"{own.reason} {NO_TWIN} So nothing shows that registers did it.")
+    if twin.numbers["attention"] and (theirs := _even(twin)).outcome == "not held":
+        return own.model_copy(update={"reason": f"{own.reason} {twin.subject}: {theirs.reason}"})
+    return READABLE.untestable(
+        found.subject, f"{own.reason} {twin.subject}, which has no registers, has no more for certain."
+    )
+
+
+def _even(found: Measured) -> Claim:
+    words = "{value} ({interval}) of the attention to patches lies on lone peaks"
     return by_images(READABLE, found, known(found.series["on_peaks"]), MOST, words, above=False, write=hundredths)
 
 

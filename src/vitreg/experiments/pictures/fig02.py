@@ -59,7 +59,7 @@ def _peaky(found: Measured) -> Claim:
         return absent
     share = number(100 * (found.numbers["share"] or 0.0))
     words = (
-        "An outlier gets {value} times ({interval}) the attention of another patch; together they get " + f"{share} %."
+        "An outlier gets {value} times ({interval}) the attention of another patch; together they get " + f"{share} %"
     )
     return by_images(PEAKY, found, known(found.series["times"]), FACTOR, words)
 

@@ -63,7 +63,7 @@ def _placeless(found: Measured) -> Claim:
         return PLACELESS.outcome(found.subject, None, "Its patches do not get their positions from a table.")
     changed = [(n[f"{name}_moved"] or 0.0, n[name] or 0.0) for name in ("registers", "patches")]
     words = "Changed: {:.0f} of {:.0f} registers, and {:.0f} of {:.0f} patches.".format(*changed[0], *changed[1])
-    return PLACELESS.outcome(found.subject, changed[0][0] == 0 and changed[1][0] == changed[1][1], words)
+    return PLACELESS.exactly(found.subject, changed[0][0] == 0 and changed[1][0] == changed[1][1], words)
 
 
 def _dropped(found: Measured) -> Claim:
@@ -75,8 +75,8 @@ def _dropped(found: Measured) -> Claim:
             found.subject, None, "It returns all its tokens, and leaves to the reader which of them count."
         )
     if n["output_changed"]:
-        return DROPPED.outcome(found.subject, False, "What it returns depends on the registers' last state.")
-    return DROPPED.outcome(found.subject, True, "What it returns stays the same.")
+        return DROPPED.exactly(found.subject, False, "What it returns depends on the registers' last state.")
+    return DROPPED.exactly(found.subject, True, "What it returns stays the same.")
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -120,7 +120,7 @@ def _objects(found: Measured) -> Claim:
     ours, area = (np.asarray(found.series[name]) for name in ("on_objects", "objects_area"))
     words = (
         "{value} times ({interval}) as much attention to boxes as their share of the patches, "
-        + f"which is {percent(area.mean())}."
+        + f"which is {percent(area.mean())}"
     )
     told = (ours >= 0) & (area > 0)
     return by_images(OBJECTS, found, ours[told] / area[told], MORE, words)
@@ -134,7 +134,7 @@ def _absent(says: Says, found: Measured) -> Claim | None:
 
 
 def _words(who: str) -> str:
-    return who + " differ in {value} ({interval}) of their attention."
+    return who + " differ in {value} ({interval}) of their attention"
 
 
 def _whole(maps: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from vitreg.experiments.maps.roughness import roughness, standing_out
 from vitreg.experiments.maps.seen import kept_maps, seen, spread, views
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import short, subjects
-from vitreg.experiments.pictures.judging import TWIN, against_twin, by_images, known, measured, of_others
+from vitreg.experiments.pictures.judging import MARGIN, TWIN, against_twin, by_images, known, measured, of_others
 from vitreg.passes.jobs import RUNS
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 from vitreg.report.paper import NotMeasuredError
@@ -35,7 +35,7 @@ SMOOTHER = Says(
     says="Adding registers drastically improves the look of all intermediate steps (DeiT-III, DINOv2).",
     criterion=(
         "the scores differ less between neighbours, relative to their variance (Geary's C), than in "
-        f"{TWIN}; difference on the same images, interval below 0"
+        f"{TWIN}; difference on the same images, interval below -{100 * MARGIN:g} % of the twin's"
     ),
 )
 IMAGES = 24  # LOST takes longer than the model
@@ -90,7 +90,7 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 def _disturbed(found: Measured) -> Claim:
     absent = of_others(DISTURBED, found) or without_outliers(DISTURBED, found)
     return absent or by_images(
-        DISTURBED, found, known(found.series["marked"]), PROBABILITY, "Probability {value} ({interval})."
+        DISTURBED, found, known(found.series["marked"]), PROBABILITY, "Probability {value} ({interval})"
     )
 
 

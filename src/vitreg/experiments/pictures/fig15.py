@@ -13,7 +13,7 @@ from vitreg.experiments.maps.roughness import roughness, standing_out
 from vitreg.experiments.maps.seen import seen
 from vitreg.experiments.outliers import without_outliers
 from vitreg.experiments.pictures.drawing import fixed_scale, rows_of_models
-from vitreg.experiments.pictures.judging import TWIN, against_twin, by_images, known, measured, of_others
+from vitreg.experiments.pictures.judging import MARGIN, TWIN, against_twin, by_images, known, measured, of_others
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SMOOTHER = Says(
     says="With registers feature maps are visibly improved: smoother.",
     criterion=(
         "the first component differs less between neighbours, relative to its variance (Geary's C), than in "
-        f"{TWIN}; difference on the same images, interval below 0"
+        f"{TWIN}; difference on the same images, interval below -{100 * MARGIN:g} % of the twin's"
     ),
 )
 PROBABILITY = 0.75
@@ -65,7 +65,7 @@ def claims(measured: Sequence[Measured]) -> list[Claim]:
 
 def _marked(found: Measured) -> Claim:
     absent = of_others(MARKED, found) or without_outliers(MARKED, found)
-    words = "Probability {value} ({interval})."
+    words = "Probability {value} ({interval})"
     return absent or by_images(MARKED, found, known(found.series["marked"]), PROBABILITY, words)
 
 

@@ -62,18 +62,16 @@ def _same(found: Measured) -> Claim:
     if absent is not None:
         return absent
     peaks, images = found.numbers["peaks"] or 0.0, found.numbers["with_peaks"] or 0.0
-    if not peaks:
-        return SAME.outcome(found.subject, False, "Its attention maps have no peaks, though it has outliers.")
-    if (few := too_few(SAME, found, images)) is not None:
-        return few.model_copy(update={"reason": few.reason.replace("Outliers", "Peaks of attention")})
+    if (few := too_few(SAME, found, images, "have peaks of attention")) is not None:
+        return few
     share = (found.numbers["peaks_outliers"] or 0.0) / peaks
     low, high = wilson(share * images, images)
     chance = (found.numbers["outlier_patches"] or 0.0) / (found.numbers["patches"] or 1.0)
     words = (
         f"{percent(share)} ({percent(low)} to {percent(high)}) of {count(int(peaks), 'peak')} in {count(int(images), 'image')} "
-        f"are outliers; of all patches {percent(chance)} are."
+        f"are outliers; of all patches {percent(chance)} are"
     )
-    return SAME.outcome(found.subject, low > HALF, words, share, (low, high))
+    return SAME.decided(found.subject, share, (low, high), words, above=HALF, write=percent)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -9,14 +9,16 @@ import numpy as np
 from vitreg.analysis.paired import Sums, interval, resamples
 from vitreg.experiments.experiment import Says
 from vitreg.experiments.maps.seen import CLS, Seen
-from vitreg.experiments.outliers import FEWEST, note_of, of_verdict
-from vitreg.quantities import count, number
+from vitreg.experiments.outliers import FEWEST, cured, note_of, of_verdict, too_few
+from vitreg.quantities import number
 from vitreg.records import ScanResult
 from vitreg.records.reproduction import Claim, Measured
 
 Values = Sequence[float]
 NOT_READ = "Its attention cannot be read."
 TWIN = "the last model named before it with its width and depth and no registers"
+NO_TWIN = "No network of its width and depth without registers was named before it."
+MARGIN = 0.02  # of what the twin has: a smaller difference counts as none (ours)
 
 
 def measured(
@@ -67,16 +69,13 @@ def by_images(
     Args:
         words: what the mean is, with {value} and {interval}. write: a number in words.
     """
-    ends = mean_interval(values)
-    if ends is None:
-        return says.outcome(
-            found.subject,
-            None,
-            f"Only {count(len(values), 'image')} can be judged; {FEWEST} are the fewest from which anything is said.",
-        )
-    mean = float(values.mean())
-    text = words.format(value=write(mean), interval=f"{write(ends[0])} to {write(ends[1])}")
-    return says.outcome(found.subject, ends[0] > least if above else ends[1] < least, text, mean, ends)
+    if (few := too_few(says, found, len(values), "can be judged")) is not None:
+        return few
+    ends, mean = mean_interval(values), float(values.mean())
+    interval = "" if ends is None else f"{write(ends[0])} to {write(ends[1])}"
+    words = words.format(value=write(mean), interval=interval)
+    sides = (least, None) if above else (None, least)
+    return says.decided(found.subject, mean, ends, words, above=sides[0], below=sides[1], write=write)
 
 
 def not_attended(says: Says, found: Measured) -> Claim | None:
@@ -96,35 +95,40 @@ def of_others(says: Says, found: Measured) -> Claim | None:
 def against_twin(
     says: Says, found: Measured, everyone: Sequence[Measured], name: str, what: str, write: Callable[[float], str] = number
 ) -> Claim:  # fmt: skip
-    """Judge a model with registers against its twin: the mean over images must be smaller, on the same images.
+    """Judge a model with registers against its twin: the mean over images must be smaller, on the same images, by more than 2 %.
+
+    Against a twin without outliers nothing is held: there was nothing to cure.
 
     Args:
         everyone: all subjects, in the order in which they were named.
         name: of the series. what: the quantity in words. write: a value of it.
     """
     if not found.numbers["registers"]:
-        return says.outcome(found.subject, None, "It has no registers.")
+        return says.untestable(found.subject, "It has no registers.")
     twin = twin_of(found, everyone)
     if twin is None:
-        return says.outcome(
-            found.subject, None, "No model of its width and depth without registers was named before it."
-        )
+        return says.untestable(found.subject, NO_TWIN)
     ours, theirs = (np.asarray(each.series.get(name, ()), dtype=np.float64) for each in (found, twin))
     if not len(ours) or len(ours) != len(theirs):
-        return says.outcome(found.subject, None, "The two were not measured on the same images.")
+        return says.untestable(found.subject, "The two were not measured on the same images.")
     both = (ours >= 0) & (theirs >= 0)
-    means = [write(float(each[both].mean())) if both.any() else "" for each in (ours, theirs)]
+    if (few := too_few(says, found, int(both.sum()), "can be judged")) is not None:
+        return few
+    means = [float(each[both].mean()) for each in (ours, theirs)]
     twins = twin.subject.replace("{", "{{").replace("}", "}}")
-    words = f"{what} {means[0]} against {means[1]} of {twins}; difference " + "{interval}."
-    return by_images(says, found, ours[both] - theirs[both], 0.0, words, above=False, write=write)
+    words = f"{what} {write(means[0])} against {write(means[1])} of {twins}; difference " + "{interval}"
+    claim = by_images(says, found, ours[both] - theirs[both], -MARGIN * means[1], words, above=False, write=write)
+    return cured(claim, twin)
 
 
 def twin_of(found: Measured, everyone: Sequence[Measured]) -> Measured | None:
-    """Return the last model before this one with its width and depth and no registers."""
-    shape = (found.numbers["width"], found.numbers["blocks"])
+    """Return the last model before this one with its width and depth and no registers; None too where a record lacks them."""
+    shape = (found.numbers.get("width"), found.numbers.get("blocks"))
+    if None in shape:
+        return None
     place = next(place for place, each in enumerate(everyone) if each is found)
     alike = [
         each for each in everyone[:place]
-        if not each.failed and not each.numbers["registers"] and (each.numbers["width"], each.numbers["blocks"]) == shape
+        if not each.failed and not each.numbers["registers"] and (each.numbers.get("width"), each.numbers.get("blocks")) == shape
     ]  # fmt: skip
     return alike[-1] if alike else None

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitreg.analysis.intervals import difference_of_shares
 from vitreg.experiments.experiment import Drawings, Experiment, Says
-from vitreg.experiments.outliers import note_of, of_verdict, without_outliers
+from vitreg.experiments.outliers import ends_of, note_of, of_verdict, too_few, without_outliers
 from vitreg.quantities import number
 from vitreg.records.reproduction import Claim, ExperimentRecord, Measured
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 GLOBAL = Says(
     id="global",
     says="Outliers hold more of the whole image than other patch tokens.",
-    criterion="logistic regression is right more often on outliers than on other tokens of the same images; difference above 0",
+    criterion="logistic regression is right more often on outliers than on other tokens of the same images; interval of the difference "
+    "above 0; the better of the two beats its controls (majority class, fitted to shuffled labels)",
     paper="ImageNet 69.0 % against 65.8 %; Aircraft 79.1 % against 17.1 %",
 )
 
@@ -38,6 +40,7 @@ def measure(setting: Setting, model: str) -> Measured:
     if numbers["outliers"]:
         result, jobs["tokens"] = setting.evaluate(model, "tokens", setting.classes)
         numbers |= dict(result.metrics)
+        numbers |= {"images": float(result.data.counts["test"]), "control": max(result.controls.values())}
     return Measured(subject=model, note=note_of(model), numbers=numbers, jobs=jobs)
 
 
@@ -50,12 +53,25 @@ def _global(found: Measured) -> Claim:
     absent = without_outliers(GLOBAL, found)
     if absent is not None:
         return absent
-    low, high = (found.numbers.get(f"outlier_minus_normal_{end}") for end in ("low", "high"))
-    own, other = found.numbers.get("outlier_patch"), found.numbers.get("normal_patch")
-    if low is None or high is None or own is None or other is None:
-        return GLOBAL.outcome(found.subject, None, "Too few images hold outliers.")
-    words = f"{number(own)} % against {number(other)} %; difference {number(low)} to {number(high)}."
-    return GLOBAL.outcome(found.subject, low > 0, words, own - other, (low, high))
+    own, other, images = (found.numbers.get(name) for name in ("outlier_patch", "normal_patch", "images"))
+    if own is None or other is None:
+        return GLOBAL.untestable(found.subject, "Too few images hold outliers.")
+    if (few := too_few(GLOBAL, found, images, "that were judged hold both kinds")) is not None:
+        return few
+    control = found.numbers.get("control")
+    low, _ = difference_of_shares(max(own, other) / 100, images or 0, (control or 0.0) / 100, images or 0)
+    words = f"{number(own)} % against {number(other)} %"
+    if control is None or low <= 0:
+        known = "the record holds none" if control is None else f"{number(control)} %"
+        return GLOBAL.untestable(
+            found.subject,
+            f"{words}. Neither kind of token is better than the control for certain ({known}), so neither knows anything.",
+        )
+    ends = ends_of(found, "outlier_minus_normal")
+    words += f", control {number(control)} %" + (
+        "" if ends is None else f"; difference {number(ends[0])} to {number(ends[1])}"
+    )
+    return GLOBAL.decided(found.subject, own - other, ends, words, above=0.0)
 
 
 def draw(record: ExperimentRecord, jobs: Path) -> Drawings:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vitreg.errors import UserError
 from vitreg.experiments.lacking import LACKING, Need
+from vitreg.experiments.trained.seeds import Compared
 from vitreg.records.reproduction import Claim, Measured
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def _probe(setting: Setting, model: str, task: str, data: str) -> tuple[EvalResu
         return setting.probe(model, task, data)
     except UserError as error:  # names a flag of `eval` that experiments do not have
         raise UserError(error.sentence.replace(f"; {WITHOUT}", "")) from error
+
+
+def kept(task: str, unit: str, least: float, *, lower: bool = False) -> Compared:
+    """What is asked of a probe that must not get worse: the model that could lose something must beat the controls."""
+    return Compared(name=task, unit=unit, lower=lower, least=least, controls=f"{task} control: ")
+
+
+def gain_of(task: str, unit: str, *, lower: bool = False) -> Compared:
+    """What is asked of a probe that must get better: one of the two models must beat the controls."""
+    return Compared(name=task, unit=unit, lower=lower, controls=f"{task} control: ", either=True)
 
 
 def judged(claim: Claim, sides: tuple[Sequence[Measured], Sequence[Measured]], task: str) -> Claim:

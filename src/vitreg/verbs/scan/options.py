@@ -30,6 +30,8 @@ class ScanOptions(ImageOptions):
     """Seed of the bootstrap over images."""
     power: bool = True
     """For the verdict "none", also say what these images could have shown; takes about a second."""
+    intervals: bool = False
+    """Also give 95 % intervals over images: of the last block's outliers, of the first block with some, of registers; takes seconds."""
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""

@@ -21,6 +21,7 @@ from vitreg.analysis.tally import (
 )
 from vitreg.analysis.verdict.decide import Evidence, against_own_median, choose, conclude
 from vitreg.analysis.verdict.inheritance import without_inherited
+from vitreg.analysis.verdict.over_images import over_images
 from vitreg.analysis.verdict.power import power_of
 from vitreg.analysis.verdict.resampling import MIN_IMAGES_FOR_CONFIDENCE, bootstrap
 from vitreg.backbones import Backbone
@@ -31,6 +32,7 @@ from vitreg.records import (
     Histogram,
     LayerRecord,
     ModelRecord,
+    OverImages,
     OwnMedian,
     RedundancyRecord,
     VerdictRecord,
@@ -54,7 +56,7 @@ class Readout:
     def __init__(
         self, tally: Tally, sums: Sums, group: Processes, detector: Detector, seed: int, *, with_power: bool = True
     ) -> None:
-        self.tally, self.sums, self.group, self._with_power = tally, sums, group, with_power
+        self.tally, self.sums, self.group, self._with_power, self._seed = tally, sums, group, with_power, seed
         self.extremes = group.max(tally.extremes)
         self.histograms = [NormHistogram(counts.astype(np.int64)) for counts in sums.counts]
         self.detections: list[dict[str, Detection]] = [
@@ -305,6 +307,14 @@ class Readout:
                 edges=[float(i) for i in range(most + 2)], counts=counts[: most + 1].tolist(), unit="patches"
             ),
         )
+
+    def over_images(self, detector: Detector) -> OverImages | None:
+        """Return how much the images matter: intervals over resamples of them; None for too few."""
+        side = self.chosen[0]
+        return over_images(
+            self.tally, self.group, detector, side, self.detections[-1][side or "high"],
+            counts=lambda layer: (layer, side) not in self._ruled_out, seed=self._seed,
+        )  # fmt: skip
 
     @property
     def per_image(self) -> np.ndarray:

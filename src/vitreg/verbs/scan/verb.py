@@ -160,6 +160,7 @@ def _record(
 ) -> tuple[ScanResult, list[Chosen]]:
     """Build the record. Returns it, and the images for the page."""
     readout, attention = seen.readout, backbone.attention_status()
+    found = detector_named(options.detector)
     table = _gather_counts(seen.tally, readout, group)
     shown = choose_examples([row for row in table if batches.shows(row[0])], options.examples)
     watched, unread = _watched(backbone)
@@ -183,6 +184,7 @@ def _record(
         redundancy=readout.redundancy,
         per_image=readout.histogram_per_image([count for _, _, count in table]),
         own_median=readout.own_median,
+        over_images=readout.over_images(found) if options.intervals else None,
         head_sinks=with_values(heads, backbone, batches, shown, readout) if group.first else heads,
         examples=[name for _, name, _ in shown],
         lint=[finding for finding in findings(backbone) if finding.level != "ok"],

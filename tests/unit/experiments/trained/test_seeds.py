@@ -3,7 +3,7 @@
 import pytest
 
 from vitreg.experiments.experiment import Says
-from vitreg.experiments.trained.seeds import Compared, over_seeds, paired, student, with_registers
+from vitreg.experiments.trained.seeds import Compared, outliers_gone, over_seeds, paired, student, with_registers
 from vitreg.records.reproduction import Measured, TrainedAs
 
 SAYS = Says(id="a", says="b", criterion="c")
@@ -36,10 +36,11 @@ def test_students_interval_is_that_of_the_tables():
         student([1.0])
 
 
-def test_from_one_seed_nothing_is_claimed_and_the_direction_is_shown():
-    claim = judge([60.0], [50.0])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_from_one_seed_or_two_nothing_is_claimed_and_the_direction_is_shown(seeds):
+    claim = judge([60.0, 61.0][:seeds], [50.0, 51.0][:seeds])
     assert (claim.outcome, claim.value, claim.low) == ("not testable here", 10.0, None)
-    assert "One seed" in claim.reason
+    assert "from fewer than 3 nothing is claimed" in claim.reason
     assert "+10" in claim.reason
 
 
@@ -48,9 +49,9 @@ def test_the_whole_interval_decides():
     assert judge([50, 51.2, 51.9], [60, 61, 62]).outcome == "not held"
     wide = judge([60, 50, 70], [55, 56, 57])
     assert wide.outcome == "not testable here"
-    assert "too wide" in wide.reason
+    assert "Too few seeds: the interval" in wide.reason
     assert judge([60, 61, 62], [60, 61.1, 61.9], least=-1.0).outcome == "held"  # not worse by a point
-    assert judge([60, 61, 62], [60, 61.1, 61.9], expected=5.0).outcome == "not held"  # no gain of five
+    assert judge([60, 61, 62], [60, 61.1, 61.9]).outcome == "not testable here"
     assert judge([0.2, 0.21, 0.2], [0.3, 0.31, 0.32], lower=True).outcome == "held"
 
 
@@ -72,3 +73,64 @@ def test_what_failed_says_why():
     claim = over_seeds(SAYS, "x", failed, [model(1.0)], Compared(name="linear"))
     assert (claim.outcome, claim.reason) == ("not testable here", "the loss is not finite.")
     assert over_seeds(SAYS, "x", [], [], Compared(name="linear")).reason == "It was not measured."
+
+
+DEPTH = Compared(name="depth", unit="m", lower=True, least=-0.02, controls="depth control: ")
+GAIN = Compared(name="depth", unit="m", lower=True, controls="depth control: ", either=True)
+
+
+def depths(values, registers, control=1.477):
+    """Models of three seeds whose probe is to be compared with the mean depth map."""
+    found = [model(value, seed, registers, name="depth") for seed, value in enumerate(values)]
+    return [
+        each.model_copy(
+            update={"numbers": {**each.numbers, "depth control: mean depth map": control, "depth control: mean": 1.93}}
+        )
+        for each in found
+    ]
+
+
+def test_a_probe_that_is_no_better_than_its_control_can_lose_nothing():
+    """The smoke scale's depth: 1.92 m against 1.477 m of the mean depth map."""
+    blind = over_seeds(SAYS, "x", depths([1.92, 1.93, 1.91], 4), depths([1.92, 1.93, 1.92], 0), DEPTH)
+    assert blind.outcome == "not testable here"
+    assert "control: 1.48 m, mean depth map" in blind.reason
+    assert "no better than its control" in blind.reason
+    knows = over_seeds(SAYS, "x", depths([1.0, 1.01, 1.0], 4), depths([1.0, 1.01, 1.0], 0), DEPTH)
+    assert knows.outcome == "held"
+    assert "control: 1.48 m" in knows.reason
+    lost = over_seeds(SAYS, "x", depths([1.92, 1.93, 1.91], 4), depths([1.0, 1.01, 1.0], 0), DEPTH)
+    assert lost.outcome == "not held"  # it knew something, and lost it
+    won = over_seeds(SAYS, "x", depths([1.0, 1.01, 1.0], 4), depths([1.92, 1.93, 1.91], 0), GAIN)
+    assert won.outcome == "held"  # one of the two is enough for a gain
+    bare = [model(1.0, seed, name="depth") for seed in range(3)]
+    assert over_seeds(SAYS, "x", bare, bare, DEPTH).outcome == "not testable here"
+
+
+def having(share, seed, registers=0, sees=0.001):
+    """A model of which a scan found a share of outliers, in percent, or none."""
+    numbers = {"outliers": float(share > 0), "undecided": 0.0, "outlier_percent": share, "sees_mild": sees}
+    held = TrainedAs(recipe="dinov2", registers=registers, seed=seed)
+    return Measured(subject=f"{registers}@{seed}", numbers=numbers, trained=held)
+
+
+def removed(own, other, sees=0.001):
+    return outliers_gone(
+        SAYS,
+        "x",
+        [having(v, s, 4, sees) for s, v in enumerate(own)],
+        [having(v, s, 0, sees) for s, v in enumerate(other)],
+    ).outcome
+
+
+def test_removed_means_that_almost_none_is_left():
+    assert removed([4.61, 4.6, 4.62], [5.01, 5.0, 5.02]) == "not held"  # it falls, for certain, and is there
+    assert removed([0.0, 0.0, 0.0], [5.01, 5.0, 5.02]) == "held"
+    assert removed([0.1, 0.12, 0.11], [5.01, 5.0, 5.02]) == "held"  # a fiftieth
+    assert removed([0.0, 0.0, 1.4], [5.0, 5.0, 5.0]) == "not testable here"  # the interval holds a tenth
+    assert removed([0.0, 0.0, 0.0], [5.0, 5.0, 5.0], sees=0.02) == "not testable here"  # a tenth could not be seen
+    assert removed([0.0, 0.0], [5.0, 5.0]) == "not testable here"
+    assert removed([0.0, 0.0, 0.0], [5.0, 5.0, 0.0]) == "not testable here"  # not "not held" for the one seed without
+    assert removed([0.0, 0.0, 0.0, 0.0], [5.0, 5.1, 0.0, 5.2]) == "held"  # three have some
+    assert removed([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) == "not held"  # nothing to remove
+    assert removed([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], sees=None) == "not testable here"

@@ -68,7 +68,7 @@ def _outcome(bench: Bench, found: ByClass, probe: PixelProbe, fitted: int) -> Ou
         intervals={} if overall is None else {"error": overall},
         controls={"mean patch": found.overall("control") or 0.0},
         units={"*error*": ""},
-        counts={"train": fitted, "test": found.images},
+        counts={"train": fitted, "test": found.images, "with_outliers": found.with_outliers},
         protocol={
             "probe": "linear, on all patch tokens",
             "solver": "ridge",

@@ -107,7 +107,7 @@ class Position(PositionSettings):
                 "fitted to shuffled places": 100 * (found.overall("shuffled") or 0.0),
             },
             units={"*distance*": "patches"},
-            counts={"train": fitted, "test": found.images},
+            counts={"train": fitted, "test": found.images, "with_outliers": found.with_outliers},
             protocol={
                 "probe": "linear, on all patch tokens",
                 "solver": self.solver,
