@@ -38,18 +38,19 @@ class Pools:
         return NormHistogram(pooled)
 
 
-def bootstrap(histograms: np.ndarray, side: Side, detector: Detector, seed: int = 0) -> float:
+def bootstrap(
+    histograms: np.ndarray, side: Side, detector: Detector, seed: int = 0, resamples: int | None = None
+) -> float:
     """Share of resamples in which at least one of the layers shows outliers on this side.
 
     Args:
         histograms: [G, layers, BINS] norm counts of groups of images; empty groups are left out.
+        resamples: how many; `RESAMPLES` if None.
     """
+    count = RESAMPLES if resamples is None else resamples
     filled = histograms[histograms.sum(axis=(1, 2)) > 0]
     layers = [Pools(filled[:, layer]) for layer in range(filled.shape[1])]
     return (
-        sum(
-            any(detector(pool(weight), side).found for pool in layers)
-            for weight in weights(len(filled), RESAMPLES, seed)
-        )
-        / RESAMPLES
+        sum(any(detector(pool(weight), side).found for pool in layers) for weight in weights(len(filled), count, seed))
+        / count
     )

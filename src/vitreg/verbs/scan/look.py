@@ -26,6 +26,9 @@ from vitreg.verbs.scan.measure import sampled_queries
 from vitreg.verbs.scan.taking import Taken, taken_by_block
 from vitreg.verbs.scan.verb import ScanOptions, scan
 
+RESAMPLES = 20
+"""Of the images, for the verdict of a look: a look is one of many, and what stays is seen again by the next."""
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -66,7 +69,7 @@ def norms_of(
     """
     probes = probes.to(next(network.parameters()).device)
     backbone = load(network)
-    result = scan(backbone, probes, options=ScanOptions(examples=0, power=False))
+    result = scan(backbone, probes, options=ScanOptions(examples=0, power=False, resamples=RESAMPLES))
     verdict = result.verdict
     layers = [
         {key: getattr(layer, key) for key in ("median", "p99", "max", "ratio", "outlier_fraction")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from tyro.conf import Suppress
+
 from vitreg.passes.options import DETECTORS, ImageOptions, at_least
 
 
@@ -32,12 +34,16 @@ class ScanOptions(ImageOptions):
     """For the verdict "none", also say what these images could have shown; takes about a second."""
     intervals: bool = False
     """Also give 95 % intervals over images: of the last block's outliers, of the first block with some, of registers; takes seconds."""
+    resamples: Suppress[int | None] = None
+    """How often the images are drawn again to say how sure the verdict is: 100 times if unset. Looks of a training draw fewer."""
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
         super().__post_init__()
         at_least(0, "seed", self.seed)
         at_least(0, "examples", self.examples)
+        if self.resamples is not None:
+            at_least(1, "resamples", self.resamples)
         from vitreg.analysis.outliers import detector as detector_named
 
         detector_named(self.detector)

@@ -50,13 +50,23 @@ class Readout:
     Args:
         tally: this process's tally, for a second pass over its tokens.
         sums: sums over all processes.
+        resamples: of the images, for the confidence of the verdict; as many as `bootstrap` draws if None.
         with_power: if no outliers are found, also simulate which outliers these images could have shown.
     """
 
     def __init__(
-        self, tally: Tally, sums: Sums, group: Processes, detector: Detector, seed: int, *, with_power: bool = True
+        self,
+        tally: Tally,
+        sums: Sums,
+        group: Processes,
+        detector: Detector,
+        seed: int,
+        *,
+        resamples: int | None = None,
+        with_power: bool = True,
     ) -> None:
-        self.tally, self.sums, self.group, self._with_power, self._seed = tally, sums, group, with_power, seed
+        self.tally, self.sums, self.group, self._seed = tally, sums, group, seed
+        self._with_power, self._resamples = with_power, resamples
         self.extremes = group.max(tally.extremes)
         self.histograms = [NormHistogram(counts.astype(np.int64)) for counts in sums.counts]
         self.detections: list[dict[str, Detection]] = [
@@ -132,7 +142,7 @@ class Readout:
         confidence = None
         if images >= MIN_IMAGES_FOR_CONFIDENCE:
             if side is not None:
-                confidence = bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed)
+                confidence = self._agreeing(layers, side, detector, seed)
             else:
                 confidence = 1 - max(self._false_alarms(s, detector, seed) for s in ("high", "low"))
         power = None
@@ -153,7 +163,11 @@ class Readout:
         """Share of resamples that would find outliers, in the layers with the longest tail on this side."""
         layers = [layer for layer in range(len(self.histograms)) if (layer, side) not in self._ruled_out]
         layers = sorted(layers, key=lambda layer: self._reach(layer, side))[-CLOSEST_LAYERS:]
-        return bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed=seed) if layers else 0.0
+        return self._agreeing(layers, side, detector, seed) if layers else 0.0
+
+    def _agreeing(self, layers: list[int], side: Side, detector: Detector, seed: int) -> float:
+        """Share of resamples of the images in which any of the layers shows outliers."""
+        return bootstrap(group_histograms(self.tally, layers, self.group), side, detector, seed, self._resamples)
 
     def _evidence(self, look: SecondLook, images: int) -> Evidence | None:
         side, _, peak = self.chosen

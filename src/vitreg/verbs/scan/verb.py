@@ -151,7 +151,7 @@ def _pass_over(
     if not sums.images[0]:
         raise UserError(_nothing_read(skipped, interrupted))
     found = detector_named(options.detector)
-    readout = Readout(tally, sums, group, found, options.seed, with_power=options.power)
+    readout = Readout(tally, sums, group, found, options.seed, with_power=options.power, resamples=options.resamples)
     return _Seen(measure, tally, readout, sums, skipped, interrupted)
 
 
