@@ -185,7 +185,8 @@ def _figure(found: Measured, jobs: Path) -> Any:
 
 
 EXPERIMENT = Experiment(
-    id="fig9", label="Fig. 9", title="What registers attend to", needs=("images",), measure=measure, claims=claims, draw=draw,
+    id="fig9", label="Fig. 9", title="What registers attend to", needs=("images",), uses=("boxes",),
+    measure=measure, claims=claims, draw=draw,
     published={"model": "DINOv2 ViT-L with registers", "registers": "sometimes attend to different parts, some to objects"},
     protocol="Attention maps of the class token and of registers, drawn for a photograph. Nothing was counted.",
     ours="The same maps in the last block, mean over heads, each scaled to sum to 1. With --boxes SET, the share that lies in true boxes.",
