@@ -164,5 +164,5 @@ def _core_seconds(config: TrainConfig, steps: int, *, judged: bool = False) -> f
     short = changed(config, {"run": run, "optim": {"warmup": f"{SHORT // 2} steps"}})
     with tempfile.TemporaryDirectory(prefix="vitreg-lab-") as place:
         begun = time.process_time()
-        train(short, Path(place) / "run", judged=judged)
+        train(short, Path(place) / "run", judged=judged, evaluated=config.recipe.kind == "regression")
         return time.process_time() - begun

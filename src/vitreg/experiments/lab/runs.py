@@ -154,7 +154,9 @@ def trained(config: TrainConfig, folder: Path, resumed: bool) -> int:
     """
     from vitreg.verbs.train.verb import train
 
-    outcome = train(config, folder, resume=resumed)
+    outcome = train(
+        config, folder, resume=resumed, evaluated=config.recipe.kind == "regression"
+    )  # else nothing reads it
     if outcome.reason == "stopped":
         raise KeyboardInterrupt
     return outcome.step
