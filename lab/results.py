@@ -2,8 +2,8 @@
 
     python lab/results.py eval/ --out docs
 
-Looks for `<folder>/<model>/<task>[-variant]/result.json`. Every number stands beside the controls measured in the same
-run, and below each table stand the commands that made it.
+Looks for `<folder>/<model>/<task>[-variant]/result.json`, and for `lab/results/born.json`, the record of `vitreg lab born`.
+Every number stands beside the controls measured in the same run, and below each table stand the commands that made it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ interval; the small runs find less than that box.
 - [Whole images](results/images.md): what one vector knows of an image.
 - [Patches](results/patches.md): what patch tokens know of place, pixels and objects, and one token of the image.
 - [Complexity](#complexity): what registers cost.
+- [The lab](#the-lab): artifacts that grew here, and the same training with registers.
+- [Repairs](verbs/repairs.md) and [their grid](verbs/repair-grid.md); [the paper, claim by claim](paper.md).
 """
 IMAGES = "# Whole images: what one vector knows\n\nModels, sets and controls: [results](../results.md).\n"
 PATCHES = "# Patches: what their tokens know\n\nModels, sets and controls: [results](../results.md).\n"
@@ -41,6 +43,8 @@ PAGES = {
     "results/patches.md": (PATCHES, ("depth", "discover", "pixels", "position", "segmentation", "tokens")),
 }
 """The pages by their place in the folder: how they begin, and the tasks on them. All other tasks stand in results.md."""
+
+BORN = Path(__file__).with_name("results") / "born.json"
 
 
 def main() -> None:
@@ -60,10 +64,38 @@ def write(sections: dict[str, str], out: Path) -> None:
     pages = {"results.md": [INTRODUCTION], **{page: [beginning] for page, (beginning, _) in PAGES.items()}}
     for task, text in sections.items():
         pages[place.get(task.partition("-")[0], "results.md")].append(text)
+    pages["results.md"].append(born(json.loads(BORN.read_text())))
     for page, texts in pages.items():
         (out / page).parent.mkdir(parents=True, exist_ok=True)
         (out / page).write_text("\n".join(texts))
         print(out / page)
+
+
+def born(record: dict[str, Any]) -> str:
+    """The lab's pair: each measure without registers, with them, and the difference with its interval over seeds."""
+    without, registers = record["cells"]
+    (effect,) = record["effects"]
+    shares = [cell["artifacts"] for cell in (without, registers)]
+    lines = [
+        *("## The lab", ""),
+        f"Artifacts born by training on `synthetic:retrieval`, {len(without['seeds'])} seeds, two cores, 2026-11-30. Each seed stands in",
+        "[docs/lab.md](lab.md#eight-seeds); the record is [lab/results/born.json](../lab/results/born.json).",
+        *("", row(["", without["name"], registers["name"], "difference (95 % over seeds)"]), row(["---"] * 4)),
+        row(["runs with artifacts (largest norm above 5 times the median)", *(f"{s['hits']} of {s['of']}" for s in shares), ""]),
+        row(["of which dissolved before the end", *(str(c["outcomes"].get("dissolved", 0)) for c in (without, registers)), ""]),
+    ]  # fmt: skip
+    for name, key, measure, unit in (
+        ("largest norm / median, geometric mean of the peaks", "ratio", "ratio", " times"),
+        ("task solved at step", "solved", "solved", ""),
+        ("error at the end", "error", "error", " times"),
+    ):
+        found = effect["measures"][measure]
+        values = [f"{round(cell[key]):,}" if not unit else f"{cell[key]:.3g}" for cell in (without, registers)]
+        numbers = [
+            f"{each:,.0f}" if not unit else f"{each:.2g}" for each in (found["value"], found["low"], found["high"])
+        ]
+        lines.append(row([name, *values, f"{numbers[0]}{unit} ({numbers[1]} to {numbers[2]})"]))
+    return "\n".join([*lines, "", "```", "vitreg lab born --registers 0 4 --seeds 8 --out born", "```", ""])
 
 
 def as_evaluation(result: dict[str, Any]) -> dict[str, Any]:
