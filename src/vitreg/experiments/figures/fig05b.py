@@ -37,7 +37,6 @@ def measure(setting: Setting, model: str) -> Measured:
         for task in ("position", "pixels"):
             result, jobs[task] = setting.evaluate(model, task, setting.folder_of_images)
             numbers |= {f"{task}_{name}": value for name, value in result.metrics.items()}
-            numbers[f"{task}_images"] = float(result.data.counts["with_outliers"])
     return Measured(subject=model, note=note_of(model), numbers=numbers, jobs=jobs)
 
 
@@ -57,7 +56,9 @@ def _less(says: Says, found: Measured, task: str, measure: str, sign: int) -> Cl
     own, other = (found.numbers.get(f"{task}_{kind}_{measure}") for kind in ("outlier", "normal"))
     if own is None or other is None:
         return says.untestable(found.subject, "None of the judged images holds an outlier.")
-    if (few := too_few(says, found, found.numbers.get(f"{task}_images"), "that were judged hold outliers")) is not None:
+    if (
+        few := too_few(says, found, found.numbers.get(f"{task}_images_with_outliers"), "that were judged hold outliers")
+    ) is not None:
         return few
     ends = ends_of(found, f"{task}_{measure}_difference")
     if ends is None and own == other:

@@ -47,7 +47,7 @@ class Pixels(PixelsSettings):
 
 
 def _outcome(bench: Bench, found: ByClass, probe: PixelProbe, fitted: int) -> Outcome:
-    metrics: dict[str, float] = {"error": found.overall("error") or 0.0}
+    metrics: dict[str, float] = {"error": found.overall("error") or 0.0, "images_with_outliers": found.with_outliers}
     rows: list[list[Cell]] = []
     for name, outliers in (("normal", False), ("outlier", True)):
         if not found.tokens(outliers=outliers):
@@ -67,8 +67,8 @@ def _outcome(bench: Bench, found: ByClass, probe: PixelProbe, fitted: int) -> Ou
         metrics=metrics,
         intervals={} if overall is None else {"error": overall},
         controls={"mean patch": found.overall("control") or 0.0},
-        units={"*error*": ""},
-        counts={"train": fitted, "test": found.images, "with_outliers": found.with_outliers},
+        units={"*error*": "", "images_with_outliers": "images"},
+        counts={"train": fitted, "test": found.images},
         protocol={
             "probe": "linear, on all patch tokens",
             "solver": "ridge",

@@ -71,6 +71,7 @@ class Position(PositionSettings):
 
     def _outcome(self, bench: Bench, found: ByClass, probe: PositionProbe, cells: int, fitted: int) -> Outcome:
         metrics: dict[str, float] = {"accuracy": 100 * (found.overall("accuracy") or 0.0)}
+        metrics["images_with_outliers"] = found.with_outliers
         rows: list[list[Cell]] = []
         for name, outliers in (("normal", False), ("outlier", True)):
             if not found.tokens(outliers=outliers):
@@ -106,8 +107,8 @@ class Position(PositionSettings):
                 "chance": 100 / cells,
                 "fitted to shuffled places": 100 * (found.overall("shuffled") or 0.0),
             },
-            units={"*distance*": "patches"},
-            counts={"train": fitted, "test": found.images, "with_outliers": found.with_outliers},
+            units={"*distance*": "patches", "images_with_outliers": "images"},
+            counts={"train": fitted, "test": found.images},
             protocol={
                 "probe": "linear, on all patch tokens",
                 "solver": self.solver,
