@@ -14,6 +14,7 @@ from PIL import Image
 
 from vitreg.backbones import Backbone, Capture
 from vitreg.errors import UserError
+from vitreg.models.shipped import card_of, note_of
 from vitreg.passes.view import View
 from vitreg.records import Heatmap
 from vitreg.records.look import BlockLook, ModelLook
@@ -75,6 +76,9 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
     said = sentence_of(verdict, scan.layers, len(patches), there, place)
     if looker.backbone.untrained:
         said = f"{looker.backbone.untrained} {said}"
+    card = card_of(looker.backbone.spec)
+    if card is not None:
+        said = f"{note_of(card)} {said}"
     missing = _missing(scan)
     rows, cols = norms.shape
     values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(norms).tolist()]

@@ -13,8 +13,11 @@ from tests.end_to_end.conftest import one_sentence
 import vitreg as package
 from vitreg.backbones import Capture
 from vitreg.passes.view import view_of
+from vitreg.records import LayerRecord, VerdictRecord
 from vitreg.records.look import LookResult
+from vitreg.records.scan import Followed
 from vitreg.verbs.look import choice
+from vitreg.verbs.look.words import sentence_of
 
 PLANTED = "planted:high-norm"
 
@@ -237,3 +240,27 @@ def test_a_known_checkpoint_of_torch_hub_is_found(monkeypatch, tmp_path):
     file = tmp_path / "hub" / "checkpoints" / "dinov2_vitb14_pretrain.pth"
     file.touch()
     assert choice.in_torch_hub().weights == file
+
+
+@pytest.mark.parametrize(
+    ("followed", "words"),
+    [
+        (None, "after the last block these patches are gone"),
+        (Followed(median=9.0, ratio=0.93, auc=0.4), "the last block no longer shows it"),
+        (
+            Followed(median=18.0, ratio=1.8, auc=1.0),
+            "have 1.8 times the norm of the others, and form no group of their own",
+        ),
+    ],
+)
+def test_what_the_group_is_after_the_last_block(followed, words):
+    """Patches may stand out there and be no group of their own: a scan tells the two apart, and so does a look."""
+    last = LayerRecord.model_construct(outlier_fraction=0.0, side="high", followed=followed)
+    peak = LayerRecord.model_construct(outlier_fraction=0.01, side="high")
+    verdict = VerdictRecord.model_construct(first_layer=0, peak_layer=0, ratio=2.6, outlier_fraction=0.01)
+    assert words in sentence_of(verdict, [peak, last], 2, 196, "in the middle")
+
+
+def test_a_shipped_model_says_what_it_was_made_for(plain):
+    found = package.look(plain, "vitreg:born").record
+    assert "made for synthetic:retrieval" in found.photos[0].models[0].sentence

@@ -103,7 +103,7 @@ export class Shown {
   unread(block) {
     const kept = this.drawn ?? [];
     if (this.missing.attention) return this.missing.attention;
-    return `Attention of block ${number(block)} was left out; this page has that of ${kept.length ? "block " + kept.join(", ") : "none"}.`;
+    return `Attention of block ${block} was left out; this page has that of ${kept.length ? "block " + kept.join(", ") : "none"}.`;
   }
 
   async features() {

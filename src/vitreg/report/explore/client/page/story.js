@@ -24,7 +24,10 @@ export const STEPS = [
       const block = attended(shown), weights = (await shown.attention(block)).given(0).subarray(shown.first);
       const count = Math.max(1, Math.round(0.02 * shown.patches)), top = largest(weights, count);
       const all = weights.reduce((sum, v) => sum + (v || 0), 0), share = top.reduce((sum, at) => sum + weights[at], 0) / all;
-      return `In block ${block}, CLS gives ${percent(share)} of its attention to patches to ${many(count, "patch")} of ${shown.patches}. Where such patches lie on plain background, attention no longer shows the object.`;
+      const even = count / shown.patches, said = share > 5 * even
+        ? "Where such patches lie on plain background, attention no longer shows the object."
+        : "On this photo no few patches take it all.";
+      return `In block ${block}, CLS gives ${percent(share)} of its attention to patches to ${many(count, "patch")} of ${shown.patches}; even attention would give them ${percent(even)}. ${said}`;
     },
   },
   {
@@ -42,7 +45,8 @@ export const STEPS = [
       const marked = new Set(patchesOf(shown, shown.peak)), cosines = Array.from(shown.neighbours);
       if (!marked.size) return NONE;
       const inside = mean(cosines.filter((_, p) => marked.has(p))), others = mean(cosines.filter((_, p) => !marked.has(p)));
-      const said = inside > others + 0.02 ? "The group lies where neighbours look alike, and little is lost there" : "On this photo the group does not lie where neighbours look more alike";
+      const said = marked.size < 5 ? "So few patches do not tell whether the group lies where neighbours look alike"
+        : inside > others + 0.02 ? "On this photo the group lies where neighbours look more alike" : "On this photo the group does not lie where neighbours look more alike";
       return `${said}: right after the patch projection, the mean cosine of a patch to its neighbours is ${inside.toFixed(2)} in the group and ${others.toFixed(2)} elsewhere.`;
     },
   },
