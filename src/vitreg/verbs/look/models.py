@@ -62,13 +62,14 @@ def lookers(
     found = [_loaded(model, title, weights, options, loading) for model, title in named]
     rows: list[Looker] = []
     fixed = [(folder, repair, _number_of(folder, repair, found)) for folder, repair in repairs]
+    shown = _told_apart([folder for folder, _ in repairs])
     for number, looker in enumerate(found):
         base = len(rows)
         rows.append(looker)
         for folder, repair, owner in fixed:
             if owner == number:
                 view = view_of(repair.apply(looker.backbone), size=options.pixels, policy=options.fit)
-                rows.append(Looker(f"{looker.name}, repaired: {repair.name} ({folder})", view, base))
+                rows.append(Looker(f"{looker.name}, repaired: {repair.name} ({shown[folder]})", view, base))
     return rows, said
 
 
@@ -81,6 +82,14 @@ def _loaded(
     else:
         backbone = opened(model, weights, loading, size=options.pixels)
     return Looker(title or backbone.spec, view_of(backbone, size=options.pixels, policy=options.fit))
+
+
+def _told_apart(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of each folder, for pages that others see; its path where two names are equal."""
+    names = [folder.resolve().name for folder in folders]
+    return {
+        folder: name if names.count(name) == 1 else str(folder) for folder, name in zip(folders, names, strict=True)
+    }
 
 
 def _base_of(folder: Path, repair: Repair) -> str:
