@@ -79,7 +79,7 @@ class Setting:
             raise UserError(row.failed)
         spec = f"run:{self.jobs.files(job)}"
         self._trained[spec] = model
-        return spec, self.jobs.key(job)
+        return spec, job.key
 
     def training(self, model: Trained) -> tuple[Job, Work]:
         """Return the job that trains a model. Raises UserError where it cannot be trained."""
@@ -218,7 +218,7 @@ class Setting:
         row: Row = self.jobs.do(job, work)
         if row.failed:
             raise UserError(row.failed)
-        return self.jobs.files(job), self.jobs.key(job)
+        return self.jobs.files(job), job.key
 
     def _identity(self, model: str) -> dict[str, Any]:
         """Name a model with what tells whether its weights are the same: of one trained here, the job that did it."""

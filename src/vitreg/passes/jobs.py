@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,7 +27,6 @@ from vitreg.writing.files import output_folder, printable, write_text
 ROWS, RUNS = "jobs", "runs"
 HOW_FAST = ("batch_size", "workers")  # options that change no number, and so are no part of a job's settings
 PAUSE = 0.5  # seconds between looks at a job of another process
-_WITHIN = re.compile(rf"(?:.*[/\\\\])?({RUNS}/[0-9a-f]{{20}}(?:/.*)?)")
 
 Work = Callable[[Path], Mapping[str, Any]]
 """Does a job: takes the folder it may write into, which holds what a killed attempt left, and returns what the row keeps."""
@@ -85,12 +83,9 @@ class Jobs:
         self.folder, self._started, self._waits = folder, started, waits
         for name in (ROWS, RUNS):
             output_folder(folder / name)
-        self._earlier: dict[str, str] = {}
         for path in (folder / ROWS).glob("*.json"):
-            row = _row(path)
-            if row is None:
+            if _row(path) is None:
                 raise UserError(f"{path} is no row of vitreg's jobs; move it away, or name another place with --out.")
-            self._note_earlier(path.stem, row)
         self._claims, self._since = Claims(folder / ROWS, ".claims"), time.time()
 
     def __enter__(self) -> Jobs:
@@ -107,15 +102,11 @@ class Jobs:
 
     def row(self, job: Job) -> Row | None:
         """Return the row of a job that has ended; None if there is none that can be read."""
-        return _row(self.folder / ROWS / f"{self.key(job)}.json")
+        return _row(self.folder / ROWS / f"{job.key}.json")
 
     def files(self, job: Job) -> Path:
         """Return the folder of what a job writes."""
-        return self.folder / RUNS / self.key(job)
-
-    def key(self, job: Job) -> str:
-        """Return the name of a job's row and files: its key, or the one under which an earlier version did it."""
-        return self._earlier.get(job.key, job.key)
+        return self.folder / RUNS / job.key
 
     def within(self, path: str) -> str | None:
         """Return the name of a job's file that does not depend on where the folder lies: runs/KEY/photographs.
@@ -126,12 +117,6 @@ class Jobs:
         place, home = Path(path).expanduser().resolve(), self.folder.resolve()
         inside = place.is_relative_to(home / RUNS) and place != home / RUNS
         return place.relative_to(home).as_posix() if inside else None
-
-    def _note_earlier(self, name: str, row: Row) -> None:
-        """Remember a job of this version whose settings name files of the folder by path, and so depend on its place."""
-        settings = _placeless(row.settings)
-        if settings != row.settings and not row.failed and Job(row.name, row.settings).key == name:
-            self._earlier[Job(row.name, settings).key] = name
 
     def do(self, job: Job, work: Work) -> Row:
         """Return the row of a job. Do it if nobody has; wait if another process does.
@@ -212,26 +197,13 @@ class Jobs:
             seconds=now - begun,
             at=now,
         )
-        write_text(self.folder / ROWS / f"{self.key(job)}.json", row.model_dump_json(indent=1))
+        write_text(self.folder / ROWS / f"{job.key}.json", row.model_dump_json(indent=1))
         return row
 
 
 def _piece(key: str) -> int:
     """Return the number under which what a key names is claimed."""
     return int(key[:15], 16)
-
-
-def _placeless(held: Any) -> Any:
-    """Return settings with files of jobs as `Jobs.within` names them, and without the hash behind such a name."""
-    if isinstance(held, dict):
-        return {name: _placeless(each) for name, each in held.items()}
-    if not isinstance(held, list):
-        return held
-    found = [_WITHIN.fullmatch(each) if isinstance(each, str) else None for each in held]
-    return [
-        match[1] if match else "" if place and found[place - 1] else _placeless(each)
-        for place, (each, match) in enumerate(zip(held, found, strict=True))
-    ]
 
 
 def _row(path: Path) -> Row | None:

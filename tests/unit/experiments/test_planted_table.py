@@ -40,9 +40,9 @@ def test_the_table_names_experiments_and_models_that_there_are():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted_once", "blank_figures", "undrawn")
-def test_every_claim_holds_where_it_was_planted_and_not_beside_it(photographs, tmp_path):
-    """All that the smoke scale looks at: 17 minutes on two busy cores."""
-    found = outcomes(vitreg.reproduce(IDS, out=tmp_path, models=MODELS, images=(str(photographs[0].parent),)))
+def test_every_claim_holds_where_it_was_planted_and_not_beside_it(tmp_path):
+    """All that the smoke scale looks at, with its 55 photographs, which show that clean models are: 20 minutes on two busy cores."""
+    found = outcomes(vitreg.reproduce(IDS, out=tmp_path, models=MODELS))
     check(found)
 
 

@@ -10,8 +10,8 @@ IDS = ("zeroed-registers", "local-features", "relocated-sinks", "repaired-norms"
 
 
 @pytest.fixture(scope="module")
-def run(photographs, tmp_path_factory):
-    words = {"images": (str(photographs[0].parent),), "limit": 400, "classes": "synthetic:scenes@0:400"}
+def run(tmp_path_factory):
+    words = {"limit": 400, "classes": "synthetic:scenes@0:400"}
     return vitreg.reproduce(IDS, out=tmp_path_factory.mktemp("critics") / "out", models=MODELS, **words)
 
 
