@@ -13,7 +13,7 @@ from typing import Any
 
 from vitreg.config import encode
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
-from vitreg.experiments.lab.factors import OF, PRESET, config_of, going_on, parameters_in, seeded, usual
+from vitreg.experiments.lab.factors import AFTER, OF, PRESET, config_of, going_on, parameters_in, seeded, usual
 from vitreg.passes.jobs import Job
 from vitreg.training.settings import TrainConfig
 
@@ -113,6 +113,7 @@ class Design:
     Args:
         base: settings that differ from the preset, by whole names.
         steps: the most a run takes.
+        more: steps that a run goes on after its task is solved.
         where: the file, for messages.
         hours: of a core; no run begins once the runs took so long.
     """
@@ -124,6 +125,7 @@ class Design:
     steps: int
     where: str = "the design"
     hours: float | None = None
+    more: int = AFTER
 
     def cell(self, block: Block, levels: Sequence[Level]) -> Cell:
         """Return the cell of one level of each factor of a block; what the base has anyway is no change.
@@ -185,7 +187,7 @@ class Design:
 
     def config(self, cell: Cell) -> TrainConfig:
         """Return the run of seed 0 of a cell."""
-        return config_of({**self.base, **cell.changes}, cell.steps or self.steps, self.where)
+        return config_of({**self.base, **cell.changes}, cell.steps or self.steps, self.where, self.more)
 
 
 def is_registers(factor: str) -> bool:

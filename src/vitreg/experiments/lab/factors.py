@@ -22,7 +22,7 @@ PRESET, DATA = "lab-retrieval", "retrieval."
 OF = "preset"
 """The setting that says which preset a run starts from, where that is not the lab's own."""
 DRAWN = "synthetic:retrieval@"
-SOLVED, AFTER = "val_asked < 0.01", "1000 steps"
+SOLVED, AFTER = "val_asked < 0.01", 1000
 IMAGES = 160_000
 UNSEEN = 2**31
 """Added to a seed for the images of a run that goes on: no seed of a design is as large."""
@@ -66,11 +66,14 @@ def usual(setting: str, base: Mapping[str, Any], of: str = PRESET) -> Any:
     return base.get(OF, PRESET) if setting == OF else base.get(setting, _settings(of).get(setting))
 
 
-def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfig:
+def config_of(settings: Mapping[str, Any], steps: int, where: str, more: int = AFTER) -> TrainConfig:
     """Return the run of seed 0 of some settings, by their whole names, that differ from the preset.
 
     Tiles of another shape bring the model's patches, and the numbers that are asked, along.
 
+    Args:
+        steps: the most it takes.
+        more: steps that it goes on after its task is solved.
     Raises:
         UserError: for a value that does not fit its setting.
     """
@@ -92,7 +95,7 @@ def config_of(settings: Mapping[str, Any], steps: int, where: str) -> TrainConfi
     count = max(IMAGES, steps * batch) if isinstance(batch, int) else IMAGES  # no image comes twice
     flat |= {
         "data.root": f"{DRAWN}0:{count}{given.spelling}", "run.seed": 0, "run.duration": f"{steps} steps",
-        "run.until": SOLVED, "run.until_more": AFTER, "run.device": "cpu", "run.keep": 1,
+        "run.until": SOLVED, "run.until_more": f"{more} steps", "run.device": "cpu", "run.keep": 1,
     }  # fmt: skip
     return decode(TrainConfig, merge(base, _nested(flat)), where=where)
 

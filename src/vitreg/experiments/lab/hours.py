@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vitreg.experiments.lab.design import Design, Run
-from vitreg.experiments.lab.factors import IMAGES
+from vitreg.experiments.lab.factors import AFTER, IMAGES
 from vitreg.passes.jobs import Job, Row
 from vitreg.quantities import count, number
 from vitreg.schedule import parse_duration
 from vitreg.training.settings import TrainConfig, changed
 
-TYPICAL = 4000
-"""Steps of a run that solves its task, with the 1000 after: in the pilot at 2,250 to 3,250."""
+TYPICAL = 4800
+"""Steps of a run that solves its task, with the usual 1000 after: the mean of eight seeds without and with 4 registers."""
 SHORT, TIMED = 4, 24
 """Steps of a short training, and how many more a longer one has: the difference is timed."""
 Size = tuple[object, ...]
@@ -76,7 +76,7 @@ def plan_of(design: Design, row_of: Callable[[Job], Row | None], timed: Callable
         if size_of(run.config) not in pace:
             pace[size_of(run.config)] = timed(run.config)
     taken = [row.found["steps"] for run, row in ended if "diverged" not in row.found and run.source is None]
-    steps = min(design.steps, round(statistics.median(taken)) if taken else TYPICAL)
+    steps = min(design.steps, round(statistics.median(taken)) if taken else TYPICAL + design.more - AFTER)
     seconds = {
         most: [pace[size_of(run.config)] * (run.cell.steps or many) for run in left]
         for most, many in ((False, steps), (True, design.steps))

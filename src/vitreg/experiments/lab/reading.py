@@ -2,7 +2,8 @@
 
 title = "What grows artifacts"        # optional
 seeds = 4                             # of every block that names none: 4 is 0 to 3; or a list
-steps = 6000                          # the most a run takes; it ends 1000 steps after its task is solved
+steps = 6000                          # the most a run takes
+steps_after_solved = 1500             # it ends so many steps after its task is solved, 1000 if left out
 
 preset = "lab-retrieval"              # what runs start from, this if left out; a block may name another
 hours = 12                            # of a core: no run begins once the runs took so long; optional
@@ -39,14 +40,14 @@ from vitreg.data.sets.synthetic.naming import named
 from vitreg.data.sets.synthetic.parameters import RetrievalParameters
 from vitreg.errors import UserError, unknown
 from vitreg.experiments.lab.design import AS_IN_BASE, OF_THE_BLOCK, Block, Cell, Design, Factor, Level
-from vitreg.experiments.lab.factors import OF, PRESET, config_of, setting_named, usual
+from vitreg.experiments.lab.factors import AFTER, OF, PRESET, config_of, setting_named, usual
 from vitreg.experiments.lab.photographs import with_photographs
 from vitreg.presets import preset
 
 KEPT = "design.json"
 SHIPPED = Path(__file__).with_name("designs")
 MOST_STEPS, MOST_SEEDS = 1_000_000, 1000
-TOP = ("title", "seeds", "steps", "hours", "preset", "base", "block")
+TOP = ("title", "seeds", "steps", "steps_after_solved", "hours", "preset", "base", "block")
 OF_A_BLOCK = ("name", "seeds", "preset", "base", "factors", "masks", "after", "steps")
 
 
@@ -117,9 +118,8 @@ def design_of(data: Mapping[str, Any], name: str, where: str) -> Design:
         UserError: see `design_named`.
     """
     _refuse_unknown(data, TOP, where)
-    steps, title = data.get("steps", 10_000), data.get("title", name)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        raise UserError(f"steps of {where} is a whole number from 1 to {MOST_STEPS:,}, not {steps!r}.")
+    title = data.get("title", name)
+    steps, more = _steps(data, "steps", 10_000, where), _steps(data, "steps_after_solved", AFTER, where)
     hours = data.get("hours")
     if hours is not None and (isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < 1e6):
         raise UserError(f"hours of {where} is a number above 0, of hours of a core, not {hours!r}.")
@@ -128,7 +128,7 @@ def design_of(data: Mapping[str, Any], name: str, where: str) -> Design:
     blocks = data.get("block", [])
     if not isinstance(blocks, list) or not blocks:
         raise UserError(f"{where} has no [[block]], so there is nothing to run; give one with seeds and factors.")
-    design = Design(name=name, title=str(title), base=base, blocks=(), steps=steps, where=where, hours=hours)
+    design = Design(name=name, title=str(title), base=base, blocks=(), steps=steps, where=where, hours=hours, more=more)
     for number, each in enumerate(blocks, 1):
         block = _going_on(_block(each, number, data.get("seeds"), base, where), each, design)
         design = replace(design, blocks=(*design.blocks, block))
@@ -178,10 +178,14 @@ def _going_on(block: Block, data: Mapping[str, Any], so_far: Design) -> Block:
     if lacking:
         what = ", ".join(f"{key} = {_word(value)}" for key, value in data["after"].items()) or "the base"
         raise UserError(f"{at} goes on from {what}, which no earlier block has from seed {min(lacking)}.")
-    steps = data.get("steps", so_far.steps)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        raise UserError(f"steps of {at} is a whole number from 1 to {MOST_STEPS:,}, not {steps!r}.")
-    return replace(block, after=earlier[0][0], steps=steps)
+    return replace(block, after=earlier[0][0], steps=_steps(data, "steps", so_far.steps, at))
+
+
+def _steps(data: Mapping[str, Any], name: str, otherwise: int, where: str) -> int:
+    given = data.get(name, otherwise)
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_STEPS:
+        raise UserError(f"{name} of {where} is a whole number from 1 to {MOST_STEPS:,}, not {given!r}.")
+    return given
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:

@@ -72,6 +72,11 @@ def test_images_are_never_repeated_however_long_the_runs_are():
     assert run.config.data.root == f"synthetic:retrieval@0:{20_000 * 16}"
 
 
+def test_a_design_says_how_long_runs_go_on_after_their_task_is_solved():
+    assert {run.config.run.until_more for run in design().runs} == {"1000 steps"}
+    assert {run.config.run.until_more for run in design(steps_after_solved=1500).runs} == {"1500 steps"}
+
+
 def test_born_is_a_design_and_its_jobs_are_those_of_a_design():
     born = born_design(LabOptions(registers=(0, 4), seeds=2))
     assert [run.job.key for run in born.runs] == [run.job.key for run in design().runs]
@@ -95,6 +100,7 @@ REFUSED = {
     "what the lab sets": ({"block": [{"factors": {"seed": [1]}}]}, "no factor 'seed' in block 'seed' of mine.toml"),
     "together only": ({"base": {"width": 60}, "block": [{"factors": {"heads": [4, 8]}}]}, "a width of 60 cannot be shared by 8 heads"),
     "steps": ({"steps": 0}, "steps of mine.toml is a whole number from 1 to 1,000,000, not 0"),
+    "steps after": ({"steps_after_solved": -1}, "steps_after_solved of mine.toml is a whole number from 1 to 1,000,000, not -1"),
 }  # fmt: skip
 
 

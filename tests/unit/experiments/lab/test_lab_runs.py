@@ -43,7 +43,7 @@ def test_each_run_is_done_once_and_a_larger_design_goes_on_from_a_smaller(monkey
     found = vitreg.lab("run", written(tmp_path), out=tmp_path / "out", told=told.append)
     assert (found.asked, found.ended) == (4, 4)
     assert told[0].startswith(
-        "4 runs: about 0.222 hours of a core, 0.111 with 2 processes on an idle machine, if each takes 4,000 steps"
+        "4 runs: about 0.267 hours of a core, 0.133 with 2 processes on an idle machine, if each takes 4,800 steps"
     )
     assert told[-1] == "4 of 4 runs ended"
     vitreg.lab("run", written(tmp_path), out=tmp_path / "out", told=told.append)
@@ -165,9 +165,9 @@ def test_hours_are_those_of_the_runs_that_ended_or_of_a_moment_of_training():
 
     plan = plan_of(design, lambda job: None, timed)
     assert asked == [4, 8]
-    assert (plan.left, plan.steps, plan.recorded) == (4, 4000, False)
-    assert plan.hours == pytest.approx(2 * (0.05 + 0.1) * 4000 / 3600)
-    assert plan.most == pytest.approx(plan.hours * 1.5)
+    assert (plan.left, plan.steps, plan.recorded) == (4, 4800, False)
+    assert plan.hours == pytest.approx(2 * (0.05 + 0.1) * 4800 / 3600)
+    assert plan.most == pytest.approx(plan.hours * 6000 / 4800)
 
     def row(job: Job):
         if job.settings["config"]["run"]["seed"] == 0:  # taken up at step 1000

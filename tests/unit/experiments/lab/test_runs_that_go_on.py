@@ -45,7 +45,7 @@ def test_what_the_run_before_had_stays():
 
 def test_its_hours_are_those_of_its_steps():
     plan = plan_of(design(), lambda job: None, lambda config: 0.1)
-    assert plan.hours == pytest.approx(0.1 * 6 * (4000 + 2 * 2000) / 3600)
+    assert plan.hours == pytest.approx(0.1 * 6 * (4800 + 2 * 2000) / 3600)
 
 
 @pytest.mark.parametrize(
