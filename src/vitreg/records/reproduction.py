@@ -57,6 +57,7 @@ class Measured(Record):
     series: dict[str, list[float]] = Field(default_factory=dict)
     jobs: dict[str, str] = Field(default_factory=dict, description="keys of the jobs behind the numbers, by verb")
     failed: str = Field(default="", description="why there are no numbers; empty where there are some")
+    refused: dict[str, str] = Field(default_factory=dict, description="why a number is not among them, by its name")
     images: int | None = Field(
         default=None, description="how many were looked at; null where none, or in older records"
     )

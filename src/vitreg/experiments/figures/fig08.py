@@ -59,12 +59,13 @@ def measure(setting: Setting, model: str) -> Measured:
     """Scan, and fit the probes of classification and of the dense tasks."""
     scanned, job = setting.scan(model)
     last = scanned.layers[-1]
-    numbers, jobs = probed(setting, model, ("linear", "knn", "segmentation", "depth"))
-    numbers |= {**of_verdict(scanned), "registers": float(scanned.model.tokens.get("registers", 0))}
+    found = probed(setting, model, ("linear", "knn", "segmentation", "depth"))
+    numbers = {**found.numbers, **of_verdict(scanned), "registers": float(scanned.model.tokens.get("registers", 0))}
     numbers |= {"outlier_percent": 100 * scanned.verdict.outlier_fraction, "max_over_median": last.max_ratio}
     return Measured(
-        subject=model, numbers=numbers, series={"register_norms": last.register_norms}, jobs={"scan": job, **jobs}
-    )
+        subject=model, numbers=numbers, series={"register_norms": last.register_norms}, jobs={"scan": job, **found.jobs},
+        refused=found.refused,
+    )  # fmt: skip
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:

@@ -59,8 +59,8 @@ def trains(scale: Scale) -> tuple[Trained, ...]:
 
 def measure(setting: Setting, model: str) -> Measured:
     """Fit the three linear heads."""
-    numbers, jobs = probed(setting, model, ("linear", "segmentation", "depth"))
-    return Measured(subject=model, numbers=numbers, jobs=jobs)
+    found = probed(setting, model, ("linear", "segmentation", "depth"))
+    return Measured(subject=model, numbers=found.numbers, jobs=found.jobs, refused=found.refused)
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:
@@ -87,7 +87,7 @@ def _over(says: Says, compared: Compared, measured: Sequence[Measured], recipe: 
 def alone(says: Says, found: Measured, compared: Compared) -> Claim:
     """Show the number of a model that the user named; what registers change is asked of models trained alike."""
     value = found.numbers.get(compared.name)
-    reason = found.failed or (
+    reason = found.failed or found.refused.get(compared.name) or (
         "It was not measured." if value is None
         else f"{number(value)} {compared.unit}; what registers change is asked of models that were trained alike, over seeds."
     )  # fmt: skip

@@ -34,8 +34,8 @@ def trains(scale: Scale) -> tuple[Trained, ...]:
 
 def measure(setting: Setting, model: str) -> Measured:
     """Classify by sentences."""
-    numbers, jobs = probed(setting, model, ("zeroshot",))
-    return Measured(subject=model, numbers=numbers, jobs=jobs)
+    found = probed(setting, model, ("zeroshot",))
+    return Measured(subject=model, numbers=found.numbers, jobs=found.jobs)
 
 
 def claims(measured: Sequence[Measured]) -> list[Claim]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vitreg.errors import UserError
@@ -18,21 +19,42 @@ NEEDS: dict[str, Need] = {"segmentation": "masks", "depth": "depths"}
 """What tasks need that need more than classes."""
 
 
-def probed(setting: Setting, model: str, tasks: Sequence[str]) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return the headline of each task whose data there is, its controls, and the keys of the jobs.
+@dataclass(frozen=True)
+class Probed:
+    """What the probes of a model found.
+
+    Args:
+        numbers: the headline of each task whose data there is, and its controls.
+        jobs: keys of the jobs, by task.
+        refused: why a model cannot take a task, by task: one without a class token, for instance.
+    """
+
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def probed(setting: Setting, model: str, tasks: Sequence[str]) -> Probed:
+    """Fit the probe of each task whose data there is.
 
     Raises:
-        UserError: if a task fails, or there are data for none.
+        UserError: if the model can take none of them.
     """
-    numbers: dict[str, float | None] = {}
-    jobs = {}
+    found = Probed()
     for task in tasks:
         data = {"segmentation": setting.masks, "depth": setting.depths}.get(task, setting.classes)
-        if data:
-            result, jobs[task] = _probe(setting, model, task, data)
-            numbers[task] = result.metrics[result.headline]
-            numbers |= {f"{task} control: {name}": value for name, value in result.controls.items()}
-    return numbers, jobs
+        if not data:
+            continue
+        try:
+            result, found.jobs[task] = _probe(setting, model, task, data)
+        except UserError as error:
+            found.refused[task] = error.sentence
+            continue
+        found.numbers[task] = result.metrics[result.headline]
+        found.numbers.update({f"{task} control: {name}": value for name, value in result.controls.items()})
+    if found.refused and not found.numbers:
+        raise UserError(next(iter(found.refused.values())))
+    return found
 
 
 def _probe(setting: Setting, model: str, task: str, data: str) -> tuple[EvalResult, str]:
@@ -55,7 +77,11 @@ def gain_of(task: str, unit: str, *, lower: bool = False) -> Compared:
 
 
 def judged(claim: Claim, sides: tuple[Sequence[Measured], Sequence[Measured]], task: str) -> Claim:
-    """Say of a claim without a number which data it lacks."""
-    if claim.value is not None or any(each.failed for side in sides for each in side):
+    """Say of a claim without a number what it lacks: data, or a model that can take the task."""
+    everyone = [each for side in sides for each in side]
+    if claim.value is not None or any(each.failed for each in everyone):
         return claim
+    refused = next((each for each in everyone if task in each.refused), None)
+    if refused is not None:
+        return claim.model_copy(update={"reason": f"{refused.subject}: {refused.refused[task]}"})
     return claim.model_copy(update={"reason": LACKING[NEEDS.get(task, "classes")]})
