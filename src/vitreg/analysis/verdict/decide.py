@@ -18,6 +18,7 @@ from vitreg.analysis.verdict.resampling import MIN_CONFIDENCE
 from vitreg.quantities import count, number, percent, short
 from vitreg.records import Followed, OwnMedian, Power, Strength, VerdictKind, VerdictRecord
 
+NEGLIGIBLE = 0.05  # of an AUC: so near to 0.5 a difference hardly matters (ours)
 GONE = 1.2  # times the norm of other patches; below it, former outliers no longer stand out
 
 
@@ -167,7 +168,7 @@ def _at_output(detection: Detection, evidence: Evidence) -> str:
     if evidence.output is None:
         return "The model drops these patches before its output."
     if evidence.output.ratio < GONE:
-        return "At its output the same patches are like the others."
+        return "At its output the same patches no longer stand out."
     size = _size(detection, evidence.output.ratio, digits=2)
     return f"At its output the same patches have {size} the norm of the others and form no separate group."
 
@@ -195,10 +196,7 @@ def _reasons(
         reasons.append(_at_the_end(detection, evidence.output))
     reasons += _places(evidence)
     if evidence.redundancy_auc is not None:
-        reasons.append(
-            f"Their input patches resemble their neighbours {_compared(evidence, detection.share)} other patches do "
-            f"(AUC {number(evidence.redundancy_auc)}; 0.5 is no difference)."
-        )
+        reasons.append(_redundancy(evidence, evidence.redundancy_auc, detection.share))
     reasons += _attention(evidence)
     if confidence is None:
         reasons.append(f"{count(evidence.images, 'image is', 'images are')} too few to say how dependable this is.")
@@ -209,15 +207,25 @@ def _reasons(
     return reasons
 
 
-def _compared(evidence: Evidence, share: float) -> str:
-    """Say on which side of 0.5 the AUC lies, if it is two standard deviations of random places away."""
-    assert evidence.redundancy_auc is not None
+def _redundancy(evidence: Evidence, auc: float, share: float) -> str:
+    """Say on which side of 0.5 the AUC lies, or that so few outliers do not tell.
+
+    Decided is an AUC that is two standard deviations of random places away from 0.5. What is not decided counts as equal only
+    where random places would stay near 0.5.
+    """
     patches = evidence.images * evidence.grid[0] * evidence.grid[1]
     outliers = max(share * patches, 1.0)
-    deviation = np.sqrt((patches + 1) / (12 * outliers * max(patches - outliers, 1.0)))  # Mann and Whitney 1947
-    if abs(evidence.redundancy_auc - 0.5) <= 2 * deviation:
-        return "no more and no less than"
-    return "more than" if evidence.redundancy_auc > 0.5 else "less than"
+    chance = 2 * float(np.sqrt((patches + 1) / (12 * outliers * max(patches - outliers, 1.0))))  # Mann and Whitney 1947
+    said = f"AUC {number(auc)}; 0.5 is no difference"
+    decided = abs(auc - 0.5) > chance
+    if decided or chance <= NEGLIGIBLE:
+        words = ("more than" if auc > 0.5 else "less than") if decided else "about as much as"
+        return f"Their input patches resemble their neighbours {words} other patches do ({said})."
+    ends = " to ".join(short(end, 2) for end in (max(0.5 - chance, 0.0), min(0.5 + chance, 1.0)))
+    return (
+        f"Whether their input patches resemble their neighbours more than other patches do is not decided on "
+        f"{count(evidence.images, 'image')} ({said}, and as many patches at random places reach {ends})."
+    )
 
 
 def _places(evidence: Evidence) -> list[str]:

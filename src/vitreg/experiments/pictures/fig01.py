@@ -61,7 +61,7 @@ def _readable(found: Measured, everyone: Sequence[Measured]) -> Claim:
     if twin.numbers["attention"] and (theirs := _even(twin)).outcome == "not held":
         return own.model_copy(update={"reason": f"{own.reason} {twin.subject}: {theirs.reason}"})
     return READABLE.untestable(
-        found.subject, f"{own.reason} {twin.subject}, which has no registers, has no more for certain."
+        found.subject, f"{own.reason} {twin.subject}, which has no registers, does not have more for certain."
     )
 
 

@@ -65,7 +65,7 @@ def _global(found: Measured) -> Claim:
         known = "the record holds none" if control is None else f"{number(control)} %"
         return GLOBAL.untestable(
             found.subject,
-            f"{words}. Neither kind of token is better than the control for certain ({known}), so neither knows anything.",
+            f"{words}. Neither kind of token is better than the control for certain ({known}), so neither is seen to know anything.",
         )
     ends = ends_of(found, "outlier_minus_normal")
     words += f", control {number(control)} %" + (

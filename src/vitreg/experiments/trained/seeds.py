@@ -82,7 +82,7 @@ def over_seeds(
     )
 
 
-NO_BETTER = "The probe is no better than its control, so nothing can be lost or gained"
+NO_BETTER = "The probe is not shown to beat its control, so nothing can be lost or gained"
 
 
 def of_seeds(

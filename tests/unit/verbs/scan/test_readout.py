@@ -53,7 +53,7 @@ def test_outliers_made_by_the_blocks_are_found_in_exactly_their_layers(tokens):
     assert (readout.verdict.first_layer, layers[1].gates["made_by_blocks"]) == (1, True)
     assert layers[1].gates["entering_ratio"] == pytest.approx(1, abs=0.1)
     assert "no longer stand out" in readout.verdict.reason
-    assert readout.verdict.sentence.endswith("At its output the same patches are like the others.")
+    assert readout.verdict.sentence.endswith("At its output the same patches no longer stand out.")
     assert [layer.followed.ratio for layer in layers] == pytest.approx([1, 8, 8, 1], rel=0.1)
     assert [layer.followed.auc for layer in layers] == pytest.approx([0.5, 1, 1, 0.5], abs=0.1)
     assert layers[2].followed.ratio == pytest.approx(layers[2].ratio, rel=0.02)
