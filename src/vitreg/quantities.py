@@ -72,6 +72,15 @@ def there_are(value: int) -> str:
     return f"there {'is' if value == 1 else 'are'} {value}"
 
 
+def none_of(blocks: int) -> str:
+    """Return "none of the 12 blocks", as the subject of a sentence; a model of one block has no others.
+
+    >>> none_of(1)
+    'no block'
+    """
+    return "no block" if blocks == 1 else f"none of the {blocks} blocks"
+
+
 def count(value: float, singular: str, plural: str | None = None) -> str:
     """A number of things with the right noun: 1 image, 1,024 images."""
     return f"{value:,.0f} {singular if value == 1 else plural or singular + 's'}"

@@ -31,7 +31,12 @@ class ModelLook(Record):
     side: Side | None = Field(description="of the others' norms, on which the group lies")
     share: float = Field(description="of the patch tokens in the second group, after block `peak`")
     ratio: float | None = Field(description="median norm of the group / of the others, on the low side the inverse")
-    first: int | None = Field(description="the first block after which there is such a group")
+    first: int | None = Field(description="the first block after which such a group is found")
+    single: int | None = Field(
+        default=None,
+        description="the block from which on single patches of the group have at least twice the median norm, on the low side "
+        "at most half of it, where no group is found yet; null if none has",
+    )
     peak: int = Field(description="the block of the norm map: with the clearest group, else with the longest tail")
     threshold: float | None = Field(description="norm that separates the group after block `peak`")
     patches: list[tuple[int, int]] = Field(description="row and column of each patch of the group")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vitreg.analysis.outliers import Detection, shortfalls
 from vitreg.analysis.verdict.resampling import MIN_CONFIDENCE, MIN_IMAGES_FOR_CONFIDENCE
-from vitreg.quantities import count, number, percent, short
+from vitreg.quantities import count, none_of, number, percent, short
 from vitreg.records import Detectable, Power, Strength, VerdictRecord
 
 MIN_IMAGES_FOR_POSITIONS = 4
@@ -24,7 +24,8 @@ def none(
 ) -> VerdictRecord:
     """Word the verdict without outliers: the closest candidate and the effects excluded, or that the images
     disagree."""
-    reasons = [f"None of the {len(detections)} blocks shows a second group of patch norms in {count(images, 'image')}."]
+    blocks = none_of(len(detections))
+    reasons = [f"{blocks[0].upper()}{blocks[1:]} shows a second group of patch norms in {count(images, 'image')}."]
     closest = _closest(detections)
     if closest is not None:
         reasons.append(_comes_closest(*closest, images))

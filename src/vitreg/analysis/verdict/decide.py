@@ -190,7 +190,7 @@ def _reasons(
     reasons = [
         f"After block {peak} (of 0 to {evidence.layers - 1}) the patches form two groups: {group_of(detection)}. "
         f"They lie {side} a norm of {number(detection.threshold)}.",
-        f"Such a group first appears after block {first}.",
+        f"Such a group is first found after block {first}.",
     ]
     if not evidence.at_output:
         reasons.append(_at_the_end(detection, evidence.output))

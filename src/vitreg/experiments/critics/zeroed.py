@@ -70,7 +70,8 @@ def _zero(found: Measured) -> Claim:
         over = difference_of_shares(untouched / 100, images, control / 100, images)
         if over[0] <= 0:
             return ZERO.untestable(
-                found.subject, f"{words}. The readout is not better than its control for certain, so nothing that could be lost is seen."
+                found.subject,
+                f"{words}. The readout is not better than its control for certain, so nothing that could be lost is seen.",
             )
     return ZERO.decided(found.subject, found.numbers["zero"] or 0.0, ends_of(found, "zero"), words, above=POINTS)
 

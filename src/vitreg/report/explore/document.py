@@ -137,6 +137,7 @@ def _head(document: Document) -> Part:
     return {
         **{name: getattr(record, name) for name in of_the_record},
         "begins": record.first,
+        "single": record.single,
         "spec": record.model.spec,
         "grid": document.grid,
         "cls": cls,

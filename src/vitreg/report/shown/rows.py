@@ -40,7 +40,7 @@ def _scan(result: ScanResult) -> list[Row]:
 @rows_of.register
 def _look(result: LookResult) -> list[Row]:
     """A row for each photo and model."""
-    wanted = ("found", "side", "share", "ratio", "first", "peak", "threshold", "place", "sentence")
+    wanted = ("found", "side", "share", "ratio", "first", "single", "peak", "threshold", "place", "sentence")
     return [
         {
             "photo": photo.photo, "model": each.name, **{name: getattr(each, name) for name in wanted},

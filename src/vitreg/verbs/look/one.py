@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from vitreg.analysis.tally import OWN_FACTOR
 from vitreg.backbones import Backbone, Capture
 from vitreg.errors import UserError
 from vitreg.models.shipped import card_of, note_of
 from vitreg.passes.view import View
 from vitreg.records import Heatmap
 from vitreg.records.look import BlockLook, ModelLook
+from vitreg.records.scan import Side
 from vitreg.report.look.picture import PANEL, Row
 from vitreg.verbs.look.models import Looker
 from vitreg.verbs.look.places import place_of
@@ -73,7 +75,8 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
     patches = [(int(row), int(col)) for row, col in np.argwhere(outliers)]
     place = place_of(outliers)
     there = int((~np.isnan(norms)).sum())
-    said = sentence_of(verdict, scan.layers, len(patches), there, place)
+    single = single_from(scan, outliers, verdict.first_layer, layer.side)
+    said = sentence_of(verdict, scan.layers, len(patches), there, place, single)
     if looker.backbone.untrained:
         said = f"{looker.backbone.untrained} {said}"
     card = card_of(looker.backbone.spec)
@@ -84,8 +87,8 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
     values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(norms).tolist()]
     record = ModelLook(
         name=looker.name, model=scan.model, found=verdict.peak_layer is not None, side=layer.side,
-        share=layer.outlier_fraction, ratio=layer.ratio, first=verdict.first_layer, peak=block, threshold=layer.threshold,
-        patches=patches, place=place, norms=Heatmap(rows=rows, cols=cols, values=values),
+        share=layer.outlier_fraction, ratio=layer.ratio, first=verdict.first_layer, single=single, peak=block,
+        threshold=layer.threshold, patches=patches, place=place, norms=Heatmap(rows=rows, cols=cols, values=values),
         blocks=[
             BlockLook(index=each.index, median=each.median, max=each.max, ratio=each.ratio, share=each.outlier_fraction)
             for each in scan.layers
@@ -102,6 +105,24 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
         )  # fmt: skip
 
     return Seen(record, photo, scan, row)
+
+
+def single_from(
+    scan: OneScan, group: Bool[np.ndarray, "rows cols"], first: int | None, side: Side | None
+) -> int | None:
+    """Return the block from which on, up to `first`, some patch of the group stands out from the photo's median norm.
+
+    A group needs several patches; the first of them stand out before. None if no patch does before block `first`.
+    """
+    found = None
+    for block in reversed(range(first or 0)):
+        norms, _ = scan.group(block)
+        own, middle = norms[group], np.nanmedian(norms)
+        own = own[~np.isnan(own)]
+        if not (own <= middle / OWN_FACTOR if side == "low" else own >= middle * OWN_FACTOR).any():
+            break
+        found = block
+    return found
 
 
 def _missing(scan: OneScan) -> dict[str, str]:

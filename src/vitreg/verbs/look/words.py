@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from vitreg.analysis.tally import OWN_FACTOR
 from vitreg.analysis.verdict.decide import GONE
-from vitreg.quantities import percent, short
+from vitreg.quantities import none_of, percent, short
 from vitreg.records import LayerRecord, VerdictRecord
 
 CAUTION = "One photo establishes nothing: vitreg scan measures a model on many."
 
 
-def sentence_of(verdict: VerdictRecord, layers: list[LayerRecord], marked: int, patches: int, place: str) -> str:
+def sentence_of(
+    verdict: VerdictRecord, layers: list[LayerRecord], marked: int, patches: int, place: str, single: int | None = None
+) -> str:
     """Say whether there is a second group of patch norms: how many patches, how large, where, from which block.
 
     Args:
         marked: patches of the group after its peak block.
         patches: of the photo.
         place: where they lie, see `place_of`.
+        single: the block from which on single patches of the group stand out, before a group is found; None if none does.
     """
     if verdict.first_layer is None or verdict.peak_layer is None or verdict.ratio is None:
-        return f"none of the {len(layers)} blocks shows a second group of patch norms."
+        return f"{none_of(len(layers))} shows a second group of patch norms{_largest(layers)}."
     low = layers[verdict.peak_layer].side == "low"
     size = f"{short(1 / verdict.ratio if low else verdict.ratio, 2)} times"
     last = "" if layers[-1].outlier_fraction > 0 else f"; {_at_the_end(layers[-1], low=low)}"
@@ -27,9 +31,22 @@ def sentence_of(verdict: VerdictRecord, layers: list[LayerRecord], marked: int, 
         blocks = f"{after} of 0 to {len(layers) - 1}, where it is clearest"
     else:
         blocks = f"{after} and is clearest after block {verdict.peak_layer} of 0 to {len(layers) - 1}"
+    if single is not None:
+        bound = f"{short(OWN_FACTOR)} times the median norm or more"
+        if low:
+            bound = f"{short(1 / OWN_FACTOR)} times the median norm or less"
+        blocks += f"; single patches of it have {bound} from block {single} on"
     return (
         f"{percent(verdict.outlier_fraction)} of the patch tokens ({marked:,} of {patches:,}) form a second group with {size} "
-        f"the norm of the others, {place}; it appears {blocks}{last}."
+        f"the norm of the others, {place}; the group is first found {blocks}{last}."
+    )
+
+
+def _largest(layers: list[LayerRecord]) -> str:
+    """Say how far the largest patch stands out, where it does: one or two patches are not always found as a group."""
+    ratio, block = max((each.max_ratio or 0.0, each.index) for each in layers)
+    return (
+        f"; the largest norm is {short(ratio, 2)} times the median, after block {block}" if ratio >= OWN_FACTOR else ""
     )
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from vitreg.records import LayerRecord, VerdictRecord
 from vitreg.records.look import LookResult
 from vitreg.records.scan import Followed
 from vitreg.verbs.look import choice
+from vitreg.verbs.look.one import single_from
 from vitreg.verbs.look.words import sentence_of
 
 PLANTED = "planted:high-norm"
@@ -76,7 +78,7 @@ def test_the_sentence_says_how_many_how_large_where_and_from_which_block(looked)
     assert f"({len(planted.patches)} of 196)" in planted.sentence
     assert planted.place
     assert planted.place in planted.sentence
-    assert f"appears after block {planted.first}" in planted.sentence
+    assert f"the group is first found after block {planted.first}" in planted.sentence
     assert clean.sentence == "none of the 12 blocks shows a second group of patch norms."
     assert clean.place == ""
     assert looked.record.caution.startswith("One photo establishes nothing")
@@ -259,6 +261,44 @@ def test_what_the_group_is_after_the_last_block(followed, words):
     peak = LayerRecord.model_construct(outlier_fraction=0.01, side="high")
     verdict = VerdictRecord.model_construct(first_layer=0, peak_layer=0, ratio=2.6, outlier_fraction=0.01)
     assert words in sentence_of(verdict, [peak, last], 2, 196, "in the middle")
+
+
+def patches_by_block(*blocks):
+    """A look at a photo of 3 x 3 patches, of which the group takes the first two."""
+    norms = [np.array([*first_two, *[1.0] * 7]).reshape(3, 3) for first_two in blocks]
+    return SimpleNamespace(group=lambda block: (norms[block], None))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "side", "single"),
+    [
+        ([(1, 1), (3, 1), (4, 1), (4, 4)], "high", 1),
+        ([(3, 1), (1, 1), (4, 1), (4, 4)], "high", 2),  # what stands out and falls back is no beginning
+        ([(1, 1), (1, 1), (1.9, 1), (4, 4)], "high", None),
+        ([(1, 1), (0.5, 1), (0.2, np.nan), (0.2, 0.2)], "low", 1),
+    ],
+)
+def test_single_patches_that_stand_out_before_a_group_is_found_are_told(blocks, side, single):
+    group = np.array([True, True, *[False] * 7]).reshape(3, 3)
+    assert single_from(patches_by_block(*blocks), group, 3, side) == single
+    layers = [LayerRecord.model_construct(outlier_fraction=0.2, side=side) for _ in blocks]
+    verdict = VerdictRecord.model_construct(first_layer=3, peak_layer=3, ratio=4.0, outlier_fraction=0.2)
+    said = sentence_of(verdict, layers, 2, 9, "in the middle", single)
+    bound = {"high": "2 times the median norm or more", "low": "0.5 times the median norm or less"}[side]
+    assert "the group is first found after block 3" in said
+    assert (f"single patches of it have {bound} from block {single} on" in said) == (single is not None)
+
+
+def test_a_single_patch_that_is_no_group_is_told():
+    layers = [
+        LayerRecord.model_construct(index=block, max_ratio=ratio) for block, ratio in enumerate((1.6, 21.3, 22.7))
+    ]
+    verdict = VerdictRecord.model_construct(first_layer=None, peak_layer=None, ratio=None)
+    said = sentence_of(verdict, layers, 0, 64, "")
+    assert said == (
+        "none of the 3 blocks shows a second group of patch norms; the largest norm is 23 times the median, after block 2."
+    )
+    assert sentence_of(verdict, layers[:1], 0, 64, "") == "no block shows a second group of patch norms."
 
 
 def test_a_shipped_model_says_what_it_was_made_for(plain):
