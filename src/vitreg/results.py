@@ -5,11 +5,16 @@ Every number comes with its protocol and with a control that must be worse.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from vitreg.records import DrawnResult, Finding, ImagesRecord, Provenance, Record, Result, Skipped, Undrawn
+
+if TYPE_CHECKING:
+    from vitreg.report.sheets.boxes import Picture
 
 Cell = str | float | int | None
 
@@ -175,6 +180,26 @@ class DiscoverSweep(Record):
     )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Boxed:
+    """What a result holds of single images in the program that found it, beside what result.json keeps.
+
+    Args:
+        rows: one for each box, and one for each image without; see `DiscoverResult.to_pandas`.
+        pictures: the first images with their boxes.
+    """
+
+    rows: tuple[dict[str, Any], ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """A result that is read back is the same result."""
+        return isinstance(other, Boxed)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class DiscoverResult(DrawnResult):
     """Boxes found without supervision and how well they fit: ``result.json`` of `vitreg discover`."""
 
@@ -198,6 +223,18 @@ class DiscoverResult(DrawnResult):
     notes: list[str] = Field(default_factory=list)
     undrawn: list[Undrawn] = Field(default_factory=list, description="figures that could not be drawn")
     provenance: Provenance
+    _boxed: Boxed = PrivateAttr(default_factory=Boxed)
+
+    @property
+    def boxed(self) -> Boxed:
+        """The boxes of single images; empty in a result that was read from its file, beside which lies boxes.json."""
+        return self._boxed
+
+    def with_boxes(self, rows: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> Self:
+        """Return the result with the boxes of single images."""
+        found = self.model_copy()
+        found._boxed = Boxed(tuple(rows), tuple(pictures))
+        return found
 
     def __repr_args__(self) -> list[tuple[str, Any]]:
         corloc = None if self.corloc is None else self.corloc.value

@@ -85,7 +85,7 @@ def say_left_out(record: LookResult | ExploreResult, shown: int, did: str) -> No
         did: what the verb did with them: `Looked at`.
     """
     for skipped in record.skipped:
-        say(f"{skipped.name} could not be read: {skipped.reason}.")
+        say(skipped.sentence)
     seen = shown + len(record.skipped)
     if record.there is not None and seen < record.there:
         verb = did.split()[0].lower()

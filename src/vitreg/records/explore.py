@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -41,3 +41,7 @@ class ExploreResult(Result):
     chosen: str = Field(description="how the models were chosen, if they were not named; else empty")
     caution: str = Field(description="what one photo cannot show")
     vitreg: str = Field(description="version")
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        models = [each.name for each in self.models]
+        return [("photos", self.photos), ("models", models), ("skipped", [each.name for each in self.skipped])]

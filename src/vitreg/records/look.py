@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -75,3 +75,8 @@ class LookResult(Result):
     caution: str = Field(description="what one photo cannot show")
     seconds: Seconds
     vitreg: str = Field(description="version")
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        names = [photo.photo for photo in self.photos]
+        models = [each.name for photo in self.photos[:1] for each in photo.models]
+        return [("photos", names), ("models", models), ("skipped", [each.name for each in self.skipped])]

@@ -50,6 +50,11 @@ class Skipped(Record):
     name: str
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """Say so."""
+        return f"{self.name} could not be read: {self.reason}."
+
 
 class Undrawn(Record):
     """A chart or figure that could not be drawn, and why. Its numbers are still in the record."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from vitreg.notebook import Brief
+from vitreg.notebook import Brief, Fact
 from vitreg.quantities import MISSING, number, percent
-from vitreg.records import Curves, ScanResult
+from vitreg.records import Curves, LayerRecord, ScanResult, VerdictKind
 from vitreg.records.explore import ExploreResult
 from vitreg.records.lab import LabReport
 from vitreg.records.look import LookResult
@@ -16,7 +16,7 @@ from vitreg.records.zoo import Board
 from vitreg.report import words
 from vitreg.report.evaluation import words as of_evaluation
 from vitreg.report.repairs import words as of_repairs
-from vitreg.report.shown.rows import rows_of
+from vitreg.report.shown.rows import box_counts, rows_of
 from vitreg.results import DiscoverResult, DoctorResult, EvalResult, Evaluations, RepairsResult, Table
 
 if TYPE_CHECKING:
@@ -42,11 +42,20 @@ def _scan(result: ScanResult) -> Brief:
     table = [
         {
             "block": layer.index, "median": number(layer.median), "99th percentile": number(layer.p99), "max": number(layer.max),
-            "outliers": percent(layer.outlier_fraction), "their norm / median": number(layer.ratio),
+            **_outliers(verdict.kind, layer),
         }
         for layer in result.layers
     ]  # fmt: skip
-    return Brief(title="ScanResult", sentence=verdict.sentence, facts=facts, table=table, counted="blocks")
+    # Of a group that is not established the record keeps no numbers by block: its reason has them.
+    sentence = f"{verdict.sentence} {verdict.reason}" if verdict.undecided else verdict.sentence
+    return Brief(title="ScanResult", sentence=sentence, facts=facts, table=table, counted="blocks")
+
+
+def _outliers(kind: VerdictKind, layer: LayerRecord) -> dict[str, str]:
+    """The outliers of a block. A verdict none counts none, which is not to say that none was seen: it shows how far norms reach."""
+    if kind == "none":
+        return {"max / median": number(layer.max_ratio)}
+    return {"outliers": percent(layer.outlier_fraction), "their norm / median": number(layer.ratio)}
 
 
 @brief_of.register
@@ -54,7 +63,7 @@ def _look(result: LookResult) -> Brief:
     table = [
         {"photo": row["photo"], "model": row["model"], "what was found": row["sentence"]} for row in rows_of(result)
     ]
-    return Brief(title="LookResult", sentence=result.caution, table=table)
+    return Brief(title="LookResult", sentence=result.caution, facts=_left_out(result), table=table)
 
 
 @brief_of.register
@@ -62,7 +71,13 @@ def _explore(result: ExploreResult) -> Brief:
     table = [
         {"photo": row["photo"], "model": row["model"], "what was found": row["sentence"]} for row in rows_of(result)
     ]
-    return Brief(title="ExploreResult", sentence=result.caution, table=table)
+    return Brief(title="ExploreResult", sentence=result.caution, facts=_left_out(result), table=table)
+
+
+def _left_out(result: LookResult | ExploreResult) -> list[Fact]:
+    """Which photos could not be read, and how models were chosen that nobody named."""
+    chosen: list[Fact] = [("models", result.chosen)] if result.chosen else []
+    return [*(("left out", each.sentence) for each in result.skipped), *chosen]
 
 
 @brief_of.register
@@ -117,17 +132,21 @@ def _evaluations(result: Evaluations) -> Brief:
 @brief_of.register
 def _discover(result: DiscoverResult) -> Brief:
     interval = "{low} to {high}"
-    table = [
-        {
-            "": row["kind"], "name": row["name"], "CorLoc": words.hundredths(row["corloc"]),
-            "95 % interval": "" if row["low"] is None else interval.format(low=number(row["low"]), high=number(row["high"])),
-        }
-        for row in rows_of(result)
-    ]  # fmt: skip
+    if result.corloc is None:
+        table = [{"": row["kind"], "name": row["name"], "images": row["images"]} for row in box_counts(result)]
+    else:
+        table = [
+            {
+                "": row["kind"], "name": row["name"], "CorLoc": words.hundredths(row["corloc"]),
+                "95 % interval": "" if row["low"] is None else interval.format(low=number(row["low"]), high=number(row["high"])),
+            }
+            for row in rows_of(result)
+        ]  # fmt: skip
     facts = [("images", result.images.seen), ("boxes found", result.found), *result.setting.items()]
-    return Brief(
-        title="DiscoverResult", sentence=result.sweep.warning if result.sweep else "", facts=facts, table=table
-    )
+    said = result.sweep.warning if result.sweep else ""
+    if result.corloc is None:
+        said = "No true boxes were given, so nothing says how many of these fit."
+    return Brief(title="DiscoverResult", sentence=said, facts=facts, table=table)
 
 
 @brief_of.register

@@ -9,12 +9,14 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from vitreg.errors import UserError
+from vitreg.quantities import count
 from vitreg.records import Curves, Record, ScanResult
 from vitreg.records.lab import LabReport
 from vitreg.records.reproduction import Reproduction
 from vitreg.records.zoo import Board
 from vitreg.report.evaluation.words import title
 from vitreg.report.repairs.words import label
+from vitreg.report.shown.rows import box_counts
 from vitreg.report.words import middle
 from vitreg.results import DiscoverResult, EvalResult, Evaluations, RepairsResult
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 ROW, ROUND = 0.27, 0.85  # inches: a row of dots; title and axis of a panel
 WIDTH, LETTERS = 7.5, 44
+MOST_PICTURES = 12  # of the figure of boxes: one sheet
 PIXELS = 100  # of an inch of a picture
 OUTCOMES = ("held", "not held", "not testable here")
 
@@ -128,10 +131,30 @@ def _evaluations(result: Evaluations) -> Figure:
 
 @_figure.register(DiscoverResult)
 def _discover(result: DiscoverResult) -> Figure:
+    """CorLoc beside its controls. Without true boxes the first images with their boxes, or how many images have one."""
     found = result.corloc
-    first = Dot("found", None) if found is None else Dot("found", found.value, found.low, found.high)
-    controls = [Dot(name, value, control=True) for name, value in result.controls.items()] if found else []
-    return panels_of([Panel("CorLoc (%)", [first, *controls], result.model.spec)])
+    if found is not None:
+        controls = [Dot(name, value, control=True) for name, value in result.controls.items()]
+        dots = [Dot("found", found.value, found.low, found.high), *controls]
+        return panels_of([Panel("CorLoc (%)", dots, result.model.spec)])
+    if result.boxed.pictures:
+        return _boxes(result)
+    dots = [
+        Dot(str(row["name"] if row["kind"] == "without" else row["kind"]), row["images"]) for row in box_counts(result)
+    ]
+    return panels_of([Panel("images", dots, result.model.spec, start=0.0)])
+
+
+def _boxes(result: DiscoverResult) -> Figure:
+    from vitreg.report.sheets.boxes import box_sheets
+    from vitreg.report.sheets.sheet import draw
+
+    pictures = result.boxed.pictures[:MOST_PICTURES]
+    setting = ", ".join(f"{name} {value}" for name, value in result.setting.items())
+    which = f"The first {count(len(pictures), 'image')} in their order, not chosen."
+    caption = f"{which} No true boxes were given, so nothing says how many fit."
+    sheets = box_sheets(pictures, title="Objects found", subtitle=f"{result.model.spec}, {setting}", caption=caption)
+    return draw(sheets[0])
 
 
 @_figure.register(RepairsResult)

@@ -107,15 +107,28 @@ def _evaluations(result: Evaluations) -> list[Row]:
 
 @rows_of.register
 def _discover(result: DiscoverResult) -> list[Row]:
-    """A row for the boxes that were found, then for each control. The table of a sweep has rows of its own."""
+    """A row for CorLoc, then for each control. The table of a sweep has rows of its own.
+
+    Without true boxes there is no CorLoc: then a row for each box that was found and each image without one, or in a result
+    that was read from its file, how many images have a box, and how many have none for which reason.
+    """
     found = result.corloc
-    ends = (None, None) if found is None else (found.low, found.high)
-    first = {"kind": "found", "name": result.model.spec, "corloc": None if found is None else found.value}
-    rows = [first | {"low": ends[0], "high": ends[1], "images": found.images if found else None}]
+    if found is None:
+        setting = {name: result.setting.get(name) for name in ("method", "feature", "layer")}
+        return [{**row, **setting} for row in result.boxed.rows or box_counts(result)]
+    first = {"kind": "found", "name": result.model.spec, "corloc": found.value}
+    rows = [first | {"low": found.low, "high": found.high, "images": found.images}]
     return rows + [
         {"kind": "control", "name": name, "corloc": value, "low": None, "high": None, "images": None}
         for name, value in result.controls.items()
     ]
+
+
+def box_counts(result: DiscoverResult) -> list[Row]:
+    """Return how many images have a box, and how many have none, by the reason."""
+    without = sum(result.without_box.values())
+    rows: list[Row] = [{"kind": "with a box", "name": result.model.spec, "images": result.images.seen - without}]
+    return rows + [{"kind": "without", "name": why, "images": many} for why, many in result.without_box.items()]
 
 
 @rows_of.register

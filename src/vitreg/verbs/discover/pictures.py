@@ -65,6 +65,11 @@ class Gallery:
         steps = sorted(itertools.chain(*group.gather(self._steps)), key=lambda each: each[0])
         self._pictures, self._steps = pictures[: self._most[0]], steps[: self._most[1]]
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The images that are kept, in their order."""
+        return [picture for _, picture in self._pictures]
+
     def sheets(self, result: DiscoverResult, chosen: Setting) -> Iterator[tuple[str, Sheet]]:
         """Yield file names and sheets."""
         subtitle = f"{result.model.spec}, {chosen.words()}"
@@ -77,7 +82,7 @@ class Gallery:
             subtitle += (
                 f"\nThe box is of patches strewn as by chance in {result.by_chance} of {result.images.seen} images"
             )
-        shown = [picture for _, picture in self._pictures]
+        shown = self.pictures
         which = f"The first {len(shown)} images in their order, not chosen."
         yield from _named("boxes", box_sheets(shown, title="Objects found", subtitle=subtitle, caption=which))
         steps = [step for _, step in self._steps]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,7 +120,7 @@ def discover(
             own = {"model": backbone.spec, "images": data.name}
             refuse_other_result(folder, own, lambda r: {"model": r["model"]["spec"], "images": r["protocol"]["images"]})
         refuse_broken_weights(backbone, "boxes of")
-        gallery = Gallery(options.pictures if folder else 0, options.steps if folder else 0)
+        gallery = Gallery(options.pictures, options.steps if folder else 0)
         result, seen, chosen = _look(data, backbone, options, gallery, group, started, show=group.first and not quiet)
         if outputs is not None and group.first:
             place = place_of_interrupted(outputs) if seen.interrupted else outputs
@@ -159,7 +159,26 @@ def _look(
         group,
         started,
     )
-    return result, seen, chosen
+    return result.with_boxes([*itertools.chain.from_iterable(map(_rows, seen.judged))], gallery.pictures), seen, chosen
+
+
+def _rows(row: Judged) -> Iterator[dict[str, object]]:
+    """Yield a row for each box of an image, or one that says why there is none."""
+    height, width = row.size
+    about = {"image": row.name, "width": width, "height": height}
+    for (x0, y0, x1, y1), score in zip(row.boxes, row.scores, strict=True):
+        yield about | {
+            "x0": x0,
+            "y0": y0,
+            "x1": x1,
+            "y1": y1,
+            "score": score,
+            "by_chance": row.by_chance,
+            "nothing": "",
+        }
+    if not row.boxes:
+        none = dict.fromkeys(("x0", "y0", "x1", "y1", "score", "by_chance"))
+        yield {**about, **none, "nothing": row.nothing}
 
 
 def _record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,16 @@ class Exploration(Tabled):
 
     record: ExploreResult
     path: Path | None
-    parts: dict[str, str]
+    parts: dict[str, str] = field(repr=False)
 
     def __str__(self) -> str:
-        return "\n".join(each.sentence for each in self.record.documents)
+        record = self.record
+        said = [
+            f"{record.photos[each.photo]}, {record.models[each.model].name}: {each.sentence}"
+            for each in record.documents
+        ]
+        left = [each.sentence for each in record.skipped]
+        return "\n".join([*said, *left, *([record.chosen] if record.chosen else []), record.caution])
 
     @property
     def page(self) -> str:

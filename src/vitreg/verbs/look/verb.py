@@ -6,7 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from vitreg.verbs.look.one import see
 from vitreg.verbs.look.options import LookOptions
 from vitreg.verbs.look.photos import Photos
 from vitreg.verbs.look.words import CAUTION
-from vitreg.writing.files import output_folder, write_new
+from vitreg.writing.files import output_folder, printable, write_new
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,18 +42,20 @@ class Look(Tabled):
     """
 
     record: LookResult
-    pictures: tuple[bytes, ...]
+    pictures: tuple[bytes, ...] = field(repr=False)
 
     def __str__(self) -> str:
-        return "\n".join(each.sentence for photo in self.record.photos for each in photo.models)
+        said = [f"{photo.photo}, {each.name}: {each.sentence}" for photo in self.record.photos for each in photo.models]
+        return "\n".join([*said, *_around(self.record)])
 
     def _repr_html_(self) -> str:
-        shown = zip(self.record.photos, self.pictures, strict=True)
-        return "".join(
-            f"<p>{html.escape(' '.join(f'{each.name}: {each.sentence}' for each in photo.models))}</p>"
+        shown = [
+            f"<h4>{_said(photo.photo)}</h4>"
+            + "".join(f"<p>{_said(f'{each.name}: {each.sentence}')}</p>" for each in photo.models)
             + image(png, photo.photo)
-            for photo, png in shown
-        )
+            for photo, png in zip(self.record.photos, self.pictures, strict=True)
+        ]
+        return "".join([*shown, *(f"<p>{_said(each)}</p>" for each in _around(self.record))])
 
     def _rows(self) -> list[Row]:
         return self.record._rows()
@@ -69,6 +71,15 @@ class Look(Tabled):
         if not -len(self.pictures) <= photo < len(self.pictures):
             raise UserError(f"there is no photo {photo}; there are {len(self.pictures)}, counted from 0.")
         return figure_of_picture(self.pictures[photo])
+
+
+def _around(record: LookResult) -> list[str]:
+    """Say which photos could not be read, how the models were chosen, and what one photo cannot show."""
+    return [*(each.sentence for each in record.skipped), *([record.chosen] if record.chosen else []), record.caution]
+
+
+def _said(text: str) -> str:
+    return html.escape(printable(text))
 
 
 @takes(LookOptions, ModelOptions)

@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 
 from vitreg.errors import UserError
 from vitreg.quantities import number
+from vitreg.records import Skipped, VerdictRecord
 from vitreg.records.base import DrawnResult, Record, Result
+from vitreg.report.scan.page import render
+from vitreg.report.sheets.boxes import FOUND, Picture
 from vitreg.report.shown.figures import figure_of_picture
 
 RESULTS = every_result()
@@ -171,9 +174,68 @@ def test_dots_are_the_numbers_of_the_record():
 
 def test_what_was_not_measured_is_one_sentence():
     with pytest.raises(UserError, match=r"there is nothing to plot: the record lacks the numbers\."):
-        RESULTS["DiscoverResult"].model_copy(update={"corloc": None}).plot()
+        RESULTS["EvalResult"].model_copy(update={"metrics": {}, "controls": {}}).plot()
     with pytest.raises(UserError, match="there is nothing to plot: the scan holds no norms"):
         RESULTS["ScanResult"].model_copy(update={"layers": []}).plot()
+
+
+def found_without_true_boxes():
+    update = {"corloc": None, "controls": {}, "without_box": {"no cut": 3}}
+    return RESULTS["DiscoverResult"].model_copy(update=update)
+
+
+def test_boxes_without_true_boxes_are_counted_where_only_their_record_is_left():
+    result = found_without_true_boxes()
+    assert marks(result.plot()) == [("with a box", 17.0), ("no cut", 3.0)]
+    assert result.to_pandas()["images"].tolist() == [17, 3]
+    words = "".join(Whole(result._repr_html_()).words)
+    assert "No true boxes were given" in words
+    assert "with a box" in words
+
+
+def test_boxes_without_true_boxes_show_themselves():
+    setting = {"method": "lost", "feature": "k", "layer": 11}
+    row = {"image": "a.png", "x0": 1.0, "y0": 2.0, "x1": 30.0, "y1": 40.0, "score": 0.5, "nothing": ""}
+    picture = Picture(name="a.png", pixels=np.full((50, 40, 3), 90, np.uint8), size=(50, 40), found=[(1, 2, 30, 40)])
+    result = found_without_true_boxes().model_copy(update={"setting": setting}).with_boxes([row], [picture])
+    assert result.to_pandas().to_dict("records") == [row | setting]
+    drawn = result.plot()
+    assert "method lost, feature k, layer 11" in " ".join(text.get_text() for text in drawn.texts)
+    orange = np.all(np.abs(drawn.axes[0].get_images()[0].get_array()[..., :3] - np.array(FOUND)) < 3, axis=-1)
+    assert orange.sum() > 100
+    # The file holds none of this, and gives the same result.
+    assert type(result).model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize("name", ["LookResult", "ExploreResult"])
+def test_a_look_names_its_photos_what_was_left_out_and_what_one_photo_cannot_show(name):
+    skipped = [Skipped(name="broken.jpg", reason="it is cut off")]
+    result = RESULTS[name].model_copy(update={"skipped": skipped, "chosen": "No model was named; a lies here."})
+    words = "".join(Whole(result._repr_html_()).words)
+    for said in ("a.jpg", "broken.jpg could not be read: it is cut off.", result.chosen, result.caution):
+        assert said in words
+    assert "a.jpg" in repr(result)
+    assert "broken.jpg" in repr(result)
+    assert len(repr(result)) < 300
+
+
+def test_the_card_of_a_scan_says_no_zero_of_a_block_in_which_a_group_was_seen():
+    """Too few images: a group was seen in a block, and is not established. No number contradicts the reason."""
+    reason = "Block 3 shows a second group: 0.51 % of the patches have 11.4 times the median norm of the others."
+    verdict = VerdictRecord(
+        kind="none", strength="none", confidence=None, first_layer=None, peak_layer=None, outlier_fraction=0.0, threshold=None,
+        ratio=None, sentence="Artifacts are not established.", reason=reason, undecided=True,
+    )  # fmt: skip
+    layers = [
+        each.model_copy(update={"outlier_fraction": 0.0, "max_ratio": 12.5}) for each in RESULTS["ScanResult"].layers
+    ]
+    result = RESULTS["ScanResult"].model_copy(update={"verdict": verdict, "layers": layers})
+    words = "".join(Whole(result._repr_html_()).words)
+    assert reason in words
+    assert "12.5" in words
+    assert not re.search(r"(?<![\d.])0.%", words)
+    table = render(result, []).partition("<tbody")[2].partition("</tbody>")[0]
+    assert table.count('data-label="outliers" class="missing">') == len(layers)
 
 
 def test_other_records_show_their_fields():

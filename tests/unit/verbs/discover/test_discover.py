@@ -52,6 +52,21 @@ def test_features_are_those_of_the_patches_whatever_the_number_of_registers(phot
     torch.testing.assert_close(features["k", 2].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_without_true_boxes_the_result_shows_the_boxes_that_were_found(backbone, photos, tmp_path):
+    options = replace(QUICK, setting=Setting(normalize="none", bias=Bias(0.0)))
+    result = discover(backbone, photos, options=options)
+    frame = result.to_pandas()
+    discover(backbone, photos, out=tmp_path / "out", options=options)
+    document = json.loads((tmp_path / "out" / "boxes.json").read_text())
+    assert frame[["x0", "y0", "x1", "y1"]].to_numpy().tolist() == [
+        list(corner(a["bbox"])) for a in document["annotations"]
+    ]
+    assert frame["image"].tolist() == [str(photos / f"{n}.png") for n in range(len(SIZES))]
+    assert set(frame["feature"]) == {"k"}
+    assert [each.name for each in result.boxed.pictures] == frame["image"].tolist()
+    assert result.plot().axes
+
+
 def test_a_sweep_says_of_every_setting_what_a_run_of_its_own_says(backbone, photos, truth):
     sweep = Sweep(
         features=("k", "output"), layers=(-1, 0), normalize=("none", "center"), biases=(Bias(None), Bias(-0.2, True))

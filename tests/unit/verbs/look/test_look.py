@@ -98,6 +98,19 @@ def test_nothing_is_written_without_a_place_and_the_picture_is_there(looked):
     assert frame["patches"].tolist() == [len(each.patches) for each in models]
 
 
+def test_what_is_shown_names_the_photo_what_was_left_out_and_what_one_photo_cannot_show(plain, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff is no picture")
+    look = package.look([plain, broken], "planted:clean", size=64)
+    page = package.explore("planted:clean", [plain, broken], size=64, blocks=[0])
+    for said in (str(look), look._repr_html_(), str(page)):
+        assert "plain.png" in said
+        assert "broken.jpg could not be read" in said
+        assert "One photo establishes nothing" in said
+    assert len(repr(look)) < 1000
+    assert len(repr(page)) < 1000
+
+
 def test_a_repaired_model_stands_below_its_own_and_shows_the_same_block(plain, tmp_path):
     package.fit_repair(PLANTED, [plain] * 4, "clip-norm", force=True).save(tmp_path / "repair")
     own, repaired = package.look(plain, repair=tmp_path / "repair").record.photos[0].models

@@ -115,9 +115,11 @@ def _layer_tip(layer: LayerRecord) -> str:
         f"block {layer.index}",
         f"max {number(layer.max)} · p99 {number(layer.p99)}",
         f"median {number(layer.median)} · min {number(layer.min)}",
-        f"threshold {number(layer.threshold)}" if layer.threshold is not None else "no threshold found",
-        f"outliers {percent(layer.outlier_fraction)}",
     ]
+    if layer.threshold is None:  # of a group that is not established the record keeps no numbers by block
+        lines.append("no established outliers")
+    else:
+        lines += [f"threshold {number(layer.threshold)}", f"outliers {percent(layer.outlier_fraction)}"]
     if layer.followed is not None:
         lines.append(f"outliers of the peak {number(layer.followed.median)}, {times(layer.followed.ratio)}")
     if layer.cls_norm is not None:
