@@ -53,7 +53,7 @@ def test_features_are_those_of_the_patches_whatever_the_number_of_registers(phot
 
 
 def test_without_true_boxes_the_result_shows_the_boxes_that_were_found(backbone, photos, tmp_path):
-    options = replace(QUICK, setting=Setting(normalize="none", bias=Bias(0.0)))
+    options = replace(QUICK, pictures=9, setting=Setting(normalize="none", bias=Bias(0.0)))
     result = discover(backbone, photos, options=options)
     frame = result.to_pandas()
     discover(backbone, photos, out=tmp_path / "out", options=options)
