@@ -113,7 +113,7 @@ def test_a_folder_of_xml_is_truth_too_and_other_images_are_left_out(vitreg, voc,
     assert done.returncode == 0, done.stderr
     result = read(tmp_path / "out")
     assert (result.corloc.images, result.without_boxes, result.images.seen) == (2, 1, 3)
-    assert "1 images were left out" in done.stdout
+    assert "1 image was left out" in done.stdout
     assert "14 annotated images were not looked at." in done.stdout
 
 

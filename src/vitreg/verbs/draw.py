@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.notebook import Shown
-from vitreg.passes.ahead import EXPLORED, EXPLORER
+from vitreg.passes.ahead import EXPLORED, EXPLORER, explore_outputs, is_one_page
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.records.explore import ExploreResult
@@ -99,7 +99,8 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
 
     Args:
         folder: the folder the verb wrote.
-        out: another folder for the drawings; the records stay where they are.
+        out: another folder for the drawings, or for those of explore a name that ends with .html, which becomes one page;
+            the records stay where they are.
     Raises:
         UserError: for any other folder, a record that cannot be read, pictures that were not kept, records or pictures that
             the verb did not write there, or files in the way that vitreg did not write.
@@ -120,6 +121,8 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         if each.lacking and (not each.names or (each.spoils and out is None)):
             elsewhere = "; the rest can be drawn elsewhere with --out" if each.names else ""
             raise UserError(f"{each.lacking}; run vitreg {each.verb} again{elsewhere}.")
+    if out is not None and is_one_page(Path(out)):
+        return _one_page(folder, Path(out))
     place = folder if out is None else output_folder(Path(out))
     if place.resolve() != folder.resolve() and any(
         (place / name).exists() for name in (RESULT, "curves.json", "config.json")
@@ -317,6 +320,19 @@ def _maps(folder: Path) -> Iterator[Drawing]:
 
 def _kept(sheet: str) -> str:
     return sheet.removesuffix(".png").partition("-")[0] + ".npz"
+
+
+def _one_page(folder: Path, page: Path) -> Drawn:
+    """Write the page of `explore` as one file. Raises UserError for a folder of another verb, whose drawings are many files."""
+    if not (folder / EXPLORED).is_file():
+        raise UserError(
+            f"--out {page}: the drawings of {folder} are several files; name a folder. One page is made of what explore measured."
+        )
+    outputs = explore_outputs(page)
+    outputs.check()
+    record = _read(folder / EXPLORED, ExploreResult)
+    outputs.publish(lambda place: write_text(place / page.name, single_page(record, dict(kept_parts(folder)))))
+    return Drawn(paths=(page,), notes=())
 
 
 def _explorer(folder: Path) -> Drawing:

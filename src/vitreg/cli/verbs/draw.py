@@ -25,7 +25,7 @@ class Draw:
 
     folder: Annotated[Positional[Path], arg(metavar="DIR", help="a folder that another verb wrote")]
     out: Path | None = None
-    """Another folder for the drawings; DIR itself if unset."""
+    """Another folder for the drawings, or a name that ends with .html for the page of explore; DIR itself if unset."""
 
     def check(self) -> None:
         """Nothing to refuse: the verb loads no model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitreg.quantities import number
+from vitreg.quantities import count, number
 from vitreg.repair.causal.effects import CHANGES, RIGHT, Effect
 from vitreg.repair.causal.interventions import INTERVENTIONS, Intervention
 from vitreg.repair.causal.study import Study
@@ -41,7 +41,7 @@ def _about(study: Study) -> str:
 def _overall(study: Study) -> str:
     known = [effect for own in study.effects.values() for effect in own.values() if effect.caused is not None]
     if not known:
-        return f"{study.images} images are too few for intervals; give more."
+        return f"{count(study.images, 'image is', 'images are')} too few for intervals; give more."
     return (
         f"{_used(study)} of {len(_on_sinks(study))} interventions on {study.sinks.noun} change what the model returns by "
         f"more than the same on {_others(study)}."

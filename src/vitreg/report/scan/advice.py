@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from vitreg.quantities import count
 from vitreg.records import ScanResult
 from vitreg.report.scan.charts.values import mean
 from vitreg.specs import WEIGHTS, images_for
@@ -35,7 +36,9 @@ def _steps(result: ScanResult, named: bool) -> list[str]:
     doctor = f"Check the weights and the layout of tokens, without images: `vitreg doctor {spec}{more}`."
     if verdict.kind == "none":
         few = result.images.seen < FEW and verdict.power is None and not verdict.undecided
-        images = f"{result.images.seen} images are few: scan some hundreds of the kind you work with."
+        images = (
+            f"{count(result.images.seen, 'image is', 'images are')} few: scan some hundreds of the kind you work with."
+        )
         return [*([images] if few else []), *verdict.advice, maps, doctor]
     first, last = verdict.first_layer, result.model.blocks - 1
     steps = []

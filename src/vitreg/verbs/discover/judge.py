@@ -16,6 +16,7 @@ from vitreg.data.boxes.truth import BoxSet
 from vitreg.data.sources.decode import unsure_which_way
 from vitreg.discovery.boxes import centre_box, iou
 from vitreg.discovery.chance import PLAIN
+from vitreg.quantities import count
 from vitreg.results import CorLoc, DiscoverSweep
 from vitreg.verbs.discover.model import Photograph
 from vitreg.verbs.discover.search import Found
@@ -165,7 +166,9 @@ class Judge:
         notes = []
         unseen = len(self.truth) - sum(self.truth.find(row.name) is not None for row in judged)
         if without:
-            notes.append(f"{without} images have no true boxes and are left out of CorLoc.")
+            notes.append(
+                f"{count(without, 'image has', 'images have')} no true boxes, and CorLoc leaves {'it' if without == 1 else 'them'} out."
+            )
         if unseen > 0:
             notes.append(f"{unseen} annotated images were not looked at.")
         if self.truth.dropped:
@@ -199,8 +202,8 @@ def _about_boxes(judged: Sequence[Judged], setting: Setting) -> list[str]:
     notes = []
     single = sum(row.patches == 1 for row in judged)
     centred = "" if setting.normalisation.startswith("center") else ", or --normalize center"
-    for why, count in _without_box(judged).items():
-        where = "every image" if count == len(judged) else f"{count} of {len(judged)} images"
+    for why, many in _without_box(judged).items():
+        where = "every image" if many == len(judged) else f"{many} of {len(judged)} images"
         remedy = "" if why == PLAIN else f" Try another feature or block{centred}."
         notes.append(f"In {where} there is no box: {why}.{remedy}")
     by_chance = sum(row.by_chance for row in judged)

@@ -34,6 +34,7 @@ from vitreg.passes.given import Images, source_of
 from vitreg.passes.model_entry import model_entry
 from vitreg.passes.options import ModelOptions, split, takes
 from vitreg.passes.progress import progress
+from vitreg.quantities import count
 from vitreg.records import ImagesRecord, Skipped
 from vitreg.report import Attempts
 from vitreg.report.sheets.kept import keep_and_draw
@@ -325,10 +326,14 @@ def summary(result: DiscoverResult) -> str:
     if images.interrupted:
         lines.append(f"Stopped after {images.seen}{f' of {images.planned}' if images.planned else ''} images.")
     if images.skipped:
-        lines.append(f"{len(images.skipped)} images were left out (listed in result.json); looked at {images.seen}.")
+        lines.append(
+            f"{count(len(images.skipped), 'image was', 'images were')} left out (listed in result.json); looked at {images.seen}."
+        )
     lines.append("setting: " + ", ".join(f"{key} {value}" for key, value in result.setting.items()))
     if result.corloc is None:
-        lines.append(f"{result.found} boxes in {images.seen} images; name true boxes with --boxes to see how many fit.")
+        lines.append(
+            f"{count(result.found, 'box', 'boxes')} in {count(images.seen, 'image')}; name true boxes with --boxes to see how many fit."
+        )
     else:
         found = result.corloc
         interval = "" if found.low is None else f" (95 % interval {found.low:.1f} to {found.high:.1f})"

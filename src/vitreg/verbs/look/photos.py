@@ -39,6 +39,7 @@ class Photos:
         lengths = [source.length for source in sources]
         self.there = None if None in lengths else sum(each or 0 for each in lengths)
         self.skipped: list[Skipped] = []
+        self._names: set[str] = set()
         self._left = self._readable(itertools.islice(itertools.chain.from_iterable(sources), limit))
 
     def refuse_none(self) -> None:
@@ -64,7 +65,17 @@ class Photos:
             except Unreadable as error:
                 self.skipped.append(Skipped(name=item.name, reason=error.reason))
                 continue
-            yield re.split(r"[/\\]", item.name)[-1] or item.name, picture
+            yield self._called(item.name), picture
+
+    def _called(self, name: str) -> str:
+        """Return the name of a photo: that of its file, with those of its folders that tell it from the photos before."""
+        parts = [part for part in re.split(r"[/\\]", name) if part] or [name]
+        called = next(
+            (tried for length in range(1, len(parts) + 1) if (tried := "/".join(parts[-length:])) not in self._names),
+            name,
+        )
+        self._names.add(called)
+        return called
 
 
 def _sources(images: Any, verb: str) -> list[ImageSource]:

@@ -37,7 +37,7 @@ def test_boxes_and_corloc_are_those_of_the_published_steps(backbone, photos, tru
             hits.append(box_iou(torch.tensor([expected]).float(), torch.tensor([true]).float()).item() >= 0.5)
     assert result.corloc.value == pytest.approx(100 * np.mean(hits))
     assert (result.corloc.images, result.without_boxes, result.images.seen) == (4, 1, 5)
-    assert any("1 images have no true boxes" in note for note in result.notes)
+    assert any("1 image has no true boxes, and CorLoc leaves it out" in note for note in result.notes)
 
 
 def test_features_are_those_of_the_patches_whatever_the_number_of_registers(photos):

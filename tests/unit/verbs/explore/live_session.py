@@ -49,6 +49,16 @@ def drop(client, content=None, name="a.png", model=0, **words):
     return client.post("photos", params={"name": name, "model": model, **words}, content=content or picture())
 
 
+def refused(reply):
+    """The sentence of a photo that could not be measured: an answer, not a fault of the request."""
+    assert reply.status_code == 200, reply.text
+    (said,) = reply.json().values()
+    assert list(reply.json()) == ["refused"]
+    assert said.count("\n") == 0
+    assert "Traceback" not in said
+    return said
+
+
 def one_line(reply, status):
     """The sentence of a reply that is no document."""
     assert reply.status_code == status, reply.text

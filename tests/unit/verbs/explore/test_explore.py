@@ -230,3 +230,13 @@ def test_the_page_is_drawn_again_and_elsewhere_as_one_file(plain, tmp_path):
     assert found.path.read_text() == page
     package.draw(tmp_path / "explorer", out=tmp_path / "one")
     assert (tmp_path / "one" / "index.html").read_text() == found.page
+    page = tmp_path / "pages" / "one.html"
+    assert package.draw(tmp_path / "explorer", out=page).paths == (page,)
+    assert page.read_text() == (tmp_path / "one" / "index.html").read_text()
+
+
+def test_drawings_of_several_files_do_not_become_one_page(plain, tmp_path):
+    package.scan(small(), plain, power=False, examples=0, out=tmp_path / "scan")
+    with pytest.raises(package.UserError, match="are several files; name a folder"):
+        package.draw(tmp_path / "scan", out=tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()

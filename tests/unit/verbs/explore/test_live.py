@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from tests.unit.verbs.explore.live_session import asking, drop, one_line, picture, session, small
+from tests.unit.verbs.explore.live_session import asking, drop, one_line, picture, refused, session, small
 
 import vitreg as package
 from vitreg.report.explore.document import first_parts
@@ -85,9 +85,7 @@ def test_photos_of_the_command_line_are_measured_when_a_page_asks(tmp_path):
         assert "broken.png could not be read: truncated file." in page
         own = drop(asking(given), picture(3)).json()
         assert drop(asking(given), given=0).json()["parts"]["d1"] == own["parts"]["d0"]
-        assert one_line(asking(given).post("photos", params={"model": 0, "given": 1}), 422).startswith(
-            "the photo could not"
-        )
+        assert refused(asking(given).post("photos", params={"model": 0, "given": 1})).startswith("the photo could not")
 
 
 def large():
@@ -109,13 +107,13 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_photo_that_cannot_be_read_is_one_sentence_and_the_next_is_measured(client, kind):
     content, sentence = BAD[kind]
-    assert one_line(drop(client, content()), 422) == sentence
+    assert refused(drop(client, content())) == sentence
     assert drop(client).status_code == 200
 
 
 def test_an_empty_body_and_a_model_that_is_not_there(client):
     empty = client.post("photos", params={"name": "a.png", "model": 0}, content=b"")
-    assert one_line(empty, 422) == "a.png could not be read: empty file."
+    assert refused(empty) == "a.png could not be read: empty file."
     for model in ("2", "-1", "x", "", "²", "1" * 5000):
         assert one_line(drop(client, model=model), 400) == "There is no such model."
     assert one_line(client.get("elsewhere"), 404) == "Not Found"
@@ -139,7 +137,7 @@ def test_photos_that_together_hold_too_much_are_refused(two, client, monkeypatch
     monkeypatch.setattr(live_app, "MOST_WAITING", 1000)
     assert "too many photos wait" in one_line(drop(client, bytes(2000)), 503)
     assert answers_of(two).waiting == 0
-    assert one_line(drop(client, b"small"), 422)
+    assert refused(drop(client, b"small"))
 
 
 def test_a_fault_of_vitreg_is_told_in_the_terminal(client, monkeypatch, capsys):
@@ -156,7 +154,7 @@ def test_a_model_that_puts_out_no_numbers_is_one_sentence():
     broken = small()
     torch.nn.init.constant_(broken.blocks[0].norm1.weight, float("nan"))
     with session([broken]) as bad:
-        assert "weights hold NaN" in one_line(drop(asking(bad)), 422)
+        assert "weights hold NaN" in refused(drop(asking(bad)))
 
 
 class Tab:

@@ -160,6 +160,27 @@ def test_out_names_a_file_or_a_folder(folder, plain):
     assert folder(plain, "--out", "a/b.png").stdout.endswith("Open a/b-2.png\n")
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "x.PDF", "a/x.html"])
+def test_a_name_of_another_format_makes_no_folder(folder, plain, name):
+    assert "the picture of a look is a PNG; name x.png, or a folder that is there" in one_sentence(
+        folder(plain, "--out", name)
+    )
+    with pytest.raises(package.UserError, match=rf"^out {name}: the picture of a look is a PNG"):
+        package.look(plain, "planted:clean", size=64, out=name)
+    assert folder.pictures == []
+
+
+def test_photos_of_one_name_are_told_apart_by_their_folders(folder, plain, tmp_path_factory):
+    place = tmp_path_factory.mktemp("trips")
+    for where in ("rome", "oslo", "old/oslo"):
+        (place / where).mkdir(parents=True)
+        (place / where / "1.png").write_bytes(plain.read_bytes())
+    photos = [place / where / "1.png" for where in ("rome", "oslo", "old/oslo")]
+    found = package.look(photos, "planted:clean", size=64, out=folder.place)
+    assert [each.photo for each in found.record.photos] == ["1.png", "oslo/1.png", "old/oslo/1.png"]
+    assert folder.pictures == ["1-look-2.png", "1-look-3.png", "1-look.png"]
+
+
 def test_a_broken_photo_among_good_ones_is_named_and_the_others_are_looked_at(folder, plain, tmp_path_factory):
     broken = tmp_path_factory.mktemp("broken") / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff is no picture")

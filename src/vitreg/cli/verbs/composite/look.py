@@ -12,7 +12,7 @@ from vitreg.cli.command import open_with
 from vitreg.cli.photos import OverPhotos, loading_of, say_left_out
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.verbs.look.options import LoadingOptions, LookOptions
+from vitreg.verbs.look.options import LoadingOptions, LookOptions, refuse_other_format
 
 if TYPE_CHECKING:
     from vitreg.records.look import PhotoLook
@@ -39,6 +39,7 @@ class Look(OverPhotos):
 
         self.check_photos(self.look, self.load)
         out = self.out.expanduser()
+        refuse_other_format(out)
         refuse_folder(out.parent if out.suffix.lower() == ".png" and not out.is_dir() else out, lambda: None)
 
     def __call__(self) -> int:

@@ -89,7 +89,7 @@ class Answers:
 
     async def _measured(self, asked: Asked, request: Request) -> Response:
         from starlette.exceptions import HTTPException
-        from starlette.responses import Response
+        from starlette.responses import JSONResponse, Response
 
         async def left() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -105,7 +105,8 @@ class Answers:
                 return Response(status_code=GONE)
             return Response(done.result(), media_type="application/json")
         except UserError as error:
-            raise HTTPException(422, self.measuring.discreet(error.sentence)) from None
+            # The page shows it as a sentence. Browsers write every status of 400 and more into their console, as a fault.
+            return JSONResponse({"refused": self.measuring.discreet(error.sentence)})
         except (Left, asyncio.CancelledError):
             raise HTTPException(503, "The server is ending.") from None
         except Exception:

@@ -92,7 +92,9 @@ export class Live {
     const unheard = (error) => { throw signal.aborted ? error : new Error(SILENT); };
     const reply = await fetch(`photos?${words}`, { method: "POST", body, signal }).catch(unheard);
     if (!reply.ok) throw new Error((await reply.text()).trim());
-    return reply.json().catch(unheard);
+    const found = await reply.json().catch(unheard);
+    if (found.refused) throw new Error(found.refused);
+    return found;
   }
 
   refuse(job, error) {

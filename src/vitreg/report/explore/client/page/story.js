@@ -35,7 +35,7 @@ export const STEPS = [
     show: (shown) => ({ map: "norms", token: "patch", block: shown.peak, outlines: true }),
     async tell(shown) {
       if (!shown.found) return NONE;
-      return `After block ${shown.peak}, ${many(patchesOf(shown, shown.peak).length, "patch")} of ${shown.patches} form a second group with ${number(shown.side === "low" ? 1 / shown.ratio : shown.ratio)} times the norm of the others. Norms are taken before the final norm, which hides them. The group is first found after block ${shown.begins}${(shown.single ?? null) === null ? "" : `; single patches of it stand out from block ${shown.single} on`}.`;
+      return `After block ${shown.peak}, ${many(patchesOf(shown, shown.peak).length, "patch")} of ${shown.patches} ${patchesOf(shown, shown.peak).length === 1 ? "forms" : "form"} a second group with ${number(shown.side === "low" ? 1 / shown.ratio : shown.ratio)} times the norm of the others. Norms are taken before the final norm, which hides them. The group is first found after block ${shown.begins}${(shown.single ?? null) === null ? "" : `; single patches of it stand out from block ${shown.single} on`}.`;
     },
   },
   {
