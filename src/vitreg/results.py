@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
 from vitreg.records import DrawnResult, Finding, ImagesRecord, Provenance, Record, Result, Skipped, Undrawn
-
-if TYPE_CHECKING:
-    from vitreg.report.sheets.boxes import Picture
 
 Cell = str | float | int | None
 
@@ -186,11 +183,11 @@ class Boxed:
 
     Args:
         rows: one for each box, and one for each image without; see `DiscoverResult.to_pandas`.
-        pictures: the first images with their boxes.
+        pictures: the first images with their boxes, `report.sheets.boxes.Picture`.
     """
 
     rows: tuple[dict[str, Any], ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Any, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """A result that is read back is the same result."""
@@ -230,7 +227,7 @@ class DiscoverResult(DrawnResult):
         """The boxes of single images; empty in a result that was read from its file, beside which lies boxes.json."""
         return self._boxed
 
-    def with_boxes(self, rows: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> Self:
+    def with_boxes(self, rows: Sequence[dict[str, Any]], pictures: Sequence[Any]) -> Self:
         """Return the result with the boxes of single images."""
         found = self.model_copy()
         found._boxed = Boxed(tuple(rows), tuple(pictures))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOK = Path(__file__).parents[3] / "docs" / "verbs" / "repairs.ipynb"
+NOTEBOOK = Path(__file__).parents[3] / "docs" / "repairs.ipynb"
 
 
 @pytest.mark.slow
