@@ -105,6 +105,7 @@ class DesignRun(BornRun):
     """One run of a design."""
 
     cell: int = Field(description="index in `cells`")
+    folder: str = Field(default="", description="of the run, within that of the result; empty in older records")
     diverged: str = Field(default="", description="where and how; empty where it did not")
     after: int | None = Field(default=None, description="cell of the run that it goes on from; null if it began anew")
     began: float | None = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -17,6 +17,9 @@ from pydantic import ConfigDict, Field
 from vitreg.records.base import DrawnResult, Heatmap, Histogram, Record
 from vitreg.records.moments import Strength, VerdictKind, Watch
 from vitreg.records.sinks import SinksRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Side = Literal["high", "low"]
 
@@ -274,6 +277,16 @@ class Curves(DrawnResult):
     undrawn: list[Undrawn] = Field(default=[], description="charts and figures that could not be drawn")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def plot(self, kind: Literal["curves", "maps"] = "curves") -> Figure:
+        """Return the curves of the runs, or their norm maps before, at and after the onset; of no window and not of pyplot.
+
+        Raises:
+            UserError: for another kind, and for maps if no run kept any.
+        """
+        from vitreg.report.shown.figures import curves_or_maps
+
+        return curves_or_maps(self, kind)
 
     def __repr_args__(self) -> list[tuple[str, Any]]:
         return [("runs", [run.name for run in self.runs])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitreg.errors import UserError
@@ -18,11 +18,13 @@ MOST_RUNS = 8  # lines a chart can show distinguishably
 
 
 @takes()
-def curves(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Curves:
+def curves(
+    runs: str | Path | Sequence[str | Path] | Mapping[str, str | Path], *, out: str | Path | None = None
+) -> Curves:
     """Draw the curves of one or several runs: loss, evaluations, and the norms over training (the paper's Fig. 4b).
 
     Args:
-        runs: folders of runs, with or without "run:" before them.
+        runs: folders of runs, with or without "run:" before them; of a mapping, the keys are the names that are shown.
         out: folder for report.html, curves.png and curves.json; nothing is written without it.
     Raises:
         UserError: for a folder that holds no run or nothing yet, more than 8 runs, or an unwritable folder.
@@ -30,7 +32,7 @@ def curves(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = 
     runs = [runs] if isinstance(runs, str | Path) else runs
     if not 1 <= len(runs) <= MOST_RUNS:
         raise UserError(f"curves are drawn of 1 to {MOST_RUNS} runs, not {len(runs)}.")
-    record = Curves(schema="vitreg.curves/1", runs=_told_apart([read_run(run_folder(run)) for run in runs]))
+    record = Curves(schema="vitreg.curves/1", runs=_named(runs))
     outputs = None if out is None else Outputs(output_folder(Path(out)), "curves", FILES)
     if outputs is None:
         return record
@@ -56,6 +58,12 @@ def write_run_report(folder: str | Path) -> Path:
     with Outputs(Path(folder), "curves", ["report.html"]).adding() as place:
         write_curves([record], place)
     return Path(folder) / "report.html"
+
+
+def _named(runs: Sequence[str | Path] | Mapping[str, str | Path]) -> list[RunRecord]:
+    if isinstance(runs, Mapping):
+        return [read_run(run_folder(run)).model_copy(update={"name": name}) for name, run in runs.items()]
+    return _told_apart([read_run(run_folder(run)) for run in runs])
 
 
 def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:

@@ -175,6 +175,16 @@ def test_several_runs_are_told_apart_and_written_down(tmp_path):
         curves([other] * 9)
 
 
+def test_runs_are_named_by_the_keys_of_a_mapping(tmp_path):
+    folders = [write_run(tmp_path / name / "run", total=100, watch_every=50) for name in "ab"]
+    drawn = curves({"without": folders[0], "with": f"run:{folders[1]}"}, out=tmp_path / "drawn")
+    assert [run.name for run in drawn.runs] == ["without", "with"]
+    assert [run.folder for run in drawn.runs] == [str(each) for each in folders]
+    assert "without" in (tmp_path / "drawn" / "report.html").read_text()
+    with pytest.raises(UserError, match="curves are drawn of 1 to 8 runs, not 0"):
+        curves({})
+
+
 def test_the_page_of_a_run_lies_in_its_folder(tmp_path):
     folder = write_run(tmp_path / "run", total=1000, watch_every=500)
     assert write_run_report(folder) == folder / "report.html"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,11 @@ def born(options: LabOptions, out: Path, told: Callable[[str], object]) -> LabRe
 def _draw_births(design: Design, folder: Path) -> None:
     """Draw the first runs in full, as many as a chart can tell apart."""
     with Jobs(folder) as jobs:
-        rows = [(jobs.row(run.job), jobs.files(run.job)) for run in design.runs]
-    ended = [place for row, place in rows if row is not None and not row.failed and (place / "metrics.jsonl").is_file()]
+        rows = [(run.name, jobs.row(run.job), jobs.files(run.job)) for run in design.runs]
+    ended = {
+        name: place
+        for name, row, place in rows
+        if row is not None and not row.failed and (place / "metrics.jsonl").is_file()
+    }
     if ended:
-        curves(ended[:MOST_RUNS], out=folder / "births")
+        curves(dict(islice(ended.items(), MOST_RUNS)), out=folder / "births")

@@ -109,6 +109,7 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
         "registers": run.registers,
         "seed": run.seed,
         "cell": cell,
+        "folder": jobs.within(str(jobs.files(run.job))) or "",
         "seconds": row.found.get("core_seconds", row.seconds),
     }
     if row.failed:
@@ -119,7 +120,9 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
         return DesignRun(**named, failed=row.found.get("diverged") or error.sentence)
     diverged = str(row.found.get("diverged", ""))
     base = judged(run, record, named["seconds"], bool(diverged))
-    return DesignRun(**base.model_dump(), cell=cell, diverged=diverged, course=course_of(record, METRIC))
+    return DesignRun(
+        **base.model_dump(), cell=cell, folder=named["folder"], diverged=diverged, course=course_of(record, METRIC)
+    )
 
 
 def _cell(

@@ -17,13 +17,18 @@ COLOUR = (226, 100, 52)
 
 
 def shown(watch: Watch) -> list[tuple[str, NormsMoment]]:
-    """Return which looks are shown: before, at and after the onset; without one the first, the one between, and the last."""
+    """Return which looks are shown: before, at and after the onset; without one the first, that of the largest norm, the last.
+
+    Artifacts that dissolve again have no onset, and are seen in the look of the largest norm only.
+    """
     kept = [moment for moment in watch.moments if moment.maps]
     if len(kept) < 3:
         return [(f"step {moment.step:,}", moment) for moment in kept]
     at = next((i for i, moment in enumerate(kept) if moment.step == watch.onset), None)
     if at is None:
-        chosen = [("", kept[0]), ("", kept[len(kept) // 2]), ("", kept[-1])]
+        block = peak_block(watch)
+        largest = max(kept[1:-1], key=lambda moment: float(over_median(moment.maps[block]).max()))
+        chosen = [("first, ", kept[0]), ("largest, ", largest), ("at the end, ", kept[-1])]
     else:
         chosen = [("before, ", kept[max(at - 1, 0)]), ("onset, ", kept[at]), ("at the end, ", kept[-1])]
     return [(f"{words}step {moment.step:,}", moment) for words, moment in chosen]
@@ -32,17 +37,23 @@ def shown(watch: Watch) -> list[tuple[str, NormsMoment]]:
 def peak_block(watch: Watch) -> int:
     """Return the block whose maps are shown: that of the largest norm over an image's median, over all looks."""
     kept = [moment.maps for moment in watch.moments if moment.maps]
-    ratios = np.array([[_over_median(block).max() for block in maps] for maps in kept])  # [looks, blocks]
+    ratios = np.array([[over_median(block).max() for block in maps] for maps in kept])  # [looks, blocks]
     return int(ratios.max(0).argmax())
+
+
+def drawable(watch: Watch) -> bool:
+    """Whether maps of a square grid were kept."""
+    maps = next((moment.maps for moment in watch.moments if moment.maps), None)
+    return maps is not None and math.isqrt(len(maps[0][0])) ** 2 == len(maps[0][0])
 
 
 def chart(watch: Watch) -> Markup | None:
     """Draw the maps, a row of images for each look; None if no maps were kept, or the grid is not square."""
-    looks = shown(watch)
-    if not looks or math.isqrt(len(looks[0][1].maps[0][0])) ** 2 != len(looks[0][1].maps[0][0]):
+    if not drawable(watch):
         return None
+    looks = shown(watch)
     block = peak_block(watch)
-    ratios = [_over_median(moment.maps[block]) for _, moment in looks]  # [images, P] each
+    ratios = [over_median(moment.maps[block]) for _, moment in looks]  # [images, P] each
     top = max(2.0, *(float(each.max()) for each in ratios))
     images = len(ratios[0])
     wide = 150 + images * (SIDE + GAP)
@@ -77,7 +88,7 @@ def chart(watch: Watch) -> Markup | None:
     )
 
 
-def _over_median(maps: Sequence[Sequence[float]]) -> np.ndarray:
+def over_median(maps: Sequence[Sequence[float]]) -> np.ndarray:
     """Return norms over the median of their image, [images, P]."""
     norms = np.asarray(maps, dtype=np.float64)
     return norms / np.maximum(np.median(norms, 1, keepdims=True), np.finfo(np.float64).tiny)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from vitreg.errors import UserError
+from vitreg.errors import UserError, unknown
 from vitreg.quantities import count
 from vitreg.records import Curves, Record, ScanResult
 from vitreg.records.lab import LabReport
@@ -63,6 +63,25 @@ def figure_of(result: Record) -> Figure:
 
     try:
         return _figure(result)
+    except NotMeasuredError as error:
+        raise UserError(f"there is nothing to plot: {error}.") from None
+
+
+def curves_or_maps(result: Curves, kind: str) -> Figure:
+    """Return the figure of the curves of runs, or of their norm maps.
+
+    Raises:
+        UserError: for another kind, and if no run kept maps.
+    """
+    if kind not in ("curves", "maps"):
+        raise unknown("figure", kind, ("curves", "maps"), "curves")
+    if kind == "curves":
+        return figure_of(result)
+    from vitreg.report.paper import NotMeasuredError
+    from vitreg.report.run.map_figure import maps_figure
+
+    try:
+        return maps_figure(result.runs)
     except NotMeasuredError as error:
         raise UserError(f"there is nothing to plot: {error}.") from None
 

@@ -7,14 +7,13 @@ from tests.unit.experiments.lab.made_runs import moment
 
 import vitreg
 from vitreg.errors import UserError
-from vitreg.experiments.lab import design, runs
+from vitreg.experiments.lab import runs
 from vitreg.experiments.lab.born import born_design
 from vitreg.experiments.lab.options import LabOptions
 from vitreg.experiments.lab.said import judged, line, sentence
 from vitreg.passes.jobs import Jobs
-from vitreg.records import Curve, RunRecord, Watch
+from vitreg.records import Curve, Curves, RunRecord, Watch
 from vitreg.records.lab import LabReport
-from vitreg.training.settings import changed
 
 
 def runs_of(options):
@@ -81,20 +80,8 @@ def test_equal_numbers_are_one_run_and_seeds_change_data_and_weights():
     assert [run.config.run.seed for run in runs] == [0, 0, 1, 1]
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Runs of six steps. The other processes get the configurations of this one."""
-    whole = design.config_of
-    run = {
-        "duration": "6 steps", "evaluate_every": "3 steps", "watch_every": "3 steps", "watch_images": 8, "batch": 4,
-        "until": None, "log_every": 1,
-    }  # fmt: skip
-    small = {"data": {"limit_val": 8}, "optim": {"warmup": "2 steps"}, "run": run}
-    monkeypatch.setattr(design, "config_of", lambda *given: changed(whole(*given), small))
-
-
 @pytest.mark.slow
-def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_path):
+def test_two_processes_train_each_run_once_and_the_result_is_drawn(lab_of_six_steps, tmp_path):
     lines = []
     found = vitreg.lab("born", out=tmp_path / "lab", registers=(0, 2), told=lines.append)
     assert [(run.registers, run.steps, run.failed, run.outcome) for run in found.runs] == [
@@ -107,12 +94,18 @@ def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_pat
     assert LabReport.model_validate(json.loads((tmp_path / "lab" / "result.json").read_text())) == found
     for name in ("report.html", "runs.csv", "births/report.html", "births/curves.png"):
         assert (tmp_path / "lab" / name).stat().st_size > 500
+    named = {run.name: tmp_path / "lab" / run.folder for run in found.runs}
+    drawn = Curves.model_validate_json((tmp_path / "lab" / "births" / "curves.json").read_text())
+    assert [(run.name, run.registers) for run in drawn.runs] == [("0 registers, seed 0", 0), ("2 registers, seed 0", 2)]
+    assert [run.name for run in vitreg.curves(named).runs] == list(named)
     trained = runs_of(LabOptions(registers=(0, 2)))
     with Jobs(tmp_path / "lab") as jobs:
         written = {run.name: (jobs.files(run.job) / "metrics.jsonl").stat().st_mtime_ns for run in trained}
         words = line({run.name: jobs.files(run.job) for run in trained})
     assert "0 registers, seed 0: step 6, error " in words
     assert "| 2 registers, seed 0: step 6" in words
+    with Jobs(tmp_path / "lab") as jobs:
+        assert named == {run.name: jobs.files(run.job) for run in trained}
     # The same command again does nothing twice.
     again = vitreg.lab("born", out=tmp_path / "lab", registers=(0, 2))
     with Jobs(tmp_path / "lab") as jobs:
@@ -120,7 +113,7 @@ def test_two_processes_train_each_run_once_and_the_result_is_drawn(tiny, tmp_pat
     assert again == found
 
 
-def test_a_run_that_failed_is_a_row_with_its_reason(tiny, tmp_path, monkeypatch):
+def test_a_run_that_failed_is_a_row_with_its_reason(lab_of_six_steps, tmp_path, monkeypatch):
     run, other = runs_of(LabOptions(registers=(0, 4)))
 
     def failing(_runs, folder, *_):

@@ -6,8 +6,12 @@ import re
 import pytest
 import synthetic_run
 
+from vitreg.errors import UserError
+from vitreg.records import Curves
+from vitreg.report.paper import NotMeasuredError
 from vitreg.report.run import birth, maps
 from vitreg.report.run.figures import curves_figure
+from vitreg.report.run.map_figure import maps_figure
 from vitreg.report.run.page import render
 from vitreg.training.history import read_run
 
@@ -94,13 +98,53 @@ def test_maps_are_those_before_at_and_after_the_onset_in_the_block_that_shows_it
     assert drawn.count("<image") == 3
     assert "before, step 300" in drawn
     assert "largest: 20" in drawn  # 40 over a median of 2
-    strongest = maps._pixels(maps._over_median([watch.moments[-1].maps[1][0]])[0], 20.0)
+    strongest = maps._pixels(maps.over_median([watch.moments[-1].maps[1][0]])[0], 20.0)
     assert strongest[..., 3].ravel().argmax() == 3
     assert strongest[0, 3, 3] == 255
     assert strongest[0, 0, 3] == 0  # below the median
 
 
-def test_without_an_onset_first_middle_and_last_are_shown_and_without_maps_nothing(folder):
+def test_without_an_onset_first_largest_and_last_are_shown_and_without_maps_nothing(folder):
     watch = with_maps(folder, None)
-    assert [moment.step for _, moment in maps.shown(watch)] == [0, 500, 1000]
+    steps = [moment.step for _, moment in maps.shown(watch)]
+    assert (steps[0], len(steps), steps[-1]) == (0, 3, 1000)
     assert maps.chart(read_run(folder).watched) is None
+    with pytest.raises(NotMeasuredError, match="no run kept norm maps"):
+        maps_figure([read_run(folder)])
+
+
+def dissolved(folder):
+    """A run with artifacts at one look that is neither the middle one nor the last."""
+    watch = with_maps(folder, 700)
+    moments = [
+        each.model_copy(update={"maps": watch.moments[0].maps}) if each.step != 700 else each for each in watch.moments
+    ]
+    return read_run(folder).model_copy(update={"watched": watch.model_copy(update={"moments": moments, "onset": None})})
+
+
+def test_artifacts_that_dissolved_again_are_seen(folder):
+    assert [(words, moment.step) for words, moment in maps.shown(dissolved(folder).watched)] == [
+        ("first, step 0", 0), ("largest, step 700", 700), ("at the end, step 1,000", 1000),
+    ]  # fmt: skip
+
+
+def test_maps_of_several_runs_share_their_colours_and_each_pixel_is_a_norm_over_the_median(folder):
+    calm, stays = dissolved(folder), read_run(folder).model_copy(update={"watched": with_maps(folder, ONSET)})
+    figure = maps_figure([calm, stays])
+    shown = [image for axes in figure.axes for image in axes.images if image.get_array().shape == (4, 4)]
+    assert [float(image.get_array().max()) for image in shown] == [1.5, 20, 1.5, 1.5, 20, 20]
+    assert {(image.norm.vmin, image.norm.vmax) for image in shown} == {(1, 20)}
+    assert shown[1].get_array()[0].tolist() == [0.5, 1, 1.5, 20]
+    said = [axes.get_ylabel() for axes in figure.axes]
+    assert "largest\nstep 700\nlargest: 20.0" in said
+    assert "onset\nstep 400\nlargest: 20.0" in said
+
+
+def test_curves_draw_curves_or_maps_and_nothing_else(folder):
+    runs = Curves(schema="vitreg.curves/1", runs=[dissolved(folder)])
+    assert len(runs.plot("maps").axes) == 4  # three looks, and the key
+    assert len(runs.plot("curves").axes) == len(runs.plot().axes)
+    with pytest.raises(UserError, match=r"no figure 'map' in curves. Did you mean 'maps'"):
+        runs.plot("map")
+    with pytest.raises(UserError, match="nothing to plot: no run kept norm maps"):
+        Curves(schema="vitreg.curves/1", runs=[read_run(folder)]).plot("maps")
