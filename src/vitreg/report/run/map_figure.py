@@ -20,6 +20,7 @@ from vitreg.report.run.maps import drawable, over_median, peak_block, shown
 from vitreg.report.words import number
 
 SIDE, TITLE, WORDS, KEY = 1.1, 0.35, 1.7, 0.9  # inches: of a map, above a run, beside its rows, of the key of colours
+COLOURS = "magma"
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,18 @@ def maps_figure(runs: Sequence[RunRecord]) -> Figure:
     heights = [TITLE + SIDE * len(run.looks) for run in kept]
     figure = NotebookFigure(figsize=(WORDS + SIDE * columns + KEY, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = ScalarMappable(LogNorm(1.0, top, clip=True), "magma")
+    colours = LogNorm(1.0, top, clip=True)
     parts = figure.subfigures(len(kept), squeeze=False, height_ratios=heights)[:, 0]
     grids = [_draw(part, run, columns, colours) for part, run in zip(parts, kept, strict=True)]
     for part, grid in zip(parts, grids, strict=True):
-        bar = part.colorbar(colours, ax=grid.ravel().tolist(), shrink=0.9, aspect=30)
+        bar = part.colorbar(ScalarMappable(colours, COLOURS), ax=grid.ravel().tolist(), shrink=0.9, aspect=30)
         bar.set_label("norm / median of the image", fontsize=7)
         plain_log(bar.ax.yaxis)
         bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def _draw(part: SubFigure, run: Kept, columns: int, colours: ScalarMappable) -> np.ndarray:
+def _draw(part: SubFigure, run: Kept, columns: int, colours: LogNorm) -> np.ndarray:
     """Draw one run, and return its axes."""
     title = part.suptitle(f"{writable(run.name)}, after block {run.block}", fontsize=9, x=0.01, ha="left", color=INK)
     title.set_parse_math(False)
@@ -77,7 +78,7 @@ def _draw(part: SubFigure, run: Kept, columns: int, colours: ScalarMappable) -> 
     return grid
 
 
-def _map(axes: Axes, ratio: Float64[np.ndarray, " P"], colours: ScalarMappable) -> None:
-    axes.imshow(ratio.reshape(math.isqrt(len(ratio)), -1), cmap=colours.cmap, norm=colours.norm)
+def _map(axes: Axes, ratio: Float64[np.ndarray, " P"], colours: LogNorm) -> None:
+    axes.imshow(ratio.reshape(math.isqrt(len(ratio)), -1), cmap=COLOURS, norm=colours)
     axes.set_xticks([])
     axes.set_yticks([])
