@@ -45,9 +45,13 @@ class DrawnResult(Result):
         Raises:
             UserError: if what it shows was not measured.
         """
+        return self._figure()
+
+    def _figure(self, kind: str = "") -> Figure:
+        """Return the figure of a kind, of results that have several."""
         from vitreg.report.shown import figure_of
 
-        return figure_of(self)
+        return figure_of(self, kind)
 
 
 class Histogram(Record):

@@ -284,9 +284,7 @@ class Curves(DrawnResult):
         Raises:
             UserError: for another kind, and for maps if no run kept any.
         """
-        from vitreg.report.shown.figures import curves_or_maps
-
-        return curves_or_maps(self, kind)
+        return self._figure(kind)
 
     def __repr_args__(self) -> list[tuple[str, Any]]:
         return [("runs", [run.name for run in self.runs])]

@@ -29,6 +29,8 @@ WIDTH, LETTERS = 7.5, 44
 MOST_PICTURES = 12  # of the figure of boxes: one sheet
 PIXELS = 100  # of an inch of a picture
 OUTCOMES = ("held", "not held", "not testable here")
+KINDS = ("curves", "maps")
+"""Figures of curves."""
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,18 @@ class Panel:
     log: bool = False
 
 
-def figure_of(result: Record) -> Figure:
-    """Return the figure of a result.
+def figure_of(result: Record, kind: str = "") -> Figure:
+    """Return the figure of a result; of curves also their norm maps, by their kind.
 
     Raises:
-        UserError: if what it shows was not measured.
+        UserError: if what it shows was not measured, and for a kind that there is not.
     """
     from vitreg.report.paper import NotMeasuredError
 
+    if kind not in ("", *KINDS):
+        raise unknown("figure", kind, KINDS, "curves")
     try:
-        return _figure(result)
-    except NotMeasuredError as error:
-        raise UserError(f"there is nothing to plot: {error}.") from None
-
-
-def curves_or_maps(result: Curves, kind: str) -> Figure:
-    """Return the figure of the curves of runs, or of their norm maps.
-
-    Raises:
-        UserError: for another kind, and if no run kept maps.
-    """
-    if kind not in ("curves", "maps"):
-        raise unknown("figure", kind, ("curves", "maps"), "curves")
-    if kind == "curves":
-        return figure_of(result)
-    from vitreg.report.paper import NotMeasuredError
-    from vitreg.report.run.map_figure import maps_figure
-
-    try:
-        return maps_figure(result.runs)
+        return _maps(result) if isinstance(result, Curves) and kind == "maps" else _figure(result)
     except NotMeasuredError as error:
         raise UserError(f"there is nothing to plot: {error}.") from None
 
@@ -123,6 +108,12 @@ def _curves(result: Curves) -> Figure:
     from vitreg.report.run.figures import curves_figure
 
     return curves_figure(result.runs)
+
+
+def _maps(result: Curves) -> Figure:
+    from vitreg.report.run.map_figure import maps_figure
+
+    return maps_figure(result.runs)
 
 
 @_figure.register(EvalResult)
