@@ -81,6 +81,15 @@ def none_of(blocks: int) -> str:
     return "no block" if blocks == 1 else f"none of the {blocks} blocks"
 
 
+def with_left_out(used: int, left_out: int) -> str:
+    """Return how many images were used, and how many were left out where any was.
+
+    >>> with_left_out(2, 1)
+    '2, 1 left out'
+    """
+    return f"{used:,}{f', {left_out:,} left out' if left_out else ''}"
+
+
 def count(value: float, singular: str, plural: str | None = None) -> str:
     """A number of things with the right noun: 1 image, 1,024 images."""
     return f"{value:,.0f} {singular if value == 1 else plural or singular + 's'}"

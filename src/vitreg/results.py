@@ -214,7 +214,7 @@ class DiscoverResult(DrawnResult):
     by_chance: int = Field(
         default=0, description="images whose box is of patches strewn as by chance; LOST gives one for noise too"
     )
-    setting: dict[str, Any] = Field(description="method, feature, layer, normalize and bias of the boxes")
+    setting: dict[str, Any] = Field(description="method, feature, block, normalisation and bias of the boxes")
     protocol: dict[str, Any] = Field(description="every other setting that makes the number")
     sweep: DiscoverSweep | None = None
     notes: list[str] = Field(default_factory=list)

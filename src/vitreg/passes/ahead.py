@@ -27,6 +27,13 @@ SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
 EXPLORER, EXPLORED = "index.html", "explore.json"
 BADGE, MODEL_CARD = "badge.svg", "model-card.md"
+FORMATS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg", "pdf", "eps", "ps", "html", "htm", "json"),
+    )
+)
+"""Suffixes of files, which hardly end the name of a folder."""
 
 
 def paths_of(*given: object) -> list[str]:
@@ -208,15 +215,36 @@ def badge_outputs(folder: Path, *inputs: object) -> Outputs:
     return Outputs(folder, "zoo", [BADGE, MODEL_CARD], paths_of(*inputs))
 
 
+def names_a_file(place: Path) -> bool:
+    """Whether --out has the name of a file of some format, and is no folder that is there: a folder would take its name."""
+    return place.suffix.lower() in FORMATS and not place.is_dir()
+
+
+def refuse_other_format(place: Path) -> None:
+    """Refuse a name of a file that is no PNG, for the picture of `look`. Raises UserError."""
+    if names_a_file(place) and place.suffix.lower() != ".png":
+        _refuse_format(place, "the picture of a look is a PNG", ".png")
+
+
+def _refuse_format(place: Path, what: str, suffix: str) -> None:
+    raise UserError(f"--out {place}: {what}; name {place.with_suffix(suffix).name}, or a folder that is there.")
+
+
 def is_one_page(place: Path) -> bool:
     """Whether --out of `explore` names one file."""
     return place.suffix.lower() in (".html", ".htm") and not place.is_dir()
 
 
 def explore_outputs(place: Path, *inputs: object) -> Outputs:
-    """Where `explore` writes: the page, the record and the measured parts in a folder, or one file."""
+    """Where `explore` writes: the page, the record and the measured parts in a folder, or one file.
+
+    Raises:
+        UserError: for the name of a file of another format.
+    """
     if is_one_page(place):
         return Outputs(place.parent, "explore", [place.name], paths_of(*inputs))
+    if names_a_file(place):
+        _refuse_format(place, "the page of an explorer is HTML", ".html")
     return Outputs(place, "explore", [EXPLORER, EXPLORED, "data/"], paths_of(*inputs))
 
 

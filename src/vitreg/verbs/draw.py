@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from vitreg.documents import parse_json
 from vitreg.errors import UserError
 from vitreg.notebook import Shown
-from vitreg.passes.ahead import EXPLORED, EXPLORER, explore_outputs, is_one_page
+from vitreg.passes.ahead import EXPLORED, EXPLORER, explore_outputs, names_a_file
 from vitreg.passes.options import takes
 from vitreg.records import Curves, Record, ScanResult, Undrawn
 from vitreg.records.explore import ExploreResult
@@ -121,7 +121,7 @@ def draw(folder: str | Path, *, out: str | Path | None = None) -> Drawn:
         if each.lacking and (not each.names or (each.spoils and out is None)):
             elsewhere = "; the rest can be drawn elsewhere with --out" if each.names else ""
             raise UserError(f"{each.lacking}; run vitreg {each.verb} again{elsewhere}.")
-    if out is not None and is_one_page(Path(out)):
+    if out is not None and names_a_file(Path(out)):
         return _one_page(folder, Path(out))
     place = folder if out is None else output_folder(Path(out))
     if place.resolve() != folder.resolve() and any(

@@ -6,7 +6,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from vitreg.notebook import Brief, Fact
-from vitreg.quantities import MISSING, number, percent
+from vitreg.quantities import MISSING, number, percent, with_left_out
 from vitreg.records import Curves, LayerRecord, ScanResult, VerdictKind
 from vitreg.records.explore import ExploreResult
 from vitreg.records.lab import LabReport
@@ -35,7 +35,7 @@ def _scan(result: ScanResult) -> Brief:
     blocks = "" if verdict.first_layer is None else f"from {verdict.first_layer}, most in {verdict.peak_layer}"
     facts = [
         ("model", result.model.spec),
-        ("images", f"{seen.seen}{f', {len(seen.skipped)} left out' if seen.skipped else ''}"),
+        ("images", with_left_out(seen.seen, len(seen.skipped))),
         ("verdict", f"{words.kind(verdict)}{'' if verdict.kind == 'none' else f', {verdict.strength}'}"),
         *([("blocks", blocks)] if blocks else []),
     ]
@@ -95,7 +95,10 @@ def _evaluation(result: EvalResult) -> Brief:
         }
         for row in rows_of(result)
     ]  # fmt: skip
-    facts = [("task", result.task), ("model", result.model.spec), ("data", result.data.name)]
+    data, counts = result.data, ", ".join(f"{many:,} {side}" for side, many in result.data.counts.items())
+    left = f"{counts}{', ' if counts else ''}{len(data.skipped):,} left out"
+    facts = [("task", result.task), ("model", result.model.spec), ("data", data.name)]
+    facts += [("images", left)] if data.skipped else []
     return Brief(
         title="EvalResult",
         sentence=f"{of_evaluation.sentence(result)} {of_evaluation.verdict(result)}.",
@@ -142,7 +145,8 @@ def _discover(result: DiscoverResult) -> Brief:
             }
             for row in rows_of(result)
         ]  # fmt: skip
-    facts = [("images", result.images.seen), ("boxes found", result.found), *result.setting.items()]
+    images = with_left_out(result.images.seen, len(result.images.skipped))
+    facts = [("images", images), ("boxes found", result.found), *result.setting.items()]
     said = result.sweep.warning if result.sweep else ""
     if result.corloc is None:
         said = "No true boxes were given, so nothing says how many of these fit."
@@ -161,7 +165,8 @@ def _repairs(result: RepairsResult) -> Brief:
     ]  # fmt: skip
     models = dict.fromkeys(row.model for row in result.rows)
     said = [of_repairs.sentence([row for row in result.rows if row.model == each], result.columns) for each in models]
-    facts = [("data", result.data), ("held-out images", result.held_out)]
+    images = with_left_out(result.images, len(result.skipped))
+    facts = [("data", result.data), ("images", images), ("held-out images", result.held_out)]
     return Brief(title="RepairsResult", sentence=" ".join(said), facts=facts, table=table)
 
 

@@ -53,6 +53,7 @@ class Panel:
     title: str = ""
     start: float | None = None  # a value that the axis reaches
     log: bool = False
+    whole: bool = False  # numbers that count something
 
 
 def figure_of(result: Record, kind: str = "") -> Figure:
@@ -152,7 +153,7 @@ def _discover(result: DiscoverResult) -> Figure:
     dots = [
         Dot(str(row["name"] if row["kind"] == "without" else row["kind"]), row["images"]) for row in box_counts(result)
     ]
-    return panels_of([Panel("images", dots, result.model.spec, start=0.0)])
+    return panels_of([Panel("images", dots, result.model.spec, start=0.0, whole=True)])
 
 
 def _boxes(result: DiscoverResult) -> Figure:
@@ -244,6 +245,8 @@ def panels_of(panels: Sequence[Panel]) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel, names: list[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     from vitreg.report.paper import INK, PATCH, plain_log
     from vitreg.report.ranges import drawable, positive_span
 
@@ -259,6 +262,8 @@ def _draw(axes: Axes, panel: Panel, names: list[str]) -> None:
         plain_log(axes.xaxis)
     elif panel.start is not None:
         axes.axvline(panel.start, color="0.7", lw=0.8, zorder=0)  # the axis reaches there
+    if panel.whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name_rows(axes, names)
     axes.set_xlabel(panel.axis, fontsize=8, parse_math=False)
     if panel.title:

@@ -114,7 +114,7 @@ def _discover(result: DiscoverResult) -> list[Row]:
     """
     found = result.corloc
     if found is None:
-        setting = {name: result.setting.get(name) for name in ("method", "feature", "layer")}
+        setting = {name: result.setting.get(name) for name in ("method", "feature", "block")}
         return [{**row, **setting} for row in result.boxed.rows or box_counts(result)]
     first = {"kind": "found", "name": result.model.spec, "corloc": found.value}
     rows = [first | {"low": found.low, "high": found.high, "images": found.images}]

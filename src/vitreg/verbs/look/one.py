@@ -23,7 +23,7 @@ from vitreg.records.scan import Side
 from vitreg.report.look.picture import PANEL, Row
 from vitreg.verbs.look.models import Looker
 from vitreg.verbs.look.places import place_of
-from vitreg.verbs.look.words import sentence_of
+from vitreg.verbs.look.words import following, sentence_of
 from vitreg.verbs.scan.one import OneScan, scan_one
 
 
@@ -76,12 +76,9 @@ def _of_model(looker: Looker, scan: OneScan, block: int, pixels: Any, picture: I
     place = place_of(outliers)
     there = int((~np.isnan(norms)).sum())
     single = single_from(scan, outliers, verdict.first_layer, layer.side)
-    said = sentence_of(verdict, scan.layers, len(patches), there, place, single)
-    if looker.backbone.untrained:
-        said = f"{looker.backbone.untrained} {said}"
     card = card_of(looker.backbone.spec)
-    if card is not None:
-        said = f"{note_of(card)} {said}"
+    before = (note_of(card) if card else "", looker.backbone.untrained)
+    said = following(before, sentence_of(verdict, scan.layers, len(patches), there, place, single))
     missing = _missing(scan)
     rows, cols = norms.shape
     values = [[float(f"{value:.6g}") for value in row] for row in np.nan_to_num(norms).tolist()]
@@ -112,7 +109,8 @@ def single_from(
 ) -> int | None:
     """Return the block from which on, up to `first`, some patch of the group stands out from the photo's median norm.
 
-    A group needs several patches; the first of them stand out before. None if no patch does before block `first`.
+    The detector tells a group from a tail of norms, so a patch can stand out before a group is found. None if no patch does
+    before block `first`.
     """
     found = None
     for block in reversed(range(first or 0)):

@@ -8,37 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Suppress, UseAppendAction, arg
 
-from vitreg.errors import UserError
 from vitreg.passes.keywords import Fitted, Size
 from vitreg.passes.options import Fit, LoadOptions, at_least, check_size
-
-OTHER_FORMATS = {
-    *(
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".svg",
-        ".pdf",
-        ".eps",
-        ".ps",
-        ".html",
-        ".htm",
-        ".json",
-    )
-}
-"""Suffixes of files that a look does not write, and that hardly end the name of a folder."""
-
-
-def refuse_other_format(out: Path) -> None:
-    """Refuse a name of a file that is no PNG: a folder would take its name. Raises UserError."""
-    if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
-        raise UserError(
-            f"--out {out}: the picture of a look is a PNG; name {out.with_suffix('.png').name}, or a folder that is there."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from vitreg.data.sources.decode import Unreadable
 from vitreg.errors import UserError
 from vitreg.passes.given import source_of
 from vitreg.records import Skipped
+from vitreg.verbs.look.names import Names, identity
 
 MIN_SIDE = 16  # pixels; the same for all models, so that all show the same photos
 
@@ -39,7 +39,9 @@ class Photos:
         lengths = [source.length for source in sources]
         self.there = None if None in lengths else sum(each or 0 for each in lengths)
         self.skipped: list[Skipped] = []
-        self._names: set[str] = set()
+        # A stream can be read once, so its photos get their names as they come.
+        listed = itertools.chain.from_iterable(source for source in sources if source.length is not None)
+        self._names = Names((item.name, identity(item)) for item in itertools.islice(listed, limit))
         self._left = self._readable(itertools.islice(itertools.chain.from_iterable(sources), limit))
 
     def refuse_none(self) -> None:
@@ -65,17 +67,7 @@ class Photos:
             except Unreadable as error:
                 self.skipped.append(Skipped(name=item.name, reason=error.reason))
                 continue
-            yield self._called(item.name), picture
-
-    def _called(self, name: str) -> str:
-        """Return the name of a photo: that of its file, with those of its folders that tell it from the photos before."""
-        parts = [part for part in re.split(r"[/\\]", name) if part] or [name]
-        called = next(
-            (tried for length in range(1, len(parts) + 1) if (tried := "/".join(parts[-length:])) not in self._names),
-            name,
-        )
-        self._names.add(called)
-        return called
+            yield self._names.call(item.name, identity(item)), picture
 
 
 def _sources(images: Any, verb: str) -> list[ImageSource]:

@@ -22,7 +22,7 @@ from vitreg.records.look import LookResult, PhotoLook, Seconds
 from vitreg.report.look.picture import as_png, draw_look
 from vitreg.verbs.look.models import Looker, Model, lookers
 from vitreg.verbs.look.one import see
-from vitreg.verbs.look.options import LookOptions, refuse_other_format
+from vitreg.verbs.look.options import LookOptions
 from vitreg.verbs.look.photos import Photos
 from vitreg.verbs.look.words import CAUTION
 from vitreg.writing.files import output_folder, printable, write_new
@@ -110,7 +110,7 @@ def look(
     options, loading = split(LookOptions, options, keywords, "look")
     named = [models] if isinstance(models, Model) else list(models)
     if out is not None:
-        refuse_other_format(Path(out).expanduser())
+        ahead.refuse_other_format(Path(out).expanduser())
     ahead.refuse_weights(weights, len(named))
     photos = Photos(images, options.limit, "look")
     photos.refuse_none()  # before models are loaded
@@ -151,9 +151,8 @@ def _place(out: Path, name: str) -> Path:
     if out.suffix.lower() == ".png" and not out.is_dir():
         output_folder(out.parent)
         return out
+    last = re.sub(r'[<>:"|?*\x00-\x1f]', "-", re.split(r"[/\\]", name)[-1])  # Windows refuses these
     stem = (
-        re.sub(r"\.\w{1,5}$", "", re.split(r"[/\\]", name)[-1])
-        .encode("utf-8", "replace")[:LONGEST_NAME]
-        .decode("utf-8", "ignore")
+        re.sub(r"\.\w{1,5}( \(\d+\))?$", "", last).encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
     )
     return output_folder(out) / f"{stem.strip(' .') or 'photo'}-look.png"

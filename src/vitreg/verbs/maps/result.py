@@ -11,6 +11,7 @@ import numpy as np
 
 from vitreg.errors import UserError
 from vitreg.notebook import Brief, Row, Tabled, card, image
+from vitreg.quantities import with_left_out
 from vitreg.records import Skipped
 from vitreg.report.sheets.sheet import Sheet, draw
 from vitreg.verbs.maps.options import WHAT, MapsOptions, What, kinds_of
@@ -94,7 +95,8 @@ class MapsResult(Tabled):
 
     def _brief(self) -> Brief:
         blocks = [(f"{each.model} block {each.layer}", ", ".join(each.named)) for each in self.maps]
-        facts = [("images", len(self.images)), *blocks, *(("sheet", path) for path in self.paths)]
+        images = with_left_out(len(self.images), len(self.skipped))
+        facts = [("images", images), *blocks, *(("sheet", path) for path in self.paths)]
         return Brief(title="MapsResult", sentence=" ".join(self.notes), facts=facts)
 
     def _repr_html_(self) -> str:

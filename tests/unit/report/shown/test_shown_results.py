@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 
 from vitreg.errors import UserError
 from vitreg.quantities import number
-from vitreg.records import Skipped, VerdictRecord
+from vitreg.records import ImagesRecord, Skipped, VerdictRecord
 from vitreg.records.base import DrawnResult, Record, Result
 from vitreg.report.scan.page import render
 from vitreg.report.sheets.boxes import FOUND, Picture
 from vitreg.report.shown.figures import figure_of_picture
+from vitreg.verbs.discover.setting import Setting
+from vitreg.verbs.maps.result import MapsResult
 
 RESULTS = every_result()
+DISCOVERED = Setting(method="lost", feature="k", layer=11)
 DRAWN = [name for name, each in RESULTS.items() if isinstance(each, DrawnResult)]
 EMPTY = {"img"}
 
@@ -193,14 +196,47 @@ def test_boxes_without_true_boxes_are_counted_where_only_their_record_is_left():
     assert "with a box" in words
 
 
+def test_images_are_counted_in_whole_numbers():
+    few = found_without_true_boxes().model_copy(update={"images": ImagesRecord(seen=2), "without_box": {"no cut": 1}})
+    (axes,) = few.plot().axes
+    assert [tick for tick in axes.get_xticks() if tick != round(tick)] == []
+
+
+BROKEN = [Skipped(name="broken.jpg", reason="it is cut off")]
+LEFT_OUT = {
+    "ScanResult": {"images": ImagesRecord(seen=2, skipped=BROKEN)},
+    "DiscoverResult": {"images": ImagesRecord(seen=2, skipped=BROKEN)},
+    "EvalResult": {"data": RESULTS["EvalResult"].data.model_copy(update={"skipped": BROKEN})},
+    "RepairsResult": {"skipped": BROKEN},
+}
+"""What each result that reads many images holds of one that could not be read."""
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_the_card_says_how_many_images_were_left_out(name):
+    assert "left out" not in "".join(Whole(RESULTS[name]._repr_html_()).words)
+    words = Whole(RESULTS[name].model_copy(update=LEFT_OUT[name])._repr_html_()).words
+    assert [each for each in words if each.endswith("1 left out")]
+
+
+def test_the_card_of_maps_says_how_many_images_were_left_out():
+    assert "2, 1 left out" in card_of(MapsResult(images=("a", "b"), maps=(), skipped=tuple(BROKEN)))
+    assert "left out" not in card_of(MapsResult(images=("a", "b"), maps=()))
+
+
+def card_of(result):
+    return "".join(Whole(result._repr_html_()).words)
+
+
 def test_boxes_without_true_boxes_show_themselves():
-    setting = {"method": "lost", "feature": "k", "layer": 11}
+    setting = DISCOVERED.record()
+    columns = {name: setting[name] for name in ("method", "feature", "block")}
     row = {"image": "a.png", "x0": 1.0, "y0": 2.0, "x1": 30.0, "y1": 40.0, "score": 0.5, "nothing": ""}
     picture = Picture(name="a.png", pixels=np.full((50, 40, 3), 90, np.uint8), size=(50, 40), found=[(1, 2, 30, 40)])
     result = found_without_true_boxes().model_copy(update={"setting": setting}).with_boxes([row], [picture])
-    assert result.to_pandas().to_dict("records") == [row | setting]
+    assert result.to_pandas().to_dict("records") == [row | columns]
     drawn = result.plot()
-    assert "method lost, feature k, layer 11" in " ".join(text.get_text() for text in drawn.texts)
+    assert "method lost, feature k, block 11" in " ".join(text.get_text() for text in drawn.texts)
     orange = np.all(np.abs(drawn.axes[0].get_images()[0].get_array()[..., :3] - np.array(FOUND)) < 3, axis=-1)
     assert orange.sum() > 100
     # The file holds none of this, and gives the same result.

@@ -240,3 +240,25 @@ def test_drawings_of_several_files_do_not_become_one_page(plain, tmp_path):
     with pytest.raises(package.UserError, match="are several files; name a folder"):
         package.draw(tmp_path / "scan", out=tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "a/x.PDF", "x.png", "x.json"])
+def test_a_name_of_another_format_makes_no_folder_of_an_explorer(vitreg, plain, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    said = f"{name}: the page of an explorer is HTML; name x.html, or a folder that is there."
+    assert said in one_sentence(vitreg("explore", plain, "-m", "planted:clean", "--size", "64", "--out", name))
+    with pytest.raises(package.UserError, match=said):
+        package.explore("planted:clean", plain, size=64, out=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_another_format_makes_no_folder_of_drawings(plain, tmp_path):
+    package.explore(small(), plain, out=tmp_path / "explorer")
+    with pytest.raises(package.UserError, match=r"x.pdf: the page of an explorer is HTML; name x.html, or a folder"):
+        package.draw(tmp_path / "explorer", out=tmp_path / "x.pdf")
+    (tmp_path / "folder.pdf").mkdir()
+    assert package.draw(tmp_path / "explorer", out=tmp_path / "folder.pdf").paths[0].is_file()
+    package.scan(small(), plain, power=False, examples=0, out=tmp_path / "scan")
+    with pytest.raises(package.UserError, match="are several files; name a folder"):
+        package.draw(tmp_path / "scan", out=tmp_path / "x.pdf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["explorer", "folder.pdf", "scan"]

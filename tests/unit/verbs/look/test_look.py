@@ -2,8 +2,8 @@
 
 import io
 import json
+import re
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +14,8 @@ from tests.end_to_end.conftest import one_sentence
 import vitreg as package
 from vitreg.backbones import Capture
 from vitreg.passes.view import view_of
-from vitreg.records import LayerRecord, VerdictRecord
 from vitreg.records.look import LookResult
-from vitreg.records.scan import Followed
 from vitreg.verbs.look import choice
-from vitreg.verbs.look.one import single_from
-from vitreg.verbs.look.words import sentence_of
 
 PLANTED = "planted:high-norm"
 
@@ -172,13 +168,17 @@ def test_a_name_of_another_format_makes_no_folder(folder, plain, name):
 
 def test_photos_of_one_name_are_told_apart_by_their_folders(folder, plain, tmp_path_factory):
     place = tmp_path_factory.mktemp("trips")
-    for where in ("rome", "oslo", "old/oslo"):
+    for where in ("a/f", "b/f"):
         (place / where).mkdir(parents=True)
         (place / where / "1.png").write_bytes(plain.read_bytes())
-    photos = [place / where / "1.png" for where in ("rome", "oslo", "old/oslo")]
+    photos = [place / where / "1.png" for where in ("a/f", "b/f", "b/f")]
     found = package.look(photos, "planted:clean", size=64, out=folder.place)
-    assert [each.photo for each in found.record.photos] == ["1.png", "oslo/1.png", "old/oslo/1.png"]
+    assert [each.photo for each in found.record.photos] == ["a/f/1.png", "b/f/1.png", "b/f/1.png (2)"]
     assert folder.pictures == ["1-look-2.png", "1-look-3.png", "1-look.png"]
+
+
+def test_the_name_of_a_picture_is_one_that_windows_takes(folder):
+    assert folder("synthetic:retrieval:1").stdout.endswith("Open synthetic-retrieval@0-train-00000-look.png\n")
 
 
 def test_a_broken_photo_among_good_ones_is_named_and_the_others_are_looked_at(folder, plain, tmp_path_factory):
@@ -278,63 +278,14 @@ def test_a_known_checkpoint_of_torch_hub_is_found(monkeypatch, tmp_path):
     assert choice.in_torch_hub().weights == file
 
 
-@pytest.mark.parametrize(
-    ("followed", "words"),
-    [
-        (None, "after the last block these patches are gone"),
-        (Followed(median=9.0, ratio=0.93, auc=0.4), "the last block no longer shows it"),
-        (
-            Followed(median=18.0, ratio=1.8, auc=1.0),
-            "have 1.8 times the norm of the others, and form no group of their own",
-        ),
-    ],
-)
-def test_what_the_group_is_after_the_last_block(followed, words):
-    """Patches may stand out there and be no group of their own: a scan tells the two apart, and so does a look."""
-    last = LayerRecord.model_construct(outlier_fraction=0.0, side="high", followed=followed)
-    peak = LayerRecord.model_construct(outlier_fraction=0.01, side="high")
-    verdict = VerdictRecord.model_construct(first_layer=0, peak_layer=0, ratio=2.6, outlier_fraction=0.01)
-    assert words in sentence_of(verdict, [peak, last], 2, 196, "in the middle")
-
-
-def patches_by_block(*blocks):
-    """A look at a photo of 3 x 3 patches, of which the group takes the first two."""
-    norms = [np.array([*first_two, *[1.0] * 7]).reshape(3, 3) for first_two in blocks]
-    return SimpleNamespace(group=lambda block: (norms[block], None))
-
-
-@pytest.mark.parametrize(
-    ("blocks", "side", "single"),
-    [
-        ([(1, 1), (3, 1), (4, 1), (4, 4)], "high", 1),
-        ([(3, 1), (1, 1), (4, 1), (4, 4)], "high", 2),  # what stands out and falls back is no beginning
-        ([(1, 1), (1, 1), (1.9, 1), (4, 4)], "high", None),
-        ([(1, 1), (0.5, 1), (0.2, np.nan), (0.2, 0.2)], "low", 1),
-    ],
-)
-def test_single_patches_that_stand_out_before_a_group_is_found_are_told(blocks, side, single):
-    group = np.array([True, True, *[False] * 7]).reshape(3, 3)
-    assert single_from(patches_by_block(*blocks), group, 3, side) == single
-    layers = [LayerRecord.model_construct(outlier_fraction=0.2, side=side) for _ in blocks]
-    verdict = VerdictRecord.model_construct(first_layer=3, peak_layer=3, ratio=4.0, outlier_fraction=0.2)
-    said = sentence_of(verdict, layers, 2, 9, "in the middle", single)
-    bound = {"high": "2 times the median norm or more", "low": "0.5 times the median norm or less"}[side]
-    assert "the group is first found after block 3" in said
-    assert (f"single patches of it have {bound} from block {single} on" in said) == (single is not None)
-
-
-def test_a_single_patch_that_is_no_group_is_told():
-    layers = [
-        LayerRecord.model_construct(index=block, max_ratio=ratio) for block, ratio in enumerate((1.6, 21.3, 22.7))
-    ]
-    verdict = VerdictRecord.model_construct(first_layer=None, peak_layer=None, ratio=None)
-    said = sentence_of(verdict, layers, 0, 64, "")
-    assert said == (
-        "none of the 3 blocks shows a second group of patch norms; the largest norm is 23 times the median, after block 2."
-    )
-    assert sentence_of(verdict, layers[:1], 0, 64, "") == "no block shows a second group of patch norms."
-
-
 def test_a_shipped_model_says_what_it_was_made_for(plain):
     found = package.look(plain, "vitreg:born").record
     assert "made for synthetic:retrieval" in found.photos[0].models[0].sentence
+    [twin] = package.look("synthetic:retrieval:1", "vitreg:born-reg4").record.photos[0].models
+    assert "vitreg doctor vitreg:born-reg4. None of the 4 blocks shows" in twin.sentence
+
+
+def test_a_model_that_nobody_trained_says_so_before(plain):
+    pytest.importorskip("timm")
+    found = package.look(plain, "timm:vit_tiny_patch16_224", random=True, size=64).record.photos[0].models[0]
+    assert re.match(r"These weights are random: the model was not trained\. ([A-Z]|\d)", found.sentence)

@@ -12,7 +12,7 @@ from vitreg.cli.command import open_with
 from vitreg.cli.photos import OverPhotos, loading_of, say_left_out
 from vitreg.console.exits import Exit
 from vitreg.console.terminal import say
-from vitreg.verbs.look.options import LoadingOptions, LookOptions, refuse_other_format
+from vitreg.verbs.look.options import LoadingOptions, LookOptions
 
 if TYPE_CHECKING:
     from vitreg.records.look import PhotoLook
@@ -35,11 +35,12 @@ class Look(OverPhotos):
 
     def check(self) -> None:
         """Refuse mistakes that show before a model is loaded."""
+        from vitreg.passes import ahead
         from vitreg.writing.files import refuse_folder
 
         self.check_photos(self.look, self.load)
         out = self.out.expanduser()
-        refuse_other_format(out)
+        ahead.refuse_other_format(out)
         refuse_folder(out.parent if out.suffix.lower() == ".png" and not out.is_dir() else out, lambda: None)
 
     def __call__(self) -> int:
