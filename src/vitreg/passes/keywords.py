@@ -106,6 +106,9 @@ def _fitted(hint: Any, value: Any) -> Any:
         if isinstance(value, str) and issubclass(origin, Sequence):
             raise _Other
         found = _of(origin, value)
+        if issubclass(origin, Mapping):
+            key, held = get_args(base)
+            return {_fitted(key, name): _fitted(held, each) for name, each in found.items()}
         return [_fitted(get_args(base)[0], each) for each in found] if issubclass(origin, Sequence) else found
     return READERS[base](value) if base in READERS else _of(base, value)
 
@@ -244,9 +247,11 @@ def _wanted(hint: Any) -> str:
         return f"({', '.join(_wanted(member) for member in members)})"
     if origin is tuple:
         return f"a list of {MANY.get(members[0]) or _wanted(members[0])}"
+    if origin is Callable:
+        return "a function"
     if origin is not None:
-        of = Path if Path in get_args(members[0]) else members[0]
-        return "a function" if origin is Callable else f"a list of {MANY.get(of) or _wanted(of)}"
+        many = [MANY.get(each) or _wanted(each) for each in (Path if Path in get_args(of) else of for of in members)]
+        return f"a dict of {many[0]} to {many[1]}" if len(many) > 1 else f"a list of {many[0]}"
     return WANTED.get(base) or f"a {getattr(base, '__name__', base)}"
 
 
