@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,53 @@ def test_no_width_needs_sideways_scrolling(explorer, width):
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
     assert wide <= seen <= width
+
+
+def test_the_colour_scale_is_one_line_on_a_phone(explorer):
+    browser = explorer(f"block={BLOCK}")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    script = "return ['low', 'scale', 'high'].map((each) => document.getElementById(each).getBoundingClientRect())"
+    low, scale, high = browser.execute_script(script)
+    assert "the median" in find(browser, "#high").text
+    assert low["bottom"] > scale["top"] > low["top"] == high["top"]
+    assert low["height"] == high["height"] < 30
+    assert low["right"] <= scale["left"] < scale["right"] <= high["left"]
+    assert high["right"] <= 360
+
+
+@pytest.mark.parametrize("reach", [(0.66, 1.5), (0.5, 30), (0.05, 300), (0.001, 10_000)])
+def test_ticks_do_not_touch(explorer, reach):
+    browser = explorer()
+    script = """
+        const panel = window.vitregExplorer.panels[0];
+        panel.histogram.show(panel.shown, 5, arguments[0]);
+        panel.blocks.show(panel.shown, arguments[0]);
+        return ['histogram', 'blocks'].map((name) => [...document.querySelectorAll(`#left [data-part=${name}] .tick`)]
+            .filter((e) => e.textContent.endsWith('×')).map((e) => e.getBoundingClientRect()));
+    """
+    across, down = browser.execute_script(script, reach)
+    assert len(across) >= 1
+    assert len(down) >= 1
+    assert all(one["right"] + 2 < other["left"] for one, other in pairwise(across))
+    assert all(one["top"] - other["top"] > 0.8 * one["height"] for one, other in pairwise(down))
+
+
+def test_the_keys_of_the_charts_are_those_of_what_is_there(explorer):
+    browser = explorer(f"block={BLOCK}")
+    spread = "#{} [data-part='spread']"
+    keys = [
+        browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].filter((e) => !e.hidden).map((e) => e.textContent)",
+            f"#{side} .key",
+        )
+        for side in ("left", "right")
+    ]
+    both = ["this token", "largest patch", "CLS"]
+    assert keys == [[*both, "threshold"], [*both, "registers"]]
+    assert find(browser, spread.format("right")).text == "Patches by norm after this block"
+    assert find(browser, spread.format("left")).text == "Patches by norm after this block, with the threshold"
 
 
 def test_a_tap_keeps_a_patch_on_a_phone(explorer):
@@ -112,6 +160,53 @@ def test_the_story_tells_the_numbers_of_this_photo(explorer, explored, explorer_
     find(browser, "#leave").click()
     drawn(browser)
     assert not find(browser, "#tale").is_displayed()
+
+
+def test_the_story_of_a_group_follows_the_patch(explorer, explored):
+    from selenium.webdriver.common.keys import Keys
+
+    browser = explorer("right=-1")
+    for _ in range(4):
+        find(browser, "#next" if find(browser, "#next").is_displayed() else "#story").click()
+        drawn(browser)
+    script = """
+        const [other, done] = arguments, page = window.vitregExplorer, s = page.panels[0].shown;
+        const marked = s.outliers(s.peak).flatMap((m, p) => (m ? [p] : []));
+        const at = other < 0 ? marked[0] : other, mean = (all) => all.reduce((a, b) => a + b, 0) / all.length;
+        s.features().then((features) => {
+            const alike = Array.from(features.similar(at));
+            const rest = alike.filter((_, p) => p !== at && !marked.includes(p));
+            done([at, marked, mean(marked.filter((p) => p !== at).map((p) => alike[p])), mean(rest)]);
+        });
+    """
+    at, marked, own, rest = browser.execute_async_script(script, -1)
+    told = find(browser, "#tale-words").text
+    words = "After the last block, the patch at row {}, column {} has a cosine of {:.2f} to {} and {:.2f} to the remaining patches"
+    row, col = divmod(at, 14)
+    assert told.startswith(words.format(row, col, own, "the others of its group", rest))
+    area, key = find(browser, MAP.format("left")), Keys.ARROW_LEFT
+    while at in marked:
+        area.send_keys(key)
+        drawn(browser)
+        at -= 1
+    _, _, own, rest = browser.execute_async_script(script, at)
+    said = words.format(*divmod(at, 14), own, "the second group, to which it does not belong,", rest)
+    assert find(browser, "#tale-words").text.startswith(f"{said}. ")
+
+
+def test_the_story_of_a_group_of_one_patch_is_told_of_one(explorer):
+    browser = explorer("right=-1")
+    browser.execute_script("""
+        const s = window.vitregExplorer.panels[0].shown, norms = Array.from(s.normsOf(s.peak)).sort((a, b) => b - a);
+        s.blocks[s.peak].threshold = (norms[0] + norms[1]) / 2;
+        s.single = 2;
+    """)
+    for _ in range(2):
+        find(browser, "#next" if find(browser, "#next").is_displayed() else "#story").click()
+        drawn(browser)
+    told = find(browser, "#tale-words").text
+    assert "1 patch of 196 forms a second group" in told
+    assert told.endswith("; it stands out from block 2 on.")
 
 
 def test_the_block_whose_attention_is_told_is_where_the_second_group_takes_most(explorer):

@@ -3,6 +3,7 @@
 Needs Debian's chromium and chromedriver.
 """
 
+import base64
 import os
 import shutil
 import signal
@@ -168,6 +169,44 @@ def test_bad_files_are_one_sentence_each_and_the_good_one_is_shown(page, explore
     assert violations(page) == []
 
 
+def drop(browser, *files):
+    """Drop files, each a name and its content, one drop a list; the drops follow one another at once."""
+    script = """
+        const drops = arguments[0];
+        for (const files of drops) {
+            const moved = new DataTransfer();
+            for (const [name, held] of files) {
+                moved.items.add(new File([Uint8Array.from(atob(held), (c) => c.charCodeAt(0))], name));
+            }
+            dispatchEvent(new DragEvent('drop', {dataTransfer: moved, cancelable: true}));
+        }
+    """
+    encoded = [[(name, base64.b64encode(content).decode()) for name, content in each] for each in files]
+    browser.execute_script(script, encoded)
+    return idle(browser)
+
+
+def test_what_was_refused_stays_until_it_is_closed_or_the_file_is_dropped_again_and_is_fine(page, explorer_photos):
+    good = explorer_photos[0].read_bytes()
+    drop(page, [("a.png", b"x"), ("b.png", b"x"), ("b.png", good)], [("c.png", good)])
+    said = [f"{name}.png could not be read: not an image." for name in "ab"]
+    assert refused(page) == said
+    assert names(page) == ["b.png", "c.png"]
+    drop(page, [("a.png", b"x")])
+    assert refused(page) == said[::-1], "one sentence of one fault"
+    drop(page, [("a.png", good)])
+    assert refused(page) == said[1:]
+    find(page, "#close").click()
+    assert refused(page) == []
+    assert not find(page, "#close").is_displayed()
+
+
+def test_dropped_photos_of_one_name_are_numbered(page, explorer_photos):
+    one, other = (path.read_bytes() for path in explorer_photos)
+    drop(page, [("x.jpg", one), ("x.jpg", other), ("y.jpg", one)], [("x.jpg", one)])
+    assert names(page) == ["x.jpg", "x.jpg (2)", "y.jpg", "x.jpg (3)"]
+
+
 def test_fifty_photos_in_two_browsers_and_a_closed_tab_in_the_middle(page, address, burst, tmp_path):
     first = page.current_window_handle
     with second_browser(tmp_path) as other:
@@ -200,7 +239,7 @@ def test_what_waits_can_be_stopped(page, burst):
     assert 1 < len(names(page)) < 50
     choose(page, burst[0])
     idle(page)
-    assert names(page)[-1] == "00.png"
+    assert names(page)[-1] == "00.png (2)"
 
 
 def test_other_origins_and_wrong_tokens_get_nothing(browser, address):

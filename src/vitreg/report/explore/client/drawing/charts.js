@@ -2,7 +2,7 @@
 import { LogAxis, draw, label, multiple, path } from "./svg.js";
 
 const WIDE = 300, TALL = 180, LEFT = 34, RIGHT = 8, TOP = 8, BOTTOM = 34;
-const BINS = 48;
+const BINS = 48, WORD = 44, LINE = 15; // units that a tick takes, across and down
 
 // Norms of tokens over the median patch, block by block. The token under the pointer is one path that is set anew.
 export class BlocksChart {
@@ -16,7 +16,7 @@ export class BlocksChart {
 
   show(shown, range) {
     const { svg } = this, depth = (this.depth = shown.depth);
-    const y = (this.y = new LogAxis(range, [TALL - BOTTOM, TOP]));
+    const y = (this.y = new LogAxis(range, [TALL - BOTTOM, TOP], LINE));
     this.xs = shown.medians.map((_, block) => (depth > 1 ? LEFT + (block / (depth - 1)) * (WIDE - LEFT - RIGHT) : (LEFT + WIDE - RIGHT) / 2));
     svg.setAttribute("viewBox", `0 0 ${WIDE} ${TALL}`);
     const parts = y.ticks.flatMap((tick) => [
@@ -58,7 +58,7 @@ export class Histogram {
   }
 
   show(shown, block, range) {
-    const { svg } = this, x = (this.x = new LogAxis(range, [LEFT, WIDE - RIGHT])), middle = shown.medians[block];
+    const { svg } = this, x = (this.x = new LogAxis(range, [LEFT, WIDE - RIGHT], WORD)), middle = shown.medians[block];
     const counts = new Float64Array(BINS), marked = new Float64Array(BINS), base = TALL - BOTTOM;
     for (const norm of shown.normsOf(block)) {
       if (!Number.isFinite(norm)) continue;

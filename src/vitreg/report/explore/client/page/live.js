@@ -8,16 +8,20 @@ const id = (name) => document.getElementById(name);
 export class Live {
   // page: wanted(): numbers of the models that are shown; arrived(photo, name, model, document, fresh); draw().
   constructor(page) {
-    Object.assign(this, { page, queue: [], now: null, sources: [], asked: new Set(), failed: new Map(), fresh: false });
+    Object.assign(this, { page, queue: [], now: null, sources: [], asked: new Set(), failed: new Map(), fresh: false, drops: 0 });
     id("files").addEventListener("change", () => this.drop(id("files").files));
     id("stop").addEventListener("click", () => this.stop());
+    id("close").addEventListener("click", () => {
+      this.forgive(() => true);
+      id("files").focus();
+    });
     addEventListener("dragover", (event) => this.over(event, true));
     addEventListener("dragleave", (event) => event.relatedTarget === null && this.over(event, false));
     addEventListener("drop", (event) => {
       this.over(event, false);
       this.drop(event.dataTransfer.files);
     });
-    this.add(manifest.live.given.map((name, given) => ({ name, given })));
+    this.add(manifest.live.given.map((name, given) => ({ name, given, drop: 0 })));
   }
 
   over(event, inside) {
@@ -26,12 +30,11 @@ export class Live {
   }
 
   drop(files) {
-    id("refused").replaceChildren();
-    id("refused").hidden = true;
+    this.drops += 1;
     for (const key of this.failed.keys()) this.asked.delete(key); // what failed before is tried again
     this.failed.clear();
     this.fresh = true; // the first one that can be read is shown
-    this.add(Array.from(files, (file) => ({ name: file.name, file })));
+    this.add(Array.from(files, (file) => ({ name: file.name, file, drop: this.drops })));
     id("files").value = "";
   }
 
@@ -73,7 +76,9 @@ export class Live {
     job.model ??= left;
     const found = await this.ask(source, job.model, job.aborter.signal);
     for (const [name, part] of Object.entries(found.parts)) keep(name, part);
+    this.forgive((item) => item.textContent === SILENT || (fresh && item.dataset.name === source.name && Number(item.dataset.drop) < source.drop));
     if (fresh) {
+      source.name = this.free(source.name);
       source.photo = this.sources.push(source) - 1;
       this.asked.add(`${source.photo} ${job.model}`);
       if (right >= 0) this.need(source.photo, right);
@@ -82,6 +87,14 @@ export class Live {
     if (fresh) this.fresh = false;
     // The page keeps what is read of all blocks, the server only while it has room.
     await documentOf(found.name).then((shown) => shown.read()).catch(() => {});
+  }
+
+  // Names of photos are told apart by numbers: a browser does not tell the folder of a file.
+  free(name) {
+    const taken = new Set(this.sources.map((source) => source.name));
+    let found = name;
+    for (let number = 2; taken.has(found); number++) found = `${name} (${number})`;
+    return found;
   }
 
   async ask({ name, file, given }, model, signal) {
@@ -102,13 +115,24 @@ export class Live {
     if (job.aborter.signal.aborted) return;
     if (silent) this.queue = [];
     for (const { source, model } of failed) if (source.photo !== undefined) this.failed.set(`${source.photo} ${model}`, error.message);
-    if (job.source.photo === undefined || silent) {
-      const item = document.createElement("li");
-      item.textContent = error.message;
-      id("refused").append(item);
-      id("refused").hidden = false;
-    }
+    if (job.source.photo === undefined || silent) this.say(error.message, job.source);
     this.page.draw();
+  }
+
+  // A sentence stays until it is closed, or a file of its name is dropped again and can be read.
+  say(words, { name, drop }) {
+    this.forgive((each) => each.textContent === words && (words === SILENT || (each.dataset.name === name && each.dataset.drop !== String(drop))));
+    const item = document.createElement("li");
+    item.textContent = words;
+    Object.assign(item.dataset, { name, drop });
+    id("refused").append(item);
+    id("refused").hidden = id("close").hidden = false;
+  }
+
+  // Take away the sentences of which a condition holds.
+  forgive(holds) {
+    for (const item of [...id("refused").children]) if (holds(item)) item.remove();
+    id("refused").hidden = id("close").hidden = !id("refused").children.length;
   }
 
   tell() {

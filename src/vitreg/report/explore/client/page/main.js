@@ -23,6 +23,7 @@ const page = {
   },
   block: (block) => state.set({ block }),
   key: moved,
+  patch: () => (state.now.patch < panels[0].shown.patches ? state.now.patch : -1),
   other: () => shown().map((panel) => panel.shown)[1],
   repaired: (doc) => models.findIndex((each) => each.name === doc.name && each.base !== null) >= 0,
   withRegisters() {
@@ -254,7 +255,7 @@ function wire() {
   on("back", "click", () => step(state.now.story - 1));
   on("next", "click", () => step(state.now.story + 1));
   on("leave", "click", () => state.set({ story: 0 }));
-  const name = () => (photos[state.now.photo] ?? "photo").replace(/\.\w{1,5}$/, "");
+  const name = () => (photos[state.now.photo] ?? "photo").replace(/\.\w{1,5}( \(\d+\))?$/, "$1");
   on("save-picture", "click", async () => download(`${name()}-explore.png`, await picture(photos[state.now.photo], shown(), manifest.caution)));
   on("save-numbers", "click", () => download(`${name()}-explore.json`, numbers(state.now, photos[state.now.photo], shown())));
   on("theme", "click", () => {

@@ -35,6 +35,8 @@ export class Panel {
     this.find("picture").src = shown.photo;
     this.find("sentence").textContent = shown.sentence.charAt(0).toUpperCase() + shown.sentence.slice(1);
     this.miss();
+    const there = { cls: shown.cls, register: shown.registers, threshold: shown.blocks.some((block) => block.threshold !== null) };
+    for (const [name, some] of Object.entries(there)) this.root.querySelector(`.key-${name}`).hidden = !some;
     this.photo.fit(shown);
     this.map.fit(shown);
   }
@@ -60,6 +62,7 @@ export class Panel {
     this.drawn = `${this.shown.key} ${range}`;
     this.blocks.at(this.block);
     this.histogram.show(this.shown, this.block, range);
+    this.find("spread").textContent = `Patches by norm after this block${this.shown.blocks[this.block].threshold === null ? "" : ", with the threshold"}`;
     const marked = what.outlines ? this.shown.outliers(this.block) : null;
     this.photo.surround(marked);
     this.map.surround(marked);

@@ -35,7 +35,9 @@ export const STEPS = [
     show: (shown) => ({ map: "norms", token: "patch", block: shown.peak, outlines: true }),
     async tell(shown) {
       if (!shown.found) return NONE;
-      return `After block ${shown.peak}, ${many(patchesOf(shown, shown.peak).length, "patch")} of ${shown.patches} ${patchesOf(shown, shown.peak).length === 1 ? "forms" : "form"} a second group with ${number(shown.side === "low" ? 1 / shown.ratio : shown.ratio)} times the norm of the others. Norms are taken before the final norm, which hides them. The group is first found after block ${shown.begins}${(shown.single ?? null) === null ? "" : `; single patches of it stand out from block ${shown.single} on`}.`;
+      const count = patchesOf(shown, shown.peak).length, early = (shown.single ?? null) === null ? ""
+        : `; ${count === 1 ? "it stands" : "single patches of it stand"} out from block ${shown.single} on`;
+      return `After block ${shown.peak}, ${many(count, "patch")} of ${shown.patches} ${count === 1 ? "forms" : "form"} a second group with ${number(shown.side === "low" ? 1 / shown.ratio : shown.ratio)} times the norm of the others. Norms are taken before the final norm, which hides them. The group is first found after block ${shown.begins}${early}.`;
     },
   },
   {
@@ -53,12 +55,14 @@ export const STEPS = [
   {
     title: "What a register would hold",
     show: (shown) => ({ map: "similar", token: "patch", block: shown.peak, patch: patchesOf(shown, shown.peak)[0] ?? -1 }),
-    async tell(shown) {
-      const marked = patchesOf(shown, shown.peak), block = attended(shown);
+    async tell(shown, page) {
+      const marked = patchesOf(shown, shown.peak), block = attended(shown), at = page.patch() < 0 ? marked[0] : page.patch();
       if (!marked.length) return NONE;
-      const alike = (await shown.features()).similar(marked[0]), others = marked.slice(1);
-      const rest = Array.from(alike).filter((_, patch) => !marked.includes(patch)), own = mean(others.map((patch) => alike[patch]));
-      const words = others.length ? `After the last block, the marked patch has a cosine of ${own.toFixed(2)} to the others of its group and ${mean(rest).toFixed(2)} to the remaining patches${own > mean(rest) + 0.1 ? ": the group has its own content, and not that of its place" : ""}. ` : "";
+      const alike = (await shown.features()).similar(at), inside = marked.includes(at), others = marked.filter((patch) => patch !== at);
+      const of = mean(others.map((patch) => alike[patch])), rest = mean(Array.from(alike).filter((_, patch) => patch !== at && !marked.includes(patch)));
+      const group = inside ? "the others of its group" : others.length === 1 ? "the one patch of the second group, to which it does not belong," : "the second group, to which it does not belong,";
+      const said = inside && of > rest + 0.1 ? ": the group has its own content, and not that of its place" : "";
+      const words = others.length ? `After the last block, the patch at ${shown.called(shown.first + at)} has a cosine of ${of.toFixed(2)} to ${group} and ${rest.toFixed(2)} to the remaining patches${said}. ` : "";
       const values = mean(marked.map((patch) => valueRatio({}, { shown, block }, shown.first + patch)));
       return `${words}Values of the group in block ${block} have ${number(values)} times the norm of a patch's. The paper finds that such tokens hold what concerns the whole image, which registers would take; one photo cannot show that.`;
     },
