@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -256,11 +257,7 @@ def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
 
     def started():
         """The spill file is open but nameless; its growth in /proc shows that scanning has begun."""
-        return any(
-            os.path.realpath(f).startswith(str(tmp_path)) and os.stat(f).st_size > 100_000
-            for f in (f"/proc/{process.pid}/fd/{n}" for n in _listdir(f"/proc/{process.pid}/fd"))
-            if os.path.exists(f)
-        )
+        return any(size > 100_000 for path, size in _open_files(process.pid) if path.startswith(str(tmp_path)))
 
     until(started, process)
     process.send_signal(signal.SIGINT)
@@ -272,11 +269,13 @@ def test_ctrl_c_keeps_what_was_scanned(photographs, tmp_path):
     assert f"Stopped after {result.images.seen} of {result.images.planned} images" in stdout
 
 
-def _listdir(folder):
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
+def _open_files(pid):
+    """Yield path and size of what a process holds open; what it closes meanwhile, or the process that has ended, is left out."""
+    with suppress(FileNotFoundError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                held = f"/proc/{pid}/fd/{number}"
+                yield os.path.realpath(held), os.stat(held).st_size
 
 
 def test_black_images_at_a_small_size_have_a_result_with_all_its_figures(vitreg, tmp_path):
