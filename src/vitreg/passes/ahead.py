@@ -27,12 +27,9 @@ SCANNED = ("result.json", "report.html", "figures/", "examples.npz")
 CARD = "vitreg.json"  # lies in every exported folder
 EXPLORER, EXPLORED = "index.html", "explore.json"
 BADGE, MODEL_CARD = "badge.svg", "model-card.md"
-FORMATS = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg", "pdf", "eps", "ps", "html", "htm", "json"),
-    )
-)
+FORMATS = {
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".eps", ".ps", ".html", ".htm", ".json",
+}  # fmt: skip
 """Suffixes of files, which hardly end the name of a folder."""
 
 

@@ -104,7 +104,7 @@ def _no_better(found: Measured, twin: Measured) -> Claim:
     if control is not None and (twin.numbers["position_low"] or 0.0) <= control:
         return NO_BETTER.untestable(
             found.subject,
-            f"The probe of position is not better than its control for certain: {number(twin.numbers['position'])} % against "
+            f"The probe of position is not shown to beat its control: {number(twin.numbers['position'])} % against "
             f"{number(control)} %.",
         )
     relative = tuple(100 * each / (twin.numbers["pixels"] or 1.0) for each in pixels)

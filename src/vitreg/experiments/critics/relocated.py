@@ -107,7 +107,7 @@ def _arrives(found: Measured, everyone: Sequence[Measured]) -> Claim:
     words = f"Patch sinks lost {hundredths(fall)}, registers get {hundredths(float(registers.mean()))}"
     if certain is None or certain[0] <= 0:
         return ARRIVES.untestable(
-            found.subject, f"{words}; it is not certain that patches lost any, so nothing is seen to move."
+            found.subject, f"{words}; patches are not shown to lose any, so nothing can be said to move."
         )
     ends = mean_interval(registers - lost)
     words += "" if ends is None else f"; difference {hundredths(ends[0])} to {hundredths(ends[1])}"

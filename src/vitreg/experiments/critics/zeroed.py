@@ -71,7 +71,7 @@ def _zero(found: Measured) -> Claim:
         if over[0] <= 0:
             return ZERO.untestable(
                 found.subject,
-                f"{words}. The readout is not better than its control for certain, so nothing that could be lost is seen.",
+                f"{words}. The readout is not shown to beat its control, so nothing can be lost.",
             )
     return ZERO.decided(found.subject, found.numbers["zero"] or 0.0, ends_of(found, "zero"), words, above=POINTS)
 
