@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitreg.backbones.fast_linear import _linear_pointwise
+from vitreg.machine import onednn
 from vitreg.machine.precision import choose_precision
 from vitreg.machine.runtime import choose_device, provenance
 from vitreg.models.attend import attend_plainly
@@ -128,8 +128,8 @@ def main() -> None:
         for rows, width, out in ((4176, 384, 1536), (4176, 1536, 384), (261, 384, 1152)):
             x, w, b = torch.randn(rows, width).to(bf16), torch.randn(out, width).to(bf16), torch.randn(out).to(bf16)
             work = {"F.linear": lambda x=x, w=w, b=b: F.linear(x, w, b)}
-            if _linear_pointwise is not None:
-                work["bias inside"] = lambda x=x, w=w, b=b: _linear_pointwise(x, w, b, "none", [], "")
+            if (product := onednn.linear) is not None:
+                work["bias inside"] = lambda x=x, w=w, b=b, product=product: product(x, w, b)
             result[f"linear {rows}x{width}x{out}, over F.linear"] = ratios(best(work, options.rounds), "F.linear")
     for shape in TRAINED:
         qkv = projected(*shape)

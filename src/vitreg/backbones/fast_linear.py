@@ -1,6 +1,9 @@
-"""Linear layers in bfloat16 on a CPU that add the bias inside oneDNN's product; `F.linear` first copies it to every row
-of the output. 2 to 17 % faster (`benchmarks/attention.py`). Traced and untraced runs both use them, so they give the
-same bits. Weights are neither copied nor cached.
+"""Linear layers on a CPU by oneDNN (`vitreg.machine.onednn`), where that is faster.
+
+In bfloat16 it adds the bias inside the product; `F.linear` first copies it to every row of the output. 2 to 17 % faster
+(`benchmarks/attention.py`). In float32 it replaces MKL on processors where it was measured to be faster: on a Zen 5
+2.2 times, forward and backward (`benchmarks/linear.py`). Traced and untraced runs both use it, so they give the same
+bits. Weights are neither copied nor cached.
 
 Attention itself uses PyTorch's kernel, which keeps logits and softmax in float32. No alternative of the same accuracy
 was faster: products with weights rounded to bfloat16 took 0.8 of its time at up to twice its largest error.
@@ -16,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from vitreg.machine import onednn
+from vitreg.machine.precision import fp32_by_onednn
 
 
 def _without_dispatch(function: Any) -> Any:
@@ -36,25 +42,22 @@ def _without_dispatch(function: Any) -> Any:
 attention_body = _without_dispatch(F.multi_head_attention_forward)
 
 
-def _fused_product() -> Any:
-    """Return oneDNN's product with bias, a private function of PyTorch, or None where it is missing or has no bfloat16."""
-    try:
-        return torch.ops.mkldnn._linear_pointwise if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-    except (AttributeError, RuntimeError):
-        return None
-
-
-_linear_pointwise = _fused_product()
-
-
 def faster_linear(module: nn.Module) -> AbstractContextManager[object]:
     """Return a context in which `module` runs faster, or one that does nothing."""
     first = next(module.parameters(), None)
-    suits = first is not None and first.device.type == "cpu" and first.dtype == torch.bfloat16
-    return _BiasInside() if suits else nullcontext()
+    if first is None or first.device.type != "cpu" or onednn.linear is None:
+        return nullcontext()
+    suits = first.dtype == torch.bfloat16 or (first.dtype == torch.float32 and fp32_by_onednn())
+    return _ByOneDNN(first.dtype) if suits else nullcontext()
 
 
-class _BiasInside(TorchFunctionMode):
+class _ByOneDNN(TorchFunctionMode):
+    """Give linear layers of a dtype to oneDNN."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -63,18 +66,22 @@ class _BiasInside(TorchFunctionMode):
             with self:
                 return attention_body(*args, **kwargs)
         if func is F.linear:
-            output = _product_with_bias(*args, **kwargs)
+            output = _linear(self.dtype, *args, **kwargs)
             return func(*args, **kwargs) if output is None else output
         return func(*args, **kwargs)
 
 
-def _product_with_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """`F.linear` with a bias, or None where PyTorch should do it."""
-    if bias is None or _linear_pointwise is None:
-        return None
-    for x in (input, weight, bias):
-        if type(x) not in (Tensor, nn.Parameter) or x.dtype != torch.bfloat16 or x.device.type != "cpu":
+def _linear(dtype: torch.dtype, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """`F.linear` by oneDNN, or None where PyTorch should do it."""
+    tensors = [input, weight] if bias is None else [input, weight, bias]
+    for x in tensors:
+        if type(x) not in (Tensor, nn.Parameter) or x.dtype != dtype or x.device.type != "cpu":
             return None
     if not (weight.is_contiguous() and input.numel() and input.ndim > 1) or torch.is_autocast_enabled("cpu"):
         return None
-    return _linear_pointwise(input, weight, bias, "none", [], "")
+    if dtype == torch.bfloat16 and bias is None:
+        return None  # PyTorch gives it to oneDNN itself
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return onednn.LinearWithGradients.apply(input, weight, bias) if dtype == torch.float32 else None
+    assert onednn.linear is not None, "there is no mode without it"
+    return onednn.linear(input, weight, bias)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitreg.backbones.fast_linear import faster_linear
 from vitreg.data.batches.batch import TrainBatch
 from vitreg.errors import UserError
 from vitreg.machine.runtime import keep_freed_memory
@@ -141,7 +142,7 @@ class _Loop:
         means: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             share = len(part) / len(batch)
-            with contextlib.nullcontext() if number == len(parts) - 1 else self.wrapped.no_sync():
+            with contextlib.nullcontext() if number == len(parts) - 1 else self.wrapped.no_sync(), self._faster():
                 output = self._forward(part, replace(progress, first=part.first))
                 self.scaler.scale(output.loss * share).backward()
             for key, value in {"loss": output.loss.detach(), **output.metrics}.items():
@@ -158,6 +159,11 @@ class _Loop:
         precision = self.setup.precision
         with torch.autocast(self.setup.device.type, precision, enabled=precision != torch.float32):
             return self.wrapped(part, progress)
+
+    def _faster(self) -> contextlib.AbstractContextManager[object]:
+        """Return what holds around forward and backward, in which checkpointed blocks run forward again."""
+        plain = self.setup.precision != torch.float32 or self.config.run.compile
+        return contextlib.nullcontext() if plain else faster_linear(self.wrapped.recipe)
 
     def _log(self) -> None:
         """Write the means since the last line, over all processes, and reset them."""

@@ -1,6 +1,9 @@
-"""bfloat16 on a CPU: the faster forms compute what PyTorch's own do, and step aside where they do not apply."""
+"""oneDNN on a CPU: its linear layers compute what PyTorch's own do, and step aside where they do not apply."""
 
 from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 from vitreg.backbones import fast_linear
 from vitreg.backbones.fast_linear import faster_linear
 from vitreg.backbones.trace import QKV
+from vitreg.machine import onednn
 
 bf16 = torch.bfloat16
 
@@ -85,7 +89,54 @@ def test_without_the_private_function_and_for_other_inputs_pytorch_does_it(monke
             assert torch.equal(wide(x.float()), F.linear(x.float(), wide.weight, wide.bias))
             assert torch.equal(layer(x[0]), F.linear(x[0], layer.weight, layer.bias))
             assert layer(x[:0]).shape == (0, 10)
-        monkeypatch.setattr(fast_linear, "_linear_pointwise", None)
+        monkeypatch.setattr(onednn, "linear", None)
         with faster_linear(layer):
             found = layer(x)
         assert torch.equal(found, F.linear(x, layer.weight, layer.bias))
+
+
+needs_onednn = pytest.mark.skipif(onednn.linear is None, reason="this CPU or PyTorch has no such kernel")
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose oneDNN for float32, whatever is faster here."""
+    monkeypatch.setattr(fast_linear, "fp32_by_onednn", lambda: True)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 24), (2, 5, 24), (2, 1, 5, 24)])
+def test_float32_and_its_gradients_are_those_of_float64(chosen: None, shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 10, bias=bias), torch.randn(*shape, requires_grad=True)
+    y, wide = x.detach().double().requires_grad_(), copy.deepcopy(layer).double()
+    with faster_linear(layer):
+        out = layer(x.transpose(0, -2).contiguous().transpose(0, -2))  # rows that do not follow each other
+        assert "LinearWithGradients" in type(out.grad_fn).__name__
+        out.square().sum().backward()
+    truth = wide(y)
+    truth.square().sum().backward()
+    found = [out, x.grad, *(p.grad for p in layer.parameters())]
+    wanted = [truth, y.grad, *(p.grad for p in wide.parameters())]
+    for one, other in zip(found, wanted, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+def test_only_the_gradients_that_are_wanted_are_computed(chosen: None) -> None:
+    layer, x = nn.Linear(24, 10), torch.randn(3, 24)
+    layer.weight.requires_grad_(False)
+    with faster_linear(layer):
+        layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert x.grad is None
+    assert layer.bias.grad is not None
+    assert torch.equal(layer.bias.grad, torch.full((10,), 3.0))
+
+
+def test_float32_stays_as_it_is_where_its_kernel_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_linear, "fp32_by_onednn", lambda: False)
+    assert isinstance(faster_linear(nn.Linear(2, 2)), nullcontext)

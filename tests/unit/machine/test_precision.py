@@ -28,6 +28,16 @@ def test_bf16_must_be_measured_to_be_worth_it(instructions, monkeypatch, fp32, b
     assert f"{bf16:.2f} ms in bf16, {fp32:.2f} in fp32" in choice.sentence
 
 
+@pytest.mark.parametrize(("onednn", "faster"), [(1.0, True), (1.01, False), (0.0, False)])
+def test_onednn_must_be_measured_to_be_worth_it_and_then_counts_as_fp32(instructions, monkeypatch, onednn, faster):
+    found = {"fp32": 1.2, "bf16": 1.0, "fp32 by oneDNN": onednn}
+    monkeypatch.setattr(precision, "times", lambda _what, _prepare: found)
+    assert precision.fp32_by_onednn() is faster
+    choice = choose_precision("auto", CPU)[1]
+    assert choice is not None
+    assert (choice.fp32_ms, choice.chosen) == ((onednn, "fp32") if faster else (1.2, "bf16"))
+
+
 def test_a_clock_that_stands_still_chooses_fp32(instructions, monkeypatch):
     monkeypatch.setattr(precision, "times", lambda _what, _prepare: {"fp32": 0.0, "bf16": 0.0})
     assert choose_precision("auto", CPU)[0] == torch.float32
@@ -52,4 +62,5 @@ def test_a_named_precision_overrides_and_needs_no_reason(monkeypatch):
 def test_the_products_are_the_same_but_for_their_type():
     found = {name: work() for name, work in precision._products().items()}
     assert (found["fp32"].dtype, found["bf16"].dtype) == (torch.float32, torch.bfloat16)
-    assert found["fp32"].shape == found["bf16"].shape
+    assert len({product.shape for product in found.values()}) == 1
+    assert all(product.dtype == torch.float32 for name, product in found.items() if "fp32" in name)
