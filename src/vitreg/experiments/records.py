@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from vitreg.experiments.experiment import Drawings
-from vitreg.experiments.outliers import of_verdict
 from vitreg.passes.jobs import RUNS
 from vitreg.records import ScanResult
 from vitreg.records.reproduction import ExperimentRecord, Measured
@@ -42,25 +41,6 @@ def images_of(found: Measured, jobs: Path) -> int | None:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
     return None
-
-
-def with_scans(record: ExperimentRecord, jobs: Path) -> ExperimentRecord:
-    """Return a record with what this version reads of the verdicts of its scans, where they are there: earlier ones read less.
-
-    Args:
-        jobs: folder of the run.
-    """
-
-    def completed(found: Measured) -> Measured:
-        if found.failed or "scan" not in found.jobs or "outliers" not in found.numbers:
-            return found
-        try:
-            scanned = scan_of(found, jobs)
-        except (OSError, ValueError):
-            return found
-        return found.model_copy(update={"numbers": {**found.numbers, **of_verdict(scanned)}})
-
-    return record.model_copy(update={"measured": [completed(each) for each in record.measured]})
 
 
 def scans_drawn(

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from vitreg.errors import UserError
 from vitreg.experiments.known import EXPERIMENTS, experiments_named
 from vitreg.experiments.options import ReproduceOptions
-from vitreg.experiments.records import images_of, with_scans
 from vitreg.experiments.shared.absent import absent, refuse_absent
 from vitreg.experiments.shared.adding import held_in, merged, refuse_other, settings_of
 from vitreg.experiments.shared.processes import beside, processes_of
@@ -123,12 +122,10 @@ def _again(outputs: Outputs, only: str, ids: set[str]) -> Reproduction:
         held = Reproduction.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is not a record of this version's `vitreg reproduce`.") from error
-    held = held.model_copy(update={"experiments": [_said(each, held, outputs.folder) for each in held.experiments]})
     if only == "claims" or any(each.id not in EXPERIMENTS for each in held.experiments):
         try:
             judged = [
-                _judged(with_scans(each, outputs.folder)) if each.id in ids or each.id not in EXPERIMENTS else each
-                for each in held.experiments
+                _judged(each) if each.id in ids or each.id not in EXPERIMENTS else each for each in held.experiments
             ]
         except LookupError as error:  # an experiment or a number of another version
             raise UserError(
@@ -143,17 +140,6 @@ def _judged(each: ExperimentRecord) -> ExperimentRecord:
     known = EXPERIMENTS[each.id]
     texts = {"published": dict(known.published), "protocol": known.protocol, "ours": known.ours}
     return each.model_copy(update={**texts, "claims": known.claims(each.measured)})
-
-
-def _said(each: ExperimentRecord, held: Reproduction, folder: Path) -> ExperimentRecord:
-    """Return a record with what an older one does not say of its images: which, and how many."""
-    rows = [
-        found if found.images is not None else found.model_copy(update={"images": images_of(found, folder)})
-        for found in each.measured
-    ]
-    known = EXPERIMENTS.get(each.id)
-    data = each.data or ({"images": held.images} if known is not None and "images" in known.needs else {})
-    return each.model_copy(update={"measured": rows, "data": data})
 
 
 def _written(outputs: Outputs, result: Reproduction) -> Reproduction:
