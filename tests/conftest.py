@@ -121,7 +121,10 @@ def few_resamples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def planted_once() -> Iterator[None]:
-    """Planted models are copies of one that was built before, for tests that look at none of their weights."""
+    """Planted models are copies of one that was built before: many tests load one.
+
+    A test of how they are built gives `build_machinery` back.
+    """
     from vitreg.models import planted
 
     with pytest.MonkeyPatch.context() as patch:
@@ -129,7 +132,14 @@ def planted_once() -> Iterator[None]:
         yield
 
 
-@functools.lru_cache(maxsize=8)
+@pytest.fixture(scope="module", autouse=True)
+def _planted_once(request: pytest.FixtureRequest) -> None:
+    """So they are in every file; without torch, a file has nothing to save."""
+    if "torch" in sys.modules:
+        request.getfixturevalue("planted_once")
+
+
+@functools.lru_cache(maxsize=12)
 def _built(*words: int) -> object:
     from vitreg.models.planted_weights import build_machinery
 

@@ -162,7 +162,7 @@ def test_onnx_of_a_repaired_model_at_another_size(shape, photographs, tmp_path):
 
 
 def test_a_model_and_its_repair_are_named_on_the_command_line(photographs, tmp_path, capsys):
-    repair = vitreg.fit_repair("planted:position-locked@3", photographs[-24:], "position-rows", device="cpu")
+    repair = vitreg.fit_repair("planted:position-locked@3", photographs[-12:], "position-rows", device="cpu")
     repair.save(tmp_path / "fixed")
     for number, words in enumerate(
         (["planted:position-locked@3", "--repair", str(tmp_path / "fixed")], [f"fixed:{tmp_path / 'fixed'}"])

@@ -31,11 +31,6 @@ class Done:
     stderr: str
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _planted_once(planted_once):
-    pass
-
-
 @pytest.fixture(scope="module")
 def small_lab():
     """The lab trains and looks at few images. Its processes get the settings of this one."""

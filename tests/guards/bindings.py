@@ -1,6 +1,7 @@
 """What the names of a file stand for: what it imports, under whatever name, and what it assigns."""
 
 import ast
+import functools
 
 BUILTINS = {"__import__", "getattr", "exec", "eval", "compile"}
 OPENS = {"importlib.import_module", "builtins.__import__", "sys.modules.get", "pkgutil.resolve_name"}
@@ -15,12 +16,14 @@ class Bindings:
         looped: the expressions that a name runs over, in a loop or a comprehension.
         opaque: names that get their values elsewhere, such as parameters.
         stars: modules all of whose names are imported.
+        nodes: of the whole tree.
     """
 
     def __init__(self, house, module):
         self.house, self.module, self.tree = house, module, house.trees[module]
         self.bound, self.assigned, self.looped, self.opaque, self.stars = {}, {}, {}, set(), set()
-        for node in ast.walk(self.tree):
+        self.nodes = nodes_of(self.tree)
+        for node in self.nodes:
             self._take(node)
         for _ in range(3):  # an alias of an alias of an alias
             for name, values in self.assigned.items():
@@ -92,6 +95,12 @@ class Bindings:
 
     def gets(self, called):
         return "builtins.getattr" in self.dotted(called)
+
+
+@functools.cache
+def nodes_of(tree):
+    """The nodes of a tree, listed once: the guards go over them often, and walking takes longer than what they look for."""
+    return list(ast.walk(tree))
 
 
 def names_in(node):

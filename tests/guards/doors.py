@@ -42,7 +42,7 @@ HANDED_ON = {*DOORS, "importlib", "builtins", "runpy"} - {"importlib.metadata.En
 def doors(bindings):
     """Yield each door of a module: its node, and the patterns of the names that go through it."""
     used = set()
-    for node in ast.walk(bindings.tree):  # from outside in
+    for node in bindings.nodes:  # from outside in
         named = isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
         if named and id(node) not in used and bindings.dotted(node) & HANDED_ON:
             yield node, {"*"}  # to be opened elsewhere: `map(import_module, names)`

@@ -20,7 +20,7 @@ def imports(house, module):
 def statements(bindings, *, top_level_only=False):
     """The modules behind `import` and `from`; `from package import module` names the module, not the package."""
     house = bindings.house
-    for node in ast.iter_child_nodes(bindings.tree) if top_level_only else ast.walk(bindings.tree):
+    for node in ast.iter_child_nodes(bindings.tree) if top_level_only else bindings.nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -34,7 +34,7 @@ def statements(bindings, *, top_level_only=False):
 def lazy_names(bindings):
     """The modules behind `vitreg.scan` and `getattr(vitreg, "scan")`; all that are lazy where the package is handed on."""
     house, used = bindings.house, set()
-    for node in ast.walk(bindings.tree):
+    for node in bindings.nodes:
         match node:
             case ast.Attribute(value=value, attr=name) if is_plain(name):
                 used.add(id(value))
@@ -54,7 +54,7 @@ def lazy_names(bindings):
 def words(bindings):
     """The modules that a string names in full, as in a table, wherever it is used."""
     house, skipped = bindings.house, lazy_list(bindings)
-    for node in ast.walk(bindings.tree):
+    for node in bindings.nodes:
         if isinstance(node, ast.Expr):  # a docstring
             skipped.add(id(node.value))
         elif isinstance(node, ast.JoinedStr):

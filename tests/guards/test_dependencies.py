@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from tests.guards.house import vitreg
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,15 +29,10 @@ EXTRAS = {name: names_of(asked) for name, asked in PROJECT["optional-dependencie
 
 
 @functools.cache
-def parsed():
-    return [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
-
-
-@functools.cache
 def imported(*, at_once):
     """Distributions that the source imports: at once when a module is imported, or anywhere."""
     distributions, found = DISTRIBUTIONS(), set()
-    for tree in parsed():
+    for tree in vitreg().trees.values():
         for node in ast.iter_child_nodes(tree) if at_once else ast.walk(tree):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level and node.module:

@@ -1,11 +1,11 @@
 """No flag that nothing reads: every field of every verb's options is read somewhere in the code."""
 
 import ast
-from pathlib import Path
+import functools
 
 import pytest
+from tests.guards.house import SRC, parsed
 
-SRC = Path(__file__).resolve().parents[2] / "src" / "vitreg"
 READ_BY_NAME = {
     ("Command", "resume"): "run_train takes the word out of the line; the class is the manual of train",
 }
@@ -25,7 +25,7 @@ def options_modules(source=SRC):
 
 def classes(path):
     """Yield the dataclasses of a file with the names of their fields."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
             named = [
                 each for each in node.body if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each)
@@ -33,17 +33,20 @@ def classes(path):
             yield node.name, [each.target.id for each in named]
 
 
+@functools.cache
 def read(path):
     """The names of the attributes that a file reads, also by getattr."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    found = set()
+    for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            yield node.attr
+            found.add(node.attr)
         elif (
             isinstance(node, ast.Call)
             and getattr(node.func, "id", "") == "getattr"
             and isinstance(node.args[1], ast.Constant)
         ):
-            yield node.args[1].value
+            found.add(node.args[1].value)
+    return found
 
 
 def unread(source=SRC, known=READ_BY_NAME):

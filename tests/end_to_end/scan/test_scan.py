@@ -23,6 +23,8 @@ from vitreg import report
 from vitreg.records import ScanResult
 from vitreg.verbs.scan.verb import scan
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_figures")
+
 UNDRAWN = str(Path(__file__).with_name("undrawn.py"))
 
 

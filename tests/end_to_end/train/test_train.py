@@ -191,6 +191,7 @@ def test_a_checkpoint_beyond_the_end_of_the_plan_is_refused(vitreg, old, data, t
     assert contents(old) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_is_trained_in_by_one_process(vitreg, settings, finished, data, monkeypatch, tmp_path):
     monkeypatch.setattr(claim, "PATIENCE", 0)
     before = contents(finished[0])

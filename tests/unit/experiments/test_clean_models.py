@@ -22,7 +22,8 @@ def held(found):
 
 def test_nothing_is_held_that_eight_photographs_can_decide(photographs, few_resamples, tmp_path, monkeypatch):
     monkeypatch.setattr("vitreg.verbs.scan.verb._draw", lambda _outputs, result, *_seen: result)
-    found = vitreg.reproduce(CHEAP, out=tmp_path / "out", models=MODELS, images=tuple(map(str, photographs)), limit=8)
+    images = tuple(map(str, photographs))
+    found = vitreg.reproduce(CHEAP, out=tmp_path / "out", models=MODELS, images=images, limit=8, size=112)
     assert {each.id for each in found.experiments} == set(CHEAP)
     assert not [each.failed for record in found.experiments for each in record.measured if each.failed]
     assert held(found) == STRUCTURE

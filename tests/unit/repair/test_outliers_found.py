@@ -18,7 +18,7 @@ from vitreg.repair.fitting import subject_of
 from vitreg.repair.outliers import NothingToRepairError, find_outliers
 from vitreg.repair.settings import FitOptions
 
-pytestmark = pytest.mark.usefixtures("planted_once", "undrawn")
+pytestmark = pytest.mark.usefixtures("planted_once", "undrawn", "few_resamples")
 
 
 @pytest.mark.parametrize("kind", ["high-norm", "low-norm", "last-block"])

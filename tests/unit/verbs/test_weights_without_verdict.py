@@ -143,6 +143,7 @@ def test_a_table_that_is_no_square_loads_exactly_at_the_size_it_was_trained_at(t
         load(TINY, weights=tmp_path / "wide.pth", image_size=(160, 304), device="cpu")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_size_of_a_scan_explains_the_table_of_its_weights(tmp_path):
     from vitreg import ScanOptions
 

@@ -175,8 +175,8 @@ def test_the_image_tower_of_an_open_clip_model_loads():
     assert (backbone.anatomy.library, backbone.anatomy.patch) == ("open_clip", (32, 32))
     assert backbone.preprocess.mean == (0.48145466, 0.4578275, 0.40821073)
     assert backbone(torch.randn(1, 3, 64, 64)).values.shape == (1, 5, 384)
-    with pytest.raises(UserError, match=r"openclip:convnext_base: .* is not a Vision Transformer"):
-        load("openclip:convnext_base", random=True, device="cpu")
+    with pytest.raises(UserError, match=r"openclip:convnext_tiny: .* is not a Vision Transformer"):
+        load("openclip:convnext_tiny", random=True, device="cpu")
     with pytest.raises(UserError, match="Did you mean 'ViT-B-32'"):
         load("openclip:ViT-B-3", random=True)
     with pytest.raises(UserError, match="Did you mean 'openai'"):

@@ -174,6 +174,7 @@ def test_it_is_images_and_data():
         open_mapped(DataConfig(root="synthetic:scenes"), "numbers")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_scan_reads_it(tmp_path):
-    result = vitreg.scan("planted:high-norm", ["synthetic:retrieval@0:4"], out=tmp_path)
+    result = vitreg.scan("planted:high-norm", ["synthetic:retrieval@0:4"], out=tmp_path, detector="mad")
     assert result.images.seen == 4

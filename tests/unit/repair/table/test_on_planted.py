@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from vitreg.repair.table.on_planted import Patient, clean_twin, patient
 
 pytestmark = pytest.mark.usefixtures("planted_once")
 KINDS = (*planted.KINDS, planted.TAKEN)
+
+
+@pytest.fixture(scope="module")
+def clipped_case(photographs: list[Path]) -> Iterator[tuple[Patient, Repair]]:
+    """A patient, and a repair of it that edits no neurons; tests change what its record says."""
+    with patient("high-norm", 0, photographs[:4]) as case:
+        yield case, case.after("clip-norm").repair
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,19 +75,13 @@ def test_a_model_whose_registers_carry_the_artifact_needs_no_repair(photographs:
     ],
 )
 def test_precision_and_recall_are_those_of_the_planted_writers(
-    units: dict[str, list[int] | str], wanted: tuple[float, float], photographs: list[Path]
+    units: dict[str, list[int] | str], wanted: tuple[float, float], clipped_case: tuple[Patient, Repair]
 ) -> None:
-    with patient("high-norm", 0, photographs[:4]) as case:
-        writers = case.truth.neurons
-        assert writers == {3: (121, 226, 235, 262, 416, 438)}
-        found = {
-            block: list(case.truth.triggers[2][:3]) if isinstance(each, str) else each for block, each in units.items()
-        }
-        assert case.neurons(repair_of(case, found)) == pytest.approx(wanted)
-
-
-def repair_of(case: Patient, neurons: dict[str, list[int]]) -> Repair:
-    """A repair that edits these neurons, as far as its record tells."""
-    with_rows = case.after("clip-norm").repair
-    assert case.neurons(with_rows) is None
-    return replace(with_rows, record=with_rows.record.model_copy(update={"details": {"neurons": neurons}}))
+    case, clipped = clipped_case
+    assert case.truth.neurons == {3: (121, 226, 235, 262, 416, 438)}
+    found = {
+        block: list(case.truth.triggers[2][:3]) if isinstance(each, str) else each for block, each in units.items()
+    }
+    assert case.neurons(clipped) is None
+    edits_them = replace(clipped, record=clipped.record.model_copy(update={"details": {"neurons": found}}))
+    assert case.neurons(edits_them) == pytest.approx(wanted)

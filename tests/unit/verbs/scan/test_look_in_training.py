@@ -50,6 +50,7 @@ def test_background_on_another_grid_is_left_out():
     assert "maps" not in look
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_planted_outliers_are_those_whose_attention_is_given(photographs):
     model, _ = planted.build("high-norm", seed=3)
     probes = torch.stack([IMAGENET(Image.open(path).convert("RGB")) for path in photographs[:4]])
