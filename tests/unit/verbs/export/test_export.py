@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,7 +303,9 @@ def test_the_command_line(tmp_path, capsys):
     assert (
         command(["export", str(tmp_path / "run"), "--to", "safetensors", "--out", str(tmp_path / "a.safetensors")]) == 0
     )
-    assert "differ from the model's by at most 0.0e+00" in capsys.readouterr().out
+    found = re.search(r"differ from the model's by at most (\S+)\.\n", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) < 1e-5  # not 0: the model's linear layers may be oneDNN's
     with pytest.raises(UserError, match=r"ends with \.safetensors"):
         command(["export", str(tmp_path / "run"), "--to", "safetensors", "--out", str(tmp_path / "a.pth")])
     with pytest.raises(UserError, match=r"^size is for onnx"):
