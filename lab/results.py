@@ -21,9 +21,9 @@ Every number here was measured with the command below its table (`lab/results.py
 published number, since sets and lengths of training differ. A **control** is the same measurement of
 something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
 
-Models: `deit-tiny` is a DeiT-Tiny/16 trained on ImageNet-1k, restored from a quantised copy; `untrained` the same network with random weights. The
-others were trained by vitreg's CPU presets ([train](verbs/train.md)) at 96 (CLIP: 112) pixels, with 0 and with 4 registers, and have no
-artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
+Models: `deit-tiny` is a DeiT-Tiny/16 trained on ImageNet-1k, restored from a quantised copy; `untrained` the same network with random
+weights. The others were trained by vitreg's CPU presets ([train](verbs/train.md)) at 96 (CLIP: 112) pixels, with 0 and with 4 registers,
+and have no artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
 
 Controls that are hardly beaten, or not at all: in `depth` the small runs beat the overall mean depth, but the mean depth *at each place*
 only narrowly (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
