@@ -16,19 +16,19 @@ from typing import Any
 
 INTRODUCTION = """# What features are good for, measured
 
-Every number here was measured by `vitreg eval` or `vitreg discover` with the command below its table, on small subsets of public sets
-(`lab/results.py` writes these pages from the `result.json` files). They compare models and controls on one protocol; none reproduces a
-published number, for neither the sets nor the lengths of training are the published ones. A **control** is the same measurement of
+Every number here was measured with the command below its table (`lab/results.py` writes these pages from the `result.json` files); those of
+`vitreg eval` and `vitreg discover` on small subsets of public sets. They compare models and controls on one protocol; none reproduces a
+published number, since sets and lengths of training differ. A **control** is the same measurement of
 something that must be worse: shuffled labels, the majority class, the box in the middle, the mean depth, untrained weights.
 
-Models: `deit-tiny` is the DeiT-Tiny/16 trained on ImageNet-1k by its authors; `untrained` the same network with random weights. The
-others were trained by vitreg's CPU presets ([train](verbs/train.md)), with 0 and with 4 registers, see 96 (CLIP: 112) pixels, and have no
-artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
+Models: `deit-tiny` is a DeiT-Tiny/16 trained on ImageNet-1k, restored from a quantised copy; `untrained` the same network with random
+weights. The others were trained by vitreg's CPU presets ([train](verbs/train.md)) at 96 (CLIP: 112) pixels, with 0 and with 4 registers,
+and have no artifacts. One run each: differences of a few points between 0 and 4 registers mean nothing.
 
-Where a control is not beaten: `depth` of the small runs beats one mean depth everywhere, but the mean depth *at each place*, which knows
-where in the picture a pixel lies, by a hair (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
-DeiT-Tiny beats both by far, so the probe works. `discover` of DeiT-Tiny lies above the best of nine centre boxes by less than its
-interval; the small runs find less than that box.
+Controls that are hardly beaten, or not at all: in `depth` the small runs beat the overall mean depth, but the mean depth *at each place*
+only narrowly (DeiT-III, DINOv2 without registers) or not at all; their features are 8 x 8 per picture.
+DeiT-Tiny beats both by far, so the probe works. In `discover` DeiT-Tiny lies above the best of nine centre boxes by less than its
+interval; the small runs find fewer objects than that box.
 
 - [Whole images](results/images.md): what one vector knows of an image.
 - [Patches](results/patches.md): what patch tokens know of place, pixels and objects, and one token of the image.

@@ -187,7 +187,7 @@ def positions(table: Float[Tensor, "P D"], grid: tuple[int, int], name: str, lis
         message=f"{len(found)} of {size} stand{'s' * (len(found) == 1)} out: {shown}{more}."
         + (" A token there can be large in every image, whatever the image shows." if strong else ""),
         remedy="Scan images and look whether outliers sit at these places in all of them (verdict position-locked). If "
-        "so, they come from the table: replace these rows by the mean of their neighbours and scan again."
+        "so, they come from the table: vitreg fix position-rows repairs it."
         if strong
         else "Mild; compare with where a scan finds outliers.",
     )

@@ -70,14 +70,14 @@ class ReproduceOptions(ImageOptions):
     captions: str = ""
     """DATA with captions to train CLIP on; else as --classes, from another seed."""
     seeds: int = 1
-    """How often each model is trained. Differences have intervals from two seeds on, and from one nothing is claimed."""
+    """How often each model is trained. From fewer than three seeds nothing is claimed."""
     limit: int | None = 500
     """Use at most this many images."""
     seed: int = 0
-    """Of every draw."""
+    """Seed of every random draw."""
 
     longer: float = 1.0
-    """Train so many times as long as the scale does."""
+    """Train this many times as long as the scale does."""
     processes: int | None = None
     """How many processes share the work, each with its part of the threads; on a CPU 2 at smoke scale without -m, else 1, if
     unset."""

@@ -63,7 +63,7 @@ class SourceOptions(Fitted):
     trust: bool = False
     """Run the code of the repository that hub:OWNER/REPO:ENTRY names. No other source runs any code of its files."""
     repair: Path | None = None
-    """Repair the model as this folder says, which vitreg fix wrote."""
+    """Apply the repair in this folder, which vitreg fix wrote."""
 
     def check(self, spec: str, weights: str | Path | None = None) -> None:
         """Refuse a model or weights that can be seen to be wrong without torch. Raises UserError."""
@@ -118,7 +118,7 @@ class ImageOptions(Fitted):
     batch_size: int | None = None
     """Images that pass the model at once; chosen by token count and device if unset."""
     workers: int | None = None
-    """How many decode beside the model; by the number of processors if unset. 0 decodes in its turn."""
+    """Workers that decode images; chosen by the number of processors if unset. With 0 the main process decodes."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense. Raises UserError."""

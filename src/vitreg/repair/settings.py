@@ -49,11 +49,11 @@ class FitOptions(ImageOptions):
     limit: int | None = 500
     """Use at most this many images: half to judge, a sixth to choose with (64 at most), the rest to fit on."""
     seed: int = 0
-    """Of every draw."""
+    """Seed of every random draw."""
     force: bool = False
     """Repair a model without outliers all the same."""
     control: bool = False
-    """Fit a control: as many neurons, tokens or places, chosen by lot."""
+    """Fit a control: as many random neurons, tokens or places."""
 
 
 def _at_least(low: float, **values: float | None) -> None:
@@ -313,8 +313,8 @@ class AutoSettings(MethodSettings):
     """Try the repairs that the outliers make plausible, and keep the one that leaves the fewest within a limit of damage.
 
     Position-locked outliers: position-rows, substitute. Others: test-time, attention-bias, substitute, on the low side also by
-    the local outlier factor. What was not tried is said with its reason. If none helps within the limit nothing is written,
-    each is said with its reason, and the exit code is 3.
+    the local outlier factor. It says what it did not try, and why. If none helps within the limit, it says why
+    of each and writes nothing; the exit code is 3.
 
     Example: vitreg fix auto timm:vit_small_patch14_dinov2.lvd142m photos/ --max-damage 0.5
     """

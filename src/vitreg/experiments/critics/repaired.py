@@ -1,4 +1,4 @@
-"""Repairs: registers added at test time take the outliers away; a norm that is fixed is not a sink that is fixed."""
+"""Repairs: registers added at test time remove outliers; repairing norms does not repair sinks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WITHOUT_TRAINING = Says(
 )
 NORM_ONLY = Says(
     id="norm-not-sink",
-    says="A norm that is fixed is not a sink that is fixed: attention goes to these patches as before.",
+    says="Repairing norms does not repair sinks: attention goes to these patches as before.",
     criterion="after `clip-norm` the norm of the outliers over that of others falls, and they keep more than half of their attention; "
     "intervals",
     paper="QK-norm and others cut spikes from 3818 to between 92 and 520, and leave sinks at 41 to 61 %",

@@ -28,7 +28,7 @@ class LookOptions(Fitted):
     """
 
     repair: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR")] = ()
-    """Also show the model it was fitted on, repaired as this folder says, which vitreg fix wrote; may be repeated."""
+    """Also apply the repair in this folder, which vitreg fix wrote, to the model it was fitted on; may be repeated."""
     size: Size | None = None
     """Image size, 518 or 384x512 (height x width); the model's own if unset."""
     fit: Fit = "resize"

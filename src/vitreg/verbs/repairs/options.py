@@ -20,8 +20,8 @@ ALL = "all"
 class RepairsOptions(ImageOptions):
     """Compare repairs on the same images: what each gains, damages and costs, beside controls that must gain nothing.
 
-    Half of the images judge; of the others a third (64 at most) is chosen with, and the rest is fitted on. Writes result.json, report.html
-    and table.csv into --out. Exit code 0, 2 for a mistake, 4 if no model has anything to repair.
+    Half of the images judge; a third of the others (64 at most) choose settings, and repairs are fitted on the rest. Writes result.json,
+    report.html and table.csv into --out. Exit code 0, 2 for a mistake, 4 if no model has anything to repair.
 
     Example: vitreg repairs -m timm:vit_small_patch14_dinov2.lvd142m photos/ --methods none,test-time
     """
@@ -30,7 +30,7 @@ class RepairsOptions(ImageOptions):
     """Repairs to compare, such as none,test-time; all for every one. none, the model as it is, is always among them. Settings
     follow a colon, named as the flags of vitreg fix: test-time:registers=2:token=mean."""
     controls: bool = True
-    """Measure the controls of every repair too: the same number of neurons, tokens or places by lot, and zero strength."""
+    """Measure the controls of every repair too: the same number of random neurons, tokens or places, and zero strength."""
     twin: str | None = None
     """Another model measured beside each, such as the same model trained with registers, or without."""
     boxes: Path | None = None
@@ -49,7 +49,7 @@ class RepairsOptions(ImageOptions):
     limit: int | None = 500
     """Use at most this many images."""
     seed: int = 0
-    """Of every draw."""
+    """Seed of every random draw."""
     force: bool = False
     """Repair models without outliers all the same."""
 

@@ -39,7 +39,7 @@ class ZooOptions(ImageOptions):
     detector: str = "mixture"
     """What separates outliers from the other tokens; vitreg scan --help lists them."""
     seed: int = 0
-    """Of the resamples of images."""
+    """Seed of the bootstrap over images."""
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for any model. Raises UserError."""
