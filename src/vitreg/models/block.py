@@ -278,9 +278,17 @@ class Block(nn.Module):
         return pack(attend_each(self.attn, unpack(normed, shapes), seen))[0]
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, in float32 under autocast, as autocast runs LayerNorm: PyTorch's kernel takes one dtype only, and warns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x over its root mean square, times the weight."""
+        return super().forward(x.to(self.weight.dtype) if torch.is_autocast_enabled(x.device.type) else x)
+
+
 def norm_of(word: str, width: int, eps: float) -> nn.Module:
     """Build the norm that a setting names: "layernorm", "rmsnorm" or "module:function"."""
-    known = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+    known = {"layernorm": nn.LayerNorm, "rmsnorm": RMSNorm}
     return known[word](width, eps=eps) if word in known else own_part(word, width=width, eps=eps)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from dataclasses import asdict
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import vitreg
 from vitreg import Capture, UserError
 from vitreg.data.sets.settings import DataConfig
-from vitreg.models.block import Attention
+from vitreg.models.block import Attention, norm_of
 from vitreg.models.parts.rope import turned, turns_of
 from vitreg.models.parts.switches import USUAL
 from vitreg.models.settings import ModelConfig
@@ -292,3 +293,15 @@ def test_mae_keeps_its_table():
     config = TrainConfig(model=ModelConfig(positions="rope"), recipe=MaeConfig(), data=DataConfig(root="x"))
     with pytest.raises(UserError, match="mae fixes a table"):
         check_settings(config)
+
+
+def test_rmsnorm_under_autocast_is_computed_in_float32_by_one_kernel():
+    torch.manual_seed(0)
+    norm, x = norm_of("rmsnorm", 24, 1e-6), torch.randn(3, 24).bfloat16()
+    torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = norm(x)
+    wide = x.double()
+    truth = wide * wide.square().mean(-1, keepdim=True).add(1e-6).rsqrt() * norm.weight.double()
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
