@@ -31,8 +31,14 @@ def course_of(record: RunRecord, metric: str) -> Course:
     )  # fmt: skip
 
 
+def looked_at(record: RunRecord, step: int) -> bool:
+    """Whether the norms of a step are in a record. Without those of its end a run would be judged by less than its course."""
+    moments = record.watched.moments if record.watched else []
+    return any(each.step == step and largest(each) > 0 for each in moments)
+
+
 def largest(moment: NormsMoment) -> float:
-    """Return the largest norm over the median after any block."""
+    """Return the largest norm over the median after any block; 0 where no block has one."""
     return max((layer.image_ratio for layer in moment.layers if layer.image_ratio is not None), default=0.0)
 
 

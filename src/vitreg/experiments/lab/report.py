@@ -13,7 +13,7 @@ from vitreg.data.sets.synthetic.retrieval import least_error
 from vitreg.errors import UserError
 from vitreg.experiments.lab.design import Cell, Design, Key, Run
 from vitreg.experiments.lab.hours import steps_of
-from vitreg.experiments.lab.looks import course_of
+from vitreg.experiments.lab.looks import course_of, looked_at
 from vitreg.experiments.lab.reading import KEPT, design_in
 from vitreg.experiments.lab.said import METRIC, has_error, judged
 from vitreg.experiments.lab.statistics.answers import Found, answers_of, changed
@@ -119,6 +119,11 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
     except UserError as error:  # its folder was removed, or it diverged before it wrote anything
         return DesignRun(**named, failed=row.found.get("diverged") or error.sentence)
     diverged = str(row.found.get("diverged", ""))
+    if not diverged and not looked_at(record, row.found.get("steps", record.step)):
+        end = f"{row.found.get('steps', record.step):,}"
+        return DesignRun(
+            **named, failed=f"its metrics.jsonl holds no look at the norms of its last step, {end}; it is not judged."
+        )
     base = judged(run, record, named["seconds"], bool(diverged))
     return DesignRun(
         **base.model_dump(), cell=cell, folder=named["folder"], diverged=diverged, course=course_of(record, METRIC)

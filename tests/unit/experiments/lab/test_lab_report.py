@@ -248,6 +248,19 @@ def test_no_run_is_judged_before_its_onset(monkeypatch, tmp_path):
     assert "undecided" in result.answers[0].sentence
 
 
+@pytest.mark.parametrize("kept", [lambda line: line["kind"] != "norms", lambda line: line["step"] <= 2000])
+def test_a_run_whose_last_look_cannot_be_read_is_not_judged(monkeypatch, tmp_path, kept):
+    """Without its looks, or with the first of them alone, a run with artifacts would count as one without."""
+    reported(monkeypatch, tmp_path, made_runs.plausible, "seeds = 2\n[[block]]\nfactors = { registers = [0, 4] }")
+    for path in (tmp_path / "out" / "runs").glob("*/metrics.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if kept(json.loads(line))]
+        path.write_text("\n".join(lines) + "\n")
+    result = vitreg.lab("report", tmp_path / "out")
+    assert [each.failed == 2 for each in result.cells] == [True, True]
+    assert all("no look at the norms of its last step" in each.failed for each in result.runs)
+    assert all(each.artifacts is None for each in result.cells)
+
+
 def test_artifacts_of_runs_that_did_not_solve_the_task_may_still_grow(monkeypatch, tmp_path):
     """Their norms are clearly smaller so far, and the row is not decided for that."""
 
