@@ -35,12 +35,10 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the repetitions that are run with the slow tests."""
-    from tests.repetitions import key_of, listed
+    from tests.repetitions import is_repetition
 
-    repeated = set(listed())
     for item in items:
-        key = key_of(item.nodeid)
-        if key in repeated or key.partition("[")[0] in repeated:
+        if is_repetition(item.nodeid):
             item.add_marker("slow")
 
 
