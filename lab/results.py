@@ -34,7 +34,8 @@ interval; the small runs find fewer objects than that box.
 - [Patches](results/patches.md): what patch tokens know of place, pixels and objects, and one token of the image.
 - [Complexity](#complexity): what registers cost.
 - [The lab](#the-lab): artifacts that grew here, and the same training with registers.
-- [Three seeds](verbs/reproduce.md#three-seeds) of Tables 2a, 2b and 3 and Figs. 7 and 8; [toys](lab.md#toys-with-a-known-answer).
+- [Three seeds](verbs/reproduce.md#three-seeds) of Tables 2a, 2b and 3 and Figs. 7 and 8; [toys](lab.md#toys-with-a-known-answer);
+  designs of the lab: [first](lab.md#the-first-design), [later](lab.md#registers-added-later), [dissolve](lab.md#why-artifacts-dissolve).
 - [Repairs](verbs/repairs.md) and [their grid](verbs/repair-grid.md); [the paper, claim by claim](paper.md).
 """
 IMAGES = "# Whole images: what one vector knows\n\nModels, sets and controls: [results](../results.md).\n"
