@@ -162,7 +162,7 @@ MISTAKES = {
     f"zoo fotos -m {MODEL}": "no file or folder 'fotos'. Did you mean 'photos'?",
     "lab bron": "no experiment 'bron' in vitreg lab. Did you mean 'born'?",
     "lab born --out model.pth": "model.pth is a file; name a folder.",
-    "lab run": "no design named; give a TOML file, or one of bridge, first, natural, tiny, toys.",
+    "lab run": "no design named; give a TOML file, or one of bridge, dissolve, first, later, natural, tiny, toys.",
     "lab run frist": "no file or shipped design 'frist' in vitreg lab run. Did you mean 'first'?",
     "lab run design.toml": "no factor 'registrs' in block 'registrs' of design.toml. Did you mean 'registers'",
     "lab run tiny --processes 0": "--processes is 0; it goes from 1 to 256.",

@@ -130,7 +130,7 @@ def _toml(data):
 def test_a_file_that_is_none():
     with pytest.raises(UserError, match=r"no file or shipped design 'frist' in vitreg lab run. Did you mean 'first'"):
         design_named("frist")
-    with pytest.raises(UserError, match="no design named; give a TOML file, or one of bridge, first"):
+    with pytest.raises(UserError, match="no design named; give a TOML file, or one of bridge, dissolve, first"):
         design_named("")
 
 

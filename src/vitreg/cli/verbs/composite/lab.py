@@ -69,7 +69,8 @@ class Run:
     """
 
     design: Annotated[
-        Positional[str], arg(metavar="DESIGN", help="a TOML file, or first, later, dissolve, bridge, natural, toys or tiny")
+        Positional[str],
+        arg(metavar="DESIGN", help="a TOML file, or first, later, dissolve, bridge, natural, toys or tiny"),
     ] = ""
     out: Path = Path("vitreg-lab-run")
     """Folder for the results."""
