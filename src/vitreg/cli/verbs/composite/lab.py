@@ -59,11 +59,12 @@ class Born:
 class Run:
     """Train the runs of a design: factors that are crossed, each run from several seeds until its task is solved.
 
-    A design is a TOML file (docs/lab.md says how it is written), or one that vitreg ships: first asks what grows artifacts,
-    later what registers do that are added to them, dissolve why they go again, bridge at which step from drawn tiles to
-    photographs they stop, natural searches for them on pictures, toys grows sinks of a known kind, and tiny takes a minute. How many hours it takes is said beforehand; --dry-run says only that. Finished
-    runs are kept: after Ctrl-C the same command goes on, and several processes on one folder share the runs. Writes
-    result.json, report.html, effects.csv and runs.csv; vitreg lab report DIR writes them again from the runs so far.
+    A design is a TOML file (docs/lab.md says how it is written), or one that vitreg ships: first asks what grows
+    artifacts, later what registers do that are added to them, dissolve why they go again, bridge at which step from
+    drawn tiles to photographs they stop, natural searches for them on pictures, toys grows sinks of a known kind, and
+    tiny takes a minute. How many hours it takes is said beforehand; --dry-run says only that. Finished runs are kept:
+    after Ctrl-C the same command goes on, and several processes on one folder share the runs. Writes result.json,
+    report.html, effects.csv and runs.csv; vitreg lab report DIR writes them again from the runs so far.
 
     Example: vitreg lab run first --out first
     """
