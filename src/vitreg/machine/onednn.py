@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def _found() -> Any:
@@ -44,14 +44,17 @@ class LinearWithGradients(torch.autograd.Function):
         return _linear(input, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the gradients of input [..., K], weight [N, K] and bias [N], those that are wanted."""
+        """Return the gradients of input [..., K], weight [N, K] and bias [N], those that are wanted.
+
+        Where they are differentiated again (`create_graph`), PyTorch's own products compute them, which have gradients.
+        """
         input, weight = ctx.saved_tensors
         of_input, of_weight, of_bias = ctx.needs_input_grad
+        product = F.linear if torch.is_grad_enabled() else _linear
         rows = gradient.flatten(0, -2)  # [M, N]
         return (
-            _linear(gradient, weight.t()) if of_input else None,
-            _linear(rows.t(), input.flatten(0, -2).t()) if of_weight else None,
+            product(gradient, weight.t()) if of_input else None,
+            product(rows.t(), input.flatten(0, -2).t()) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )

@@ -137,6 +137,23 @@ def test_only_the_gradients_that_are_wanted_are_computed(chosen: None) -> None:
     assert torch.equal(layer.bias.grad, torch.full((10,), 3.0))
 
 
+@needs_onednn
+def test_gradients_of_gradients_and_torch_func_are_those_of_pytorch(chosen: None) -> None:
+    """A recipe or a part of a user's own may penalise gradients, or map over a dimension."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 10), torch.randn(3, 24)
+
+    def penalty() -> list[torch.Tensor]:
+        y = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(layer(y).square().sum(), y, create_graph=True)
+        return [first, *torch.autograd.grad(first.square().sum(), [layer.weight, layer.bias])]
+
+    wanted, mapped = penalty(), torch.func.vmap(layer)(x[:, None])
+    with faster_linear(layer):
+        for one, other in zip([*penalty(), torch.func.vmap(layer)(x[:, None])], [*wanted, mapped], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_float32_stays_as_it_is_where_its_kernel_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_linear, "fp32_by_onednn", lambda: False)
     assert isinstance(faster_linear(nn.Linear(2, 2)), nullcontext)

@@ -118,11 +118,11 @@ def _run(run: Run, cell: int, jobs: Jobs) -> DesignRun | None:
         record = read_run(jobs.files(run.job))
     except UserError as error:  # its folder was removed, or it diverged before it wrote anything
         return DesignRun(**named, failed=row.found.get("diverged") or error.sentence)
-    diverged = str(row.found.get("diverged", ""))
-    if not diverged and not looked_at(record, row.found.get("steps", record.step)):
-        end = f"{row.found.get('steps', record.step):,}"
+    diverged, end = str(row.found.get("diverged", "")), row.found.get("steps", record.step)
+    if not diverged and not looked_at(record, end):
         return DesignRun(
-            **named, failed=f"its metrics.jsonl holds no look at the norms of its last step, {end}; it is not judged."
+            **named,
+            failed=f"its metrics.jsonl holds no look at the norms of its last step, {end:,}, so it is not judged.",
         )
     base = judged(run, record, named["seconds"], bool(diverged))
     return DesignRun(
